@@ -1,0 +1,1 @@
+"""segjax: promptable and closed-vocabulary image segmentation in JAX."""

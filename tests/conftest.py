@@ -1,0 +1,33 @@
+"""Every test sees 8 CPU devices, a compilation cache that outlives the run, and parsed flags (grain's workers need them)."""
+
+import os
+import pathlib
+
+import jax
+import pytest
+from absl import flags
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_compilation_cache_dir", os.environ.get("SEGJAX_TEST_CACHE", str(ROOT / ".cache" / "jax")))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+flags.FLAGS.mark_as_parsed()
+
+
+def real_data_root() -> pathlib.Path:
+    return pathlib.Path(os.environ.get("SEGJAX_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture
+def real_data():
+    """Folder of a real data set by name; skips, saying where it looked, when the data is not on this machine."""
+
+    def find(name: str) -> pathlib.Path:
+        folder = real_data_root() / name
+        if not folder.is_dir():
+            pytest.skip(f"real data {name!r} not found at {folder}; set SEGJAX_DATA to the folder that holds it")
+        return folder
+
+    return find
