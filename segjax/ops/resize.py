@@ -1,0 +1,67 @@
+"""Resizing and regridding with the half-pixel convention of `torch.nn.functional.interpolate(align_corners=False)`.
+
+JAX's own `jax.image.resize` averages when it shrinks (antialias) unless told not to; the published models were
+trained with plain interpolation, so every resize of maps and tables goes through here.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _linear_weights(size: int, target: int) -> np.ndarray:
+    """Interpolation matrix [target, size]: row t holds the two weights that make output sample t."""
+    position = np.clip((np.arange(target) + 0.5) * (size / target) - 0.5, 0, size - 1)
+    low = np.floor(position).astype(int)
+    high = np.minimum(low + 1, size - 1)
+    fraction = position - low
+    weights = np.zeros((target, size), np.float32)
+    np.add.at(weights, (np.arange(target), low), 1 - fraction)
+    np.add.at(weights, (np.arange(target), high), fraction)
+    return weights
+
+
+def resize_bilinear(x: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Bilinear resize of the last two axes, half-pixel centres, no antialiasing.
+
+    Args:
+      x: [..., H, W], any float type; interpolation runs in float32.
+      shape: (H2, W2).
+
+    Returns:
+      [..., H2, W2] of x's type. Two small dense matrices do the work: fast on every backend, and so is the gradient.
+    """
+    height, width = x.shape[-2:]
+    out = x.astype(jnp.float32)
+    if width != shape[1]:
+        out = jnp.matmul(out, _linear_weights(width, shape[1]).T, precision="highest")
+    if height != shape[0]:
+        out = jnp.matmul(_linear_weights(height, shape[0]), out, precision="highest")
+    return out.astype(x.dtype)
+
+
+def resize_table(table: jax.Array, length: int) -> jax.Array:
+    """Linear resize of axis 0: [L, D] -> [length, D], as SAM resizes relative positions to another grid."""
+    if table.shape[0] == length:
+        return table
+    return jnp.matmul(_linear_weights(table.shape[0], length), table, precision="highest")
+
+
+def space_to_depth(x: jax.Array, block: int) -> jax.Array:
+    """[..., H, W, C] -> [..., H/block, W/block, block*block*C], channels ordered (row, column, C) as a conv kernel's."""
+    *lead, height, width, channels = x.shape
+    if height % block or width % block:
+        raise ValueError(
+            f"a map of {height}x{width} does not divide into blocks of {block}; resize or pad it first"
+        )
+    x = x.reshape(*lead, height // block, block, width // block, block, channels)
+    x = jnp.moveaxis(x, -3, -4)
+    return x.reshape(*lead, height // block, width // block, block * block * channels)
+
+
+def depth_to_space(x: jax.Array, block: int) -> jax.Array:
+    """Inverse of `space_to_depth`: [..., h, w, block*block*C] -> [..., h*block, w*block, C]."""
+    *lead, height, width, depth = x.shape
+    x = x.reshape(*lead, height, width, block, block, depth // block**2)
+    x = jnp.moveaxis(x, -3, -4)
+    return x.reshape(*lead, height * block, width * block, depth // block**2)
