@@ -1,0 +1,71 @@
+"""Outlines of the synthetic objects, and drawing them with antialiased edges."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SHAPES = ("ellipse", "rectangle", "polygon", "star", "blob")
+_OVERSAMPLING = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A filled outline on a canvas: coverage ``alpha`` float32 [S, S] in 0..1, ``mask`` bool [S, S] where at least
+    half of a pixel is covered, and ``box`` (x1, y1, x2, y2) holding every pixel of non-zero coverage."""
+
+    alpha: np.ndarray
+    mask: np.ndarray
+    box: tuple[int, int, int, int]
+
+
+def polygon(rng: np.random.Generator, kind: str, radius: float) -> np.ndarray:
+    """Vertices [V, 2] (x, y) of a randomly turned ``kind`` of shape around the origin; it reaches about ``radius``."""
+    if kind == "rectangle":
+        half = np.array([1.0, rng.uniform(0.45, 1.0)])
+        points = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half / np.hypot(*half)
+    elif kind == "ellipse":
+        points = _around(np.ones(40)) * np.array([1.0, rng.uniform(0.5, 1.0)])
+    elif kind == "polygon":
+        points = _around(rng.uniform(0.75, 1.0, rng.integers(3, 8)))
+    elif kind == "star":
+        tips = rng.integers(4, 8)
+        points = _around(np.tile([1.0, rng.uniform(0.45, 0.65)], tips))
+    elif kind == "blob":
+        angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+        waves = sum(
+            rng.normal(0, 0.16 / order) * np.cos(order * angles + rng.uniform(0, 2 * np.pi))
+            for order in (2, 3, 4, 5)
+        )
+        points = _around(0.85 * np.clip(1 + waves, 0.4, 1.3))
+    else:
+        raise ValueError(f"unknown shape {kind!r}; there are {', '.join(SHAPES)}")
+    angle = rng.uniform(0, 2 * np.pi)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return radius * points @ turn
+
+
+def draw_polygon(vertices: np.ndarray, size: int) -> Drawn:
+    """Fills the outline ``vertices`` [V, 2] (continuous pixel coordinates) on a ``size`` x ``size`` canvas."""
+    low = np.clip(np.floor(vertices.min(0)).astype(int) - 1, 0, size - 1)
+    high = np.clip(np.ceil(vertices.max(0)).astype(int) + 1, low + 1, size)
+    width, height = (high - low).tolist()
+    fine = Image.new("L", (width * _OVERSAMPLING, height * _OVERSAMPLING))
+    # Pillow's vertices are pixel centres, hence the half pixel of the fine grid.
+    outline = (vertices - low) * _OVERSAMPLING - 0.5
+    ImageDraw.Draw(fine).polygon([tuple(point) for point in outline.tolist()], fill=255)
+    coverage = np.asarray(fine.reduce(_OVERSAMPLING))
+    alpha = np.zeros((size, size), np.float32)
+    mask = np.zeros((size, size), bool)
+    inside = np.s_[low[1] : high[1], low[0] : high[0]]
+    alpha[inside] = coverage * np.float32(1 / 255)
+    mask[inside] = coverage >= 128
+    return Drawn(alpha, mask, (int(low[0]), int(low[1]), int(high[0]), int(high[1])))
+
+
+def _around(radii: np.ndarray) -> np.ndarray:
+    """Points at the given radii, evenly spaced in angle."""
+    angles = np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
+    return radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], -1)

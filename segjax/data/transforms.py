@@ -1,0 +1,135 @@
+"""Pictures into the model's frame: decoding, resizing the longest side, padding, and the same for coordinates.
+
+Training and prediction share these functions. Canvas: a square of S x S pixels whose top left holds the content of
+h x w pixels. Normalising happens on the device, so the padding here is plain zeros.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+
+class ImageError(ValueError):
+    """A picture cannot be read or has a form that is not accepted; the message names it and says what was found."""
+
+
+def decode_image(
+    source: bytes | np.ndarray, *, name: str = "image", percentiles: tuple[float, float] | None = None
+) -> np.ndarray:
+    """RGB uint8 [H, W, 3] of encoded bytes or of an array.
+
+    Accepted arrays: uint8 or uint16, [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Grey is repeated over the three
+    channels and alpha is dropped. 16-bit pictures are stretched from their own darkest to their own brightest
+    value, since what they use of the 16 bits differs between cameras. EXIF orientation is ignored: masks and points
+    refer to the stored pixels.
+
+    Args:
+      source: encoded image file, or pixels.
+      name: how errors call the picture (a file name, an image id).
+      percentiles: (low, high) in 0..100: intensities between these percentiles of the picture are stretched over
+        0-255 (all channels alike), as is usual for microscopy.
+
+    Raises:
+      ImageError: bytes that are no image or end early, no pixels, another dtype or shape.
+    """
+    pixels = _decode_bytes(source, name) if isinstance(source, bytes | bytearray | memoryview) else source
+    pixels = np.asarray(pixels)
+    _check_pixels(pixels, name)
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    pixels = pixels[:, :, :3]
+    if percentiles is not None:
+        pixels = stretch(pixels, *np.percentile(pixels, percentiles))
+    elif pixels.dtype == np.uint16:
+        pixels = stretch(pixels, pixels.min(), pixels.max())
+    if pixels.shape[2] == 1:
+        pixels = np.repeat(pixels, 3, axis=2)
+    return np.ascontiguousarray(pixels)
+
+
+def stretch(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Maps ``low``..``high`` linearly to 0..255, clipped and rounded; uint8. A flat picture (high <= low) is black."""
+    scale = 255.0 / (high - low) if high > low else 0.0
+    return np.clip((pixels - np.float32(low)) * np.float32(scale) + 0.5, 0, 255).astype(np.uint8)
+
+
+def fitted_size(hw: tuple[int, int], canvas: int) -> tuple[int, int]:
+    """(h, w) of a picture of ``hw`` resized so that its longest side is ``canvas``; rounded as SAM does, at least 1."""
+    scale = canvas / max(hw)
+    return max(1, int(hw[0] * scale + 0.5)), max(1, int(hw[1] * scale + 0.5))
+
+
+def resize_longest_side(image: np.ndarray, canvas: int) -> np.ndarray:
+    """uint8 [H, W, 3] -> uint8 [h, w, 3] with max(h, w) = ``canvas``: Pillow's antialiased bilinear, as SAM does."""
+    h, w = fitted_size(image.shape[:2], canvas)
+    return np.asarray(Image.fromarray(image).resize((w, h), Image.BILINEAR))
+
+
+def pad_to_canvas(image: np.ndarray, canvas: int) -> np.ndarray:
+    """[h, w, ...] -> [canvas, canvas, ...], zeros to the right and below. Raises ValueError if it does not fit."""
+    h, w = image.shape[:2]
+    if h > canvas or w > canvas:
+        raise ValueError(
+            f"content of {h} x {w} pixels does not fit a canvas of {canvas}; resize it first (resize_longest_side)"
+        )
+    padded = np.zeros((canvas, canvas, *image.shape[2:]), image.dtype)
+    padded[:h, :w] = image
+    return padded
+
+
+def scale_points(points: np.ndarray, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> np.ndarray:
+    """Points [..., 2] (x, y) of a picture of ``from_hw`` in the frame of ``to_hw``, float32.
+
+    As SAM does: multiplied by the ratio of the (rounded) sizes; the half pixel of the centre is added by the model.
+    """
+    ratio = np.array([to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]])
+    return (np.asarray(points, np.float64) * ratio).astype(np.float32)
+
+
+def scale_boxes(boxes: np.ndarray, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> np.ndarray:
+    """Boxes [..., 4] (x1 y1 x2 y2) of a picture of ``from_hw`` in the frame of ``to_hw``, float32."""
+    boxes = np.asarray(boxes)
+    return scale_points(boxes.reshape(*boxes.shape[:-1], 2, 2), from_hw, to_hw).reshape(boxes.shape)
+
+
+def _decode_bytes(data: bytes, name: str) -> np.ndarray:
+    if len(data) == 0:
+        raise ImageError(f"{name}: the file is empty (0 bytes); expected an encoded PNG, JPEG or TIFF")
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if picture.mode in ("I;16", "I;16L", "I;16B", "I;16N"):
+                return np.asarray(picture).astype(np.uint16)
+            if picture.mode in ("I", "F"):
+                raise ImageError(
+                    f"{name}: {picture.format} with 32 bits a pixel (mode {picture.mode}); expected 8 or 16 bits. "
+                    "Convert it to a uint8 or uint16 array yourself and pass that"
+                )
+            return np.asarray(picture.convert("RGB"))
+    except UnidentifiedImageError:
+        raise ImageError(
+            f"{name}: {len(data)} bytes that are no known image (they start with {bytes(data[:8])!r}); "
+            "expected an encoded PNG, JPEG or TIFF"
+        ) from None
+    except ImageError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError(
+            f"{name}: the image of {len(data)} bytes is truncated or damaged ({error}); fetch the file again"
+        ) from error
+
+
+def _check_pixels(pixels: np.ndarray, name: str) -> None:
+    expected = "expected uint8 or uint16 of shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
+    if pixels.dtype not in (np.uint8, np.uint16):
+        hint = ""
+        if pixels.dtype.kind == "f":
+            hint = "; if its values lie in 0..1, pass (image * 255).round().astype(np.uint8)"
+        raise ImageError(f"{name}: pixels are {pixels.dtype}; {expected}{hint}")
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
+        hint = "; the channels go last" if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) else ""
+        raise ImageError(f"{name}: pixels have shape {pixels.shape}; {expected}{hint}")
+    if 0 in pixels.shape:
+        raise ImageError(f"{name}: the image has no pixels (shape {pixels.shape}); {expected}")
