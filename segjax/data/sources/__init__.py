@@ -1,1 +1,1 @@
-
+"""Raw files of published data sets, read into records."""

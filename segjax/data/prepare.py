@@ -1,0 +1,217 @@
+"""Raw files -> prepared data: every record checked, written once, counted, and moved into place only when whole."""
+
+import dataclasses
+import difflib
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from segjax.data import builder
+from segjax.data.records import Record, RecordError, encode_png, validate_record
+from segjax.data.resize_record import shrink_to_short_side
+from segjax.data.sources.bsds500 import Bsds500
+from segjax.data.sources.coco import CocoFolder
+from segjax.data.sources.label_maps import LabelMaps
+from segjax.data.sources.raw import RawSource, Skipped
+from segjax.data.sources.scenes import Scenes
+
+REPORT_FILE = "report.json"
+
+
+class EmptyDatasetError(ValueError):
+    """A split has not one usable record; the message says what was skipped and why."""
+
+
+def _nuclei(raw_dir: str | pathlib.Path, **options: Any) -> LabelMaps:
+    return LabelMaps(raw_dir, **({"category": "nucleus"} | options))
+
+
+SOURCES: dict[str, Callable[..., RawSource]] = {
+    "bsds500": Bsds500,
+    "coco": CocoFolder,
+    "label_maps": LabelMaps,
+    "nuclei": _nuclei,
+    "synthetic": Scenes,
+}
+
+
+@dataclasses.dataclass
+class SplitReport:
+    """Counts of one prepared split."""
+
+    images: int = 0
+    objects: int = 0
+    seconds: float = 0.0
+    skipped: Skipped = dataclasses.field(default_factory=Skipped)
+
+
+@dataclasses.dataclass
+class Report:
+    """What `prepare` wrote and what it left out; `str(report)` is for people, report.json holds the same."""
+
+    source: str
+    out: str
+    splits: dict[str, SplitReport] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"{self.source} -> {self.out}"]
+        for name, split in self.splits.items():
+            lines.append(f"  {name}: {split.images} images, {split.objects} objects, {split.seconds:.1f} s")
+            for kind in ("images", "objects"):
+                for reason, count in sorted(getattr(split.skipped, kind).items(), key=lambda item: -item[1]):
+                    lines.append(
+                        f"    skipped {count} {kind}: {reason}, such as {split.skipped.examples[reason][0]}"
+                    )
+        return "\n".join(lines)
+
+
+def prepare(
+    source_name: str,
+    raw_dir: str | pathlib.Path | None,
+    out: str | pathlib.Path,
+    *,
+    splits: str | Sequence[str] | None = None,
+    limit: int | None = None,
+    short_side: int | None = None,
+    keep_empty: bool = False,
+    overwrite: bool = False,
+    **options: Any,
+) -> Report:
+    """Turns raw files into prepared data at `out`, to be read with `open_source(out, split)`.
+
+    Args:
+      source_name: one of SOURCES. raw_dir: folder of the raw files; None for the synthetic source.
+      splits: which to prepare (default: all there are). limit: at most so many images of each split.
+      short_side: larger images and their masks are shrunk until the shorter side has so many pixels.
+      keep_empty: keep images without objects (detection needs them, prompts cannot use them).
+      overwrite: replace an earlier preparation at `out`.
+      options: the source's own, such as `difficulty` of synthetic scenes.
+
+    What is broken is skipped and counted in the report. Raises ValueError for an unknown source or split,
+    EmptyDatasetError when a split ends up without images, FileNotFoundError for missing raw folders, FileExistsError
+    when `out` is taken. Whatever happens, `out` is never half-written.
+    """
+    raw = _open_raw(source_name, raw_dir, options)
+    names = _chosen_splits(splits, raw, raw_dir or source_name)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; expected at least 1 image of each split, or None for all")
+    out = pathlib.Path(out)
+    _check_target(out, overwrite)
+    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
+    report = Report(source_name, str(out), {name: SplitReport() for name in names})
+    readers = {
+        name: lambda name=name: _usable(raw, name, report.splits[name], limit, short_side, keep_empty)
+        for name in names
+    }
+    try:
+        builder.write_records(partial, readers, optional=raw.optional, keypoints=raw.keypoints)
+        builder.write_info(partial, _info(raw, report))
+        (partial / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
+        _move_into_place(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return report
+
+
+def _open_raw(name: str, raw_dir: str | pathlib.Path | None, options: Mapping[str, Any]) -> RawSource:
+    if name not in SOURCES:
+        near = difflib.get_close_matches(name, SOURCES, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown data source {name!r}; {hint}the sources are {', '.join(sorted(SOURCES))}")
+    if raw_dir is None and name != "synthetic":
+        raise ValueError(f"the source {name!r} needs the folder of its raw files, got none")
+    return SOURCES[name](raw_dir, **options)
+
+
+def _chosen_splits(splits: str | Sequence[str] | None, raw: RawSource, where: object) -> tuple[str, ...]:
+    names = raw.splits if splits is None else ((splits,) if isinstance(splits, str) else tuple(splits))
+    unknown = [name for name in names if name not in raw.splits]
+    if unknown:
+        raise ValueError(f"{where} has no split {unknown[0]!r}; it has {', '.join(raw.splits)}")
+    return names
+
+
+def _check_target(out: pathlib.Path, overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / builder.INFO_FILE).is_file():
+        raise FileExistsError(
+            f"{out} exists and is not prepared data, so it is not touched; choose another place"
+        )
+    if not overwrite:
+        raise FileExistsError(
+            f"{out} already holds prepared data; pass overwrite=True (--overwrite) to replace it"
+        )
+
+
+def _move_into_place(partial: pathlib.Path, out: pathlib.Path) -> None:
+    old = partial.with_name(f".{out.name}.replaced-{os.getpid()}")
+    if out.exists():
+        out.rename(old)
+    partial.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _usable(
+    raw: RawSource,
+    split: str,
+    report: SplitReport,
+    limit: int | None,
+    short_side: int | None,
+    keep_empty: bool,
+) -> Iterator[Record]:
+    start = time.perf_counter()
+    whole = _checked(raw.records(split, report.skipped), report.skipped, short_side, keep_empty)
+    for record in itertools.islice(whole, limit):
+        report.images += 1
+        report.objects += len(record["objects"]["rle"])
+        yield record
+    report.seconds = round(time.perf_counter() - start, 3)
+    if report.images == 0:
+        reasons = (
+            ", ".join(f"{count} {reason}" for reason, count in report.skipped.images.items())
+            or "nothing found"
+        )
+        raise EmptyDatasetError(f"split {split!r} has no usable image: {reasons}")
+
+
+def _checked(
+    records: Iterator[Record], skipped: Skipped, short_side: int | None, keep_empty: bool
+) -> Iterator[Record]:
+    seen: set[str] = set()
+    for record in records:
+        try:
+            if not isinstance(record["image"], bytes):
+                record = record | {"image": encode_png(record["image"])}
+            if short_side is not None:
+                record = shrink_to_short_side(record, short_side, skipped)
+            validate_record(record)
+        except RecordError as error:
+            skipped.image(error.reason, str(error))
+            continue
+        if record["image_id"] in seen:
+            skipped.image("image id is taken by an earlier image", record["image_id"])
+        elif not keep_empty and not record["objects"]["rle"]:
+            skipped.image("image has no objects", record["image_id"])
+        else:
+            seen.add(record["image_id"])
+            yield record
+
+
+def _info(raw: RawSource, report: Report) -> builder.PreparedInfo:
+    counts = {
+        name: {"images": split.images, "objects": split.objects} for name, split in report.splits.items()
+    }
+    return builder.PreparedInfo(
+        report.source,
+        counts,
+        tuple(raw.categories),
+        tuple(raw.category_ids),
+        tuple(raw.optional),
+        raw.keypoints,
+    )

@@ -1,0 +1,216 @@
+"""COCO-format folders (Lin et al., 2014): an annotation JSON per split and a folder of images.
+
+Annotations are <raw>/[annotations/]<anything>.json with "images" and "annotations" lists; the split is the file's
+name without "instances_" (instances_val2017.json -> val2017), or plain "train" / "val" when it is the only one of that
+name. Images are looked for under <raw>/<split>, <raw>/images/<split>, <raw>/images and <raw>.
+"""
+
+import json
+import pathlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from segjax.data.records import (
+    Record,
+    RecordError,
+    check_runs,
+    encode_mask,
+    mask_box,
+    run_lengths,
+    stack_objects,
+)
+from segjax.data.sources.raw import Skipped, Unusable, check_split, read_picture, require_folder
+
+# Annotation tools draw along the edge and round: a vertex this far outside is clipped, one beyond is another image's.
+POLYGON_SLACK = 2.0
+
+
+class CocoFolder:
+    """Raw source of a COCO-format folder. Raises FileNotFoundError when it holds no instance annotations."""
+
+    optional: tuple[str, ...] = ()
+    keypoints = 0
+
+    def __init__(self, raw_dir: str | pathlib.Path):
+        self.raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")
+        self._files = _annotation_files(self.raw_dir)
+        self.splits = tuple(self._files)
+        names: dict[int, str] = {}
+        self._loaded: dict[str, dict] = {}
+        for split, path in self._files.items():
+            self._loaded[split] = read_annotations(path)
+            for category in self._loaded[split]["categories"]:
+                if names.setdefault(category["id"], category["name"]) != category["name"]:
+                    raise ValueError(
+                        f"{path}: category {category['id']} is {category['name']!r}, "
+                        f"in another split it is {names[category['id']]!r}; one id must mean one class"
+                    )
+        self.category_ids = tuple(sorted(names))
+        self.categories = tuple(names[identity] for identity in self.category_ids)
+
+    def records(self, split: str, skipped: Skipped) -> Iterator[Record]:
+        """Records of a split, in the order of its "images" list. What is broken is skipped and counted."""
+        check_split(split, self.splits, self.raw_dir)
+        content = self._loaded[split]
+        known = {image["id"] for image in content["images"]}
+        by_image = defaultdict(list)
+        for annotation in content["annotations"]:
+            if annotation.get("image_id") in known:
+                by_image[annotation["image_id"]].append(annotation)
+            else:
+                skipped.object("unknown image id in the annotations", _name(annotation, self._files[split]))
+        for image in content["images"]:
+            try:
+                yield self._record(image, by_image[image["id"]], split, skipped)
+            except Unusable as error:
+                skipped.image(error.reason, str(error))
+
+    def _record(
+        self, image: Mapping[str, Any], annotations: Sequence[Mapping], split: str, skipped: Skipped
+    ) -> Record:
+        data, height, width = read_picture(self._find_image(image, split))
+        declared = (image.get("height", height), image.get("width", width))
+        if declared != (height, width):
+            detail = f"{image['file_name']} ({height} x {width}, annotated as {declared[0]} x {declared[1]})"
+            raise Unusable("image is not of the annotated size", detail)
+        rows = []
+        for annotation in annotations:
+            try:
+                rows.append(self._object(annotation, height, width))
+            except Unusable as error:
+                skipped.object(error.reason, f"{self._files[split].name}, {error}")
+        record = {"image": data, "image_id": str(image["id"]), "height": height, "width": width}
+        return record | {"objects": stack_objects(rows)}
+
+    def _object(self, annotation: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
+        name = _name(annotation)
+        if annotation.get("category_id") not in self.category_ids:
+            raise Unusable("unknown category id", f"{name}, category {annotation.get('category_id')}")
+        if "bbox" in annotation:
+            _check_bbox(annotation["bbox"], name)
+        mask = annotation_mask(annotation.get("segmentation"), height, width, name)
+        if not mask.any():
+            raise Unusable("mask is empty", name)
+        area = annotation.get("area")
+        return {
+            "id": annotation["id"],
+            "box": mask_box(mask),
+            "category": self.category_ids.index(annotation["category_id"]),
+            "crowd": bool(annotation.get("iscrowd", 0)),
+            # COCO's AP sorts objects into small, medium and large by the annotated (polygon) area.
+            "area": float(area) if area and np.isfinite(area) and area > 0 else float(np.count_nonzero(mask)),
+            "rle": encode_mask(mask),
+        }
+
+    def _find_image(self, image: Mapping[str, Any], split: str) -> pathlib.Path:
+        name = image["file_name"]
+        folders = [
+            self.raw_dir / split,
+            self.raw_dir / "images" / split,
+            self.raw_dir / "images",
+            self.raw_dir,
+        ]
+        return next(
+            (folder / name for folder in folders if (folder / name).is_file()), self.raw_dir / "images" / name
+        )
+
+
+def _annotation_files(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
+    folders = [raw_dir, raw_dir / "annotations"]
+    paths = sorted(path for folder in folders if folder.is_dir() for path in folder.glob("*.json"))
+    instances = [path for path in paths if path.name.startswith("instances_")]
+    if not instances:
+        # Captions and keypoints lie beside COCO's own instance files; elsewhere any annotation file will do.
+        instances = [path for path in paths if not path.name.startswith(("captions_", "person_keypoints_"))]
+    if not instances:
+        raise FileNotFoundError(f"no annotation JSON in {raw_dir} or {raw_dir / 'annotations'}")
+    files = {path.stem.removeprefix("instances_"): path for path in instances}
+    return dict(sorted(files.items(), key=lambda item: (not item[0].startswith("train"), item[0])))
+
+
+def read_annotations(path: pathlib.Path) -> dict[str, Any]:
+    """The content of a COCO annotation file. Raises ValueError naming what is missing from it."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); was the download cut short?") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise ValueError(f"{path} is not a COCO instance file: it has no list {key!r}")
+    for key, fields in (
+        ("images", ("id", "file_name")),
+        ("annotations", ("id",)),
+        ("categories", ("id", "name")),
+    ):
+        for entry in content[key]:
+            missing = [field for field in fields if field not in entry]
+            if missing:
+                raise ValueError(f"{path}: an entry of {key!r} has no {missing[0]!r}: {str(entry)[:100]}")
+    return content
+
+
+def annotation_mask(segmentation: Any, height: int, width: int, name: str) -> np.ndarray:
+    """Mask bool [height, width] of a COCO segmentation: polygons (their union), compressed or uncompressed RLE.
+
+    Raises Unusable, saying what is wrong, when there is none, when it is malformed, or when it does not fit the image.
+    """
+    if isinstance(segmentation, Mapping):
+        return _rle_mask(segmentation, height, width, name)
+    if not isinstance(segmentation, Sequence) or isinstance(segmentation, str) or len(segmentation) == 0:
+        raise Unusable("no segmentation", name)
+    for polygon in segmentation:
+        _check_polygon(polygon, height, width, name)
+    parts = coco_mask.frPyObjects(
+        [[float(value) for value in polygon] for polygon in segmentation], height, width
+    )
+    return coco_mask.decode(coco_mask.merge(parts)).astype(bool)
+
+
+def _check_polygon(polygon: Any, height: int, width: int, name: str) -> None:
+    try:
+        points = np.asarray(polygon, np.float64).reshape(-1, 2)
+    except (ValueError, TypeError) as error:
+        raise Unusable("polygon is not a list of x, y pairs", f"{name} ({error})") from error
+    if len(points) < 3 or not np.isfinite(points).all():
+        raise Unusable(
+            "polygon has fewer than 3 points or a coordinate that is no number",
+            f"{name}, {len(points)} points",
+        )
+    low, high = points.min(0), points.max(0)
+    if low.min() < -POLYGON_SLACK or high[0] > width + POLYGON_SLACK or high[1] > height + POLYGON_SLACK:
+        extent = f"x {low[0]:g}..{high[0]:g}, y {low[1]:g}..{high[1]:g} in an image of {height} x {width}"
+        raise Unusable("polygon does not fit its image", f"{name} ({extent})")
+
+
+def _rle_mask(segmentation: Mapping[str, Any], height: int, width: int, name: str) -> np.ndarray:
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if list(size or ()) != [height, width]:
+        raise Unusable(
+            "RLE does not fit its image", f"{name} (RLE of size {size} for an image of {height} x {width})"
+        )
+    try:
+        runs = run_lengths(counts) if isinstance(counts, str) else np.asarray(counts, np.int64).reshape(-1)
+        check_runs(runs, height, width, name)
+    except (RecordError, ValueError, TypeError) as error:
+        raise Unusable("RLE does not fit its image", f"{name} ({error})") from error
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(inside, runs).reshape(width, height).T
+
+
+def _check_bbox(bbox: Any, name: str) -> None:
+    values = (
+        np.asarray(bbox, np.float64) if isinstance(bbox, Sequence) and len(bbox) == 4 else np.full(4, np.nan)
+    )
+    if not np.isfinite(values).all():
+        raise Unusable("box is not four numbers", f"{name}, bbox {bbox}")
+    if values[2] <= 0 or values[3] <= 0:
+        raise Unusable("box with x2 <= x1 or y2 <= y1", f"{name}, bbox (x, y, width, height) {bbox}")
+
+
+def _name(annotation: Mapping[str, Any], path: pathlib.Path | None = None) -> str:
+    prefix = f"{path.name}, " if path else ""
+    return f"{prefix}annotation {annotation.get('id')} of image {annotation.get('image_id')}"

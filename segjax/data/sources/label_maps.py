@@ -1,0 +1,112 @@
+"""Folders of label maps, and the layout of Kaggle's Data Science Bowl 2018 (nuclei).
+
+  <raw>/[<split>/]images/<id>.png  with  labels/<id>.png: 0 background, each other value one object, up to 16 bits
+  <raw>/[<split>/]<id>/images/*.png  with  <id>/masks/*.png: one picture per object, non-zero inside (Kaggle)
+
+Without split folders the one split is called "train".
+"""
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from segjax.data.records import Record, stack_objects
+from segjax.data.sources.raw import (
+    Skipped,
+    Unusable,
+    check_split,
+    list_pictures,
+    object_from_mask,
+    objects_from_map,
+    read_map,
+    read_picture,
+    require_folder,
+)
+
+
+class LabelMaps:
+    """Raw source of pictures with label maps or with one mask file per object. Raises when the layout is neither."""
+
+    category_ids = (0,)
+    optional: tuple[str, ...] = ()
+    keypoints = 0
+
+    def __init__(self, raw_dir: str | pathlib.Path, *, category: str = "object"):
+        self.raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")
+        self.categories = (category,)
+        self._folders = _split_folders(self.raw_dir)
+        self.splits = tuple(self._folders)
+
+    def records(self, split: str, skipped: Skipped) -> Iterator[Record]:
+        """Records of a split, by file name. Broken pictures and maps are skipped and counted."""
+        check_split(split, self.splits, self.raw_dir)
+        folder = self._folders[split]
+        is_maps = _has_maps(folder)
+        for item in list_pictures(folder / "images") if is_maps else _kaggle_items(folder):
+            try:
+                yield _map_record(item, skipped) if is_maps else _kaggle_record(item, skipped)
+            except Unusable as error:
+                skipped.image(error.reason, str(error))
+
+
+def _has_maps(folder: pathlib.Path) -> bool:
+    return (folder / "images").is_dir() and (folder / "labels").is_dir()
+
+
+def _kaggle_items(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path.parent for path in folder.glob("*/masks") if (path.parent / "images").is_dir())
+
+
+def _split_folders(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
+    if _has_maps(raw_dir) or _kaggle_items(raw_dir):
+        return {"train": raw_dir}
+    folders = sorted(path for path in raw_dir.iterdir() if path.is_dir())
+    found = {path.name: path for path in folders if _has_maps(path) or _kaggle_items(path)}
+    if not found:
+        raise FileNotFoundError(
+            f"no label maps under {raw_dir}: expected [<split>/]images/ beside labels/, or Kaggle's "
+            f"[<split>/]<id>/images/ beside <id>/masks/; it holds {[path.name for path in folders][:5]}"
+        )
+    return found
+
+
+def _map_record(path: pathlib.Path, skipped: Skipped) -> Record:
+    image, height, width = read_picture(path)
+    labels_path = path.parent.parent / "labels" / f"{path.stem}.png"
+    labels = read_map(labels_path, "label map")
+    _check_size(labels, height, width, "label map", labels_path)
+    return _record(path.stem, image, height, width, objects_from_map(labels))
+
+
+def _kaggle_record(folder: pathlib.Path, skipped: Skipped) -> Record:
+    pictures = list_pictures(folder / "images")
+    if len(pictures) != 1:
+        raise Unusable("not one image in the images folder", f"{folder / 'images'} ({len(pictures)} images)")
+    image, height, width = read_picture(pictures[0])
+    rows = []
+    for number, path in enumerate(list_pictures(folder / "masks"), 1):
+        try:
+            mask = read_map(path, "mask file") != 0
+            _check_size(mask, height, width, "mask file", path)
+            if not mask.any():
+                raise Unusable("mask is empty", str(path))
+            rows.append(object_from_mask(mask, number))
+        except Unusable as error:
+            skipped.object(error.reason, str(error))
+    return _record(folder.name, image, height, width, rows)
+
+
+def _check_size(array: np.ndarray, height: int, width: int, what: str, path: pathlib.Path) -> None:
+    if array.shape != (height, width):
+        found = " x ".join(map(str, array.shape))
+        raise Unusable(
+            f"{what} is of another size than its image",
+            f"{path} ({found} for an image of {height} x {width})",
+        )
+
+
+def _record(image_id: str, image: bytes, height: int, width: int, rows: list[dict[str, Any]]) -> Record:
+    objects = stack_objects(rows)
+    return {"image": image, "image_id": image_id, "height": height, "width": width, "objects": objects}

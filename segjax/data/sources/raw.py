@@ -1,0 +1,159 @@
+"""What every reader of raw files shares: the account of what was skipped, and reading one picture with care."""
+
+import dataclasses
+import io
+import pathlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from segjax.data.records import Record, encode_mask, encode_png, mask_box
+
+EXAMPLES_KEPT = 3
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+class RawSource(Protocol):
+    """Raw files that can be prepared.
+
+    splits: names of the splits; categories: name of each class, by contiguous id; category_ids: the raw files' own
+    id of each class; optional: the optional object fields its records carry; keypoints: number of them per object.
+    """
+
+    splits: tuple[str, ...]
+    categories: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    optional: tuple[str, ...]
+    keypoints: int
+
+    def records(self, split: str, skipped: "Skipped") -> Iterator[Record]:
+        """Records of a split in a fixed order; what cannot be used goes to `skipped` and does not stop the rest."""
+        ...
+
+
+@dataclasses.dataclass
+class Skipped:
+    """What a source left out: how many images and objects for which reason, with the first few named."""
+
+    images: dict[str, int] = dataclasses.field(default_factory=dict)
+    objects: dict[str, int] = dataclasses.field(default_factory=dict)
+    examples: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+
+    def image(self, reason: str, detail: str) -> None:
+        """Counts one image left out; `detail` names it and says what was found."""
+        self._count(self.images, reason, detail)
+
+    def object(self, reason: str, detail: str) -> None:
+        """Counts one object left out; `detail` names it and says what was found."""
+        self._count(self.objects, reason, detail)
+
+    def _count(self, counts: dict[str, int], reason: str, detail: str) -> None:
+        counts[reason] = counts.get(reason, 0) + 1
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < EXAMPLES_KEPT:
+            examples.append(detail)
+
+
+class Unusable(ValueError):
+    """One raw image or object that cannot become part of a record. `reason` is counted, the message names the thing."""
+
+    def __init__(self, reason: str, detail: str):
+        self.reason = reason
+        super().__init__(f"{detail}: {reason}")
+
+
+def require_folder(path: pathlib.Path, what: str) -> pathlib.Path:
+    """The path, if it is a folder. Raises FileNotFoundError naming what was looked for otherwise."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"{what} not found: {path} is not a folder")
+    return path
+
+
+def list_pictures(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Picture files of a folder, sorted by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+
+
+def read_picture(path: pathlib.Path) -> tuple[bytes, int, int]:
+    """(PNG or JPEG bytes, height, width) of a picture file; other formats are stored as PNG.
+
+    Decodes every pixel, so that a truncated file is found now and not in the middle of a training run.
+    Raises Unusable, with a reason that says which, for a missing, empty, truncated or foreign file.
+    """
+    if not path.is_file():
+        raise Unusable("image file is missing", str(path))
+    data = path.read_bytes()
+    if not data:
+        raise Unusable("image has zero size", f"{path} (an empty file)")
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as opened:
+            warnings.simplefilter("ignore")  # Pillow warns about odd metadata; pixels are what matters here.
+            if 0 in opened.size:
+                raise Unusable("image has zero size", f"{path} ({opened.width} x {opened.height})")
+            opened.load()
+            if opened.mode.startswith(("I", "F")):
+                raise Unusable("image has more than 8 bits a channel", f"{path} (Pillow mode {opened.mode})")
+            if opened.format not in ("PNG", "JPEG"):
+                data = encode_png(np.asarray(opened.convert("RGB")))
+            return data, opened.height, opened.width
+    except Unusable:
+        raise
+    except (
+        Exception
+    ) as error:  # Pillow raises OSError, SyntaxError, ValueError, DecompressionBombError and more.
+        reason = "image has zero size" if _png_of_zero_size(data) else "image is truncated or not a picture"
+        raise Unusable(reason, f"{path} ({error})") from error
+
+
+def _png_of_zero_size(data: bytes) -> bool:
+    """True for a PNG header that declares no columns or no rows, which Pillow refuses in several ways."""
+    is_png = data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and len(data) >= 24
+    return is_png and 0 in (int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
+
+
+def read_map(path: pathlib.Path, what: str) -> np.ndarray:
+    """Integer array [H, W] of a label map or mask picture, values as stored. Raises Unusable when it cannot be read."""
+    if not path.is_file():
+        raise Unusable(f"{what} is missing", str(path))
+    try:
+        with Image.open(path) as opened:
+            if opened.mode in ("RGB", "RGBA", "LA", "F", "CMYK"):
+                raise Unusable(
+                    f"{what} is not a single-channel picture", f"{path} (Pillow mode {opened.mode})"
+                )
+            return np.asarray(opened)
+    except Unusable:
+        raise
+    except Exception as error:
+        raise Unusable(f"{what} is truncated or not a picture", f"{path} ({error})") from error
+
+
+def object_from_mask(mask: np.ndarray, identity: int, category: int = 0, **fields: Any) -> dict[str, Any]:
+    """One object's fields from its non-empty mask [H, W]: exact box, area in pixels, run lengths."""
+    return {
+        "id": identity,
+        "box": mask_box(mask),
+        "category": category,
+        "crowd": False,
+        "area": float(np.count_nonzero(mask)),
+        "rle": encode_mask(mask),
+        **fields,
+    }
+
+
+def objects_from_map(labels: np.ndarray, category: int = 0, **fields: Any) -> list[dict[str, Any]]:
+    """One object per value above 0 of a label map int [H, W], disconnected parts kept together; id is the value."""
+    return [
+        object_from_mask(labels == value, int(value), category, **fields)
+        for value in np.unique(labels)
+        if value > 0
+    ]
+
+
+def check_split(split: str, splits: Sequence[str], where: pathlib.Path | str) -> None:
+    """Raises ValueError naming the splits there are, when `split` is none of them."""
+    if split not in splits:
+        raise ValueError(f"{where} has no split {split!r}; it has {', '.join(splits)}")
