@@ -1,0 +1,109 @@
+"""The device distance transform against SciPy, and RITM's click rule against closed cases."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from segjax.ops.distance import center_click, distance_transform, squared_distance_transform
+
+
+def scipy_distance(mask):
+    return ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+
+
+def blobs(shape, sigma, seed=0):
+    noise = np.random.default_rng(seed).normal(size=shape)
+    return ndimage.gaussian_filter(noise, (0, sigma, sigma)) > 0
+
+
+@pytest.mark.parametrize("shape", [(6, 48, 48), (4, 33, 70), (4, 70, 33), (3, 1, 9), (3, 9, 1), (2, 1, 1)])
+def test_distances_are_scipys_exactly(shape):
+    masks = blobs(shape, 3) | (np.random.default_rng(1).random(shape) > 0.9)
+    masks[0] = True
+    masks[-1] &= np.arange(shape[2]) > shape[2] // 2
+    expected = np.stack([scipy_distance(mask) for mask in masks])
+    squared = np.asarray(jax.jit(squared_distance_transform)(masks))
+    np.testing.assert_array_equal(squared, np.rint(expected**2).astype(np.int32))
+    got = np.asarray(jax.jit(distance_transform)(masks))
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected, rtol=3e-7)
+
+
+def test_border_counts_as_outside():
+    distance = np.asarray(distance_transform(np.ones((5, 7), bool)))
+    np.testing.assert_array_equal(distance[2], [1, 2, 3, 3, 3, 2, 1])
+    assert (distance[[0, -1]] == 1).all()
+
+
+def test_empty_mask_is_zero_and_leading_axes_are_kept():
+    assert not np.asarray(distance_transform(jnp.zeros((2, 3, 8, 9), bool))).any()
+    assert distance_transform(jnp.zeros((2, 3, 8, 9), bool)).shape == (2, 3, 8, 9)
+
+
+def test_vmap_equals_batch():
+    masks = blobs((4, 40, 40), 4, seed=3)
+    np.testing.assert_array_equal(
+        jax.jit(jax.vmap(squared_distance_transform))(masks), squared_distance_transform(masks)
+    )
+
+
+def test_sharded_over_images_equals_one_device():
+    masks = blobs((8, 32, 32), 3, seed=4)
+    mesh = jax.make_mesh((8,), ("data",))
+    placed = jax.device_put(masks, jax.NamedSharding(mesh, jax.P("data")))
+    np.testing.assert_array_equal(
+        jax.jit(squared_distance_transform)(placed), jax.jit(squared_distance_transform)(masks)
+    )
+
+
+def square(x1, y1, x2, y2, size=24):
+    mask = np.zeros((size, size), bool)
+    mask[y1:y2, x1:x2] = True
+    return mask
+
+
+def test_first_click_is_the_centre_of_the_truth():
+    truth = square(2, 4, 11, 13)
+    xy, label = center_click(truth, np.zeros_like(truth))
+    np.testing.assert_array_equal(xy, [6, 8])
+    assert xy.dtype == jnp.float32 and int(label) == 1
+
+
+def test_larger_error_wins():
+    truth, prediction = square(1, 1, 6, 6), square(10, 10, 19, 19)
+    xy, label = center_click(truth, prediction)
+    np.testing.assert_array_equal(xy, [14, 14])
+    assert int(label) == 0
+    xy, label = center_click(prediction, truth)
+    np.testing.assert_array_equal(xy, [14, 14])
+    assert int(label) == 1
+
+
+def test_tie_goes_to_the_negative_click():
+    xy, label = center_click(square(1, 1, 6, 6), square(10, 10, 15, 15))
+    np.testing.assert_array_equal(xy, [12, 12])
+    assert int(label) == 0
+
+
+def test_first_maximum_in_row_major_order_and_clicked_pixels_are_passed_over():
+    truth = square(4, 4, 8, 8)  # four pixels at distance 2
+    empty = np.zeros_like(truth)
+    xy, _ = center_click(truth, empty)
+    np.testing.assert_array_equal(xy, [5, 5])
+    xy, _ = center_click(truth, empty, clicked=square(5, 5, 6, 6))
+    np.testing.assert_array_equal(xy, [6, 5])
+    xy, _ = center_click(truth, empty, clicked=square(5, 5, 7, 6))
+    np.testing.assert_array_equal(xy, [5, 6])
+
+
+def test_nothing_left_to_click_is_padding():
+    truth = square(4, 4, 8, 8)
+    one_pixel = square(4, 4, 5, 5)
+    truths = np.stack([truth, one_pixel, truth])
+    predictions = np.stack([truth, np.zeros_like(truth), np.zeros_like(truth)])
+    clicked = np.stack([np.zeros_like(truth), one_pixel, np.zeros_like(truth)])
+    xy, label = center_click(truths, predictions, clicked)
+    np.testing.assert_array_equal(label, [-1, -1, 1])
+    np.testing.assert_array_equal(xy, [[0, 0], [0, 0], [5, 5]])
