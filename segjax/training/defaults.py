@@ -1,0 +1,98 @@
+"""The settings the training loop reads, each with its default, and the check that they make sense together."""
+
+import ml_collections
+
+
+def base_config() -> ml_collections.ConfigDict:
+    """A fresh config with every field the loop reads. Experiments start from it and add their task's fields."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.total_steps = 1000
+    config.batch_size = 8  # images in one optimizer step, over all processes and devices
+    config.microbatches = 1  # the batch is worked through in this many pieces, to save memory
+    config.log_every = 50
+    config.eval_every = 0  # 0: only at the end
+    config.profile_steps = ()  # (first, last): a profiler trace of these steps goes to workdir/profile
+    config.ema_decay = 0.0  # 0: no moving average of the parameters
+    config.init_from = ""  # another run's workdir to take parameters from; a run's own checkpoints come first
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.peak_lr = 1e-3
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.999
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.clip_norm = 1.0  # 0: off
+    config.optimizer.warmup_steps = 0
+    config.optimizer.schedule = "cosine"  # or "step", "constant"
+    config.optimizer.boundaries = ()  # "step": the steps at which the rate drops by decay_factor
+    config.optimizer.decay_factor = 0.1
+    config.optimizer.final_lr = 0.0  # "cosine": the rate it ends at
+    config.optimizer.layer_decay = 1.0  # rate of block i relative to block i + 1
+    config.optimizer.trunk = "image_encoder"  # module whose patch_embed, pos_embed and block_{i} decay
+
+    config.mesh = ml_collections.ConfigDict()
+    config.mesh.data = -1  # -1: whatever the device count leaves
+    config.mesh.fsdp = 1  # parameters and optimizer state are split this many ways
+    config.mesh.floor = 2**18  # arrays with fewer elements stay whole on every device
+    config.mesh.overrides = ()  # (regex on the parameter's path, axis name or None per dimension)
+    config.mesh.unsharded_tolerance = 0.1  # share of the state's bytes that may stay whole when fsdp > 1
+
+    config.checkpoint = ml_collections.ConfigDict()
+    config.checkpoint.every = 500  # steps; 0: only at the end and when interrupted
+    config.checkpoint.keep = 2
+    config.checkpoint.best = ""  # a metric of the evaluation; its best checkpoint is kept as well
+    config.checkpoint.best_mode = "max"
+    config.checkpoint.may_change = ()  # regexes of config keys that a resumed run may change
+    return config
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError that names the field, what it is and what it should be.
+
+    A field that `base_config` has and `config` lacks is an error too: a default that hides would be a guess.
+    """
+    missing = sorted(set(flat_keys(base_config())) - set(flat_keys(config)))
+    if missing:
+        raise ValueError(
+            f"config lacks {', '.join(missing)}; start it from segjax.training.defaults.base_config() and change fields"
+        )
+    for name in ("total_steps", "batch_size", "microbatches", "log_every"):
+        _expect(config[name] >= 1, name, config[name], "at least 1")
+    for name in ("eval_every", "checkpoint.every"):
+        value = flat_keys(config)[name]
+        _expect(value >= 0, name, value, "0 or more (0: only at the end)")
+    _expect(config.checkpoint.keep >= 1, "checkpoint.keep", config.checkpoint.keep, "at least 1")
+    _expect(
+        config.checkpoint.best_mode in ("min", "max"),
+        "checkpoint.best_mode",
+        config.checkpoint.best_mode,
+        "'min' or 'max'",
+    )
+    _expect(0.0 <= config.ema_decay < 1.0, "ema_decay", config.ema_decay, "in [0, 1)")
+    _expect(
+        config.batch_size % config.microbatches == 0,
+        "batch_size",
+        config.batch_size,
+        f"a multiple of microbatches ({config.microbatches})",
+    )
+    profile = tuple(config.profile_steps)
+    if profile:
+        _expect(
+            len(profile) == 2 and profile[0] <= profile[1], "profile_steps", profile, "(first, last) or ()"
+        )
+
+
+def flat_keys(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, object]:
+    """Leaves of a config by dotted name: {"optimizer.peak_lr": 1e-3, ...}."""
+    flat: dict[str, object] = {}
+    for key, value in config.items():
+        if isinstance(value, (ml_collections.ConfigDict, dict)):
+            flat.update(flat_keys(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _expect(condition: bool, name: str, found: object, expected: str) -> None:
+    if not condition:
+        raise ValueError(f"config.{name} is {found!r}; expected {expected}")

@@ -1,0 +1,184 @@
+"""The training loop, for every task."""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from segjax.training import checkpoints as ckpt
+from segjax.training import sharding
+from segjax.training.defaults import check_config
+from segjax.training.interruption import Interrupted, Interruption
+from segjax.training.metrics import MetricWriter
+from segjax.training.monitor import Monitor
+from segjax.training.optimizer import make_optimizer, make_schedule
+from segjax.training.resume import plain, record_config
+from segjax.training.state import TrainState, create_state
+from segjax.training.step import compile_step, make_train_step
+from segjax.training.task import Task, Variables
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Run:
+    """What stays the same from step to step."""
+
+    task: Task
+    config: ml_collections.ConfigDict
+    mesh: Mesh
+    step: Callable
+    checkpoints: ckpt.Checkpoints
+    writer: MetricWriter
+
+    def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
+        done = int(jax.device_get(state.step))
+        meta = {"config": plain(self.config), "examples": done * self.config.batch_size}
+        self.checkpoints.save(state, meta, metrics)
+
+    def evaluate(self, state: TrainState, done: int) -> dict[str, float]:
+        began = time.perf_counter()
+        try:
+            with jax.transfer_guard("allow"):
+                numbers, images = self.task.evaluate(state.best_variables, mesh=self.mesh)
+        except Exception:
+            self.save(state)  # what was trained outlives a fault of the evaluation
+            raise
+        numbers = {name: float(value) for name, value in numbers.items()}
+        self.writer.scalars(done, {**numbers, "eval_seconds": time.perf_counter() - began})
+        self.writer.pictures(done, images)
+        return numbers
+
+
+def train(
+    task: Task,
+    config: ml_collections.ConfigDict,
+    workdir: str | pathlib.Path,
+    *,
+    variables: Variables | None = None,
+) -> TrainState:
+    """Trains to config.total_steps and returns the state; resumes when workdir holds a checkpoint.
+
+    Parameters come from the run's own newest checkpoint, else from `variables` or config.init_from, else from
+    task.init. config: `segjax.training.defaults.base_config` plus the task's own fields. workdir receives config.json,
+    metrics.jsonl, tb/, pictures/ and checkpoints/.
+    Raises ValueError for a config that does not fit, CheckpointError, NonFiniteError when loss or gradients blow up
+    (the state before that step is saved), Interrupted (a SystemExit) after SIGTERM or SIGINT, saved.
+    """
+    check_config(config)
+    workdir = pathlib.Path(workdir).absolute()
+    workdir.mkdir(parents=True, exist_ok=True)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    sharding.check_batch_size(config.batch_size, config.microbatches, mesh)
+    options = config.optimizer.to_dict()
+    names = ("warmup_steps", "schedule", "boundaries", "decay_factor", "final_lr")
+    schedule = make_schedule(options.pop("peak_lr"), config.total_steps, **{n: options.pop(n) for n in names})
+    optimizer = make_optimizer(schedule, **options)
+    ckpt_options = {n: config.checkpoint[n] for n in ("keep", "best", "best_mode")}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(mesh))
+        interruption = stack.enter_context(Interruption())
+        checkpoints = stack.enter_context(ckpt.Checkpoints(workdir / "checkpoints", **ckpt_options))
+        record_config(config, workdir, resuming=bool(checkpoints.steps))
+        state, shardings = first_state(task, config, mesh, optimizer, checkpoints, variables)
+        done = int(jax.device_get(state.step))
+        step = make_train_step(
+            task.loss, optimizer, schedule, microbatches=config.microbatches, ema_decay=config.ema_decay
+        )
+        writer = stack.enter_context(MetricWriter(workdir, step=done, total_steps=config.total_steps))
+        run = Run(task, config, mesh, compile_step(step, shardings, mesh), checkpoints, writer)
+        batches = task.batches(
+            "train",
+            batch_size=config.batch_size,
+            start=done * config.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            seed=config.seed,
+        )
+        stack.callback(getattr(batches, "close", lambda: None))
+        return run_steps(run, state, done, batches, workdir, interruption)
+
+
+def first_state(
+    task: Task,
+    config: ml_collections.ConfigDict,
+    mesh: Mesh,
+    optimizer: Any,
+    checkpoints: ckpt.Checkpoints,
+    variables: Variables | None,
+) -> tuple[TrainState, TrainState]:
+    """(state to start from, its shardings). No device ever holds an array that the shardings split."""
+    init_key, run_key = jax.random.split(jax.random.key(config.seed))
+
+    def fresh(init_key: jax.Array, run_key: jax.Array) -> TrainState:
+        return create_state(task.init(init_key), optimizer, run_key, ema=config.ema_decay > 0)
+
+    shapes = jax.eval_shape(fresh, init_key, run_key)
+    rules = {n: config.mesh[n] for n in ("floor", "overrides", "unsharded_tolerance")}
+    shardings = sharding.state_shardings(shapes, mesh, **rules)
+    if (restored := checkpoints.restore(shapes, shardings)) is not None:
+        logger.info("resuming at step %d", restored[0].step)
+        return restored[0], shardings
+    source = "variables"
+    if variables is None and config.init_from:
+        source = f"init_from {config.init_from}"
+        variables, _ = ckpt.load_variables(config.init_from)
+    if variables is None:
+        return jax.jit(fresh, out_shardings=shardings)(init_key, run_key), shardings
+    for name in ("params", "constants"):
+        ckpt.check_parameters(getattr(shapes, name), variables.get(name, {}), source=source, kind=name)
+    given = {n: variables.get(n, {}) for n in ("params", "constants")}
+    given = jax.device_put(given, {n: getattr(shardings, n) for n in given})
+    wrap = lambda v, key: create_state(v, optimizer, key, ema=config.ema_decay > 0)
+    return jax.jit(wrap, out_shardings=shardings)(given, run_key), shardings
+
+
+def run_steps(
+    run: Run,
+    state: TrainState,
+    done: int,
+    batches: Iterator[dict[str, np.ndarray]],
+    workdir: pathlib.Path,
+    interruption: Interruption,
+) -> TrainState:
+    """Steps `done` .. total_steps. Nothing here waits for the devices except where it says so."""
+    config = run.config
+    monitor = Monitor(run.step, config.batch_size, config.profile_steps, workdir / "profile")
+    saved_best: dict[str, float] | None = None
+    with jax.transfer_guard("disallow"):
+        while done < config.total_steps:
+            with monitor.loading():
+                batch = next(batches)
+                placed = sharding.place_batch(batch, run.mesh)
+            with monitor.stepping(done):
+                state, metrics = run.step(state, placed)
+            done += 1
+            monitor.add(done, batch.get("index"), metrics)
+            run.writer.advance(done)
+
+            last, stop = done == config.total_steps, interruption.requested(done)
+            evaluates = last or (config.eval_every and done % config.eval_every == 0)
+            saves = last or stop or (config.checkpoint.every and done % config.checkpoint.every == 0)
+            if evaluates or saves or done % config.log_every == 0:
+                monitor.check(functools.partial(run.save, state))  # waits; raises when a step was not finite
+            if last or done % config.log_every == 0:
+                run.writer.scalars(done, monitor.row())
+            saved_best = run.evaluate(state, done) if evaluates and not (stop and not last) else None
+            if saves or (saved_best and config.checkpoint.best):
+                run.save(state, saved_best)
+            if evaluates or saves:
+                monitor.restart_clock()
+            if stop and not last:
+                run.checkpoints.wait()
+                raise Interrupted(done, interruption.signum)
+        run.checkpoints.wait()
+    return state

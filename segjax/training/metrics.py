@@ -1,0 +1,130 @@
+"""Where a run's numbers and pictures go: JSON lines always, TensorBoard, and a progress bar on a terminal."""
+
+import json
+import math
+import os
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+
+class MetricWriter:
+    """Writes workdir/metrics.jsonl, workdir/tb and workdir/pictures. Only process 0 writes; others do nothing.
+
+    step: where the run starts. Rows after it are dropped from metrics.jsonl: they belong to steps that were lost
+    when the run was killed and are about to be done again. A context manager.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path, *, step: int = 0, total_steps: int = 0) -> None:
+        self._workdir = pathlib.Path(workdir)
+        self._active = jax.process_index() == 0
+        if not self._active:
+            return
+        from tensorboardX import SummaryWriter
+
+        path = self._workdir / "metrics.jsonl"
+        if path.exists():
+            rows = [row for row in path.read_text().splitlines() if _step_of(row) <= step]
+            write_atomically(path, "".join(f"{row}\n" for row in rows))
+        self._lines = path.open("a")
+        self._board = SummaryWriter(str(self._workdir / "tb"))
+        self._progress = Progress(step, total_steps)
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._active:
+            self._progress.close()
+            self._lines.close()
+            self._board.close()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One row. A number that is not finite is written as null in JSON, which has no other way to say it."""
+        if not self._active:
+            return
+        row = {"step": step, **{k: v if math.isfinite(v) else None for k, v in values.items()}}
+        self._lines.write(json.dumps(row) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        self._progress.log(step, values)
+
+    def pictures(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """uint8 [H, W, 3] each, to pictures/<name>_<step>.png and TensorBoard."""
+        if not self._active or not images:
+            return
+        folder = self._workdir / "pictures"
+        folder.mkdir(exist_ok=True)
+        for name, image in images.items():
+            Image.fromarray(np.asarray(image)).save(folder / f"{name.replace('/', '_')}_{step:07d}.png")
+            self._board.add_image(name, np.asarray(image), step, dataformats="HWC")
+
+    def advance(self, step: int) -> None:
+        """Moves the progress bar."""
+        if self._active:
+            self._progress.advance(step)
+
+
+class Progress:
+    """A bar with time left on a terminal; otherwise one plain line per row of metrics."""
+
+    def __init__(self, step: int, total_steps: int) -> None:
+        from rich.console import Console
+
+        self._console = Console()
+        self._total = total_steps
+        self._bar = None
+        if self._console.is_terminal:
+            from rich import progress
+
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TimeElapsedColumn(),
+                progress.TextColumn("left"),
+                progress.TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._bar.add_task("training", completed=step, total=total_steps)
+            self._bar.start()
+
+    def advance(self, step: int) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        line = f"step {step}/{self._total}  " + "  ".join(f"{k} {v:.4g}" for k, v in values.items())
+        if self._bar is not None:
+            self._console.print(line, highlight=False)
+        else:
+            print(line, file=sys.stdout, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """The file has its old content or the new, never half of it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _step_of(row: str) -> float:
+    try:
+        return json.loads(row)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # the last line of a killed run may be half a line
+
+
+def means(rows: list[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean of each metric over fetched rows."""
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

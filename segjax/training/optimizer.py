@@ -1,0 +1,145 @@
+"""AdamW with masked weight decay, layer-wise learning rates, warm-up and a schedule.
+
+Sources: decoupled weight decay, Loshchilov and Hutter 2019; layer-wise rate decay as in BEiT (Bao et al. 2022,
+appendix), used by MAE and SAM; schedules: Segment Anything appendix A (step), MAE appendix A (cosine).
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Schedule = Callable[[Any], jax.Array]
+
+SCHEDULES = ("constant", "cosine", "step")
+# Learned tables (positions, tokens, point and class embeddings) are not weights of a map: decay would only pull
+# them to the origin. A module's kernel is one, whatever the module is called (patch_embed/kernel).
+_NO_DECAY = re.compile(
+    r"pos_embed|rel_pos|relative_pos|norm|(^|/)[^/]*(bias|scale|tokens?|embeds?|embeddings?)$"
+)
+
+
+def parameter_path(path: Sequence[Any]) -> str:
+    """'image_encoder/block_0/mlp/kernel' from a jax key path."""
+    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
+def make_schedule(
+    peak_lr: float,
+    total_steps: int,
+    *,
+    warmup_steps: int = 0,
+    schedule: str = "cosine",
+    boundaries: Sequence[int] = (),
+    decay_factor: float = 0.1,
+    final_lr: float = 0.0,
+) -> Schedule:
+    """Learning rate as a function of the step (0-based): linear warm-up from 0, then the named schedule.
+
+    "cosine" falls from peak_lr at the end of the warm-up to final_lr at total_steps; "step" multiplies by
+    decay_factor at each boundary (the step at the boundary already has the lower rate); "constant" stays.
+    Raises ValueError for an unknown schedule, descending boundaries, or a warm-up longer than the run.
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"optimizer.schedule is {schedule!r}; expected one of {', '.join(SCHEDULES)}")
+    if not 0 <= warmup_steps <= total_steps:
+        raise ValueError(
+            f"optimizer.warmup_steps is {warmup_steps}; expected 0 to total_steps ({total_steps})"
+        )
+    boundaries = tuple(boundaries)
+    if list(boundaries) != sorted(set(boundaries)):
+        raise ValueError(f"optimizer.boundaries is {boundaries}; expected steps in ascending order")
+    if (schedule == "step") != bool(boundaries):
+        raise ValueError(
+            f"optimizer.schedule is {schedule!r} with boundaries {boundaries}; "
+            "boundaries go with schedule 'step', and with no other"
+        )
+
+    def rate(step: Any) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        warmup = jnp.minimum(step / max(warmup_steps, 1), 1.0) if warmup_steps else jnp.float32(1.0)
+        if schedule == "constant":
+            return peak_lr * warmup
+        if schedule == "step":
+            passed = sum((step >= b).astype(jnp.float32) for b in boundaries)
+            return peak_lr * warmup * decay_factor**passed
+        done = jnp.clip((step - warmup_steps) / max(total_steps - warmup_steps, 1), 0.0, 1.0)
+        cosine = final_lr + (peak_lr - final_lr) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+        return jnp.where(step < warmup_steps, peak_lr * warmup, cosine)
+
+    return rate
+
+
+def decay_mask(params: Any) -> Any:
+    """True for each parameter that weight decay applies to: more than one dimension, and no learned table."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, p: p.ndim > 1 and _NO_DECAY.search(parameter_path(path)) is None, params
+    )
+
+
+def layer_scales(params: Any, layer_decay: float, trunk: str) -> Any:
+    """Factor on the learning rate of each parameter: layer_decay ** (depth + 1 - layer), 1 outside the trunk.
+
+    `<trunk>/patch_embed` and `<trunk>/pos_embed` are layer 0, `<trunk>/block_i` is layer i + 1; the depth is the
+    number of blocks found. trunk is a regex; "" means that the blocks lie at the top of the tree.
+    Raises ValueError when no block is found, naming the modules there are.
+    """
+    prefix = f"(?:^|/)(?:{trunk})/" if trunk else "^"
+    stem, block = (
+        re.compile(prefix + r"(?:patch_embed|pos_embed)(?:/|$)"),
+        re.compile(prefix + r"block_(\d+)/"),
+    )
+
+    def layer(path: Sequence[Any]) -> int | None:
+        name = parameter_path(path)
+        found = block.search(name)
+        return int(found[1]) + 1 if found else (0 if stem.search(name) else None)
+
+    layers = jax.tree_util.tree_map_with_path(lambda path, _: layer(path), params)
+    depth = max((n for n in jax.tree.leaves(layers)), default=0)
+    if depth == 0:
+        raise ValueError(
+            f"optimizer.layer_decay is {layer_decay}, but no parameter lies under {trunk!r}/block_0; "
+            f"the modules at the top are {', '.join(sorted(params))}. Set optimizer.trunk, or layer_decay=1.0"
+        )
+    return jax.tree.map(
+        lambda n: 1.0 if n is None else layer_decay ** (depth + 1 - n), layers, is_leaf=lambda n: n is None
+    )
+
+
+def make_optimizer(
+    schedule: Schedule,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    weight_decay: float = 0.0,
+    clip_norm: float = 0.0,
+    layer_decay: float = 1.0,
+    trunk: str = "image_encoder",
+) -> optax.GradientTransformation:
+    """Clip by global norm (0: off), Adam, decoupled decay where `decay_mask` says, layer-wise scale, schedule."""
+    for name, value, low, high in (
+        ("b1", b1, 0.0, 1.0),
+        ("b2", b2, 0.0, 1.0),
+        ("weight_decay", weight_decay, 0.0, float("inf")),
+        ("clip_norm", clip_norm, 0.0, float("inf")),
+    ):
+        if not low <= value < high:
+            raise ValueError(f"optimizer.{name} is {value}; expected a number in [{low:g}, {high:g})")
+    if not 0.0 < layer_decay <= 1.0:
+        raise ValueError(f"optimizer.layer_decay is {layer_decay}; expected a number in (0, 1]")
+    parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    parts.append(optax.scale_by_adam(b1=b1, b2=b2))
+    if weight_decay:
+        parts.append(optax.add_decayed_weights(weight_decay, mask=decay_mask))
+    if layer_decay < 1.0:
+        # A constant tree times the updates: one transform, however deep the trunk is.
+        def scale(updates: Any, params: Any) -> Any:
+            return jax.tree.map(lambda u, s: u * s, updates, layer_scales(updates, layer_decay, trunk))
+
+        parts.append(optax.stateless(scale))
+    parts.append(optax.scale_by_learning_rate(schedule))
+    return optax.chain(*parts)

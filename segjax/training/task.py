@@ -1,0 +1,32 @@
+"""What the loop asks of a task. A new paper is a new task; the loop and the step stay as they are."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+Variables = Mapping[str, Any]  # {"params": trained, "constants": fixed}, nested dicts of arrays
+Batch = dict[str, np.ndarray]  # leading axis B; `index` int64 [B], where given, names the examples in errors
+
+
+class Task(Protocol):
+    """Binds a model, a loss, batches and an evaluation."""
+
+    def init(self, key: jax.Array) -> Variables:
+        """Fresh variables. Pure: traced for shapes first, then compiled with shardings."""
+
+    def loss(
+        self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array, train: bool
+    ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        """(sum of losses, weight, sums of metrics), float32 scalars; the step divides once by the weight."""
+
+    def batches(
+        self, split: str, *, batch_size: int, start: int, process_index: int, process_count: int, seed: int
+    ) -> Iterator[Batch]:
+        """This process's rows of each global batch, `start` examples (counted globally) into the stream."""
+
+    def evaluate(
+        self, variables: Variables, *, mesh: jax.sharding.Mesh
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Numbers, and uint8 [H, W, 3] pictures, for the log."""
