@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import grain
@@ -19,22 +20,25 @@ _BROKEN_IN_A_ROW = 16  # so many different records breaking one after another is
 
 
 class Loader(Iterator):
-    """Iterator of batches, dicts of stacked arrays [rows, ...]. Close it (or use ``with``) to end its workers."""
+    """Iterator of batches: dicts of stacked arrays [rows, ...]. Close it (or use ``with``) to end its workers."""
 
     def __init__(self, batches: grain.IterDataset):
-        self._iterator = iter(batches)
-        self._closed = False
+        self._alive = [iter(batches)]
+        # Closes at the latest before the interpreter takes modules apart; grain's own destructor fails after that.
+        self._finalizer = weakref.finalize(self, _close_all, self._alive)
 
     def __next__(self) -> dict[str, np.ndarray]:
-        if self._closed:
+        if not self._alive:
             raise StopIteration
-        return next(self._iterator)
+        batch = next(self._alive[0])
+        # Workers hand arrays over in shared memory that lives as long as the array; copies free it at once.
+        return {
+            name: array if type(array) is np.ndarray else np.array(array, subok=False) for name, array in batch.items()
+        }
 
     def close(self) -> None:
         """Stops workers and threads; the loader is then exhausted. Closing twice does nothing."""
-        if not self._closed:
-            self._closed = True
-            self._iterator.close()
+        self._finalizer()
 
     def __enter__(self) -> Loader:
         return self
@@ -42,9 +46,10 @@ class Loader(Iterator):
     def __exit__(self, *_) -> None:
         self.close()
 
-    def __del__(self):
-        if not getattr(self, "_closed", True):
-            self.close()
+
+def _close_all(iterators: list) -> None:
+    while iterators:
+        iterators.pop().close()
 
 
 def make_loader(
@@ -95,9 +100,7 @@ def make_loader(
     batches = rows.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
     if workers:
         _parse_flags()
-        batches = batches.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        )
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
     return Loader(batches)
 
 
@@ -187,9 +190,7 @@ def _check(source, example_fn, batch_size: int, start: int, process_index: int, 
     if len(source) == 0:
         raise ValueError("the source is empty: there is nothing to load")
     if not hasattr(example_fn, "placeholder"):
-        raise TypeError(
-            f"example_fn {example_fn!r} needs a method placeholder() that returns an example of weight 0"
-        )
+        raise TypeError(f"example_fn {example_fn!r} needs a method placeholder() that returns an example of weight 0")
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index {process_index} is not one of {process_count} processes")
     if batch_size < 1 or batch_size % process_count:
@@ -197,6 +198,4 @@ def _check(source, example_fn, batch_size: int, start: int, process_index: int, 
             f"batch_size {batch_size} cannot be split over {process_count} processes: use a multiple of it"
         )
     if start < 0 or start % process_count:
-        raise ValueError(
-            f"start is a count of examples, a multiple of {process_count} processes, got {start}"
-        )
+        raise ValueError(f"start is a count of examples, a multiple of {process_count} processes, got {start}")

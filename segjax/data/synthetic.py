@@ -1,44 +1,55 @@
 """Scenes with exact masks, made from nothing but an index: textured objects laid over photographs.
 
-Objects overlap and hide one another; some carry a part with a mask of its own, so that a click on the part means
-the part as well as the whole. Each scene is a function of (seed, split, difficulty, size, index) alone.
+Objects overlap and hide one another; some carry a part with a mask of its own, so that a click on the part
+means the part as well as the whole. Each scene is a function of (seed, split, difficulty, size, index) alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 from PIL import Image
 
 from segjax.data import photographs
-from segjax.data.records import encode_mask
-from segjax.data.shapes import SHAPES, draw_polygon, polygon
+from segjax.data.records import encode_mask, mask_box
+from segjax.data.shapes import SHAPES, Drawn, draw_polygon, polygon
 
-_LONGEST_SIDE = (
-    512  # photographs are held at most this large: crops need no more, and resizing them is the main cost
-)
+_LONGEST_SIDE = 512  # photographs are held at most this large: crops need no more, and resizing them is the main cost
 
 
 @dataclasses.dataclass(frozen=True)
 class Difficulty:
-    """What a scene looks like. Lengths are fractions of the scene's side; colours are on the 0-255 scale."""
+    """What a scene looks like. Lengths are fractions of the scene's side; colours are on the 0-255 scale.
+
+    Attributes:
+      objects: fewest and most objects laid down, parts not counted.
+      radius: least and greatest radius of an object.
+      places: random places tried for an object; the one least crowded is taken.
+      texture: least and greatest standard deviation of an object's texture.
+      colours: random colours tried for an object; the one farthest from what lies behind it is taken.
+      chroma: whether a texture keeps its own variation of colour, or is one colour lighter and darker.
+      part_probability: how often an object carries a part.
+    """
 
     objects: tuple[int, int] = (3, 6)
     radius: tuple[float, float] = (0.12, 0.28)
-    texture: tuple[float, float] = (6.0, 16.0)  # standard deviation of an object's texture
-    colours: int = 8  # colours tried for an object; the one farthest from what lies behind it is taken
-    chroma: float = 0.0  # how much of the texture's own colour variation is kept
+    places: int = 3
+    texture: tuple[float, float] = (6.0, 16.0)
+    colours: int = 8
+    chroma: bool = False
     part_probability: float = 0.35
 
 
 DIFFICULTIES = {
     "easy": Difficulty(),
-    "medium": Difficulty(radius=(0.09, 0.26), texture=(14.0, 36.0), colours=2, chroma=1.0),
+    "medium": Difficulty(radius=(0.09, 0.26), places=1, texture=(14.0, 36.0), colours=2, chroma=True),
 }
 MIN_VISIBLE_FRACTION = 0.3  # of an object's own area; less, and it is no longer listed
 MIN_VISIBLE_AREA = 0.004  # of the scene's area
+MIN_PART_FRACTION, MAX_PART_FRACTION = 0.12, 0.6  # of its whole's area
 
 
 class SyntheticScenes:
@@ -64,17 +75,13 @@ class SyntheticScenes:
         difficulty: str | Difficulty = "easy",
     ):
         if split not in photographs.SPLITS:
-            raise ValueError(
-                f"unknown split {split!r} of synthetic scenes; there are {list(photographs.SPLITS)}"
-            )
+            raise ValueError(f"unknown split {split!r} of synthetic scenes; there are {list(photographs.SPLITS)}")
         if isinstance(difficulty, str) and difficulty not in DIFFICULTIES:
             raise ValueError(f"unknown difficulty {difficulty!r}; there are {list(DIFFICULTIES)}")
         if count < 1:
             raise ValueError(f"count must be at least 1 scene, got {count}")
         if size < 32:
-            raise ValueError(
-                f"size must be at least 32 pixels, got {size}: objects would be a few pixels wide"
-            )
+            raise ValueError(f"size must be at least 32 pixels, got {size}: objects would be a few pixels wide")
         self.split, self.count, self.size, self.seed = split, count, size, seed
         self.difficulty = DIFFICULTIES[difficulty] if isinstance(difficulty, str) else difficulty
 
@@ -87,55 +94,83 @@ class SyntheticScenes:
             raise IndexError(f"scene {index} of {self.count}: expected 0 to {self.count - 1}")
         rng = np.random.default_rng([self.seed, list(photographs.SPLITS).index(self.split), index])
         canvas = _background(rng, self.split, self.size)
-        drawn = []  # bottom to top: [visible mask, area before occlusion, category]
+        drawn: list[_Layer] = []  # bottom to top
         for _ in range(rng.integers(self.difficulty.objects[0], self.difficulty.objects[1] + 1)):
             self._add_object(rng, canvas, drawn)
         image = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
         return _record(f"{self.split}-{self.seed}-{index}", image, drawn)
 
-    def _add_object(self, rng: np.random.Generator, canvas: np.ndarray, drawn: list) -> None:
+    def _add_object(self, rng: np.random.Generator, canvas: np.ndarray, drawn: list[_Layer]) -> None:
         radius = rng.uniform(*self.difficulty.radius) * self.size
-        centre = rng.uniform(0.7 * radius, self.size - 0.7 * radius, 2)
+        places = rng.uniform(0.7 * radius, self.size - 0.7 * radius, (self.difficulty.places, 2))
+        centre = places[np.argmin([_crowding(place, radius, drawn) for place in places])]
         kind = int(rng.integers(len(SHAPES)))
         whole = draw_polygon(polygon(rng, SHAPES[kind], radius) + centre, self.size)
-        if not _is_large_enough(whole.mask, whole.mask.sum()):
-            return
-        for entry in drawn:
-            entry[0] &= ~whole.mask
-        hard = rng.random() < 0.3
-        self._paint(rng, canvas, whole.alpha if not hard else whole.mask.astype(np.float32), whole.box)
-        drawn.append([whole.mask, whole.mask.sum(), kind])
+        for layer in drawn:
+            layer.visible &= ~whole.mask
+        hard_edge = rng.random() < 0.3
+        self._paint(rng, canvas, whole.mask.astype(np.float32) if hard_edge else whole.alpha, whole.box)
+        layer = _Layer(whole.mask.copy(), np.count_nonzero(whole.mask), kind, centre, radius)
+        drawn.append(layer)
         if rng.random() < self.difficulty.part_probability:
-            self._add_part(rng, canvas, whole, centre, radius, drawn)
+            self._add_part(rng, canvas, whole, layer, drawn)
 
-    def _add_part(self, rng, canvas, whole, centre, radius, drawn) -> None:
-        """Paints a differently tinted part inside ``whole``: an inner shape, which may be cut by the whole's edge."""
-        angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.7) * radius
+    def _add_part(
+        self, rng: np.random.Generator, canvas: np.ndarray, whole: Drawn, layer: _Layer, drawn: list[_Layer]
+    ) -> None:
+        """Paints a differently tinted part inside ``whole``: a smaller shape, which the whole's edge may cut."""
+        angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.7) * layer.radius
+        centre = layer.centre + distance * np.array([np.cos(angle), np.sin(angle)])
+        radius = rng.uniform(0.4, 0.65) * layer.radius
         kind = int(rng.integers(len(SHAPES)))
-        offset = distance * np.array([np.cos(angle), np.sin(angle)])
-        inner = draw_polygon(
-            polygon(rng, SHAPES[kind], rng.uniform(0.4, 0.65) * radius) + centre + offset, self.size
-        )
+        inner = draw_polygon(polygon(rng, SHAPES[kind], radius) + centre, self.size)
         mask = inner.mask & whole.mask
-        area, of_whole = mask.sum(), whole.mask.sum()
-        if not 0.12 * of_whole < area < 0.6 * of_whole or not _is_large_enough(mask, area):
+        area = np.count_nonzero(mask)
+        if not MIN_PART_FRACTION < area / max(1, layer.area) < MAX_PART_FRACTION:
             return
         self._paint(rng, canvas, np.minimum(inner.alpha, whole.alpha), inner.box)
-        drawn.append([mask, area, kind])
+        drawn.append(_Layer(mask, area, kind, centre, radius, is_part=True))
 
     def _paint(self, rng: np.random.Generator, canvas: np.ndarray, alpha: np.ndarray, box: tuple) -> None:
-        """Lays a re-tinted crop of another photograph over ``canvas`` (changed in place) where ``alpha`` says."""
+        """Lays a re-tinted crop of a photograph over ``canvas`` (changed in place) where ``alpha`` says."""
         x1, y1, x2, y2 = box
         region, weight = canvas[y1:y2, x1:x2], alpha[y1:y2, x1:x2, None]
-        behind = (region * weight).sum((0, 1)) / weight.sum()
-        texture = _texture(rng, self.split, (y2 - y1, x2 - x1))
-        if not self.difficulty.chroma:
-            texture = texture.mean(-1, keepdims=True)
-        texture -= texture.mean((0, 1))
+        behind = (region[::3, ::3] * weight[::3, ::3]).sum((0, 1)) / (weight[::3, ::3].sum() + 1e-3)
+        texture = _texture(rng, self.split, (y2 - y1, x2 - x1), self.difficulty.chroma)
         texture *= rng.uniform(*self.difficulty.texture) / (texture.std() + 4.0)
-        candidates = rng.uniform(20, 235, (self.difficulty.colours, 3))
+        candidates = rng.uniform(20, 235, (self.difficulty.colours, 3)).astype(np.float32)
         colour = candidates[np.argmax(np.abs(candidates - behind).sum(-1))]
-        region += weight * (np.clip(texture + colour, 0, 255) - region)
+        paint = texture + colour
+        np.clip(paint, 0, 255, out=paint)
+        paint -= region
+        paint *= weight
+        region += paint
+
+
+@dataclasses.dataclass
+class _Layer:
+    """An object of a scene in the making: what is visible of it so far, its area before occlusion, where it lies."""
+
+    visible: np.ndarray
+    area: int
+    kind: int
+    centre: np.ndarray
+    radius: float
+    is_part: bool = False
+
+    def is_large_enough(self) -> bool:
+        area = np.count_nonzero(self.visible)
+        return area >= MIN_VISIBLE_AREA * self.visible.size and area >= MIN_VISIBLE_FRACTION * self.area
+
+
+def _crowding(place: np.ndarray, radius: float, drawn: list[_Layer]) -> float:
+    """How far an object there would reach into those already drawn; 0 is free."""
+    x, y = place.tolist()
+    return sum(
+        max(0.0, radius + layer.radius - math.hypot(x - layer.centre[0], y - layer.centre[1]))
+        for layer in drawn
+        if not layer.is_part
+    )
 
 
 @functools.cache
@@ -149,8 +184,8 @@ def _pictures(split: str) -> tuple[Image.Image, ...]:
 
 
 @functools.cache
-def _textures(split: str) -> tuple[np.ndarray, ...]:
-    return tuple(np.asarray(picture) for picture in _pictures(split))
+def _textures(split: str, chroma: bool) -> tuple[np.ndarray, ...]:
+    return tuple(np.asarray(picture if chroma else picture.convert("L")) for picture in _pictures(split))
 
 
 def _background(rng: np.random.Generator, split: str, size: int) -> np.ndarray:
@@ -160,46 +195,38 @@ def _background(rng: np.random.Generator, split: str, size: int) -> np.ndarray:
     shortest = min(picture.size)
     side = rng.uniform(min(0.4, size / shortest), 1.0) * shortest
     x, y = rng.uniform(0, picture.width - side), rng.uniform(0, picture.height - side)
-    crop = picture.resize((size, size), Image.BILINEAR, box=(x, y, x + side, y + side))
-    pixels = np.array(crop, np.float32)
-    return pixels[:, ::-1].copy() if rng.random() < 0.5 else pixels
+    crop = picture.resize((size, size), Image.BILINEAR, box=(x, y, x + side, y + side), reducing_gap=2.0)
+    pixels = np.asarray(crop)[:, :: 1 if rng.random() < 0.5 else -1]
+    return pixels.astype(np.float32, order="C")
 
 
-def _texture(rng: np.random.Generator, split: str, hw: tuple[int, int]) -> np.ndarray:
-    """A crop of a photograph, float32 [h, w, 3]; mirrored where the photograph is smaller than the crop."""
-    textures = _textures(split)
+def _texture(rng: np.random.Generator, split: str, hw: tuple[int, int], chroma: bool) -> np.ndarray:
+    """A crop of a photograph around its mean, float32 [h, w, 3 if chroma else 1]; mirrored where it ends."""
+    textures = _textures(split, chroma)
     pixels = textures[rng.integers(len(textures))]
-    missing = [max(0, want - have) for want, have in zip(hw, pixels.shape, strict=False)]
+    missing = [max(0, hw[axis] - pixels.shape[axis]) for axis in range(2)]
     if any(missing):
-        pixels = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
+        padding = [(0, missing[0]), (0, missing[1]), (0, 0)]
+        pixels = np.pad(pixels, padding[: pixels.ndim], mode="symmetric")
     y = rng.integers(pixels.shape[0] - hw[0] + 1)
     x = rng.integers(pixels.shape[1] - hw[1] + 1)
-    return pixels[y : y + hw[0], x : x + hw[1]].astype(np.float32)
+    crop = pixels[y : y + hw[0], x : x + hw[1]].astype(np.float32).reshape(*hw, -1)
+    return crop - crop.mean((0, 1))
 
 
-def _is_large_enough(visible: np.ndarray, own_area: int) -> bool:
-    area = np.count_nonzero(visible)
-    return area >= MIN_VISIBLE_AREA * visible.size and area >= MIN_VISIBLE_FRACTION * own_area
-
-
-def _record(image_id: str, image: np.ndarray, drawn: list) -> dict:
-    height, width = image.shape[:2]
-    kept = [(mask, kind) for mask, own_area, kind in drawn if _is_large_enough(mask, own_area)]
-    boxes = []
-    for mask, _ in kept:
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        boxes.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+def _record(image_id: str, image: np.ndarray, drawn: list[_Layer]) -> dict:
+    kept = [layer for layer in drawn if layer.is_large_enough()]
     return {
         "image": image,
         "image_id": image_id,
-        "height": height,
-        "width": width,
+        "height": image.shape[0],
+        "width": image.shape[1],
         "objects": {
             "id": np.arange(len(kept), dtype=np.int64),
-            "box": np.asarray(boxes, np.float32).reshape(-1, 4),
-            "category": np.asarray([kind for _, kind in kept], np.int32),
+            "box": np.asarray([mask_box(layer.visible) for layer in kept], np.float32).reshape(-1, 4),
+            "category": np.asarray([layer.kind for layer in kept], np.int32),
             "crowd": np.zeros(len(kept), bool),
-            "area": np.asarray([mask.sum() for mask, _ in kept], np.float32),
-            "rle": [encode_mask(mask) for mask, _ in kept],
+            "area": np.asarray([np.count_nonzero(layer.visible) for layer in kept], np.float32),
+            "rle": [encode_mask(layer.visible) for layer in kept],
         },
     }

@@ -126,9 +126,11 @@ def mask_cells(mask: np.ndarray, stride: int) -> np.ndarray:
     """
     if stride == 1:
         return mask.astype(np.uint8)
-    side = mask.shape[0] // stride
-    counts = mask.reshape(side, stride, side, stride).sum((1, 3), dtype=np.int32)
-    cells = (2 * counts >= stride * stride).astype(np.uint8)
+    # Adding strided slices is several times faster than a reduction over two short axes.
+    mask = mask.astype(np.int32 if stride > 15 else np.uint8)
+    rows = sum(mask[shift::stride] for shift in range(stride))
+    counts = sum(rows[:, shift::stride] for shift in range(stride))
+    cells = (counts >= (stride * stride + 1) // 2).astype(np.uint8)
     if not cells.any() and counts.any():
         cells.flat[np.argmax(counts)] = 1
     return cells
