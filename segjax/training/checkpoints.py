@@ -1,7 +1,7 @@
 """Checkpoints of a run: state and config together, written in the background, read back on any mesh.
 
-Where a run's parameters come from, in this order: its own newest readable checkpoint (everything is resumed), else
-`config.init_from` (parameters and constants of another run), else the task's initialisation.
+Where a run's parameters come from, in this order: its own newest readable checkpoint (everything is resumed),
+else `config.init_from` (parameters and constants of another run), else the task's initialisation.
 """
 
 import logging
@@ -33,9 +33,7 @@ class Checkpoints:
     best_mode: "max" or "min".
     """
 
-    def __init__(
-        self, directory: str | pathlib.Path, *, keep: int = 2, best: str = "", best_mode: str = "max"
-    ) -> None:
+    def __init__(self, directory: str | pathlib.Path, *, keep: int = 2, best: str = "", best_mode: str = "max") -> None:
         self.directory = pathlib.Path(directory).absolute()
         policies: list[preservation_policy.PreservationPolicy] = [preservation_policy.LatestN(n=keep)]
         if best:
@@ -67,9 +65,7 @@ class Checkpoints:
         """Steps saved, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(
-        self, state: TrainState, meta: Mapping[str, Any], metrics: Mapping[str, float] | None = None
-    ) -> None:
+    def save(self, state: TrainState, meta: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> None:
         """Starts a save of the state at its step; returns once the arrays are copied off the devices.
 
         meta: JSON; the versions of jax and segjax are added. A step that is saved already is left alone.
@@ -100,8 +96,9 @@ class Checkpoints:
     def restore(self, shapes: TrainState, shardings: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """(state on the mesh of `shardings`, meta) of the newest checkpoint that can be read; None if there is none.
 
-        A checkpoint that cannot be read is passed over with a warning and moved aside, so that its step can be
-        saved again. Raises CheckpointError when none can be read, or when the parameters are of another model.
+        A checkpoint that cannot be read is passed over with a warning and moved aside, so that its step can
+        be saved again. Raises CheckpointError when none can be read, or when the parameters are of another
+        model.
         """
         target = {
             name: jax.tree.map(
@@ -162,7 +159,8 @@ def load_variables(
             wanted = {"ema": tree["ema"], "constants": tree["constants"]}
         args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         arrays = ocp.PyTreeCheckpointHandler().restore(
-            folder / str(at) / "state", args=ocp.args.PyTreeRestore(item=wanted, restore_args=args, partial_restore=True)
+            folder / str(at) / "state",
+            args=ocp.args.PyTreeRestore(item=wanted, restore_args=args, partial_restore=True),
         )
         meta = ocp.JsonCheckpointHandler().restore(folder / str(at) / "meta")
         params = arrays["ema"] if "ema" in arrays else arrays["params"]
@@ -180,9 +178,7 @@ def newest_readable(directory: pathlib.Path, steps: list[int], read: Any) -> tup
         except CheckpointError:
             raise
         except Exception as error:  # noqa: BLE001 - a damaged file surfaces as whatever its reader stumbles over
-            unreadable[step] = (
-                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-            )
+            unreadable[step] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
             logger.warning(
                 "checkpoint %s is corrupt or half-written and is passed over (%s)",
                 directory / str(step),
@@ -208,9 +204,7 @@ def check_parameters(expected: Any, found: Any, *, source: str, kind: str = "par
     problems = {
         "missing": [f"{p} {want[p]}" for p in want if p not in have],
         "unexpected": [f"{p} {have[p]}" for p in have if p not in want],
-        "misshapen": [
-            f"{p} is {have[p]}, expected {want[p]}" for p in want if p in have and have[p] != want[p]
-        ],
+        "misshapen": [f"{p} is {have[p]}, expected {want[p]}" for p in want if p in have and have[p] != want[p]],
     }
     if any(problems.values()):
         lines = [

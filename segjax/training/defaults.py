@@ -77,9 +77,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     )
     profile = tuple(config.profile_steps)
     if profile:
-        _expect(
-            len(profile) == 2 and profile[0] <= profile[1], "profile_steps", profile, "(first, last) or ()"
-        )
+        _expect(len(profile) == 2 and profile[0] <= profile[1], "profile_steps", profile, "(first, last) or ()")
 
 
 def flat_keys(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, object]:

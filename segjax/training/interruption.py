@@ -26,9 +26,9 @@ class Interrupted(SystemExit):
 class Interruption:
     """Notes SIGTERM and SIGINT while entered, and leaves it to the loop to save and stop.
 
-    However often the signal comes, nothing but the note happens, so a second one cannot break the save that the
-    first one asked for. With several processes jax's preemption service watches for SIGTERM instead, and names a
-    step that all of them reach before they stop together.
+    However often the signal comes, nothing but the note happens, so a second one cannot break the save that
+    the first one asked for. With several processes jax's preemption service watches for SIGTERM instead, and
+    names a step that all of them reach before they stop together.
     """
 
     def __init__(self) -> None:

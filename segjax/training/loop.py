@@ -6,7 +6,7 @@ import functools
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from segjax.training.monitor import Monitor
 from segjax.training.optimizer import make_optimizer, make_schedule
 from segjax.training.resume import plain, record_config
 from segjax.training.state import TrainState, create_state
-from segjax.training.step import compile_step, make_train_step
+from segjax.training.step import CompiledStep, make_train_step
 from segjax.training.task import Task, Variables
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Run:
     task: Task
     config: ml_collections.ConfigDict
     mesh: Mesh
-    step: Callable
+    step: CompiledStep
     checkpoints: ckpt.Checkpoints
     writer: MetricWriter
 
@@ -69,10 +69,10 @@ def train(
     """Trains to config.total_steps and returns the state; resumes when workdir holds a checkpoint.
 
     Parameters come from the run's own newest checkpoint, else from `variables` or config.init_from, else from
-    task.init. config: `segjax.training.defaults.base_config` plus the task's own fields. workdir receives config.json,
-    metrics.jsonl, tb/, pictures/ and checkpoints/.
-    Raises ValueError for a config that does not fit, CheckpointError, NonFiniteError when loss or gradients blow up
-    (the state before that step is saved), Interrupted (a SystemExit) after SIGTERM or SIGINT, saved.
+    task.init. config: `segjax.training.defaults.base_config` plus the task's own fields. workdir receives
+    config.json, metrics.jsonl, tb/, pictures/ and checkpoints/. Raises ValueError for a config that does not
+    fit, CheckpointError, NonFiniteError when loss or gradients blow up (the state before that step is saved),
+    Interrupted (a SystemExit) after SIGTERM or SIGINT, saved.
     """
     check_config(config)
     workdir = pathlib.Path(workdir).absolute()
@@ -95,7 +95,7 @@ def train(
             task.loss, optimizer, schedule, microbatches=config.microbatches, ema_decay=config.ema_decay
         )
         writer = stack.enter_context(MetricWriter(workdir, step=done, total_steps=config.total_steps))
-        run = Run(task, config, mesh, compile_step(step, shardings, mesh), checkpoints, writer)
+        run = Run(task, config, mesh, CompiledStep(step, shardings, mesh), checkpoints, writer)
         batches = task.batches(
             "train",
             batch_size=config.batch_size,

@@ -16,8 +16,8 @@ from PIL import Image
 class MetricWriter:
     """Writes workdir/metrics.jsonl, workdir/tb and workdir/pictures. Only process 0 writes; others do nothing.
 
-    step: where the run starts. Rows after it are dropped from metrics.jsonl: they belong to steps that were lost
-    when the run was killed and are about to be done again. A context manager.
+    step: where the run starts. Rows after it are dropped from metrics.jsonl: they belong to steps that were
+    lost when the run was killed and are about to be done again. A context manager.
     """
 
     def __init__(self, workdir: str | pathlib.Path, *, step: int = 0, total_steps: int = 0) -> None:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from segjax.training.metrics import means
+from segjax.training.step import CompiledStep
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Monitor:
 
     def __init__(
         self,
-        step: Callable,
+        step: CompiledStep,
         batch_size: int,
         profile_steps: Sequence[int] = (),
         profile_dir: pathlib.Path | None = None,
@@ -117,7 +118,7 @@ class Monitor:
         return row
 
     def _check_compilations(self) -> None:
-        count = self._step._cache_size()
+        count = self._step.compilations
         if count > 1 and not self._warned:
             self._warned = True
             logger.error(

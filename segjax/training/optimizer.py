@@ -1,7 +1,7 @@
 """AdamW with masked weight decay, layer-wise learning rates, warm-up and a schedule.
 
-Sources: decoupled weight decay, Loshchilov and Hutter 2019; layer-wise rate decay as in BEiT (Bao et al. 2022,
-appendix), used by MAE and SAM; schedules: Segment Anything appendix A (step), MAE appendix A (cosine).
+Sources: decoupled weight decay, Loshchilov and Hutter 2019; layer-wise rate decay as in BEiT (Bao et al.
+2022, appendix), used by MAE and SAM; schedules: Segment Anything appendix A (step), MAE appendix A (cosine).
 """
 
 import re
@@ -15,11 +15,9 @@ import optax
 Schedule = Callable[[Any], jax.Array]
 
 SCHEDULES = ("constant", "cosine", "step")
-# Learned tables (positions, tokens, point and class embeddings) are not weights of a map: decay would only pull
-# them to the origin. A module's kernel is one, whatever the module is called (patch_embed/kernel).
-_NO_DECAY = re.compile(
-    r"pos_embed|rel_pos|relative_pos|norm|(^|/)[^/]*(bias|scale|tokens?|embeds?|embeddings?)$"
-)
+# Learned tables (positions, tokens, point and class embeddings) are not weights of a map: decay would only
+# pull them to the origin. A module's kernel is one, whatever the module is called (patch_embed/kernel).
+_NO_DECAY = re.compile(r"pos_embed|rel_pos|relative_pos|norm|(^|/)[^/]*(bias|scale|tokens?|embeds?|embeddings?)$")
 
 
 def parameter_path(path: Sequence[Any]) -> str:
@@ -46,9 +44,7 @@ def make_schedule(
     if schedule not in SCHEDULES:
         raise ValueError(f"optimizer.schedule is {schedule!r}; expected one of {', '.join(SCHEDULES)}")
     if not 0 <= warmup_steps <= total_steps:
-        raise ValueError(
-            f"optimizer.warmup_steps is {warmup_steps}; expected 0 to total_steps ({total_steps})"
-        )
+        raise ValueError(f"optimizer.warmup_steps is {warmup_steps}; expected 0 to total_steps ({total_steps})")
     boundaries = tuple(boundaries)
     if list(boundaries) != sorted(set(boundaries)):
         raise ValueError(f"optimizer.boundaries is {boundaries}; expected steps in ascending order")
@@ -83,9 +79,9 @@ def decay_mask(params: Any) -> Any:
 def layer_scales(params: Any, layer_decay: float, trunk: str) -> Any:
     """Factor on the learning rate of each parameter: layer_decay ** (depth + 1 - layer), 1 outside the trunk.
 
-    `<trunk>/patch_embed` and `<trunk>/pos_embed` are layer 0, `<trunk>/block_i` is layer i + 1; the depth is the
-    number of blocks found. trunk is a regex; "" means that the blocks lie at the top of the tree.
-    Raises ValueError when no block is found, naming the modules there are.
+    `<trunk>/patch_embed` and `<trunk>/pos_embed` are layer 0, `<trunk>/block_i` is layer i + 1; the depth is
+    the number of blocks found. trunk is a regex; "" means that the blocks lie at the top of the tree. Raises
+    ValueError when no block is found, naming the modules there are.
     """
     prefix = f"(?:^|/)(?:{trunk})/" if trunk else "^"
     stem, block = (

@@ -33,8 +33,8 @@ def plain(config: ml_collections.ConfigDict) -> dict:
 def record_config(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, resuming: bool) -> None:
     """Writes workdir/config.json; first, when resuming, holds the config against the one that is there.
 
-    Raises ValueError that names each key whose change would make the resumed run another experiment; the changes
-    that would not are logged.
+    Raises ValueError that names each key whose change would make the resumed run another experiment; the
+    changes that would not are logged.
     """
     path = workdir / "config.json"
     new = plain(config)
@@ -43,9 +43,7 @@ def record_config(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, r
         absent = "(absent)"
         changed = {k for k in {*old, *now} if old.get(k, absent) != now.get(k, absent)}
         allowed = re.compile("|".join(f"(?:{p})" for p in (*MAY_CHANGE, *config.checkpoint.may_change)))
-        said = lambda keys: "; ".join(
-            f"{k}: {old.get(k, absent)!r} -> {now.get(k, absent)!r}" for k in sorted(keys)
-        )
+        said = lambda keys: "; ".join(f"{k}: {old.get(k, absent)!r} -> {now.get(k, absent)!r}" for k in sorted(keys))
         if barred := {k for k in changed if not allowed.fullmatch(k)}:
             raise ValueError(
                 f"{workdir} holds a run with another config ({said(barred)}). Use another workdir, restore these "

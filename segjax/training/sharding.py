@@ -79,10 +79,10 @@ def state_shardings(
 ) -> Any:
     """A NamedSharding for each array of a state or variables tree (arrays or ShapeDtypeStructs).
 
-    The largest dimension that the fsdp axis divides is split, for arrays of at least `floor` elements; the rest
-    stays whole. An override (regex, axes) whose regex is found in the array's path decides instead; the path of an
-    optimizer moment ends with its parameter's path, so unanchored regexes serve both.
-    Raises ValueError for an override that does not fit, or, when fsdp > 1, if more than `unsharded_tolerance` of the
+    The largest dimension that the fsdp axis divides is split, for arrays of at least `floor` elements; the
+    rest stays whole. An override (regex, axes) whose regex is found in the array's path decides instead; the
+    path of an optimizer moment ends with its parameter's path, so unanchored regexes serve both. Raises
+    ValueError for an override that does not fit, or, when fsdp > 1, if more than `unsharded_tolerance` of the
     bytes stays whole: the message names the largest such arrays.
     """
     rules = [(re.compile(pattern), tuple(axes)) for pattern, axes in overrides]
@@ -101,9 +101,7 @@ def state_shardings(
                     f"mesh.overrides gives {name} of shape {leaf.shape} the axes {rule}: one per dimension"
                 )
             spec = _largest_divisible(leaf.shape, mesh.shape["fsdp"], floor)
-        bytes_ = (
-            0 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.size * leaf.dtype.itemsize
-        )
+        bytes_ = 0 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.size * leaf.dtype.itemsize
         total += bytes_
         if not any(spec):
             whole.append((bytes_, f"{name} {leaf.shape}"))

@@ -27,9 +27,9 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """The state after one step on a batch [B, ...], and scalar metrics.
 
-    Loss, gradient and metrics are sums over the batch divided once by its weight, so that neither microbatches nor
-    devices nor placeholder rows of weight 0 change them; a batch of no weight has gradient 0.
-    When the loss or the gradient is not finite, the state stays as it was (`TrainState.finite`).
+    Loss, gradient and metrics are sums over the batch divided once by its weight, so that neither
+    microbatches nor devices nor placeholder rows of weight 0 change them; a batch of no weight has gradient
+    0. When the loss or the gradient is not finite, the state stays as it was (`TrainState.finite`).
     """
     key = jax.random.fold_in(state.key, state.step)
     grads, loss, weight, sums = gradient_sums(loss_fn, state, batch, key, microbatches)
@@ -40,11 +40,7 @@ def train_step(
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema = (
-        jax.tree.map(lambda e, p: ema_decay * e + (1.0 - ema_decay) * p, state.ema, params)
-        if ema_decay
-        else None
-    )
+    ema = jax.tree.map(lambda e, p: ema_decay * e + (1.0 - ema_decay) * p, state.ema, params) if ema_decay else None
     old = (state.step, state.params, state.opt_state, state.ema)
     new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), (state.step + 1, params, opt_state, ema), old)
     metrics = {**means, "loss": loss, "grad_norm": grad_norm, "lr": schedule(state.step), "finite": finite}
@@ -101,11 +97,37 @@ def make_train_step(
     )
 
 
-def compile_step(step: Callable, state_shardings: Any, mesh: Mesh) -> Callable:
-    """Jits a step with fixed shardings; the state passed in is given up (donated). Call it under the mesh."""
-    return jax.jit(
-        step,
-        in_shardings=(state_shardings, batch_sharding(mesh)),
-        out_shardings=(state_shardings, replicated(mesh)),
-        donate_argnums=0,
-    )
+class CompiledStep:
+    """A step jitted with fixed shardings. The state passed in is given up (donated). Call it under the mesh.
+
+    The run's key goes in beside the rest of the state and never comes out: it does not change, and a typed
+    key that passes through jit comes back with its sharding written another way, which looks like a new
+    signature.
+    """
+
+    def __init__(self, step: Callable, state_shardings: TrainState, mesh: Mesh) -> None:
+        def keyless(state: TrainState, key: jax.Array, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+            state, metrics = step(state.replace(key=key), batch)
+            return state.replace(key=None), metrics
+
+        inside = state_shardings.replace(key=None)
+        self._jitted = jax.jit(
+            keyless,
+            in_shardings=(inside, state_shardings.key, batch_sharding(mesh)),
+            out_shardings=(inside, replicated(mesh)),
+            donate_argnums=0,
+        )
+
+    def __call__(self, state: TrainState, batch: Mapping[str, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
+        """(state after the step, metrics on the device)."""
+        new, metrics = self._jitted(state.replace(key=None), state.key, batch)
+        return new.replace(key=state.key), metrics
+
+    def lower(self, state: TrainState, batch: Mapping[str, Any]) -> jax.stages.Lowered:
+        """Lowers for arrays or ShapeDtypeStructs, to compile ahead of time or to read the program."""
+        return self._jitted.lower(state.replace(key=None), state.key, batch)
+
+    @property
+    def compilations(self) -> int:
+        """Signatures seen so far; one, unless batches change their shapes or dtypes."""
+        return self._jitted._cache_size()
