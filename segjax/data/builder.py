@@ -1,4 +1,4 @@
-"""Prepared data on disk: written by one TFDS builder as ArrayRecord, read back as a random-access source of records.
+"""Prepared data on disk: written by one TFDS builder as ArrayRecord, read back by random access.
 
 TensorFlow is neither needed nor imported: images travel as encoded bytes, masks as text.
 """
@@ -9,6 +9,7 @@ import io
 import json
 import pathlib
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,11 +22,12 @@ from segjax.data.records import OBJECT_FIELDS, OPTIONAL_OBJECT_FIELDS, Record
 
 INFO_FILE = "info.json"
 NUMPY_OF = OBJECT_FIELDS | OPTIONAL_OBJECT_FIELDS
+_OPENING = threading.Lock()  # grain reads with many threads; one of them opens the files.
 
 
 @dataclasses.dataclass(frozen=True)
 class PreparedInfo:
-    """What a prepared folder holds. `category_ids` are the raw files' own ids of the contiguous classes 0..K-1."""
+    """What a prepared folder holds. `category_ids` are the raw files' own ids of the classes 0..K-1."""
 
     source: str
     splits: Mapping[str, Mapping[str, int]]  # split -> {"images": n, "objects": n}
@@ -36,10 +38,11 @@ class PreparedInfo:
 
 
 class SegjaxRecords(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes the records of one or more splits; `splits` maps a name to a function that yields them in order."""
+    """Writes the records of one or more splits; `splits` maps a name to what yields them in order."""
 
     VERSION = tfds.core.Version("1.0.0")
-    # TFDS would look for download checksums beside this file, and needs importlib_resources, undeclared, to do so.
+    # TFDS would look for download checksums beside this file, and for that imports importlib_resources, which
+    # it does not declare as a dependency.
     code_path = None
 
     def __init__(
@@ -73,9 +76,7 @@ def _features(optional: Sequence[str], keypoints: int) -> tfds.features.Features
     for name in [*OBJECT_FIELDS, *(name for name in optional if name in OPTIONAL_OBJECT_FIELDS)]:
         dtype, shape = NUMPY_OF[name]
         shape = tuple(keypoints if size is None else size for size in shape)
-        objects[name] = (
-            tfds.features.Tensor(shape=shape, dtype=dtype) if shape else tfds.features.Scalar(dtype)
-        )
+        objects[name] = tfds.features.Tensor(shape=shape, dtype=dtype) if shape else tfds.features.Scalar(dtype)
     fields = {
         "image": tfds.features.Image(),
         "image_id": tfds.features.Text(),
@@ -108,7 +109,7 @@ def write_records(
     optional: Sequence[str] = (),
     keypoints: int = 0,
 ) -> None:
-    """Writes ArrayRecord files and TFDS metadata straight into `folder`, which is created. Images are encoded bytes."""
+    """Writes ArrayRecord files and TFDS metadata straight into `folder`. Images must be encoded bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     work = folder / "tfds"
     with _quiet(), contextlib.redirect_stdout(io.StringIO()):
@@ -129,7 +130,8 @@ def read_info(path: str | pathlib.Path) -> PreparedInfo:
     file = pathlib.Path(path) / INFO_FILE
     if not file.is_file():
         raise FileNotFoundError(
-            f"{path} is not prepared data: it has no {INFO_FILE}. Make it with `segjax prepare SOURCE RAW_DIR --out {path}`"
+            f"{path} is not prepared data: it has no {INFO_FILE}. "
+            f"Make it with `segjax prepare SOURCE RAW_DIR --out {path}`"
         )
     fields = json.loads(file.read_text())
     lists = {name: tuple(fields[name]) for name in ("categories", "category_ids", "optional")}
@@ -137,7 +139,7 @@ def read_info(path: str | pathlib.Path) -> PreparedInfo:
 
 
 def open_source(path: str | pathlib.Path, split: str) -> "RecordSource":
-    """Random-access source of the records of one split of a prepared folder; pickles, so grain's workers can have it.
+    """Random-access source of the records of one split of a prepared folder. It pickles, as grain's workers need.
 
     Raises FileNotFoundError when the folder is not prepared data, ValueError when it has no such split.
     """
@@ -148,7 +150,7 @@ def open_source(path: str | pathlib.Path, split: str) -> "RecordSource":
 
 
 class RecordSource:
-    """`len(source)` records; `source[i]` is a record (see segjax.data.records) with the image as encoded bytes."""
+    """`source[i]` is a record (see segjax.data.records) with the image as encoded bytes."""
 
     def __init__(self, path: pathlib.Path, split: str, info: PreparedInfo):
         self.path, self.split, self.info = path, split, info
@@ -169,11 +171,12 @@ class RecordSource:
         return self.__dict__ | {"_files": None}  # Open files stay behind; the other process opens its own.
 
     def _open(self) -> Any:
-        if self._files is None:
-            with _quiet():
-                builder = tfds.builder_from_directory(self.path)
-                skip = {"image": tfds.decode.SkipDecoding()}
-                self._files = builder.as_data_source(split=self.split, decoders=skip)
+        with _OPENING:
+            if self._files is None:
+                with _quiet():
+                    builder = tfds.builder_from_directory(self.path)
+                    skip = {"image": tfds.decode.SkipDecoding()}
+                    self._files = builder.as_data_source(split=self.split, decoders=skip)
         return self._files
 
 

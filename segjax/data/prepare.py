@@ -1,4 +1,4 @@
-"""Raw files -> prepared data: every record checked, written once, counted, and moved into place only when whole."""
+"""Raw files -> prepared data: every record checked and counted, the whole moved into place when complete."""
 
 import dataclasses
 import difflib
@@ -64,9 +64,7 @@ class Report:
             lines.append(f"  {name}: {split.images} images, {split.objects} objects, {split.seconds:.1f} s")
             for kind in ("images", "objects"):
                 for reason, count in sorted(getattr(split.skipped, kind).items(), key=lambda item: -item[1]):
-                    lines.append(
-                        f"    skipped {count} {kind}: {reason}, such as {split.skipped.examples[reason][0]}"
-                    )
+                    lines.append(f"    skipped {count} {kind}: {reason}, such as {split.skipped.examples[reason][0]}")
         return "\n".join(lines)
 
 
@@ -93,8 +91,8 @@ def prepare(
       options: the source's own, such as `difficulty` of synthetic scenes.
 
     What is broken is skipped and counted in the report. Raises ValueError for an unknown source or split,
-    EmptyDatasetError when a split ends up without images, FileNotFoundError for missing raw folders, FileExistsError
-    when `out` is taken. Whatever happens, `out` is never half-written.
+    EmptyDatasetError when a split ends up without images, FileNotFoundError for missing raw folders,
+    FileExistsError when `out` is taken. Whatever happens, `out` is never half-written.
     """
     raw = _open_raw(source_name, raw_dir, options)
     names = _chosen_splits(splits, raw, raw_dir or source_name)
@@ -105,8 +103,7 @@ def prepare(
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
     report = Report(source_name, str(out), {name: SplitReport() for name in names})
     readers = {
-        name: lambda name=name: _usable(raw, name, report.splits[name], limit, short_side, keep_empty)
-        for name in names
+        name: lambda name=name: _usable(raw, name, report.splits[name], limit, short_side, keep_empty) for name in names
     }
     try:
         builder.write_records(partial, readers, optional=raw.optional, keypoints=raw.keypoints)
@@ -140,13 +137,9 @@ def _check_target(out: pathlib.Path, overwrite: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / builder.INFO_FILE).is_file():
-        raise FileExistsError(
-            f"{out} exists and is not prepared data, so it is not touched; choose another place"
-        )
+        raise FileExistsError(f"{out} exists and is not prepared data, so it is not touched; choose another place")
     if not overwrite:
-        raise FileExistsError(
-            f"{out} already holds prepared data; pass overwrite=True (--overwrite) to replace it"
-        )
+        raise FileExistsError(f"{out} already holds prepared data; pass overwrite=True (--overwrite) to replace it")
 
 
 def _move_into_place(partial: pathlib.Path, out: pathlib.Path) -> None:
@@ -173,16 +166,11 @@ def _usable(
         yield record
     report.seconds = round(time.perf_counter() - start, 3)
     if report.images == 0:
-        reasons = (
-            ", ".join(f"{count} {reason}" for reason, count in report.skipped.images.items())
-            or "nothing found"
-        )
+        reasons = ", ".join(f"{count} {reason}" for reason, count in report.skipped.images.items()) or "nothing found"
         raise EmptyDatasetError(f"split {split!r} has no usable image: {reasons}")
 
 
-def _checked(
-    records: Iterator[Record], skipped: Skipped, short_side: int | None, keep_empty: bool
-) -> Iterator[Record]:
+def _checked(records: Iterator[Record], skipped: Skipped, short_side: int | None, keep_empty: bool) -> Iterator[Record]:
     seen: set[str] = set()
     for record in records:
         try:
@@ -204,9 +192,7 @@ def _checked(
 
 
 def _info(raw: RawSource, report: Report) -> builder.PreparedInfo:
-    counts = {
-        name: {"images": split.images, "objects": split.objects} for name, split in report.splits.items()
-    }
+    counts = {name: {"images": split.images, "objects": split.objects} for name, split in report.splits.items()}
     return builder.PreparedInfo(
         report.source,
         counts,

@@ -1,7 +1,7 @@
 """The one record schema: a picture and its object masks, whatever data set they came from.
 
-A record is a dict. Pixels are those of the stored picture; boxes are continuous edges, so a mask that fills pixel
-columns a..b has x1 = a and x2 = b + 1.
+A record is a dict. Pixels are those of the stored picture; boxes are continuous edges, so a mask that fills
+pixel columns a..b has x1 = a and x2 = b + 1.
 
   image     encoded PNG or JPEG bytes, or uint8 [H, W, 3]
   image_id  str, unique in its split
@@ -40,14 +40,11 @@ OPTIONAL_OBJECT_FIELDS = {
 
 
 class RecordError(ValueError):
-    """A record (or the raw file it is made from) breaks the schema. `reason` is the short form that reports count."""
+    """A record breaks the schema. `reason` is the short form, without names, that reports count."""
 
     def __init__(self, where: str, field: str, found: str, expected: str):
         self.reason = f"{field}: expected {expected}"
         super().__init__(f"{where}: {field} is {found}; expected {expected}")
-
-
-# --- masks ----------------------------------------------------------------------------------------------------
 
 
 def encode_mask(mask: np.ndarray) -> str:
@@ -61,8 +58,8 @@ def encode_mask(mask: np.ndarray) -> str:
 def decode_mask(rle: str, height: int, width: int) -> np.ndarray:
     """Mask bool [height, width] of COCO compressed run lengths.
 
-    Raises RecordError when the runs do not add up to height * width pixels: pycocotools itself would hand back
-    uninitialised memory for the missing ones.
+    Raises RecordError when the runs do not add up to height * width pixels: pycocotools itself would hand
+    back uninitialised memory for the missing ones.
     """
     check_runs(run_lengths(rle), height, width, "mask")
     return coco_mask.decode({"size": [height, width], "counts": rle.encode("ascii")}).astype(bool)
@@ -71,8 +68,8 @@ def decode_mask(rle: str, height: int, width: int) -> np.ndarray:
 def run_lengths(rle: str) -> np.ndarray:
     """Run lengths int64 [n] of a compressed COCO string: outside first, then alternating, down the columns.
 
-    The code is LEB128-like: 5 bits a character, low bits first, 0x20 marks continuation; from the fourth run on each
-    number is the difference to the run two before (pycocotools, rleFrString).
+    The code is LEB128-like: 5 bits a character, low bits first, 0x20 marks continuation; from the fourth run
+    on each number is the difference to the run two before (pycocotools, rleFrString).
     """
     codes = np.frombuffer(rle.encode("utf-8"), np.uint8).astype(np.int64) - 48
     if codes.size == 0:
@@ -98,18 +95,13 @@ def check_runs(runs: np.ndarray, height: int, width: int, where: str) -> None:
     total = int(np.sum(runs))
     if total != height * width or (len(runs) and np.min(runs) < 0):
         found = f"runs of {total} pixels in all" if len(runs) == 0 or np.min(runs) >= 0 else "a negative run"
-        raise RecordError(
-            where, "rle", f"{found} for an image of {height} x {width}", "runs that fit the image"
-        )
+        raise RecordError(where, "rle", f"{found} for an image of {height} x {width}", "runs that fit the image")
 
 
 def mask_box(mask: np.ndarray) -> np.ndarray:
     """Exact box float32 [4], x1 y1 x2 y2, of a mask [H, W] that is not empty."""
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
-
-
-# --- pictures -------------------------------------------------------------------------------------------------
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -119,17 +111,12 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-# --- objects and whole records --------------------------------------------------------------------------------
-
-
 def stack_objects(rows: Sequence[Mapping[str, Any]], optional: Sequence[str] = ()) -> dict[str, Any]:
-    """The `objects` dict of a record from one dict per object, each with the schema's fields and those of `optional`."""
+    """The `objects` of a record from one dict per object, with the schema's fields and those of `optional`."""
     objects: dict[str, Any] = {}
     for name, (dtype, shape) in (OBJECT_FIELDS | {k: OPTIONAL_OBJECT_FIELDS[k] for k in optional}).items():
         # A picture without objects still has rows of the right width (keypoints: of none, their number is unknown).
-        objects[name] = np.array([row[name] for row in rows], dtype).reshape(
-            len(rows), *_concrete(shape, rows, name)
-        )
+        objects[name] = np.array([row[name] for row in rows], dtype).reshape(len(rows), *_concrete(shape, rows, name))
     objects["rle"] = [row["rle"] for row in rows]
     return objects
 
@@ -155,9 +142,7 @@ def validate_record(record: Mapping[str, Any]) -> None:
             raise RecordError(where, name, repr(value), "an int of at least 1")
     found = image_size(record["image"], where)
     if found != (height, width):
-        raise RecordError(
-            where, "image", f"{found[0]} x {found[1]} pixels", f"height x width = {height} x {width}"
-        )
+        raise RecordError(where, "image", f"{found[0]} x {found[1]} pixels", f"height x width = {height} x {width}")
     _validate_objects(record["objects"], height, width, where)
 
 
@@ -174,9 +159,7 @@ def image_size(image: bytes | np.ndarray, where: str) -> tuple[int, int]:
         with Image.open(io.BytesIO(image)) as opened:
             return opened.height, opened.width
     except Exception as error:  # Pillow raises OSError, SyntaxError and others for broken headers.
-        raise RecordError(
-            where, "image", f"{len(image)} bytes that Pillow cannot open ({error})", expected
-        ) from error
+        raise RecordError(where, "image", f"{len(image)} bytes that Pillow cannot open ({error})", expected) from error
 
 
 def _validate_objects(objects: Mapping[str, Any], height: int, width: int, where: str) -> None:
@@ -186,9 +169,7 @@ def _validate_objects(objects: Mapping[str, Any], height: int, width: int, where
             raise RecordError(where, f"objects.{name}", "missing", "a field that every record has")
     for name in objects:
         if name not in known and name != "rle":
-            raise RecordError(
-                where, f"objects.{name}", "an unknown field", f"one of {sorted([*known, 'rle'])}"
-            )
+            raise RecordError(where, f"objects.{name}", "an unknown field", f"one of {sorted([*known, 'rle'])}")
     count = len(objects["rle"])
     for name in known.keys() & objects.keys():
         dtype, shape = known[name]
@@ -206,7 +187,10 @@ def _validate_objects(objects: Mapping[str, Any], height: int, width: int, where
         rle = objects["rle"][index]
         if not isinstance(rle, str):
             raise RecordError(row, "rle", type(rle).__name__, "a str")
-        check_runs(run_lengths(rle), height, width, row)
+        runs = run_lengths(rle)
+        check_runs(runs, height, width, row)
+        if not runs[1::2].any():
+            raise RecordError(row, "rle", "an empty mask", "a mask of at least one pixel")
 
 
 def check_box(box: np.ndarray, height: int, width: int, where: str) -> None:
@@ -215,6 +199,4 @@ def check_box(box: np.ndarray, height: int, width: int, where: str) -> None:
     if not np.all(np.isfinite(box)) or not (box[0] < box[2] and box[1] < box[3]):
         raise RecordError(where, "box", f"{box.tolist()}", "finite x1 y1 x2 y2 with x1 < x2 and y1 < y2")
     if box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height:
-        raise RecordError(
-            where, "box", f"{box.tolist()} in an image of {height} x {width}", "a box inside the image"
-        )
+        raise RecordError(where, "box", f"{box.tolist()} in an image of {height} x {width}", "a box inside the image")

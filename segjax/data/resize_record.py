@@ -1,4 +1,4 @@
-"""Shrinking a stored record: picture and masks together, so that prepared data of huge photographs stays small."""
+"""Shrinking a record, picture and masks together, so that prepared data of huge photographs stays small."""
 
 import io
 
@@ -12,9 +12,9 @@ JPEG_QUALITY = 95
 
 
 def shrink_to_short_side(record: Record, short_side: int, skipped: Skipped) -> Record:
-    """The record with its shorter side at most `short_side` px, aspect ratio kept; unchanged if it already is.
+    """The record with its shorter side at most `short_side` px, aspect kept; unchanged if it already is.
 
-    The picture is filtered bilinearly with antialiasing; a mask pixel is set where at least half its area was.
+    The picture is filtered bilinearly with antialiasing; a mask pixel is set where half its area or more was.
     Boxes and areas follow the new masks; annotated areas scale. Objects that vanish are counted in `skipped`.
     """
     if short_side < 1:
@@ -29,9 +29,7 @@ def shrink_to_short_side(record: Record, short_side: int, skipped: Skipped) -> R
     for index, rle in enumerate(objects["rle"]):
         mask = _shrink_mask(decode_mask(rle, height, width), size)
         if not mask.any():
-            skipped.object(
-                "object vanishes at this short_side", f"{record['image_id']}, object {objects['id'][index]}"
-            )
+            skipped.object("object vanishes at this short_side", f"{record['image_id']}, object {objects['id'][index]}")
             continue
         kept.append(index)
         boxes.append(mask_box(mask))
@@ -41,9 +39,7 @@ def shrink_to_short_side(record: Record, short_side: int, skipped: Skipped) -> R
     shrunk["area"] = (shrunk["area"] * ratio.prod()).astype(np.float32)
     shrunk["box"] = np.array(boxes, np.float32).reshape(-1, 4)
     if "keypoints" in shrunk:
-        shrunk["keypoints"] = np.concatenate(
-            [shrunk["keypoints"][..., :2] * ratio, shrunk["keypoints"][..., 2:]], -1
-        )
+        shrunk["keypoints"] = np.concatenate([shrunk["keypoints"][..., :2] * ratio, shrunk["keypoints"][..., 2:]], -1)
     image = _shrink_picture(record["image"], size)
     return record | {"image": image, "height": size[0], "width": size[1], "objects": shrunk | {"rle": rles}}
 

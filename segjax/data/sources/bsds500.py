@@ -1,6 +1,6 @@
 """BSDS500 (Arbelaez et al., 2011): every annotator's regions become masks, so whole and part are both there.
 
-  <raw>/images/<split>/<id>.jpg  with  <raw>/groundTruth/<split>/<id>.mat  (Berkeley's archive keeps both under data/)
+  <raw>/images/<split>/<id>.jpg  with  <raw>/groundTruth/<split>/<id>.mat  (in Berkeley's archive under data/)
 
 The licence is research use only.
 """
@@ -21,6 +21,7 @@ from segjax.data.sources.raw import (
     objects_from_map,
     read_picture,
     require_folder,
+    split_order,
 )
 
 
@@ -34,19 +35,11 @@ class Bsds500:
 
     def __init__(self, raw_dir: str | pathlib.Path):
         raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")
-        nested = [
-            raw_dir / part
-            for part in ("data", "BSDS500/data", "BSR/BSDS500/data")
-            if (raw_dir / part).is_dir()
-        ]
+        nested = [raw_dir / part for part in ("data", "BSDS500/data", "BSR/BSDS500/data") if (raw_dir / part).is_dir()]
         self.raw_dir = nested[0] if nested else raw_dir
         images = require_folder(self.raw_dir / "images", "BSDS500's images")
         require_folder(self.raw_dir / "groundTruth", "BSDS500's groundTruth")
-        order = {"train": 0, "val": 1, "test": 2}
-        found = sorted(
-            (path.name for path in images.iterdir() if path.is_dir()), key=lambda name: order.get(name, 3)
-        )
-        self.splits = tuple(found)
+        self.splits = tuple(sorted((path.name for path in images.iterdir() if path.is_dir()), key=split_order))
 
     def records(self, split: str, skipped: Skipped) -> Iterator[Record]:
         """Records of a split, by file name. Broken pictures and annotations are skipped and counted."""

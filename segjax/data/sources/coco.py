@@ -1,8 +1,8 @@
 """COCO-format folders (Lin et al., 2014): an annotation JSON per split and a folder of images.
 
-Annotations are <raw>/[annotations/]<anything>.json with "images" and "annotations" lists; the split is the file's
-name without "instances_" (instances_val2017.json -> val2017), or plain "train" / "val" when it is the only one of that
-name. Images are looked for under <raw>/<split>, <raw>/images/<split>, <raw>/images and <raw>.
+Annotations are <raw>/[annotations/]*.json with lists "images", "annotations" and "categories". A split is named
+as its file without "instances_": instances_val2017.json is val2017. Where there are such files, other JSON
+(captions, keypoints) is left alone. Images are sought in <raw>/<split>, <raw>/images/<split>, <raw>/images, <raw>.
 """
 
 import json
@@ -23,9 +23,18 @@ from segjax.data.records import (
     run_lengths,
     stack_objects,
 )
-from segjax.data.sources.raw import Skipped, Unusable, check_split, read_picture, require_folder
+from segjax.data.sources.raw import (
+    Skipped,
+    Unusable,
+    check_split,
+    read_picture,
+    require_folder,
+    split_name,
+    split_order,
+)
 
-# Annotation tools draw along the edge and round: a vertex this far outside is clipped, one beyond is another image's.
+# Annotation tools draw along the edge and round: a vertex this far outside (px) is clipped; one beyond belongs to
+# another image.
 POLYGON_SLACK = 2.0
 
 
@@ -40,10 +49,10 @@ class CocoFolder:
         self._files = _annotation_files(self.raw_dir)
         self.splits = tuple(self._files)
         names: dict[int, str] = {}
-        self._loaded: dict[str, dict] = {}
-        for split, path in self._files.items():
-            self._loaded[split] = read_annotations(path)
-            for category in self._loaded[split]["categories"]:
+        for path in self._files.values():
+            # Every split's classes count, so that train and val prepared apart still number them alike. The rest is
+            # read again when its turn comes: two of COCO's files at once would take gigabytes.
+            for category in read_annotations(path)["categories"]:
                 if names.setdefault(category["id"], category["name"]) != category["name"]:
                     raise ValueError(
                         f"{path}: category {category['id']} is {category['name']!r}, "
@@ -55,7 +64,7 @@ class CocoFolder:
     def records(self, split: str, skipped: Skipped) -> Iterator[Record]:
         """Records of a split, in the order of its "images" list. What is broken is skipped and counted."""
         check_split(split, self.splits, self.raw_dir)
-        content = self._loaded[split]
+        content = read_annotations(self._files[split])
         known = {image["id"] for image in content["images"]}
         by_image = defaultdict(list)
         for annotation in content["annotations"]:
@@ -69,9 +78,7 @@ class CocoFolder:
             except Unusable as error:
                 skipped.image(error.reason, str(error))
 
-    def _record(
-        self, image: Mapping[str, Any], annotations: Sequence[Mapping], split: str, skipped: Skipped
-    ) -> Record:
+    def _record(self, image: Mapping[str, Any], annotations: Sequence[Mapping], split: str, skipped: Skipped) -> Record:
         data, height, width = read_picture(self._find_image(image, split))
         declared = (image.get("height", height), image.get("width", width))
         if declared != (height, width):
@@ -114,9 +121,7 @@ class CocoFolder:
             self.raw_dir / "images",
             self.raw_dir,
         ]
-        return next(
-            (folder / name for folder in folders if (folder / name).is_file()), self.raw_dir / "images" / name
-        )
+        return next((folder / name for folder in folders if (folder / name).is_file()), self.raw_dir / "images" / name)
 
 
 def _annotation_files(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -128,8 +133,8 @@ def _annotation_files(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
         instances = [path for path in paths if not path.name.startswith(("captions_", "person_keypoints_"))]
     if not instances:
         raise FileNotFoundError(f"no annotation JSON in {raw_dir} or {raw_dir / 'annotations'}")
-    files = {path.stem.removeprefix("instances_"): path for path in instances}
-    return dict(sorted(files.items(), key=lambda item: (not item[0].startswith("train"), item[0])))
+    files = {split_name(path.stem.removeprefix("instances_")): path for path in instances}
+    return {name: files[name] for name in sorted(files, key=split_order)}
 
 
 def read_annotations(path: pathlib.Path) -> dict[str, Any]:
@@ -150,6 +155,8 @@ def read_annotations(path: pathlib.Path) -> dict[str, Any]:
             missing = [field for field in fields if field not in entry]
             if missing:
                 raise ValueError(f"{path}: an entry of {key!r} has no {missing[0]!r}: {str(entry)[:100]}")
+            if key != "images" and not isinstance(entry["id"], int):
+                raise ValueError(f"{path}: an id in {key!r} is {entry['id']!r}; expected a whole number")
     return content
 
 
@@ -164,9 +171,7 @@ def annotation_mask(segmentation: Any, height: int, width: int, name: str) -> np
         raise Unusable("no segmentation", name)
     for polygon in segmentation:
         _check_polygon(polygon, height, width, name)
-    parts = coco_mask.frPyObjects(
-        [[float(value) for value in polygon] for polygon in segmentation], height, width
-    )
+    parts = coco_mask.frPyObjects([[float(value) for value in polygon] for polygon in segmentation], height, width)
     return coco_mask.decode(coco_mask.merge(parts)).astype(bool)
 
 
@@ -177,7 +182,7 @@ def _check_polygon(polygon: Any, height: int, width: int, name: str) -> None:
         raise Unusable("polygon is not a list of x, y pairs", f"{name} ({error})") from error
     if len(points) < 3 or not np.isfinite(points).all():
         raise Unusable(
-            "polygon has fewer than 3 points or a coordinate that is no number",
+            "polygon has fewer than 3 points or a NaN",
             f"{name}, {len(points)} points",
         )
     low, high = points.min(0), points.max(0)
@@ -189,9 +194,7 @@ def _check_polygon(polygon: Any, height: int, width: int, name: str) -> None:
 def _rle_mask(segmentation: Mapping[str, Any], height: int, width: int, name: str) -> np.ndarray:
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if list(size or ()) != [height, width]:
-        raise Unusable(
-            "RLE does not fit its image", f"{name} (RLE of size {size} for an image of {height} x {width})"
-        )
+        raise Unusable("RLE does not fit its image", f"{name} (RLE of size {size} for an image of {height} x {width})")
     try:
         runs = run_lengths(counts) if isinstance(counts, str) else np.asarray(counts, np.int64).reshape(-1)
         check_runs(runs, height, width, name)
@@ -202,9 +205,7 @@ def _rle_mask(segmentation: Mapping[str, Any], height: int, width: int, name: st
 
 
 def _check_bbox(bbox: Any, name: str) -> None:
-    values = (
-        np.asarray(bbox, np.float64) if isinstance(bbox, Sequence) and len(bbox) == 4 else np.full(4, np.nan)
-    )
+    values = np.asarray(bbox, np.float64) if isinstance(bbox, Sequence) and len(bbox) == 4 else np.full(4, np.nan)
     if not np.isfinite(values).all():
         raise Unusable("box is not four numbers", f"{name}, bbox {bbox}")
     if values[2] <= 0 or values[3] <= 0:

@@ -1,6 +1,6 @@
 """Folders of label maps, and the layout of Kaggle's Data Science Bowl 2018 (nuclei).
 
-  <raw>/[<split>/]images/<id>.png  with  labels/<id>.png: 0 background, each other value one object, up to 16 bits
+  <raw>/[<split>/]images/<id>.png  with  labels/<id>.png: 0 background, each other value one object
   <raw>/[<split>/]<id>/images/*.png  with  <id>/masks/*.png: one picture per object, non-zero inside (Kaggle)
 
 Without split folders the one split is called "train".
@@ -23,11 +23,13 @@ from segjax.data.sources.raw import (
     read_map,
     read_picture,
     require_folder,
+    split_name,
+    split_order,
 )
 
 
 class LabelMaps:
-    """Raw source of pictures with label maps or with one mask file per object. Raises when the layout is neither."""
+    """Raw source of pictures with label maps or with one mask file per object."""
 
     category_ids = (0,)
     optional: tuple[str, ...] = ()
@@ -62,8 +64,8 @@ def _kaggle_items(folder: pathlib.Path) -> list[pathlib.Path]:
 def _split_folders(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
     if _has_maps(raw_dir) or _kaggle_items(raw_dir):
         return {"train": raw_dir}
-    folders = sorted(path for path in raw_dir.iterdir() if path.is_dir())
-    found = {path.name: path for path in folders if _has_maps(path) or _kaggle_items(path)}
+    folders = sorted((path for path in raw_dir.iterdir() if path.is_dir()), key=lambda path: split_order(path.name))
+    found = {split_name(path.name): path for path in folders if _has_maps(path) or _kaggle_items(path)}
     if not found:
         raise FileNotFoundError(
             f"no label maps under {raw_dir}: expected [<split>/]images/ beside labels/, or Kaggle's "

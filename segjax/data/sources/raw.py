@@ -1,8 +1,9 @@
-"""What every reader of raw files shares: the account of what was skipped, and reading one picture with care."""
+"""What the readers of raw files share: the account of what was skipped, and reading a picture with care."""
 
 import dataclasses
 import io
 import pathlib
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -19,8 +20,8 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 class RawSource(Protocol):
     """Raw files that can be prepared.
 
-    splits: names of the splits; categories: name of each class, by contiguous id; category_ids: the raw files' own
-    id of each class; optional: the optional object fields its records carry; keypoints: number of them per object.
+    splits: names of the splits. categories: name of each class 0..K-1. category_ids: the raw files' own id of each.
+    optional: the optional fields its records carry. keypoints: number of them per object.
     """
 
     splits: tuple[str, ...]
@@ -30,7 +31,7 @@ class RawSource(Protocol):
     keypoints: int
 
     def records(self, split: str, skipped: "Skipped") -> Iterator[Record]:
-        """Records of a split in a fixed order; what cannot be used goes to `skipped` and does not stop the rest."""
+        """Records of a split in a fixed order; what cannot be used is counted in `skipped`."""
         ...
 
 
@@ -58,7 +59,7 @@ class Skipped:
 
 
 class Unusable(ValueError):
-    """One raw image or object that cannot become part of a record. `reason` is counted, the message names the thing."""
+    """A raw image or object that no record can be made of. `reason` is counted, the message names the thing."""
 
     def __init__(self, reason: str, detail: str):
         self.reason = reason
@@ -101,9 +102,7 @@ def read_picture(path: pathlib.Path) -> tuple[bytes, int, int]:
             return data, opened.height, opened.width
     except Unusable:
         raise
-    except (
-        Exception
-    ) as error:  # Pillow raises OSError, SyntaxError, ValueError, DecompressionBombError and more.
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, DecompressionBombError and more.
         reason = "image has zero size" if _png_of_zero_size(data) else "image is truncated or not a picture"
         raise Unusable(reason, f"{path} ({error})") from error
 
@@ -115,15 +114,13 @@ def _png_of_zero_size(data: bytes) -> bool:
 
 
 def read_map(path: pathlib.Path, what: str) -> np.ndarray:
-    """Integer array [H, W] of a label map or mask picture, values as stored. Raises Unusable when it cannot be read."""
+    """Integer array [H, W] of a label map or mask picture, values as stored. Raises Unusable when unreadable."""
     if not path.is_file():
         raise Unusable(f"{what} is missing", str(path))
     try:
         with Image.open(path) as opened:
             if opened.mode in ("RGB", "RGBA", "LA", "F", "CMYK"):
-                raise Unusable(
-                    f"{what} is not a single-channel picture", f"{path} (Pillow mode {opened.mode})"
-                )
+                raise Unusable(f"{what} is not a single-channel picture", f"{path} (Pillow mode {opened.mode})")
             return np.asarray(opened)
     except Unusable:
         raise
@@ -145,12 +142,20 @@ def object_from_mask(mask: np.ndarray, identity: int, category: int = 0, **field
 
 
 def objects_from_map(labels: np.ndarray, category: int = 0, **fields: Any) -> list[dict[str, Any]]:
-    """One object per value above 0 of a label map int [H, W], disconnected parts kept together; id is the value."""
+    """One object per value above 0 of a label map int [H, W]; disconnected parts stay one. The id is the value."""
     return [
-        object_from_mask(labels == value, int(value), category, **fields)
-        for value in np.unique(labels)
-        if value > 0
+        object_from_mask(labels == value, int(value), category, **fields) for value in np.unique(labels) if value > 0
     ]
+
+
+def split_name(text: str) -> str:
+    """A file's or folder's name as the name of a split: letters, digits and underscores are all that TFDS takes."""
+    return re.sub(r"\W", "_", text)
+
+
+def split_order(name: str) -> tuple[bool, bool, str]:
+    """Sorting key of split names: training splits first, then validation, then the others."""
+    return "train" not in name, "val" not in name, name
 
 
 def check_split(split: str, splits: Sequence[str], where: pathlib.Path | str) -> None:

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Iterator
 
 from segjax.data.records import Record
+from segjax.data.shapes import SHAPES
 from segjax.data.sources.raw import Skipped, check_split
 from segjax.data.synthetic import SyntheticScenes
 
@@ -12,8 +13,8 @@ class Scenes:
     """Synthetic scenes of `count` images a split; needs no raw folder."""
 
     splits = ("train", "heldout")
-    categories = ("object",)
-    category_ids = (0,)
+    categories = SHAPES
+    category_ids = tuple(range(len(SHAPES)))
     optional: tuple[str, ...] = ()
     keypoints = 0
 
@@ -27,9 +28,7 @@ class Scenes:
         difficulty: str = "easy",
     ):
         if raw_dir is not None:
-            raise ValueError(
-                f"synthetic scenes are made from a seed and read no folder, got {raw_dir}; leave it out"
-            )
+            raise ValueError(f"synthetic scenes are made from a seed and read no folder, got {raw_dir}; leave it out")
         self.count = count
         self._options = {"size": size, "seed": seed, "difficulty": difficulty}
 
