@@ -1,7 +1,7 @@
 """Exact Euclidean distance transform on the device, and the click it places for interactive evaluation.
 
-The transform separates (Felzenszwalb and Huttenlocher 2012): distances along rows first, then along columns a minimum of
-`dy**2 + row_distance**2`. All squared distances are integers, hence exact, and so are ties between pixels.
+The transform separates (Felzenszwalb and Huttenlocher 2012): distances along rows first, then along columns a
+minimum of `dy**2 + row_distance**2`. All squared distances are integers, hence exact, and so are ties between pixels.
 """
 
 import jax
@@ -39,8 +39,8 @@ def squared_distance_transform(mask: jax.Array) -> jax.Array:
     along_row = _row_distance(mask)
     squared = along_row * along_row
     height = mask.shape[-2]
-    # No pixel is farther from a False one than its row distance, nor than half the height: offsets beyond cannot win.
-    # Small objects, the usual case, need few.
+    # No pixel is farther from a False one than its row distance, nor than half the height: offsets beyond cannot
+    # win. Small objects, the usual case, need few.
     farthest = jnp.minimum(jnp.max(along_row), (height + 1) // 2)
     reach = (height + 1) // 2 + _OFFSETS_PER_STEP
     padded = jnp.pad(squared, [(0, 0)] * (mask.ndim - 2) + [(reach, reach), (0, 0)])
@@ -63,10 +63,10 @@ def center_click(
 ) -> tuple[jax.Array, jax.Array]:
     """The click of RITM's and SAM's evaluation: the pixel deepest inside the larger error of a prediction.
 
-    Distances are taken within the false negatives and within the false positives; pixels clicked before count 0; the
-    kind with the larger maximum gets the click, a tie goes to the false positives; among equal pixels the first in
-    row-major order wins (RITM `Clicker`, Sofiiuk et al. 2021; SAM, section 7.1). With an empty prediction this is the
-    centre of the truth, the protocol's first click.
+    Distances are taken within the false negatives and within the false positives; pixels clicked before count 0;
+    the kind with the larger maximum gets the click, a tie goes to the false positives; among equal pixels the first
+    in row-major order wins (RITM `Clicker`, Sofiiuk et al. 2021; SAM, section 7.1). With an empty prediction this
+    is the centre of the truth, the protocol's first click.
 
     Args:
       truth: bool [..., H, W].
@@ -75,8 +75,8 @@ def center_click(
 
     Returns:
       xy: float32 [..., 2], pixel indices (column, row) of the click; (0, 0) where there is none.
-      label: int32 [...], 1 on a missed pixel, 0 on a wrongly covered one, -1 (padding) where nothing is left to
-        click: the prediction is right, or every wrong pixel was clicked before.
+      label: int32 [...], 1 on a missed pixel, 0 on a wrongly covered one, -1 (padding) where nothing is left
+        to click: the prediction is right, or every wrong pixel was clicked before.
     """
     truth, prediction = truth.astype(bool), prediction.astype(bool)
     free = True if clicked is None else ~clicked.astype(bool)
@@ -91,14 +91,14 @@ def center_click(
 
 
 def _deepest(region: jax.Array, free: jax.Array | bool) -> tuple[jax.Array, jax.Array]:
-    """Largest squared distance over the free pixels of regions [..., H, W], and its first flat index: int32 [...] both."""
+    """Largest squared distance over the free pixels of regions [..., H, W] and its first flat index, int32 [...]."""
     depth = jnp.where(free, squared_distance_transform(region), 0)
     depth = depth.reshape(*depth.shape[:-2], -1)
     return jnp.max(depth, axis=-1), jnp.argmax(depth, axis=-1)
 
 
 def _row_distance(mask: jax.Array) -> jax.Array:
-    """Distance to the nearest False pixel of the same row, border included: bool [..., H, W] -> int32 [..., H, W]."""
+    """Distance to the nearest False pixel of the same row, border included: int32, the shape of mask [..., H, W]."""
     columns = jnp.moveaxis(mask, -1, 0)
 
     def count(runs, column_pair):

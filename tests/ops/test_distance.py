@@ -51,7 +51,7 @@ def test_vmap_equals_batch():
 
 def test_sharded_over_images_equals_one_device():
     masks = blobs((8, 32, 32), 3, seed=4)
-    mesh = jax.make_mesh((8,), ("data",))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     placed = jax.device_put(masks, jax.NamedSharding(mesh, jax.P("data")))
     np.testing.assert_array_equal(
         jax.jit(squared_distance_transform)(placed), jax.jit(squared_distance_transform)(masks)
