@@ -78,7 +78,7 @@ def make_loader(
       seed: of the order and of the augmentation.
       train: True: shuffled anew each epoch, without end. False: in order, once, the last batch padded with
         placeholders, so that every process sees the same number of batches.
-      start: examples already consumed by all processes together: a multiple of ``process_count``.
+      start: examples already consumed, by all processes together.
       process_index, process_count: this process's place.
       workers: processes that load; 0: threads of this process do.
       threads: threads of this process, or of each worker; 0 loads on demand.
@@ -197,5 +197,5 @@ def _check(source, example_fn, batch_size: int, start: int, process_index: int, 
         raise ValueError(
             f"batch_size {batch_size} cannot be split over {process_count} processes: use a multiple of it"
         )
-    if start < 0 or start % process_count:
-        raise ValueError(f"start is a count of examples, a multiple of {process_count} processes, got {start}")
+    if start < 0:
+        raise ValueError(f"start is the number of examples consumed so far, got {start}")

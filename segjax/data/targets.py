@@ -9,7 +9,7 @@ import numpy as np
 
 from segjax.data.augmentation import Augmentation, Placement, draw_placement, jitter_colours
 from segjax.data.records import decode_mask, mask_box
-from segjax.data.transforms import decode_image, pad_to_canvas
+from segjax.data.transforms import ImageError, decode_image, pad_to_canvas
 
 _ATTEMPTS = 4  # random placements tried before an example is given up because its window shows no object
 
