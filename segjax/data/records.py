@@ -58,11 +58,17 @@ def encode_mask(mask: np.ndarray) -> str:
 def decode_mask(rle: str, height: int, width: int) -> np.ndarray:
     """Mask bool [height, width] of COCO compressed run lengths.
 
-    Raises RecordError when the runs do not add up to height * width pixels: pycocotools itself would hand
-    back uninitialised memory for the missing ones.
+    Raises RecordError when the runs do not cover height * width pixels; pycocotools itself hands back uninitialised
+    memory where they are too few.
     """
-    check_runs(run_lengths(rle), height, width, "mask")
-    return coco_mask.decode({"size": [height, width], "counts": rle.encode("ascii")}).astype(bool)
+    return runs_to_mask(run_lengths(rle), height, width, "mask")
+
+
+def runs_to_mask(runs: np.ndarray, height: int, width: int, where: str) -> np.ndarray:
+    """Mask bool [height, width] of run lengths [n], outside first, down the columns. Raises RecordError as above."""
+    check_runs(runs, height, width, where)
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(inside, runs).reshape(width, height).T)
 
 
 def run_lengths(rle: str) -> np.ndarray:

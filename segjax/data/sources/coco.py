@@ -17,10 +17,11 @@ from pycocotools import mask as coco_mask
 from segjax.data.records import (
     Record,
     RecordError,
-    check_runs,
+    decode_mask,
     encode_mask,
     mask_box,
     run_lengths,
+    runs_to_mask,
     stack_objects,
 )
 from segjax.data.sources.raw import (
@@ -172,7 +173,7 @@ def annotation_mask(segmentation: Any, height: int, width: int, name: str) -> np
     for polygon in segmentation:
         _check_polygon(polygon, height, width, name)
     parts = coco_mask.frPyObjects([[float(value) for value in polygon] for polygon in segmentation], height, width)
-    return coco_mask.decode(coco_mask.merge(parts)).astype(bool)
+    return decode_mask(coco_mask.merge(parts)["counts"].decode("ascii"), height, width)
 
 
 def _check_polygon(polygon: Any, height: int, width: int, name: str) -> None:
@@ -197,11 +198,9 @@ def _rle_mask(segmentation: Mapping[str, Any], height: int, width: int, name: st
         raise Unusable("RLE does not fit its image", f"{name} (RLE of size {size} for an image of {height} x {width})")
     try:
         runs = run_lengths(counts) if isinstance(counts, str) else np.asarray(counts, np.int64).reshape(-1)
-        check_runs(runs, height, width, name)
+        return runs_to_mask(runs, height, width, name)
     except (RecordError, ValueError, TypeError) as error:
         raise Unusable("RLE does not fit its image", f"{name} ({error})") from error
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs).reshape(width, height).T
 
 
 def _check_bbox(bbox: Any, name: str) -> None:

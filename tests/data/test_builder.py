@@ -1,0 +1,119 @@
+"""Prepared folders: what is read back is what was written, in order, from any process, without TensorFlow."""
+
+import pickle
+import subprocess
+import sys
+
+import grain
+import numpy as np
+import pytest
+from raw_folders import write_bsds, write_label_maps
+
+from segjax.data.builder import open_source, read_info, write_info, write_records
+from segjax.data.prepare import prepare
+from segjax.data.records import encode_mask, encode_png, mask_box, stack_objects, validate_record
+from segjax.data.sources.label_maps import LabelMaps
+from segjax.data.sources.raw import Skipped
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("builder")
+    write_label_maps(folder / "raw", count=3)
+    prepare("label_maps", folder / "raw", folder / "out")
+    return folder
+
+
+def assert_same_record(left, right):
+    assert {k: v for k, v in left.items() if k != "objects"} == {k: v for k, v in right.items() if k != "objects"}
+    assert left["objects"].keys() == right["objects"].keys()
+    assert left["objects"]["rle"] == right["objects"]["rle"]
+    for name, value in left["objects"].items():
+        np.testing.assert_array_equal(value, right["objects"][name])
+        assert name == "rle" or value.dtype == right["objects"][name].dtype
+
+
+def test_records_come_back_whole_and_in_order(prepared):
+    source = open_source(prepared / "out", "train")
+    raw = list(LabelMaps(prepared / "raw").records("train", Skipped()))
+    assert len(source) == len(raw) == 3
+    for index in range(3):
+        validate_record(source[index])
+        assert_same_record(source[index], raw[index])
+    assert source[-1]["image_id"] == "a2" and source[np.int64(1)]["image_id"] == "a1"
+    with pytest.raises(IndexError, match="record 3 of 3"):
+        source[3]
+
+
+def test_optional_fields_and_empty_pictures_survive(tmp_path):
+    mask = np.ones((6, 5), bool)
+    row = {"id": 2**40, "box": mask_box(mask), "category": 3, "crowd": True, "area": 30.0, "rle": encode_mask(mask)}
+    extra = {"keypoints": np.arange(6).reshape(2, 3), "annotator": 4, "predicted_iou": 0.5, "stability": 0.25}
+    names = tuple(extra)
+    base = {"image": encode_png(np.zeros((6, 5, 3), np.uint8)), "height": 6, "width": 5, "label": 7}
+    full = base | {"image_id": "f\u00fcll", "objects": stack_objects([row | extra, row | extra], names)}
+    empty = base | {"image_id": "empty", "objects": stack_objects([], names)}
+    optional = (*names, "label")
+    write_records(tmp_path, {"train": lambda: iter([full, empty])}, optional=optional, keypoints=2)
+    from segjax.data.builder import PreparedInfo
+
+    write_info(tmp_path, PreparedInfo("test", {"train": {"images": 2, "objects": 2}}, ("x",), (0,), optional, 2))
+    source = open_source(tmp_path, "train")
+    assert_same_record(source[0], full)
+    assert source[1]["objects"]["box"].shape == (0, 4) and source[1]["label"] == 7
+    validate_record(source[1])
+
+
+def test_a_source_pickles_after_reading_and_moves_with_its_folder(prepared, tmp_path):
+    source = open_source(prepared / "out", "train")
+    assert source[0]["image_id"] == "a0"
+    again = pickle.loads(pickle.dumps(source))
+    assert_same_record(again[2], source[2])
+    moved = tmp_path / "elsewhere"
+    subprocess.run(["cp", "-r", prepared / "out", moved], check=True)
+    assert_same_record(open_source(moved, "train")[1], source[1])
+
+
+def test_grain_worker_processes_read_the_source(prepared):
+    source = open_source(prepared / "out", "train")
+    assert source[0]["image_id"] == "a0"
+    dataset = grain.MapDataset.source(source).map(image_id).to_iter_dataset()
+    dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=1))
+    assert list(dataset) == ["a0", "a1", "a2"]
+
+
+def image_id(record):
+    return record["image_id"]
+
+
+def test_info_names_source_splits_and_categories(prepared):
+    info = read_info(prepared / "out")
+    assert info.source == "label_maps" and info.categories == ("object",)
+    assert info.splits == {"train": {"images": 3, "objects": 6}}
+
+
+def test_annotators_are_kept(tmp_path):
+    prepare("bsds500", write_bsds(tmp_path / "raw"), tmp_path / "out")
+    source = open_source(tmp_path / "out", "val")
+    np.testing.assert_array_equal(source[0]["objects"]["annotator"], [0, 0, 1, 1, 1])
+    assert read_info(tmp_path / "out").optional == ("annotator",)
+
+
+def test_folders_that_are_not_prepared_and_unknown_splits_are_named(prepared, tmp_path):
+    with pytest.raises(FileNotFoundError, match="not prepared data: it has no info.json.*segjax prepare"):
+        open_source(tmp_path, "train")
+    with pytest.raises(ValueError, match="no split 'val'; it has train"):
+        open_source(prepared / "out", "val")
+
+
+def test_neither_tensorflow_nor_jax_is_imported_and_nothing_is_printed(prepared, tmp_path):
+    code = (
+        "import sys\n"
+        "from segjax.data.prepare import prepare\n"
+        "from segjax.data.builder import open_source\n"
+        f"prepare('label_maps', {str(prepared / 'raw')!r}, {str(tmp_path / 'out')!r})\n"
+        f"open_source({str(tmp_path / 'out')!r}, 'train')[0]\n"
+        "assert not {'tensorflow', 'jax'} & set(sys.modules), 'heavy imports'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
