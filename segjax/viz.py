@@ -1,0 +1,395 @@
+"""Pictures of masks, prompts and runs: uint8 RGB arrays in, uint8 RGB arrays or PNG files out.
+
+NumPy and Pillow draw on images; matplotlib, imported when a plot is asked for, draws the plots (its object-oriented
+API: no global figure, no window).
+"""
+
+import functools
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+# Okabe and Ito's colours, which stay apart for colour-blind eyes, lightened where they vanish on dark pictures.
+PALETTE = ((0, 158, 255), (255, 140, 0), (0, 200, 120), (230, 90, 170), (250, 220, 50), (150, 110, 255), (230, 70, 30))
+FOREGROUND, BACKGROUND = (40, 200, 80), (235, 50, 50)
+MISSED, WRONG = (0, 158, 255), (255, 120, 0)
+_INK, _FAINT = (40, 44, 52), (120, 126, 136)
+_SMALLEST_PANEL, _LARGEST_PANEL, _GAP = 256, 512, 10
+
+
+def overlay(
+    image: np.ndarray,
+    masks: np.ndarray,
+    colors: Sequence[tuple[int, int, int]] = PALETTE,
+    *,
+    opacity: float = 0.45,
+    outline: int = 1,
+) -> np.ndarray:
+    """Masks laid over an image, each in its colour with a solid outline; the smaller lie above the larger.
+
+    Args:
+      image: uint8 [H, W, 3].
+      masks: bool [M, H, W], or one mask [H, W].
+      colors: RGB, 0..255; mask m gets colors[m % len(colors)].
+      opacity: of the mask's inside, 0..1.
+      outline: width in pixels of the outline, inside the mask's edge; 0 for none.
+
+    Returns:
+      uint8 [H, W, 3], a new array.
+
+    Raises:
+      ValueError: image and masks do not fit each other.
+    """
+    _check_image(image)
+    masks = np.asarray(masks).astype(bool)
+    masks = masks[None] if masks.ndim == 2 else masks
+    if masks.ndim != 3 or masks.shape[1:] != image.shape[:2]:
+        raise ValueError(f"masks {masks.shape} do not fit an image {image.shape}; expected [M, H, W] or [H, W]")
+    out = image.astype(np.float32)
+    for index in np.argsort(-masks.sum(axis=(1, 2)), kind="stable"):
+        mask, color = masks[index], np.asarray(colors[index % len(colors)], np.float32)
+        out[mask] += opacity * (color - out[mask])
+        if outline:
+            out[mask & ~_eroded(mask, outline)] = color
+    return np.round(out).astype(np.uint8)
+
+
+def draw_prompts(
+    image: np.ndarray,
+    points: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    boxes: np.ndarray | None = None,
+    *,
+    scale: float = 1.0,
+    radius: float | None = None,
+    numbers: bool = False,
+) -> np.ndarray:
+    """Clicks as stars, green on the object and red off it, and boxes as green frames.
+
+    Args:
+      image: uint8 [H, W, 3], `scale` times as large as the frame of the coordinates.
+      points: [N, 2], (x, y) pixel indices, so that (0, 0) is the middle of the first pixel.
+      labels: [N], 1 foreground, 0 background, negative not drawn; all foreground if None.
+      boxes: [K, 4] or [4], x1 y1 x2 y2 in continuous pixel edges.
+      scale: pixels of `image` per pixel of the coordinates.
+      radius: of a star in pixels of `image`; by default in proportion to it.
+      numbers: writes beside each click which one it is, from 1.
+
+    Returns:
+      uint8 [H, W, 3], a new array.
+    """
+    _check_image(image)
+    picture = Image.fromarray(image)
+    draw = ImageDraw.Draw(picture)
+    size = max(image.shape[:2])
+    for x1, y1, x2, y2 in np.asarray([] if boxes is None else boxes, float).reshape(-1, 4) * scale:
+        draw.rectangle((x1, y1, x2 - 1, y2 - 1), outline=FOREGROUND, width=max(1, round(size / 200)))
+    points = np.asarray([] if points is None else points, float).reshape(-1, 2)
+    labels = np.ones(len(points), int) if labels is None else np.asarray(labels).reshape(-1)
+    if len(labels) != len(points):
+        raise ValueError(f"{len(points)} points but {len(labels)} labels; expected one label a point")
+    radius = radius or max(4.0, size / 32)
+    # In reverse, so that the first clicks lie on top.
+    for order in range(len(points) - 1, -1, -1):
+        if labels[order] < 0:
+            continue
+        x, y = (points[order] + 0.5) * scale
+        stamp = _star(radius, FOREGROUND if labels[order] > 0 else BACKGROUND)
+        picture.paste(stamp, (round(x - stamp.width / 2), round(y - stamp.height / 2)), stamp)
+        if numbers:
+            font = _font(round(1.7 * radius))
+            at = (x + 0.9 * radius, y - 0.9 * radius)
+            draw.text(at, str(order + 1), "white", font, anchor="lm", stroke_width=2, stroke_fill=_INK)
+    return np.asarray(picture)
+
+
+def spotlight(image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int] = PALETTE[0]) -> np.ndarray:
+    """One mask in the image's own colours with a coloured outline, all else grey and dim: legible on any picture.
+
+    Args:
+      image: uint8 [H, W, 3].
+      mask: bool [H, W].
+      color: RGB of the outline.
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    _check_image(image)
+    mask = np.asarray(mask).astype(bool)
+    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+    dim = (0.5 * (0.8 * grey + 0.2 * image) + 15).astype(np.uint8)
+    return overlay(np.where(mask[..., None], image, dim), mask, [color], opacity=0.15, outline=3)
+
+
+def error_map(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """A dimmed grey image where missed pixels are blue, wrongly covered ones orange, and rightly covered ones light.
+
+    Args:
+      image: uint8 [H, W, 3].
+      prediction, truth: bool [H, W].
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    _check_image(image)
+    prediction, truth = np.asarray(prediction).astype(bool), np.asarray(truth).astype(bool)
+    grey = image.astype(np.float32).mean(axis=2, keepdims=True) * 0.45 + 20
+    out = np.repeat(np.where((prediction & truth)[..., None], grey * 0.5 + 120, grey), 3, axis=2)
+    for region, color in ((truth & ~prediction, MISSED), (prediction & ~truth, WRONG)):
+        out[region] += 0.85 * (np.asarray(color, np.float32) - out[region])
+    return np.clip(np.round(out), 0, 255).astype(np.uint8)
+
+
+def interaction_sheet(pictures: Mapping[str, np.ndarray], counts: Sequence[int] | None = None) -> np.ndarray:
+    """One row an image: its clicks, the truth, and the answer and its errors after each of some counts of clicks.
+
+    Args:
+      pictures: as `segjax.evaluation.interactive` keeps them: image uint8 [K, S, S, 3], size [K, 2] (h, w of the
+        content), truth bool [K, S, S], points [K, N, 2], labels [K, N], answers bool [K, N, S, S], iou [K, N].
+      counts: numbers of clicks to show; the first and the last by default.
+
+    Returns:
+      uint8 [H, W, 3]; small images are enlarged so that details can be seen.
+    """
+    total = pictures["labels"].shape[1]
+    counts = sorted({1, total}) if counts is None else list(counts)
+    if any(not 1 <= count <= total for count in counts):
+        raise ValueError(f"counts {counts} must lie in 1..{total}, the number of clicks that were played")
+    side = int(np.clip(max(pictures["image"].shape[1:3]), _SMALLEST_PANEL, _LARGEST_PANEL))
+    titles = ["clicks", "truth"]
+    for count in counts:
+        titles += [f"after {count} click{'s' * (count > 1)}", "errors"]
+    rows = [
+        _interaction_row({name: value[k] for name, value in pictures.items()}, counts, side)
+        for k in range(len(pictures["image"]))
+    ]
+    return _lay_out(rows, titles, side)
+
+
+def curve(results: Mapping[str, Mapping[str, float]], path: str | os.PathLike, *, title: str = "") -> pathlib.Path:
+    """Plots mean IoU against the number of points, one line a result, to a PNG.
+
+    Args:
+      results: name -> numbers with keys "iou@1", "iou@2", ... (others are ignored but "oracle@1", a diamond).
+      path: the PNG to write; folders are made.
+      title: above the plot.
+
+    Raises:
+      ValueError: a result without any "iou@<count>".
+    """
+    figure = _figure(6.4, 4.2)
+    axes = figure.add_subplot()
+    ticks, best = set(), None
+    for index, (name, numbers) in enumerate(results.items()):
+        iou = {int(k[4:]): v for k, v in numbers.items() if k.startswith("iou@") and k[4:].isdigit()}
+        if not iou:
+            raise ValueError(f"result {name!r} has no number called 'iou@<count>'; it has {sorted(numbers)}")
+        counts, color = sorted(iou), _plot_color(index)
+        ticks |= iou.keys()
+        axes.plot(counts, [iou[k] for k in counts], "-o", color=color, lw=2, ms=5, label=name)
+        for k, offset, side in ((counts[0], -9, "right"), (counts[-1], 9, "left")):
+            axes.annotate(
+                f"{iou[k]:.2f}", (k, iou[k]), (offset, 0), textcoords="offset points", ha=side, va="center", color=color
+            )
+        if "oracle@1" in numbers:
+            best = axes.plot(1, numbers["oracle@1"], "D", mfc="white", mec=color, ms=6)[0]
+    if best is not None:
+        axes.plot([], [], "D", mfc="white", mec="0.3", ms=6, label="best of three masks")
+    axes.set(xlabel="points", ylabel="mean IoU", ylim=(0, 1.02), xticks=sorted(ticks))
+    axes.margins(x=0.1)
+    figure.suptitle(title or "Interactive segmentation", fontsize=12)
+    figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=9)
+    return _save(figure, path)
+
+
+def training_curves(metrics: str | os.PathLike, path: str | os.PathLike, *, title: str = "") -> pathlib.Path:
+    """Plots a run's `metrics.jsonl` to a PNG: a panel a metric; counts of points ("iou@1", "iou@5") share one.
+
+    Metrics that never change are left out, unless nothing else is there.
+
+    Args:
+      metrics: JSON lines with "step" and numbers; null values are gaps.
+      path: the PNG to write; folders are made.
+      title: above the panels.
+
+    Raises:
+      ValueError: no row with a number in it.
+    """
+    series: dict[str, dict[int, float]] = {}
+    for line in pathlib.Path(metrics).read_text().splitlines():
+        row = json.loads(line)
+        for name, value in row.items():
+            if name != "step" and value is not None:
+                series.setdefault(name, {})[row["step"]] = value
+    if not series:
+        raise ValueError(f"{metrics} holds no number to plot; has the run logged a step yet?")
+    series = {name: values for name, values in series.items() if len(set(values.values())) > 1} or series
+    panels: dict[str, list[str]] = {}
+    for name in series:
+        panels.setdefault(re.sub(r"@\d+", "", name), []).append(name)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = _figure(4.2 * columns, 2.6 * rows + 0.5)
+    for place, (panel, names) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        for index, name in enumerate(names):
+            _plot_series(axes, series[name], name, _plot_color(index))
+        axes.set_title(panel, loc="left", fontsize=10)
+        if len(names) > 1:
+            axes.legend(frameon=False, fontsize=8)
+    figure.suptitle(title)
+    figure.supxlabel("step", fontsize=9)
+    return _save(figure, path)
+
+
+def _interaction_row(picture: dict[str, np.ndarray], counts: Sequence[int], side: int) -> list[tuple[Image.Image, str]]:
+    """Panels and captions of one image."""
+    height, width = (int(x) for x in picture["size"])
+    scale = side / max(picture["image"].shape[:2])
+    shape = (max(1, round(width * scale)), max(1, round(height * scale)))
+    image = np.asarray(Image.fromarray(picture["image"][:height, :width]).resize(shape, Image.Resampling.BICUBIC))
+
+    def enlarged(mask):
+        grey = Image.fromarray(mask[:height, :width].astype(np.uint8) * 255)
+        return np.asarray(grey.resize(shape, Image.Resampling.BILINEAR)) > 127
+
+    points, labels, truth = picture["points"], picture["labels"], enlarged(picture["truth"])
+    clicks = int((labels >= 0).sum())
+    panels = [
+        (draw_prompts(image, points, labels, scale=scale, numbers=True), f"{clicks} click{'s' * (clicks != 1)}"),
+        (
+            spotlight(image, truth, FOREGROUND),
+            f"{100 * picture['truth'].sum() / (height * width):.1f}% of the image",
+        ),
+    ]
+    for count in counts:
+        answer = enlarged(picture["answers"][count - 1])
+        shown = spotlight(image, answer)
+        panels.append(
+            (draw_prompts(shown, points[:count], labels[:count], scale=scale), f"IoU {picture['iou'][count - 1]:.2f}")
+        )
+        panels.append((error_map(image, answer, truth), ""))
+    return [(Image.fromarray(panel), caption) for panel, caption in panels]
+
+
+def _lay_out(rows: list[list[tuple[Image.Image, str]]], titles: list[str], side: int) -> np.ndarray:
+    """Panels in a grid on white: titles and a legend above, a caption below each."""
+    text = max(15, side // 17)
+    head, line = round(1.9 * text), round(1.7 * text)
+    heights = [max(panel.height for panel, _ in row) + line for row in rows]
+    width = _GAP + len(titles) * (side + _GAP)
+    sheet = Image.new("RGB", (width, head + sum(heights) + _GAP * len(rows) + line), "white")
+    draw, font = ImageDraw.Draw(sheet), _font(text)
+    for column, title in enumerate(titles):
+        draw.text((_GAP + column * (side + _GAP), head / 2), title, _INK, font, anchor="lm")
+    top = head
+    for row, height in zip(rows, heights, strict=True):
+        for column, (panel, caption) in enumerate(row):
+            left = _GAP + column * (side + _GAP)
+            sheet.paste(panel, (left, top))
+            draw.text((left, top + panel.height + line / 2), caption, _FAINT, font, anchor="lm")
+        top += height + _GAP
+    left = _GAP
+    for name, color in (
+        ("missed", MISSED),
+        ("wrongly covered", WRONG),
+        ("click on the object", FOREGROUND),
+        ("off it", BACKGROUND),
+    ):
+        draw.rounded_rectangle((left, top, left + text, top + text), text / 4, fill=color)
+        draw.text((left + 1.5 * text, top + text / 2), name, _INK, font, anchor="lm")
+        left += 3 * text + font.getlength(name)
+    return np.asarray(sheet)
+
+
+@functools.lru_cache(maxsize=64)
+def _star(radius: float, color: tuple[int, int, int]) -> Image.Image:
+    """A five-pointed star with a white rim, drawn large and reduced so that its edges are smooth."""
+    fine, side = 8, 2 * int(np.ceil(radius * 1.25)) + 1
+    stamp = Image.new("RGBA", (side * fine, side * fine), (255, 255, 255, 0))
+    draw = ImageDraw.Draw(stamp)
+    angle = -np.pi / 2 + np.arange(10) * np.pi / 5
+    for reach, fill in ((1.25, (255, 255, 255, 255)), (0.92, (*color, 255))):
+        outer = radius * fine * reach
+        # The rim needs fatter notches than the star to be equally wide all around.
+        inner = outer * (0.55 if reach > 1 else 0.45)
+        reaches = np.where(np.arange(10) % 2 == 0, outer, inner)
+        corners = side * fine / 2 + np.stack([np.cos(angle), np.sin(angle)], 1) * reaches[:, None]
+        draw.polygon([tuple(corner) for corner in corners], fill=fill)
+    return stamp.resize((side, side), Image.Resampling.LANCZOS)
+
+
+@functools.lru_cache(maxsize=16)
+def _font(size: int) -> ImageFont.ImageFont:
+    return ImageFont.load_default(max(8, size))
+
+
+def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
+    """Pixels whose neighbours above, below, left and right are in the mask too, `times` over; outside is off."""
+    for _ in range(times):
+        padded = np.pad(mask, 1)
+        mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask
+
+
+def _check_image(image: np.ndarray) -> None:
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        found = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
+        raise ValueError(f"an image must be a NumPy array of uint8 [H, W, 3], RGB; got {found}")
+
+
+def _figure(width: float, height: float):
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=140, layout="constrained")
+
+
+def _save(figure, path: str | os.PathLike) -> pathlib.Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="0.92")
+        axes.set_axisbelow(True)
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_png(path)
+    return path
+
+
+def _plot_color(index: int) -> tuple[float, float, float]:
+    lines = (
+        (0, 114, 178),
+        (213, 94, 0),
+        (0, 145, 105),
+        (204, 100, 160),
+        (120, 120, 120),
+        (200, 150, 0),
+        (86, 160, 215),
+    )
+    return tuple(channel / 255 for channel in lines[index % len(lines)])
+
+
+def _plot_series(axes, values: dict[int, float], name: str, color: tuple[float, float, float]) -> None:
+    """One line; a noisy one is faint, under its running mean."""
+    steps, numbers = np.array(sorted(values.items())).T
+    noisy = len(numbers) > 30 and np.median(np.abs(np.diff(numbers, n=2))) > 0.005 * np.ptp(numbers)
+    if noisy:
+        axes.plot(steps, numbers, color=color, lw=1, alpha=0.3)
+        axes.plot(steps, _smoothed(numbers), color=color, lw=1.8, label=name)
+    else:
+        axes.plot(steps, numbers, color=color, lw=1.8, marker="." if len(numbers) <= 30 else "", label=name)
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """Running mean over a fiftieth of the series to either side, with shorter windows at its ends."""
+    reach = max(2, len(values) // 50)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - reach, 0), np.minimum(index + reach + 1, len(values))
+    return (total[high] - total[low]) / (high - low)
