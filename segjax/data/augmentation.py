@@ -37,9 +37,7 @@ class Augmentation:
 
     def __post_init__(self):
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(
-                f"augmentation scale is (low, high) with 0 < low <= high, got {tuple(self.scale)}"
-            )
+            raise ValueError(f"augmentation scale is (low, high) with 0 < low <= high, got {tuple(self.scale)}")
         if not 0 <= self.brightness <= 1 or not 0 <= self.contrast < 1:
             raise ValueError(
                 "augmentation brightness lies in 0..1 and contrast in 0..1 (1 excluded), "
@@ -110,9 +108,7 @@ class Placement:
         return pixels[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
 
 
-def draw_placement(
-    hw: tuple[int, int], canvas: int, augmentation: Augmentation, rng: np.random.Generator
-) -> Placement:
+def draw_placement(hw: tuple[int, int], canvas: int, augmentation: Augmentation, rng: np.random.Generator) -> Placement:
     """A random `Placement` of a picture of ``hw`` pixels on a ``canvas`` x ``canvas`` square."""
     turns = int(rng.integers(4)) if augmentation.quarter_turns else 0
     flip_x = bool(augmentation.flip and rng.random() < 0.5)
@@ -124,8 +120,7 @@ def draw_placement(
         resized = fitted_size(turned, max(1, round(rng.uniform(*augmentation.scale) * canvas)))
     size = tuple(min(side, canvas) for side in resized)
     offset = tuple(
-        int(rng.integers(side - kept + 1)) if side > kept else 0
-        for side, kept in zip(resized, size, strict=True)
+        int(rng.integers(side - kept + 1)) if side > kept else 0 for side, kept in zip(resized, size, strict=True)
     )
     return Placement(tuple(hw), resized, offset, size, turns, flip_x, flip_y)
 

@@ -18,6 +18,8 @@ import numpy as np
 _LOG = logging.getLogger(__name__)
 _BROKEN_IN_A_ROW = 16  # so many different records breaking one after another is no accident of single files
 
+_ENDLESS = 2**48  # examples; grain's own endless repeat overflows in batches of one (it divides as floats)
+
 
 class Loader(Iterator):
     """Iterator of batches: dicts of stacked arrays [rows, ...]. Close it (or use ``with``) to end its workers."""
@@ -92,7 +94,7 @@ def make_loader(
         raise ValueError(f"seed must lie in 0 .. 2**32 - 1, got {seed}")
     fetch = _Fetch(source, example_fn, cache_mb * 2**20 / max(1, workers))
     if train:
-        positions = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+        positions = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(_ENDLESS // len(source))
     else:
         positions = grain.MapDataset.range(-(-len(source) // batch_size) * batch_size).seed(seed)
     examples = positions.random_map(fetch)[start:]

@@ -36,8 +36,7 @@ def polygon(rng: np.random.Generator, kind: str, radius: float) -> np.ndarray:
     elif kind == "blob":
         angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
         waves = sum(
-            rng.normal(0, 0.16 / order) * np.cos(order * angles + rng.uniform(0, 2 * np.pi))
-            for order in (2, 3, 4, 5)
+            rng.normal(0, 0.16 / order) * np.cos(order * angles + rng.uniform(0, 2 * np.pi)) for order in (2, 3, 4, 5)
         )
         points = _around(0.85 * np.clip(1 + waves, 0.4, 1.3))
     else:

@@ -56,9 +56,7 @@ class PromptableExample:
         if canvas % mask_stride:
             raise ValueError(f"mask_stride {mask_stride} does not divide the canvas of {canvas} pixels")
         if percentiles is not None and not 0 <= percentiles[0] < percentiles[1] <= 100:
-            raise ValueError(
-                f"percentiles are (low, high) with 0 <= low < high <= 100, got {tuple(percentiles)}"
-            )
+            raise ValueError(f"percentiles are (low, high) with 0 <= low < high <= 100, got {tuple(percentiles)}")
         self.canvas, self.max_prompts, self.mask_stride = canvas, max_prompts, mask_stride
         self.augmentation = Augmentation.from_dict(dict(augment or {})) if train else Augmentation()
         self.train, self.percentiles = train, percentiles
@@ -68,9 +66,12 @@ class PromptableExample:
         """The example of ``record``; see the class. Raises ImageError or RecordError for a broken record."""
         if not self.train:
             rng = np.random.default_rng(zlib.crc32(record["image_id"].encode()))
-        image = decode_image(
-            record["image"], name=f"image {record['image_id']!r}", percentiles=self.percentiles
-        )
+        image = decode_image(record["image"], name=f"image {record['image_id']!r}", percentiles=self.percentiles)
+        if image.shape[:2] != (record["height"], record["width"]):
+            raise ImageError(
+                f"image {record['image_id']!r} has {image.shape[0]} x {image.shape[1]} pixels, but its record "
+                f"(and with it the masks) says {record['height']} x {record['width']}"
+            )
         for _ in range(_ATTEMPTS if self.augmentation.scale else 1):
             placement = draw_placement(image.shape[:2], self.canvas, self.augmentation, rng)
             masks = self._choose_masks(record, placement, rng)
@@ -101,9 +102,7 @@ class PromptableExample:
             "weight": np.float32(0),
         }
 
-    def _choose_masks(
-        self, record: Mapping, placement: Placement, rng: np.random.Generator
-    ) -> list[np.ndarray]:
+    def _choose_masks(self, record: Mapping, placement: Placement, rng: np.random.Generator) -> list[np.ndarray]:
         """Up to ``max_prompts`` placed masks bool [h, w]; decodes no more run lengths than it needs."""
         objects = record["objects"]
         candidates = np.flatnonzero(~np.asarray(objects["crowd"], bool) & placement.hits(objects["box"]))
