@@ -52,7 +52,7 @@ def encode_mask(mask: np.ndarray) -> str:
     mask = np.asarray(mask)
     if mask.ndim != 2 or 0 in mask.shape:
         raise ValueError(f"a mask is [H, W] with H and W at least 1, got shape {mask.shape}")
-    return coco_mask.encode(np.asfortranarray(mask != 0, np.uint8))["counts"].decode("ascii")
+    return coco_mask.encode(np.asfortranarray((mask != 0).view(np.uint8)))["counts"].decode("ascii")
 
 
 def decode_mask(rle: str, height: int, width: int) -> np.ndarray:

@@ -143,9 +143,9 @@ def object_from_mask(mask: np.ndarray, identity: int, category: int = 0, **field
 
 def objects_from_map(labels: np.ndarray, category: int = 0, **fields: Any) -> list[dict[str, Any]]:
     """One object per value above 0 of a label map int [H, W]; disconnected parts stay one. The id is the value."""
-    return [
-        object_from_mask(labels == value, int(value), category, **fields) for value in np.unique(labels) if value > 0
-    ]
+    labels = np.asfortranarray(labels)  # Run lengths go down the columns; turning the map once spares every mask.
+    values = [int(value) for value in np.unique(labels) if value > 0]
+    return [object_from_mask(labels == value, value, category, **fields) for value in values]
 
 
 def split_name(text: str) -> str:
