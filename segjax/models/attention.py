@@ -70,7 +70,7 @@ def _chunked(q, k, v, key_valid, scale):
 
 
 def _cudnn(q, k, v, key_valid, scale):
-    """cuDNN wants [B, T, heads, C] with one C for all three, a multiple of 8: v and odd widths are padded with zeros."""
+    """cuDNN wants [B, T, heads, C] with one C for all three, a multiple of 8: narrower ones are padded with zeros."""
     lead = jnp.broadcast_shapes(q.shape[:-3], k.shape[:-3])
     width = -(-max(q.shape[-1], v.shape[-1]) // 8) * 8
 

@@ -31,7 +31,7 @@ class Linear(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Normalisation over the last axis: statistics in float32, result in `dtype`. (Channel-last, so SAM's LayerNorm2d too.)"""
+    """Normalisation over the last axis, so of SAM's maps too: statistics in float32, result in `dtype`."""
 
     epsilon: float = 1e-6
     dtype: jnp.dtype = jnp.float32
@@ -64,7 +64,7 @@ class Mlp(nn.Module):
 
 
 def drop_path(x: jax.Array, rate: jax.Array | float, key: jax.Array | None) -> jax.Array:
-    """Stochastic depth (arXiv 1603.09382): drops a residual branch for whole examples, scaling the kept ones by 1/(1-rate).
+    """Stochastic depth (arXiv 1603.09382): drops a branch for whole examples and scales the kept ones by 1 / (1 - rate).
 
     Args:
       x: [B, ...], the branch.

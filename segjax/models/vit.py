@@ -50,9 +50,7 @@ class Block(nn.Module):
     impl: str = "xla"
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, drop_rate: jax.Array | float = 0.0, key: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, drop_rate: jax.Array | float = 0.0, key: jax.Array | None = None) -> jax.Array:
         """x: [B, h, w, D], or [B, T, D] without windows and relative positions; same shape back.
 
         drop_rate and key are the stochastic depth of this block; no key, no dropping.
@@ -127,9 +125,7 @@ class ViT(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """[B, h, w, D] or [B, T, D] -> same shape. In training with drop_path the rng "drop_path" is needed."""
         if self.remat != "none" and self.remat not in REMAT_POLICIES:
-            raise ValueError(
-                f"remat {self.remat!r} is unknown; choose 'none', " + ", ".join(map(repr, REMAT_POLICIES))
-            )
+            raise ValueError(f"remat {self.remat!r} is unknown; choose 'none', " + ", ".join(map(repr, REMAT_POLICIES)))
         windows = [0 if i in self.global_blocks else self.window for i in range(self.depth)]
         rates = jnp.linspace(0.0, self.drop_path, self.depth)
         keys = None
@@ -150,14 +146,10 @@ class ViT(nn.Module):
         options = dict(heads=self.heads, mlp_ratio=self.mlp_ratio, window=window, grid=grid)
         return options | dict(epsilon=self.epsilon, dtype=self.dtype, impl=self.impl)
 
-    def _scanned(
-        self, x: jax.Array, windows: list[int], rates: jax.Array, keys: jax.Array | None
-    ) -> jax.Array:
-        """Scan over the repeating unit of the stack, and within it over each run of equal blocks (SAM-B: 4 x (2 + 1))."""
+    def _scanned(self, x: jax.Array, windows: list[int], rates: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """Scan over the repeating unit of the stack, and within it over runs of equal blocks (SAM-B: 4 x (2 + 1))."""
         period = next(
-            p
-            for p in range(1, self.depth + 1)
-            if windows == windows[:p] * (self.depth // p) and self.depth % p == 0
+            p for p in range(1, self.depth + 1) if windows == windows[:p] * (self.depth // p) and self.depth % p == 0
         )
         runs, start = [], 0  # of the unit: (window, its first block, behind its last one)
         for window, equal in itertools.groupby(windows[:period]):
@@ -187,9 +179,7 @@ class ViT(nn.Module):
 
         def step(x, inputs):
             params, rate, key = inputs
-            return Block(**self._block_options(window), parent=None).apply(
-                {"params": params}, x, rate, key
-            ), None
+            return Block(**self._block_options(window), parent=None).apply({"params": params}, x, rate, key), None
 
         if self.remat == "none":
             return step

@@ -36,9 +36,7 @@ def build_sam(name: str, **overrides) -> Sam:
         raise ValueError(f"unknown model {name!r}; nearest: {', '.join(near)}; all: {', '.join(SIZES)}")
     unknown = set(overrides) - set(Sam.__dataclass_fields__)
     if unknown:
-        raise ValueError(
-            f"SAM has no attribute {sorted(unknown)}; it has {sorted(set(Sam.__dataclass_fields__))}"
-        )
+        raise ValueError(f"SAM has no attribute {sorted(unknown)}; it has {sorted(set(Sam.__dataclass_fields__))}")
     options = SIZES[name] | {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
     if "dtype" in options:
         options["dtype"] = jnp.dtype(options["dtype"])
@@ -48,7 +46,5 @@ def build_sam(name: str, **overrides) -> Sam:
 def init_sam(model: Sam, key: jax.Array) -> dict:
     """Fresh variables {"params", "constants"} of a SAM; traceable, so `jax.eval_shape` gives the shapes alone."""
     images = jnp.zeros((1, model.canvas, model.canvas, 3))
-    prompts = Prompts(
-        points=jnp.zeros((1, 1, 1, 2)), labels=jnp.ones((1, 1, 1), jnp.int32), boxes=jnp.zeros((1, 1, 4))
-    )
+    prompts = Prompts(points=jnp.zeros((1, 1, 1, 2)), labels=jnp.ones((1, 1, 1), jnp.int32), boxes=jnp.zeros((1, 1, 4)))
     return model.init(key, images, prompts)

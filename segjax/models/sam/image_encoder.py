@@ -27,9 +27,7 @@ class ImageEncoder(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         x = PatchEmbed(self.width, self.patch, self.dtype, name="patch_embed")(images)
-        positions = self.param(
-            "pos_embed", nn.initializers.truncated_normal(0.02), (1, *self.grid, self.width)
-        )
+        positions = self.param("pos_embed", nn.initializers.truncated_normal(0.02), (1, *self.grid, self.width))
         if x.shape[1:3] != self.grid:
             positions = jnp.moveaxis(resize_bilinear(jnp.moveaxis(positions, -1, 1), x.shape[1:3]), 1, -1)
         x = x + positions.astype(self.dtype)

@@ -13,7 +13,7 @@ MASKS = 4  # token 0 answers several prompts with one mask; tokens 1..3 answer a
 
 
 class Upscale(nn.Module):
-    """Transposed convolution 2x2 of stride 2: a matrix product and a rearrangement. Kernel [in, 2, 2, out], bias [out]."""
+    """Transposed convolution 2x2 of stride 2: a matrix product, rearranged. Kernel [in, 2, 2, out], bias [out]."""
 
     features: int
     dtype: jnp.dtype = jnp.float32
@@ -58,7 +58,7 @@ class MaskDecoder(nn.Module):
           dense: [B or 1, P or 1, h or 1, w or 1, D], added to the embedding.
 
         Returns:
-          logits: float32 [B, P, 4, 4h, 4w], mask where > 0; index 0 is the single mask, 1..3 the three of an ambiguous prompt.
+          logits: float32 [B, P, 4, 4h, 4w], mask where > 0; 0 is the single mask, 1..3 are the three of an ambiguous prompt.
           iou: float32 [B, P, 4], the decoder's estimate of each mask's IoU.
         """
         batch, h, w, _ = embedding.shape
@@ -72,13 +72,9 @@ class MaskDecoder(nn.Module):
         token_valid = jnp.concatenate([jnp.ones((batch, prompts, MASKS + 1), bool), token_valid], axis=2)
 
         image = embedding[:, None] + dense
-        transformer = TwoWayTransformer(
-            self.depth, self.heads, self.mlp_width, self.dtype, name="transformer"
-        )
+        transformer = TwoWayTransformer(self.depth, self.heads, self.mlp_width, self.dtype, name="transformer")
         positions = image_positions.reshape(h * w, self.width).astype(self.dtype)
-        tokens, image = transformer(
-            image.reshape(batch, -1, h * w, self.width), positions, tokens, token_valid
-        )
+        tokens, image = transformer(image.reshape(batch, -1, h * w, self.width), positions, tokens, token_valid)
 
         image = image.reshape(*image.shape[:2], h, w, self.width)
         x = Upscale(self.width // 4, self.dtype, name="upscale_1")(image)
@@ -88,7 +84,5 @@ class MaskDecoder(nn.Module):
             (self.width, self.width, out), jax.nn.relu, self.dtype, kernel_init=torch_conv, name=name
         )
         filters = [mlp(self.width // 8, f"hypernetwork_{i}")(tokens[:, :, i + 1]) for i in range(MASKS)]
-        logits = jnp.einsum(
-            "bpmc,bpyxc->bpmyx", jnp.stack(filters, axis=2), x, preferred_element_type=jnp.float32
-        )
+        logits = jnp.einsum("bpmc,bpyxc->bpmyx", jnp.stack(filters, axis=2), x, preferred_element_type=jnp.float32)
         return logits, mlp(MASKS, "iou_head")(tokens[:, :, 0]).astype(jnp.float32)

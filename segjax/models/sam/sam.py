@@ -57,15 +57,13 @@ class Sam(nn.Module):
             self.prompt_width, self.decoder_depth, self.decoder_heads, self.decoder_mlp, self.dtype
         )
 
-    def encode_image(
-        self, images: jax.Array, sizes: jax.Array | None = None, *, train: bool = False
-    ) -> jax.Array:
+    def encode_image(self, images: jax.Array, sizes: jax.Array | None = None, *, train: bool = False) -> jax.Array:
         """RGB images of values 0..255 to embeddings.
 
         Args:
           images: [B, H, W, 3], uint8 or float; H and W multiples of the patch.
-          sizes: int [B, 2], (height, width) of the content at the top left corner of each canvas; the rest is padding and
-            becomes the mean colour, whatever it holds. None: no padding.
+          sizes: int [B, 2], (height, width) of the content at the top left corner of each canvas; the rest is padding
+            and becomes the mean colour, whatever it holds. None: no padding.
 
         Returns:
           [B, H/patch, W/patch, prompt_width].
@@ -83,8 +81,8 @@ class Sam(nn.Module):
           prompts: in pixels of the canvas that was encoded, (h * patch) x (w * patch).
 
         Returns:
-          logits: float32 [B, P, 4, 4h, 4w] on the mask grid, mask where > 0. Index 0 is the mask to use for several prompts
-            at once, 1..3 are the three readings of a single ambiguous one.
+          logits: float32 [B, P, 4, 4h, 4w] on the mask grid, mask where > 0. Index 0 is the mask to use for several
+            prompts at once, 1..3 are the three readings of a single ambiguous one.
           iou: float32 [B, P, 4], estimated IoU of each mask.
         """
         grid = embedding.shape[1:3]

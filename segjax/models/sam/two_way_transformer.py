@@ -23,9 +23,7 @@ class ProjectedAttention(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, key_valid: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, q: jax.Array, k: jax.Array, v: jax.Array, key_valid: jax.Array | None = None) -> jax.Array:
         """q [..., Tq, D], k and v [..., Tk, D], key_valid bool [..., Tk] -> [..., Tq, D]."""
         width = q.shape[-1]
         inner = width // self.downsample

@@ -1,0 +1,20 @@
+"""A tiny SAM learns to segment from clicks, in minutes on a laptop's CPU."""
+
+import ml_collections
+
+from segjax.tasks.promptable import promptable_config
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    config = promptable_config()
+    config.total_steps = 3000
+    config.batch_size = 8
+    config.log_every = 100
+    config.eval_every = 1000
+    config.model = ml_collections.ConfigDict(dict(name="sam_tiny"))
+    config.rounds.update(count=8, sampled=True, correction_weight=1 / 7)
+    config.loss.update(focal_normalise="area", focal_weight=4.0)
+    config.data.update(max_prompts=4, mask_stride=2, cache_mb=500.0)
+    config.data.scenes.update(train_count=1000, eval_count=64)
+    config.optimizer.update(peak_lr=3e-3, b1=0.9, b2=0.99, weight_decay=0.05, clip_norm=1.0, warmup_steps=40)
+    return config

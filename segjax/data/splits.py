@@ -1,0 +1,32 @@
+"""Which records an experiment reads: a prepared folder, or scenes made on the spot."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from segjax.data.builder import open_source
+from segjax.data.synthetic import SyntheticScenes
+
+SYNTHETIC = "synthetic"
+
+
+def open_split(data: Mapping[str, Any], role: str):
+    """The source of records for a role.
+
+    Args:
+      data: `source`: a folder written by `segjax prepare`, or "synthetic". With a folder, `train_split` and `eval_split`
+        name its splits. With "synthetic", `scenes` holds `train_count`, `eval_count`, `size`, `difficulty` and `seed`;
+        the scenes for evaluation are made of photographs that the training scenes never show.
+      role: "train" or "eval".
+
+    Raises:
+      ValueError: unknown role, or a source that is neither; open_source's errors for a folder that is not whole.
+    """
+    if role not in ("train", "eval"):
+        raise ValueError(f"role {role!r} is unknown; a split is opened to 'train' or to 'eval'")
+    if data["source"] != SYNTHETIC:
+        return open_source(data["source"], data[f"{role}_split"])
+    scenes = data["scenes"]
+    split = "train" if role == "train" else "heldout"
+    return SyntheticScenes(
+        split, scenes[f"{role}_count"], size=scenes["size"], seed=scenes["seed"], difficulty=scenes["difficulty"]
+    )

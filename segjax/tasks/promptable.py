@@ -1,0 +1,204 @@
+"""Promptable segmentation: SAM, its losses and the simulated annotator, bound together for the loop."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from segjax.data.loader import make_loader
+from segjax.data.splits import open_split
+from segjax.data.targets import PromptableExample
+from segjax.evaluation.interactive import evaluate_interactive
+from segjax.evaluation.interactive_scores import InteractiveScores
+from segjax.losses.promptable import PromptableLoss
+from segjax.models.sam.build import build_sam, init_sam
+from segjax.models.sam.prompt_encoder import Prompts
+from segjax.models.sam.sam import Sam
+from segjax.ops.masks import content_mask
+from segjax.prompting.simulation import Rounds, Session, Simulator
+from segjax.training.defaults import base_config
+from segjax.training.sharding import place_batch
+
+
+def promptable_config() -> ml_collections.ConfigDict:
+    """The loop's fields and this task's, with the paper's choices; experiments change what they need."""
+    config = base_config()
+    config.task = "promptable"
+    config.model = ml_collections.ConfigDict({"name": "sam_vit_b"}, convert_dict=True)
+    config.rounds = ml_collections.ConfigDict(dataclasses.asdict(Rounds()))
+    config.loss = ml_collections.ConfigDict(dataclasses.asdict(PromptableLoss()))
+    config.data = ml_collections.ConfigDict(
+        dict(
+            source="synthetic",
+            train_split="train",
+            eval_split="val",
+            scenes=dict(train_count=2000, eval_count=64, size=128, difficulty="easy", seed=0),
+            max_prompts=64,  # objects of an image that one step trains on
+            mask_stride=4,  # canvas pixels per cell of the loss grid; finer than patch / 4 upsamples the logits
+            min_area=10.0,
+            max_area_fraction=0.9,
+            percentiles=(),  # (low, high): stretch each picture's intensities, for microscopes
+            augment={},
+            workers=0,
+            threads=1,
+            cache_mb=0.0,
+        )
+    )
+    config.eval = ml_collections.ConfigDict(
+        dict(batch_size=8, max_prompts=32, num_points=9, pictures=6, limit=0)  # limit: images, 0 = all
+    )
+    return config
+
+
+class Promptable:
+    """The task of `config` (see `promptable_config`): everything the loop asks for, and `interactive_scores`."""
+
+    def __init__(self, config: ml_collections.ConfigDict):
+        options = config.model.to_dict()
+        self.model: Sam = build_sam(options.pop("name"), **options)
+        self.rounds = Rounds(**config.rounds)
+        self.score = PromptableLoss(**config.loss)
+        self.data = config.data.to_dict()
+        self.eval = config.eval.to_dict()
+        self.mask_size = (self.model.canvas // self.model.patch * 4,) * 2
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        """Fresh variables."""
+        return init_sam(self.model, key)
+
+    def loss(
+        self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array, train: bool
+    ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        """Plays all rounds on a batch of `PromptableExample`s; sums over prompts, the weight is their number."""
+        drop_key, play_key = jax.random.split(key)
+        embedding = self.model.apply(
+            variables,
+            batch["image"],
+            batch["size"],
+            train=train,
+            rngs={"drop_path": drop_key} if train else {},
+            method="encode_image",
+        )
+        truth = batch["masks"] > 0
+        stride = self.model.canvas // truth.shape[-1]
+        simulator = Simulator(
+            rounds=self.rounds,
+            decode=self.decode_session,
+            score=self.score,
+            truth=truth,
+            boxes=batch["boxes"],
+            content=content_mask(jnp.maximum(batch["size"] // stride, 1), truth.shape[-2:])[:, None],
+            size=batch["size"],
+            stride=stride,
+        )
+        first, later = simulator.play(play_key, (variables, embedding), self.mask_size)
+        weights = batch["valid"] * batch["weight"][:, None]
+        total = lambda values: jnp.sum(weights * values)
+        corrections = max(self.rounds.count - 1, 1)
+        metrics = {f"first_{name}": total(first[name]) for name in ("focal", "dice", "iou_error")}
+        metrics |= {f"later_{name}": total(later[name]) / corrections for name in ("focal", "dice", "iou_error")}
+        return total(first["loss"] + later["loss"]), weights.sum(), metrics
+
+    def decode_session(self, context: Any, session: Session, fed_back: bool) -> tuple[jax.Array, jax.Array]:
+        """The model's answer to the prompts of a simulated session."""
+        variables, embedding = context
+        slots = session.points.shape[2] if fed_back else 1  # the first round has but one click
+        prompts = Prompts(
+            points=session.points[:, :, :slots],
+            labels=session.labels[:, :, :slots],
+            boxes=session.boxes,
+            has_box=session.has_box,
+            masks=session.low_res if fed_back else None,
+        )
+        return self.model.apply(variables, embedding, prompts, method="decode")
+
+    def batches(
+        self,
+        split: str,
+        *,
+        batch_size: int,
+        start: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+        seed: int = 0,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of `PromptableExample`s: "train" endless and shuffled, "eval" once, with masks at canvas resolution."""
+        train = split == "train"
+        example = PromptableExample(
+            self.model.canvas,
+            self.data["max_prompts"] if train else self.eval["max_prompts"],
+            self.data["mask_stride"] if train else 1,
+            train=train,
+            augment=self.data["augment"],
+            min_area=self.data["min_area"],
+            max_area_fraction=self.data["max_area_fraction"],
+            percentiles=tuple(self.data["percentiles"]) or None,
+        )
+        source = open_split(self.data, split)
+        if not train and self.eval["limit"]:
+            source = _First(source, self.eval["limit"])
+        return make_loader(
+            source,
+            example,
+            batch_size=batch_size,
+            seed=seed,
+            train=train,
+            start=start,
+            process_index=process_index,
+            process_count=process_count,
+            workers=self.data["workers"] if train else 0,
+            threads=self.data["threads"],
+            cache_mb=self.data["cache_mb"] if train else 0,
+        )
+
+    def evaluate(
+        self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """The interactive protocol on the evaluation split; pictures show clicks, answers, truth and errors."""
+        scores = self.interactive_scores(variables, mesh=mesh)
+        from segjax import viz
+
+        sheet = viz.interaction_sheet(scores.pictures) if scores.pictures else None
+        return scores.numbers(), {} if sheet is None else {"interaction": sheet}
+
+    def interactive_scores(
+        self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh, split: str = "eval"
+    ) -> InteractiveScores:
+        """IoU after 1 .. N clicks for every object of the split."""
+        processes = jax.process_count()
+        devices = mesh.size
+        batch_size = -(-self.eval["batch_size"] // devices) * devices
+        batches = self.batches(split, batch_size=batch_size, process_index=jax.process_index(), process_count=processes)
+        return evaluate_interactive(
+            jax.tree_util.Partial(self._encode, variables),
+            jax.tree_util.Partial(self._decode, variables),
+            batches,
+            num_points=self.eval["num_points"],
+            mask_size=self.mask_size,
+            pictures=self.eval["pictures"],
+            place=lambda batch: place_batch(batch, mesh),
+        )
+
+    def _encode(self, variables, images, sizes):
+        return self.model.apply(variables, images, sizes, method="encode_image")
+
+    def _decode(self, variables, embedding, points, labels, mask_logits, has_mask):
+        prompts = Prompts(points=points, labels=labels, masks=mask_logits, has_mask=has_mask)
+        return self.model.apply(variables, embedding, prompts, method="decode")
+
+
+class _First:
+    """The first `count` records of a source."""
+
+    def __init__(self, source, count: int):
+        self.source, self.count = source, min(count, len(source))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int):
+        return self.source[index]
