@@ -299,7 +299,7 @@ def _lay_out(rows: list[list[tuple[Image.Image, str]]], titles: list[str], side:
         ("missed", MISSED),
         ("wrongly covered", WRONG),
         ("click on the object", FOREGROUND),
-        ("off it", BACKGROUND),
+        ("click off it", BACKGROUND),
     ):
         draw.rounded_rectangle((left, top, left + text, top + text), text / 4, fill=color)
         draw.text((left + 1.5 * text, top + text / 2), name, _INK, font, anchor="lm")

@@ -1,0 +1,154 @@
+"""Pictures: what colour the pixels are, and that the files written are pictures."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segjax import viz
+
+
+def grey(height=40, width=60, level=100):
+    return np.full((height, width, 3), level, np.uint8)
+
+
+def rectangle(x1, y1, x2, y2, height=40, width=60):
+    mask = np.zeros((height, width), bool)
+    mask[y1:y2, x1:x2] = True
+    return mask
+
+
+def read_png(path):
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB"))
+
+
+def test_overlay_tints_the_inside_outlines_the_edge_and_leaves_the_rest():
+    image = grey()
+    out = viz.overlay(image, rectangle(10, 10, 30, 30), [(200, 0, 0)], opacity=0.5)
+    assert out.dtype == np.uint8 and out.shape == image.shape
+    np.testing.assert_array_equal(out[20, 20], [150, 50, 50])
+    np.testing.assert_array_equal(out[10, 15], [200, 0, 0])
+    np.testing.assert_array_equal(out[9, 15], [100, 100, 100])
+    assert (image == 100).all(), "the input must stay as it was"
+
+
+def test_smaller_masks_lie_above_larger_ones_with_their_own_colours():
+    masks = np.stack([rectangle(20, 15, 30, 25), rectangle(5, 5, 50, 35)])
+    out = viz.overlay(grey(), masks, [(255, 0, 0), (0, 0, 255)], opacity=1.0)
+    np.testing.assert_array_equal(out[20, 25], [255, 0, 0])
+    np.testing.assert_array_equal(out[8, 8], [0, 0, 255])
+
+
+def test_spotlight_keeps_the_colours_of_the_mask_and_dims_the_rest():
+    image = np.broadcast_to(np.array([200, 60, 20], np.uint8), (40, 60, 3)).copy()
+    out = viz.spotlight(image, rectangle(10, 5, 50, 35), (0, 0, 255)).astype(int)
+    assert np.ptp(out[0, 0]) < 40 and out[0, 0].max() < 90
+    assert np.abs(out[20, 30] - image[20, 30]).max() <= 0.15 * 255
+    np.testing.assert_array_equal(out[5, 20], [0, 0, 255])
+
+
+def test_points_are_green_on_and_red_off_and_padding_is_not_drawn():
+    points = np.array([[10, 20], [30, 20], [50, 20]], np.float32)
+    out = viz.draw_prompts(grey(), points, np.array([1, 0, -1]), radius=8)
+    np.testing.assert_array_equal(out[20, 10], viz.FOREGROUND)
+    np.testing.assert_array_equal(out[20, 30], viz.BACKGROUND)
+    assert (out[:, 42:] == 100).all()
+    assert (out == 255).all(axis=2).any(), "a white rim sets a star off its ground"
+
+
+def test_coordinates_are_pixel_centres_of_the_unscaled_frame():
+    out = viz.draw_prompts(grey(80, 120), np.array([[10, 20]]), scale=4.0, radius=6).astype(int)
+    ys, xs = np.nonzero(np.abs(out - 100).sum(axis=2))
+    assert abs((xs.min() + xs.max()) / 2 + 0.5 - 10.5 * 4) <= 1
+    # A five-pointed star reaches higher than it hangs low, so its upper tip tells where it is.
+    assert abs(ys.min() - (20.5 * 4 - 1.25 * 6)) <= 1
+
+
+def test_points_at_the_border_and_outside_do_not_break():
+    out = viz.draw_prompts(grey(), np.array([[0, 0], [59, 39], [500, -20]]), radius=8, numbers=True)
+    np.testing.assert_array_equal(out[0, 0], viz.FOREGROUND)
+
+
+def test_box_frames_its_pixels():
+    out = viz.draw_prompts(grey(), boxes=np.array([10, 5, 20, 15]))
+    np.testing.assert_array_equal(out[5, 10], viz.FOREGROUND)
+    np.testing.assert_array_equal(out[14, 19], viz.FOREGROUND)
+    assert (out[15] == 100).all() and (out[:, 20] == 100).all()
+    np.testing.assert_array_equal(out[10, 15], [100, 100, 100])
+
+
+def test_errors_have_colours_of_their_own():
+    out = viz.error_map(grey(), rectangle(10, 10, 30, 30), rectangle(20, 10, 40, 30)).astype(int)
+    missed, wrong, right, outside = out[20, 35], out[20, 15], out[20, 25], out[0, 0]
+    assert missed[2] > missed[0] + 80 and wrong[0] > wrong[2] + 80
+    assert np.ptp(right) == np.ptp(outside) == 0 and right[0] > outside[0] + 50
+
+
+def rounds(images=2, canvas=64, clicks=4):
+    truth = np.stack([rectangle(10, 10, 40, 40, canvas, canvas)] * images)
+    answers = np.stack([np.stack([rectangle(10, 10, 20 + 5 * k, 40, canvas, canvas) for k in range(clicks)])] * images)
+    return {
+        "image": np.full((images, canvas, canvas, 3), 120, np.uint8),
+        "size": np.array([[canvas, canvas], [48, canvas]], np.int32)[:images],
+        "truth": truth,
+        "points": np.full((images, clicks, 2), 25, np.float32),
+        "labels": np.array([[1, 0, 1, -1]] * images, np.int32),
+        "answers": answers,
+        "iou": np.full((images, clicks), 0.5, np.float32),
+    }
+
+
+def test_sheet_has_a_row_an_image_and_enlarges_small_ones():
+    one = viz.interaction_sheet({name: value[:1] for name, value in rounds().items()})
+    two = viz.interaction_sheet(rounds())
+    assert one.dtype == np.uint8 and one.ndim == 3 and one.shape[2] == 3
+    assert two.shape[1] == one.shape[1] > 6 * 256, "six panels of at least 256 pixels"
+    # The second image holds 48 of 64 rows: its row is three quarters as high.
+    assert 0.7 * 256 < two.shape[0] - one.shape[0] < 0.95 * 256
+    assert viz.interaction_sheet(rounds(), counts=[1, 2, 4]).shape[1] > two.shape[1]
+    with pytest.raises(ValueError, match=r"1\.\.4"):
+        viz.interaction_sheet(rounds(), counts=[5])
+
+
+def test_sheet_shows_truth_errors_and_clicks():
+    sheet = viz.interaction_sheet(rounds(images=1)).reshape(-1, 3)
+    for color in (viz.FOREGROUND, viz.BACKGROUND, viz.MISSED):
+        assert (sheet == color).all(axis=1).sum() > 50, f"no {color} on the sheet"
+
+
+def test_curve_writes_a_png_and_wants_ious(tmp_path):
+    trained = {"iou@1": 0.6, "iou@5": 0.7, "iou@5/small": 0.2, "oracle@1": 0.65, "noc@90": 7.0}
+    path = viz.curve({"trained": trained, "untrained": {"iou@1": 0.1, "iou@5": 0.1}}, tmp_path / "new" / "curve.png")
+    picture = read_png(path)
+    assert min(picture.shape[:2]) > 400
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
+    with pytest.raises(ValueError, match="'empty' has no number called 'iou@<count>'"):
+        viz.curve({"empty": {"loss": 1.0}}, tmp_path / "curve.png")
+
+
+def test_training_curves_from_metrics_with_gaps(tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    rows = [{"step": step, "loss": 1 / (1 + step), "lr": 0.1, "iou_error": None} for step in range(50)]
+    rows += [{"step": 49, "iou@1": 0.5, "iou@3": 0.6}, {"step": 99, "iou@1": 0.6, "iou@3": 0.7}]
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    picture = read_png(viz.training_curves(metrics, tmp_path / "curves.png", title="run"))
+    one_panel = tmp_path / "one.jsonl"
+    one_panel.write_text("".join(json.dumps(row) + "\n" for row in rows[:50]))
+    narrow = read_png(viz.training_curves(one_panel, tmp_path / "one.png"))
+    # Loss and IoU get a panel each; the constant rate and the empty metric get none.
+    assert picture.shape[1] == 2 * narrow.shape[1]
+    metrics.write_text("")
+    with pytest.raises(ValueError, match="holds no number"):
+        viz.training_curves(metrics, tmp_path / "curves.png")
+
+
+def test_wrong_arrays_get_told_what_was_expected():
+    with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\], RGB; got float64"):
+        viz.overlay(np.zeros((4, 4, 3)), np.zeros((4, 4), bool))
+    with pytest.raises(ValueError, match=r"masks \(1, 5, 4\) do not fit"):
+        viz.overlay(grey(4, 4), np.zeros((5, 4), bool))
+    with pytest.raises(ValueError, match="2 points but 1 labels"):
+        viz.draw_prompts(grey(), np.zeros((2, 2)), np.ones(1))
