@@ -28,7 +28,7 @@ def base_config() -> ml_collections.ConfigDict:
     config.optimizer.decay_factor = 0.1
     config.optimizer.final_lr = 0.0  # "cosine": the rate it ends at
     config.optimizer.layer_decay = 1.0  # rate of block i relative to block i + 1
-    config.optimizer.trunk = "image_encoder"  # module whose patch_embed, pos_embed and block_{i} decay
+    config.optimizer.trunk = "image_encoder(/trunk)?"  # module whose patch_embed, pos_embed and block_{i} decay
 
     config.mesh = ml_collections.ConfigDict()
     config.mesh.data = -1  # -1: whatever the device count leaves

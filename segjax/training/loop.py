@@ -50,6 +50,9 @@ class Run:
         try:
             with jax.transfer_guard("allow"):
                 numbers, images = self.task.evaluate(state.best_variables, mesh=self.mesh)
+            best = self.config.checkpoint.best
+            if best and best not in numbers:
+                raise ValueError(f"checkpoint.best is {best!r}; the evaluation gives {', '.join(sorted(numbers))}")
         except Exception:
             self.save(state)  # what was trained outlives a fault of the evaluation
             raise

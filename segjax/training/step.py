@@ -35,7 +35,7 @@ def train_step(
     grads, loss, weight, sums = gradient_sums(loss_fn, state, batch, key, microbatches)
     per_weight = jnp.where(weight > 0, 1.0 / jnp.where(weight > 0, weight, 1.0), 0.0)
     grads, loss, means = jax.tree.map(lambda total: total * per_weight, (grads, loss, sums))
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

@@ -1,0 +1,200 @@
+import logging
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from segjax.training.checkpoints import CheckpointError, Checkpoints, check_parameters, load_variables
+from segjax.training.optimizer import make_optimizer, make_schedule
+from segjax.training.sharding import make_mesh, state_shardings
+from segjax.training.state import create_state
+
+from .toy import HIDDEN, INPUTS, ToyTask
+
+OPTIMIZER = make_optimizer(make_schedule(0.01, 100), weight_decay=0.1)
+META = {"config": {"batch_size": 16}, "examples": 48}
+
+
+def meshes(devices, fsdp):
+    axis_types = (jax.sharding.AxisType.Auto,) * 2
+    return jax.make_mesh((devices // fsdp, fsdp), ("data", "fsdp"), axis_types, devices=jax.devices()[:devices])
+
+
+def make_state(mesh, seed=1, step=3, hidden=HIDDEN, ema=True):
+    """(state, shapes, shardings) on a mesh; the moving average differs from the parameters."""
+
+    def fresh(key):
+        state = create_state(ToyTask(hidden=hidden).init(key), OPTIMIZER, jax.random.key(seed + 9), ema=ema)
+        return state.replace(step=state.step + step, ema=jax.tree.map(lambda p: 2 * p, state.ema))
+
+    shapes = jax.eval_shape(fresh, jax.random.key(0))
+    shardings = state_shardings(shapes, mesh, floor=64)
+    return jax.jit(fresh, out_shardings=shardings)(jax.random.key(seed)), shapes, shardings
+
+
+def host(state):
+    return jax.device_get(state.replace(key=jax.random.key_data(state.key)))
+
+
+def damage(folder):
+    """Cuts every array file of a checkpoint short."""
+    for path in (folder / "state").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A directory with checkpoints 2 and 3 of one run, written on 8 devices; copied by the tests that damage it."""
+    folder = tmp_path_factory.mktemp("run") / "checkpoints"
+    with Checkpoints(folder) as checkpoints:
+        for step in (2, 3):
+            checkpoints.save(make_state(make_mesh(data=2, fsdp=4), seed=step, step=step)[0], META)
+    return folder
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize("devices, fsdp", [(8, 4), (4, 4), (4, 2), (1, 1)])
+def test_every_mesh_restores_the_same_values(saved, devices, fsdp):
+    want, _, _ = make_state(make_mesh(data=2, fsdp=4), seed=3)
+    mesh = meshes(devices, fsdp)
+    _, shapes, shardings = make_state(mesh)
+    with jax.set_mesh(mesh), Checkpoints(saved) as checkpoints:
+        state, meta = checkpoints.restore(shapes, shardings)
+    jax.tree.map(np.testing.assert_array_equal, host(state), host(want))
+    assert jax.dtypes.issubdtype(state.key.dtype, jax.dtypes.prng_key)
+    kernel = state.params["first"]["kernel"]
+    assert {s.data.shape for s in kernel.addressable_shards} == {(INPUTS, HIDDEN // fsdp)}
+    assert meta["examples"] == 48 and meta["config"] == META["config"] and meta["versions"]["jax"] == jax.__version__
+
+
+def test_variables_load_without_task_or_mesh_and_prefer_the_average(saved):
+    state, _, _ = make_state(make_mesh())
+    variables, config = load_variables(saved.parent, step=3)
+    want = jax.device_get(make_state(make_mesh(), seed=3)[0])
+    jax.tree.map(np.testing.assert_array_equal, variables, dict(want.best_variables))
+    assert type(variables["params"]["first"]["kernel"]) is np.ndarray and config == META["config"]
+    raw, _ = load_variables(saved, ema=False)
+    jax.tree.map(np.testing.assert_array_equal, raw["params"], want.params)
+
+
+def test_variables_of_a_run_without_average_are_its_parameters(tmp_path):
+    state, _, _ = make_state(make_mesh(), ema=False)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, META)
+    jax.tree.map(np.testing.assert_array_equal, load_variables(tmp_path)[0]["params"], jax.device_get(state.params))
+
+
+@pytest.mark.parametrize("fault", ["arrays cut short", "metadata gone", "state gone", "meta not JSON"])
+def test_a_corrupt_newest_checkpoint_is_passed_over_with_a_warning_that_names_it(copy, caplog, fault):
+    newest = copy / "3"
+    match fault:
+        case "arrays cut short":
+            damage(newest)
+        case "metadata gone":
+            (newest / "state" / "_METADATA").unlink()
+        case "state gone":
+            shutil.rmtree(newest / "state")
+        case "meta not JSON":
+            (newest / "meta" / "metadata").write_text('{"config": ')
+    _, shapes, shardings = make_state(make_mesh(fsdp=4))
+    assert load_variables(copy)[1] == META["config"]
+    assert str(newest) in caplog.text and "corrupt" in caplog.text
+    caplog.clear()
+    with Checkpoints(copy) as checkpoints:
+        state, _ = checkpoints.restore(shapes, shardings)
+        assert int(state.step) == 2 and str(newest) in caplog.text
+        # The run goes on and comes to step 3 again: it must be able to save it.
+        checkpoints.save(make_state(make_mesh(fsdp=4), seed=5, step=3)[0], META)
+        checkpoints.wait()
+        assert checkpoints.steps == [2, 3]
+        assert int(checkpoints.restore(shapes, shardings)[0].step) == 3
+    assert (copy.parent / "checkpoints_unreadable" / "3").is_dir(), "moved aside, not deleted"
+
+
+def test_a_save_that_was_cut_off_leaves_no_trace(copy):
+    shutil.copytree(copy / "3", copy / "4.orbax-checkpoint-tmp")
+    _, shapes, shardings = make_state(make_mesh())
+    with Checkpoints(copy) as checkpoints:
+        assert int(checkpoints.restore(shapes, shardings)[0].step) == 3
+    assert load_variables(copy)[1] == META["config"]
+
+
+def test_when_nothing_can_be_read_the_error_says_so_and_nothing_is_moved(copy):
+    damage(copy / "2"), damage(copy / "3")
+    _, shapes, shardings = make_state(make_mesh())
+    with (
+        Checkpoints(copy) as checkpoints,
+        pytest.raises(CheckpointError, match=r"none of the checkpoints in .*3: .*2: "),
+    ):
+        checkpoints.restore(shapes, shardings)
+    assert (copy / "3").is_dir()
+
+
+def test_another_architecture_is_an_error_that_lists_what_differs(saved, caplog):
+    _, shapes, shardings = make_state(make_mesh(), hidden=24)
+    with (
+        Checkpoints(saved) as checkpoints,
+        pytest.raises(
+            CheckpointError,
+            match=r"checkpoints/3 is of another arch.*3 misshapen: .*first/bias is \(32,\), expected \(24,\)",
+        ),
+    ):
+        checkpoints.restore(shapes, shardings)
+    assert "corrupt" not in caplog.text and (saved / "3").is_dir()
+
+
+def test_differences_are_counted_and_the_first_listed():
+    want = {f"w{i}": np.zeros((2, 3)) for i in range(8)} | {"both": np.zeros(2)}
+    with pytest.raises(CheckpointError) as error:
+        check_parameters(want, {"both": np.zeros(3), "extra": {"deep": np.zeros(1)}}, source="file.ckpt")
+    message = str(error.value)
+    assert message.startswith("file.ckpt is of another architecture")
+    assert "8 missing: w0 (2, 3), w1" in message and "w5" not in message and "..." in message
+    assert "1 unexpected: extra/deep (1,)" in message and "1 misshapen: both is (3,), expected (2,)" in message
+    check_parameters(want, want, source="file.ckpt")
+
+
+def test_missing_checkpoints_say_where_they_were_sought(saved, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}.*no numbered folder"):
+        load_variables(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"step 9 in .*steps \[2, 3\]"):
+        load_variables(saved, step=9)
+
+
+@pytest.mark.parametrize("mode, kept", [("max", [2, 4]), ("min", [1, 4])])
+def test_the_newest_and_the_best_are_kept(tmp_path, mode, kept):
+    with Checkpoints(tmp_path, keep=1, best="iou", best_mode=mode) as checkpoints:
+        for step, iou in ((1, 0.3), (2, 0.8), (3, 0.5), (4, None)):
+            state, _, _ = make_state(make_mesh(), step=step)
+            checkpoints.save(state, META, None if iou is None else {"iou": iou})
+        checkpoints.wait()
+        assert checkpoints.steps == kept
+
+
+def test_a_donated_state_does_not_change_a_save_under_way(tmp_path):
+    """The save runs in the background while the step reuses the state's memory."""
+    add = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    state, shapes, shardings = make_state(make_mesh(), hidden=4096)
+    want = host(state)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, META)
+        state = state.replace(params=add(state.params))
+        jax.block_until_ready(state.params)
+        checkpoints.wait()
+        got, _ = checkpoints.restore(shapes, shardings)
+    jax.tree.map(np.testing.assert_array_equal, host(got).params, want.params)
+
+
+def test_saving_a_step_twice_keeps_the_first(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "segjax")
+    with Checkpoints(tmp_path) as checkpoints:
+        for seed in (1, 2):
+            checkpoints.save(make_state(make_mesh(), seed=seed)[0], META)
+        checkpoints.wait()
+    want = jax.device_get(make_state(make_mesh(), seed=1)[0].ema)
+    jax.tree.map(np.testing.assert_array_equal, load_variables(tmp_path)[0]["params"], want)

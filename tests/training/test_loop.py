@@ -1,0 +1,274 @@
+import json
+import logging
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from segjax.training.checkpoints import CheckpointError, load_variables
+from segjax.training.interruption import Interrupted
+from segjax.training.loop import train
+from segjax.training.monitor import NonFiniteError
+
+from .toy import HIDDEN, INPUTS, ToyTask, toy_config
+
+
+def host(state):
+    return jax.device_get(state.replace(key=jax.random.key_data(state.key)))
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir):
+    return {r["step"]: r["loss"] for r in rows(workdir) if "loss" in r}
+
+
+def saved_steps(workdir):
+    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """(final state, losses by step, workdir, task) of the plain run."""
+    workdir = tmp_path_factory.mktemp("plain")
+    task = ToyTask()
+    state = train(task, toy_config(mesh__fsdp=4, ema_decay=0.9), workdir)
+    return host(state), losses(workdir), workdir, task
+
+
+def test_a_run_writes_everything_it_promises(uninterrupted):
+    state, by_step, workdir, task = uninterrupted
+    assert int(state.step) == 6 and sorted(by_step) == [1, 2, 3, 4, 5, 6] and saved_steps(workdir) == [4, 6]
+    assert json.loads((workdir / "config.json").read_text())["optimizer"]["peak_lr"] == 1e-2
+    row = next(r for r in rows(workdir) if r["step"] == 3)
+    assert {"loss", "absolute", "grad_norm", "lr", "seconds_per_step", "images_per_second", "loader_wait"} <= set(row)
+    assert 0 <= row["loader_wait"] <= 1 and row["images_per_second"] > 0
+    assert (workdir / "pictures" / "truth_0000006.png").is_file() and list((workdir / "tb").iterdir())
+    assert task.evaluations == 1 and rows(workdir)[-1]["score"] == 0.0
+    _, config = load_variables(workdir)
+    assert config == json.loads((workdir / "config.json").read_text())
+
+
+def test_the_step_is_traced_and_compiled_once(uninterrupted, tmp_path, caplog):
+    assert uninterrupted[3].traces == 1
+    task = ToyTask()
+    caplog.set_level(logging.ERROR, "segjax")
+    train(task, toy_config(total_steps=3), tmp_path)
+    assert task.traces == 1 and "compiled" not in caplog.text
+
+
+def test_batches_that_change_shape_are_reported(tmp_path, caplog):
+    class Growing(ToyTask):
+        def batches(self, split, **options):
+            for i, batch in enumerate(super().batches(split, **options)):
+                yield {**batch, "x": batch["x"].astype(np.float16 if i == 2 else np.float32)}
+
+    train(Growing(), toy_config(total_steps=4), tmp_path)
+    assert "compiled 2 times" in caplog.text
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(uninterrupted, tmp_path, stop):
+    def interrupt(number):
+        if number == stop - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = toy_config(mesh__fsdp=4, ema_decay=0.9)
+    with pytest.raises(Interrupted) as stopped:
+        train(ToyTask(on_batch=interrupt), config, tmp_path)
+    assert stopped.value.step == stop and stopped.value.code == 128 + signal.SIGTERM
+    assert saved_steps(tmp_path)[-1] == stop
+    state = train(ToyTask(), config, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, host(state), uninterrupted[0])
+    assert losses(tmp_path) == uninterrupted[1]
+
+
+def test_a_killed_run_redoes_lost_steps_and_logs_each_once(uninterrupted, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill(number):
+        if number == 5:
+            raise Killed
+
+    config = toy_config(mesh__fsdp=4, ema_decay=0.9)
+    with pytest.raises(Killed):
+        train(ToyTask(on_batch=kill), config, tmp_path)
+    (tmp_path / "metrics.jsonl").open("a").write('{"step": 6, "lo')  # a line cut short by the kill
+    assert saved_steps(tmp_path) == [2, 4] and sorted(losses_before_cut(tmp_path)) == [1, 2, 3, 4, 5]
+    state = train(ToyTask(), config, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, host(state), uninterrupted[0])
+    assert [r["step"] for r in rows(tmp_path) if "loss" in r] == [1, 2, 3, 4, 5, 6]
+    assert losses(tmp_path) == uninterrupted[1]
+
+
+def losses_before_cut(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()[:-1]
+    return [json.loads(line)["step"] for line in lines]
+
+
+@pytest.mark.parametrize("fsdp", [1, 8])
+def test_resuming_on_another_mesh_goes_on_from_the_same_values(uninterrupted, tmp_path, fsdp, caplog):
+    def interrupt(number):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        train(ToyTask(on_batch=interrupt), toy_config(mesh__fsdp=4, ema_decay=0.9), tmp_path)
+    state = train(ToyTask(), toy_config(mesh__fsdp=fsdp, ema_decay=0.9), tmp_path)
+    assert f"mesh.fsdp: 4 -> {fsdp}" in caplog.text
+    kernel = state.params["first"]["kernel"]
+    assert {s.data.shape for s in kernel.addressable_shards} == {(INPUTS, HIDDEN // fsdp)}
+    np.testing.assert_allclose(list(losses(tmp_path).values()), list(uninterrupted[1].values()), rtol=1e-5)
+
+
+def test_a_finished_run_is_left_as_it_is(uninterrupted):
+    state, by_step, workdir, _ = uninterrupted
+    task = ToyTask()
+    again = train(task, toy_config(mesh__fsdp=4, ema_decay=0.9), workdir)
+    jax.tree.map(np.testing.assert_array_equal, host(again), state)
+    assert task.traces <= 1 and losses(workdir) == by_step
+
+
+def test_the_signal_handlers_are_given_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    train(ToyTask(), toy_config(total_steps=1), tmp_path)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_second_signal_does_not_lose_the_first_save(tmp_path, monkeypatch, caplog):
+    from segjax.training.checkpoints import Checkpoints
+
+    def kill(_=None):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    waited = Checkpoints.wait
+
+    def signalled_wait(self):
+        kill()
+        waited(self)
+        kill()
+
+    monkeypatch.setattr(Checkpoints, "wait", signalled_wait)
+    with pytest.raises(Interrupted):
+        train(ToyTask(on_batch=lambda n: kill() if n == 2 else None), toy_config(checkpoint__every=0), tmp_path)
+    assert saved_steps(tmp_path) == [3] and "SIGTERM again" in caplog.text
+    assert int(train(ToyTask(), toy_config(checkpoint__every=0, total_steps=4), tmp_path).step) == 4
+
+
+@pytest.mark.parametrize("log_every", [1, 50])
+def test_a_non_finite_step_names_itself_and_its_examples_and_leaves_the_state_before_it(tmp_path, log_every):
+    config = toy_config(log_every=log_every, checkpoint__every=0)
+    with pytest.raises(
+        NonFiniteError, match=r"step 3: .*loss nan.*by index: 48, 49, 50, .* 63\..*checkpoint 3"
+    ) as error:
+        train(ToyTask(poison=3), config, tmp_path)
+    assert error.value.step == 3 and error.value.index == list(range(48, 64))
+    assert saved_steps(tmp_path) == [3]
+    # The checkpoint is sound: with the batch mended the run goes on as if nothing had been.
+    resumed = train(ToyTask(), config, tmp_path)
+    straight = train(ToyTask(), config, tmp_path / "straight")
+    jax.tree.map(np.testing.assert_array_equal, host(resumed), host(straight))
+
+
+def test_the_best_checkpoint_outlives_the_newest(tmp_path):
+    task = ToyTask()
+    task.scores = iter([0.1, 0.9, 0.2, 0.3, 0.4, 0.5])
+    train(task, toy_config(eval_every=1, checkpoint__best="score", checkpoint__keep=1, checkpoint__every=0), tmp_path)
+    assert saved_steps(tmp_path) == [2, 6] and task.evaluations == 6
+
+
+def test_a_best_metric_that_the_evaluation_lacks_names_those_it_has(tmp_path):
+    with pytest.raises(ValueError, match="checkpoint.best is 'iou'.*score"):
+        train(ToyTask(), toy_config(total_steps=1, checkpoint__best="iou"), tmp_path)
+    assert saved_steps(tmp_path) == [1], "what was trained is kept"
+
+
+def test_a_fault_of_the_evaluation_does_not_lose_the_training(tmp_path):
+    class Faulty(ToyTask):
+        def evaluate(self, variables, *, mesh):
+            raise RuntimeError("no such picture")
+
+    with pytest.raises(RuntimeError, match="no such picture"):
+        train(Faulty(), toy_config(total_steps=3, checkpoint__every=0), tmp_path)
+    assert saved_steps(tmp_path) == [3]
+
+
+def test_the_evaluation_sees_the_moving_average(tmp_path):
+    seen = []
+
+    class Watching(ToyTask):
+        def evaluate(self, variables, *, mesh):
+            seen.append(jax.device_get(variables["params"]["first"]["kernel"]))
+            return {}, {}
+
+    state = train(Watching(), toy_config(ema_decay=0.5), tmp_path)
+    np.testing.assert_array_equal(seen[0], state.ema["first"]["kernel"])
+    assert np.abs(seen[0] - np.asarray(state.params["first"]["kernel"])).max() > 1e-4
+
+
+def test_init_from_takes_parameters_and_the_own_checkpoint_comes_first(uninterrupted, tmp_path):
+    source = uninterrupted[2]
+    config = toy_config(init_from=str(source), optimizer__peak_lr=0.0, optimizer__weight_decay=0.0, total_steps=2)
+    state = train(ToyTask(), config, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, host(state).params, uninterrupted[0].ema)
+    assert int(state.step) == 2
+    config.init_from = str(tmp_path / "gone")
+    config.checkpoint.may_change = ("init_from",)
+    config.total_steps = 3
+    assert int(train(ToyTask(), config, tmp_path).step) == 3, "resumed: init_from is not looked at"
+
+
+def test_init_from_another_architecture_is_an_error(uninterrupted, tmp_path):
+    config = toy_config(init_from=str(uninterrupted[2]))
+    with pytest.raises(CheckpointError, match=r"init_from .*another architecture.*3 misshapen"):
+        train(ToyTask(hidden=24), config, tmp_path)
+
+
+def test_given_variables_start_the_run(tmp_path):
+    given = jax.tree.map(np.asarray, ToyTask().init(jax.random.key(77)))
+    config = toy_config(optimizer__peak_lr=0.0, total_steps=1)
+    state = train(ToyTask(), config, tmp_path, variables=given)
+    jax.tree.map(np.testing.assert_array_equal, host(state).params, given["params"])
+
+
+def test_a_resumed_run_may_not_change_what_a_step_computes(uninterrupted):
+    config = toy_config(mesh__fsdp=4, ema_decay=0.9, seed=4, optimizer__peak_lr=0.5)
+    with pytest.raises(ValueError, match=r"optimizer.peak_lr: 0.01 -> 0.5; seed: 0 -> 4.*may_change"):
+        train(ToyTask(), config, uninterrupted[2])
+
+
+def test_profile_of_chosen_steps(tmp_path):
+    train(ToyTask(), toy_config(total_steps=3, profile_steps=(1, 2)), tmp_path)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"batch_size": 12}, "batch_size 12 does not divide over 8 devices.*for example 8"),
+        ({"microbatches": 3}, "config.batch_size is 16; expected a multiple of microbatches"),
+        ({"total_steps": 0}, "config.total_steps is 0; expected at least 1"),
+        ({"ema_decay": 1.0}, r"config.ema_decay is 1.0; expected in \[0, 1\)"),
+        ({"checkpoint__best_mode": "most"}, "best_mode is 'most'; expected 'min' or 'max'"),
+        ({"profile_steps": (5,)}, "profile_steps is"),
+        ({"mesh__fsdp": 3}, "8 devices"),
+        ({"mesh__fsdp": 8, "mesh__floor": 10**6}, "unsharded_tolerance=50%.*first/kernel"),
+        ({"optimizer__schedule": "linear"}, "optimizer.schedule is 'linear'"),
+        ({"optimizer__layer_decay": 0.5}, "image_encoder"),
+    ],
+)
+def test_config_mistakes_say_what_was_expected(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(ToyTask(), toy_config(**changes), tmp_path)
+
+
+def test_a_config_that_lacks_a_field_names_it(tmp_path):
+    config = toy_config()
+    del config.optimizer.clip_norm
+    with pytest.raises(ValueError, match="config lacks optimizer.clip_norm"):
+        train(ToyTask(), config, tmp_path)

@@ -1,0 +1,122 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.training.optimizer import decay_mask, layer_scales, make_optimizer, make_schedule
+
+
+def rates(steps, **options):
+    return np.array([make_schedule(2.0, 100, **options)(s) for s in steps])
+
+
+def test_warmup_is_linear_from_zero_in_every_schedule():
+    for options in ({"schedule": "constant"}, {"schedule": "cosine"}, {"schedule": "step", "boundaries": (50,)}):
+        np.testing.assert_allclose(rates([0, 5, 10], warmup_steps=10, **options), [0.0, 1.0, 2.0], rtol=1e-6)
+
+
+def test_cosine_closed_form():
+    got = rates([10, 40, 55, 100, 150], schedule="cosine", warmup_steps=10, final_lr=0.2)
+    want = [2.0, 0.2 + 0.9 * (1 + np.cos(np.pi / 3)), 1.1, 0.2, 0.2]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_step_schedule_drops_at_each_boundary():
+    got = rates([29, 30, 59, 60, 99], schedule="step", boundaries=(30, 60), decay_factor=0.1)
+    np.testing.assert_allclose(got, [2.0, 0.2, 0.2, 0.02, 0.02], rtol=1e-5)
+
+
+def test_constant_schedule_without_warmup():
+    np.testing.assert_allclose(rates([0, 99], schedule="constant"), [2.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"schedule": "linear"}, "'linear'; expected one of constant, cosine, step"),
+        ({"warmup_steps": 101}, "warmup_steps is 101; expected 0 to total_steps"),
+        ({"schedule": "step", "boundaries": (60, 30)}, "ascending"),
+        ({"schedule": "step"}, "boundaries go with schedule 'step'"),
+        ({"schedule": "cosine", "boundaries": (3,)}, "boundaries go with schedule 'step'"),
+    ],
+)
+def test_schedule_mistakes_say_what_was_expected(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_schedule(1.0, 100, **options)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [({"b1": 1.0}, "optimizer.b1"), ({"weight_decay": -1.0}, "weight_decay"), ({"layer_decay": 1.5}, "layer_decay")],
+)
+def test_optimizer_mistakes_say_what_was_expected(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_optimizer(make_schedule(1.0, 10), **options)
+
+
+def encoder_tree():
+    kernel, vector = np.ones((4, 4)), np.ones(4)
+    block = {"attn": {"qkv": {"kernel": kernel, "bias": vector}, "rel_pos_h": kernel}, "norm1": {"scale": vector}}
+    return {
+        "image_encoder": {
+            "patch_embed": {"kernel": np.ones((2, 2, 3, 4)), "bias": vector},
+            "pos_embed": np.ones((1, 4, 4, 4)),
+            "block_0": block,
+            "block_1": block,
+            "neck": {"conv": {"kernel": kernel}},
+        },
+        "prompt_encoder": {"point_embeddings": kernel, "no_mask_embed": np.ones((1, 4))},
+        "mask_decoder": {"mask_tokens": kernel, "cross_attn_token_to_image": {"q": {"kernel": kernel}}},
+        "class_embed": {"embedding": kernel},
+    }
+
+
+def test_weight_decay_spares_vectors_and_learned_tables():
+    mask = decay_mask(encoder_tree())
+    decayed = {
+        jax.tree_util.keystr(p, simple=True, separator="/") for p, on in jax.tree_util.tree_leaves_with_path(mask) if on
+    }
+    assert decayed == {
+        "image_encoder/patch_embed/kernel",
+        "image_encoder/block_0/attn/qkv/kernel",
+        "image_encoder/block_1/attn/qkv/kernel",
+        "image_encoder/neck/conv/kernel",
+        "mask_decoder/cross_attn_token_to_image/q/kernel",
+    }
+
+
+def test_layer_scales_count_from_the_top_of_the_trunk():
+    scales = layer_scales(encoder_tree(), 0.5, "image_encoder")
+    trunk = scales["image_encoder"]
+    assert trunk["patch_embed"]["kernel"] == trunk["pos_embed"] == 0.125
+    assert trunk["block_0"]["attn"]["qkv"]["kernel"] == trunk["block_0"]["norm1"]["scale"] == 0.25
+    assert trunk["block_1"]["attn"]["rel_pos_h"] == 0.5
+    assert trunk["neck"]["conv"]["kernel"] == scales["mask_decoder"]["mask_tokens"] == 1.0
+
+
+def test_layer_scales_with_blocks_at_the_top_of_the_tree():
+    scales = layer_scales(encoder_tree()["image_encoder"], 0.5, "")
+    assert scales["pos_embed"] == 0.125 and scales["block_1"]["norm1"]["scale"] == 0.5
+
+
+def test_a_trunk_that_is_not_there_is_an_error_that_lists_the_modules():
+    with pytest.raises(ValueError, match="'backbone'/block_0.*class_embed, image_encoder, mask_decoder"):
+        layer_scales(encoder_tree(), 0.5, "backbone")
+
+
+def test_first_update_is_adam_plus_decoupled_decay_times_rate_and_layer():
+    params = {"image_encoder": {"block_0": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full(2, 3.0)}}}
+    grads = jax.tree.map(lambda p: jnp.full_like(p, 7.0), params)
+    optimizer = make_optimizer(make_schedule(0.1, 10, schedule="constant"), weight_decay=0.2, layer_decay=0.5)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    block = updates["image_encoder"]["block_0"]
+    # Adam's first step has size 1 whatever the gradient; the layer's factor is 0.5 ** 1.
+    np.testing.assert_allclose(block["kernel"], -0.1 * 0.5 * (1.0 + 0.2 * 3.0), rtol=1e-5)
+    np.testing.assert_allclose(block["bias"], -0.1 * 0.5, rtol=1e-5)
+
+
+def test_clipping_bounds_the_gradient_that_adam_sees():
+    params = {"w": jnp.zeros(4)}
+    optimizer = make_optimizer(make_schedule(0.1, 10), clip_norm=1.0)
+    _, state = optimizer.update({"w": jnp.full(4, 100.0)}, optimizer.init(params), params)
+    np.testing.assert_allclose(state[1].mu["w"], 0.1 * 0.5, rtol=1e-5)  # (1 - b1) * 1 / sqrt(4)
