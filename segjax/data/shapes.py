@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -34,10 +35,10 @@ def polygon(rng: np.random.Generator, kind: str, radius: float) -> np.ndarray:
         tips = rng.integers(4, 8)
         points = _around(np.tile([1.0, rng.uniform(0.45, 0.65)], tips))
     elif kind == "blob":
-        angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-        waves = sum(
-            rng.normal(0, 0.16 / order) * np.cos(order * angles + rng.uniform(0, 2 * np.pi)) for order in (2, 3, 4, 5)
-        )
+        orders = np.arange(2, 6)
+        heights, phases = rng.normal(0, 0.16 / orders), rng.uniform(0, 2 * np.pi, 4)
+        angles = np.arange(48) * (2 * np.pi / 48)
+        waves = heights @ np.cos(orders[:, None] * angles + phases[:, None])
         points = _around(0.85 * np.clip(1 + waves, 0.4, 1.3))
     else:
         raise ValueError(f"unknown shape {kind!r}; there are {', '.join(SHAPES)}")
@@ -48,23 +49,23 @@ def polygon(rng: np.random.Generator, kind: str, radius: float) -> np.ndarray:
 
 def draw_polygon(vertices: np.ndarray, size: int) -> Drawn:
     """Fills the outline ``vertices`` [V, 2] (continuous pixel coordinates) on a ``size`` x ``size`` canvas."""
-    low = np.clip(np.floor(vertices.min(0)).astype(int) - 1, 0, size - 1)
-    high = np.clip(np.ceil(vertices.max(0)).astype(int) + 1, low + 1, size)
-    width, height = (high - low).tolist()
-    fine = Image.new("L", (width * _OVERSAMPLING, height * _OVERSAMPLING))
+    # Python's own numbers: the arrays are so small that NumPy's calls would cost more than the drawing.
+    x1, y1 = (min(max(math.floor(low) - 1, 0), size - 1) for low in vertices.min(0).tolist())
+    x2, y2 = (min(math.ceil(high) + 1, size) for high in vertices.max(0).tolist())
+    x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
+    fine = Image.new("L", ((x2 - x1) * _OVERSAMPLING, (y2 - y1) * _OVERSAMPLING))
     # Pillow's vertices are pixel centres, hence the half pixel of the fine grid.
-    outline = (vertices - low) * _OVERSAMPLING - 0.5
-    ImageDraw.Draw(fine).polygon([tuple(point) for point in outline.tolist()], fill=255)
+    outline = (vertices - (x1, y1)) * _OVERSAMPLING - 0.5
+    ImageDraw.Draw(fine).polygon(outline.ravel().tolist(), fill=255)
     coverage = np.asarray(fine.reduce(_OVERSAMPLING))
     alpha = np.zeros((size, size), np.float32)
     mask = np.zeros((size, size), bool)
-    inside = np.s_[low[1] : high[1], low[0] : high[0]]
-    alpha[inside] = coverage * np.float32(1 / 255)
-    mask[inside] = coverage >= 128
-    return Drawn(alpha, mask, (int(low[0]), int(low[1]), int(high[0]), int(high[1])))
+    alpha[y1:y2, x1:x2] = coverage * np.float32(1 / 255)
+    mask[y1:y2, x1:x2] = coverage >= 128
+    return Drawn(alpha, mask, (x1, y1, x2, y2))
 
 
 def _around(radii: np.ndarray) -> np.ndarray:
     """Points at the given radii, evenly spaced in angle."""
-    angles = np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
+    angles = np.arange(len(radii)) * (2 * np.pi / len(radii))
     return radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], -1)

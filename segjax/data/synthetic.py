@@ -17,7 +17,8 @@ from segjax.data import photographs
 from segjax.data.records import encode_mask, mask_box
 from segjax.data.shapes import SHAPES, Drawn, draw_polygon, polygon
 
-_LONGEST_SIDE = 512  # photographs are held at most this large: crops need no more, and resizing them is the main cost
+# Photographs are held at this many times a scene's side: crops need no more, and resizing them is the main cost.
+_PHOTOGRAPH_SIDES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,8 +137,9 @@ class SyntheticScenes:
         x1, y1, x2, y2 = box
         region, weight = canvas[y1:y2, x1:x2], alpha[y1:y2, x1:x2, None]
         behind = (region[::3, ::3] * weight[::3, ::3]).sum((0, 1)) / (weight[::3, ::3].sum() + 1e-3)
-        texture = _texture(rng, self.split, (y2 - y1, x2 - x1), self.difficulty.chroma)
-        texture *= rng.uniform(*self.difficulty.texture) / (texture.std() + 4.0)
+        texture = _texture(rng, _textures(self.split, self.size, self.difficulty.chroma), (y2 - y1, x2 - x1))
+        deviation = math.sqrt(np.vdot(texture, texture) / texture.size)
+        texture *= rng.uniform(*self.difficulty.texture) / (deviation + 4.0)
         candidates = rng.uniform(20, 235, (self.difficulty.colours, 3)).astype(np.float32)
         colour = candidates[np.argmax(np.abs(candidates - behind).sum(-1))]
         paint = texture + colour
@@ -174,23 +176,23 @@ def _crowding(place: np.ndarray, radius: float, drawn: list[_Layer]) -> float:
 
 
 @functools.cache
-def _pictures(split: str) -> tuple[Image.Image, ...]:
+def _pictures(split: str, size: int) -> tuple[Image.Image, ...]:
     pictures = []
     for pixels in photographs.photographs(split).values():
         picture = Image.fromarray(pixels)
-        picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+        picture.thumbnail((_PHOTOGRAPH_SIDES * size, _PHOTOGRAPH_SIDES * size))
         pictures.append(picture)
     return tuple(pictures)
 
 
 @functools.cache
-def _textures(split: str, chroma: bool) -> tuple[np.ndarray, ...]:
-    return tuple(np.asarray(picture if chroma else picture.convert("L")) for picture in _pictures(split))
+def _textures(split: str, size: int, chroma: bool) -> tuple[np.ndarray, ...]:
+    return tuple(np.asarray(picture if chroma else picture.convert("L")) for picture in _pictures(split, size))
 
 
 def _background(rng: np.random.Generator, split: str, size: int) -> np.ndarray:
     """A square crop of a photograph, float32 [size, size, 3]."""
-    pictures = _pictures(split)
+    pictures = _pictures(split, size)
     picture = pictures[rng.integers(len(pictures))]
     shortest = min(picture.size)
     side = rng.uniform(min(0.4, size / shortest), 1.0) * shortest
@@ -200,9 +202,8 @@ def _background(rng: np.random.Generator, split: str, size: int) -> np.ndarray:
     return pixels.astype(np.float32, order="C")
 
 
-def _texture(rng: np.random.Generator, split: str, hw: tuple[int, int], chroma: bool) -> np.ndarray:
-    """A crop of a photograph around its mean, float32 [h, w, 3 if chroma else 1]; mirrored where it ends."""
-    textures = _textures(split, chroma)
+def _texture(rng: np.random.Generator, textures: tuple[np.ndarray, ...], hw: tuple[int, int]) -> np.ndarray:
+    """A crop of a photograph less its mean, float32 [h, w, 3] or [h, w, 1]; mirrored where the photograph ends."""
     pixels = textures[rng.integers(len(textures))]
     missing = [max(0, hw[axis] - pixels.shape[axis]) for axis in range(2)]
     if any(missing):
