@@ -3,11 +3,9 @@
 import contextlib
 import dataclasses
 import functools
-import logging
 import pathlib
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import ml_collections
@@ -22,11 +20,10 @@ from segjax.training.metrics import MetricWriter
 from segjax.training.monitor import Monitor
 from segjax.training.optimizer import make_optimizer, make_schedule
 from segjax.training.resume import plain, record_config
-from segjax.training.state import TrainState, create_state
+from segjax.training.start import first_state
+from segjax.training.state import TrainState
 from segjax.training.step import CompiledStep, make_train_step
 from segjax.training.task import Task, Variables
-
-logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -43,7 +40,8 @@ class Run:
     def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
         done = int(jax.device_get(state.step))
         meta = {"config": plain(self.config), "examples": done * self.config.batch_size}
-        self.checkpoints.save(state, meta, metrics)
+        with jax.transfer_guard("allow"):
+            self.checkpoints.save(state, meta, metrics)
 
     def evaluate(self, state: TrainState, done: int) -> dict[str, float]:
         began = time.perf_counter()
@@ -109,40 +107,6 @@ def train(
         )
         stack.callback(getattr(batches, "close", lambda: None))
         return run_steps(run, state, done, batches, workdir, interruption)
-
-
-def first_state(
-    task: Task,
-    config: ml_collections.ConfigDict,
-    mesh: Mesh,
-    optimizer: Any,
-    checkpoints: ckpt.Checkpoints,
-    variables: Variables | None,
-) -> tuple[TrainState, TrainState]:
-    """(state to start from, its shardings). No device ever holds an array that the shardings split."""
-    init_key, run_key = jax.random.split(jax.random.key(config.seed))
-
-    def fresh(init_key: jax.Array, run_key: jax.Array) -> TrainState:
-        return create_state(task.init(init_key), optimizer, run_key, ema=config.ema_decay > 0)
-
-    shapes = jax.eval_shape(fresh, init_key, run_key)
-    rules = {n: config.mesh[n] for n in ("floor", "overrides", "unsharded_tolerance")}
-    shardings = sharding.state_shardings(shapes, mesh, **rules)
-    if (restored := checkpoints.restore(shapes, shardings)) is not None:
-        logger.info("resuming at step %d", restored[0].step)
-        return restored[0], shardings
-    source = "variables"
-    if variables is None and config.init_from:
-        source = f"init_from {config.init_from}"
-        variables, _ = ckpt.load_variables(config.init_from)
-    if variables is None:
-        return jax.jit(fresh, out_shardings=shardings)(init_key, run_key), shardings
-    for name in ("params", "constants"):
-        ckpt.check_parameters(getattr(shapes, name), variables.get(name, {}), source=source, kind=name)
-    given = {n: variables.get(n, {}) for n in ("params", "constants")}
-    given = jax.device_put(given, {n: getattr(shardings, n) for n in given})
-    wrap = lambda v, key: create_state(v, optimizer, key, ema=config.ema_decay > 0)
-    return jax.jit(wrap, out_shardings=shardings)(given, run_key), shardings
 
 
 def run_steps(

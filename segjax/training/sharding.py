@@ -62,11 +62,12 @@ def check_batch_size(batch_size: int, microbatches: int, mesh: Mesh) -> None:
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows -> global arrays split over the mesh. `index` stays on the host and is left out."""
     sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, np.asarray(rows))
-        for name, rows in batch.items()
-        if name not in HOST_ONLY
-    }
+    with jax.transfer_guard_host_to_device("allow"):  # meant, though jax sees it as implicit between processes
+        return {
+            name: jax.make_array_from_process_local_data(sharding, np.asarray(rows))
+            for name, rows in batch.items()
+            if name not in HOST_ONLY
+        }
 
 
 def state_shardings(

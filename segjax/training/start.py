@@ -1,0 +1,49 @@
+"""The state a run starts from: resumed, taken from elsewhere, or fresh (the order is that of `checkpoints`)."""
+
+import logging
+
+import jax
+import ml_collections
+import optax
+from jax.sharding import Mesh
+
+from segjax.training import checkpoints as ckpt
+from segjax.training import sharding
+from segjax.training.state import TrainState, create_state
+from segjax.training.task import Task, Variables
+
+logger = logging.getLogger(__name__)
+
+
+def first_state(
+    task: Task,
+    config: ml_collections.ConfigDict,
+    mesh: Mesh,
+    optimizer: optax.GradientTransformation,
+    checkpoints: ckpt.Checkpoints,
+    variables: Variables | None,
+) -> tuple[TrainState, TrainState]:
+    """(state to start from, its shardings). No device ever holds an array that the shardings split."""
+    init_key, run_key = jax.random.split(jax.random.key(config.seed))
+
+    def fresh(init_key: jax.Array, run_key: jax.Array) -> TrainState:
+        return create_state(task.init(init_key), optimizer, run_key, ema=config.ema_decay > 0)
+
+    shapes = jax.eval_shape(fresh, init_key, run_key)
+    rules = {n: config.mesh[n] for n in ("floor", "overrides", "unsharded_tolerance")}
+    shardings = sharding.state_shardings(shapes, mesh, **rules)
+    if (restored := checkpoints.restore(shapes, shardings)) is not None:
+        logger.info("resuming at step %d", restored[0].step)
+        return restored[0], shardings
+    source = "variables"
+    if variables is None and config.init_from:
+        source = f"init_from {config.init_from}"
+        variables, _ = ckpt.load_variables(config.init_from)
+    if variables is None:
+        return jax.jit(fresh, out_shardings=shardings)(init_key, run_key), shardings
+    for name in ("params", "constants"):
+        ckpt.check_parameters(getattr(shapes, name), variables.get(name, {}), source=source, kind=name)
+    given = {n: variables.get(n, {}) for n in ("params", "constants")}
+    given = jax.device_put(given, {n: getattr(shardings, n) for n in given})
+    wrap = lambda v, key: create_state(v, optimizer, key, ema=config.ema_decay > 0)
+    return jax.jit(wrap, out_shardings=shardings)(given, run_key), shardings
