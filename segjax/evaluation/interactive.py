@@ -9,7 +9,7 @@ answer is right, or each wrong pixel was clicked before) is finished and keeps i
 Unlike RITM's published numbers there is no flip averaging and no zooming in.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,8 @@ from segjax.evaluation.interactive_scores import InteractiveScores
 from segjax.ops.distance import center_click
 from segjax.ops.masks import content_mask, mask_iou
 from segjax.ops.resize import resize_bilinear
+
+_PIXELS_AT_A_TIME = 2**19  # of distance transforms: a few megabytes
 
 
 def evaluate_interactive(
@@ -163,7 +165,7 @@ def _start(truth: jax.Array, num_points: int, mask_size: tuple[int, int]) -> _Ga
 def _click(decode, embedding, truth, to_canvas, game: _Game, k: jax.Array) -> _Game:
     """Places click k (0 is the first), predicts, and picks the answer."""
     lead, mask_size = truth.shape[:2], game.logits.shape[-2:]
-    xy, label = center_click(truth, game.answer, _clicked(game, truth.shape[-2:]))
+    xy, label = _next_click(truth, game)
     points, labels = game.points.at[:, :, k].set(xy), game.labels.at[:, :, k].set(label)
     logits, predicted = decode(embedding, points, labels, game.logits, jnp.broadcast_to(k > 0, lead))
     if logits.shape != (*lead, 4, *mask_size) or predicted.shape != (*lead, 4):
@@ -173,8 +175,10 @@ def _click(decode, embedding, truth, to_canvas, game: _Game, k: jax.Array) -> _G
         )
     logits, predicted = logits.astype(jnp.float32), predicted.astype(jnp.float32)
     choice = jnp.where(k == 0, 1 + jnp.argmax(predicted[:, :, 1:], axis=2), 0)
-    chosen = jnp.take_along_axis(logits, choice[:, :, None, None, None], axis=2)[:, :, 0]
-    confidence = jnp.take_along_axis(predicted, choice[:, :, None], axis=2)[:, :, 0]
+    chosen, confidence = logits[:, :, 0], predicted[:, :, 0]
+    for m in (1, 2, 3):  # selects, which fuse; a gather over masks is slow on CPUs
+        chosen = jnp.where((choice == m)[:, :, None, None], logits[:, :, m], chosen)
+        confidence = jnp.where(choice == m, predicted[:, :, m], confidence)
     going = label >= 0
     return _Game(
         points=points,
@@ -186,11 +190,34 @@ def _click(decode, embedding, truth, to_canvas, game: _Game, k: jax.Array) -> _G
     )
 
 
-def _clicked(game: _Game, canvas: tuple[int, int]) -> jax.Array:
-    """Pixels that carry a click: bool [B, P, H, W]."""
-    index = game.points.astype(jnp.int32)
+def _next_click(truth: jax.Array, game: _Game) -> tuple[jax.Array, jax.Array]:
+    """`center_click` of every prompt, a group of prompts at a time: bounded memory, and faster where caches are small.
+
+    The images, over which batches are sharded, stay together. Returns xy [B, P, 2] and label [B, P].
+    """
+    images, prompts, *canvas = truth.shape
+    fitting = [n for n in range(1, prompts + 1) if prompts % n == 0 and n * truth[:, 0].size <= _PIXELS_AT_A_TIME]
+    together = max(fitting, default=1)
+
+    def split(x):
+        return jnp.moveaxis(x.reshape(images, prompts // together, together, *x.shape[2:]), 1, 0)
+
+    def join(x):
+        return jnp.moveaxis(x, 0, 1).reshape(images, prompts, *x.shape[3:])
+
+    def of_group(group):
+        truth, answer, points, labels = group
+        return center_click(truth, answer, _clicked(points, labels, canvas))
+
+    groups = jax.tree.map(split, (truth, game.answer, game.points, game.labels))
+    return jax.tree.map(join, lax.map(of_group, groups))
+
+
+def _clicked(points: jax.Array, labels: jax.Array, canvas: Sequence[int]) -> jax.Array:
+    """Pixels that carry a click, bool [B, P, H, W], of points [B, P, N, 2] with labels [B, P, N]."""
+    index = points.astype(jnp.int32)
     in_column = index[..., 0, None] == jnp.arange(canvas[1])  # [B, P, N, W]
-    in_row = (index[..., 1, None] == jnp.arange(canvas[0])) & (game.labels >= 0)[..., None]
+    in_row = (index[..., 1, None] == jnp.arange(canvas[0])) & (labels >= 0)[..., None]
     return jnp.any(in_row[..., :, None] & in_column[..., None, :], axis=2)
 
 

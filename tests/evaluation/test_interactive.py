@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from segjax.evaluation import interactive
 from segjax.evaluation.interactive import evaluate_interactive, play_rounds
 from segjax.evaluation.interactive_scores import (
     InteractiveScores,
@@ -140,6 +141,17 @@ def test_clicks_and_ious_are_the_host_protocols():
                 )
                 np.testing.assert_allclose(overlap, ious, atol=1e-6)
     assert kinds >= {0, 1}, "the random blobs should provoke both kinds of click"
+
+
+def test_clicks_in_groups_of_prompts_are_the_same(monkeypatch):
+    batch = random_batch()
+    arguments = dict(num_points=4, mask_size=(CELLS, CELLS))
+    whole = evaluate_interactive(no_embedding, disc_decode, [batch], **arguments)
+    # Room for three prompts of each image at a time, which four do not divide by: two are taken.
+    monkeypatch.setattr(interactive, "_PIXELS_AT_A_TIME", 3 * 3 * CANVAS**2)
+    another = lambda *args: disc_decode(*args)  # not yet compiled
+    grouped = evaluate_interactive(no_embedding, another, [batch], **arguments)
+    np.testing.assert_array_equal(grouped.iou, whole.iou)
 
 
 def test_perfect_predictor():
