@@ -14,16 +14,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from segjax.training.optimizer import parameter_path
 from segjax.training.state import TrainState
+from segjax.weights.run_folder import load_variables, newest_readable, saved_tree
+from segjax.weights.tree import CheckpointError, check_parameters
+
+__all__ = ["CheckpointError", "Checkpoints", "check_parameters", "load_variables", "segjax_version"]
 
 logger = logging.getLogger(__name__)
 
 _SAVED = ("step", "params", "constants", "opt_state", "key", "ema")
-
-
-class CheckpointError(ValueError):
-    """No checkpoint can be read, or the one there is holds other parameters than asked for."""
 
 
 class Checkpoints:
@@ -133,88 +132,6 @@ class Checkpoints:
         return result
 
 
-def load_variables(
-    directory: str | pathlib.Path, step: int | None = None, *, ema: bool = True
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(variables, config) of a checkpoint, as NumPy arrays and plain dicts: no task, mesh or optimizer needed.
-
-    directory: a run's workdir or its checkpoints folder. step: None takes the newest that can be read.
-    ema: take the moving average in place of the parameters where the run kept one.
-    Raises FileNotFoundError when there is no checkpoint, CheckpointError when none can be read.
-    """
-    folder = pathlib.Path(directory).absolute()
-    folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
-    if not steps or (step is not None and step not in steps):
-        wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
-        raise FileNotFoundError(
-            f"no {wanted.removeprefix('a ')} in {folder}; expected a training workdir or its checkpoints folder"
-            + (f" with one of the steps {steps}" if steps else ", and found no numbered folder there")
-        )
-
-    def read(at: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        tree = saved_tree(folder, at)
-        wanted = {"params": tree["params"], "constants": tree["constants"]}
-        if ema and tree.get("ema") is not None:
-            wanted = {"ema": tree["ema"], "constants": tree["constants"]}
-        args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-        arrays = ocp.PyTreeCheckpointHandler().restore(
-            folder / str(at) / "state",
-            args=ocp.args.PyTreeRestore(item=wanted, restore_args=args, partial_restore=True),
-        )
-        meta = ocp.JsonCheckpointHandler().restore(folder / str(at) / "meta")
-        params = arrays["ema"] if "ema" in arrays else arrays["params"]
-        return {"params": params, "constants": arrays["constants"]}, meta["config"]
-
-    return newest_readable(folder, steps if step is None else [step], read)[0]
-
-
-def newest_readable(directory: pathlib.Path, steps: list[int], read: Any) -> tuple[Any, list[int]]:
-    """(`read(step)` of the newest step that can be read, the newer ones that cannot, each warned about)."""
-    unreadable: dict[int, str] = {}
-    for step in sorted(steps, reverse=True):
-        try:
-            result = read(step)
-        except CheckpointError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a damaged file surfaces as whatever its reader stumbles over
-            unreadable[step] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-            logger.warning(
-                "checkpoint %s is corrupt or half-written and is passed over (%s)",
-                directory / str(step),
-                unreadable[step][:300],
-            )
-            continue
-        return result, list(unreadable)
-    reasons = "; ".join(f"{step}: {reason[:300]}" for step, reason in unreadable.items())
-    raise CheckpointError(f"none of the checkpoints in {directory} can be read ({reasons})")
-
-
-def saved_tree(directory: pathlib.Path, step: int) -> dict[str, Any]:
-    """The state saved at a step as nested dicts of array descriptions (shape, dtype); reads no array."""
-    return ocp.PyTreeCheckpointHandler().metadata(directory / str(step) / "state").tree
-
-
-def check_parameters(expected: Any, found: Any, *, source: str, kind: str = "params", first: int = 5) -> None:
-    """Raises CheckpointError unless two trees have the same paths and shapes.
-
-    The message counts and lists the missing (expected, not found), unexpected and misshapen arrays.
-    """
-    want, have = _shapes(expected), _shapes(found)
-    problems = {
-        "missing": [f"{p} {want[p]}" for p in want if p not in have],
-        "unexpected": [f"{p} {have[p]}" for p in have if p not in want],
-        "misshapen": [f"{p} is {have[p]}, expected {want[p]}" for p in want if p in have and have[p] != want[p]],
-    }
-    if any(problems.values()):
-        lines = [
-            f"{len(names)} {problem}: {', '.join(names[:first])}{', ...' if len(names) > first else ''}"
-            for problem, names in problems.items()
-            if names
-        ]
-        raise CheckpointError(f"{source} is of another architecture; its {kind} differ: " + "; ".join(lines))
-
-
 def segjax_version() -> str:
     """Version of the installed package."""
     import importlib.metadata
@@ -223,11 +140,6 @@ def segjax_version() -> str:
         return importlib.metadata.version("segjax")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
-    return {parameter_path(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def _free_name(path: pathlib.Path) -> pathlib.Path:

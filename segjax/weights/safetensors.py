@@ -1,0 +1,78 @@
+"""Variables in one `.safetensors` file: arrays by path, and the model's name and options in the header.
+
+The library of that name is imported inside the functions; it needs NumPy alone.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from segjax.weights.tree import CheckpointError, flatten, unflatten
+
+FORMAT = "segjax"
+
+
+def save_variables(path: str | pathlib.Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Writes variables to a file, whole or not at all.
+
+    Args:
+      path: of the file; missing folders are made.
+      variables: {"params", "constants"}, nested dicts of arrays, the canonical tree.
+      metadata: JSON; `{"model": {"name": "sam_tiny", ...options}}` lets `segjax.load(path)` build the model.
+
+    Raises:
+      ValueError: variables without "params".
+    """
+    from safetensors.numpy import save_file
+
+    if "params" not in variables:
+        raise ValueError(f"variables are {sorted(variables)}; expected {{'params': ..., 'constants': ...}}")
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {name: np.ascontiguousarray(array) for name, array in flatten(dict(variables)).items()}
+    header = {"format": FORMAT, "metadata": json.dumps(dict(metadata))}
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(arrays, unfinished, metadata=header)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_variables(path: str | pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(variables as NumPy arrays, metadata; {} where the header has none of ours) of a file.
+
+    Names may be joined with "/" (ours) or ".".
+
+    Raises:
+      FileNotFoundError: no such file.
+      CheckpointError: not a safetensors file, damaged, or its arrays are not {"params", "constants"}.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; expected a .safetensors file written by segjax")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size} bytes) is not a safetensors file, or is damaged: {error}"
+        ) from error
+    try:
+        variables = unflatten({name if "/" in name else name.replace(".", "/"): array for name, array in flat.items()})
+        metadata = json.loads(header.get("metadata", "{}"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} was not written by segjax: {error}") from error
+    if "params" not in variables or not set(variables) <= {"params", "constants"}:
+        some = ", ".join(sorted(flat)[:3]) or "no array at all"
+        raise CheckpointError(
+            f"{path} was not written by segjax: expected arrays named params/... and constants/..., found {some}"
+        )
+    return {"params": variables["params"], "constants": variables.get("constants", {})}, metadata
