@@ -23,7 +23,7 @@ from segjax.ops.distance import center_click
 from segjax.ops.masks import content_mask, mask_iou
 from segjax.ops.resize import resize_bilinear
 
-_PIXELS_AT_A_TIME = 2**19  # of distance transforms: a few megabytes
+_PIXELS_AT_A_TIME = 2**18  # of the masks whose distances are taken together: a few megabytes
 
 
 def evaluate_interactive(
