@@ -8,6 +8,8 @@ from scipy import ndimage
 
 from segjax.ops.distance import center_click, distance_transform, squared_distance_transform
 
+click = jax.jit(center_click)
+
 
 def scipy_distance(mask):
     return ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
@@ -66,23 +68,23 @@ def square(x1, y1, x2, y2, size=24):
 
 def test_first_click_is_the_centre_of_the_truth():
     truth = square(2, 4, 11, 13)
-    xy, label = center_click(truth, np.zeros_like(truth))
+    xy, label = click(truth, np.zeros_like(truth))
     np.testing.assert_array_equal(xy, [6, 8])
     assert xy.dtype == jnp.float32 and int(label) == 1
 
 
 def test_larger_error_wins():
     truth, prediction = square(1, 1, 6, 6), square(10, 10, 19, 19)
-    xy, label = center_click(truth, prediction)
+    xy, label = click(truth, prediction)
     np.testing.assert_array_equal(xy, [14, 14])
     assert int(label) == 0
-    xy, label = center_click(prediction, truth)
+    xy, label = click(prediction, truth)
     np.testing.assert_array_equal(xy, [14, 14])
     assert int(label) == 1
 
 
 def test_tie_goes_to_the_negative_click():
-    xy, label = center_click(square(1, 1, 6, 6), square(10, 10, 15, 15))
+    xy, label = click(square(1, 1, 6, 6), square(10, 10, 15, 15))
     np.testing.assert_array_equal(xy, [12, 12])
     assert int(label) == 0
 
@@ -90,11 +92,11 @@ def test_tie_goes_to_the_negative_click():
 def test_first_maximum_in_row_major_order_and_clicked_pixels_are_passed_over():
     truth = square(4, 4, 8, 8)  # four pixels at distance 2
     empty = np.zeros_like(truth)
-    xy, _ = center_click(truth, empty)
+    xy, _ = click(truth, empty)
     np.testing.assert_array_equal(xy, [5, 5])
-    xy, _ = center_click(truth, empty, clicked=square(5, 5, 6, 6))
+    xy, _ = click(truth, empty, clicked=square(5, 5, 6, 6))
     np.testing.assert_array_equal(xy, [6, 5])
-    xy, _ = center_click(truth, empty, clicked=square(5, 5, 7, 6))
+    xy, _ = click(truth, empty, clicked=square(5, 5, 7, 6))
     np.testing.assert_array_equal(xy, [5, 6])
 
 
@@ -104,6 +106,6 @@ def test_nothing_left_to_click_is_padding():
     truths = np.stack([truth, one_pixel, truth])
     predictions = np.stack([truth, np.zeros_like(truth), np.zeros_like(truth)])
     clicked = np.stack([np.zeros_like(truth), one_pixel, np.zeros_like(truth)])
-    xy, label = center_click(truths, predictions, clicked)
+    xy, label = click(truths, predictions, clicked)
     np.testing.assert_array_equal(label, [-1, -1, 1])
     np.testing.assert_array_equal(xy, [[0, 0], [0, 0], [5, 5]])
