@@ -1,1 +1,44 @@
-"""segjax: promptable and closed-vocabulary image segmentation in JAX."""
+"""segjax: promptable and closed-vocabulary image segmentation in JAX.
+
+    model, variables = segjax.load("runs/quickstart")
+    predictor = segjax.SamPredictor(model, variables)
+    predictor.set_image(image)                                       # uint8 [H, W, 3], RGB
+    masks, iou, low_res = predictor.predict(point_coords=[[x, y]], point_labels=[1])
+
+Importing this package imports nothing else: names are looked up when they are first used.
+"""
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "SamPredictor": "segjax.inference.predictor",
+    "available_models": "segjax.inference.loading",
+    "load": "segjax.inference.loading",
+    "prepare": "segjax.data.prepare",
+    "save_variables": "segjax.weights.safetensors",
+}
+
+__all__ = ["SamPredictor", "__version__", "available_models", "load", "prepare", "save_variables"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value = version("segjax")
+    elif name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    else:
+        import difflib
+
+        near = difflib.get_close_matches(name, __all__, 1)
+        raise AttributeError(
+            f"module 'segjax' has no attribute {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        )
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
