@@ -100,6 +100,11 @@ def read_checkpoint(path: pathlib.Path, step: int | None = None) -> tuple[dict[s
     return load_variables(path, step)
 
 
+def saved_config(path: str | os.PathLike, step: int | None = None) -> dict[str, Any]:
+    """What a checkpoint says of itself: a run's whole config, or a safetensors file's metadata. Raises as `load`."""
+    return read_checkpoint(pathlib.Path(path), step)[1]
+
+
 def _options(name: str | None, saved: Mapping[str, Any], overrides: Mapping[str, Any], path: pathlib.Path) -> dict:
     """What to build: the saved options where the names agree, else the named model's own."""
     described = saved.get("model")

@@ -1,0 +1,7 @@
+"""`python -m segjax` is the `segjax` command."""
+
+import sys
+
+from segjax.cli import main
+
+sys.exit(main())

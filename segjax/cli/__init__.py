@@ -1,0 +1,96 @@
+"""The `segjax` command: one subcommand a module, each imported when it is the one asked for."""
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+COMMANDS = {
+    "train": ("segjax.cli.train", "train the experiment of a config file; resumes by itself"),
+    "eval": ("segjax.cli.evaluate", "measure a checkpoint: IoU by number of clicks"),
+    "predict": ("segjax.cli.predict", "segment a picture from points and boxes"),
+    "prepare": ("segjax.cli.prepare", "turn raw data sets into prepared data"),
+    "models": ("segjax.cli.models", "list the models"),
+}
+
+EXAMPLES = """examples:
+  segjax train --config=experiments/sam/quickstart.py --workdir=runs/quickstart
+  segjax predict photo.jpg --checkpoint runs/quickstart --point 320,200 --out out
+  segjax eval --checkpoint runs/quickstart --out runs/quickstart
+  segjax prepare coco ~/coco --out data/coco
+
+`segjax COMMAND --help` says more. Compiled programs are kept in ~/.cache/segjax/jax, so that a second run starts
+sooner; JAX_COMPILATION_CACHE_DIR names another folder, and "" keeps none."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit status: 0, or 2 for what the user can mend."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser(argv)
+    args, rest = parser.parse_known_args(argv)
+    if rest and not args.passes_flags:
+        args.subparser.error(f"unrecognized arguments: {' '.join(rest)}")
+    debug = args.debug or bool(os.environ.get("SEGJAX_DEBUG"))
+    try:
+        return args.run(args, rest) or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, FloatingPointError) as error:
+        if debug:
+            traceback.print_exc()
+        print(f"segjax {args.command}: {_said(error)}", file=sys.stderr)
+        if not debug:
+            print("(--debug shows where)", file=sys.stderr)
+        return 2
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """Arguments of every command that `argv` names; the others get their one line of help."""
+    parser = argparse.ArgumentParser(
+        prog="segjax",
+        description="Train and use promptable segmenters.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=_version() if "--version" in argv else "")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module_name, summary) in COMMANDS.items():
+        module = importlib.import_module(module_name) if name in argv else None
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=module.__doc__ if module else summary,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error (or SEGJAX_DEBUG=1)")
+        command.set_defaults(passes_flags=False, subparser=command)
+        if module:
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    return parser
+
+
+def keep_compiled_programs() -> None:
+    """Points jax's compilation cache at ~/.cache/segjax/jax, unless the user has chosen."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and jax.config.jax_compilation_cache_dir is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "segjax", "jax"))
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return str(error) or type(error).__name__
+
+
+def _version() -> str:
+    import segjax
+
+    return f"segjax {segjax.__version__}"

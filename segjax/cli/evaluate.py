@@ -1,0 +1,76 @@
+"""Measure a checkpoint as the field does: mean IoU after 1, 2, 3, 5, 9 simulated clicks, clicks to 85 and 90 %.
+
+  segjax eval --checkpoint runs/quickstart --out runs/quickstart
+  segjax eval --checkpoint runs/nuclei --data data/nuclei --split stage1_test --out runs/nuclei/test
+
+Without --data the run's own evaluation split is used. --config.key=value changes its config, for example
+--config.eval.limit=16. Written to DIR: interactive.json, curve.png and pictures.png.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, metavar="WORKDIR", help="a training run")
+    parser.add_argument("--step", type=int, help="which checkpoint of the run (default: the newest)")
+    parser.add_argument("--data", metavar="PREPARED", help="a folder written by `segjax prepare`")
+    parser.add_argument("--split", metavar="S", help="which of its splits")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.set_defaults(passes_flags=True)
+
+
+def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Evaluates, writes the files and prints a table. Raises ValueError or OSError for bad input."""
+    from segjax.cli import keep_compiled_programs
+    from segjax.inference.loading import load, saved_config
+
+    keep_compiled_programs()
+    config = evaluation_config(saved_config(args.checkpoint, args.step), args.data, args.split, rest)
+    _, variables = load(args.checkpoint, step=args.step)
+
+    from segjax import viz
+    from segjax.cli.predict import write_file
+    from segjax.data.records import encode_png
+    from segjax.tasks import make_task
+    from segjax.training.sharding import make_mesh
+
+    scores = make_task(config).interactive_scores(variables, mesh=make_mesh())
+    out = pathlib.Path(args.out)
+    path = scores.save(out)
+    numbers = scores.numbers()
+    viz.curve({pathlib.Path(args.checkpoint).name: numbers}, out / "curve.png")
+    if scores.pictures:
+        write_file(out / "pictures.png", encode_png(viz.interaction_sheet(scores.pictures)))
+    for name, value in numbers.items():
+        print(f"{name:<24} {value:>10.4g}")
+    print(f"{path}, {out / 'curve.png'}")
+    return 0
+
+
+def evaluation_config(saved: dict[str, Any], data: str | None, split: str | None, flags: Sequence[str]) -> Any:
+    """The run's config, pointed at other data and changed by `--config.key=value` flags.
+
+    Raises ValueError when the checkpoint has no config, for --split without data, or an unknown key.
+    """
+    import ml_collections
+
+    from segjax.cli.experiments import apply_flags
+
+    if "task" not in saved:
+        raise ValueError("this checkpoint does not hold the config of its run; `segjax eval` needs a training workdir")
+    config = ml_collections.ConfigDict(saved)
+    if data is not None:
+        from segjax.data.builder import read_info
+
+        config.data.source = data
+        splits = list(read_info(data).splits)
+        if split is None and config.data.eval_split not in splits and len(splits) == 1:
+            split = splits[0]
+    if split is not None:
+        if config.data.source == "synthetic":
+            raise ValueError(f"--split {split} without --data: synthetic scenes have one evaluation split only")
+        config.data.eval_split = split
+    return apply_flags(config, flags)

@@ -1,0 +1,26 @@
+"""List the models by name: canvas, encoder and number of parameters."""
+
+import argparse
+from collections.abc import Sequence
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def run(args: argparse.Namespace, _: Sequence[str]) -> int:
+    """Prints a table; shapes alone are computed, so the largest takes no memory."""
+    import jax
+    import numpy as np
+
+    from segjax.inference.loading import available_models
+    from segjax.models.sam.build import build_sam, init_sam
+    from segjax.weights.tree import flatten
+
+    print(f"{'name':<12} {'canvas':>6} {'patch':>5} {'width':>5} {'depth':>5} {'parameters':>12}")
+    for name in available_models():
+        model = build_sam(name)
+        shapes = jax.eval_shape(lambda model=model: init_sam(model, jax.random.key(0)))
+        count = sum(int(np.prod(leaf.shape)) for leaf in flatten(shapes["params"]).values())
+        print(f"{name:<12} {model.canvas:>6} {model.patch:>5} {model.width:>5} {model.depth:>5} {count:>12,}")
+    return 0

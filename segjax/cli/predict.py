@@ -1,0 +1,161 @@
+"""Segment a picture from points and boxes.
+
+  segjax predict photo.jpg --checkpoint runs/quickstart --point 320,200 --out out
+  segjax predict photo.jpg --checkpoint runs/quickstart --point 320,200 --point 90,40,0 --out out
+  segjax predict photo.jpg --checkpoint runs/quickstart --box 40,30,200,180 --box 10,10,60,60 --out out
+
+Points (x,y or x,y,label; label 1, the default, is on the object, 0 off it) and a box describe one object; several
+boxes, or points with --separate, describe one each. Coordinates are pixels of the picture, x to the right, y down.
+For a single click the most confident of three masks is taken; --multimask keeps all three.
+
+Written to DIR: mask_<object>.png (or mask_<object>_<reading>.png), overlay.png, and prediction.json with scores,
+boxes and COCO run lengths.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", help="PNG, JPEG or TIFF")
+    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a run's workdir, or a .safetensors file")
+    parser.add_argument("--model", metavar="NAME", help="which model it must be (default: what it says itself)")
+    parser.add_argument("--step", type=int, help="which checkpoint of the run (default: the newest)")
+    parser.add_argument("--point", action="append", default=[], metavar="X,Y[,LABEL]", help="a click; repeatable")
+    parser.add_argument("--box", action="append", default=[], metavar="X1,Y1,X2,Y2", help="a box; repeatable")
+    parser.add_argument("--separate", action="store_true", help="each point is on an object of its own")
+    parser.add_argument("--multimask", action="store_true", help="keep three masks of each object")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+
+
+def run(args: argparse.Namespace, _: Sequence[str]) -> int:
+    """Predicts, writes the files and prints one line a mask. Raises ValueError or OSError for bad input."""
+    prompts = read_prompts(args.point, args.box, args.separate)
+    path = pathlib.Path(args.image)
+    if not path.is_file():
+        raise FileNotFoundError(f"no picture {path}: there is no such file")
+
+    from segjax.cli import keep_compiled_programs
+    from segjax.data.transforms import decode_image
+    from segjax.inference.loading import load, saved_config
+    from segjax.inference.predictor import SamPredictor
+
+    image = decode_image(path.read_bytes(), name=str(path))
+    keep_compiled_programs()
+    named = (args.checkpoint,) if args.model is None else (args.model, args.checkpoint)
+    model, variables = load(*named, step=args.step)
+    percentiles = saved_config(args.checkpoint, args.step).get("data", {}).get("percentiles")
+    predictor = SamPredictor(model, variables, percentiles=tuple(percentiles) if percentiles else None)
+    predictor.set_image(image)
+    results = [predict_object(predictor, prompt, args.multimask) for prompt in prompts]
+    report = write_results(pathlib.Path(args.out), image, prompts, results, str(path), str(args.checkpoint))
+    for thing in report["objects"]:
+        for mask in thing["masks"]:
+            print(f"{mask['file']}  predicted IoU {mask['predicted_iou']:.3f}  {mask['area']} px")
+    print(f"{args.out}: overlay.png, prediction.json")
+    return 0
+
+
+def read_prompts(points: Sequence[str], boxes: Sequence[str], separate: bool = False) -> list[dict[str, Any]]:
+    """One dict an object: points [[x, y], ...], labels [...], box [x1, y1, x2, y2] or None.
+
+    Raises ValueError for what cannot be read, nothing at all, and points beside several boxes.
+    """
+    clicks = [_numbers(text, (2, 3), "--point", "X,Y or X,Y,LABEL") for text in points]
+    corners = [_numbers(text, (4,), "--box", "X1,Y1,X2,Y2") for text in boxes]
+    if not clicks and not corners:
+        raise ValueError("nothing to segment: give at least one --point X,Y or --box X1,Y1,X2,Y2")
+    if clicks and (len(corners) > 1 or (corners and separate)):
+        raise ValueError(
+            f"{len(clicks)} points beside {len(corners)} boxes: which belongs to which? Give one box and its points, "
+            "or several boxes alone, or points with --separate alone"
+        )
+    labelled = [(click[:2], int(click[2]) if len(click) == 3 else 1) for click in clicks]
+    for click in clicks:
+        if len(click) == 3 and click[2] not in (0, 1):
+            raise ValueError(f"--point label {click[2]:g}: expected 1 (on the object) or 0 (off it)")
+    if separate:
+        return [{"points": [xy], "labels": [label], "box": None} for xy, label in labelled]
+    if not clicks:
+        return [{"points": [], "labels": [], "box": box} for box in corners]
+    box = corners[0] if corners else None
+    return [{"points": [xy for xy, _ in labelled], "labels": [label for _, label in labelled], "box": box}]
+
+
+def predict_object(predictor: Any, prompt: dict[str, Any], multimask: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(masks bool [M, H, W], iou [M]) of one object; M is 3 with `multimask`, else 1."""
+    ambiguous = len(prompt["points"]) == 1 and prompt["box"] is None
+    masks, iou, _ = predictor.predict(
+        point_coords=prompt["points"] or None,
+        point_labels=prompt["labels"] or None,
+        box=prompt["box"],
+        multimask_output=multimask or ambiguous,
+    )
+    if multimask:
+        return masks, iou
+    best = [int(np.argmax(iou))]
+    return masks[best], iou[best]
+
+
+def write_results(
+    out: pathlib.Path,
+    image: np.ndarray,
+    prompts: Sequence[dict[str, Any]],
+    results: Sequence[tuple[np.ndarray, np.ndarray]],
+    picture: str,
+    checkpoint: str,
+) -> dict[str, Any]:
+    """Writes masks, overlay and, last, prediction.json; each file whole or not at all. Returns the JSON."""
+    from segjax import viz
+    from segjax.data.records import encode_mask, encode_png, mask_box
+
+    out.mkdir(parents=True, exist_ok=True)
+    height, width = image.shape[:2]
+    objects, shown = [], []
+    for number, (prompt, (masks, iou)) in enumerate(zip(prompts, results, strict=True)):
+        entries = []
+        for reading, (mask, score) in enumerate(zip(masks, iou, strict=True)):
+            name = f"mask_{number}.png" if len(masks) == 1 else f"mask_{number}_{reading}.png"
+            write_file(out / name, encode_png(mask.astype(np.uint8) * 255))
+            entry = {"file": name, "predicted_iou": round(float(score), 6), "area": int(mask.sum())}
+            entry["box"] = mask_box(mask).tolist() if mask.any() else None
+            entries.append(entry | {"rle": {"size": [height, width], "counts": encode_mask(mask)}})
+        objects.append(prompt | {"masks": entries})
+        shown.append(masks[int(np.argmax(iou))])
+    picture_out = viz.overlay(image, np.stack(shown))
+    points = [xy for prompt in prompts for xy in prompt["points"]]
+    labels = [label for prompt in prompts for label in prompt["labels"]]
+    boxes = [prompt["box"] for prompt in prompts if prompt["box"] is not None]
+    picture_out = viz.draw_prompts(
+        picture_out,
+        np.array(points, np.float32) if points else None,
+        np.array(labels) if labels else None,
+        np.array(boxes, np.float32) if boxes else None,
+    )
+    write_file(out / "overlay.png", encode_png(picture_out))
+    report = {"image": picture, "height": height, "width": width, "checkpoint": checkpoint, "objects": objects}
+    write_file(out / "prediction.json", (json.dumps(report, indent=1) + "\n").encode())
+    return report
+
+
+def write_file(path: pathlib.Path, data: bytes) -> None:
+    """The file is written whole or not at all."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_bytes(data)
+    unfinished.replace(path)
+
+
+def _numbers(text: str, counts: Sequence[int], option: str, form: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in counts:
+        raise ValueError(f"{option} {text!r}: expected {form}, numbers with commas between them and no spaces")
+    return numbers
