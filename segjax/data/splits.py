@@ -13,9 +13,9 @@ def open_split(data: Mapping[str, Any], role: str):
     """The source of records for a role.
 
     Args:
-      data: `source`: a folder written by `segjax prepare`, or "synthetic". With a folder, `train_split` and `eval_split`
-        name its splits. With "synthetic", `scenes` holds `train_count`, `eval_count`, `size`, `difficulty` and `seed`;
-        the scenes for evaluation are made of photographs that the training scenes never show.
+      data: `source`: a folder written by `segjax prepare`, or "synthetic". With a folder, `train_split` and
+        `eval_split` name its splits. With "synthetic", `scenes` holds `train_count`, `eval_count`, `size`,
+        `difficulty` and `seed`; the scenes for evaluation are made of photographs that the training scenes never show.
       role: "train" or "eval".
 
     Raises:

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from segjax import viz
 from segjax.data.loader import make_loader
 from segjax.data.splits import open_split
 from segjax.data.targets import PromptableExample
+from segjax.data.tiles import Tiles
 from segjax.evaluation.interactive import evaluate_interactive
 from segjax.evaluation.interactive_scores import InteractiveScores
 from segjax.losses.promptable import PromptableLoss
@@ -49,7 +51,15 @@ def promptable_config() -> ml_collections.ConfigDict:
         )
     )
     config.eval = ml_collections.ConfigDict(
-        dict(batch_size=8, max_prompts=32, num_points=9, pictures=6, limit=0)  # limit: images, 0 = all
+        dict(
+            batch_size=8,
+            max_prompts=32,
+            num_points=9,
+            pictures=6,
+            limit=0,  # images to measure on; 0 = all
+            tile=0,  # pixels: cut pictures into fixed tiles of this side, at their own resolution; 0 = whole
+            overlap=0,  # of tiles, in pixels
+        )
     )
     return config
 
@@ -126,8 +136,15 @@ class Promptable:
         process_count: int = 1,
         seed: int = 0,
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Batches of `PromptableExample`s: "train" endless and shuffled, "eval" once, with masks at canvas resolution."""
+        """Batches of `PromptableExample`s: "train" endless and shuffled, "eval" once, masks at canvas size."""
         train = split == "train"
+        percentiles = tuple(self.data["percentiles"]) or None
+        source = open_split(self.data, split)
+        if not train and self.eval["limit"]:
+            source = _First(source, self.eval["limit"])
+        if not train and self.eval["tile"]:  # the whole picture is stretched, not each tile by itself
+            source = Tiles(source, self.eval["tile"], self.eval["overlap"], percentiles=percentiles)
+            percentiles = None
         example = PromptableExample(
             self.model.canvas,
             self.data["max_prompts"] if train else self.eval["max_prompts"],
@@ -136,11 +153,8 @@ class Promptable:
             augment=self.data["augment"],
             min_area=self.data["min_area"],
             max_area_fraction=self.data["max_area_fraction"],
-            percentiles=tuple(self.data["percentiles"]) or None,
+            percentiles=percentiles,
         )
-        source = open_split(self.data, split)
-        if not train and self.eval["limit"]:
-            source = _First(source, self.eval["limit"])
         return make_loader(
             source,
             example,
@@ -160,8 +174,6 @@ class Promptable:
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """The interactive protocol on the evaluation split; pictures show clicks, answers, truth and errors."""
         scores = self.interactive_scores(variables, mesh=mesh)
-        from segjax import viz
-
         sheet = viz.interaction_sheet(scores.pictures) if scores.pictures else None
         return scores.numbers(), {} if sheet is None else {"interaction": sheet}
 
