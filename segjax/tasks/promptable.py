@@ -1,6 +1,5 @@
 """Promptable segmentation: SAM, its losses and the simulated annotator, bound together for the loop."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,50 +21,11 @@ from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
 from segjax.ops.masks import content_mask
 from segjax.prompting.simulation import Rounds, Session, Simulator
-from segjax.training.defaults import base_config
 from segjax.training.sharding import place_batch
 
 
-def promptable_config() -> ml_collections.ConfigDict:
-    """The loop's fields and this task's, with the paper's choices; experiments change what they need."""
-    config = base_config()
-    config.task = "promptable"
-    config.model = ml_collections.ConfigDict({"name": "sam_vit_b"}, convert_dict=True)
-    config.rounds = ml_collections.ConfigDict(dataclasses.asdict(Rounds()))
-    config.loss = ml_collections.ConfigDict(dataclasses.asdict(PromptableLoss()))
-    config.data = ml_collections.ConfigDict(
-        dict(
-            source="synthetic",
-            train_split="train",
-            eval_split="val",
-            scenes=dict(train_count=2000, eval_count=64, size=128, difficulty="easy", seed=0),
-            max_prompts=64,  # objects of an image that one step trains on
-            mask_stride=4,  # canvas pixels per cell of the loss grid; finer than patch / 4 upsamples the logits
-            min_area=10.0,
-            max_area_fraction=0.9,
-            percentiles=(),  # (low, high): stretch each picture's intensities, for microscopes
-            augment={},
-            workers=0,
-            threads=1,
-            cache_mb=0.0,
-        )
-    )
-    config.eval = ml_collections.ConfigDict(
-        dict(
-            batch_size=8,
-            max_prompts=32,
-            num_points=9,
-            pictures=6,
-            limit=0,  # images to measure on; 0 = all
-            tile=0,  # pixels: cut pictures into fixed tiles of this side, at their own resolution; 0 = whole
-            overlap=0,  # of tiles, in pixels
-        )
-    )
-    return config
-
-
 class Promptable:
-    """The task of `config` (see `promptable_config`): everything the loop asks for, and `interactive_scores`."""
+    """The task of `config` (see `promptable_config`): all that the loop asks for, and `interactive_scores`."""
 
     def __init__(self, config: ml_collections.ConfigDict):
         options = config.model.to_dict()

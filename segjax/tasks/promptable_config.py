@@ -1,0 +1,65 @@
+"""What a promptable experiment may set, with the SAM paper's choices, and how any of them shrinks for a test."""
+
+import dataclasses
+
+import ml_collections
+
+from segjax.losses.promptable import PromptableLoss
+from segjax.prompting.simulation import Rounds
+from segjax.training.defaults import base_config
+
+
+def promptable_config() -> ml_collections.ConfigDict:
+    """The loop's fields and this task's, with the paper's choices; experiments change what they need."""
+    config = base_config()
+    config.task = "promptable"
+    config.model = ml_collections.ConfigDict({"name": "sam_vit_b"}, convert_dict=True)
+    config.rounds = ml_collections.ConfigDict(dataclasses.asdict(Rounds()))
+    config.loss = ml_collections.ConfigDict(dataclasses.asdict(PromptableLoss()))
+    config.data = ml_collections.ConfigDict(
+        dict(
+            source="synthetic",
+            train_split="train",
+            eval_split="val",
+            scenes=dict(train_count=2000, eval_count=64, size=128, difficulty="easy", seed=0),
+            max_prompts=64,  # objects of an image that one step trains on
+            mask_stride=4,  # canvas pixels per cell of the loss grid; finer than patch / 4 upsamples the logits
+            min_area=10.0,
+            max_area_fraction=0.9,
+            percentiles=(),  # (low, high): stretch each picture's intensities, for microscopes
+            augment={},
+            workers=0,
+            threads=1,
+            cache_mb=0.0,
+        )
+    )
+    config.eval = ml_collections.ConfigDict(
+        dict(
+            batch_size=8,
+            max_prompts=32,
+            num_points=9,
+            pictures=6,
+            limit=0,  # images to measure on; 0 = all
+            tile=0,  # pixels: cut pictures into fixed tiles of this side, at their own resolution; 0 = whole
+            overlap=0,  # of tiles, in pixels
+        )
+    )
+    return config
+
+
+def debug_variant(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The same experiment in miniature: two steps on synthetic scenes, seconds on a CPU, to see that everything runs.
+
+    All experiments shrink to one geometry, model and loss, so that they share one compiled program.
+    """
+    defaults = promptable_config()
+    for name in ("model", "rounds", "loss", "data", "eval", "optimizer"):
+        config[name] = defaults[name]
+    config.update(total_steps=2, batch_size=2, microbatches=1, log_every=1, eval_every=0, ema_decay=0.0)
+    config.model = ml_collections.ConfigDict(dict(name="sam_debug"))
+    config.rounds.update(count=3)
+    config.data.update(max_prompts=2)
+    config.data.scenes.update(train_count=4, eval_count=2, size=64)
+    config.eval.update(batch_size=2, max_prompts=2, num_points=2, pictures=1)
+    config.mesh.update(floor=2**10)
+    return config
