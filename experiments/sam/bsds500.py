@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from segjax.tasks.promptable_config import debug_variant, promptable_config
+from segjax.tasks.promptable_config import as_variant, promptable_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
@@ -18,4 +18,4 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.augment = ml_collections.ConfigDict(dict(scale=(0.8, 2.0), flip=True, brightness=0.2, contrast=0.2))
     config.eval.update(batch_size=4, max_prompts=32)
     config.optimizer.update(peak_lr=2e-3, b1=0.9, b2=0.99, weight_decay=0.05, clip_norm=1.0, warmup_steps=40)
-    return debug_variant(config) if variant == "debug" else config
+    return as_variant(config, variant)

@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from segjax.tasks.promptable_config import debug_variant, promptable_config
+from segjax.tasks.promptable_config import as_variant, promptable_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
@@ -21,4 +21,4 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     )
     config.eval.update(tile=128, overlap=32, batch_size=8, max_prompts=32)
     config.optimizer.update(peak_lr=2e-3, b1=0.9, b2=0.99, weight_decay=0.05, clip_norm=1.0, warmup_steps=40)
-    return debug_variant(config) if variant == "debug" else config
+    return as_variant(config, variant)

@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from segjax.tasks.promptable_config import debug_variant, promptable_config
+from segjax.tasks.promptable_config import as_variant, promptable_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
@@ -17,4 +17,4 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.update(max_prompts=4, mask_stride=2, cache_mb=500.0)
     config.data.scenes.update(train_count=1000, eval_count=64)
     config.optimizer.update(peak_lr=3e-3, b1=0.9, b2=0.99, weight_decay=0.05, clip_norm=1.0, warmup_steps=40)
-    return debug_variant(config) if variant == "debug" else config
+    return as_variant(config, variant)

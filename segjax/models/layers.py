@@ -5,8 +5,12 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-gelu = lambda x: jax.nn.gelu(x, approximate=False)  # the published models use the exact, erf form
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact, erf form, which the published models use; `jax.nn.gelu` takes the dearer erfc."""
+    return x * (0.5 + 0.5 * jax.lax.erf(x * np.float32(0.5**0.5)))
 
 
 class Linear(nn.Module):
@@ -64,7 +68,7 @@ class Mlp(nn.Module):
 
 
 def drop_path(x: jax.Array, rate: jax.Array | float, key: jax.Array | None) -> jax.Array:
-    """Stochastic depth (arXiv 1603.09382): drops a branch for whole examples and scales the kept ones by 1 / (1 - rate).
+    """Stochastic depth (arXiv 1603.09382): drops a branch for whole examples, scales the kept ones by 1 / (1 - rate).
 
     Args:
       x: [B, ...], the branch.

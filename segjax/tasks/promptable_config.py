@@ -47,11 +47,22 @@ def promptable_config() -> ml_collections.ConfigDict:
     return config
 
 
-def debug_variant(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The same experiment in miniature: two steps on synthetic scenes, seconds on a CPU, to see that everything runs.
+def as_variant(
+    config: ml_collections.ConfigDict, variant: str, known: tuple[str, ...] = ()
+) -> ml_collections.ConfigDict:
+    """The config itself, or for "debug" the experiment in miniature: two steps on synthetic scenes, seconds on a CPU.
 
     All experiments shrink to one geometry, model and loss, so that they share one compiled program.
+
+    Raises:
+      ValueError: a variant that is neither "", "debug" nor one of `known`, which the experiment has applied itself.
     """
+    if variant not in ("", "debug", *known):
+        raise ValueError(f"the experiment has no variant {variant!r}; it has {', '.join(('debug', *known))}")
+    return _miniature(config) if variant == "debug" else config
+
+
+def _miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     defaults = promptable_config()
     for name in ("model", "rounds", "loss", "data", "eval", "optimizer"):
         config[name] = defaults[name]
