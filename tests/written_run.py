@@ -17,9 +17,17 @@ from segjax.training.state import create_state
 
 @functools.cache
 def debug_variables():
-    """The smallest SAM's fresh variables, as NumPy arrays."""
+    """Variables of the smallest SAM as NumPy arrays, drawn on the host: compiling its initialisation takes longer."""
     model = build_sam("sam_debug")
-    return jax.device_get(jax.jit(lambda key: init_sam(model, key))(jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: init_sam(model, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    fan_in = lambda shape: np.prod(shape[:-1]) if len(shape) > 1 else 4
+    return jax.tree.map(lambda s: (rng.normal(size=s.shape) / np.sqrt(fan_in(s.shape))).astype(np.float32), shapes)
+
+
+def moved_by(amount: float):
+    """The parameters of `debug_variables` with a number added to each."""
+    return jax.tree.map(lambda x: x + np.float32(amount), debug_variables()["params"])
 
 
 def debug_config() -> ml_collections.ConfigDict:
@@ -31,13 +39,11 @@ def debug_config() -> ml_collections.ConfigDict:
 
 def write_run(workdir: pathlib.Path, *, ema: bool = False, steps: tuple[int, ...] = (2,)) -> pathlib.Path:
     """Checkpoints of the smallest SAM; its parameters at step s are the fresh ones + s, the moving average + 10 s."""
-    variables = debug_variables()
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         for step in steps:
-            moved = {"params": jax.tree.map(lambda x: x + np.float32(step), variables["params"])}
-            state = create_state(moved | {"constants": variables["constants"]}, optax.sgd(0.1), jax.random.key(0))
-            average = jax.tree.map(lambda x: x + np.float32(10 * step), variables["params"]) if ema else None
-            state = state.replace(step=np.int32(step), ema=average)
+            variables = {"params": moved_by(step), "constants": debug_variables()["constants"]}
+            state = create_state(variables, optax.sgd(0.1), jax.random.key(0))
+            state = state.replace(step=np.int32(step), ema=moved_by(10 * step) if ema else None)
             checkpoints.save(jax.device_put(state), {"config": plain(debug_config())})
             checkpoints.wait()
     return workdir
