@@ -9,7 +9,7 @@ Without --data the run's own evaluation split is used. --config.key=value change
 
 import argparse
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -25,11 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Evaluates, writes the files and prints a table. Raises ValueError or OSError for bad input."""
     from segjax.cli import keep_compiled_programs
-    from segjax.inference.loading import load, saved_config
+    from segjax.inference.loading import load_with_config
 
     keep_compiled_programs()
-    config = evaluation_config(saved_config(args.checkpoint, args.step), args.data, args.split, rest)
-    _, variables = load(args.checkpoint, step=args.step)
+    _, variables, saved = load_with_config(args.checkpoint, step=args.step)
+    config = evaluation_config(saved, args.data, args.split, rest)
 
     from segjax import viz
     from segjax.cli.predict import write_file
@@ -41,13 +41,28 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     out = pathlib.Path(args.out)
     path = scores.save(out)
     numbers = scores.numbers()
-    viz.curve({pathlib.Path(args.checkpoint).name: numbers}, out / "curve.png")
+    viz.curve({pathlib.Path(args.checkpoint).resolve().name: numbers}, out / "curve.png")
     if scores.pictures:
         write_file(out / "pictures.png", encode_png(viz.interaction_sheet(scores.pictures)))
-    for name, value in numbers.items():
-        print(f"{name:<24} {value:>10.4g}")
+    print(table(numbers))
     print(f"{path}, {out / 'curve.png'}")
     return 0
+
+
+def table(numbers: Mapping[str, float]) -> str:
+    """Mean IoU by number of clicks, for all objects and by size, and the other numbers below, for people."""
+    counts = sorted(int(name[4:]) for name in numbers if name.startswith("iou@") and "/" not in name)
+    lines = [f"{'mean IoU':<10}" + "".join(f"{f'{k} pt':>8}" for k in counts) + f"{'objects':>10}"]
+    for size in ("", "/small", "/medium", "/large"):
+        if objects := numbers.get(f"objects{size}"):
+            cells = "".join(f"{numbers[f'iou@{k}{size}']:>8.3f}" for k in counts)
+            lines.append(f"{size[1:] or 'all':<10}{cells}{objects:>10.0f}")
+    noc = ", ".join(f"NoC@{at} {numbers[f'noc@{at}']:.2f}" for at in (85, 90))
+    cap = f"of at most {numbers['max_points']:.0f} clicks"
+    lines.append(
+        f"best of three masks at 1 point {numbers['oracle@1']:.3f}; {noc} {cap}; {numbers['images']:.0f} images"
+    )
+    return "\n".join(lines)
 
 
 def evaluation_config(saved: dict[str, Any], data: str | None, split: str | None, flags: Sequence[str]) -> Any:

@@ -55,7 +55,7 @@ def apply_flags(config: Any, flags: Sequence[str]) -> Any:
     strangers = [name for name in names if not name.startswith("config.")]
     if strangers:
         near = difflib.get_close_matches(strangers[0], flat_names(config), 1)
-        hint = f"; did you mean --config.{near[0]}?" if near else ""
+        hint = f"; did you mean --config.{near[0]}?" if near else "."
         raise ValueError(
             f"unknown argument --{strangers[0]}{hint} Fields of the experiment are set as --config.key=value"
         )

@@ -43,14 +43,14 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
 
     from segjax.cli import keep_compiled_programs
     from segjax.data.transforms import decode_image
-    from segjax.inference.loading import load, saved_config
+    from segjax.inference.loading import load_with_config
     from segjax.inference.predictor import SamPredictor
 
     image = decode_image(path.read_bytes(), name=str(path))
     keep_compiled_programs()
     named = (args.checkpoint,) if args.model is None else (args.model, args.checkpoint)
-    model, variables = load(*named, step=args.step)
-    percentiles = saved_config(args.checkpoint, args.step).get("data", {}).get("percentiles")
+    model, variables, config = load_with_config(*named, step=args.step)
+    percentiles = config.get("data", {}).get("percentiles")
     predictor = SamPredictor(model, variables, percentiles=tuple(percentiles) if percentiles else None)
     predictor.set_image(image)
     results = [predict_object(predictor, prompt, args.multimask) for prompt in prompts]

@@ -67,6 +67,7 @@ def _log_progress() -> None:
     logger = logging.getLogger("segjax")
     logger.setLevel(logging.INFO)
     logger.handlers[:] = [handler]
+    logger.propagate = False  # some library or other gives the root a handler too
 
 
 def _parse_absl_flags() -> None:

@@ -46,30 +46,23 @@ def load(
         misshapen arrays are counted and the first few listed).
       ValueError: unknown model or attribute; names the nearest ones.
     """
-    name = os.fspath(model)
-    if path is None and name in SIZES:
-        raise ValueError(
-            f"{name!r} is the name of an architecture; say which weights: segjax.load({name!r}, path) with a run's "
-            "workdir or a .safetensors file. For untrained variables use build_sam and init_sam of "
-            "segjax.models.sam.build"
-        )
-    if path is None and not os.path.exists(name):
-        near = difflib.get_close_matches(name, SIZES, 1)
-        raise FileNotFoundError(
-            f"{name!r} is neither a file or folder nor a known model"
-            + (f" (nearest: {near[0]})" if near else "")
-            + f"; models: {', '.join(SIZES)}"
-        )
-    if path is not None and name not in SIZES:
-        build_sam(name)  # its error names the nearest
-    source = pathlib.Path(name if path is None else path)
+    network, variables, _ = load_with_config(model, path, step=step, **overrides)
+    return network, variables
+
+
+def load_with_config(
+    model: str | os.PathLike, path: str | os.PathLike | None = None, *, step: int | None = None, **overrides: Any
+) -> tuple[Sam, dict[str, Any], dict[str, Any]]:
+    """`load`, and third what the checkpoint says of itself: a run's whole config, or a safetensors file's metadata."""
+    source = _source(os.fspath(model), path)
+    name = None if path is None else os.fspath(model)
     variables, saved = read_checkpoint(source, step)
-    network = build_sam(**_options(name if path is not None else None, saved, overrides, source))
+    network = build_sam(**_options(name, saved, overrides, source))
     expected = jax.eval_shape(lambda: init_sam(network, jax.random.key(0)))
     check_variables(expected, variables, source=f"checkpoint {source}")
     dtypes = {place: leaf.dtype for place, leaf in flatten(expected).items()}
     cast = {place: array.astype(dtypes[place]) for place, array in flatten(variables).items()}
-    return network, jax.device_put(unflatten(cast) | {k: {} for k in expected if not expected[k]})
+    return network, jax.device_put(unflatten(cast)), saved
 
 
 def read_checkpoint(path: pathlib.Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -100,9 +93,26 @@ def read_checkpoint(path: pathlib.Path, step: int | None = None) -> tuple[dict[s
     return load_variables(path, step)
 
 
-def saved_config(path: str | os.PathLike, step: int | None = None) -> dict[str, Any]:
-    """What a checkpoint says of itself: a run's whole config, or a safetensors file's metadata. Raises as `load`."""
-    return read_checkpoint(pathlib.Path(path), step)[1]
+def _source(name: str, path: str | os.PathLike | None) -> pathlib.Path:
+    """The path to read. Raises ValueError or FileNotFoundError that says what is missing."""
+    if path is not None:
+        if name not in SIZES:
+            build_sam(name)  # its error names the nearest
+        return pathlib.Path(path)
+    if name in SIZES:
+        raise ValueError(
+            f"{name!r} is the name of an architecture; say which weights: segjax.load({name!r}, path) with a run's "
+            "workdir or a .safetensors file. For untrained variables use build_sam and init_sam of "
+            "segjax.models.sam.build"
+        )
+    if not os.path.exists(name):
+        near = difflib.get_close_matches(name, SIZES, 1)
+        raise FileNotFoundError(
+            f"{name!r} is neither a file or folder nor a known model"
+            + (f" (nearest: {near[0]})" if near else "")
+            + f"; models: {', '.join(SIZES)}"
+        )
+    return pathlib.Path(name)
 
 
 def _options(name: str | None, saved: Mapping[str, Any], overrides: Mapping[str, Any], path: pathlib.Path) -> dict:
