@@ -32,7 +32,7 @@ def moved_by(amount: float):
 
 def debug_config() -> ml_collections.ConfigDict:
     config = promptable_config()
-    config.model = ml_collections.ConfigDict({"name": "sam_debug", "remat": "full"})
+    config.model = ml_collections.ConfigDict({"name": "sam_debug", "drop_path": 0.25})
     config.data.percentiles = (1.0, 99.0)
     return config
 

@@ -4,7 +4,8 @@
   segjax eval --checkpoint runs/nuclei --data data/nuclei --split stage1_test --out runs/nuclei/test
 
 Without --data the run's own evaluation split is used. --config.key=value changes its config, for example
---config.eval.limit=16. Written to DIR: interactive.json, curve.png and pictures.png.
+--config.eval.limit=16. Written to DIR: interactive.json, curve.png and pictures.png. With --untrained, fresh parameters
+are measured too, and interactive.json holds {"trained": ..., "untrained": ...}.
 """
 
 import argparse
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="PREPARED", help="a folder written by `segjax prepare`")
     parser.add_argument("--split", metavar="S", help="which of its splits")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--untrained", action="store_true", help="measure the model before training as well")
     parser.set_defaults(passes_flags=True)
 
 
@@ -31,20 +33,29 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     _, variables, saved = load_with_config(args.checkpoint, step=args.step)
     config = evaluation_config(saved, args.data, args.split, rest)
 
+    import jax
+
     from segjax import viz
     from segjax.cli.predict import write_file
     from segjax.data.records import encode_png
+    from segjax.evaluation.interactive_scores import write_json
     from segjax.tasks import make_task
     from segjax.training.sharding import make_mesh
 
-    scores = make_task(config).interactive_scores(variables, mesh=make_mesh())
+    task, mesh = make_task(config), make_mesh()
+    scores = task.interactive_scores(variables, mesh=mesh)
     out = pathlib.Path(args.out)
     path = scores.save(out)
-    numbers = scores.numbers()
-    viz.curve({pathlib.Path(args.checkpoint).resolve().name: numbers}, out / "curve.png")
+    numbers = {pathlib.Path(args.checkpoint).resolve().name: scores.numbers()}
+    if args.untrained:
+        fresh = jax.jit(task.init)(jax.random.key(config.seed))
+        numbers = {"trained": scores.numbers(), "untrained": task.interactive_scores(fresh, mesh=mesh).numbers()}
+        write_json(numbers, path)
+    viz.curve(numbers, out / "curve.png")
     if scores.pictures:
         write_file(out / "pictures.png", encode_png(viz.interaction_sheet(scores.pictures)))
-    print(table(numbers))
+    for name, values in numbers.items():
+        print(f"{name}\n{table(values)}")
     print(f"{path}, {out / 'curve.png'}")
     return 0
 

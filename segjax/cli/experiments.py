@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -78,7 +79,7 @@ def check_keys(keys: Iterable[str], config: Any) -> None:
     """Raises ValueError for a dotted key that the config lacks, naming the nearest ones."""
     known = flat_names(config)
     for key in keys:
-        if key in known or any(name.startswith(f"{key}.") for name in known):
+        if _has(config, re.sub(r"\[\d+\]", "", key)):
             continue
         last = key.rsplit(".", 1)[-1]
         near = difflib.get_close_matches(key, known, 3)
@@ -87,6 +88,14 @@ def check_keys(keys: Iterable[str], config: Any) -> None:
             f"the config has no key {key!r}"
             + (f"; nearest: {', '.join(near[:4])}" if near else f"; it has {', '.join(known)}")
         )
+
+
+def _has(config: Any, key: str) -> bool:
+    for part in key.split("."):
+        if not hasattr(config, "keys") or part not in config:
+            return False
+        config = config[part]
+    return True
 
 
 def flat_names(config: Any) -> list[str]:

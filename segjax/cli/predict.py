@@ -23,7 +23,7 @@ import numpy as np
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE", help="PNG, JPEG or TIFF")
+    parser.add_argument("image", metavar="IMAGE", help="PNG, JPEG or TIFF; 'demo': a photograph that comes with segjax")
     parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a run's workdir, or a .safetensors file")
     parser.add_argument("--model", metavar="NAME", help="which model it must be (default: what it says itself)")
     parser.add_argument("--step", type=int, help="which checkpoint of the run (default: the newest)")
@@ -37,16 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     """Predicts, writes the files and prints one line a mask. Raises ValueError or OSError for bad input."""
     prompts = read_prompts(args.point, args.box, args.separate)
-    path = pathlib.Path(args.image)
-    if not path.is_file():
-        raise FileNotFoundError(f"no picture {path}: there is no such file")
+    image = read_image(args.image)
 
     from segjax.cli import keep_compiled_programs
-    from segjax.data.transforms import decode_image
     from segjax.inference.loading import load_with_config
     from segjax.inference.predictor import SamPredictor
 
-    image = decode_image(path.read_bytes(), name=str(path))
     keep_compiled_programs()
     named = (args.checkpoint,) if args.model is None else (args.model, args.checkpoint)
     model, variables, config = load_with_config(*named, step=args.step)
@@ -54,12 +50,27 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     predictor = SamPredictor(model, variables, percentiles=tuple(percentiles) if percentiles else None)
     predictor.set_image(image)
     results = [predict_object(predictor, prompt, args.multimask) for prompt in prompts]
-    report = write_results(pathlib.Path(args.out), image, prompts, results, str(path), str(args.checkpoint))
+    report = write_results(pathlib.Path(args.out), image, prompts, results, str(args.image), str(args.checkpoint))
     for thing in report["objects"]:
         for mask in thing["masks"]:
             print(f"{mask['file']}  predicted IoU {mask['predicted_iou']:.3f}  {mask['area']} px")
     print(f"{args.out}: overlay.png, prediction.json")
     return 0
+
+
+def read_image(name: str) -> np.ndarray:
+    """uint8 RGB [H, W, 3] of a file, or of the photograph that "demo" names. Raises FileNotFoundError, ImageError."""
+    from segjax.data.photographs import demonstration_photograph
+    from segjax.data.transforms import decode_image
+
+    path = pathlib.Path(name)
+    if name == "demo" and not path.exists():
+        return demonstration_photograph()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no picture {path}: there is no such file ('demo' is the photograph of the quickstart)"
+        )
+    return decode_image(path.read_bytes(), name=name)
 
 
 def read_prompts(points: Sequence[str], boxes: Sequence[str], separate: bool = False) -> list[dict[str, Any]]:

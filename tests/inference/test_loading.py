@@ -15,7 +15,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("file") / "debug.safetensors"
-    segjax.save_variables(path, debug_variables(), {"model": {"name": "sam_debug", "remat": "full"}})
+    segjax.save_variables(path, debug_variables(), {"model": {"name": "sam_debug", "drop_path": 0.25}})
     return path
 
 
@@ -29,7 +29,7 @@ def assert_moved_by(found, amount):
 
 def test_a_run_says_itself_which_model_it_is_and_gives_its_newest_moving_average(run):
     model, variables = segjax.load(run)
-    assert (model.canvas, model.width, model.remat) == (64, 32, "full")
+    assert (model.canvas, model.width, model.drop_path) == (64, 32, 0.25)
     assert_moved_by(variables, 20)
     assert all(isinstance(x, jax.Array) and x.dtype == np.float32 for x in jax.tree.leaves(variables))
 
@@ -44,12 +44,12 @@ def test_a_run_without_moving_average_gives_its_parameters(tmp_path):
 
 def test_by_name_the_saved_options_hold_and_overrides_come_on_top(run):
     model, _ = segjax.load("sam_debug", run, dtype="bfloat16")
-    assert model.remat == "full" and model.dtype == np.dtype("bfloat16")
+    assert model.drop_path == 0.25 and model.dtype == np.dtype("bfloat16")
 
 
 def test_a_safetensors_file_loads_by_itself_and_by_name(file):
     alone, variables = segjax.load(file)
-    assert alone.remat == "full"
+    assert alone.drop_path == 0.25
     assert_moved_by(variables, 0)
     named, variables = segjax.load("sam_debug", file)
     assert named == alone

@@ -1,0 +1,296 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from written_run import moved_by, write_run
+
+from segjax.cli import main
+from segjax.cli.experiments import apply_flags, read_config
+from segjax.cli.predict import read_prompts
+from segjax.data.records import decode_mask
+from segjax.evaluation.interactive_scores import InteractiveScores
+from segjax.tasks.promptable_config import promptable_config
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return str(write_run(tmp_path_factory.mktemp("run")))
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 47, 3), np.uint8)).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    folder = tmp_path / "experiments"
+    folder.mkdir()
+    (folder / "small.py").write_text(
+        "from segjax.tasks.promptable_config import promptable_config\n"
+        "def get_config(variant=''):\n"
+        "    config = promptable_config()\n"
+        "    config.total_steps = 7 if variant == 'debug' else 70\n"
+        "    return config\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return "experiments/small.py"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """What the train command hands to the loop, which is not run."""
+    calls = []
+    monkeypatch.setattr("segjax.tasks.make_task", lambda config: f"task of {config.task}")
+    monkeypatch.setattr("segjax.training.loop.train", lambda *arguments: calls.append(arguments))
+    return calls
+
+
+def failed(capsys, *argv):
+    """Standard error of a command that ends with status 2; one paragraph, no traceback."""
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "Traceback" not in captured.err
+    return captured.err
+
+
+def test_train_hands_task_config_and_workdir_to_the_loop(experiment, trained):
+    changes = ["--config.optimizer.peak_lr=0.5", "--config.data.train_split=mine", "--config.data.percentiles=(1,99)"]
+    assert main(["train", f"--config={experiment}:debug", "--workdir=runs/x", "--config.seed", "3", *changes]) == 0
+    task, config, workdir = trained[0]
+    assert (task, workdir) == ("task of promptable", "runs/x")
+    assert (config.total_steps, config.seed, config.optimizer.peak_lr) == (7, 3, 0.5)
+    assert tuple(config.data.percentiles) == (1, 99) and config.data.train_split == "mine"
+
+
+def test_processes_join_before_anything_else_and_by_flag_alone(experiment, trained, monkeypatch, capsys):
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments: joined.append((arguments, len(trained))))
+    command = ["train", f"--config={experiment}", "--workdir=runs/x"]
+    main(command)
+    assert joined == []
+    main([*command, "--coordinator=localhost:1234", "--processes=2", "--process_id=1"])
+    assert joined == [(("localhost:1234", 2, 1), 1)]
+    assert "go together" in failed(capsys, *command, "--processes=2")
+
+
+def test_a_missing_experiment_names_the_nearest_and_the_others(experiment, trained, capsys):
+    said = failed(capsys, "train", "--config=experiments/smal.py", "--workdir=runs/x")
+    assert "no experiment experiments/smal.py; did you mean experiments/small.py?" in said
+    assert "experiments/small.py" in failed(capsys, "train", "--config=nowhere/deep/small.py", "--workdir=runs/x")
+    assert not trained and not pathlib.Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "flag, said",
+    [
+        ("--config.optimizer.peek_lr=1", "no key 'optimizer.peek_lr'; nearest: optimizer.peak_lr"),
+        ("--config.peak_lr=1", "optimizer.peak_lr"),
+        ("--total_steps=3", "unknown argument --total_steps; did you mean --config.total_steps?"),
+        ("--config.total_steps=many", "total_steps"),
+        ("surplus", "unexpected argument 'surplus'"),
+    ],
+)
+def test_a_misspelt_flag_is_named_with_its_nearest(experiment, trained, capsys, flag, said):
+    assert said in failed(capsys, "train", f"--config={experiment}", "--workdir=runs/x", flag)
+    assert not trained
+
+
+def test_an_experiment_is_a_file_with_get_config(tmp_path):
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(ValueError, match="has no get_config"):
+        read_config(str(tmp_path / "empty.py"))
+
+
+def test_flags_keep_the_type_of_a_field():
+    config = apply_flags(promptable_config(), ["--config.mesh.fsdp=4", "--config.model.name=sam_tiny"])
+    assert config.mesh.fsdp == 4 and config.model.name == "sam_tiny"
+
+
+def test_predict_writes_masks_overlay_and_json_that_agree(run, photo, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["--point", "20,9", "--point", "40,3,0", "--box", "3,4,30,25.5", "--out", str(out)]
+    assert main(["predict", photo, "--checkpoint", run, *arguments]) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["mask_0.png", "overlay.png", "prediction.json"]
+    report = json.loads((out / "prediction.json").read_text())
+    (thing,) = report["objects"]
+    assert thing["points"] == [[20, 9], [40, 3]] and thing["labels"] == [1, 0] and thing["box"] == [3, 4, 30, 25.5]
+    (entry,) = thing["masks"]
+    mask = np.asarray(Image.open(out / "mask_0.png")) > 0
+    mask = mask if mask.ndim == 2 else mask[..., 0]
+    assert mask.shape == (30, 47) and entry["area"] == mask.sum()
+    np.testing.assert_array_equal(decode_mask(entry["rle"]["counts"], *entry["rle"]["size"]), mask)
+    assert np.asarray(Image.open(out / "overlay.png")).shape[1] % 47 == 0
+    assert f"{entry['predicted_iou']:.3f}" in capsys.readouterr().out
+
+
+def test_predict_several_objects_and_all_readings(run, photo, tmp_path):
+    out = tmp_path / "out"
+    clicks = ["--separate", "--point", "20,9", "--point", "5,5"]
+    assert main(["predict", photo, "--checkpoint", run, *clicks, "--multimask", "--out", str(out)]) == 0
+    report = json.loads((out / "prediction.json").read_text())
+    assert [len(thing["masks"]) for thing in report["objects"]] == [3, 3]
+    assert (out / "mask_1_2.png").is_file()
+
+
+def test_points_and_boxes_are_grouped_into_objects():
+    assert read_prompts(["1,2", "3,4,0"], []) == [{"points": [[1, 2], [3, 4]], "labels": [1, 0], "box": None}]
+    assert [p["box"] for p in read_prompts([], ["1,2,3,4", "5,6,7,8"])] == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert [p["points"] for p in read_prompts(["1,2", "3,4"], [], separate=True)] == [[[1, 2]], [[3, 4]]]
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ([], "give at least one --point"),
+        (["--point", "3"], "--point '3': expected X,Y"),
+        (["--point", "a,b"], "--point 'a,b'"),
+        (["--point", "3,4,5"], "label 5"),
+        (["--box", "1,2,3"], "--box '1,2,3'"),
+        (["--point", "1,2", "--box", "1,2,3,4", "--box", "5,6,7,8"], "which belongs to which"),
+        (["--point", "470,3"], r"point (470, 3) is outside the image"),
+        (["--box", "30,2,3,4"], "x1 < x2"),
+        (["--point", "1,2", "--model", "sam_tinny"], "nearest: sam_tiny"),
+        (["--point", "1,2", "--model", "sam_tiny"], "another architecture"),
+        (["--point", "1,2", "--step", "9"], "no checkpoint of step 9"),
+    ],
+)
+def test_predict_refuses_what_it_cannot_do(run, photo, tmp_path, capsys, arguments, said):
+    assert said in failed(capsys, "predict", photo, "--checkpoint", run, *arguments, "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_predict_names_a_picture_that_cannot_be_read(run, photo, tmp_path, capsys):
+    rest = ["--checkpoint", run, "--point", "1,2", "--out", str(tmp_path / "out")]
+    assert "nowhere.png" in failed(capsys, "predict", "nowhere.png", *rest)
+    (tmp_path / "empty.png").write_bytes(b"")
+    assert "empty.png: the file is empty" in failed(capsys, "predict", str(tmp_path / "empty.png"), *rest)
+    (tmp_path / "cut.png").write_bytes(pathlib.Path(photo).read_bytes()[:600])
+    assert "cut.png" in failed(capsys, "predict", str(tmp_path / "cut.png"), *rest)
+
+
+def test_debug_shows_the_traceback(photo, capsys):
+    assert main(["predict", photo, "--checkpoint", "nowhere", "--point", "1,2", "--out", "out", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+class MeasuredTask:
+    """Stands in for the task: notes its config and variables, and has measured one object already."""
+
+    def __init__(self, config):
+        self.config = config
+        MeasuredTask.last = self
+
+    def interactive_scores(self, variables, *, mesh):
+        self.variables = variables
+        iou = np.array([[0.5, 0.75]], np.float32)
+        return InteractiveScores(iou, iou, np.array([0.625], np.float32), np.array([0.1], np.float32), images=1)
+
+
+def test_eval_measures_the_run_on_the_data_asked_for(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("segjax.tasks.make_task", MeasuredTask)
+    data, out = str(tmp_path / "scenes"), tmp_path / "out"
+    prepared = [
+        "prepare",
+        "synthetic",
+        "--out",
+        data,
+        "--option",
+        "count=2",
+        "--option",
+        "size=48",
+        "--splits",
+        "heldout",
+    ]
+    assert main(prepared) == 0
+    assert "heldout: 2 images" in capsys.readouterr().out
+    assert main(["eval", "--checkpoint", run, "--data", data, "--out", str(out), "--config.eval.limit=5"]) == 0
+    printed = capsys.readouterr().out
+    assert "0.500   0.750" in printed and "NoC@85 2.00" in printed and "0.625" in printed
+    assert json.loads((out / "interactive.json").read_text())["iou@2"] == 0.75
+    assert Image.open(out / "curve.png").width > 100
+    config = MeasuredTask.last.config
+    assert (config.data.source, config.data.eval_split, config.eval.limit) == (data, "heldout", 5)
+    assert config.model.name == "sam_debug"
+    jax.tree.map(np.testing.assert_array_equal, MeasuredTask.last.variables["params"], moved_by(2))
+
+
+def test_eval_refuses_what_it_cannot_do(run, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out")]
+    assert "not prepared data" in failed(capsys, "eval", "--checkpoint", run, "--data", str(tmp_path), *out)
+    assert "without --data" in failed(capsys, "eval", "--checkpoint", run, "--split", "val", *out)
+    assert "eval.limit" in failed(capsys, "eval", "--checkpoint", run, "--config.eval.limt=2", *out)
+    assert "no checkpoint" in failed(capsys, "eval", "--checkpoint", str(tmp_path), *out)
+
+
+def test_prepare_refuses_what_it_cannot_do(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out")]
+    assert "did you mean 'coco'" in failed(capsys, "prepare", "cocoo", "raw", *out)
+    assert "nowhere" in failed(capsys, "prepare", "coco", str(tmp_path / "nowhere"), *out)
+    assert "colour" in failed(capsys, "prepare", "synthetic", *out, "--option", "colour=red")
+    assert "KEY=VALUE" in failed(capsys, "prepare", "synthetic", *out, "--option", "colour")
+
+
+def test_models_lists_sizes_with_their_parameters(capsys, monkeypatch):
+    monkeypatch.setattr("segjax.inference.loading.available_models", lambda: ["sam_vit_b", "sam_debug"])
+    assert main(["models"]) == 0
+    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    assert lines["sam_vit_b"] == ["1024", "16", "768", "12", "93,735,472"] and "sam_debug" in lines
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["predict"], ["prepare"], ["models"]])
+def test_help_is_quick_and_has_examples(command):
+    words = [sys.executable, "-X", "importtime", "-m", "segjax", *command, "--help"]
+    run = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0 and f"usage: segjax {' '.join(command)}".strip() in run.stdout
+    assert " jax\n" not in run.stderr  # help must not wait for jax
+    if command != ["models"]:
+        assert "  segjax " in run.stdout
+
+
+@pytest.mark.parametrize("command", [["trian"], [], ["models", "surplus"], ["predict", "x.png"]])
+def test_a_command_line_that_makes_no_sense_ends_with_status_2(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 2
+    assert "usage: segjax" in capsys.readouterr().err
+
+
+def test_compiled_programs_go_to_the_users_cache_unless_a_place_is_chosen(tmp_path):
+    ask = "import jax, segjax.cli as c; c.keep_compiled_programs(); print(jax.config.jax_compilation_cache_dir)"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")}
+    places = {}
+    for name, extra in (("default", {}), ("chosen", {"JAX_COMPILATION_CACHE_DIR": "/elsewhere"})):
+        environment = clean | {"XDG_CACHE_HOME": str(tmp_path)} | extra
+        run = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, env=environment, check=True)
+        places[name] = run.stdout.strip()
+    assert places == {"default": str(tmp_path / "segjax" / "jax"), "chosen": "/elsewhere"}
+
+
+@pytest.mark.slow
+def test_train_predict_and_eval_follow_one_another(tmp_path, photo):
+    command = [sys.executable, "-m", "segjax"]
+    small = {"total_steps": 2, "batch_size": 2, "model.name": "sam_debug", "rounds.count": 3, "eval.num_points": 2}
+    small |= {"optimizer.warmup_steps": 1, "data.scenes.size": 64, "data.scenes.eval_count": 2, "data.cache_mb": 0}
+    flags = [f"--config.{name}={value}" for name, value in small.items()]
+    for arguments in (
+        ["train", "--config=experiments/sam/quickstart.py", f"--workdir={tmp_path / 'run'}", *flags],
+        ["eval", "--checkpoint", str(tmp_path / "run"), "--out", str(tmp_path / "eval")],
+        ["predict", photo, "--checkpoint", str(tmp_path / "run"), "--point", "20,9", "--out", str(tmp_path / "out")],
+    ):
+        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+        run = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
+        assert run.returncode == 0, run.stderr
+    assert "iou@1" in (tmp_path / "eval" / "interactive.json").read_text()
+    assert (tmp_path / "eval" / "pictures.png").is_file()
+    assert (tmp_path / "out" / "overlay.png").is_file()
