@@ -11,6 +11,7 @@ from PIL import Image
 from written_run import moved_by, write_run
 
 from segjax.cli import main
+from segjax.cli.evaluate import evaluation_config
 from segjax.cli.experiments import apply_flags, read_config
 from segjax.cli.predict import read_prompts
 from segjax.data.records import decode_mask
@@ -223,6 +224,15 @@ def test_eval_measures_the_run_on_the_data_asked_for(run, tmp_path, monkeypatch,
     assert (config.data.source, config.data.eval_split, config.eval.limit) == (data, "heldout", 5)
     assert config.model.name == "sam_debug"
     jax.tree.map(np.testing.assert_array_equal, MeasuredTask.last.variables["params"], moved_by(2))
+
+
+def test_a_run_older_than_a_setting_gets_its_default():
+    saved = promptable_config().to_dict()
+    del saved["eval"]["num_points"], saved["seed"]
+    saved["eval"]["limit"], saved["model"] = 3, {"name": "sam_debug"}
+    config = evaluation_config(saved, None, None, [])
+    assert (config.eval.num_points, config.seed, config.eval.limit) == (9, 0, 3)
+    assert config.model.to_dict() == {"name": "sam_debug"}
 
 
 def test_eval_refuses_what_it_cannot_do(run, tmp_path, capsys):
