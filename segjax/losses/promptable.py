@@ -31,7 +31,8 @@ def focal_loss(
     truth = truth.astype(jnp.float32)
     signed = jnp.where(truth > 0, logits, -logits)
     cross_entropy = jax.nn.softplus(-signed)
-    weight = jax.nn.sigmoid(-signed) ** gamma
+    # (1 - p_t) ** gamma; as a power its gradient is infinite on pixels that are all but certain, for gamma < 1.
+    weight = jnp.exp(-gamma * (signed + cross_entropy))
     balance = jnp.where(truth > 0, alpha, 1 - alpha)
     axes = (-2, -1)
     pixels = logits.shape[-2] * logits.shape[-1]

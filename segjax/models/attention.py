@@ -6,6 +6,7 @@ devices it happens to run on.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from segjax.ops.resize import resize_table
 
@@ -98,7 +99,7 @@ def relative_positions(table: jax.Array, size: int) -> jax.Array:
       [size, size, C]: entry (i, j) is the row of distance i - j.
     """
     table = resize_table(table, 2 * size - 1)
-    index = jnp.arange(size)[:, None] - jnp.arange(size)[None, :] + size - 1
+    index = np.arange(size)[:, None] - np.arange(size)[None, :] + size - 1
     return table[index]
 
 

@@ -157,7 +157,8 @@ class ViT(nn.Module):
 
         params = [self.variables["params"][f"block_{i}"] for i in range(self.depth)]
         stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-        by_unit = lambda values, first, end: values.reshape(-1, period)[:, first:end]
+        # Legacy keys are rows of two numbers, so values may have axes of their own.
+        by_unit = lambda values, first, end: values.reshape(-1, period, *values.shape[1:])[:, first:end]
         inputs = [
             (
                 stack([stack(params[unit + first : unit + end]) for unit in range(0, self.depth, period)]),

@@ -37,11 +37,17 @@ class Prompts:
 
     @property
     def batch(self) -> tuple[int, int]:
-        """(B, P); (0, 0) without any prompt."""
+        """(B, P).
+
+        Raises:
+          ValueError: there is nothing to tell them from.
+        """
         for part in (self.points, self.boxes, self.masks):
             if part is not None:
                 return part.shape[:2]
-        return 0, 0
+        raise ValueError(
+            "no points, boxes or masks; to ask without any prompt, give points [B, P, 1, 2] whose labels are all -1"
+        )
 
 
 class PromptEncoder(nn.Module):
