@@ -1,0 +1,37 @@
+"""Weights that depend on nothing but the names of the parameters, so that a reference and a test make the same ones."""
+
+import math
+import zlib
+
+import jax
+import numpy as np
+
+
+def drawn_variables(model, init) -> dict:
+    """Variables of `model`, every array drawn from its own path; `init(model, key)` only tells names and shapes.
+
+    Every parameter matters to the result (biases, norms and position tables are not at their neutral values), and
+    activations keep their size through the layers.
+    """
+    shapes = jax.eval_shape(lambda key: init(model, key), jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: _draw(path_of(path), leaf.shape), shapes)
+
+
+def path_of(path) -> str:
+    """The path of a leaf as text: params/image_encoder/..."""
+    return "/".join(str(part.key) for part in path)
+
+
+def _draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    values = np.random.default_rng(zlib.crc32(path.encode())).standard_normal(shape)
+    kind = path.split("/")[-1]
+    if kind == "kernel":
+        fan_in = shape[0] if "upscale" in path else math.prod(shape[:-1])
+        values *= fan_in**-0.5
+    elif kind == "scale":
+        values = 1 + 0.2 * values
+    elif kind == "bias":
+        values *= 0.2
+    elif kind.startswith("rel_pos"):
+        values *= 0.3
+    return values.astype(np.float32)

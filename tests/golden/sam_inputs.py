@@ -1,0 +1,56 @@
+"""What the SAM goldens and the parity tests feed the model: pictures, and one prompt of every kind."""
+
+import numpy as np
+
+
+def pictures(canvas: int, count: int = 2) -> np.ndarray:
+    """uint8 [count, canvas, canvas, 3]: a coarse chequer of colours with noise, integers throughout."""
+    rng = np.random.default_rng(7)
+    colours = rng.integers(20, 236, (count, 8, 8, 3)).repeat(canvas // 8, axis=1).repeat(canvas // 8, axis=2)
+    return (colours + rng.integers(-20, 20, colours.shape)).astype(np.uint8)
+
+
+def prompts(canvas: int, mask_side: int) -> dict[str, dict[str, np.ndarray]]:
+    """Keyword arguments of a prompt, by kind. Labels: 1, 0, and -1 for SAM's explicit "not a point"."""
+    rng = np.random.default_rng(11)
+    points = rng.uniform(0, canvas - 1, (4, 2)).astype(np.float32)
+    box = (np.array([0.12, 0.2, 0.8, 0.77]) * canvas).astype(np.float32)
+    mask = (5 * rng.standard_normal((mask_side, mask_side))).astype(np.float32)
+    one = dict(points=points[:1], labels=np.array([1]))
+    three = dict(points=points[:3], labels=np.array([1, 0, 1]))
+    closed = dict(points=points, labels=np.array([0, 1, -1, 1]))
+    return {
+        "nothing": {},
+        "point": one,
+        "points": three,
+        "not_a_point": closed,
+        "box": dict(box=box),
+        "points_box": three | dict(box=box),
+        "mask": dict(mask=mask),
+        "point_mask": one | dict(mask=mask),
+        "box_mask": dict(box=box, mask=mask),
+        "all": three | dict(box=box, mask=mask),
+    }
+
+
+def as_one_call(prompts: dict[str, dict[str, np.ndarray]], mask_side: int) -> dict[str, np.ndarray]:
+    """The same prompts as fields of `Prompts` for one image, [1, P, ...], padded to one shape."""
+    count, slots = len(prompts), max(len(p.get("labels", ())) for p in prompts.values())
+    fields = dict(
+        points=np.zeros((1, count, slots, 2), np.float32),
+        labels=np.full((1, count, slots), -1, np.int32),
+        boxes=np.zeros((1, count, 4), np.float32),
+        has_box=np.zeros((1, count), bool),
+        masks=np.zeros((1, count, mask_side, mask_side), np.float32),
+        has_mask=np.zeros((1, count), bool),
+    )
+    for i, prompt in enumerate(prompts.values()):
+        if "points" in prompt:
+            labels = np.where(prompt["labels"] == -1, -2, prompt["labels"])  # our name for "not a point" is -2
+            fields["points"][0, i, : len(labels)] = prompt["points"]
+            fields["labels"][0, i, : len(labels)] = labels
+        if "box" in prompt:
+            fields["boxes"][0, i], fields["has_box"][0, i] = prompt["box"], True
+        if "mask" in prompt:
+            fields["masks"][0, i], fields["has_mask"][0, i] = prompt["mask"], True
+    return fields

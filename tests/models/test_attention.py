@@ -1,0 +1,137 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.models.attention import (
+    attention,
+    fold_relative_positions,
+    merge_windows,
+    partition_windows,
+    relative_positions,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def oracle(q, k, v, scale=None, bias=0.0):
+    """Softmax attention in float64 NumPy: q [T, heads, C], k, v [S, heads, C]; bias [heads, T, S]."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scores = scale * np.einsum("qhc,khc->hqk", q.astype(np.float64), k) + bias
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.einsum("hqk,khc->qhc", weights / weights.sum(-1, keepdims=True), v)
+
+
+@pytest.mark.parametrize("impl", ["xla", "chunked"])
+@pytest.mark.parametrize("length", [5, 300])  # below and above one chunk of queries, not a multiple of it
+def test_attention_is_the_formula(impl, length):
+    q, k, v = normal(2, length, 3, 8), normal(2, 7, 3, 8), normal(2, 7, 3, 4)
+    out = attention(q, k, v, impl=impl)
+    for i in range(2):
+        np.testing.assert_allclose(out[i], oracle(q[i], k[i], v[i]), atol=1e-5)
+
+
+@pytest.mark.parametrize("impl", ["xla", "chunked"])
+def test_invalid_keys_are_as_if_removed(impl):
+    q, k, v = normal(1, 200, 2, 8), normal(1, 9, 2, 8), normal(1, 9, 2, 8)
+    valid = np.array([[True, False, True, True, False, False, True, False, True]])
+    out = attention(q, k, v, key_valid=valid, impl=impl)
+    np.testing.assert_allclose(out[0], oracle(q[0], k[0, valid[0]], v[0, valid[0]]), atol=1e-5)
+    changed = np.where(valid[..., None, None], v, 1e6).astype(np.float32)
+    assert jnp.array_equal(out, attention(q, k, changed, key_valid=valid, impl=impl))
+
+
+@pytest.mark.parametrize("impl", ["xla", "chunked"])
+def test_leading_axes_broadcast(impl):
+    """An image [B, 1, ...] and tokens [B, P, ...], in either role."""
+    image, tokens = normal(2, 1, 150, 2, 4), normal(2, 3, 6, 2, 4)
+    valid = RNG.random((2, 3, 6)) < 0.7
+    valid[..., 0] = True
+    to_image = attention(tokens, image, image, impl=impl)
+    to_tokens = attention(image, tokens, tokens, key_valid=valid, impl=impl)
+    assert to_image.shape == (2, 3, 6, 2, 4) and to_tokens.shape == (2, 3, 150, 2, 4)
+    for b in range(2):
+        for p in range(3):
+            own = tokens[b, p, valid[b, p]]
+            np.testing.assert_allclose(to_image[b, p], oracle(tokens[b, p], image[b, 0], image[b, 0]), atol=1e-5)
+            np.testing.assert_allclose(to_tokens[b, p], oracle(image[b, 0], own, own), atol=1e-5)
+
+
+def test_chunked_gradients_are_those_of_xla():
+    q, k, v = normal(1, 150, 2, 4), normal(1, 8, 2, 4), normal(1, 8, 2, 4)
+    loss = lambda impl: lambda q, k, v: jnp.sum(jnp.sin(attention(q, k, v, impl=impl)))
+    plain, chunked = (jax.jit(jax.grad(loss(impl), (0, 1, 2)))(q, k, v) for impl in ("xla", "chunked"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, chunked)
+
+
+def test_half_precision_scores_and_softmax_run_in_float32():
+    """256 equal keys: a softmax summed in bfloat16 would lose most of them."""
+    q, k = jnp.zeros((1, 1, 4), jnp.bfloat16), jnp.zeros((512, 1, 4), jnp.bfloat16)
+    out = attention(q, k, jnp.ones((512, 1, 4), jnp.bfloat16))
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), 1.0, atol=0.01)
+
+
+def test_unknown_implementation():
+    with pytest.raises(ValueError, match="flash.*xla, chunked, cudnn"):
+        attention(normal(1, 1, 4), normal(1, 1, 4), normal(1, 1, 4), impl="flash")
+
+
+def test_relative_positions_index_the_distance():
+    table = np.arange(5, dtype=np.float32)[:, None]  # distances -2 .. 2
+    rows = relative_positions(table, 3)[..., 0]
+    np.testing.assert_array_equal(rows, [[2, 1, 0], [3, 2, 1], [4, 3, 2]])
+
+
+def test_relative_positions_resize_the_table_to_another_grid():
+    """7 rows for a grid of 4, asked for a grid of 2: 3 rows, half-pixel linear interpolation."""
+    table = np.arange(7, dtype=np.float32)[:, None]
+    rows = relative_positions(table, 2)[..., 0]
+    place = [(i + 0.5) * 7 / 3 - 0.5 for i in range(3)]  # of a linear table the value is the place
+    np.testing.assert_allclose(rows, [[place[1], place[0]], [place[2], place[1]]], atol=1e-6)
+
+
+@pytest.mark.parametrize("impl", ["xla", "chunked"])
+def test_folded_relative_positions_equal_the_bias(impl):
+    """Explicit bias with loops, from the unscaled q; h, w and the table's length all differ."""
+    h, w, heads, channels = 3, 4, 2, 8
+    q, k, v = (normal(1, h * w, heads, channels) for _ in range(3))
+    table_h, table_w = normal(2 * h - 1, channels), normal(2 * w - 1, channels)
+    bias = np.zeros((heads, h * w, h * w))
+    for i in range(h * w):
+        for j in range(h * w):
+            by_row = table_h[i // w - j // w + h - 1]
+            by_column = table_w[i % w - j % w + w - 1]
+            bias[:, i, j] = q[0, i].astype(np.float64) @ (by_row.astype(np.float64) + by_column)
+    folded_q, folded_k = fold_relative_positions(q, k, table_h, table_w, (h, w))
+    assert folded_q.shape == folded_k.shape == (1, h * w, heads, channels + h + w)
+    out = attention(folded_q, folded_k, v, scale=1.0, impl=impl)
+    np.testing.assert_allclose(out[0], oracle(q[0], k[0], v[0], bias=bias), atol=2e-5)
+
+
+def test_tables_of_numpy_work_inside_jit():
+    """Loaded weights are NumPy arrays; closing over them in a jitted function must not fail."""
+    q = normal(1, 4, 1, 8)
+    table = normal(3, 8)
+    inside = jax.jit(lambda q: fold_relative_positions(q, q, table, table, (2, 2))[0])(q)
+    np.testing.assert_allclose(inside, fold_relative_positions(q, q, table, table, (2, 2))[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("grid, window, count", [((6, 6), 3, 4), ((5, 7), 3, 6), ((4, 4), 14, 1), ((64, 64), 14, 25)])
+def test_windows_partition_and_merge(grid, window, count):
+    x = normal(2, *grid, 3)
+    windows = partition_windows(x, window)
+    assert windows.shape == (2, count, window, window, 3)
+    assert jnp.array_equal(merge_windows(windows, grid), x)
+
+
+def test_windows_are_row_major_and_padded_with_zeros_at_the_end():
+    x = np.arange(1, 16, dtype=np.float32).reshape(1, 3, 5, 1)
+    windows = np.asarray(partition_windows(x, 2))[0, ..., 0]
+    np.testing.assert_array_equal(windows[1], [[3, 4], [8, 9]])
+    np.testing.assert_array_equal(windows[2], [[5, 0], [10, 0]])
+    np.testing.assert_array_equal(windows[5], [[15, 0], [0, 0]])

@@ -1,0 +1,70 @@
+"""Stage by stage against answers of the reference implementation, stored by tools/make_goldens.py."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from golden.drawn_weights import drawn_variables
+from golden.sam_inputs import as_one_call, pictures, prompts
+
+from segjax.models.sam.build import build_sam, init_sam
+from segjax.models.sam.prompt_encoder import Prompts
+
+MODEL = build_sam("sam_debug")
+GRID = MODEL.canvas // MODEL.patch
+CASES = prompts(MODEL.canvas, 4 * GRID)
+
+
+def close(ours, golden):
+    """To 2e-5 of the largest magnitude: other CPUs sum in other orders."""
+    np.testing.assert_allclose(np.asarray(ours), golden, rtol=0, atol=2e-5 * np.abs(golden).max())
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(pathlib.Path(__file__).parent.parent / "golden" / "sam_debug.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return drawn_variables(MODEL, init_sam)
+
+
+@pytest.fixture(scope="module")
+def answers(golden, variables):
+    fields = Prompts(**as_one_call(CASES, 4 * GRID))
+    embedding = golden["embedding"][:1]
+    encode = lambda module: module.prompt_encoder(fields, (MODEL.canvas,) * 2, (GRID, GRID))
+    stages = lambda: (MODEL.apply(variables, method=encode), MODEL.apply(variables, embedding, fields, method="decode"))
+    return jax.tree.map(np.asarray, jax.jit(stages)())
+
+
+def test_image_embedding(golden, variables):
+    encode = jax.jit(lambda images, sizes: MODEL.apply(variables, images, sizes, method="encode_image"))
+    images = pictures(MODEL.canvas)
+    full = np.array([[MODEL.canvas, MODEL.canvas]] * 2)
+    close(encode(images, full), golden["embedding"])
+    narrow = np.array([[MODEL.canvas, MODEL.canvas * 5 // 8], [MODEL.canvas, MODEL.canvas]])
+    close(encode(images, narrow)[0], golden["padded_embedding"])
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_prompt_encoder(golden, answers, kind):
+    (tokens, valid, dense), _ = answers
+    row = list(CASES).index(kind)
+    ours = tokens[0, row][valid[0, row]]
+    assert ours.shape == golden[f"{kind}/tokens"].shape
+    if len(ours):
+        close(ours, golden[f"{kind}/tokens"])
+    if "mask" in CASES[kind]:
+        close(dense[0, row], golden[f"{kind}/dense"])
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_decoder(golden, answers, kind):
+    _, (logits, iou) = answers
+    row = list(CASES).index(kind)
+    close(logits[0, row], golden[f"{kind}/logits"])
+    close(iou[0, row], golden[f"{kind}/iou"])
