@@ -7,12 +7,12 @@ from segjax.tasks.promptable_config import as_variant, promptable_config
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = promptable_config()
-    config.total_steps = 3000
+    config.total_steps = 2300
     config.batch_size = 8
     config.log_every = 100
-    config.eval_every = 1000
+    config.eval_every = 0
     config.model = ml_collections.ConfigDict(dict(name="sam_tiny"))
-    config.rounds.update(count=8, sampled=True, correction_weight=1 / 7)
+    config.rounds.update(count=6, empty_random=False, empty_last=False, sampled=True, correction_weight=1 / 5)
     config.loss.update(focal_normalise="area", focal_weight=4.0)
     config.data.update(max_prompts=4, mask_stride=2, cache_mb=500.0)
     config.data.scenes.update(train_count=1000, eval_count=64)

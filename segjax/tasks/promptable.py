@@ -53,18 +53,7 @@ class Promptable:
             rngs={"drop_path": drop_key} if train else {},
             method="encode_image",
         )
-        truth = batch["masks"] > 0
-        stride = self.model.canvas // truth.shape[-1]
-        simulator = Simulator(
-            rounds=self.rounds,
-            decode=self.decode_session,
-            score=self.score,
-            truth=truth,
-            boxes=batch["boxes"],
-            content=content_mask(jnp.maximum(batch["size"] // stride, 1), truth.shape[-2:])[:, None],
-            size=batch["size"],
-            stride=stride,
-        )
+        simulator = self.simulator(batch)
         first, later = simulator.play(play_key, (variables, embedding), self.mask_size)
         weights = batch["valid"] * batch["weight"][:, None]
         total = lambda values: jnp.sum(weights * values)
@@ -72,6 +61,21 @@ class Promptable:
         metrics = {f"first_{name}": total(first[name]) for name in ("focal", "dice", "iou_error")}
         metrics |= {f"later_{name}": total(later[name]) / corrections for name in ("focal", "dice", "iou_error")}
         return total(first["loss"] + later["loss"]), weights.sum(), metrics
+
+    def simulator(self, batch: Mapping[str, jax.Array]) -> Simulator:
+        """The annotator of a batch, who knows its truth."""
+        truth = batch["masks"] > 0
+        stride = self.model.canvas // truth.shape[-1]
+        return Simulator(
+            rounds=self.rounds,
+            decode=self.decode_session,
+            score=self.score,
+            truth=truth,
+            boxes=batch["boxes"],
+            content=content_mask(-(-batch["size"] // stride), truth.shape[-2:])[:, None],
+            size=batch["size"],
+            stride=stride,
+        )
 
     def decode_session(self, context: Any, session: Session, fed_back: bool) -> tuple[jax.Array, jax.Array]:
         """The model's answer to the prompts of a simulated session."""
