@@ -88,8 +88,8 @@ class Simulator:
       decode: (context, session, fed_back) -> logits [B, P, 4, 4h, 4w], iou [B, P, 4]. `context` is whatever gradients
         flow into (variables, image embedding); with `fed_back` the session's low_res is a mask prompt.
       score: (logits [B, P, M, H, W] on the loss grid, iou [B, P, M], truth) -> dict of [B, P], with "loss".
-      truth: bool [B, P, H, W] on the loss grid; boxes: float32 [B, P, 4], canvas pixels; content: bool [B, 1, H, W], the
-        picture within the canvas; size: int [B, 2]; stride: canvas pixels per cell of the loss grid.
+      truth: bool [B, P, H, W] on the loss grid; boxes: float32 [B, P, 4], canvas pixels; content: bool [B, 1, H, W],
+        the picture within the canvas; size: int [B, 2]; stride: canvas pixels per cell of the loss grid.
     """
 
     rounds: Rounds
@@ -110,12 +110,16 @@ class Simulator:
         label = jnp.where(found & ~has_box, FOREGROUND, PADDING)
         slots = jnp.arange(self.rounds.count) == 0
         return Session(
-            points=jnp.where(slots[:, None], point[:, :, None], 0.0),
+            points=jnp.where(slots[:, None], self.inside(point)[:, :, None], 0.0),
             labels=jnp.where(slots, label[..., None], PADDING).astype(jnp.int32),
             boxes=noisy_box(box_key, self.boxes, self.size[:, None], self.rounds.box_noise, self.rounds.box_noise_cap),
             has_box=has_box,
             low_res=jnp.zeros((*batch, *low_res_shape)),
         )
+
+    def inside(self, points: jax.Array) -> jax.Array:
+        """Points [B, P, 2] within the picture: its last cells may reach into the padding."""
+        return jnp.clip(points, 0, self.size[:, None, ::-1] - 1)
 
     def empty_rounds(self, key: jax.Array) -> jax.Array:
         """Which rounds bring no click: bool [B, P, R]; each session has its own random one."""
@@ -150,7 +154,7 @@ class Simulator:
         """The session with round `index`'s click added where `empty` [B, P] is False."""
         prediction = self.upsampled(session.low_res) > 0
         point, label = correction(key, prediction, self.truth, self.content, self.stride, self.rounds.truth_rate)
-        label = jnp.where(empty, PADDING, label)
+        point, label = self.inside(point), jnp.where(empty, PADDING, label)
         return session.replace(
             points=session.points.at[:, :, index].set(point), labels=session.labels.at[:, :, index].set(label)
         )
