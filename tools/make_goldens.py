@@ -4,8 +4,8 @@
     python tools/make_goldens.py
 
 Weights are drawn from the names of the parameters (tests/golden/drawn_weights.py), inputs from seeds
-(tests/golden/sam_inputs.py), so only answers are stored and the test that compares needs no torch. Run it again when the
-architecture, a parameter's name or the inputs change; the answers come from segment-anything, never from our model.
+(tests/golden/sam_inputs.py), so only answers are stored and the test that compares needs no torch. Run it again when
+the architecture, a parameter's name or the inputs change; the answers come from segment-anything, never from our model.
 """
 
 import pathlib

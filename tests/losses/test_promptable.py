@@ -60,7 +60,7 @@ def test_unknown_normalisation():
 @pytest.mark.parametrize("normalise", ["mean", "area", "difficulty"])
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
 def test_extreme_logits_stay_finite(normalise, gamma):
-    """Right and wrong with all the confidence float32 has: values, and gradients, and the wrong ones are pulled back."""
+    """Right and wrong with all the confidence float32 has: values and gradients; the wrong ones are pulled back."""
     logits = jnp.array([[-1e4, 1e4, -200.0, 200.0], [-1e4, 1e4, 0.0, -0.0]])
     truth = jnp.array([[0, 1, 1, 0], [1, 0, 1, 0]])
     value, gradient = jax.value_and_grad(lambda x: focal_loss(x, truth, gamma=gamma, normalise=normalise))(logits)

@@ -1,0 +1,358 @@
+"""The rounds of a simulated session, against small decoders whose answers are known."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from segjax.losses.promptable import PromptableLoss
+from segjax.prompting.simulation import SAM2_ROUNDS, Rounds, Simulator
+
+SIDE, LOSS_SIDE, STRIDE = 4, 8, 2  # mask grid, loss grid, canvas pixels per cell of the latter
+CANVAS = LOSS_SIDE * STRIDE
+
+
+def simulator(decode=None, rounds=None, prompts=3, size=(CANVAS, CANVAS), score=None, truth=None):
+    if truth is None:
+        truth = np.zeros((1, prompts, LOSS_SIDE, LOSS_SIDE), bool)
+        truth[:, :, 2:5, 1:6] = True
+    size = np.array([size])
+    content = np.zeros((1, 1, LOSS_SIDE, LOSS_SIDE), bool)
+    content[..., : -(-size[0, 0] // STRIDE), : -(-size[0, 1] // STRIDE)] = True
+    boxes = np.broadcast_to(np.array([2.0, 4, 12, 10], np.float32), (*truth.shape[:2], 4))
+    return Simulator(
+        rounds=rounds or Rounds(),
+        decode=decode,
+        score=score or PromptableLoss(),
+        truth=jnp.asarray(truth),
+        boxes=jnp.asarray(boxes),
+        content=jnp.asarray(content),
+        size=jnp.asarray(size),
+        stride=STRIDE,
+    )
+
+
+# --- the first prompt and the empty rounds
+
+
+@functools.cache
+def first_prompts(count=8000):
+    make = lambda key: simulator(prompts=count).first_prompt(key, (SIDE, SIDE))
+    return jax.tree.map(np.asarray, jax.jit(make)(jax.random.key(0)))
+
+
+def test_first_prompts_are_points_or_boxes_half_and_half():
+    session = first_prompts()
+    count = session.has_box.size
+    assert abs(session.has_box.mean() - 0.5) < 4 * 0.5 / count**0.5
+    assert session.labels.shape == (1, count, 11)
+    np.testing.assert_array_equal(session.labels[..., 0], np.where(session.has_box, -1, 1))
+    assert (session.labels[..., 1:] == -1).all() and (session.low_res == 0).all()
+
+
+def test_first_points_are_uniform_over_the_object():
+    session = first_prompts()
+    x, y = session.points[0, ~session.has_box[0], 0].astype(int).T
+    counts = np.zeros((CANVAS, CANVAS), int)
+    np.add.at(counts, (y, x), 1)
+    inside = np.zeros((CANVAS, CANVAS), bool)
+    inside[4:10, 2:12] = True
+    assert (counts[~inside] == 0).all()
+    assert scipy.stats.chisquare(counts[inside]).pvalue > 0.001
+
+
+def test_first_boxes_are_noisy_and_inside():
+    session = first_prompts()
+    shift = session.boxes[0] - np.array([2.0, 4, 12, 10])
+    np.testing.assert_allclose(shift.std(0)[2:], [1, 0.6], rtol=0.05)  # a tenth of 10 x 6
+    assert session.boxes.min() >= 0 and session.boxes.max() <= CANVAS
+
+
+def test_clicks_stay_in_a_picture_that_ends_within_a_cell():
+    """13 of 16 columns are picture: the seventh cell of two pixels is half padding."""
+    truth = np.ones((1, 2000, LOSS_SIDE, LOSS_SIDE), bool)
+    truth[..., 7:] = False
+    said = jnp.zeros((1, 2000, SIDE, SIDE)) - 1
+    play = simulator(size=(CANVAS, 13), truth=truth)
+    session = play.first_prompt(jax.random.key(1), (SIDE, SIDE))
+    assert float(session.points[..., 0].max()) == 12
+    session = play.prompted(jax.random.key(2), session.replace(low_res=said), 1, jnp.zeros((1, 2000), bool))
+    assert float(session.points[:, :, 1, 0].max()) == 12
+    assert (np.asarray(session.labels[:, :, 1]) == 1).all()
+
+
+def test_an_object_that_is_not_there_gets_no_point():
+    truth = np.zeros((1, 50, LOSS_SIDE, LOSS_SIDE), bool)
+    session = simulator(truth=truth).first_prompt(jax.random.key(0), (SIDE, SIDE))
+    assert (session.labels == -1).all()
+
+
+def test_one_empty_round_at_a_random_place_and_one_last():
+    """Eleven rounds: a first prompt, eight clicks, an empty round uniformly among rounds 2 .. 10, and an empty last."""
+    empty = np.asarray(simulator(prompts=4000).empty_rounds(jax.random.key(0)))[0]
+    assert empty.shape == (4000, 11)
+    assert (empty.sum(1) == 2).all() and not empty[:, 0].any() and empty[:, -1].all()
+    assert scipy.stats.chisquare(empty[:, 1:10].sum(0)).pvalue > 0.001
+
+
+@pytest.mark.parametrize(
+    "options, places, each",
+    [
+        (dict(empty_last=False), range(1, 11), 1),
+        (dict(empty_random=False), [10], 1),
+        (dict(empty_random=False, empty_last=False), [], 0),
+        (dict(count=3), [1, 2], 2),
+    ],
+)
+def test_empty_rounds_by_option(options, places, each):
+    empty = np.asarray(simulator(rounds=Rounds(**options), prompts=500).empty_rounds(jax.random.key(0)))[0]
+    assert (empty.sum(1) == each).all()
+    assert np.flatnonzero(empty.any(0)).tolist() == list(places)
+
+
+def test_too_few_rounds():
+    with pytest.raises(ValueError, match="2 rounds cannot hold.*at least 3"):
+        Rounds(count=2)
+
+
+def test_sam2_differs_where_it_does():
+    assert (SAM2_ROUNDS.count, SAM2_ROUNDS.empty_random, SAM2_ROUNDS.empty_last) == (8, False, False)
+    assert (SAM2_ROUNDS.box_noise, SAM2_ROUNDS.truth_rate, SAM2_ROUNDS.box_multimask) == ("uniform", 0.1, False)
+
+
+# --- a whole session, watched
+
+
+class Watched:
+    """A decoder that answers at random, and remembers what it was asked and what it said; for `jax.disable_jit`."""
+
+    def __init__(self):
+        self.asked, self.said, self.scored = [], [], []
+
+    def decode(self, context, session, fed_back):
+        rng = np.random.default_rng(len(self.asked))
+        logits = jnp.asarray(rng.standard_normal((*session.labels.shape[:2], 4, SIDE, SIDE)), jnp.float32)
+        iou = jnp.asarray(rng.random((*session.labels.shape[:2], 4)), jnp.float32)
+        self.asked.append((session, fed_back))
+        self.said.append((logits, iou))
+        return logits, iou
+
+    def score(self, logits, iou, truth):
+        self.scored.append((logits, iou))
+        return PromptableLoss()(logits, iou, truth)
+
+
+def watch(rounds, prompts=12):
+    watched = Watched()
+    with jax.disable_jit():
+        play = simulator(watched.decode, rounds, prompts, score=watched.score)
+        play.play(jax.random.key(5), None, (SIDE, SIDE))
+    return watched
+
+
+@pytest.fixture(scope="module")
+def session():
+    return watch(Rounds())
+
+
+def test_a_session_is_one_plus_eight_plus_two_rounds(session):
+    assert len(session.asked) == 11
+    assert [fed_back for _, fed_back in session.asked] == [False] + [True] * 10
+    final = session.asked[-1][0]
+    used = np.asarray(final.labels[0] != -1)
+    # Eight corrections each, and a first point unless there was a box; the last round adds nothing.
+    np.testing.assert_array_equal(used[:, 1:].sum(1), 8)
+    np.testing.assert_array_equal(used[:, 0], ~np.asarray(final.has_box[0]))
+    assert not used[:, -1].any()
+    for index, (asked, _) in enumerate(session.asked):
+        assert (asked.labels[:, :, index + 1 :] == -1).all()  # no click comes early
+        np.testing.assert_array_equal(asked.labels[:, :, : index + 1], final.labels[:, :, : index + 1])  # or goes away
+        np.testing.assert_array_equal(asked.points[:, :, : index + 1], final.points[:, :, : index + 1])
+        np.testing.assert_array_equal(asked.boxes, final.boxes)
+
+
+def test_three_masks_first_and_a_single_one_later(session):
+    assert [logits.shape[2] for logits, _ in session.scored] == [3] + [1] * 10
+    for round_index, (logits, iou) in enumerate(session.scored):
+        said_logits, said_iou = session.said[round_index]
+        masks = slice(1, 4) if round_index == 0 else slice(0, 1)
+        np.testing.assert_array_equal(iou, said_iou[:, :, masks])
+        assert logits.shape[-2:] == (LOSS_SIDE, LOSS_SIDE)
+
+
+def test_the_most_trusted_logits_are_fed_back(session):
+    logits, iou = session.said[0]
+    trusted = 1 + np.asarray(iou[0, :, 1:]).argmax(-1)
+    assert len(set(trusted)) == 3  # the draw covers all three
+    np.testing.assert_array_equal(session.asked[1][0].low_res[0], np.asarray(logits)[0, np.arange(12), trusted])
+    for index in range(2, 11):
+        np.testing.assert_array_equal(session.asked[index][0].low_res, session.said[index - 1][0][:, :, 0])
+
+
+def test_clicks_fall_where_the_fed_back_mask_was_wrong(session):
+    play = simulator(prompts=12)
+    for index in range(1, 11):
+        asked = session.asked[index][0]
+        wrong = np.asarray((play.upsampled(asked.low_res) > 0) != play.truth)[0]
+        for prompt in np.flatnonzero(asked.labels[0, :, index] != -1):
+            x, y = np.asarray(asked.points[0, prompt, index], int) // STRIDE
+            assert wrong[prompt, y, x]
+            assert asked.labels[0, prompt, index] == int(play.truth[0, prompt, y, x])
+
+
+def test_sam2_boxes_get_a_single_mask():
+    rounds = dataclasses.replace(SAM2_ROUNDS, count=2)
+    watched = watch(rounds)
+    (logits, iou), (asked, _) = watched.said[0], watched.asked[1]
+    has_box = np.asarray(asked.has_box[0])
+    assert has_box.any() and not has_box.all()
+    trusted = np.where(has_box, 0, 1 + np.asarray(iou[0, :, 1:]).argmax(-1))
+    np.testing.assert_array_equal(asked.low_res[0], np.asarray(logits)[0, np.arange(12), trusted])
+    assert [scored.shape[2] for scored, _ in watched.scored] == [3, 1, 1]
+
+    both = Watched()
+    play = simulator(both.decode, rounds, 12, score=both.score)
+    _, terms = play.first_round(None, play.first_prompt(jax.random.key(5), (SIDE, SIDE)))
+    single = PromptableLoss()(*(x for x in both.scored[1]), play.truth)["loss"]
+    three = PromptableLoss()(*(x for x in both.scored[0]), play.truth)["loss"]
+    chosen = play.first_prompt(jax.random.key(5), (SIDE, SIDE)).has_box
+    np.testing.assert_array_equal(terms["loss"], jnp.where(chosen, single, three))
+
+
+# --- gradients
+
+
+def bump(session, extent):
+    """A map that rises around foreground and falls around background points, and rises within a box."""
+    cells = (jnp.arange(SIDE) + 0.5) * extent / SIDE
+    near = jnp.exp(-((session.points[..., None] - cells) ** 2) / 8)  # [B, P, R, (x, y), cell]
+    sign = jnp.where(session.labels == 1, 1.0, jnp.where(session.labels == 0, -1.0, 0.0))
+    points = jnp.einsum("bpr,bpry,bprx->bpyx", sign, near[..., 1, :], near[..., 0, :])
+    return points + 0.5 * session.has_box[..., None, None]
+
+
+def toy_decode(context, session, fed_back):
+    """Depends on everything: weights, prompts, and the mask that is fed back."""
+    back = jnp.tanh(session.low_res) if fed_back else 0.0
+    field = jnp.tanh(context["gain"] * bump(session, CANVAS) + context["back"] * back)
+    logits = context["base"] + context["scale"][:, None, None] * field[:, :, None]
+    return logits, context["iou"] + jnp.tanh(logits).mean((-2, -1))
+
+
+CONTEXT = dict(
+    gain=jnp.float32(2.0),
+    back=jnp.float32(0.7),
+    base=0.5 * jax.random.normal(jax.random.key(0), (4, SIDE, SIDE)),
+    scale=jnp.array([1.0, 2.0, 0.5, -1.0]),
+    iou=jnp.array([0.1, 0.2, 0.3, 0.4]),
+)
+FIVE = Rounds(count=5)
+
+
+@functools.cache
+def played(rounds):
+    """Jitted (context, sampled round) -> loss and gradient."""
+
+    def total(context, sampled_round):
+        play = simulator(toy_decode, rounds)
+        first, later = play.play(jax.random.key(9), context, (SIDE, SIDE), sampled_round)
+        return (first["loss"] + later["loss"]).sum()
+
+    return jax.jit(jax.value_and_grad(total))
+
+
+@pytest.fixture(scope="module")
+def full():
+    return played(FIVE)(CONTEXT, None)
+
+
+def test_scan_is_the_sum_of_its_rounds(full):
+    """The same session in a plain Python loop."""
+    play = simulator(toy_decode, FIVE)
+    first_key, empty_key, round_key, _ = jax.random.split(jax.random.key(9), 4)
+
+    @jax.jit
+    def loop(context):
+        session, terms = play.first_round(context, play.first_prompt(first_key, (SIDE, SIDE)))
+        losses = [terms["loss"]]
+        empty = play.empty_rounds(empty_key)
+        for index in range(1, 5):
+            session = play.prompted(jax.random.fold_in(round_key, index), session, index, empty[:, :, index])
+            session, terms = play.later_round(context, session)
+            losses.append(terms["loss"])
+        return sum(loss.sum() for loss in losses)
+
+    np.testing.assert_allclose(loop(CONTEXT), full[0], rtol=1e-6)
+
+
+def close(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), a, b)
+
+
+def test_sampled_rounds_average_to_the_full_loss_and_gradient(full):
+    sampled = played(dataclasses.replace(FIVE, sampled=True))
+    each = [sampled(CONTEXT, jnp.int32(index)) for index in range(1, 5)]
+    close(jax.tree.map(lambda *values: sum(values) / 4, *each), full)
+    losses = {round(float(value), 4) for value, _ in each}
+    assert len(losses) == 4  # the rounds do differ
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_recomputing_rounds_changes_nothing(full, sampled):
+    options = dataclasses.replace(FIVE, sampled=sampled)
+    choice = jnp.int32(3) if sampled else None
+    expected = played(options)(CONTEXT, choice) if sampled else full
+    close(played(dataclasses.replace(options, remat=True))(CONTEXT, choice), expected)
+
+
+def test_sampled_rounds_are_drawn_uniformly():
+    """Each answer says its round, so the loss tells which one was drawn."""
+    rounds = Rounds(count=5, empty_random=False, empty_last=False, sampled=True)
+    asked = lambda session: 1.0 + jnp.max(jnp.where(session.labels != -1, jnp.arange(5), 0), axis=-1)
+
+    def decode(context, session, fed_back):
+        answer = jnp.broadcast_to(asked(session)[..., None], (1, 1, 4))
+        return jnp.zeros((1, 1, 4, SIDE, SIDE)), answer
+
+    play = simulator(decode, rounds, 1, score=lambda logits, iou, truth: {"loss": iou.mean(-1)})
+    later = jax.jit(jax.vmap(lambda key: play.play(key, None, (SIDE, SIDE))[1]["loss"].sum()))
+    drawn = np.asarray(later(jax.random.split(jax.random.key(0), 2000))) / 4 - 1
+    assert set(drawn) == {1, 2, 3, 4}
+    assert scipy.stats.chisquare(np.unique(drawn, return_counts=True)[1]).pvalue > 0.001
+
+
+def test_corrections_are_weighted_and_a_single_round_is_the_first(full):
+    first = played(Rounds(count=1, empty_random=False, empty_last=False))(CONTEXT, None)[0]
+    half = played(dataclasses.replace(FIVE, correction_weight=0.5))(CONTEXT, None)[0]
+    np.testing.assert_allclose(half, first + 0.5 * (full[0] - first), rtol=1e-5)
+    assert full[0] > first
+
+
+@pytest.mark.parametrize("sampled", [None, 2])
+def test_fed_back_logits_carry_no_gradient(sampled):
+    """Each answer is its own weight plus the mask fed back: a leak would count earlier weights again every round."""
+    count = 4
+    calls = iter(range(count))
+
+    def decode(context, session, fed_back):
+        own = context[next(calls)]
+        logits = own + (session.low_res[:, :, None] if fed_back else jnp.zeros((1, 3, 4, SIDE, SIDE)))
+        return logits, jnp.zeros((1, 3, 4)) + own
+
+    score = lambda logits, iou, truth: {"loss": logits.mean((-3, -2, -1))}
+    rounds = Rounds(count=count, empty_random=False, empty_last=False, sampled=sampled is not None)
+
+    def total(context):
+        play = simulator(decode, rounds, score=score)
+        first, later = play.play(jax.random.key(0), context, (SIDE, SIDE), sampled)
+        return (first["loss"] + later["loss"]).sum()
+
+    with jax.disable_jit():
+        gradient = jax.grad(total)(jnp.arange(1.0, 5.0))
+    # Three prompts, each round once; a sampled round stands for all three later ones, those before it for nothing.
+    expected = [3] * 4 if sampled is None else [3, 0, 9, 0]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
