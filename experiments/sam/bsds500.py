@@ -7,7 +7,7 @@ from segjax.tasks.promptable_config import as_variant, promptable_config
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = promptable_config()
-    config.total_steps = 2500
+    config.total_steps = 1600
     config.batch_size = 4
     config.log_every = 100
     config.model = ml_collections.ConfigDict(dict(name="sam_tiny", canvas=128, patch=8))

@@ -7,10 +7,10 @@ from segjax.tasks.promptable_config import as_variant, promptable_config
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = promptable_config()
-    config.total_steps = 5000
+    config.total_steps = 4500
     config.batch_size = 4
     config.log_every = 100
-    config.eval_every = 0
+    config.eval_every = 1500
     config.model = ml_collections.ConfigDict(dict(name="sam_tiny", canvas=128, patch=8))
     config.rounds.update(count=8, sampled=True, correction_weight=1 / 7)
     config.loss.update(focal_normalise="area", focal_weight=4.0)
@@ -19,6 +19,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.augment = ml_collections.ConfigDict(
         dict(scale=(1.6, 2.5), flip=True, vertical_flip=True, quarter_turns=True, brightness=0.2, contrast=0.2)
     )
-    config.eval.update(tile=128, overlap=32, batch_size=8, max_prompts=32)
+    config.eval.update(tile=128, overlap=32, batch_size=8, max_prompts=24)
     config.optimizer.update(peak_lr=2e-3, b1=0.9, b2=0.99, weight_decay=0.05, clip_norm=1.0, warmup_steps=40)
     return as_variant(config, variant)

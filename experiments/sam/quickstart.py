@@ -13,8 +13,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.eval_every = 0
     config.model = ml_collections.ConfigDict(dict(name="sam_tiny"))
     config.rounds.update(count=6, empty_random=False, empty_last=False, sampled=True, correction_weight=1 / 5)
-    config.loss.update(focal_normalise="area", focal_weight=4.0)
+    config.loss.update(focal_normalise="area", focal_weight=4.0, iou_weight=3.0)
     config.data.update(max_prompts=4, mask_stride=2, cache_mb=500.0)
-    config.data.scenes.update(train_count=1000, eval_count=64)
+    config.data.scenes.update(train_count=2000, eval_count=64)
+    config.data.augment = ml_collections.ConfigDict(dict(flip=True, vertical_flip=True, quarter_turns=True))
     config.optimizer.update(peak_lr=3e-3, b1=0.9, b2=0.99, weight_decay=0.05, clip_norm=1.0, warmup_steps=40)
     return as_variant(config, variant)

@@ -32,7 +32,7 @@ class Difficulty:
       texture: least and greatest standard deviation of an object's texture.
       colours: random colours tried for an object; the one farthest from what lies behind it is taken.
       chroma: whether a texture keeps its own variation of colour, or is one colour lighter and darker.
-      part_probability: how often an object carries a part.
+      part_probability: how often an object carries a part, if its radius is at least part_carrier.
     """
 
     objects: tuple[int, int] = (3, 6)
@@ -42,6 +42,7 @@ class Difficulty:
     colours: int = 8
     chroma: bool = False
     part_probability: float = 0.35
+    part_carrier: float = 0.2
 
 
 DIFFICULTIES = {
@@ -113,7 +114,8 @@ class SyntheticScenes:
         self._paint(rng, canvas, whole.mask.astype(np.float32) if hard_edge else whole.alpha, whole.box)
         layer = _Layer(whole.mask.copy(), np.count_nonzero(whole.mask), kind, centre, radius)
         drawn.append(layer)
-        if rng.random() < self.difficulty.part_probability:
+        carries = rng.random() < self.difficulty.part_probability
+        if carries and radius >= self.difficulty.part_carrier * self.size:
             self._add_part(rng, canvas, whole, layer, drawn)
 
     def _add_part(

@@ -48,7 +48,7 @@ def resize_table(table: jax.Array, length: int) -> jax.Array:
 
 
 def space_to_depth(x: jax.Array, block: int) -> jax.Array:
-    """[..., H, W, C] -> [..., H/block, W/block, block*block*C], channels ordered (row, column, C) like a conv kernel."""
+    """[..., H, W, C] -> [..., H/block, W/block, block*block*C], channels in (row, column, C) order as in a kernel."""
     *lead, height, width, channels = x.shape
     if height % block or width % block:
         raise ValueError(f"a map of {height}x{width} does not divide into blocks of {block}; resize or pad it first")

@@ -58,7 +58,7 @@ class MaskDecoder(nn.Module):
           dense: [B or 1, P or 1, h or 1, w or 1, D], added to the embedding.
 
         Returns:
-          logits: float32 [B, P, 4, 4h, 4w], mask where > 0; 0 is the single mask, 1..3 are the three of an ambiguous prompt.
+          logits: float32 [B, P, 4, 4h, 4w], mask where > 0; 0 is the single mask, 1..3 answer an ambiguous prompt.
           iou: float32 [B, P, 4], the decoder's estimate of each mask's IoU.
         """
         batch, h, w, _ = embedding.shape
