@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden.drawn_weights import drawn_variables
 
+from segjax.models.sam.build import init_sam
 from segjax.tasks import make_task
 from segjax.tasks.promptable_config import promptable_config
 from segjax.training.optimizer import make_optimizer, make_schedule
@@ -15,6 +17,8 @@ from segjax.training.state import create_state
 from segjax.training.step import CompiledStep, gradient_sums, make_train_step
 
 CANVAS, STRIDE = 64, 4
+# These programs run once or twice: compiling them carefully would take longest.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def config(**model):
@@ -57,12 +61,8 @@ def make_batch(images=8, prompts=3, seed=0):
 
 @pytest.fixture(scope="module")
 def variables():
-    """Away from the zeros of a fresh model, so that every path matters."""
-    fresh = jax.jit(task().init)(jax.random.key(0))
-    leaves, tree = jax.tree.flatten(fresh["params"])
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [leaf + 0.02 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-    return fresh | {"params": jax.tree.unflatten(tree, moved)}
+    """Unlike a fresh model's, none of them is zero: every path matters."""
+    return jax.tree.map(jnp.asarray, drawn_variables(task().model, init_sam))
 
 
 KEY = jax.random.key(7)
@@ -76,7 +76,7 @@ def outcome(variables, batch):
     return jax.value_and_grad(objective, has_aux=True)(variables["params"])
 
 
-on_one_device = jax.jit(outcome)
+on_one_device = jit(outcome)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_one_device_and_eight_agree_with_parameters_really_sharded(variables, ex
         assert leaf.addressable_shards[0].data.size == leaf.size // 4
     with jax.set_mesh(mesh):
         gradient_like = ((None, None), shardings["params"])
-        result = jax.jit(outcome, out_shardings=gradient_like)(placed, place_batch(make_batch(), mesh))
+        result = jit(outcome, out_shardings=gradient_like)(placed, place_batch(make_batch(), mesh))
     kernel = result[1]["image_encoder"]["patch_embed"]["kernel"]
     assert len(kernel.sharding.device_set) == 8 and not kernel.sharding.is_fully_replicated
     assert_same(result, expected)
@@ -152,7 +152,7 @@ def test_further_empty_prompts_change_nothing(variables):
     alone = {name: rows[:, :1] if name in ("masks", "boxes", "valid", "area") else rows for name, rows in batch.items()}
     options = config()
     options.rounds.update(count=1, empty_random=False)
-    loss = jax.jit(lambda batch: make_task(options).loss(variables, batch, KEY, False)[:2])
+    loss = jit(lambda batch: make_task(options).loss(variables, batch, KEY, False)[:2])
     (more, more_weight), (one, one_weight) = loss(batch), loss(alone)
     assert more_weight == one_weight == 1
     np.testing.assert_allclose(more, one, rtol=1e-5)
@@ -184,9 +184,9 @@ def test_microbatches_add_up(variables):
     batch = make_batch()
     optimizer = make_optimizer(make_schedule(0.01, 10, schedule="constant"), weight_decay=0.1, clip_norm=1.0)
     state = create_state(variables, optimizer, KEY, ema=False)
-    sums = jax.jit(lambda state, batch: gradient_sums(task().loss, state, batch, KEY, 2))
+    sums = jit(lambda state, batch: gradient_sums(task().loss, state, batch, KEY, 2))
     _, loss, weight, _ = sums(state, batch)
-    piece = jax.jit(lambda rows, key: task().loss(variables, rows, key, True)[:2])
+    piece = jit(lambda rows, key: task().loss(variables, rows, key, True)[:2])
     parts = [piece({k: v[i::2] for k, v in batch.items()}, jax.random.fold_in(KEY, i)) for i in range(2)]
     np.testing.assert_allclose(loss, parts[0][0] + parts[1][0], rtol=1e-5)
     assert weight == parts[0][1] + parts[1][1] == 14
