@@ -7,10 +7,10 @@ from segjax.tasks.promptable_config import as_variant, promptable_config
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = promptable_config()
-    config.total_steps = 4500
+    config.total_steps = 3500
     config.batch_size = 4
     config.log_every = 100
-    config.eval_every = 1500
+    config.eval_every = 0
     config.model = ml_collections.ConfigDict(dict(name="sam_tiny", canvas=128, patch=8))
     config.rounds.update(count=8, sampled=True, correction_weight=1 / 7)
     config.loss.update(focal_normalise="area", focal_weight=4.0)

@@ -1,0 +1,70 @@
+"""Fixed tiles: every object once, whole where the overlap allows, pixels unchanged."""
+
+import numpy as np
+import pytest
+
+from segjax.data.records import decode_mask, encode_mask, mask_box, stack_objects
+from segjax.data.tiles import Tiles
+
+
+def record(height, width, boxes):
+    """A picture whose pixel (y, x) is (y, x, 0) mod 256, with rectangles x1 y1 x2 y2 for objects."""
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([y, x, 0 * x], axis=-1).astype(np.uint8)
+    rows = []
+    for number, (x1, y1, x2, y2) in enumerate(boxes):
+        mask = np.zeros((height, width), bool)
+        mask[y1:y2, x1:x2] = True
+        rows.append(
+            dict(id=number, box=mask_box(mask), category=0, crowd=False, area=float(mask.sum()), rle=encode_mask(mask))
+        )
+    return dict(image=image, image_id="picture", height=height, width=width, objects=stack_objects(rows))
+
+
+@pytest.fixture(scope="module")
+def tiled():
+    rng = np.random.default_rng(0)
+    corners = [(x, y) for x in range(0, 185, 23) for y in range(0, 135, 23)]
+    boxes = [(x, y, x + rng.integers(4, 15), y + rng.integers(4, 15)) for x, y in corners]
+    return boxes, Tiles([record(150, 200, boxes)], 64, 16)
+
+
+def test_each_object_is_in_one_tile_and_whole(tiled):
+    boxes, tiles = tiled
+    found = {}
+    for i in range(len(tiles)):
+        piece = tiles[i]
+        left, top = map(int, piece["image_id"].split("@")[1].split(","))
+        for number, box in zip(piece["objects"]["id"], piece["objects"]["box"], strict=True):
+            assert number not in found
+            found[int(number)] = tuple(box + [left, top, left, top])
+    assert found == {number: tuple(map(float, box)) for number, box in enumerate(boxes)}
+
+
+def test_pixels_and_masks_move_together(tiled):
+    _, tiles = tiled
+    for i in range(len(tiles)):
+        piece = tiles[i]
+        left, top = map(int, piece["image_id"].split("@")[1].split(","))
+        assert piece["image"].shape == (64, 64, 3) == (piece["height"], piece["width"], 3)
+        assert piece["image"][0, 0].tolist() == [top, left, 0]
+        for rle, area in zip(piece["objects"]["rle"], piece["objects"]["area"], strict=True):
+            assert decode_mask(rle, 64, 64).sum() == area
+
+
+def test_small_pictures_stay_whole_and_empty_tiles_are_left_out():
+    small = record(40, 50, [(3, 3, 9, 9)])
+    tiles = Tiles([small, record(40, 50, []), record(64, 128, [(100, 3, 110, 9)])], 64, 0)
+    assert [tiles[i]["image_id"] for i in range(len(tiles))] == ["picture@0,0", "picture@64,0"]
+    assert np.array_equal(tiles[0]["image"], small["image"])
+
+
+def test_an_object_larger_than_a_tile_is_cut_once():
+    tiles = Tiles([record(64, 200, [(0, 10, 200, 20)])], 64, 16)
+    assert len(tiles) == 1
+    assert tiles[0]["objects"]["area"].tolist() == [640.0]
+
+
+def test_overlap_must_be_smaller_than_the_tile():
+    with pytest.raises(ValueError, match="tiles of 32 pixels cannot overlap by 32"):
+        Tiles([], 32, 32)
