@@ -41,6 +41,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from segjax.evaluation.interactive_scores import write_json
     from segjax.tasks import make_task
     from segjax.training.sharding import make_mesh
+    from segjax.training.start import quick_compilation
 
     task, mesh = make_task(config), make_mesh()
     scores = task.interactive_scores(variables, mesh=mesh)
@@ -48,7 +49,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     path = scores.save(out)
     numbers = {pathlib.Path(args.checkpoint).resolve().name: scores.numbers()}
     if args.untrained:
-        fresh = jax.jit(task.init)(jax.random.key(config.seed))
+        with quick_compilation():
+            fresh = jax.jit(task.init)(jax.random.key(config.seed))
         numbers = {"trained": scores.numbers(), "untrained": task.interactive_scores(fresh, mesh=mesh).numbers()}
         write_json(numbers, path)
     viz.curve(numbers, out / "curve.png")
