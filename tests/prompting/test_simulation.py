@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -128,35 +129,44 @@ def test_sam2_differs_where_it_does():
 
 
 class Watched:
-    """A decoder that answers at random, and remembers what it was asked and what it said; for `jax.disable_jit`."""
+    """A decoder that answers at random, and remembers what it was asked, what it said, and what was scored."""
 
     def __init__(self):
         self.asked, self.said, self.scored = [], [], []
 
     def decode(self, context, session, fed_back):
+        batch = session.labels.shape[:2]
+        shapes = (
+            jax.ShapeDtypeStruct((*batch, 4, SIDE, SIDE), jnp.float32),
+            jax.ShapeDtypeStruct((*batch, 4), jnp.float32),
+        )
+        answer = functools.partial(self._answer, fed_back, shapes)
+        return jax.experimental.io_callback(answer, shapes, session, ordered=True)
+
+    def _answer(self, fed_back, shapes, session):
         rng = np.random.default_rng(len(self.asked))
-        logits = jnp.asarray(rng.standard_normal((*session.labels.shape[:2], 4, SIDE, SIDE)), jnp.float32)
-        iou = jnp.asarray(rng.random((*session.labels.shape[:2], 4)), jnp.float32)
-        self.asked.append((session, fed_back))
-        self.said.append((logits, iou))
-        return logits, iou
+        self.asked.append((jax.tree.map(np.asarray, session), fed_back))
+        self.said.append((rng.normal(size=shapes[0].shape).astype("f4"), rng.random(shapes[1].shape, np.float32)))
+        return self.said[-1]
 
     def score(self, logits, iou, truth):
-        self.scored.append((logits, iou))
+        remember = lambda *values: self.scored.append(tuple(map(np.asarray, values)))
+        jax.experimental.io_callback(remember, None, logits, iou, ordered=True)
         return PromptableLoss()(logits, iou, truth)
 
 
 def watch(rounds, prompts=12):
+    """What happened in a session, and the terms of its first round."""
     watched = Watched()
-    with jax.disable_jit():
-        play = simulator(watched.decode, rounds, prompts, score=watched.score)
-        play.play(jax.random.key(5), None, (SIDE, SIDE))
-    return watched
+    play = simulator(watched.decode, rounds, prompts, score=watched.score)
+    first, _ = jax.jit(lambda key: play.play(key, None, (SIDE, SIDE)))(jax.random.key(5))
+    jax.effects_barrier()
+    return watched, first
 
 
 @pytest.fixture(scope="module")
 def session():
-    return watch(Rounds())
+    return watch(Rounds())[0]
 
 
 def test_a_session_is_one_plus_eight_plus_two_rounds(session):
@@ -206,7 +216,7 @@ def test_clicks_fall_where_the_fed_back_mask_was_wrong(session):
 
 def test_sam2_boxes_get_a_single_mask():
     rounds = dataclasses.replace(SAM2_ROUNDS, count=2)
-    watched = watch(rounds)
+    watched, first = watch(rounds)
     (logits, iou), (asked, _) = watched.said[0], watched.asked[1]
     has_box = np.asarray(asked.has_box[0])
     assert has_box.any() and not has_box.all()
@@ -214,13 +224,9 @@ def test_sam2_boxes_get_a_single_mask():
     np.testing.assert_array_equal(asked.low_res[0], np.asarray(logits)[0, np.arange(12), trusted])
     assert [scored.shape[2] for scored, _ in watched.scored] == [3, 1, 1]
 
-    both = Watched()
-    play = simulator(both.decode, rounds, 12, score=both.score)
-    _, terms = play.first_round(None, play.first_prompt(jax.random.key(5), (SIDE, SIDE)))
-    single = PromptableLoss()(*(x for x in both.scored[1]), play.truth)["loss"]
-    three = PromptableLoss()(*(x for x in both.scored[0]), play.truth)["loss"]
-    chosen = play.first_prompt(jax.random.key(5), (SIDE, SIDE)).has_box
-    np.testing.assert_array_equal(terms["loss"], jnp.where(chosen, single, three))
+    truth = simulator(prompts=12).truth
+    three, single = (PromptableLoss()(logits, iou, truth)["loss"] for logits, iou in watched.scored[:2])
+    np.testing.assert_allclose(first["loss"], np.where(has_box, single, three), rtol=1e-5)
 
 
 # --- gradients
@@ -309,13 +315,17 @@ def test_recomputing_rounds_changes_nothing(full, sampled):
     close(played(dataclasses.replace(options, remat=True))(CONTEXT, choice), expected)
 
 
+def rounds_asked(session):
+    """The round that asks, where every round brings a click: [B, P]."""
+    return jnp.max(jnp.where(session.labels != -1, jnp.arange(session.labels.shape[-1]), 0), axis=-1)
+
+
 def test_sampled_rounds_are_drawn_uniformly():
     """Each answer says its round, so the loss tells which one was drawn."""
     rounds = Rounds(count=5, empty_random=False, empty_last=False, sampled=True)
-    asked = lambda session: 1.0 + jnp.max(jnp.where(session.labels != -1, jnp.arange(5), 0), axis=-1)
 
     def decode(context, session, fed_back):
-        answer = jnp.broadcast_to(asked(session)[..., None], (1, 1, 4))
+        answer = jnp.broadcast_to(1.0 + rounds_asked(session)[..., None], (1, 1, 4))
         return jnp.zeros((1, 1, 4, SIDE, SIDE)), answer
 
     play = simulator(decode, rounds, 1, score=lambda logits, iou, truth: {"loss": iou.mean(-1)})
@@ -336,12 +346,11 @@ def test_corrections_are_weighted_and_a_single_round_is_the_first(full):
 def test_fed_back_logits_carry_no_gradient(sampled):
     """Each answer is its own weight plus the mask fed back: a leak would count earlier weights again every round."""
     count = 4
-    calls = iter(range(count))
 
     def decode(context, session, fed_back):
-        own = context[next(calls)]
-        logits = own + (session.low_res[:, :, None] if fed_back else jnp.zeros((1, 3, 4, SIDE, SIDE)))
-        return logits, jnp.zeros((1, 3, 4)) + own
+        own = context[rounds_asked(session)][..., None]
+        back = session.low_res[:, :, None] if fed_back else jnp.zeros((1, 3, 4, SIDE, SIDE))
+        return own[..., None, None] + back, jnp.broadcast_to(own, (1, 3, 4))
 
     score = lambda logits, iou, truth: {"loss": logits.mean((-3, -2, -1))}
     rounds = Rounds(count=count, empty_random=False, empty_last=False, sampled=sampled is not None)
@@ -351,8 +360,7 @@ def test_fed_back_logits_carry_no_gradient(sampled):
         first, later = play.play(jax.random.key(0), context, (SIDE, SIDE), sampled)
         return (first["loss"] + later["loss"]).sum()
 
-    with jax.disable_jit():
-        gradient = jax.grad(total)(jnp.arange(1.0, 5.0))
+    gradient = jax.jit(jax.grad(total))(jnp.arange(1.0, 5.0))
     # Three prompts, each round once; a sampled round stands for all three later ones, those before it for nothing.
     expected = [3] * 4 if sampled is None else [3, 0, 9, 0]
     np.testing.assert_allclose(gradient, expected, rtol=1e-6)
