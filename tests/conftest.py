@@ -1,4 +1,4 @@
-"""Every test sees 8 CPU devices, a compilation cache that outlives the run, and parsed flags (grain's workers need them)."""
+"""Every test sees 8 CPU devices, a compilation cache that outlives the run, and parsed flags (for grain's workers)."""
 
 import os
 import pathlib

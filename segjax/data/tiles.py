@@ -13,9 +13,9 @@ class Tiles:
     """A source of records cut from another source's pictures, at their own resolution.
 
     Tiles lie on a regular grid, evenly spread and overlapping by at least `overlap` pixels, so that an object no larger
-    than the overlap is whole in some tile. An object is listed once, in the tile that holds most of it (of several, the
-    one whose centre is nearest); its mask is what that tile shows. Where the tiles lie depends on the picture's size alone,
-    never on its objects. Tiles without an object of their own are left out.
+    than the overlap is whole in some tile. An object is listed once, in the tile that holds most of it (of several,
+    the one whose centre is nearest); its mask is what that tile shows. Where the tiles lie
+    depends on the picture's size alone, never on its objects. Tiles without an object of their own are left out.
 
     Args:
       source: records (see `segjax.data.records`); every one is read once here, for its size and objects.
