@@ -1,4 +1,4 @@
-"""segjax: promptable and closed-vocabulary image segmentation in JAX.
+"""segjax: promptable image segmentation in JAX.
 
     model, variables = segjax.load("runs/quickstart")
     predictor = segjax.SamPredictor(model, variables)

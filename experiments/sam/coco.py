@@ -5,7 +5,7 @@
     segjax train --config=experiments/sam/coco.py:small --workdir=runs/coco-small     # a tiny model at 128 pixels
 
 COCO folders hold images next to annotations/instances_<split>.json; the splits are called as in the files' names.
-Large-scale jitter and flips, as the paper used for its manually annotated stages (appendix A). Neither
+Large-scale jitter as the paper used for its manually annotated stages (appendix A), and flips. Neither
 variant has been trained to the end by us: the default needs accelerators, and no result is claimed for it.
 """
 

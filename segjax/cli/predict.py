@@ -37,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     """Predicts, writes the files and prints one line a mask. Raises ValueError or OSError for bad input."""
     prompts = read_prompts(args.point, args.box, args.separate)
-    image = read_image(args.image)
 
     from segjax.cli import keep_compiled_programs
     from segjax.inference.loading import load_with_config
@@ -46,8 +45,9 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     keep_compiled_programs()
     named = (args.checkpoint,) if args.model is None else (args.model, args.checkpoint)
     model, variables, config = load_with_config(*named, step=args.step)
-    percentiles = config.get("data", {}).get("percentiles")
-    predictor = SamPredictor(model, variables, percentiles=tuple(percentiles) if percentiles else None)
+    # Stretched as in training, from the file's own depth, and once.
+    image = read_image(args.image, tuple(config.get("data", {}).get("percentiles") or ()) or None)
+    predictor = SamPredictor(model, variables)
     predictor.set_image(image)
     results = [predict_object(predictor, prompt, args.multimask) for prompt in prompts]
     report = write_results(pathlib.Path(args.out), image, prompts, results, str(args.image), str(args.checkpoint))
@@ -58,19 +58,22 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     return 0
 
 
-def read_image(name: str) -> np.ndarray:
-    """uint8 RGB [H, W, 3] of a file, or of the photograph that "demo" names. Raises FileNotFoundError, ImageError."""
+def read_image(name: str, percentiles: tuple[float, float] | None = None) -> np.ndarray:
+    """uint8 RGB [H, W, 3] of a file, or of the photograph that "demo" names; see `decode_image`.
+
+    Raises FileNotFoundError, ImageError.
+    """
     from segjax.data.photographs import demonstration_photograph
     from segjax.data.transforms import decode_image
 
     path = pathlib.Path(name)
     if name == "demo" and not path.exists():
-        return demonstration_photograph()
+        return decode_image(demonstration_photograph(), name=name, percentiles=percentiles)
     if not path.is_file():
         raise FileNotFoundError(
             f"no picture {path}: there is no such file ('demo' is the photograph of the quickstart)"
         )
-    return decode_image(path.read_bytes(), name=name)
+    return decode_image(path.read_bytes(), name=name, percentiles=percentiles)
 
 
 def read_prompts(points: Sequence[str], boxes: Sequence[str], separate: bool = False) -> list[dict[str, Any]]:
@@ -87,11 +90,11 @@ def read_prompts(points: Sequence[str], boxes: Sequence[str], separate: bool = F
             f"{len(clicks)} points beside {len(corners)} boxes: which belongs to which? Give one box and its points, "
             "or several boxes alone, or points with --separate alone"
         )
-    labelled = [(click[:2], int(click[2]) if len(click) == 3 else 1) for click in clicks]
     for click in clicks:
         if len(click) == 3 and click[2] not in (0, 1):
             raise ValueError(f"--point label {click[2]:g}: expected 1 (on the object) or 0 (off it)")
-    if separate:
+    labelled = [(click[:2], int(click[2]) if len(click) == 3 else 1) for click in clicks]
+    if separate and labelled:
         return [{"points": [xy], "labels": [label], "box": None} for xy, label in labelled]
     if not clicks:
         return [{"points": [], "labels": [], "box": box} for box in corners]

@@ -1,6 +1,6 @@
 """The one vision transformer trunk: plain pre-norm blocks, with windows and relative positions where a model has them.
 
-MAE, SAM, ViTDet, CLIP's vision tower and DINO are this trunk with other embeddings before it and other heads behind.
+Embeddings go before it and heads behind: SAM's encoder is this trunk, and so will be every other transformer here.
 """
 
 import itertools

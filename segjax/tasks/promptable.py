@@ -34,6 +34,11 @@ class Promptable:
         self.score = PromptableLoss(**config.loss)
         self.data = config.data.to_dict()
         self.eval = config.eval.to_dict()
+        if self.eval["tile"] not in (0, self.model.canvas):
+            raise ValueError(
+                f"config.eval.tile is {self.eval['tile']}, but the model's canvas is {self.model.canvas}: tiles would "
+                f"be resized; set it to {self.model.canvas}, or to 0 to measure whole pictures fitted to the canvas"
+            )
         self.mask_size = (self.model.canvas // self.model.patch * 4,) * 2
 
     def init(self, key: jax.Array) -> dict[str, Any]:
@@ -141,14 +146,11 @@ class Promptable:
         sheet = viz.interaction_sheet(scores.pictures) if scores.pictures else None
         return scores.numbers(), {} if sheet is None else {"interaction": sheet}
 
-    def interactive_scores(
-        self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh, split: str = "eval"
-    ) -> InteractiveScores:
-        """IoU after 1 .. N clicks for every object of the split."""
-        processes = jax.process_count()
-        devices = mesh.size
-        batch_size = -(-self.eval["batch_size"] // devices) * devices
-        batches = self.batches(split, batch_size=batch_size, process_index=jax.process_index(), process_count=processes)
+    def interactive_scores(self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh) -> InteractiveScores:
+        """IoU after 1 .. N clicks for every object of the evaluation split."""
+        batch_size = -(-self.eval["batch_size"] // mesh.size) * mesh.size
+        place = dict(process_index=jax.process_index(), process_count=jax.process_count())
+        batches = self.batches("eval", batch_size=batch_size, **place)
         return evaluate_interactive(
             jax.tree_util.Partial(self._encode, variables),
             jax.tree_util.Partial(self._decode, variables),

@@ -114,7 +114,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
     layer_decay: float = 1.0,
-    trunk: str = "image_encoder",
+    trunk: str = "image_encoder(/trunk)?",
 ) -> optax.GradientTransformation:
     """Clip by global norm (0: off), Adam, decoupled decay where `decay_mask` says, layer-wise scale, schedule."""
     for name, value, low, high in (

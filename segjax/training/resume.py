@@ -13,7 +13,8 @@ from segjax.training.metrics import write_atomically
 
 logger = logging.getLogger(__name__)
 
-# How long, how often, and on which devices: nothing that changes what a step computes.
+# How long, how often, on which devices, how loaded and how measured: the run stays the same experiment. (A schedule
+# that spans total_steps is stretched by a change of it; microbatches change which prompts are drawn. Both are logged.)
 MAY_CHANGE = (
     r"total_steps",
     r"log_every",
@@ -22,6 +23,8 @@ MAY_CHANGE = (
     r"microbatches",
     r"checkpoint\..*",
     r"mesh\..*",
+    r"eval\..*",
+    r"data\.(eval_split|workers|threads|cache_mb)",
 )
 
 
