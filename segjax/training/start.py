@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 @contextlib.contextmanager
 def quick_compilation() -> Iterator[None]:
     """For programs that run but once: drawing parameters takes a third as long without costly optimisations."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         yield
