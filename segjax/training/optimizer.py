@@ -86,13 +86,13 @@ def layer_scales(params: Any, layer_decay: float, trunk: str) -> Any:
     prefix = f"(?:^|/)(?:{trunk})/" if trunk else "^"
     stem, block = (
         re.compile(prefix + r"(?:patch_embed|pos_embed)(?:/|$)"),
-        re.compile(prefix + r"block_(\d+)/"),
+        re.compile(prefix + r"block_(?P<number>\d+)/"),
     )
 
     def layer(path: Sequence[Any]) -> int | None:
         name = parameter_path(path)
         found = block.search(name)
-        return int(found[1]) + 1 if found else (0 if stem.search(name) else None)
+        return int(found["number"]) + 1 if found else (0 if stem.search(name) else None)
 
     layers = jax.tree_util.tree_map_with_path(lambda path, _: layer(path), params)
     depth = max((n for n in jax.tree.leaves(layers)), default=0)

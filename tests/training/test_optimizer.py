@@ -115,6 +115,14 @@ def test_first_update_is_adam_plus_decoupled_decay_times_rate_and_layer():
     np.testing.assert_allclose(block["bias"], -0.1 * 0.5, rtol=1e-5)
 
 
+def test_layers_are_found_below_an_optional_module_of_the_trunk():
+    leaf = {"kernel": jnp.ones((2, 2))}
+    params = {"image_encoder": {"patch_embed": leaf, "trunk": {"block_0": leaf, "block_1": leaf}}, "head": leaf}
+    scales = layer_scales(params, 0.5, "image_encoder(/trunk)?")
+    assert [scales["image_encoder"]["trunk"][f"block_{i}"]["kernel"] for i in (0, 1)] == [0.25, 0.5]
+    assert scales["image_encoder"]["patch_embed"]["kernel"] == 0.125 and scales["head"]["kernel"] == 1.0
+
+
 def test_clipping_bounds_the_gradient_that_adam_sees():
     params = {"w": jnp.zeros(4)}
     optimizer = make_optimizer(make_schedule(0.1, 10), clip_norm=1.0)
