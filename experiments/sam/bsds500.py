@@ -4,7 +4,7 @@
     segjax train --config=experiments/sam/bsds500.py --workdir=runs/bsds500
 
 Trained on the 200 training photographs, measured on the 100 of val. The data is for research, not for commerce.
-@@BSDS_DOC@@
+Not yet trained to the end: no result is claimed.
 """
 
 import ml_collections
