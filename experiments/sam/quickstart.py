@@ -2,8 +2,8 @@
 
     segjax train --config=experiments/sam/quickstart.py --workdir=runs/quickstart
 
-8.2 minutes of training on 2 cores without an accelerator; on held-out scenes iou@1 0.59, iou@5 0.72, best
-of three masks 0.67 (two more runs: .59/.72/.67 and .61/.72/.69); untrained iou@1 0.07. `bash tools/quickstart` does it all.
+8.2 minutes of training on 2 cores without an accelerator; on held-out scenes iou@1 .59, iou@5 .72, best of three masks
+.67 (two more runs: .59/.72/.67 and .61/.72/.69); untrained iou@1 .07. `bash tools/quickstart` does it all.
 """
 
 import ml_collections
