@@ -35,7 +35,6 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     keep_compiled_programs()
     config = apply_flags(read_config(args.config), rest)
     _log_progress()
-    _parse_absl_flags()
 
     from segjax.tasks import make_task
     from segjax.training.loop import train
@@ -68,11 +67,3 @@ def _log_progress() -> None:
     logger.setLevel(logging.INFO)
     logger.handlers[:] = [handler]
     logger.propagate = False  # some library or other gives the root a handler too
-
-
-def _parse_absl_flags() -> None:
-    """grain's workers read absl's flags, which are ours to declare parsed."""
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from segjax.ops.boxes import clip_boxes
 from segjax.ops.points import sample_in_region
 
 BACKGROUND, FOREGROUND, PADDING = 0, 1, -1
@@ -69,5 +70,4 @@ def noisy_box(key: jax.Array, boxes: jax.Array, size: jax.Array, noise: str = "n
         boxes = boxes + jnp.clip(scale * jax.random.normal(key, boxes.shape), -cap, cap)
     elif noise == "uniform":
         boxes = boxes + jnp.minimum(scale, cap) * jax.random.uniform(key, boxes.shape, minval=-1.0)
-    limit = jnp.concatenate([size[..., ::-1], size[..., ::-1]], axis=-1).astype(boxes.dtype)
-    return jnp.clip(boxes, 0, limit)
+    return clip_boxes(boxes, size)
