@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from segjax.files import unfinished
+
 # Okabe and Ito's colours, which stay apart for colour-blind eyes, lightened where they vanish on dark pictures.
 PALETTE = ((0, 158, 255), (255, 140, 0), (0, 200, 120), (230, 90, 170), (250, 220, 50), (150, 110, 255), (230, 70, 30))
 FOREGROUND, BACKGROUND = (40, 200, 80), (235, 50, 50)
@@ -356,10 +358,9 @@ def _save(figure, path: str | os.PathLike) -> pathlib.Path:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92")
         axes.set_axisbelow(True)
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(path)
-    return path
+    with unfinished(path) as partial:
+        FigureCanvasAgg(figure).print_png(partial)
+    return pathlib.Path(path)
 
 
 def _plot_color(index: int) -> tuple[float, float, float]:

@@ -36,9 +36,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     import jax
 
     from segjax import viz
-    from segjax.cli.predict import write_file
     from segjax.data.records import encode_png
-    from segjax.evaluation.interactive_scores import write_json
+    from segjax.files import write_json, write_whole
     from segjax.tasks import make_task
     from segjax.training.sharding import make_mesh
     from segjax.training.start import quick_compilation
@@ -52,10 +51,10 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         with quick_compilation():
             fresh = jax.jit(task.init)(jax.random.key(config.seed))
         numbers = {"trained": scores.numbers(), "untrained": task.interactive_scores(fresh, mesh=mesh).numbers()}
-        write_json(numbers, path)
+        write_json(path, numbers)
     viz.curve(numbers, out / "curve.png")
     if scores.pictures:
-        write_file(out / "pictures.png", encode_png(viz.interaction_sheet(scores.pictures)))
+        write_whole(out / "pictures.png", encode_png(viz.interaction_sheet(scores.pictures)))
     for name, values in numbers.items():
         print(f"{name}\n{table(values)}")
     print(f"{path}, {out / 'curve.png'}")

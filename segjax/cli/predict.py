@@ -13,13 +13,13 @@ boxes and COCO run lengths.
 """
 
 import argparse
-import json
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from segjax.files import write_json, write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -129,14 +129,13 @@ def write_results(
     from segjax import viz
     from segjax.data.records import encode_mask, encode_png, mask_box
 
-    out.mkdir(parents=True, exist_ok=True)
     height, width = image.shape[:2]
     objects, shown = [], []
     for number, (prompt, (masks, iou)) in enumerate(zip(prompts, results, strict=True)):
         entries = []
         for reading, (mask, score) in enumerate(zip(masks, iou, strict=True)):
             name = f"mask_{number}.png" if len(masks) == 1 else f"mask_{number}_{reading}.png"
-            write_file(out / name, encode_png(mask.astype(np.uint8) * 255))
+            write_whole(out / name, encode_png(mask.astype(np.uint8) * 255))
             entry = {"file": name, "predicted_iou": round(float(score), 6), "area": int(mask.sum())}
             entry["box"] = mask_box(mask).tolist() if mask.any() else None
             entries.append(entry | {"rle": {"size": [height, width], "counts": encode_mask(mask)}})
@@ -152,17 +151,10 @@ def write_results(
         np.array(labels) if labels else None,
         np.array(boxes, np.float32) if boxes else None,
     )
-    write_file(out / "overlay.png", encode_png(picture_out))
+    write_whole(out / "overlay.png", encode_png(picture_out))
     report = {"image": picture, "height": height, "width": width, "checkpoint": checkpoint, "objects": objects}
-    write_file(out / "prediction.json", (json.dumps(report, indent=1) + "\n").encode())
+    write_json(out / "prediction.json", report, indent=1, sort_keys=False)
     return report
-
-
-def write_file(path: pathlib.Path, data: bytes) -> None:
-    """The file is written whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(data)
-    unfinished.replace(path)
 
 
 def _numbers(text: str, counts: Sequence[int], option: str, form: str) -> list[float]:

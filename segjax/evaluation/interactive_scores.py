@@ -1,11 +1,12 @@
 """What interactive evaluation found: one row a mask, and the numbers the field quotes from it."""
 
 import dataclasses
-import json
 import os
 import pathlib
 
 import numpy as np
+
+from segjax.files import write_json
 
 REPORTED_POINTS = (1, 2, 3, 5, 9)
 NOC_TARGETS = (0.85, 0.90)
@@ -69,7 +70,7 @@ class InteractiveScores:
     def save(self, directory: str | os.PathLike) -> pathlib.Path:
         """Writes `interactive.json`, the numbers, into the directory (made if missing) and returns its path."""
         path = pathlib.Path(directory) / "interactive.json"
-        write_json(self.numbers(), path)
+        write_json(path, self.numbers())
         return path
 
     def _by_size(self) -> dict[str, np.ndarray]:
@@ -98,12 +99,3 @@ def calibration_error(predicted: np.ndarray, true: np.ndarray) -> float:
     bins = np.clip((predicted * _CALIBRATION_BINS).astype(int), 0, _CALIBRATION_BINS - 1)
     gap = np.bincount(bins, predicted - true, _CALIBRATION_BINS)
     return float(np.abs(gap).sum() / len(predicted))
-
-
-def write_json(numbers: dict, path: str | os.PathLike) -> None:
-    """Writes a JSON file whole or not at all: a reader never meets half of one. Makes missing folders."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(numbers, indent=2, sort_keys=True, allow_nan=False) + "\n")
-    unfinished.replace(path)

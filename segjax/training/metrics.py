@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -11,6 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 from PIL import Image
+
+from segjax.files import write_whole
 
 
 class MetricWriter:
@@ -30,7 +31,7 @@ class MetricWriter:
         path = self._workdir / "metrics.jsonl"
         if path.exists():
             rows = [row for row in path.read_text().splitlines() if _step_of(row) <= step]
-            write_atomically(path, "".join(f"{row}\n" for row in rows))
+            write_whole(path, "".join(f"{row}\n" for row in rows))
         self._lines = path.open("a")
         self._board = SummaryWriter(str(self._workdir / "tb"))
         self._progress = Progress(step, total_steps)
@@ -109,13 +110,6 @@ class Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """The file has its old content or the new, never half of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def _step_of(row: str) -> float:

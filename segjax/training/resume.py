@@ -8,8 +8,8 @@ import re
 import jax
 import ml_collections
 
+from segjax.files import write_json
 from segjax.training.defaults import flat_keys
-from segjax.training.metrics import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -55,4 +55,4 @@ def record_config(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, r
         if changed:
             logger.warning("resuming %s with a changed config: %s", workdir, said(changed))
     if jax.process_index() == 0:
-        write_atomically(path, json.dumps(new, indent=2, sort_keys=True) + "\n")
+        write_json(path, new)

@@ -4,13 +4,13 @@ The library of that name is imported inside the functions; it needs NumPy alone.
 """
 
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from segjax.files import unfinished
 from segjax.weights.tree import CheckpointError, flatten, unflatten
 
 FORMAT = "segjax"
@@ -31,16 +31,10 @@ def save_variables(path: str | pathlib.Path, variables: Mapping[str, Any], metad
 
     if "params" not in variables:
         raise ValueError(f"variables are {sorted(variables)}; expected {{'params': ..., 'constants': ...}}")
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.ascontiguousarray(array) for name, array in flatten(dict(variables)).items()}
     header = {"format": FORMAT, "metadata": json.dumps(dict(metadata))}
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(arrays, unfinished, metadata=header)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with unfinished(path) as partial:
+        save_file(arrays, partial, metadata=header)
 
 
 def read_variables(path: str | pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:

