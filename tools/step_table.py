@@ -84,7 +84,7 @@ def main() -> None:
     measure("loss of three masks, with gradient", jax.grad(score), logits[:, :, 1:])
 
     options = config.optimizer.to_dict()
-    names = ("warmup_steps", "schedule", "boundaries", "decay_factor", "final_lr")
+    names = ("warmup_steps", "schedule", "boundaries", "decay_factor", "final_lr", "timescale", "cooldown_steps")
     schedule = make_schedule(options.pop("peak_lr"), config.total_steps, **{n: options.pop(n) for n in names})
     optimizer = make_optimizer(schedule, **options)
     state = create_state(variables, optimizer, jax.random.key(3))

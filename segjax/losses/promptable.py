@@ -60,6 +60,7 @@ class PromptableLoss:
       focal_weight, dice_weight, iou_weight: of the three terms; SAM has focal : dice = 20 : 1.
       focal_alpha, focal_gamma, focal_normalise: see `focal_loss`.
       iou_on: "all" regresses the IoU of every mask, "best" of the lowest-loss one alone.
+      iou_norm: "squared" or "absolute" error of the predicted IoU. (sam2: absolute, and a model with `iou_sigmoid`.)
     """
 
     focal_weight: float = 20.0
@@ -69,10 +70,13 @@ class PromptableLoss:
     focal_gamma: float = 2.0
     focal_normalise: str = "mean"
     iou_on: str = "all"
+    iou_norm: str = "squared"
 
     def __post_init__(self) -> None:
         if self.iou_on not in ("all", "best"):
             raise ValueError(f"iou_on is {self.iou_on!r}; choose 'all' masks or the 'best' one alone")
+        if self.iou_norm not in ("squared", "absolute"):
+            raise ValueError(f"iou_norm is {self.iou_norm!r}; choose 'squared' or 'absolute'")
 
     def __call__(self, logits: jax.Array, iou: jax.Array, truth: jax.Array) -> dict[str, jax.Array]:
         """Loss of one answer: the mask terms of its lowest-loss mask only, so that three masks may mean three things.
@@ -83,8 +87,7 @@ class PromptableLoss:
           truth: {0, 1} [..., H, W].
 
         Returns:
-          dict of float32 [...]: "loss", and unweighted "focal", "dice" and "iou_error" (squared);
-          "best" int, which mask was it.
+          dict of float32 [...]: "loss", and unweighted "focal", "dice" and "iou_error".
         """
         truth = truth[..., None, :, :]
         focal = focal_loss(
@@ -93,7 +96,8 @@ class PromptableLoss:
         dice = dice_loss(logits, truth)
         best = jnp.argmin(self.focal_weight * focal + self.dice_weight * dice, axis=-1, keepdims=True)
         of_best = lambda values: jnp.take_along_axis(values, best, axis=-1)[..., 0]
-        error = (iou - mask_iou(logits > 0, truth > 0)) ** 2
+        error = iou - mask_iou(logits > 0, truth > 0)
+        error = error**2 if self.iou_norm == "squared" else jnp.abs(error)
         terms = {
             "focal": of_best(focal),
             "dice": of_best(dice),
@@ -102,4 +106,4 @@ class PromptableLoss:
         loss = (
             self.focal_weight * terms["focal"] + self.dice_weight * terms["dice"] + self.iou_weight * terms["iou_error"]
         )
-        return {"loss": loss, **terms, "best": best[..., 0]}
+        return {"loss": loss, **terms}

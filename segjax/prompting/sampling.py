@@ -8,6 +8,7 @@ from segjax.ops.points import sample_in_region
 
 BACKGROUND, FOREGROUND, PADDING = 0, 1, -1
 BOX_NOISES = ("normal", "uniform", "none")
+WHEN_PERFECT = ("object", "background")
 
 
 def point_in(key: jax.Array, region: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
@@ -25,22 +26,35 @@ def point_in(key: jax.Array, region: jax.Array, stride: int) -> tuple[jax.Array,
 
 
 def correction(
-    key: jax.Array, prediction: jax.Array, truth: jax.Array, content: jax.Array, stride: int, truth_rate: float = 0.0
+    key: jax.Array,
+    prediction: jax.Array,
+    truth: jax.Array,
+    content: jax.Array,
+    stride: int,
+    truth_rate: float = 0.0,
+    when_perfect: str = "object",
 ) -> tuple[jax.Array, jax.Array]:
     """The next click: uniform over the error region, foreground on a false negative, background on a false positive.
 
-    A perfect prediction has no error; the click then falls on the object, which is true and teaches to keep it.
+    A perfect prediction has no error; the click then falls on the object or off it, which is true and teaches to keep
+    the answer.
 
     Args:
       prediction, truth: bool [..., H, W], cells of stride canvas pixels.
       content: bool broadcastable to them, False on padding: nobody clicks outside the picture.
       truth_rate: probability of clicking into the truth mask instead of the error (sam2's code has 0.1).
+      when_perfect: where to click when there is no error: "object", or "background" (sam2's code).
 
     Returns:
       points float32 [..., 2] in canvas pixels and labels int32 [...]: 1, 0, or -1 where there is nothing to click on.
     """
+    if when_perfect not in WHEN_PERFECT:
+        raise ValueError(f"when_perfect {when_perfect!r} is unknown; choose one of {', '.join(WHEN_PERFECT)}")
     error_key, truth_key, choice_key = jax.random.split(key, 3)
-    error, wrong = point_in(error_key, (prediction ^ truth) & content, stride)
+    region = (prediction ^ truth) & content
+    if when_perfect == "background":
+        region |= ~region.any((-2, -1), keepdims=True) & content & ~truth
+    error, wrong = point_in(error_key, region, stride)
     inside, exists = point_in(truth_key, truth, stride)
     use_error = wrong
     if truth_rate > 0:

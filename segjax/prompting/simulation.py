@@ -29,6 +29,8 @@ class Rounds:
       box_noise, box_noise_cap: see `noisy_box`. (sam2: "uniform".)
       box_multimask: a box, too, is answered by three masks. (sam2: False; the paper does not say.)
       truth_rate: probability that a correction falls into the object, not into the error. (sam2: 0.1.)
+      when_perfect: where the click falls when nothing is left to correct: "object" or "background". (sam2: background;
+        the paper does not say.)
       correction_weight: factor on the loss of every round but the first.
       sampled: compute loss and gradient on the first and on one random later round, weighted by the number of rounds it
         stands for; the rounds before it run forward only. The expected gradient is that of all rounds, at a fraction
@@ -44,6 +46,7 @@ class Rounds:
     box_noise_cap: float = 20.0
     box_multimask: bool = True
     truth_rate: float = 0.0
+    when_perfect: str = "object"
     correction_weight: float = 1.0
     sampled: bool = False
     remat: bool = False
@@ -57,7 +60,13 @@ class Rounds:
 
 
 SAM2_ROUNDS = Rounds(
-    count=8, empty_random=False, empty_last=False, box_noise="uniform", box_multimask=False, truth_rate=0.1
+    count=8,
+    empty_random=False,
+    empty_last=False,
+    box_noise="uniform",
+    box_multimask=False,
+    truth_rate=0.1,
+    when_perfect="background",
 )
 
 
@@ -153,7 +162,15 @@ class Simulator:
     def prompted(self, key: jax.Array, session: Session, index: jax.Array, empty: jax.Array) -> Session:
         """The session with round `index`'s click added where `empty` [B, P] is False."""
         prediction = self.upsampled(session.low_res) > 0
-        point, label = correction(key, prediction, self.truth, self.content, self.stride, self.rounds.truth_rate)
+        point, label = correction(
+            key,
+            prediction,
+            self.truth,
+            self.content,
+            self.stride,
+            self.rounds.truth_rate,
+            self.rounds.when_perfect,
+        )
         point, label = self.inside(point), jnp.where(empty, PADDING, label)
         return session.replace(
             points=session.points.at[:, :, index].set(point), labels=session.labels.at[:, :, index].set(label)

@@ -23,10 +23,12 @@ def base_config() -> ml_collections.ConfigDict:
     config.optimizer.weight_decay = 0.1
     config.optimizer.clip_norm = 1.0  # 0: off
     config.optimizer.warmup_steps = 0
-    config.optimizer.schedule = "cosine"  # or "step", "constant"
+    config.optimizer.schedule = "cosine"  # or "step", "rsqrt", "constant"
     config.optimizer.boundaries = ()  # "step": the steps at which the rate drops by decay_factor
     config.optimizer.decay_factor = 0.1
     config.optimizer.final_lr = 0.0  # "cosine": the rate it ends at
+    config.optimizer.timescale = 1000  # "rsqrt": the steps after which the rate has fallen by sqrt(2)
+    config.optimizer.cooldown_steps = 0  # the rate falls linearly to 0 over the last steps
     config.optimizer.layer_decay = 1.0  # rate of block i relative to block i + 1
     config.optimizer.trunk = "image_encoder(/trunk)?"  # module whose patch_embed, pos_embed and block_{i} decay
 

@@ -81,7 +81,7 @@ def train(
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch_size(config.batch_size, config.microbatches, mesh)
     options = config.optimizer.to_dict()
-    names = ("warmup_steps", "schedule", "boundaries", "decay_factor", "final_lr")
+    names = ("warmup_steps", "schedule", "boundaries", "decay_factor", "final_lr", "timescale", "cooldown_steps")
     schedule = make_schedule(options.pop("peak_lr"), config.total_steps, **{n: options.pop(n) for n in names})
     optimizer = make_optimizer(schedule, **options)
     ckpt_options = {n: config.checkpoint[n] for n in ("keep", "best", "best_mode")}
@@ -121,7 +121,7 @@ def run_steps(
     config = run.config
     monitor = Monitor(run.step, config.batch_size, config.profile_steps, workdir / "profile")
     saved_best: dict[str, float] | None = None
-    with jax.transfer_guard("disallow"):
+    with contextlib.closing(monitor), jax.transfer_guard("disallow"):
         while done < config.total_steps:
             with monitor.loading():
                 batch = next(batches)

@@ -36,7 +36,10 @@ class NonFiniteError(FloatingPointError):
 
 
 class Monitor:
-    """See the module. step: the compiled step; profile_steps: (first, last) to trace, or ()."""
+    """See the module. step: the compiled step; profile_steps: (first, last) to trace, or ().
+
+    Close it, or the trace of a run that ends within these steps is lost.
+    """
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Monitor:
         self._batch_size = batch_size
         self._profile = tuple(profile_steps)
         self._profile_dir = profile_dir
+        self._tracing = False
         self._pending: list[tuple[int, Any, dict[str, jax.Array]]] = []
         self._rows: list[dict[str, np.ndarray]] = []
         self._compiled = False
@@ -68,14 +72,15 @@ class Monitor:
 
     @contextlib.contextmanager
     def stepping(self, number: int) -> Iterator[None]:
-        """Around the call of step `number`; starts and ends the profile."""
-        if self._profile and number == self._profile[0]:
+        """Around the call of step `number`; starts the profile, in a run resumed within its steps too."""
+        if self._profile and not self._tracing and self._profile[0] <= number <= self._profile[1]:
             jax.profiler.start_trace(str(self._profile_dir))
+            self._tracing = True
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
 
     def add(self, done: int, index: np.ndarray | None, metrics: dict[str, jax.Array]) -> None:
-        """Takes in one step's metrics without fetching them."""
+        """Takes in one step's metrics without fetching them; ends the profile after its last step."""
         self._pending.append((done - 1, index, metrics))
         self._timed += 1
         if len(self._pending) > _AHEAD:
@@ -85,8 +90,14 @@ class Monitor:
             logger.info("first step, compilation included: %.1f s", time.perf_counter() - self._began)
             self._compiled = True
             self.restart_clock()
-        if self._profile and done - 1 == self._profile[1]:
+        if self._tracing and done > self._profile[1]:
             jax.block_until_ready(metrics)
+            self.close()
+
+    def close(self) -> None:
+        """Ends the profile if one is under way, so that it is written however the run ends."""
+        if self._tracing:
+            self._tracing = False
             jax.profiler.stop_trace()
 
     def check(self, save: Callable[[], None]) -> None:

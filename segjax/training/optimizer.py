@@ -1,7 +1,8 @@
 """AdamW with masked weight decay, layer-wise learning rates, warm-up and a schedule.
 
 Sources: decoupled weight decay, Loshchilov and Hutter 2019; layer-wise rate decay as in BEiT (Bao et al.
-2022, appendix), used by MAE and SAM; schedules: Segment Anything appendix A (step), MAE appendix A (cosine).
+2022, appendix), used by MAE and SAM; schedules: Segment Anything appendix A (step), MAE appendix A (cosine), SAM 2
+(arXiv 2408.00714) appendix (reciprocal square root with a cool-down, as Zhai et al. 2022 have it).
 """
 
 import re
@@ -14,7 +15,7 @@ import optax
 
 Schedule = Callable[[Any], jax.Array]
 
-SCHEDULES = ("constant", "cosine", "step")
+SCHEDULES = ("constant", "cosine", "step", "rsqrt")
 # Learned tables (positions, tokens, point and class embeddings) are not weights of a map: decay would only
 # pull them to the origin. A module's kernel is one, whatever the module is called (patch_embed/kernel).
 _NO_DECAY = re.compile(r"pos_embed|rel_pos|relative_pos|norm|(^|/)[^/]*(bias|scale|tokens?|embeds?|embeddings?)$")
@@ -34,17 +35,28 @@ def make_schedule(
     boundaries: Sequence[int] = (),
     decay_factor: float = 0.1,
     final_lr: float = 0.0,
+    timescale: int = 1000,
+    cooldown_steps: int = 0,
 ) -> Schedule:
     """Learning rate as a function of the step (0-based): linear warm-up from 0, then the named schedule.
 
     "cosine" falls from peak_lr at the end of the warm-up to final_lr at total_steps; "step" multiplies by
-    decay_factor at each boundary (the step at the boundary already has the lower rate); "constant" stays.
+    decay_factor at each boundary (the step at the boundary already has the lower rate); "constant" stays; "rsqrt" falls
+    as 1 / sqrt(1 + steps since the warm-up / timescale). With cooldown_steps the rate also falls linearly to 0 over the
+    last steps of the run.
     Raises ValueError for an unknown schedule, descending boundaries, or a warm-up longer than the run.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"optimizer.schedule is {schedule!r}; expected one of {', '.join(SCHEDULES)}")
     if not 0 <= warmup_steps <= total_steps:
         raise ValueError(f"optimizer.warmup_steps is {warmup_steps}; expected 0 to total_steps ({total_steps})")
+    if not 0 <= cooldown_steps <= total_steps - warmup_steps:
+        raise ValueError(
+            f"optimizer.cooldown_steps is {cooldown_steps}; expected 0 to what the warm-up leaves of the run "
+            f"({total_steps - warmup_steps})"
+        )
+    if timescale <= 0:
+        raise ValueError(f"optimizer.timescale is {timescale}; expected a positive number of steps")
     boundaries = tuple(boundaries)
     if list(boundaries) != sorted(set(boundaries)):
         raise ValueError(f"optimizer.boundaries is {boundaries}; expected steps in ascending order")
@@ -56,15 +68,18 @@ def make_schedule(
 
     def rate(step: Any) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
-        warmup = jnp.minimum(step / max(warmup_steps, 1), 1.0) if warmup_steps else jnp.float32(1.0)
-        if schedule == "constant":
-            return peak_lr * warmup
+        scale = jnp.minimum(step / warmup_steps, 1.0) if warmup_steps else jnp.float32(1.0)
+        if cooldown_steps:
+            scale *= jnp.clip((total_steps - step) / cooldown_steps, 0.0, 1.0)
+        since = jnp.maximum(step - warmup_steps, 0.0)
+        if schedule == "rsqrt":
+            return peak_lr * scale * jax.lax.rsqrt(1.0 + since / timescale)
         if schedule == "step":
-            passed = sum((step >= b).astype(jnp.float32) for b in boundaries)
-            return peak_lr * warmup * decay_factor**passed
-        done = jnp.clip((step - warmup_steps) / max(total_steps - warmup_steps, 1), 0.0, 1.0)
-        cosine = final_lr + (peak_lr - final_lr) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
-        return jnp.where(step < warmup_steps, peak_lr * warmup, cosine)
+            return peak_lr * scale * decay_factor ** sum((step >= b).astype(jnp.float32) for b in boundaries)
+        if schedule == "cosine":
+            done = jnp.clip(since / max(total_steps - warmup_steps, 1), 0.0, 1.0)
+            return scale * (final_lr + (peak_lr - final_lr) * 0.5 * (1.0 + jnp.cos(jnp.pi * done)))
+        return peak_lr * scale
 
     return rate
 

@@ -82,13 +82,18 @@ def test_dice_by_hand():
 SCORE = PromptableLoss()
 
 
+def best_masks(score=SCORE, **options):
+    """Which mask has the lowest weighted loss, from the two losses themselves."""
+    focal, dice = focal_loss(LOGITS, TRUTH, **options), dice_loss(LOGITS, TRUTH)
+    return np.asarray(score.focal_weight * focal + score.dice_weight * dice).argmin(-1)
+
+
 def test_loss_is_twenty_to_one_of_the_best_mask_plus_iou_error():
     iou = RNG.random((2, 3)).astype(np.float32)
     terms = SCORE(LOGITS, iou, TRUTH[:, 0])
     focal, dice = np.asarray(focal_loss(LOGITS, TRUTH)), np.asarray(dice_loss(LOGITS, TRUTH))
     best = (20 * focal + dice).argmin(-1)
     rows = np.arange(2)
-    np.testing.assert_array_equal(terms["best"], best)
     np.testing.assert_allclose(terms["focal"], focal[rows, best])
     np.testing.assert_allclose(terms["dice"], dice[rows, best])
     said, truth = LOGITS > 0, TRUTH > 0
@@ -102,7 +107,7 @@ def test_loss_is_twenty_to_one_of_the_best_mask_plus_iou_error():
 def test_mask_gradient_flows_through_the_best_mask_alone(iou_on):
     iou = RNG.random((2, 3)).astype(np.float32)
     score = PromptableLoss(iou_on=iou_on)
-    best = np.asarray(score(LOGITS, iou, TRUTH[:, 0])["best"])
+    best = best_masks()
     to_logits, to_iou = jax.grad(lambda x, y: score(x, y, TRUTH[:, 0])["loss"].sum(), (0, 1))(LOGITS, iou)
     is_best = np.arange(3) == best[:, None]
     assert (np.asarray(to_logits)[~is_best] == 0).all()
@@ -123,13 +128,22 @@ def test_weights_and_options():
     np.testing.assert_allclose(terms["loss"], expected, rtol=1e-6)
     by_area = PromptableLoss(focal_normalise="area", focal_alpha=0.5, focal_gamma=1.0)(LOGITS, iou, TRUTH[:, 0])
     focal = focal_loss(LOGITS, TRUTH, alpha=0.5, gamma=1.0, normalise="area")
-    best = by_area["best"]
+    best = best_masks(alpha=0.5, gamma=1.0, normalise="area")
     np.testing.assert_allclose(by_area["focal"], np.asarray(focal)[np.arange(2), best], rtol=1e-6)
     with pytest.raises(ValueError, match="iou_on is 'some'"):
         PromptableLoss(iou_on="some")
 
 
+def test_absolute_iou_error():
+    iou = RNG.random((2, 3)).astype(np.float32)
+    said, truth = LOGITS > 0, TRUTH > 0
+    actual = (said & truth).sum((-2, -1)) / (said | truth).sum((-2, -1))
+    terms = PromptableLoss(iou_norm="absolute")(LOGITS, iou, TRUTH[:, 0])
+    np.testing.assert_allclose(terms["iou_error"], np.abs(iou - actual).mean(-1), rtol=1e-5)
+    with pytest.raises(ValueError, match="iou_norm is 'cubed'"):
+        PromptableLoss(iou_norm="cubed")
+
+
 def test_a_single_mask():
     terms = SCORE(LOGITS[:, :1], jnp.ones((2, 1)), TRUTH[:, 0])
-    assert (terms["best"] == 0).all()
     np.testing.assert_allclose(terms["focal"], focal_loss(LOGITS[:, 0], TRUTH[:, 0]), rtol=1e-6)

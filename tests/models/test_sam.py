@@ -188,3 +188,12 @@ def test_bad_input(variables):
 def test_no_prompt_at_all_is_refused_clearly(variables):
     with pytest.raises(ValueError, match="points, boxes or masks"):
         decode(variables, np.zeros((1, GRID, GRID, 32), np.float32), Prompts())
+
+
+def test_predicted_ious_may_be_squashed(variables):
+    squashed = build_sam("sam_debug", iou_sigmoid=True)
+    ask = Prompts(points=jnp.full((1, 1, 1, 2), 20.0), labels=jnp.ones((1, 1, 1), jnp.int32))
+    embedding = RNG.standard_normal((1, GRID, GRID, MODEL.prompt_width)).astype(np.float32)
+    _, plain = decode(variables, embedding, ask)
+    _, iou = squashed.apply(variables, embedding, ask, method="decode")
+    np.testing.assert_allclose(iou, 1 / (1 + np.exp(-np.asarray(plain))), rtol=1e-5)

@@ -48,7 +48,7 @@ SAID = np.zeros((4, 5), bool)
 SAID[1, 3] = SAID[2, 0:2] = SAID[:, 4] = True  # right on one cell, misses two, two too many, and a column of padding
 CONTENT = np.ones((4, 5), bool)
 CONTENT[:, 4] = False
-click = jax.jit(correction, static_argnums=(4, 5))
+click = jax.jit(correction, static_argnums=(4, 5, 6))
 
 
 def test_corrections_are_uniform_over_the_error_with_its_labels_and_never_on_padding():
@@ -78,6 +78,18 @@ def test_a_perfect_prediction_is_confirmed_on_the_object():
     assert (labels == 1).all()
     counts = pixel_counts(points, TRUTH.shape)
     assert (counts[~pixels(TRUTH)] == 0).all() and is_uniform(counts[pixels(TRUTH)])
+
+
+def test_a_perfect_prediction_may_be_confirmed_beside_the_object():
+    """sam2: a background click, inside the picture; an imperfect prediction is corrected as ever."""
+    points, labels = click(jax.random.key(3), many(TRUTH), many(TRUTH), many(CONTENT), STRIDE, 0.0, "background")
+    assert (labels == 0).all()
+    counts, beside = pixel_counts(points, TRUTH.shape), pixels(CONTENT & ~TRUTH)
+    assert (counts[~beside] == 0).all() and is_uniform(counts[beside])
+    points, _ = click(jax.random.key(3), many(SAID), many(TRUTH), many(CONTENT), STRIDE, 0.0, "background")
+    assert (pixel_counts(points, TRUTH.shape)[~pixels((TRUTH ^ SAID) & CONTENT)] == 0).all()
+    with pytest.raises(ValueError, match="when_perfect 'nowhere'.*object, background"):
+        correction(jax.random.key(0), SAID, TRUTH, CONTENT, STRIDE, when_perfect="nowhere")
 
 
 def test_nothing_to_click_on_is_padding():

@@ -123,6 +123,7 @@ def test_too_few_rounds():
 def test_sam2_differs_where_it_does():
     assert (SAM2_ROUNDS.count, SAM2_ROUNDS.empty_random, SAM2_ROUNDS.empty_last) == (8, False, False)
     assert (SAM2_ROUNDS.box_noise, SAM2_ROUNDS.truth_rate, SAM2_ROUNDS.box_multimask) == ("uniform", 0.1, False)
+    assert SAM2_ROUNDS.when_perfect == "background"
 
 
 # --- a whole session, watched

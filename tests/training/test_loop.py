@@ -247,6 +247,38 @@ def test_profile_of_chosen_steps(tmp_path):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+@pytest.fixture
+def traced(monkeypatch):
+    """When profiler traces began and ended; nothing is traced."""
+    events = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: events.append("begin"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: events.append("end"))
+    return events
+
+
+def test_a_profile_is_written_when_the_run_stops_within_it_and_goes_on_when_it_is_resumed(tmp_path, traced):
+    def interrupt(number):
+        traced.append(number)
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = toy_config(profile_steps=(1, 3))
+    with pytest.raises(Interrupted):
+        train(ToyTask(on_batch=interrupt), config, tmp_path)
+    assert traced == [0, 1, "begin", 2, "end"]
+    traced.clear()
+    train(ToyTask(on_batch=traced.append), config, tmp_path)
+    assert traced == [3, "begin", "end", 4, 5]
+
+
+def test_a_profile_is_written_when_the_run_ends_or_fails_within_it(tmp_path, traced):
+    train(ToyTask(), toy_config(total_steps=2, profile_steps=(1, 9)), tmp_path / "ends")
+    assert traced == ["begin", "end"]
+    with pytest.raises(NonFiniteError):
+        train(ToyTask(poison=2), toy_config(profile_steps=(1, 9)), tmp_path / "fails")
+    assert traced == ["begin", "end"] * 2
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

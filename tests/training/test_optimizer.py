@@ -30,11 +30,20 @@ def test_constant_schedule_without_warmup():
     np.testing.assert_allclose(rates([0, 99], schedule="constant"), [2.0, 2.0])
 
 
+def test_reciprocal_square_root_and_cooldown():
+    got = rates([10, 40, 80, 90, 100], schedule="rsqrt", warmup_steps=10, timescale=10, cooldown_steps=20)
+    want = [2.0, 1.0, 2 / np.sqrt(8), 1 / 3, 0.0]  # 1 / sqrt(1 + 30 / 10), ...; half of the cool-down at 90
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    np.testing.assert_allclose(rates([79, 90], schedule="constant", cooldown_steps=20), [2.0, 1.0], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"schedule": "linear"}, "'linear'; expected one of constant, cosine, step"),
+        ({"schedule": "linear"}, "'linear'; expected one of constant, cosine, step, rsqrt"),
         ({"warmup_steps": 101}, "warmup_steps is 101; expected 0 to total_steps"),
+        ({"warmup_steps": 60, "cooldown_steps": 41}, "cooldown_steps is 41; .*(40)"),
+        ({"schedule": "rsqrt", "timescale": 0}, "timescale is 0"),
         ({"schedule": "step", "boundaries": (60, 30)}, "ascending"),
         ({"schedule": "step"}, "boundaries go with schedule 'step'"),
         ({"schedule": "cosine", "boundaries": (3,)}, "boundaries go with schedule 'step'"),

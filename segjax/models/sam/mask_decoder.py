@@ -32,12 +32,14 @@ class MaskDecoder(nn.Module):
 
     Attributes:
       width: channels of embedding and tokens; depth, heads, mlp_width: of the two-way transformer.
+      iou_sigmoid: squash the predicted IoUs into (0, 1). (sam2; SAM leaves them as they are.)
     """
 
     width: int
     depth: int = 2
     heads: int = 8
     mlp_width: int = 2048
+    iou_sigmoid: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -85,4 +87,5 @@ class MaskDecoder(nn.Module):
         )
         filters = [mlp(self.width // 8, f"hypernetwork_{i}")(tokens[:, :, i + 1]) for i in range(MASKS)]
         logits = jnp.einsum("bpmc,bpyxc->bpmyx", jnp.stack(filters, axis=2), x, preferred_element_type=jnp.float32)
-        return logits, mlp(MASKS, "iou_head")(tokens[:, :, 0]).astype(jnp.float32)
+        iou = mlp(MASKS, "iou_head")(tokens[:, :, 0]).astype(jnp.float32)
+        return logits, jax.nn.sigmoid(iou) if self.iou_sigmoid else iou

@@ -21,7 +21,7 @@ class Sam(nn.Module):
       canvas: side of the square canvas in pixels for which positions are learned; others work too (they are resized).
       patch: side of a patch in pixels; the mask grid has cells of patch / 4 pixels.
       width, depth, heads, window, global_blocks, rel_pos, drop_path, remat, scan, attention: the encoder (see `ViT`).
-      prompt_width: channels of embedding and prompts; decoder_*: the mask decoder.
+      prompt_width: channels of embedding and prompts; decoder_*, iou_sigmoid: the mask decoder.
       dtype: of the computation; parameters, norms' statistics, softmax and outputs stay float32.
     """
 
@@ -38,6 +38,7 @@ class Sam(nn.Module):
     decoder_depth: int = 2
     decoder_heads: int = 8
     decoder_mlp: int = 2048
+    iou_sigmoid: bool = False
     drop_path: float = 0.0
     remat: str = "none"
     scan: bool = False
@@ -54,7 +55,12 @@ class Sam(nn.Module):
         self.image_encoder = ImageEncoder(trunk, self.width, self.prompt_width, self.patch, grid, self.dtype)
         self.prompt_encoder = PromptEncoder(self.prompt_width, self.mask_channels, self.dtype)
         self.mask_decoder = MaskDecoder(
-            self.prompt_width, self.decoder_depth, self.decoder_heads, self.decoder_mlp, self.dtype
+            self.prompt_width,
+            self.decoder_depth,
+            self.decoder_heads,
+            self.decoder_mlp,
+            self.iou_sigmoid,
+            self.dtype,
         )
 
     def encode_image(self, images: jax.Array, sizes: jax.Array | None = None, *, train: bool = False) -> jax.Array:
