@@ -19,7 +19,7 @@ import optax
 from segjax.cli.experiments import apply_flags, read_config
 from segjax.prompting.simulation import Simulator
 from segjax.tasks import make_task
-from segjax.training.optimizer import make_optimizer, make_schedule
+from segjax.training.optimizer import from_config
 from segjax.training.state import create_state
 from segjax.training.step import make_train_step
 
@@ -83,10 +83,7 @@ def main() -> None:
     score = lambda logits: simulator.score(simulator.upsampled(logits), iou[:, :, 1:], simulator.truth)["loss"].sum()
     measure("loss of three masks, with gradient", jax.grad(score), logits[:, :, 1:])
 
-    options = config.optimizer.to_dict()
-    names = ("warmup_steps", "schedule", "boundaries", "decay_factor", "final_lr", "timescale", "cooldown_steps")
-    schedule = make_schedule(options.pop("peak_lr"), config.total_steps, **{n: options.pop(n) for n in names})
-    optimizer = make_optimizer(schedule, **options)
+    schedule, optimizer = from_config(config)
     state = create_state(variables, optimizer, jax.random.key(3))
 
     def update(grads, state):

@@ -18,7 +18,7 @@ from segjax.training.defaults import check_config
 from segjax.training.interruption import Interrupted, Interruption
 from segjax.training.metrics import MetricWriter
 from segjax.training.monitor import Monitor
-from segjax.training.optimizer import make_optimizer, make_schedule
+from segjax.training.optimizer import from_config
 from segjax.training.resume import plain, record_config
 from segjax.training.start import first_state
 from segjax.training.state import TrainState
@@ -80,10 +80,7 @@ def train(
     workdir.mkdir(parents=True, exist_ok=True)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch_size(config.batch_size, config.microbatches, mesh)
-    options = config.optimizer.to_dict()
-    names = ("warmup_steps", "schedule", "boundaries", "decay_factor", "final_lr", "timescale", "cooldown_steps")
-    schedule = make_schedule(options.pop("peak_lr"), config.total_steps, **{n: options.pop(n) for n in names})
-    optimizer = make_optimizer(schedule, **options)
+    schedule, optimizer = from_config(config)
     ckpt_options = {n: config.checkpoint[n] for n in ("keep", "best", "best_mode")}
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))

@@ -5,12 +5,14 @@ Sources: decoupled weight decay, Loshchilov and Hutter 2019; layer-wise rate dec
 (arXiv 2408.00714) appendix (reciprocal square root with a cool-down, as Zhai et al. 2022 have it).
 """
 
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 
 Schedule = Callable[[Any], jax.Array]
@@ -154,3 +156,14 @@ def make_optimizer(
         parts.append(optax.stateless(scale))
     parts.append(optax.scale_by_learning_rate(schedule))
     return optax.chain(*parts)
+
+
+def from_config(config: ml_collections.ConfigDict) -> tuple[Schedule, optax.GradientTransformation]:
+    """(schedule, optimizer) that config.optimizer describes, for a run of config.total_steps.
+
+    Each setting is an argument of `make_schedule` or, if that has none of its name, of `make_optimizer`.
+    """
+    options = config.optimizer.to_dict()
+    timing = {name: options.pop(name) for name in inspect.signature(make_schedule).parameters if name in options}
+    schedule = make_schedule(total_steps=config.total_steps, **timing)
+    return schedule, make_optimizer(schedule, **options)

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.training.optimizer import decay_mask, layer_scales, make_optimizer, make_schedule
+from segjax.training.defaults import base_config
+from segjax.training.optimizer import decay_mask, from_config, layer_scales, make_optimizer, make_schedule
 
 
 def rates(steps, **options):
@@ -137,3 +138,14 @@ def test_clipping_bounds_the_gradient_that_adam_sees():
     optimizer = make_optimizer(make_schedule(0.1, 10), clip_norm=1.0)
     _, state = optimizer.update({"w": jnp.full(4, 100.0)}, optimizer.init(params), params)
     np.testing.assert_allclose(state[1].mu["w"], 0.1 * 0.5, rtol=1e-5)  # (1 - b1) * 1 / sqrt(4)
+
+
+def test_the_settings_of_a_config_reach_the_schedule_and_the_optimizer():
+    config = base_config()
+    config.total_steps = 100
+    config.optimizer.update(peak_lr=2.0, schedule="constant", cooldown_steps=40, weight_decay=0.2)
+    schedule, optimizer = from_config(config)
+    np.testing.assert_allclose([schedule(0), schedule(60), schedule(80), schedule(100)], [2.0, 2.0, 1.0, 0.0])
+    params = {"w": jnp.full((2, 2), 3.0)}
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    np.testing.assert_allclose(updates["w"], -2.0 * 0.2 * 3.0, rtol=1e-6)  # decay alone
