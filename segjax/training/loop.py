@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 import pathlib
 import time
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from segjax.training.start import first_state
 from segjax.training.state import TrainState
 from segjax.training.step import CompiledStep, make_train_step
 from segjax.training.task import Task, Variables
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -89,6 +92,12 @@ def train(
         record_config(config, workdir, resuming=bool(checkpoints.steps))
         state, shardings = first_state(task, config, mesh, optimizer, checkpoints, variables)
         done = int(jax.device_get(state.step))
+        if done >= config.total_steps:
+            logger.info(
+                "%s is finished at step %d: `segjax eval --checkpoint %s --out DIR` measures it, a larger "
+                "config.total_steps goes on",
+                *(workdir, done, workdir),
+            )
         step = make_train_step(
             task.loss, optimizer, schedule, microbatches=config.microbatches, ema_decay=config.ema_decay
         )
@@ -117,7 +126,6 @@ def run_steps(
     """Steps `done` .. total_steps. Nothing here waits for the devices except where it says so."""
     config = run.config
     monitor = Monitor(run.step, config.batch_size, config.profile_steps, workdir / "profile")
-    saved_best: dict[str, float] | None = None
     with contextlib.closing(monitor), jax.transfer_guard("disallow"):
         while done < config.total_steps:
             with monitor.loading():
@@ -130,15 +138,18 @@ def run_steps(
             run.writer.advance(done)
 
             last, stop = done == config.total_steps, interruption.requested(done)
-            evaluates = last or (config.eval_every and done % config.eval_every == 0)
+            evaluates = last or (not stop and config.eval_every and done % config.eval_every == 0)
             saves = last or stop or (config.checkpoint.every and done % config.checkpoint.every == 0)
             if evaluates or saves or done % config.log_every == 0:
                 monitor.check(functools.partial(run.save, state))  # waits; raises when a step was not finite
             if last or done % config.log_every == 0:
                 run.writer.scalars(done, monitor.row())
-            saved_best = run.evaluate(state, done) if evaluates and not (stop and not last) else None
-            if saves or (saved_best and config.checkpoint.best):
-                run.save(state, saved_best)
+            if saves and not (evaluates and config.checkpoint.best):
+                run.save(state)  # before the evaluation, which may be long and cut short by a kill
+            if evaluates:
+                numbers = run.evaluate(state, done)
+                if config.checkpoint.best:
+                    run.save(state, numbers)
             if evaluates or saves:
                 monitor.restart_clock()
             if stop and not last:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from segjax.training.checkpoints import CheckpointError, load_variables
+from segjax.training.checkpoints import CheckpointError, Checkpoints, load_variables
 from segjax.training.interruption import Interrupted
 from segjax.training.loop import train
 from segjax.training.monitor import NonFiniteError
@@ -126,12 +126,14 @@ def test_resuming_on_another_mesh_goes_on_from_the_same_values(uninterrupted, tm
     np.testing.assert_allclose(list(losses(tmp_path).values()), list(uninterrupted[1].values()), rtol=1e-5)
 
 
-def test_a_finished_run_is_left_as_it_is(uninterrupted):
+def test_a_finished_run_is_left_as_it_is_and_says_so(uninterrupted, caplog):
     state, by_step, workdir, _ = uninterrupted
     task = ToyTask()
+    caplog.set_level(logging.INFO, "segjax")
     again = train(task, toy_config(mesh__fsdp=4, ema_decay=0.9), workdir)
     jax.tree.map(np.testing.assert_array_equal, host(again), state)
     assert task.traces <= 1 and losses(workdir) == by_step
+    assert f"{workdir} is finished at step 6: `segjax eval --checkpoint {workdir}" in caplog.text
 
 
 def test_the_signal_handlers_are_given_back(tmp_path):
@@ -141,8 +143,6 @@ def test_the_signal_handlers_are_given_back(tmp_path):
 
 
 def test_a_second_signal_does_not_lose_the_first_save(tmp_path, monkeypatch, caplog):
-    from segjax.training.checkpoints import Checkpoints
-
     def kill(_=None):
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -180,6 +180,29 @@ def test_the_best_checkpoint_outlives_the_newest(tmp_path):
     task.scores = iter([0.1, 0.9, 0.2, 0.3, 0.4, 0.5])
     train(task, toy_config(eval_every=1, checkpoint__best="score", checkpoint__keep=1, checkpoint__every=0), tmp_path)
     assert saved_steps(tmp_path) == [2, 6] and task.evaluations == 6
+
+
+@pytest.mark.parametrize("best", ["", "score"])
+def test_a_due_save_comes_before_the_evaluation_unless_it_needs_its_numbers(tmp_path, monkeypatch, best):
+    events = []
+    saved = Checkpoints.save
+
+    def save(self, state, meta, metrics=None):
+        events.append(("save", int(state.step), metrics))
+        saved(self, state, meta, metrics)
+
+    class Watched(ToyTask):
+        def evaluate(self, variables, *, mesh):
+            events.append("evaluate")
+            return super().evaluate(variables, mesh=mesh)
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    train(Watched(), toy_config(total_steps=3, eval_every=2, checkpoint__every=2, checkpoint__best=best), tmp_path)
+    numbers = {"score": 0.0}
+    if best:
+        assert events == ["evaluate", ("save", 2, numbers), "evaluate", ("save", 3, numbers)]
+    else:
+        assert events == [("save", 2, None), "evaluate", ("save", 3, None), "evaluate"]
 
 
 def test_a_best_metric_that_the_evaluation_lacks_names_those_it_has(tmp_path):
