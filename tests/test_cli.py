@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,8 @@ from segjax.cli.experiments import apply_flags, read_config
 from segjax.cli.predict import read_prompts
 from segjax.data.records import decode_mask
 from segjax.evaluation.interactive_scores import InteractiveScores
+from segjax.models.sam.build import build_sam
+from segjax.tasks import make_task
 from segjax.tasks.promptable_config import promptable_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -116,6 +119,46 @@ def test_an_experiment_is_a_file_with_get_config(tmp_path):
 def test_flags_keep_the_type_of_a_field():
     config = apply_flags(promptable_config(), ["--config.mesh.fsdp=4", "--config.model.name=sam_tiny"])
     assert config.mesh.fsdp == 4 and config.model.name == "sam_tiny"
+
+
+def partial_config():
+    """As experiments make it: attributes of the model and augmentations that the file does not name are left out."""
+    config = promptable_config()
+    config.model = {"name": "sam_vit_b", "drop_path": 0}
+    config.data.augment = {"flip": True}
+    return config.lock()
+
+
+def test_flags_reach_fields_that_the_experiment_leaves_out():
+    flags = ["--config.model.drop_path=0.25", "--config.model.dtype=bfloat16", "--config.model.global_blocks=(1,3)"]
+    flags += ["--config.data.augment.scale=(0.5,2)", "--config.data.augment.quarter_turns", "--config.model.scan=true"]
+    config = apply_flags(partial_config(), flags)
+    model = {"name": "sam_vit_b", "drop_path": 0.25, "dtype": "bfloat16", "global_blocks": (1, 3), "scan": True}
+    assert config.model.to_dict() == model, "what is not named stays out: the model's name implies it"
+    assert config.data.augment.to_dict() == {"flip": True, "scale": (0.5, 2), "quarter_turns": True}
+    assert config.is_locked
+
+
+def test_the_model_named_on_the_command_line_decides_what_is_left_out():
+    flags = ["--config.model.name=sam_debug", "--config.model.depth=2", "--config.model.global_blocks=(1,)"]
+    model = make_task(apply_flags(partial_config(), flags)).model
+    assert (model.width, model.depth, model.canvas, model.drop_path) == (32, 2, 64, 0.0)
+
+
+@pytest.mark.parametrize(
+    "flag, said",
+    [
+        ("--config.model.drop_pth=0.1", "no key 'model.drop_pth'; nearest: model.drop_path"),
+        ("--config.data.augment.flp=true", "no key 'data.augment.flp'; nearest: data.augment.flip"),
+        ("--config.model.parent=1", "no key 'model.parent'"),
+        ("--config.model.depth=deep", "model.depth=deep"),
+        ("--config.data.augment.flip=perhaps", "augment.flip=perhaps"),
+        ("--config.data.augment={}", "'data.augment' is a group of keys; set them one by one: data.augment.bri"),
+    ],
+)
+def test_a_field_that_the_experiment_leaves_out_is_checked_too(flag, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        apply_flags(partial_config(), [flag])
 
 
 def test_predict_writes_masks_overlay_and_json_that_agree(run, photo, tmp_path, capsys):
@@ -229,10 +272,12 @@ def test_eval_measures_the_run_on_the_data_asked_for(run, tmp_path, monkeypatch,
 def test_a_run_older_than_a_setting_gets_its_default():
     saved = promptable_config().to_dict()
     del saved["eval"]["num_points"], saved["seed"]
-    saved["eval"]["limit"], saved["model"] = 3, {"name": "sam_debug"}
-    config = evaluation_config(saved, None, None, [])
+    saved["eval"]["limit"], saved["model"] = 3, {"name": "sam_debug", "depth": 2, "global_blocks": [1]}
+    saved["data"]["augment"] = {"flip": True}
+    config = evaluation_config(saved, None, None, ["--config.model.dtype=bfloat16"])
     assert (config.eval.num_points, config.seed, config.eval.limit) == (9, 0, 3)
-    assert config.model.to_dict() == {"name": "sam_debug"}
+    assert (config.model.width, config.model.depth, config.model.global_blocks) == (32, 2, (1,))
+    assert make_task(config).model == build_sam("sam_debug", depth=2, global_blocks=(1,), dtype="bfloat16")
 
 
 def test_eval_refuses_what_it_cannot_do(run, tmp_path, capsys):

@@ -82,14 +82,12 @@ def evaluation_config(saved: dict[str, Any], data: str | None, split: str | None
 
     Raises ValueError when the checkpoint has no config, for --split without data, or an unknown key.
     """
-    import ml_collections
-
     from segjax.cli.experiments import apply_flags
-    from segjax.tasks.promptable_config import promptable_config
+    from segjax.tasks import completed
 
     if "task" not in saved:
         raise ValueError("this checkpoint does not hold the config of its run; `segjax eval` needs a training workdir")
-    config = ml_collections.ConfigDict(_completed(saved, promptable_config().to_dict()))
+    config = completed(saved)
     if data is not None:
         from segjax.data.builder import read_info
 
@@ -102,13 +100,3 @@ def evaluation_config(saved: dict[str, Any], data: str | None, split: str | None
             raise ValueError(f"--split {split} without --data: synthetic scenes have one evaluation split only")
         config.data.eval_split = split
     return apply_flags(config, flags)
-
-
-def _completed(saved: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The saved settings, and the defaults of those that did not exist yet when the run was trained."""
-    merged = dict(defaults) | dict(saved)
-    for name, value in defaults.items():
-        # Settings of the model have no defaults here: its name implies them.
-        if isinstance(value, Mapping) and isinstance(saved.get(name), Mapping) and name != "model":
-            merged[name] = _completed(saved[name], value)
-    return merged

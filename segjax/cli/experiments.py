@@ -44,27 +44,34 @@ def read_config(argument: str) -> Any:
 
 
 def apply_flags(config: Any, flags: Sequence[str]) -> Any:
-    """The config with the command line's `--config.key=value` applied.
+    """The config with the command line's `--config.key=value` applied; it gains keys that its task knows.
 
-    Raises ValueError for a key that the config lacks (names the nearest), a value of another type, and any argument
+    Raises ValueError for a key that the task lacks (names the nearest), a value of another type, and any argument
     that is none of these.
     """
     from absl import flags as absl_flags
     from ml_collections import config_flags
 
+    from segjax.tasks import completed
+    from segjax.training.defaults import flat_keys
+
+    # Says which keys there are, and their types. Only those named are taken from it: the others' defaults may yet
+    # change, for the model's come with its name.
+    full = completed(config)
     names = _names(flags)
     strangers = [name for name in names if not name.startswith("config.")]
     if strangers:
-        near = difflib.get_close_matches(strangers[0], flat_names(config), 1)
+        near = difflib.get_close_matches(strangers[0], flat_names(full), 1)
         hint = f"; did you mean --config.{near[0]}?" if near else "."
         raise ValueError(
             f"unknown argument --{strangers[0]}{hint} Fields of the experiment are set as --config.key=value"
         )
-    check_keys([name.removeprefix("config.") for name in names], config)
+    keys = [re.sub(r"\[\d+\]", "", name.removeprefix("config.")) for name in names]
+    check_keys(keys, full)
     values = absl_flags.FlagValues()
     argv = ["segjax", *flags]
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
+        config_flags.DEFINE_config_dict("config", full, flag_values=values, sys_argv=argv)
         positional = values(argv)[1:]
     except (absl_flags.Error, TypeError, ValueError) as error:
         raise ValueError(f"{error}") from error
@@ -72,15 +79,20 @@ def apply_flags(config: Any, flags: Sequence[str]) -> Any:
         raise ValueError(
             f"unexpected argument {positional[0]!r}; fields of the experiment are set as --config.key=value"
         )
-    return values["config"].value
+    parsed = flat_keys(values["config"].value)
+    for key in keys:
+        _set(config, key, parsed[key])
+    return config
 
 
 def check_keys(keys: Iterable[str], config: Any) -> None:
-    """Raises ValueError for a dotted key that the config lacks, naming the nearest ones."""
+    """Raises ValueError for a dotted key that the config lacks, naming the nearest ones, or that is a group of keys."""
     known = flat_names(config)
     for key in keys:
-        if _has(config, re.sub(r"\[\d+\]", "", key)):
+        if key in known:
             continue
+        if inside := [name for name in known if name.startswith(f"{key}.")]:
+            raise ValueError(f"{key!r} is a group of keys; set them one by one: {', '.join(inside)}")
         last = key.rsplit(".", 1)[-1]
         near = difflib.get_close_matches(key, known, 3)
         near += [name for name in known if name.rsplit(".", 1)[-1] == last and name not in near]
@@ -90,12 +102,14 @@ def check_keys(keys: Iterable[str], config: Any) -> None:
         )
 
 
-def _has(config: Any, key: str) -> bool:
-    for part in key.split("."):
-        if not hasattr(config, "keys") or part not in config:
-            return False
-        config = config[part]
-    return True
+def _set(config: Any, key: str, value: Any) -> None:
+    *groups, last = key.split(".")
+    with config.unlocked(), config.ignore_type():  # the value has the type of the default
+        for group in groups:
+            if group not in config:
+                config[group] = type(config)()
+            config = config[group]
+        config[last] = value
 
 
 def flat_names(config: Any) -> list[str]:

@@ -21,6 +21,7 @@ from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
 from segjax.ops.masks import content_mask
 from segjax.prompting.simulation import Rounds, Session, Simulator
+from segjax.tasks.promptable_config import completed
 from segjax.training.sharding import place_batch
 
 
@@ -40,6 +41,11 @@ class Promptable:
                 f"be resized; set it to {self.model.canvas}, or to 0 to measure whole pictures fitted to the canvas"
             )
         self.mask_size = (self.model.canvas // self.model.patch * 4,) * 2
+
+    @staticmethod
+    def completed(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+        """A config of this task with the defaults of what it leaves out; see `promptable_config.completed`."""
+        return completed(settings)
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Fresh variables."""
@@ -119,7 +125,7 @@ class Promptable:
             self.data["max_prompts"] if train else self.eval["max_prompts"],
             self.data["mask_stride"] if train else 1,
             train=train,
-            augment=self.data["augment"],
+            augment=self.data["augment"] | {"scale": self.data["augment"].get("scale") or None},
             min_area=self.data["min_area"],
             max_area_fraction=self.data["max_area_fraction"],
             percentiles=percentiles,

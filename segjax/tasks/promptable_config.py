@@ -1,12 +1,17 @@
 """What a promptable experiment may set, with the SAM paper's choices, and how any of them shrinks for a test."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
+import jax.numpy as jnp
 import ml_collections
 
+from segjax.data.augmentation import Augmentation
 from segjax.losses.promptable import PromptableLoss
+from segjax.models.sam.build import build_sam
 from segjax.prompting.simulation import Rounds
-from segjax.training.defaults import base_config
+from segjax.training.defaults import base_config, with_defaults
 
 
 def promptable_config() -> ml_collections.ConfigDict:
@@ -27,7 +32,7 @@ def promptable_config() -> ml_collections.ConfigDict:
             min_area=10.0,
             max_area_fraction=0.9,
             percentiles=(),  # (low, high): stretch each picture's intensities, for microscopes
-            augment={},
+            augment=dataclasses.asdict(Augmentation()) | {"scale": ()},  # (): pictures fill the canvas
             workers=0,
             threads=1,
             cache_mb=0.0,
@@ -45,6 +50,24 @@ def promptable_config() -> ml_collections.ConfigDict:
         )
     )
     return config
+
+
+def completed(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A new config with every setting: those given, perhaps by an older version, and the defaults of the others.
+
+    `promptable_config` leaves the model's attributes to its name; here they are spelt out.
+
+    Raises:
+      ValueError: unknown model, or a setting of another type than its default.
+    """
+    defaults = promptable_config()
+    name = settings.get("model", {}).get("name", defaults.model.name)
+    sam = build_sam(name)
+    attributes = {field.name: getattr(sam, field.name) for field in dataclasses.fields(sam)}
+    del attributes["parent"], attributes["name"]  # linen's own
+    attributes["dtype"] = jnp.dtype(sam.dtype).name
+    defaults.model = ml_collections.ConfigDict({"name": name, **attributes})
+    return with_defaults(settings, defaults)
 
 
 def apply_cpu_recipe(config: ml_collections.ConfigDict, *, peak_lr: float) -> None:

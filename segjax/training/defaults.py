@@ -1,5 +1,8 @@
 """The settings the training loop reads, each with its default, and the check that they make sense together."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import ml_collections
 
 
@@ -80,6 +83,23 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     profile = tuple(config.profile_steps)
     if profile:
         _expect(len(profile) == 2 and profile[0] <= profile[1], "profile_steps", profile, "(first, last) or ()")
+
+
+def with_defaults(
+    settings: Mapping[str, Any] | ml_collections.ConfigDict, defaults: ml_collections.ConfigDict
+) -> ml_collections.ConfigDict:
+    """A new config: `settings`, perhaps read from JSON, and the defaults of those that they leave out.
+
+    Raises ValueError for a setting of another type than its default.
+    """
+    config = defaults.copy_and_resolve_references()
+    settings = settings.to_dict() if isinstance(settings, ml_collections.ConfigDict) else dict(settings)
+    try:
+        with config.unlocked():
+            config.update(settings)
+    except TypeError as error:
+        raise ValueError(f"a setting is of another type than its default: {error}") from error
+    return config
 
 
 def flat_keys(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, object]:

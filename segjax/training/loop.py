@@ -89,7 +89,7 @@ def train(
         stack.enter_context(jax.set_mesh(mesh))
         interruption = stack.enter_context(Interruption())
         checkpoints = stack.enter_context(ckpt.Checkpoints(workdir / "checkpoints", **ckpt_options))
-        record_config(config, workdir, resuming=bool(checkpoints.steps))
+        record_config(config, workdir, task.completed, resuming=bool(checkpoints.steps))
         state, shardings = first_state(task, config, mesh, optimizer, checkpoints, variables)
         done = int(jax.device_get(state.step))
         if done >= config.total_steps:

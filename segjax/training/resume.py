@@ -4,6 +4,8 @@ import json
 import logging
 import pathlib
 import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import ml_collections
@@ -33,16 +35,25 @@ def plain(config: ml_collections.ConfigDict) -> dict:
     return json.loads(config.to_json())
 
 
-def record_config(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, resuming: bool) -> None:
+def record_config(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    completed: Callable[[Mapping[str, Any]], ml_collections.ConfigDict],
+    *,
+    resuming: bool,
+) -> None:
     """Writes workdir/config.json; first, when resuming, holds the config against the one that is there.
 
-    Raises ValueError that names each key whose change would make the resumed run another experiment; the
-    changes that would not are logged.
+    completed: gives a config the defaults of what it leaves out (`Task.completed`). Both are compared that way: a
+    setting that did not exist when the run began, or that was not spelt out, counts as its default.
+
+    Raises ValueError that names each key whose change would make the resumed run another experiment; the changes that
+    would not are logged.
     """
     path = workdir / "config.json"
     new = plain(config)
     if resuming and path.exists():
-        old, now = flat_keys(json.loads(path.read_text())), flat_keys(new)
+        old, now = (flat_keys(plain(completed(settings))) for settings in (json.loads(path.read_text()), new))
         absent = "(absent)"
         changed = {k for k in {*old, *now} if old.get(k, absent) != now.get(k, absent)}
         allowed = re.compile("|".join(f"(?:{p})" for p in (*MAY_CHANGE, *config.checkpoint.may_change)))

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
+import ml_collections
 import numpy as np
 
 Variables = Mapping[str, Any]  # {"params": trained, "constants": fixed}, nested dicts of arrays
@@ -12,6 +13,9 @@ Batch = dict[str, np.ndarray]  # leading axis B; `index` int64 [B], where given,
 
 class Task(Protocol):
     """Binds a model, a loss, batches and an evaluation."""
+
+    def completed(self, settings: Mapping[str, Any]) -> ml_collections.ConfigDict:
+        """A config, perhaps saved by an older version, with the defaults of the settings that it leaves out."""
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh variables. Pure: traced for shapes first, then compiled with shardings."""

@@ -265,6 +265,20 @@ def test_a_resumed_run_may_not_change_what_a_step_computes(uninterrupted):
         train(ToyTask(), config, uninterrupted[2])
 
 
+def test_a_setting_that_did_not_exist_when_the_run_began_counts_as_its_default(tmp_path, caplog):
+    train(ToyTask(), toy_config(total_steps=1), tmp_path)
+    path = tmp_path / "config.json"
+    begun = json.loads(path.read_text())
+    del begun["optimizer"]["layer_decay"], begun["optimizer"]["boundaries"], begun["mesh"]["overrides"]
+    path.write_text(json.dumps(begun))
+    with pytest.raises(ValueError, match=r"another config \(optimizer.layer_decay: 1.0 -> 0.5\)"):
+        train(ToyTask(), toy_config(total_steps=1, optimizer__layer_decay=0.5), tmp_path)
+    caplog.clear()
+    train(ToyTask(), toy_config(total_steps=1), tmp_path)
+    assert "changed config" not in caplog.text
+    assert json.loads(path.read_text())["optimizer"]["layer_decay"] == 1.0
+
+
 def test_profile_of_chosen_steps(tmp_path):
     train(ToyTask(), toy_config(total_steps=3, profile_steps=(1, 2)), tmp_path)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.training.defaults import base_config
+from segjax.training.defaults import base_config, with_defaults
 
 INPUTS, HIDDEN = 16, 32
 
@@ -25,6 +25,9 @@ class ToyTask:
         self.traces = 0
         self.evaluations = 0
         self.scores = iter(())
+
+    def completed(self, settings):
+        return with_defaults(settings, base_config())
 
     def init(self, key):
         a, b = jax.random.split(key)

@@ -1,0 +1,57 @@
+import dataclasses
+
+import pytest
+
+from segjax.data.augmentation import Augmentation
+from segjax.models.sam.build import build_sam
+from segjax.tasks import completed, make_task
+from segjax.tasks.promptable_config import promptable_config
+
+
+def small_config():
+    config = promptable_config()
+    config.model = {"name": "sam_debug", "drop_path": 0.5}
+    config.data.scenes.update(train_count=2, size=64)
+    return config
+
+
+def test_every_augmentation_can_be_set_and_none_is_unless_asked_for():
+    augment = promptable_config().data.augment
+    assert set(augment) == {field.name for field in dataclasses.fields(Augmentation)}
+    config = small_config()
+    first = lambda: next(make_task(config).batches("train", batch_size=1))["size"].tolist()
+    assert first() == [[64, 64]]
+    config.data.augment.scale = (0.25, 0.25)
+    assert first() == [[16, 16]]
+    config.data.augment = {"flip": True}
+    assert first() == [[64, 64]]
+
+
+def test_a_completed_config_spells_out_the_model_and_means_the_same():
+    full = completed(small_config())
+    assert full.model.to_dict() | {"name": "sam_debug"} == full.model.to_dict()
+    assert (full.model.drop_path, full.model.width, full.model.dtype) == (0.5, 32, "float32")
+    assert not {"parent", "trunk"} & set(full.model)
+    assert make_task(full).model == build_sam("sam_debug", drop_path=0.5)
+    assert completed(full).to_dict() == full.to_dict()
+
+
+def test_settings_of_an_older_version_get_defaults_and_lists_become_tuples():
+    full = completed({"task": "promptable", "model": {"name": "sam_tiny"}, "data": {"percentiles": [1.0, 99.0]}})
+    assert full.data.percentiles == (1.0, 99.0) and full.model.canvas == 128
+    assert full.data.augment == promptable_config().data.augment
+    assert completed({"task": "promptable"}).model.name == promptable_config().model.name
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"task": "promptble"}, "'promptble'; nearest: .*'promptable'"),
+        ({}, "config.task is ''"),
+        ({"task": "promptable", "model": {"name": "sam_tinny"}}, "unknown model 'sam_tinny'; nearest: sam_tiny"),
+        ({"task": "promptable", "total_steps": "many"}, "another type than its default.*'total_steps'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        completed(settings)
