@@ -14,11 +14,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from segjax.training.optimizer import parameter_path
 from segjax.training.state import TrainState
-from segjax.weights.run_folder import load_variables, newest_readable, saved_tree
-from segjax.weights.tree import CheckpointError, check_parameters
-
-__all__ = ["CheckpointError", "Checkpoints", "check_parameters", "load_variables", "segjax_version"]
+from segjax.weights.run_folder import newest_readable, saved_tree
+from segjax.weights.tree import CheckpointError, check_variables, differences, flatten
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +95,8 @@ class Checkpoints:
         """(state on the mesh of `shardings`, meta) of the newest checkpoint that can be read; None if there is none.
 
         A checkpoint that cannot be read is passed over with a warning and moved aside, so that its step can
-        be saved again. Raises CheckpointError when none can be read, or when the parameters are of another
-        model.
+        be saved again. Raises CheckpointError when none can be read, or when the newest that can is sound but
+        holds another model, optimizer state or moving average than `shapes`; nothing is moved then.
         """
         target = {
             name: jax.tree.map(
@@ -111,8 +110,8 @@ class Checkpoints:
         def read(step: int) -> tuple[TrainState, dict[str, Any]]:
             source = f"checkpoint {self.directory / str(step)}"
             found = saved_tree(self.directory, step)
-            for name in ("params", "constants"):
-                check_parameters(target[name], found[name], source=source, kind=name)
+            check_variables(target, found, source=source)
+            _check_settings(target, found, source)
             item = self._manager.restore(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()),
@@ -130,6 +129,20 @@ class Checkpoints:
         if unreadable:
             self._manager.reload()
         return result
+
+
+def _check_settings(target: Mapping[str, Any], found: Mapping[str, Any], source: str) -> None:
+    """Raises CheckpointError when a setting has changed what a checkpoint holds beside the model."""
+    for name, what, setting in (
+        ("opt_state", "optimizer state", "the settings in config.optimizer"),
+        ("ema", "moving average", "config.ema_decay"),
+    ):
+        want = {parameter_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(target[name])}
+        if problem := differences(want, flatten(found[name])):
+            raise CheckpointError(
+                f"{source} holds another {what} than this run would: {problem}. Give {setting} the values that the "
+                "run began with, or begin another run with its parameters: config.init_from"
+            )
 
 
 def segjax_version() -> str:

@@ -13,8 +13,8 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from segjax.training import checkpoints as ckpt
 from segjax.training import sharding
+from segjax.training.checkpoints import Checkpoints
 from segjax.training.defaults import check_config
 from segjax.training.interruption import Interrupted, Interruption
 from segjax.training.metrics import MetricWriter
@@ -37,7 +37,7 @@ class Run:
     config: ml_collections.ConfigDict
     mesh: Mesh
     step: CompiledStep
-    checkpoints: ckpt.Checkpoints
+    checkpoints: Checkpoints
     writer: MetricWriter
 
     def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
@@ -88,7 +88,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         interruption = stack.enter_context(Interruption())
-        checkpoints = stack.enter_context(ckpt.Checkpoints(workdir / "checkpoints", **ckpt_options))
+        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", **ckpt_options))
         record_config(config, workdir, task.completed, resuming=bool(checkpoints.steps))
         state, shardings = first_state(task, config, mesh, optimizer, checkpoints, variables)
         done = int(jax.device_get(state.step))

@@ -9,10 +9,12 @@ import ml_collections
 import optax
 from jax.sharding import Mesh
 
-from segjax.training import checkpoints as ckpt
 from segjax.training import sharding
+from segjax.training.checkpoints import Checkpoints
 from segjax.training.state import TrainState, create_state
 from segjax.training.task import Task, Variables
+from segjax.weights.run_folder import load_variables
+from segjax.weights.tree import check_variables
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ def first_state(
     config: ml_collections.ConfigDict,
     mesh: Mesh,
     optimizer: optax.GradientTransformation,
-    checkpoints: ckpt.Checkpoints,
+    checkpoints: Checkpoints,
     variables: Variables | None,
 ) -> tuple[TrainState, TrainState]:
     """(state to start from, its shardings). No device ever holds an array that the shardings split."""
@@ -51,12 +53,11 @@ def first_state(
     source = "variables"
     if variables is None and config.init_from:
         source = f"init_from {config.init_from}"
-        variables, _ = ckpt.load_variables(config.init_from)
+        variables, _ = load_variables(config.init_from)
     if variables is None:
         with quick_compilation():
             return jax.jit(fresh, out_shardings=shardings)(init_key, run_key), shardings
-    for name in ("params", "constants"):
-        ckpt.check_parameters(getattr(shapes, name), variables.get(name, {}), source=source, kind=name)
+    check_variables({"params": shapes.params, "constants": shapes.constants}, variables, source=source)
     given = {n: variables.get(n, {}) for n in ("params", "constants")}
     given = jax.device_put(given, {n: getattr(shardings, n) for n in given})
     wrap = lambda v, key: create_state(v, optimizer, key, ema=config.ema_decay > 0)

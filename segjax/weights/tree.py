@@ -54,19 +54,23 @@ def check_parameters(expected: Any, found: Any, *, source: str, kind: str = "par
 
     The message counts and lists the missing (expected, not found), unexpected and misshapen arrays.
     """
+    if found_differences := differences(expected, found, first=first):
+        raise CheckpointError(f"{source} is of another architecture; its {kind} differ: {found_differences}")
+
+
+def differences(expected: Any, found: Any, *, first: int = 5) -> str:
+    """How paths and shapes of two trees differ, as `check_parameters` says it; "" where they do not."""
     want, have = _shapes(expected), _shapes(found)
     problems = {
         "missing": [f"{p} {want[p]}" for p in want if p not in have],
         "unexpected": [f"{p} {have[p]}" for p in have if p not in want],
         "misshapen": [f"{p} is {have[p]}, expected {want[p]}" for p in want if p in have and have[p] != want[p]],
     }
-    if any(problems.values()):
-        lines = [
-            f"{len(names)} {problem}: {', '.join(names[:first])}{', ...' if len(names) > first else ''}"
-            for problem, names in problems.items()
-            if names
-        ]
-        raise CheckpointError(f"{source} is of another architecture; its {kind} differ: " + "; ".join(lines))
+    return "; ".join(
+        f"{len(names)} {problem}: {', '.join(names[:first])}{', ...' if len(names) > first else ''}"
+        for problem, names in problems.items()
+        if names
+    )
 
 
 def check_variables(expected: Mapping[str, Any], found: Mapping[str, Any], *, source: str) -> None:

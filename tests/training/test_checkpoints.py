@@ -5,10 +5,12 @@ import jax
 import numpy as np
 import pytest
 
-from segjax.training.checkpoints import CheckpointError, Checkpoints, check_parameters, load_variables
+from segjax.training.checkpoints import Checkpoints
 from segjax.training.optimizer import make_optimizer, make_schedule
 from segjax.training.sharding import make_mesh, state_shardings
 from segjax.training.state import create_state
+from segjax.weights.run_folder import load_variables
+from segjax.weights.tree import CheckpointError, check_parameters
 
 from .toy import HIDDEN, INPUTS, ToyTask
 
@@ -21,11 +23,11 @@ def meshes(devices, fsdp):
     return jax.make_mesh((devices // fsdp, fsdp), ("data", "fsdp"), axis_types, devices=jax.devices()[:devices])
 
 
-def make_state(mesh, seed=1, step=3, hidden=HIDDEN, ema=True):
+def make_state(mesh, seed=1, step=3, hidden=HIDDEN, ema=True, optimizer=OPTIMIZER):
     """(state, shapes, shardings) on a mesh; the moving average differs from the parameters."""
 
     def fresh(key):
-        state = create_state(ToyTask(hidden=hidden).init(key), OPTIMIZER, jax.random.key(seed + 9), ema=ema)
+        state = create_state(ToyTask(hidden=hidden).init(key), optimizer, jax.random.key(seed + 9), ema=ema)
         return state.replace(step=state.step + step, ema=jax.tree.map(lambda p: 2 * p, state.ema))
 
     shapes = jax.eval_shape(fresh, jax.random.key(0))
@@ -146,6 +148,34 @@ def test_another_architecture_is_an_error_that_lists_what_differs(saved, caplog)
     ):
         checkpoints.restore(shapes, shardings)
     assert "corrupt" not in caplog.text and (saved / "3").is_dir()
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        # Clipping comes first in the chain, so Adam's moments are sought one place further down.
+        (
+            {"optimizer": make_optimizer(make_schedule(0.01, 100), weight_decay=0.1, clip_norm=1.0)},
+            r"checkpoints/3 holds another optimizer state .* missing: 1/count \(\).* unexpected: .*config.optimizer",
+        ),
+        ({"ema": False}, r"holds another moving average .*4 unexpected: first/bias \(32,\).*config.ema_decay"),
+    ],
+)
+def test_other_settings_are_no_corruption(saved, caplog, changed, message):
+    _, shapes, shardings = make_state(make_mesh(), **changed)
+    with Checkpoints(saved) as checkpoints, pytest.raises(CheckpointError, match=message):
+        checkpoints.restore(shapes, shardings)
+    assert "corrupt" not in caplog.text
+    assert (saved / "3").is_dir() and not saved.with_name("checkpoints_unreadable").exists()
+
+
+def test_a_moving_average_that_was_not_kept_is_missed(tmp_path):
+    _, shapes, shardings = make_state(make_mesh())
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(make_mesh(), ema=False)[0], META)
+        checkpoints.wait()
+        with pytest.raises(CheckpointError, match="another moving average .*4 missing: .*config.ema_decay"):
+            checkpoints.restore(shapes, shardings)
 
 
 def test_differences_are_counted_and_the_first_listed():

@@ -7,10 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from segjax.training.checkpoints import CheckpointError, Checkpoints, load_variables
+from segjax.training.checkpoints import Checkpoints
 from segjax.training.interruption import Interrupted
 from segjax.training.loop import train
 from segjax.training.monitor import NonFiniteError
+from segjax.weights.run_folder import load_variables
+from segjax.weights.tree import CheckpointError
 
 from .toy import HIDDEN, INPUTS, ToyTask, toy_config
 
