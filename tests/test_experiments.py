@@ -1,6 +1,8 @@
 """Every shipped experiment: its config builds, its loss has shapes, its miniature trains, stops and resumes."""
 
+import os
 import pathlib
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 from segjax.cli.experiments import read_config
 from segjax.tasks import make_task
+from segjax.training.interruption import Interrupted
 from segjax.training.loop import train
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "experiments"
@@ -48,13 +51,18 @@ def test_an_unknown_variant_is_named(path):
 
 
 def test_the_miniature_trains_evaluates_and_resumes_bit_for_bit(tmp_path):
-    def run(workdir, **changes):
+    def run(workdir, stop=False):
         config = read_config(f"{FOLDER / 'sam' / 'quickstart.py'}:debug")
-        config.update(batch_size=8, **changes)  # one picture a device
-        return train(make_task(config), config, tmp_path / workdir)
+        config.batch_size = 8  # one picture a device
+        task = make_task(config)
+        if stop:  # told to while it loads the first batch; the program is the same, so it is compiled once for all runs
+            batches = task.batches
+            task.batches = lambda *args, **options: os.kill(os.getpid(), signal.SIGTERM) or batches(*args, **options)
+        return train(task, config, tmp_path / workdir)
 
     straight = run("straight")
-    run("stopped", total_steps=1)
+    with pytest.raises(Interrupted, match="after saving step 1"):
+        run("stopped", stop=True)
     resumed = run("stopped")
     assert int(resumed.step) == 2
     same = jax.tree.map(lambda a, b: np.array_equal(a, b), straight.params, resumed.params)

@@ -1,8 +1,9 @@
-"""AdamW with masked weight decay, layer-wise learning rates, warm-up and a schedule.
+"""AdamW or Muon with masked weight decay, layer-wise learning rates, warm-up and a schedule.
 
 Sources: decoupled weight decay, Loshchilov and Hutter 2019; layer-wise rate decay as in BEiT (Bao et al.
 2022, appendix), used by MAE and SAM; schedules: Segment Anything appendix A (step), MAE appendix A (cosine), SAM 2
-(arXiv 2408.00714) appendix (reciprocal square root with a cool-down, as Zhai et al. 2022 have it).
+(arXiv 2408.00714) appendix (reciprocal square root with a cool-down, as Zhai et al. 2022 have it). Muon: Jordan 2024,
+with updates of AdamW's size (Liu et al. 2025, arXiv 2502.16982).
 """
 
 import inspect
@@ -14,9 +15,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+import optax.contrib
 
 Schedule = Callable[[Any], jax.Array]
 
+OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("constant", "cosine", "step", "rsqrt")
 # Learned tables (positions, tokens, point and class embeddings) are not weights of a map: decay would only
 # pull them to the origin. A module's kernel is one, whatever the module is called (patch_embed/kernel).
@@ -126,6 +129,7 @@ def layer_scales(params: Any, layer_decay: float, trunk: str) -> Any:
 def make_optimizer(
     schedule: Schedule,
     *,
+    name: str = "adamw",
     b1: float = 0.9,
     b2: float = 0.999,
     weight_decay: float = 0.0,
@@ -133,19 +137,25 @@ def make_optimizer(
     layer_decay: float = 1.0,
     trunk: str = "image_encoder(/trunk)?",
 ) -> optax.GradientTransformation:
-    """Clip by global norm (0: off), Adam, decoupled decay where `decay_mask` says, layer-wise scale, schedule."""
-    for name, value, low, high in (
+    """Clip by global norm (0: off), Adam or Muon, decoupled decay where `decay_mask` says, layer-wise scale, schedule.
+
+    "muon" orthogonalises the momentum of the matrices that `muon_matrices` names, and is Adam for all else. Its updates
+    are as large as Adam's, so a learning rate serves both.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer.name is {name!r}; expected one of {', '.join(OPTIMIZERS)}")
+    for option, value, low, high in (
         ("b1", b1, 0.0, 1.0),
         ("b2", b2, 0.0, 1.0),
         ("weight_decay", weight_decay, 0.0, float("inf")),
         ("clip_norm", clip_norm, 0.0, float("inf")),
     ):
         if not low <= value < high:
-            raise ValueError(f"optimizer.{name} is {value}; expected a number in [{low:g}, {high:g})")
+            raise ValueError(f"optimizer.{option} is {value}; expected a number in [{low:g}, {high:g})")
     if not 0.0 < layer_decay <= 1.0:
         raise ValueError(f"optimizer.layer_decay is {layer_decay}; expected a number in (0, 1]")
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    parts.append(optax.scale_by_adam(b1=b1, b2=b2))
+    parts.append(optax.scale_by_adam(b1=b1, b2=b2) if name == "adamw" else _scale_by_muon(b1, b2))
     if weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, mask=decay_mask))
     if layer_decay < 1.0:
@@ -156,6 +166,32 @@ def make_optimizer(
         parts.append(optax.stateless(scale))
     parts.append(optax.scale_by_learning_rate(schedule))
     return optax.chain(*parts)
+
+
+def muon_matrices(params: Any) -> Any:
+    """For each parameter the axes that Muon orthogonalises, None where Adam serves.
+
+    Those are matrices between features. Learned tables and vectors are none, nor are convolutions; maps from or to less
+    than 16 numbers are stems and heads, for which Adam is the better choice (Jordan 2024).
+    """
+    return jax.tree.map(
+        lambda p, is_map: (
+            optax.contrib.MuonDimensionNumbers() if is_map and p.ndim == 2 and min(p.shape) >= 16 else None
+        ),
+        params,
+        decay_mask(params),
+    )
+
+
+def _scale_by_muon(b1: float, b2: float) -> optax.GradientTransformation:
+    muon = optax.contrib.muon(
+        1.0,
+        consistent_rms=0.2,  # of an entry of an update, as AdamW's are
+        adam_b1=b1,
+        adam_b2=b2,
+        muon_weight_dimension_numbers=muon_matrices,
+    )
+    return optax.chain(muon, optax.scale(-1.0))  # optax gives descent steps, the rest of the chain takes directions
 
 
 def from_config(config: ml_collections.ConfigDict) -> tuple[Schedule, optax.GradientTransformation]:

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from segjax.training.defaults import base_config
@@ -57,7 +58,12 @@ def test_schedule_mistakes_say_what_was_expected(options, message):
 
 @pytest.mark.parametrize(
     "options, message",
-    [({"b1": 1.0}, "optimizer.b1"), ({"weight_decay": -1.0}, "weight_decay"), ({"layer_decay": 1.5}, "layer_decay")],
+    [
+        ({"name": "sgd"}, "'sgd'; expected one of adamw, muon"),
+        ({"b1": 1.0}, "optimizer.b1"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"layer_decay": 1.5}, "layer_decay"),
+    ],
 )
 def test_optimizer_mistakes_say_what_was_expected(options, message):
     with pytest.raises(ValueError, match=message):
@@ -123,6 +129,26 @@ def test_first_update_is_adam_plus_decoupled_decay_times_rate_and_layer():
     # Adam's first step has size 1 whatever the gradient; the layer's factor is 0.5 ** 1.
     np.testing.assert_allclose(block["kernel"], -0.1 * 0.5 * (1.0 + 0.2 * 3.0), rtol=1e-5)
     np.testing.assert_allclose(block["bias"], -0.1 * 0.5, rtol=1e-5)
+
+
+def test_muon_takes_steps_along_the_orthogonal_factor_of_matrices_and_is_adam_elsewhere():
+    """A first step is U V^T of the gradient, of AdamW's size; Newton-Schulz gives singular values of .7 to 1.2."""
+    rng = np.random.default_rng(0)
+    params = {"mlp": {"kernel": jnp.zeros((16, 64)), "bias": jnp.zeros(64)}, "pos_embed": jnp.zeros((16, 64))}
+    params["head"] = {"kernel": jnp.zeros((64, 4))}
+    grads = jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape), jnp.float32), params)
+    constant = make_schedule(0.1, 10, schedule="constant")
+    muon = make_optimizer(constant, name="muon")
+    adam = optax.chain(optax.scale_by_adam(nesterov=True), optax.scale(-0.1))  # what optax's Muon has for the rest
+    got, _ = muon.update(grads, muon.init(params), params)
+    want, _ = adam.update(grads, adam.init(params), params)
+    for name in ("pos_embed", "head"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got[name], want[name])
+    np.testing.assert_allclose(got["mlp"]["bias"], want["mlp"]["bias"], rtol=1e-5)
+    u, _, vh = np.linalg.svd(grads["mlp"]["kernel"], full_matrices=False)
+    along = -np.diag(u.T @ np.asarray(got["mlp"]["kernel"]) @ vh.T) / (0.1 * 0.2 * 64**0.5)
+    assert along.min() > 0.6 and along.max() < 1.3
+    assert np.std(got["mlp"]["kernel"]) == pytest.approx(0.1 * 0.2, rel=0.5)
 
 
 def test_layers_are_found_below_an_optional_module_of_the_trunk():
