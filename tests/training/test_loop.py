@@ -89,6 +89,18 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(uninterrupted, tmp
     assert losses(tmp_path) == uninterrupted[1]
 
 
+def test_muon_with_sharded_matrices_resumes_bit_for_bit(tmp_path):
+    def interrupt(number):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = toy_config(mesh__fsdp=4, optimizer__name="muon")
+    straight = train(ToyTask(), config, tmp_path / "straight")
+    with pytest.raises(Interrupted):
+        train(ToyTask(on_batch=interrupt), config, tmp_path / "stopped")
+    jax.tree.map(np.testing.assert_array_equal, host(train(ToyTask(), config, tmp_path / "stopped")), host(straight))
+
+
 def test_a_killed_run_redoes_lost_steps_and_logs_each_once(uninterrupted, tmp_path):
     class Killed(Exception):
         pass
