@@ -207,6 +207,7 @@ def test_points_and_boxes_are_grouped_into_objects():
         (["--point", "1,2", "--model", "sam_tinny"], "nearest: sam_tiny"),
         (["--point", "1,2", "--model", "sam_tiny"], "another architecture"),
         (["--point", "1,2", "--step", "9"], "no checkpoint of step 9"),
+        (["--point", "1,2", "--step", "best"], "no best checkpoint in"),
     ],
 )
 def test_predict_refuses_what_it_cannot_do(run, photo, tmp_path, capsys, arguments, said):
@@ -269,6 +270,15 @@ def test_eval_measures_the_run_on_the_data_asked_for(run, tmp_path, monkeypatch,
     jax.tree.map(np.testing.assert_array_equal, MeasuredTask.last.variables["params"], moved_by(2))
 
 
+def test_eval_measures_the_step_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("segjax.tasks.make_task", MeasuredTask)
+    numbers = {1: {"iou@1": 0.9}, 2: {"iou@1": 0.4}}
+    run = write_run(tmp_path, steps=(1, 2, 3), best="iou@1", numbers=numbers)
+    for step, amount in (("best", 1), ("2", 2)):
+        assert main(["eval", "--checkpoint", str(run), "--step", step, "--out", str(tmp_path / "out")]) == 0
+        jax.tree.map(np.testing.assert_array_equal, MeasuredTask.last.variables["params"], moved_by(amount))
+
+
 def test_a_run_older_than_a_setting_gets_its_default():
     saved = promptable_config().to_dict()
     del saved["eval"]["num_points"], saved["seed"]
@@ -313,7 +323,9 @@ def test_help_is_quick_and_has_examples(command):
         assert "  segjax " in run.stdout
 
 
-@pytest.mark.parametrize("command", [["trian"], [], ["models", "surplus"], ["predict", "x.png"]])
+@pytest.mark.parametrize(
+    "command", [["trian"], [], ["models", "surplus"], ["predict", "x.png"], ["eval", "--step", "newest"]]
+)
 def test_a_command_line_that_makes_no_sense_ends_with_status_2(command, capsys):
     with pytest.raises(SystemExit) as end:
         main(command)

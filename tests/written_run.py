@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from collections.abc import Mapping
 
 import jax
 import ml_collections
@@ -30,20 +31,32 @@ def moved_by(amount: float):
     return jax.tree.map(lambda x: x + np.float32(amount), debug_variables()["params"])
 
 
-def debug_config() -> ml_collections.ConfigDict:
+def debug_config(best: str = "") -> ml_collections.ConfigDict:
     config = promptable_config()
     config.model = ml_collections.ConfigDict({"name": "sam_debug", "drop_path": 0.25})
     config.data.percentiles = (1.0, 99.0)
+    config.checkpoint.best = best
     return config
 
 
-def write_run(workdir: pathlib.Path, *, ema: bool = False, steps: tuple[int, ...] = (2,)) -> pathlib.Path:
-    """Checkpoints of the smallest SAM; its parameters at step s are the fresh ones + s, the moving average + 10 s."""
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+def write_run(
+    workdir: pathlib.Path,
+    *,
+    ema: bool = False,
+    steps: tuple[int, ...] = (2,),
+    best: str = "",
+    numbers: Mapping[int, Mapping[str, float]] | None = None,
+) -> pathlib.Path:
+    """Checkpoints of the smallest SAM; its parameters at step s are the fresh ones + s, the moving average + 10 s.
+
+    best: config.checkpoint.best, for the choice among `numbers`, which the evaluation before each save has given.
+    """
+    with Checkpoints(workdir / "checkpoints", best=best) as checkpoints:
         for step in steps:
             variables = {"params": moved_by(step), "constants": debug_variables()["constants"]}
             state = create_state(variables, optax.sgd(0.1), jax.random.key(0))
             state = state.replace(step=np.int32(step), ema=moved_by(10 * step) if ema else None)
-            checkpoints.save(jax.device_put(state), {"config": plain(debug_config())})
+            meta = {"config": plain(debug_config(best))}
+            checkpoints.save(jax.device_put(state), meta, (numbers or {}).get(step))
             checkpoints.wait()
     return workdir

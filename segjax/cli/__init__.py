@@ -84,6 +84,13 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "segjax", "jax"))
 
 
+def checkpoint_step(text: str) -> int | str:
+    """What --step names: a number, or "best"."""
+    if text != "best" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected the number of steps of a checkpoint, or 'best'")
+    return text if text == "best" else int(text)
+
+
 def _said(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"

@@ -3,9 +3,10 @@
   segjax eval --checkpoint runs/quickstart --out runs/quickstart
   segjax eval --checkpoint runs/nuclei --data data/nuclei --split stage1_test --out runs/nuclei/test
 
-Without --data the run's own evaluation split is used. --config.key=value changes its config, for example
---config.eval.limit=16. Written to DIR: interactive.json, curve.png and pictures.png. With --untrained, fresh parameters
-are measured too, and interactive.json holds {"trained": ..., "untrained": ...}.
+Without --data the run's own evaluation split is used. --step best measures the checkpoint that the run's
+config.checkpoint.best kept. --config.key=value changes the run's config, for example --config.eval.limit=16. Written to
+DIR: interactive.json, curve.png and pictures.png. With --untrained, fresh parameters are measured too, and
+interactive.json holds {"trained": ..., "untrained": ...}.
 """
 
 import argparse
@@ -15,8 +16,10 @@ from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from segjax.cli import checkpoint_step
+
     parser.add_argument("--checkpoint", required=True, metavar="WORKDIR", help="a training run")
-    parser.add_argument("--step", type=int, help="which checkpoint of the run (default: the newest)")
+    parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help="checkpoint (default: newest)")
     parser.add_argument("--data", metavar="PREPARED", help="a folder written by `segjax prepare`")
     parser.add_argument("--split", metavar="S", help="which of its splits")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")

@@ -23,10 +23,12 @@ from segjax.files import write_json, write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from segjax.cli import checkpoint_step
+
     parser.add_argument("image", metavar="IMAGE", help="PNG, JPEG or TIFF; 'demo': a photograph that comes with segjax")
     parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a run's workdir, or a .safetensors file")
     parser.add_argument("--model", metavar="NAME", help="which model it must be (default: what it says itself)")
-    parser.add_argument("--step", type=int, help="which checkpoint of the run (default: the newest)")
+    parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help="checkpoint (default: newest)")
     parser.add_argument("--point", action="append", default=[], metavar="X,Y[,LABEL]", help="a click; repeatable")
     parser.add_argument("--box", action="append", default=[], metavar="X1,Y1,X2,Y2", help="a box; repeatable")
     parser.add_argument("--separate", action="store_true", help="each point is on an object of its own")

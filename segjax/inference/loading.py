@@ -10,7 +10,7 @@ import jax
 
 from segjax.models.sam.build import SIZES, build_sam, init_sam
 from segjax.models.sam.sam import Sam
-from segjax.weights.run_folder import load_variables
+from segjax.weights.run_folder import Step, load_variables
 from segjax.weights.safetensors import read_variables
 from segjax.weights.tree import CheckpointError, check_variables, flatten, unflatten
 
@@ -23,7 +23,7 @@ def available_models() -> list[str]:
 
 
 def load(
-    model: str | os.PathLike, path: str | os.PathLike | None = None, *, step: int | None = None, **overrides: Any
+    model: str | os.PathLike, path: str | os.PathLike | None = None, *, step: Step = None, **overrides: Any
 ) -> tuple[Sam, dict[str, Any]]:
     """A model and its variables, ready for `SamPredictor` or `model.apply`.
 
@@ -34,14 +34,15 @@ def load(
     Args:
       model: a name of `available_models()`, or, without `path`, a path.
       path: a run's workdir, its checkpoints folder, or a .safetensors file written by segjax.
-      step: which checkpoint of a run; None: the newest that can be read.
+      step: which checkpoint of a run; None: the newest that can be read; "best": the one that the run's
+        config.checkpoint.best has kept.
       overrides: attributes of the model to replace, such as dtype="bfloat16" or attention="xla".
 
     Returns:
       The linen module, and {"params", "constants"}: nested dicts of float32 arrays on the default device.
 
     Raises:
-      FileNotFoundError: nothing there.
+      FileNotFoundError: nothing there, no checkpoint of that step, or none kept as the best.
       CheckpointError: what is there is no checkpoint, or is one of another architecture (missing, unexpected and
         misshapen arrays are counted and the first few listed).
       ValueError: unknown model or attribute; names the nearest ones.
@@ -51,7 +52,7 @@ def load(
 
 
 def load_with_config(
-    model: str | os.PathLike, path: str | os.PathLike | None = None, *, step: int | None = None, **overrides: Any
+    model: str | os.PathLike, path: str | os.PathLike | None = None, *, step: Step = None, **overrides: Any
 ) -> tuple[Sam, dict[str, Any], dict[str, Any]]:
     """`load`, and third what the checkpoint says of itself: a run's whole config, or a safetensors file's metadata."""
     source = _source(os.fspath(model), path)
@@ -65,7 +66,7 @@ def load_with_config(
     return network, jax.device_put(unflatten(cast)), saved
 
 
-def read_checkpoint(path: pathlib.Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_checkpoint(path: pathlib.Path, step: Step = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """(variables as NumPy arrays, config) of whatever kind of checkpoint is at a path.
 
     The config is the run's own, or a safetensors file's metadata; both describe the model under "model".

@@ -4,9 +4,10 @@ Where a run's parameters come from, in this order: its own newest readable check
 else `config.init_from` (parameters and constants of another run), else the task's initialisation.
 """
 
+import dataclasses
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from segjax.training.optimizer import parameter_path
 from segjax.training.state import TrainState
-from segjax.weights.run_folder import newest_readable, saved_tree
+from segjax.weights.run_folder import best_step, newest_readable, saved_metrics, saved_tree
 from segjax.weights.tree import CheckpointError, check_variables, differences, flatten
 
 logger = logging.getLogger(__name__)
@@ -34,16 +35,9 @@ class Checkpoints:
     def __init__(self, directory: str | pathlib.Path, *, keep: int = 2, best: str = "", best_mode: str = "max") -> None:
         self.directory = pathlib.Path(directory).absolute()
         policies: list[preservation_policy.PreservationPolicy] = [preservation_policy.LatestN(n=keep)]
+        self._metrics = saved_metrics(self.directory)
         if best:
-            policies.append(
-                preservation_policy.BestN(
-                    get_metric_fn=lambda metrics: metrics[best],
-                    reverse=best_mode == "min",
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
-        self._best = best
+            policies.append(_Best(self._metrics, best, best_mode))
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -66,24 +60,21 @@ class Checkpoints:
     def save(self, state: TrainState, meta: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> None:
         """Starts a save of the state at its step; returns once the arrays are copied off the devices.
 
-        meta: JSON; the versions of jax and segjax are added. A step that is saved already is left alone.
+        meta: JSON; the versions of jax and segjax and the metrics, by which the best is chosen, are added. A step that
+        is saved already is left alone.
         """
         step = int(jax.device_get(state.step))
         if step in self._manager.all_steps():
             return
-        meta = {
-            **meta,
-            "versions": {"segjax": segjax_version(), "jax": jax.__version__},
-            "metrics": metrics or {},
-        }
-        ranked = {self._best: float(metrics[self._best])} if metrics and self._best in metrics else None
+        self._metrics[step] = dict(metrics or {})
+        versions = {"segjax": segjax_version(), "jax": jax.__version__}
+        meta = {**meta, "versions": versions, "metrics": self._metrics[step]}
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave({name: getattr(state, name) for name in _SAVED}),
                 meta=ocp.args.JsonSave(meta),
             ),
-            metrics=ranked,
             force=True,
         )
 
@@ -129,6 +120,25 @@ class Checkpoints:
         if unreadable:
             self._manager.reload()
         return result
+
+
+@dataclasses.dataclass
+class _Best(preservation_policy.PreservationPolicy):
+    """Preserves the best checkpoint by one metric. (Orbax's own policy forgets the metrics when the run is resumed.)"""
+
+    metrics: Mapping[int, Mapping[str, float]]  # by step; grows with every save
+    name: str
+    mode: str
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[preservation_policy.PolicyCheckpointInfo],
+        *,
+        context: preservation_policy.PreservationContext,
+    ) -> Sequence[bool]:
+        there = {checkpoint.step: self.metrics.get(checkpoint.step, {}) for checkpoint in checkpoints}
+        best = best_step(there, self.name, self.mode)
+        return [checkpoint.step == best for checkpoint in checkpoints]
 
 
 def _check_settings(target: Mapping[str, Any], found: Mapping[str, Any], source: str) -> None:

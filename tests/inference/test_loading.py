@@ -38,6 +38,23 @@ def test_the_checkpoints_folder_and_an_earlier_step_load_too(run):
     assert_moved_by(segjax.load(str(run / "checkpoints"), step=1)[1], 10)
 
 
+def test_the_checkpoint_kept_as_the_best_loads_by_that_name(tmp_path):
+    numbers = {1: {"iou@1": 0.2}, 2: {"iou@1": 0.7}, 3: {"iou@1": 0.5}}  # and the last one is saved unmeasured
+    run = write_run(tmp_path, steps=(1, 2, 3, 4), best="iou@1", numbers=numbers)
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["2", "3", "4"]
+    assert_moved_by(segjax.load(run, step="best")[1], 2)
+    assert_moved_by(segjax.load("sam_debug", run)[1], 4)
+
+
+def test_a_run_that_kept_no_best_checkpoint_says_why(run, file, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"not told what to judge by \(config.checkpoint.best.*steps \[1, 2\]"):
+        segjax.load(run, step="best")
+    with pytest.raises(FileNotFoundError, match=r"none of its steps \[2\] .* gave 'iou@1'"):
+        segjax.load(write_run(tmp_path, best="iou@1", numbers={2: {"loss": 1.0}}), step="best")
+    with pytest.raises(ValueError, match="single file, it has no step best"):
+        segjax.load(file, step="best")
+
+
 def test_a_run_without_moving_average_gives_its_parameters(tmp_path):
     assert_moved_by(segjax.load(write_run(tmp_path))[1], 2)
 

@@ -9,7 +9,7 @@ from segjax.training.checkpoints import Checkpoints
 from segjax.training.optimizer import make_optimizer, make_schedule
 from segjax.training.sharding import make_mesh, state_shardings
 from segjax.training.state import create_state
-from segjax.weights.run_folder import load_variables
+from segjax.weights.run_folder import best_step, load_variables
 from segjax.weights.tree import CheckpointError, check_parameters
 
 from .toy import HIDDEN, INPUTS, ToyTask
@@ -204,6 +204,17 @@ def test_the_newest_and_the_best_are_kept(tmp_path, mode, kept):
             checkpoints.save(state, META, None if iou is None else {"iou": iou})
         checkpoints.wait()
         assert checkpoints.steps == kept
+    with Checkpoints(tmp_path, keep=1, best="iou", best_mode=mode) as checkpoints:  # the run is resumed
+        checkpoints.save(make_state(make_mesh(), step=5)[0], META, {"iou": 0.6})
+        checkpoints.wait()
+        assert checkpoints.steps == [kept[0], 5]
+
+
+@pytest.mark.parametrize("mode, step", [("max", 4), ("min", 3)])
+def test_the_best_is_the_newest_of_equals_and_always_a_number(mode, step):
+    scores = {1: {"iou": 0.8}, 2: {"iou": 0.1}, 3: {"iou": 0.1}, 4: {"iou": 0.8}, 5: {"loss": 9.0}, 6: {"iou": np.nan}}
+    assert best_step(scores, "iou", mode) == step
+    assert best_step(scores, "noc", mode) is None
 
 
 def test_a_donated_state_does_not_change_a_save_under_way(tmp_path):
