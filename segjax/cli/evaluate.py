@@ -16,6 +16,7 @@ from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command line takes; the module's docstring is its help."""
     from segjax.cli import checkpoint_step
 
     parser.add_argument("--checkpoint", required=True, metavar="WORKDIR", help="a training run")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    """None of its own."""
 
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:

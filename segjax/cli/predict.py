@@ -23,6 +23,7 @@ from segjax.files import write_json, write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command line takes; the module's docstring is its help."""
     from segjax.cli import checkpoint_step
 
     parser.add_argument("image", metavar="IMAGE", help="PNG, JPEG or TIFF; 'demo': a photograph that comes with segjax")

@@ -16,6 +16,7 @@ from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command line takes; the module's docstring is its help."""
     parser.add_argument("source", metavar="SOURCE", help="coco, label_maps, nuclei, bsds500 or synthetic")
     parser.add_argument("raw_dir", metavar="RAW_DIR", nargs="?", help="folder of the raw files (none for synthetic)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command line takes; the module's docstring is its help."""
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the experiment")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives")
     parser.add_argument("--distributed", action="store_true", help="several processes; jax finds the others itself")

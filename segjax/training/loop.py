@@ -41,12 +41,17 @@ class Run:
     writer: MetricWriter
 
     def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
+        """Starts to save the state, with the config and what an evaluation of it has found."""
         done = int(jax.device_get(state.step))
         meta = {"config": plain(self.config), "examples": done * self.config.batch_size}
         with jax.transfer_guard("allow"):
             self.checkpoints.save(state, meta, metrics)
 
     def evaluate(self, state: TrainState, done: int) -> dict[str, float]:
+        """The task's numbers for the state, logged as those of step `done`, with its pictures.
+
+        Raises what the task raises, and ValueError when checkpoint.best is none of the numbers, once the state is saved.
+        """
         began = time.perf_counter()
         try:
             with jax.transfer_guard("allow"):

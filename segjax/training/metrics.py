@@ -97,10 +97,12 @@ class Progress:
             self._bar.start()
 
     def advance(self, step: int) -> None:
+        """Moves the bar to a step."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Prints one row, above the bar if there is one."""
         line = f"step {step}/{self._total}  " + "  ".join(f"{k} {v:.4g}" for k, v in values.items())
         if self._bar is not None:
             self._console.print(line, highlight=False)
@@ -108,6 +110,7 @@ class Progress:
             print(line, file=sys.stdout, flush=True)
 
     def close(self) -> None:
+        """Leaves the bar as it stands and gives the terminal back."""
         if self._bar is not None:
             self._bar.stop()
 

@@ -91,6 +91,7 @@ def state_shardings(
     total = 0
 
     def place(path: Sequence[Any], leaf: Any) -> NamedSharding:
+        """The sharding of one array; counts its bytes, and notes it when it stays whole."""
         nonlocal total
         name = parameter_path(path)
         rule = next((axes for pattern, axes in rules if pattern.search(name)), None)
