@@ -236,9 +236,12 @@ class MeasuredTask:
         self.config = config
         MeasuredTask.last = self
 
+    def init(self, key):
+        return {"params": {"fresh": jax.random.normal(key)}}
+
     def interactive_scores(self, variables, *, mesh):
         self.variables = variables
-        iou = np.array([[0.5, 0.75]], np.float32)
+        iou = np.array([[0.125, 0.25] if "fresh" in variables["params"] else [0.5, 0.75]], np.float32)
         return InteractiveScores(iou, iou, np.array([0.625], np.float32), np.array([0.1], np.float32), images=1)
 
 
@@ -262,12 +265,21 @@ def test_eval_measures_the_run_on_the_data_asked_for(run, tmp_path, monkeypatch,
     assert main(["eval", "--checkpoint", run, "--data", data, "--out", str(out), "--config.eval.limit=5"]) == 0
     printed = capsys.readouterr().out
     assert "0.500   0.750" in printed and "NoC@85 2.00" in printed and "0.625" in printed
-    assert json.loads((out / "interactive.json").read_text())["iou@2"] == 0.75
+    assert json.loads((out / "interactive.json").read_text())["trained"]["iou@2"] == 0.75
     assert Image.open(out / "curve.png").width > 100
     config = MeasuredTask.last.config
     assert (config.data.source, config.data.eval_split, config.eval.limit) == (data, "heldout", 5)
     assert config.model.name == "sam_debug"
     jax.tree.map(np.testing.assert_array_equal, MeasuredTask.last.variables["params"], moved_by(2))
+
+
+def test_eval_measures_fresh_parameters_beside_the_trained_ones(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("segjax.tasks.make_task", MeasuredTask)
+    assert main(["eval", "--checkpoint", run, "--untrained", "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "interactive.json").read_text())
+    assert {name: numbers["iou@1"] for name, numbers in report.items()} == {"trained": 0.5, "untrained": 0.125}
+    printed = capsys.readouterr().out
+    assert printed.index("trained\n") < printed.index("0.500   0.750") < printed.index("0.125   0.250")
 
 
 def test_eval_measures_the_step_asked_for(tmp_path, monkeypatch):

@@ -5,8 +5,8 @@
 
 Without --data the run's own evaluation split is used. --step best measures the checkpoint that the run's
 config.checkpoint.best kept. --config.key=value changes the run's config, for example --config.eval.limit=16. Written to
-DIR: interactive.json, curve.png and pictures.png. With --untrained, fresh parameters are measured too, and
-interactive.json holds {"trained": ..., "untrained": ...}.
+DIR: interactive.json, which holds {"trained": {"iou@1": ..., ...}}, curve.png and pictures.png. With --untrained, fresh
+parameters are measured too, and interactive.json also has "untrained".
 """
 
 import argparse
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
     from segjax import viz
     from segjax.data.records import encode_png
-    from segjax.files import write_json, write_whole
+    from segjax.files import write_whole
     from segjax.tasks import make_task
     from segjax.training.sharding import make_mesh
     from segjax.training.start import quick_compilation
@@ -54,8 +54,9 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     if args.untrained:
         with quick_compilation():
             fresh = jax.jit(task.init)(jax.random.key(config.seed))
-        numbers = {"trained": scores.numbers(), "untrained": task.interactive_scores(fresh, mesh=mesh).numbers()}
-        write_json(path, numbers)
+        untrained = task.interactive_scores(fresh, mesh=mesh)
+        scores.save(out, untrained)
+        numbers = {"trained": scores.numbers(), "untrained": untrained.numbers()}
     viz.curve(numbers, out / "curve.png")
     if scores.pictures:
         write_whole(out / "pictures.png", encode_png(viz.interaction_sheet(scores.pictures)))

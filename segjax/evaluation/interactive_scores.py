@@ -67,10 +67,14 @@ class InteractiveScores:
             "max_points": float(total),
         }
 
-    def save(self, directory: str | os.PathLike) -> pathlib.Path:
-        """Writes `interactive.json`, the numbers, into the directory (made if missing) and returns its path."""
+    def save(self, directory: str | os.PathLike, untrained: "InteractiveScores | None" = None) -> pathlib.Path:
+        """Writes `interactive.json` into the directory (made if missing) and returns its path.
+
+        It holds {"trained": numbers}, and under "untrained" those of the model before training where they are given.
+        """
         path = pathlib.Path(directory) / "interactive.json"
-        write_json(path, self.numbers())
+        named = {"trained": self, "untrained": untrained}
+        write_json(path, {name: scores.numbers() for name, scores in named.items() if scores is not None})
         return path
 
     def _by_size(self) -> dict[str, np.ndarray]:

@@ -50,7 +50,7 @@ class Run:
     def evaluate(self, state: TrainState, done: int) -> dict[str, float]:
         """The task's numbers for the state, logged as those of step `done`, with its pictures.
 
-        Raises what the task raises, and ValueError when checkpoint.best is none of the numbers, once the state is saved.
+        Raises what the task raises, and ValueError when checkpoint.best is none of the numbers; saves the state first.
         """
         began = time.perf_counter()
         try:

@@ -1,5 +1,6 @@
 """The interactive protocol against a NumPy/SciPy re-implementation, and against players whose scores are known."""
 
+import dataclasses
 import functools
 import json
 
@@ -289,7 +290,11 @@ def test_calibration_error_is_zero_for_an_unbiased_head_and_large_for_a_boasting
     assert calibration_error(np.full(1000, 0.95), true) == pytest.approx(0.2)
 
 
-def test_save_writes_the_numbers(tmp_path):
-    path = known_scores().save(tmp_path / "run")
+def test_save_writes_the_numbers_under_one_name_or_two(tmp_path):
+    scores = known_scores()
+    path = scores.save(tmp_path / "run")
     assert path == tmp_path / "run" / "interactive.json"
-    assert json.loads(path.read_text()) == pytest.approx(known_scores().numbers())
+    assert json.loads(path.read_text()) == {"trained": scores.numbers()}
+    before = dataclasses.replace(scores, iou=scores.iou / 2)
+    scores.save(tmp_path / "run", untrained=before)
+    assert json.loads(path.read_text()) == {"trained": scores.numbers(), "untrained": before.numbers()}
