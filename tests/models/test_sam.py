@@ -10,6 +10,7 @@ from golden.drawn_weights import drawn_variables
 from golden.sam_inputs import as_one_call, pictures, prompts
 
 from segjax.models.sam.build import build_sam, init_sam
+from segjax.models.sam.mask_decoder import Upscale
 from segjax.models.sam.prompt_encoder import Prompts
 
 MODEL = build_sam("sam_debug")
@@ -197,3 +198,11 @@ def test_predicted_ious_may_be_squashed(variables):
     _, plain = decode(variables, embedding, ask)
     _, iou = squashed.apply(variables, embedding, ask, method="decode")
     np.testing.assert_allclose(iou, 1 / (1 + np.exp(-np.asarray(plain))), rtol=1e-5)
+
+
+def test_upscaling_starts_as_torch_does():
+    """torch draws a 2x2 transposed convolution within 1 / sqrt(4 * outputs): the fan-in it sees in [in, out, 2, 2]."""
+    kernel = Upscale(16).init(jax.random.key(0), jnp.zeros((1, 2, 2, 64)))["params"]["kernel"]
+    bound = (4 * 16) ** -0.5
+    assert 0.99 * bound < np.abs(kernel).max() <= bound
+    assert np.std(kernel) == pytest.approx(bound / 3**0.5, rel=0.02)

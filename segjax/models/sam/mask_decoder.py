@@ -12,6 +12,10 @@ from segjax.ops.resize import depth_to_space
 MASKS = 4  # token 0 answers several prompts with one mask; tokens 1..3 answer an ambiguous one with three
 
 
+# torch draws a transposed convolution's kernel by its fan-out, a convolution's by its fan-in.
+torch_transposed_conv = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform", in_axis=0, out_axis=-1)
+
+
 class Upscale(nn.Module):
     """Transposed convolution 2x2 of stride 2: a matrix product, rearranged. Kernel [in, 2, 2, out], bias [out]."""
 
@@ -21,7 +25,7 @@ class Upscale(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., h, w, C] -> [..., 2h, 2w, features]."""
-        kernel = self.param("kernel", torch_conv, (x.shape[-1], 2, 2, self.features))
+        kernel = self.param("kernel", torch_transposed_conv, (x.shape[-1], 2, 2, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         out = x.reshape(-1, x.shape[-1]) @ kernel.reshape(x.shape[-1], -1).astype(self.dtype)
         return depth_to_space(out.reshape(*x.shape[:-1], -1), 2) + bias.astype(self.dtype)
