@@ -16,13 +16,12 @@ from segjax.tasks.promptable_config import apply_cpu_recipe, as_variant, prompta
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = promptable_config()
-    apply_cpu_recipe(config, peak_lr=2e-3)
-    config.total_steps = 3500
+    apply_cpu_recipe(config, peak_lr=6e-3)
+    config.total_steps = 3600
     config.batch_size = 4
     config.log_every = 100
     config.model = ml_collections.ConfigDict(dict(name="sam_tiny", canvas=128, patch=8))
     config.rounds.update(count=8, empty_random=True, empty_last=True, correction_weight=1 / 7)
-    config.loss.iou_weight = 1.0
     config.data.update(source="data/nuclei", train_split="stage1_train", eval_split="stage1_test")
     config.data.update(max_prompts=8, mask_stride=2, cache_mb=500.0, percentiles=(1.0, 99.0))
     config.data.augment = ml_collections.ConfigDict(

@@ -13,8 +13,8 @@ from segjax.tasks.promptable_config import apply_cpu_recipe, as_variant, prompta
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = promptable_config()
-    apply_cpu_recipe(config, peak_lr=3e-3)
-    config.total_steps = 2300
+    apply_cpu_recipe(config, peak_lr=6e-3)
+    config.total_steps = 1600
     config.batch_size = 8
     config.log_every = 100
     config.model = ml_collections.ConfigDict(dict(name="sam_tiny"))
