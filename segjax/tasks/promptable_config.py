@@ -81,7 +81,8 @@ def apply_cpu_recipe(config: ml_collections.ConfigDict, *, peak_lr: float) -> No
     config.rounds.update(count=count, empty_random=False, empty_last=False, sampled=True)
     config.rounds.correction_weight = 1 / (count - 1)
     config.loss.update(focal_normalise="area", focal_weight=4.0, iou_weight=3.0)
-    config.optimizer.update(name="muon", peak_lr=peak_lr, b1=0.9, b2=0.99, weight_decay=0.05, clip_norm=1.0, warmup_steps=40)
+    config.optimizer.update(name="muon", peak_lr=peak_lr, b1=0.9, b2=0.99, weight_decay=0.05)
+    config.optimizer.update(clip_norm=1.0, warmup_steps=40)
 
 
 def as_variant(
