@@ -115,6 +115,8 @@ class Promptable:
         train = split == "train"
         percentiles = tuple(self.data["percentiles"]) or None
         source = open_split(self.data, split)
+        if train:
+            open_split(self.data, "eval")  # what cannot be measured on should be an error now, not after the training
         if not train and self.eval["limit"]:
             source = _First(source, self.eval["limit"])
         if not train and self.eval["tile"]:  # the whole picture is stretched, not each tile by itself

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from golden.drawn_weights import drawn_variables
 
+from segjax.data.prepare import prepare
 from segjax.models.sam.build import init_sam
 from segjax.tasks import make_task
 from segjax.tasks.promptable_config import promptable_config
@@ -219,3 +220,11 @@ def test_unknown_task_and_options():
     unknown = config(name="sam_vit_g")
     with pytest.raises(ValueError, match="unknown model 'sam_vit_g'"):
         make_task(unknown)
+
+
+def test_an_evaluation_split_that_is_not_there_is_an_error_before_training(tmp_path):
+    prepare("synthetic", None, tmp_path / "scenes", limit=2, size=64)
+    options = config()
+    options.data.update(source=str(tmp_path / "scenes"), train_split="train", eval_split="valid")
+    with pytest.raises(ValueError, match="valid.*heldout"):
+        make_task(options).batches("train", batch_size=2)
