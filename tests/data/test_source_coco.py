@@ -48,6 +48,27 @@ def test_compressed_and_uncompressed_rle_and_crowd(tmp_path):
     np.testing.assert_array_equal(objects["category"], [0, 1])
 
 
+def test_folders_of_their_own_are_splits_with_their_images(tmp_path):
+    """Roboflow's export."""
+    for split in ("valid", "train"):
+        write_coco(tmp_path / split, [annotation(1, [square(2, 3, 4)])])
+        (tmp_path / split / "images" / "7.jpg").rename(tmp_path / split / "7.jpg")
+        (tmp_path / split / "instances_train.json").rename(tmp_path / split / "_annotations.coco.json")
+    assert CocoFolder(tmp_path).splits == ("train", "valid")
+    (record,), skipped = read(tmp_path, "valid")
+    assert record["image_id"] == "7" and not skipped.images
+
+
+def test_a_split_whose_name_changes_finds_its_images(tmp_path):
+    write_coco(tmp_path, [annotation(1, [square(2, 3, 4)])], "fold-1")
+    (tmp_path / "images").rename(tmp_path / "fold-1")
+    (record,), skipped = read(tmp_path, "fold_1")
+    assert record["image_id"] == "7" and not skipped.images
+    write_coco(tmp_path, [], "fold_1")
+    with pytest.raises(ValueError, match="would both be the split 'fold_1'"):
+        CocoFolder(tmp_path)
+
+
 def test_categories_are_contiguous_and_shared_by_splits(tmp_path):
     write_coco(tmp_path, [], "val2017")
     write_coco(tmp_path, [], "train2017")

@@ -3,6 +3,7 @@
 Annotations are <raw>/[annotations/]*.json with lists "images", "annotations" and "categories". A split is named
 as its file without "instances_": instances_val2017.json is val2017. Where there are such files, other JSON
 (captions, keypoints) is left alone. Images are sought in <raw>/<split>, <raw>/images/<split>, <raw>/images, <raw>.
+Without any, folders are splits (Roboflow's export): <raw>/<split>/_annotations.coco.json, the images beside it.
 """
 
 import json
@@ -115,14 +116,11 @@ class CocoFolder:
         }
 
     def _find_image(self, image: Mapping[str, Any], split: str) -> pathlib.Path:
-        name = image["file_name"]
-        folders = [
-            self.raw_dir / split,
-            self.raw_dir / "images" / split,
-            self.raw_dir / "images",
-            self.raw_dir,
-        ]
-        return next((folder / name for folder in folders if (folder / name).is_file()), self.raw_dir / "images" / name)
+        name, annotations = image["file_name"], self._files[split]
+        named = annotations.stem.removeprefix("instances_")  # a split's name has lost what TFDS does not take in one
+        images = self.raw_dir / "images"
+        folders = [self.raw_dir / named, images / named, images, self.raw_dir, annotations.parent]
+        return next((folder / name for folder in folders if (folder / name).is_file()), images / name)
 
 
 def _annotation_files(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -132,9 +130,17 @@ def _annotation_files(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
     if not instances:
         # Captions and keypoints lie beside COCO's own instance files; elsewhere any annotation file will do.
         instances = [path for path in paths if not path.name.startswith(("captions_", "person_keypoints_"))]
-    if not instances:
-        raise FileNotFoundError(f"no annotation JSON in {raw_dir} or {raw_dir / 'annotations'}")
-    files = {split_name(path.stem.removeprefix("instances_")): path for path in instances}
+    named = [(path.stem.removeprefix("instances_"), path) for path in instances]
+    if not named:
+        named = [(path.parent.name, path) for path in sorted(raw_dir.glob("*/_annotations.coco.json"))]
+    if not named:
+        raise FileNotFoundError(
+            f"no annotation JSON in {raw_dir} or {raw_dir / 'annotations'}, and no */_annotations.coco.json"
+        )
+    files: dict[str, pathlib.Path] = {}
+    for name, path in named:
+        if (first := files.setdefault(split_name(name), path)) != path:
+            raise ValueError(f"{first} and {path} would both be the split {split_name(name)!r}; rename one")
     return {name: files[name] for name in sorted(files, key=split_order)}
 
 
