@@ -181,10 +181,11 @@ class SamPredictor:
             image_weights(cells, self.model.canvas, content, original)
             for cells, content, original in zip(self._cells(), self.input_size, self.original_size, strict=True)
         ]
-        masks, low_res = to_image(logits, *weights, multimask=multimask, return_logits=return_logits)
-        iou = iou[:, 1:] if multimask else iou[:, :1]
-        masks, iou, low_res = jax.device_get((masks, iou, low_res))
-        return masks[:count], iou[:count], low_res[:count]
+        options = dict(multimask=multimask, return_logits=return_logits)
+        pieces = [jax.device_get(to_image(logits, prompt, *weights, **options)) for prompt in range(count)]
+        masks, low_res = (np.stack(arrays) for arrays in zip(*pieces, strict=True))
+        iou = jax.device_get(iou)[:count]
+        return masks, iou[:, 1:] if multimask else iou[:, :1], low_res
 
     def _cells(self) -> tuple[int, int]:
         """Rows and columns of the mask grid."""

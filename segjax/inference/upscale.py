@@ -25,18 +25,21 @@ def image_weights(cells: int, canvas: int, content: int, original: int) -> jax.A
 
 @functools.partial(jax.jit, static_argnames=("multimask", "return_logits"))
 def to_image(
-    logits: jax.Array, rows: jax.Array, columns: jax.Array, *, multimask: bool, return_logits: bool
+    logits: jax.Array, prompt: int, rows: jax.Array, columns: jax.Array, *, multimask: bool, return_logits: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """Chooses the masks asked for and brings them to the original image.
+    """Chooses the masks asked for of one prompt and brings them to the original image.
+
+    One prompt at a time: full-size logits of all prompts of a large picture would be gigabytes.
 
     Args:
       logits: [P, 4, 4h, 4w]; 0 is the single mask, 1..3 the three of an ambiguous prompt.
+      prompt: which of the P.
       rows: [H, 4h], columns: [W, 4w]: `image_weights`.
 
     Returns:
-      masks [P, M, H, W], bool (logits > 0) or float32 logits; low_res float32 [P, M, 4h, 4w].
+      masks [M, H, W], bool (logits > 0) or float32 logits; low_res float32 [M, 4h, 4w].
     """
-    low_res = logits[:, 1:] if multimask else logits[:, :1]
-    full = jnp.einsum("pmhw,xw->pmhx", low_res, columns, precision="highest")
-    full = jnp.einsum("yh,pmhx->pmyx", rows, full, precision="highest")
+    low_res = logits[prompt, 1:] if multimask else logits[prompt, :1]
+    full = jnp.einsum("mhw,xw->mhx", low_res, columns, precision="highest")
+    full = jnp.einsum("yh,mhx->myx", rows, full, precision="highest")
     return (full if return_logits else full > 0), low_res
