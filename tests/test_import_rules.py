@@ -44,7 +44,7 @@ OUTSIDE = {
     "cli": {"numpy"},
 }
 # Imported inside functions alone, where they are needed.
-LAZILY = {"weights": {"orbax", "safetensors"}, "cli": {"jax", "absl", "ml_collections"}}
+LAZILY = {"weights": {"orbax", "safetensors", "ml_dtypes", "rich"}, "cli": {"jax", "absl", "ml_collections"}}
 NEVER = {"tensorflow", "torch", "transformers", "keras"}
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
 

@@ -1,6 +1,7 @@
 """The two public PyTorch implementations of SAM behind one small interface, without their weights.
 
-Both get our weights by name (`segjax.weights.sam_names`) and serve one image and one prompt a call; arrays are NumPy, channel-last.
+Both get our weights by name (`segjax.weights.sam_names`) and serve one image and one prompt a call; arrays are NumPy,
+channel-last.
 """
 
 import functools

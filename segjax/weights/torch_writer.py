@@ -1,0 +1,66 @@
+"""Writing a state dict as `torch.save` does, without torch: a zip archive of one small pickle and raw storages."""
+
+import io
+import pathlib
+import struct
+import zipfile
+from collections.abc import Mapping
+
+import numpy as np
+
+from segjax.files import unfinished
+from segjax.weights.torch_file import STORAGES
+
+_TYPES = {dtype: name for name, dtype in STORAGES.items()}
+
+
+def write_torch(path: str | pathlib.Path, state: Mapping[str, np.ndarray]) -> None:
+    """Writes a state dict that `torch.load(path)` reads, with `weights_only` too; whole or not at all.
+
+    Args:
+      path: of the file; missing folders are made.
+      state: arrays by key, of a type that torch has (float64 to bfloat16, int64 to int8, uint8, bool).
+
+    Raises:
+      ValueError: an array of another type.
+    """
+    for key, array in state.items():
+        if str(array.dtype) not in _TYPES:
+            raise ValueError(
+                f"{key} is {array.dtype}, which torch files cannot hold; expected one of {', '.join(_TYPES)}"
+            )
+    with unfinished(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("archive/data.pkl", _pickle(state))
+        archive.writestr("archive/byteorder", "little")
+        for number, array in enumerate(state.values()):
+            little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+            with archive.open(f"archive/data/{number}", "w", force_zip64=True) as storage:
+                storage.write(little.reshape(-1).view(np.uint8))
+        archive.writestr("archive/version", "3\n")
+
+
+def _pickle(state: Mapping[str, np.ndarray]) -> bytes:
+    """An OrderedDict of tensors, one storage each, as opcodes (protocol 2): the names in it are torch's, not ours."""
+    out = io.BytesIO()
+    out.write(b"\x80\x02ccollections\nOrderedDict\n)R(")
+    for number, (key, array) in enumerate(state.items()):
+        strides = np.cumprod((1, *array.shape[:0:-1]))[::-1][: array.ndim]
+        out.write(_text(key) + b"ctorch._utils\n_rebuild_tensor_v2\n((")
+        out.write(_text("storage") + f"ctorch\n{_TYPES[str(array.dtype)]}\n".encode())
+        out.write(_text(str(number)) + _text("cpu") + _number(array.size) + b"tQ")
+        out.write(_number(0) + _numbers(array.shape) + _numbers(strides) + b"\x89ccollections\nOrderedDict\n)RtR")
+    out.write(b"u.")
+    return out.getvalue()
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+def _number(value: int) -> bytes:
+    return b"\x8a\x08" + struct.pack("<q", value)
+
+
+def _numbers(values) -> bytes:
+    return b"(" + b"".join(_number(int(value)) for value in values) + b"t"
