@@ -1,4 +1,6 @@
-"""Files that are written whole or not at all: no reader meets half of one, and a failed write leaves the old one."""
+"""Files that are written whole or not at all: no reader meets half of one, and a failed write leaves the old one.
+And the folder in which segjax keeps what it can fetch or make again.
+"""
 
 import contextlib
 import json
@@ -22,6 +24,11 @@ def unfinished(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def cache_folder() -> pathlib.Path:
+    """segjax's folder in the user's cache: $XDG_CACHE_HOME/segjax, or ~/.cache/segjax. It need not exist yet."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "segjax"
 
 
 def write_whole(path: str | os.PathLike, data: bytes | str) -> None:

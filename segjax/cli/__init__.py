@@ -12,7 +12,8 @@ COMMANDS = {
     "eval": ("segjax.cli.evaluate", "measure a checkpoint: IoU by number of clicks"),
     "predict": ("segjax.cli.predict", "segment a picture from points and boxes"),
     "prepare": ("segjax.cli.prepare", "turn raw data sets into prepared data"),
-    "models": ("segjax.cli.models", "list the models"),
+    "convert": ("segjax.cli.convert", "turn weights into another format: runs, .safetensors, .pth"),
+    "models": ("segjax.cli.models", "list the models and the published weights"),
 }
 
 EXAMPLES = """examples:
@@ -20,6 +21,7 @@ EXAMPLES = """examples:
   segjax predict photo.jpg --checkpoint runs/quickstart --point 320,200 --out out
   segjax eval --checkpoint runs/quickstart --out runs/quickstart
   segjax prepare coco ~/coco --out data/coco
+  segjax convert sam_vit_b_01ec64.pth sam_vit_b.safetensors
 
 `segjax COMMAND --help` says more. Compiled programs are kept in ~/.cache/segjax/jax, so that a second run starts
 sooner; JAX_COMPILATION_CACHE_DIR names another folder, and "" keeps none."""
@@ -79,9 +81,10 @@ def keep_compiled_programs() -> None:
     """Points jax's compilation cache at ~/.cache/segjax/jax, unless the user has chosen."""
     import jax
 
+    from segjax.files import cache_folder
+
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and jax.config.jax_compilation_cache_dir is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "segjax", "jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
 
 
 def checkpoint_step(text: str) -> int | str:

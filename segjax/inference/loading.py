@@ -9,12 +9,13 @@ from typing import Any
 import jax
 
 from segjax.models.sam.build import SIZES, build_sam, init_sam
+from segjax.models.sam.canvas import for_canvas
 from segjax.models.sam.sam import Sam
-from segjax.weights.run_folder import Step, load_variables
-from segjax.weights.safetensors import read_variables
-from segjax.weights.tree import CheckpointError, check_variables, flatten, unflatten
-
-_PYTORCH = (".pth", ".pt", ".bin", ".ckpt")
+from segjax.weights.checkpoint import Checkpoint, read_checkpoint
+from segjax.weights.download import fetch
+from segjax.weights.registry import PUBLISHED
+from segjax.weights.run_folder import Step
+from segjax.weights.tree import CheckpointError
 
 
 def available_models() -> list[str]:
@@ -27,24 +28,31 @@ def load(
 ) -> tuple[Sam, dict[str, Any]]:
     """A model and its variables, ready for `SamPredictor` or `model.apply`.
 
-    load("runs/quickstart")                 whatever that run trained; its moving average where it kept one
-    load("weights.safetensors")             a file that segjax wrote and that names its model
-    load("sam_tiny", "runs/quickstart")     the same by name: an error unless every array fits
+    load("runs/quickstart")                       whatever that run trained; its moving average where it kept one
+    load("weights.safetensors")                   a file of ours, or transformers' SamModel: both tell what they hold
+    load("sam_vit_b", "sam_vit_b_01ec64.pth")     the published weights; without the path, from the cache or its source
+    load("sam_tiny", "runs/quickstart")           by name: an error unless every array fits
+    load("sam_vit_b", "b.pth", canvas=512)        positions resized for pictures of 512 pixels
 
     Args:
       model: a name of `available_models()`, or, without `path`, a path.
-      path: a run's workdir, its checkpoints folder, or a .safetensors file written by segjax.
+      path: a run's workdir, its checkpoints folder, a .safetensors file (ours or transformers'), or a file of
+        torch.save (.pth, .pt, .bin, .ckpt) with segment-anything's or transformers' names, read without torch and
+        without running anything in it. None with a published name: fetched once into the cache (`segjax models`
+        lists what and whence).
       step: which checkpoint of a run; None: the newest that can be read; "best": the one that the run's
         config.checkpoint.best has kept.
-      overrides: attributes of the model to replace, such as dtype="bfloat16" or attention="xla".
+      overrides: attributes of the model to replace, such as dtype="bfloat16" or attention="xla". With canvas=S the
+        stored position tables are resized to that canvas, as the encoder itself would do for each picture.
 
     Returns:
       The linen module, and {"params", "constants"}: nested dicts of float32 arrays on the default device.
 
     Raises:
       FileNotFoundError: nothing there, no checkpoint of that step, or none kept as the best.
+      ConnectionError: published weights that are not in the cache and cannot be fetched.
       CheckpointError: what is there is no checkpoint, or is one of another architecture (missing, unexpected and
-        misshapen arrays are counted and the first few listed).
+        misshapen arrays are counted and the first few listed, and the model they look like is named).
       ValueError: unknown model or attribute; names the nearest ones.
     """
     network, variables, _ = load_with_config(model, path, step=step, **overrides)
@@ -55,55 +63,46 @@ def load_with_config(
     model: str | os.PathLike, path: str | os.PathLike | None = None, *, step: Step = None, **overrides: Any
 ) -> tuple[Sam, dict[str, Any], dict[str, Any]]:
     """`load`, and third what the checkpoint says of itself: a run's whole config, or a safetensors file's metadata."""
+    network, variables, checkpoint, _ = read_model(model, path, step=step, **overrides)
+    return network, jax.device_put(variables), checkpoint.saved
+
+
+def read_model(
+    model: str | os.PathLike, path: str | os.PathLike | None = None, *, step: Step = None, **overrides: Any
+) -> tuple[Sam, dict[str, Any], Checkpoint, dict[str, Any]]:
+    """(module, variables on the host, the checkpoint they are from, the options that `build_sam` got); as `load`."""
     source = _source(os.fspath(model), path)
-    name = None if path is None else os.fspath(model)
-    variables, saved = read_checkpoint(source, step)
-    network = build_sam(**_options(name, saved, overrides, source))
-    expected = jax.eval_shape(lambda: init_sam(network, jax.random.key(0)))
-    check_variables(expected, variables, source=f"checkpoint {source}")
-    dtypes = {place: leaf.dtype for place, leaf in flatten(expected).items()}
-    cast = {place: array.astype(dtypes[place]) for place, array in flatten(variables).items()}
-    return network, jax.device_put(unflatten(cast)), saved
+    name = os.fspath(model) if path is not None or os.fspath(model) in SIZES else None
+    checkpoint = read_checkpoint(source, step)
+    written = _options(name, checkpoint, source)
+    if "canvas" in overrides:  # hold the arrays against the canvas they were written for, then resize
+        others = {key: value for key, value in overrides.items() if key != "canvas"}
+    else:
+        others = overrides
+    expected = _shapes(build_sam(**written | others))
+    variables = checkpoint.variables(expected, hint=_hint(checkpoint, written["name"]))
+    network = build_sam(**written | overrides)
+    if "canvas" in overrides:
+        variables = for_canvas(variables, _shapes(network))
+    return network, variables, checkpoint, written | overrides
 
 
-def read_checkpoint(path: pathlib.Path, step: Step = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(variables as NumPy arrays, config) of whatever kind of checkpoint is at a path.
-
-    The config is the run's own, or a safetensors file's metadata; both describe the model under "model".
-    Raises as `load`.
-    """
-    if path.suffix == ".safetensors":
-        if step is not None:
-            raise ValueError(f"{path} is a single file, it has no step {step}; leave step out")
-        return read_variables(path)
-    if path.suffix in _PYTORCH:
-        raise CheckpointError(
-            f"{path} looks like a PyTorch checkpoint; this version of segjax reads its own runs and .safetensors files "
-            "only"
-        )
-    if path.is_file():
-        raise CheckpointError(
-            f"{path} is a file of an unknown kind; expected a training workdir, its checkpoints folder, or a "
-            ".safetensors file written by segjax"
-        )
-    if not path.is_dir():
-        raise FileNotFoundError(
-            f"no checkpoint at {path}: there is no such file or folder; expected a training workdir, its checkpoints "
-            "folder, or a .safetensors file"
-        )
-    return load_variables(path, step)
+def _shapes(network: Sam) -> dict[str, Any]:
+    return jax.eval_shape(lambda: init_sam(network, jax.random.key(0)))
 
 
 def _source(name: str, path: str | os.PathLike | None) -> pathlib.Path:
-    """The path to read. Raises ValueError or FileNotFoundError that says what is missing."""
+    """The path to read. Raises ValueError, FileNotFoundError or ConnectionError that says what is missing."""
     if path is not None:
         if name not in SIZES:
             build_sam(name)  # its error names the nearest
         return pathlib.Path(path)
+    if name in PUBLISHED:
+        return fetch(PUBLISHED[name])
     if name in SIZES:
         raise ValueError(
             f"{name!r} is the name of an architecture; say which weights: segjax.load({name!r}, path) with a run's "
-            "workdir or a .safetensors file. For untrained variables use build_sam and init_sam of "
+            "workdir, a .safetensors or a .pth file. For untrained variables use build_sam and init_sam of "
             "segjax.models.sam.build"
         )
     if not os.path.exists(name):
@@ -116,15 +115,36 @@ def _source(name: str, path: str | os.PathLike | None) -> pathlib.Path:
     return pathlib.Path(name)
 
 
-def _options(name: str | None, saved: Mapping[str, Any], overrides: Mapping[str, Any], path: pathlib.Path) -> dict:
-    """What to build: the saved options where the names agree, else the named model's own."""
-    described = saved.get("model")
+def _options(name: str | None, checkpoint: Checkpoint, path: pathlib.Path) -> dict[str, Any]:
+    """What to build: what the checkpoint says or its arrays show where the names agree, else the named model's own."""
+    described = checkpoint.saved.get("model")
     described = dict(described) if isinstance(described, Mapping) else {}
+    if guess := _looks_like(checkpoint):
+        described = {"name": guess, "canvas": checkpoint.size["canvas"]}
     if name is None and "name" not in described:
         raise CheckpointError(
-            f"{path} does not say which model it holds; name it: segjax.load(name, {str(path)!r}) with one of "
-            f"{', '.join(SIZES)}"
+            f"{path} does not say which model it holds{_hint(checkpoint, '')}; name it: "
+            f"segjax.load(name, {str(path)!r}) with one of {', '.join(SIZES)}"
         )
-    if name is not None and described.get("name") != name:
-        described = {"name": name}
-    return described | dict(overrides)
+    return described if name in (None, described.get("name")) else {"name": name}
+
+
+def _looks_like(checkpoint: Checkpoint) -> str | None:
+    """The model whose encoder is as wide and deep as a state dict's."""
+    size = checkpoint.size
+    if len(size) < 3:
+        return None
+    fits = (n for n, options in SIZES.items() if all(options[key] == size[key] for key in ("width", "depth")))
+    return next(fits, None)
+
+
+def _hint(checkpoint: Checkpoint, name: str) -> str:
+    """What a state dict is, when it is not the model of that name."""
+    if checkpoint.relative:
+        return f"; its names are those of {checkpoint.relative}, which segjax does not have"
+    size, guess = checkpoint.size, _looks_like(checkpoint)
+    if "width" not in size or "depth" not in size or guess == name:
+        return ""
+    return (
+        f"; its encoder of width {size['width']} and depth {size['depth']} is that of {guess or 'no size known here'}"
+    )

@@ -1,6 +1,7 @@
 """The state a run starts from: resumed, taken from elsewhere, or fresh (the order is that of `checkpoints`)."""
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from segjax.training import sharding
 from segjax.training.checkpoints import Checkpoints
 from segjax.training.state import TrainState, create_state
 from segjax.training.task import Task, Variables
-from segjax.weights.run_folder import load_variables
+from segjax.weights.checkpoint import read_checkpoint
 from segjax.weights.tree import check_variables
 
 logger = logging.getLogger(__name__)
@@ -50,14 +51,15 @@ def first_state(
     if (restored := checkpoints.restore(shapes, shardings)) is not None:
         logger.info("resuming at step %d", restored[0].step)
         return restored[0], shardings
-    source = "variables"
-    if variables is None and config.init_from:
-        source = f"init_from {config.init_from}"
-        variables, _ = load_variables(config.init_from)
+    expected = {"params": shapes.params, "constants": shapes.constants}
+    if variables is not None:
+        check_variables(expected, variables, source="variables")
+    elif config.init_from:
+        elsewhere = read_checkpoint(config.init_from)
+        variables = dataclasses.replace(elsewhere, source=f"init_from {config.init_from}").variables(expected)
     if variables is None:
         with quick_compilation():
             return jax.jit(fresh, out_shardings=shardings)(init_key, run_key), shardings
-    check_variables({"params": shapes.params, "constants": shapes.constants}, variables, source=source)
     given = {n: variables.get(n, {}) for n in ("params", "constants")}
     given = jax.device_put(given, {n: getattr(shardings, n) for n in given})
     wrap = lambda v, key: create_state(v, optimizer, key, ema=config.ema_decay > 0)

@@ -1,4 +1,4 @@
-"""Variables in one `.safetensors` file: arrays by path, and the model's name and options in the header.
+"""`.safetensors` files: ours (arrays by path, the model's name and options in the header), and anybody's.
 
 The library of that name is imported inside the functions; it needs NumPy alone.
 """
@@ -27,46 +27,65 @@ def save_variables(path: str | pathlib.Path, variables: Mapping[str, Any], metad
     Raises:
       ValueError: variables without "params".
     """
-    from safetensors.numpy import save_file
-
     if "params" not in variables:
         raise ValueError(f"variables are {sorted(variables)}; expected {{'params': ..., 'constants': ...}}")
-    arrays = {name: np.ascontiguousarray(array) for name, array in flatten(dict(variables)).items()}
-    header = {"format": FORMAT, "metadata": json.dumps(dict(metadata))}
+    write_arrays(path, flatten(dict(variables)), {"format": FORMAT, "metadata": json.dumps(dict(metadata))})
+
+
+def write_arrays(path: str | pathlib.Path, arrays: Mapping[str, Any], header: Mapping[str, str]) -> None:
+    """Writes arrays by name and a header of text, whole or not at all. Makes missing folders."""
+    from safetensors.numpy import save_file
+
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with unfinished(path) as partial:
-        save_file(arrays, partial, metadata=header)
+        save_file(contiguous, partial, metadata=dict(header))
 
 
-def read_variables(path: str | pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(variables as NumPy arrays, metadata; {} where the header has none of ours) of a file.
-
-    Names may be joined with "/" (ours) or ".".
+def read_arrays(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(arrays by name, header) of any safetensors file; bfloat16 by ml_dtypes.
 
     Raises:
       FileNotFoundError: no such file.
-      CheckpointError: not a safetensors file, damaged, or its arrays are not {"params", "constants"}.
+      CheckpointError: not a safetensors file, or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
     path = pathlib.Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; expected a .safetensors file written by segjax")
+        raise FileNotFoundError(f"no file {path}; expected a .safetensors file")
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 - it is no mapping
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} ({path.stat().st_size} bytes) is not a safetensors file, or is damaged: {error}"
         ) from error
+
+
+def read_variables(path: str | pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(variables as NumPy arrays, metadata; {} where the header has none of ours) of a file of ours.
+
+    Raises FileNotFoundError and CheckpointError as `read_arrays` and `as_variables`.
+    """
+    return as_variables(*read_arrays(path), source=str(path))
+
+
+def as_variables(
+    flat: Mapping[str, np.ndarray], header: Mapping[str, str], *, source: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(variables, metadata) of a file's arrays and header. Names may be joined with "/" (ours) or ".".
+
+    Raises CheckpointError when the arrays are not {"params", "constants"}.
+    """
     try:
         variables = unflatten({name if "/" in name else name.replace(".", "/"): array for name, array in flat.items()})
         metadata = json.loads(header.get("metadata", "{}"))
     except ValueError as error:
-        raise CheckpointError(f"{path} was not written by segjax: {error}") from error
+        raise CheckpointError(f"{source} was not written by segjax: {error}") from error
     if "params" not in variables or not set(variables) <= {"params", "constants"}:
         some = ", ".join(sorted(flat)[:3]) or "no array at all"
         raise CheckpointError(
-            f"{path} was not written by segjax: expected arrays named params/... and constants/..., found {some}"
+            f"{source} was not written by segjax: expected arrays named params/... and constants/..., found {some}"
         )
     return {"params": variables["params"], "constants": variables.get("constants", {})}, metadata

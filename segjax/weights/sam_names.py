@@ -255,3 +255,17 @@ def encoder_size(state: Mapping[str, Any], family: str) -> dict[str, int]:
         if positions in state and np.ndim(state[positions]) == 4:
             size["canvas"] = state[positions].shape[1] * state[patches].shape[-1]
     return size
+
+
+# Keys of models that began as SAM and are others now.
+_RELATIVES = {
+    "mask_decoder.hf_token": "HQ-SAM",
+    "image_encoder.layers.": "MobileSAM",
+    "image_encoder.trunk.": "SAM 2",
+    "sam_mask_decoder.": "SAM 2",
+}
+
+
+def relative_of(state: Mapping[str, Any]) -> str | None:
+    """Which model of SAM's kin a state dict belongs to, None when nothing in it says so."""
+    return next((name for start, name in _RELATIVES.items() if any(key.startswith(start) for key in state)), None)

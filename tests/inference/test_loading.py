@@ -105,7 +105,7 @@ def test_another_architecture_is_an_error_that_counts_and_lists_what_differs(run
         (("sam_tinny", "here"), ValueError, "unknown model 'sam_tinny'; nearest: sam_tiny"),
         (("sam_tiny", "nowhere"), FileNotFoundError, "no checkpoint at nowhere"),
         (("sam_tiny", "nowhere.safetensors"), FileNotFoundError, "nowhere.safetensors"),
-        (("sam_tiny", "sam_vit_b_01ec64.pth"), CheckpointError, "PyTorch"),
+        (("sam_vit_b", "sam_vit_b_01ec64.pth"), FileNotFoundError, "no file sam_vit_b_01ec64.pth"),
     ],
 )
 def test_what_is_not_there_is_named(arguments, error, message):

@@ -1,0 +1,113 @@
+"""One reader for every kind of checkpoint: a run's folder, our .safetensors, and published files of either family."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from segjax.weights.run_folder import Step, load_variables
+from segjax.weights.safetensors import as_variables, read_arrays
+from segjax.weights.sam_names import FAMILIES, encoder_size, family_of, from_published, relative_of
+from segjax.weights.state_dict import state_of
+from segjax.weights.torch_file import SUFFIXES, read_torch
+from segjax.weights.tree import CheckpointError, check_variables, flatten, unflatten
+
+OURS = "segjax"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What was read, before it is held against a model.
+
+    Attributes:
+      source: how messages call it.
+      family: "segjax", or "official" or "huggingface" for a state dict under those names.
+      arrays: our variables {"params", "constants"}, or a state dict.
+      saved: what it says of itself: a run's config or our metadata, {} where it says nothing; "model" is the model's.
+    """
+
+    source: str
+    family: str
+    arrays: Mapping[str, Any]
+    saved: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def size(self) -> dict[str, int]:
+        """What a state dict's arrays say of the encoder: "width", "depth", "canvas"; {} for our own checkpoints."""
+        return {} if self.family == OURS else encoder_size(self.arrays, self.family)
+
+    @property
+    def relative(self) -> str | None:
+        """Which other model of SAM's kin it is, as far as its keys betray that."""
+        return None if self.family == OURS else relative_of(self.arrays)
+
+    def variables(self, expected: Mapping[str, Any], *, hint: str = "") -> dict[str, Any]:
+        """Its arrays as our variables, strictly: every array of the expected model and no other, in its type.
+
+        Args:
+          expected: {"params", "constants"}, nested dicts of anything with shape and dtype.
+          hint: what an error about another architecture says at its end.
+
+        Raises:
+          CheckpointError: it is of another architecture (missing, unexpected and misshapen arrays are counted and
+            listed) or no floats.
+        """
+        if self.family == OURS:
+            check_variables(expected, self.arrays, source=self.source)
+            found = self.arrays
+        else:
+            found = from_published(self.arrays, expected, family=self.family, source=self.source, hint=hint)
+        types = {path: leaf.dtype for path, leaf in flatten(expected).items()}
+        # Copies: what is mapped from a file must not change under a model when the file does.
+        return unflatten({path: np.array(array, types[path], order="C") for path, array in flatten(found).items()})
+
+
+def read_checkpoint(path: str | pathlib.Path, step: Step = None) -> Checkpoint:
+    """Whatever kind of checkpoint is at a path; the kind is found from what is there, not from who says what.
+
+    Args:
+      path: a run's workdir, its checkpoints folder, a .safetensors file (ours or transformers') or a file of
+        torch.save (.pth, .pt, .bin, .ckpt).
+      step: which checkpoint of a run.
+
+    Raises:
+      FileNotFoundError: nothing there, or no checkpoint of that step.
+      ValueError: a step of a single file.
+      CheckpointError: what is there is no checkpoint of SAM's, or is damaged.
+    """
+    path = pathlib.Path(path)
+    file = path.suffix in (".safetensors", *SUFFIXES)
+    if file and step is not None:
+        raise ValueError(f"{path} is a single file, it has no step {step}; leave step out")
+    source = f"checkpoint {path}"
+    if path.suffix == ".safetensors":
+        arrays, header = read_arrays(path)
+        if family := family_of(state := _unprefixed(arrays, source)):
+            return Checkpoint(source, family, state)
+        return Checkpoint(source, OURS, *as_variables(arrays, header, source=str(path)))
+    if file:
+        state = state_of(read_torch(path), source=source)
+        if (family := family_of(state)) is None:
+            some = ", ".join(sorted(state)[:3])
+            raise CheckpointError(
+                f"{source} holds no SAM of {' or '.join(FAMILIES.values())}: its {len(state)} arrays are named {some}, "
+                "..."
+            )
+        return Checkpoint(source, family, state)
+    if path.is_file():
+        raise CheckpointError(
+            f"{path} is a file of an unknown kind; expected a training workdir, its checkpoints folder, a "
+            f".safetensors file, or one of torch.save's ({', '.join(SUFFIXES)})"
+        )
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"no checkpoint at {path}: there is no such file or folder; expected a training workdir, its checkpoints "
+            f"folder, a .safetensors file, or one of torch.save's ({', '.join(SUFFIXES)})"
+        )
+    return Checkpoint(source, OURS, *load_variables(path, step))
+
+
+def _unprefixed(arrays: Mapping[str, np.ndarray], source: str) -> Mapping[str, np.ndarray]:
+    return state_of(arrays, source=source) if arrays else arrays

@@ -1,0 +1,45 @@
+"""Where the published weights are, and how a file is known to be the right one."""
+
+import dataclasses
+
+_META = "https://dl.fbaipublicfiles.com/segment_anything/"
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedFile:
+    """One published file: `sha256` in hexadecimal, `bytes` its size."""
+
+    url: str
+    bytes: int
+    sha256: str
+    licence: str
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+# Names, places and licence: README of github.com/facebookresearch/segment-anything. Meta publishes no checksums but
+# the six digits in each name, which begin the file's MD5 (not its SHA-256). Sizes and SHA-256 are those that several
+# projects without connection to one another pin and check, among them 3D Slicer's SegmentAnything extensions.
+PUBLISHED = {
+    "sam_vit_b": PublishedFile(
+        _META + "sam_vit_b_01ec64.pth",
+        375_042_383,
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+        "Apache-2.0",
+    ),
+    "sam_vit_l": PublishedFile(
+        _META + "sam_vit_l_0b3195.pth",
+        1_249_524_607,
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+        "Apache-2.0",
+    ),
+    "sam_vit_h": PublishedFile(
+        _META + "sam_vit_h_4b8939.pth",
+        2_564_550_879,
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+        "Apache-2.0",
+    ),
+}

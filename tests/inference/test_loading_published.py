@@ -1,0 +1,132 @@
+"""Loading what others wrote: segment-anything's .pth and transformers' .safetensors, of any size and canvas."""
+
+import hashlib
+
+import jax
+import numpy as np
+import pytest
+
+import segjax
+from segjax.models.sam.build import build_sam, init_sam
+from segjax.weights.registry import PUBLISHED, PublishedFile
+from segjax.weights.safetensors import write_arrays
+from segjax.weights.sam_names import HUGGINGFACE, OFFICIAL, to_published
+from segjax.weights.torch_writer import write_torch
+from segjax.weights.tree import CheckpointError, flatten
+
+
+def drawn(**options):
+    """Variables with position tables that are not zero."""
+    model = build_sam("sam_debug", **options)
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(lambda: init_sam(model, jax.random.key(0)))
+    return jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
+
+
+def assert_same(found, want):
+    jax.tree.map(np.testing.assert_array_equal, found, want)
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory):
+    path = tmp_path_factory.mktemp("official") / "debug.pth"
+    write_torch(path, to_published(drawn(), OFFICIAL))
+    return path
+
+
+@pytest.fixture(scope="module")
+def huggingface(tmp_path_factory):
+    path = tmp_path_factory.mktemp("huggingface") / "model.safetensors"
+    state = to_published(drawn(), HUGGINGFACE)
+    del state["prompt_encoder.shared_embedding.positional_embedding"]  # as transformers itself writes it
+    write_arrays(path, state, {"format": "pt"})
+    return path
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("kind", ["official", "huggingface"])
+def test_either_family_loads_by_name_and_by_itself(kind, named, request):
+    path = request.getfixturevalue(kind)
+    model, variables = segjax.load("sam_debug", path) if named else segjax.load(path)
+    assert model == build_sam("sam_debug")
+    assert_same(variables, drawn())
+    assert all(isinstance(leaf, jax.Array) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(variables))
+
+
+def test_a_loaded_model_does_not_change_when_its_file_does(tmp_path, official):
+    path = tmp_path / "copy.pth"
+    path.write_bytes(official.read_bytes())
+    _, variables = segjax.load(path)
+    with path.open("r+b") as file:
+        file.write(b"\0" * path.stat().st_size)
+    assert_same(variables, drawn())
+
+
+def test_a_wrapped_and_prefixed_half_precision_file_loads(tmp_path):
+    state = {f"module.{key}": array.astype(np.float16) for key, array in to_published(drawn(), OFFICIAL).items()}
+    write_torch(tmp_path / "tuned.pth", state)
+    assert_same(segjax.load(tmp_path / "tuned.pth")[1], jax.tree.map(lambda x: x.astype("f2").astype("f4"), drawn()))
+
+
+def test_another_size_is_an_error_that_names_the_one_it_is(official):
+    with pytest.raises(CheckpointError) as error:
+        segjax.load("sam_tiny", official)
+    said = str(error.value)
+    assert "debug.pth (segment-anything) is of another architecture" in said
+    assert "193 misshapen: " in said and "image_encoder.neck.1.weight is (32,), expected (64,), ..." in said
+    assert said.endswith("its encoder of width 32 and depth 4 is that of sam_debug")
+
+
+def test_what_is_no_sam_is_said(tmp_path):
+    write_torch(tmp_path / "resnet.pth", {"layer1.weight": np.ones(2, np.float32)})
+    with pytest.raises(CheckpointError, match="holds no SAM of segment-anything.*its 1 arrays are named layer1.weight"):
+        segjax.load("sam_debug", tmp_path / "resnet.pth")
+    state = to_published(drawn(), OFFICIAL)
+    write_torch(tmp_path / "hq.pth", state | {"mask_decoder.hf_token.weight": np.ones((1, 32), np.float32)})
+    with pytest.raises(CheckpointError, match="1 unexpected: mask_decoder.hf_token.weight.*those of HQ-SAM"):
+        segjax.load(tmp_path / "hq.pth")
+    write_torch(tmp_path / "odd.pth", {k: a for k, a in state.items() if "blocks.3" not in k})
+    with pytest.raises(CheckpointError, match="does not say which model.*width 32 and depth 3 is that of no size"):
+        segjax.load(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize("kind", ["official", "ours"])
+def test_on_another_canvas_the_stored_tables_answer_as_the_encoder_would(kind, official, tmp_path):
+    path = official
+    if kind == "ours":
+        path = tmp_path / "ours.safetensors"
+        segjax.save_variables(path, drawn(), {"model": {"name": "sam_debug"}})
+    before, old = segjax.load(path)
+    after, new = segjax.load(path, canvas=96)
+    assert after == build_sam("sam_debug", canvas=96)
+    tables = {p: leaf.shape for p, leaf in flatten(new).items() if "pos" in p.split("/")[-1]}
+    encoder = "params/image_encoder/"
+    assert tables[encoder + "pos_embed"] == (1, 6, 6, 32)
+    assert tables[encoder + "trunk/block_1/rel_pos_h"] == (11, 16), "a global block"
+    assert tables[encoder + "trunk/block_0/rel_pos_h"] == (5, 16), "a window of 3"
+    image = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), np.uint8)
+    want, found = (m.apply(v, image, method="encode_image") for m, v in ((before, old), (after, new)))
+    np.testing.assert_allclose(found, want, atol=1e-4 * np.abs(want).max())
+
+
+def test_a_file_for_another_canvas_says_so_itself(tmp_path):
+    write_torch(tmp_path / "large.pth", to_published(drawn(canvas=96), OFFICIAL))
+    model, variables = segjax.load("sam_debug", tmp_path / "large.pth")
+    assert model.canvas == 96
+    assert_same(variables, drawn(canvas=96))
+    assert segjax.load(tmp_path / "large.pth", canvas=64)[0].canvas == 64
+
+
+def test_a_published_name_alone_takes_the_file_from_the_cache(tmp_path, monkeypatch, official):
+    data = official.read_bytes()
+    published = PublishedFile("http://127.0.0.1:9/debug.pth", len(data), hashlib.sha256(data).hexdigest(), "none")
+    monkeypatch.setitem(PUBLISHED, "sam_debug", published)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(ConnectionError, match=rf"put it at {tmp_path}/segjax/weights/debug.pth, or name"):
+        segjax.load("sam_debug")
+    folder = tmp_path / "segjax" / "weights"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "debug.pth").write_bytes(data)
+    model, variables = segjax.load("sam_debug", canvas=96)
+    assert model.canvas == 96
+    assert_same(segjax.load("sam_debug")[1], drawn())
