@@ -11,12 +11,14 @@ import pytest
 from PIL import Image
 from written_run import moved_by, write_run
 
+import segjax
 from segjax.cli import main
 from segjax.cli.evaluate import evaluation_config
 from segjax.cli.experiments import apply_flags, read_config
 from segjax.cli.predict import read_prompts
 from segjax.data.records import decode_mask
 from segjax.evaluation.interactive_scores import InteractiveScores
+from segjax.inference.loading import load_with_config
 from segjax.models.sam.build import build_sam
 from segjax.tasks import make_task
 from segjax.tasks.promptable_config import promptable_config
@@ -318,14 +320,60 @@ def test_prepare_refuses_what_it_cannot_do(tmp_path, capsys):
     assert "KEY=VALUE" in failed(capsys, "prepare", "synthetic", *out, "--option", "colour")
 
 
-def test_models_lists_sizes_with_their_parameters(capsys, monkeypatch):
+def test_models_lists_sizes_with_their_parameters_and_the_published_weights(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("segjax.inference.loading.available_models", lambda: ["sam_vit_b", "sam_debug"])
     assert main(["models"]) == 0
-    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    printed = capsys.readouterr().out
+    lines = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line}
     assert lines["sam_vit_b"] == ["1024", "16", "768", "12", "93,735,472"] and "sam_debug" in lines
+    assert "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth\n  sam_vit_b, 375,042,383" in printed
+    assert str(tmp_path / "segjax" / "weights") in printed and "not in the cache" in printed
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["predict"], ["prepare"], ["models"]])
+def test_convert_goes_through_every_format_and_loses_nothing(run, tmp_path, capsys):
+    """run -> .pth -> transformers' .safetensors -> ours: the same arrays, the same model."""
+    chain = [run, *(str(tmp_path / name) for name in ("a.pth", "b.safetensors", "c.safetensors"))]
+    formats = [[], ["--format", "huggingface"], []]
+    for source, target, words in zip(chain[:-1], chain[1:], formats, strict=True):
+        assert main(["convert", source, target, *words]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    arrays = len(jax.tree.leaves(segjax.load(run)[1]))
+    count = sum(x.size for x in jax.tree.leaves(segjax.load(run)[1]["params"]))
+    assert printed[1].startswith(f"wrote {chain[1]}: official, {arrays} arrays, {count:,} parameters, ")
+    assert printed[2].startswith(f"read {chain[1]}: official, sam_debug, {arrays} arrays, ")
+    assert printed[3].startswith(f"wrote {chain[2]}: huggingface, {arrays + 1} arrays, ")
+    assert printed[5].startswith(f"wrote {chain[3]}: segjax, {arrays} arrays, ")
+    jax.tree.map(np.testing.assert_array_equal, segjax.load(chain[-1])[1], segjax.load(run)[1])
+
+
+def test_convert_of_a_run_keeps_what_the_run_said_of_itself(run, tmp_path):
+    assert main(["convert", run, str(tmp_path / "x.safetensors"), "--canvas", "96"]) == 0
+    model, variables, saved = load_with_config(tmp_path / "x.safetensors")
+    assert (model.canvas, model.drop_path) == (96, 0.25)
+    assert variables["params"]["image_encoder"]["pos_embed"].shape == (1, 6, 6, 32)
+    assert saved["data"]["percentiles"] == [1.0, 99.0]
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["x.npz"], "x.npz is of an unknown kind; expected .safetensors or, for torch, .pth"),
+        (["x.pth", "--format", "segjax"], "write a .safetensors"),
+        (["x.pth", "--format", "hugingface"], "choose one of segjax, official, huggingface"),
+        (["x.pth", "--model", "sam_tiny"], "another architecture"),
+        (["x.pth", "--step", "7"], "no checkpoint of step 7"),
+        (["x.pth", "--canvas", "90"], "canvas 90 is not a multiple of the patch 16"),
+    ],
+)
+def test_convert_refuses_what_it_cannot_do_and_writes_nothing(run, tmp_path, capsys, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", run, *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["predict"], ["prepare"], ["convert"], ["models"]])
 def test_help_is_quick_and_has_examples(command):
     words = [sys.executable, "-X", "importtime", "-m", "segjax", *command, "--help"]
     run = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)

@@ -1,4 +1,4 @@
-"""List the models by name: canvas, encoder and number of parameters."""
+"""List the models by name: canvas, encoder and number of parameters; and the published weights."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,12 +9,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
-    """Prints a table; shapes alone are computed, so the largest takes no memory."""
+    """Prints two tables; shapes alone are computed, so the largest takes no memory."""
     import jax
     import numpy as np
 
     from segjax.inference.loading import available_models
     from segjax.models.sam.build import build_sam, init_sam
+    from segjax.weights.download import weights_folder
+    from segjax.weights.registry import PUBLISHED
     from segjax.weights.tree import flatten
 
     print(f"{'name':<12} {'canvas':>6} {'patch':>5} {'width':>5} {'depth':>5} {'parameters':>12}")
@@ -23,4 +25,8 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
         shapes = jax.eval_shape(lambda model=model: init_sam(model, jax.random.key(0)))
         count = sum(int(np.prod(leaf.shape)) for leaf in flatten(shapes["params"]).values())
         print(f"{name:<12} {model.canvas:>6} {model.patch:>5} {model.width:>5} {model.depth:>5} {count:>12,}")
+    print(f"\nPublished weights: segjax.load(NAME) fetches them once into {weights_folder()}, or finds them there.")
+    for name, file in PUBLISHED.items():
+        there = "in the cache" if (weights_folder() / file.name).is_file() else "not in the cache"
+        print(f"{file.url}\n  {name}, {file.bytes:,} bytes, {file.licence}, {there}\n  sha256 {file.sha256}")
     return 0

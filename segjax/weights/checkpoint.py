@@ -1,4 +1,6 @@
-"""One reader for every kind of checkpoint: a run's folder, our .safetensors, and published files of either family."""
+"""One reader for every kind of checkpoint (a run's folder, our .safetensors, published files of either family), and
+one writer for every kind of file.
+"""
 
 import dataclasses
 import pathlib
@@ -8,10 +10,19 @@ from typing import Any
 import numpy as np
 
 from segjax.weights.run_folder import Step, load_variables
-from segjax.weights.safetensors import as_variables, read_arrays
-from segjax.weights.sam_names import FAMILIES, encoder_size, family_of, from_published, relative_of
+from segjax.weights.safetensors import as_variables, read_arrays, save_variables, write_arrays
+from segjax.weights.sam_names import (
+    FAMILIES,
+    OFFICIAL,
+    encoder_size,
+    family_of,
+    from_published,
+    relative_of,
+    to_published,
+)
 from segjax.weights.state_dict import state_of
 from segjax.weights.torch_file import SUFFIXES, read_torch
+from segjax.weights.torch_writer import write_torch
 from segjax.weights.tree import CheckpointError, check_variables, flatten, unflatten
 
 OURS = "segjax"
@@ -111,3 +122,40 @@ def read_checkpoint(path: str | pathlib.Path, step: Step = None) -> Checkpoint:
 
 def _unprefixed(arrays: Mapping[str, np.ndarray], source: str) -> Mapping[str, np.ndarray]:
     return state_of(arrays, source=source) if arrays else arrays
+
+
+def write_checkpoint(
+    path: str | pathlib.Path, variables: Mapping[str, Any], *, family: str | None = None, metadata: Mapping[str, Any]
+) -> tuple[str, int]:
+    """Writes variables in one file, whole or not at all, in the format that its suffix names.
+
+    Args:
+      path: .safetensors, or .pth, .pt, .bin or .ckpt for torch.
+      variables: {"params", "constants"} of a SAM.
+      family: whose names: "segjax", "official" or "huggingface"; None: ours in .safetensors, the official ones else.
+      metadata: what our own format says of the model: {"model": {"name": ...}}; the others have no place for it.
+
+    Returns:
+      (family, how many arrays were written).
+
+    Raises:
+      ValueError: an unknown suffix or family, or our names in a file for torch.
+    """
+    path = pathlib.Path(path)
+    if path.suffix not in (".safetensors", *SUFFIXES):
+        raise ValueError(f"{path} is of an unknown kind; expected .safetensors or, for torch, {', '.join(SUFFIXES)}")
+    for_torch = path.suffix in SUFFIXES
+    family = family or (OFFICIAL if for_torch else OURS)
+    if family not in (OURS, *FAMILIES):
+        raise ValueError(f"format {family!r} is unknown; choose one of {', '.join((OURS, *FAMILIES))}")
+    if for_torch and family == OURS:
+        raise ValueError(f"{path} is a file for torch, which segjax's own names do not go into; write a .safetensors")
+    if family == OURS:
+        save_variables(path, variables, metadata)
+        return family, len(flatten(variables))
+    state = to_published(variables, family)
+    if for_torch:
+        write_torch(path, state)
+    else:
+        write_arrays(path, state, {"format": "pt"})  # transformers insists on this header
+    return family, len(state)

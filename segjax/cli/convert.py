@@ -1,0 +1,56 @@
+"""Turn weights into another format.
+
+  segjax convert sam_vit_b_01ec64.pth sam_vit_b.safetensors
+  segjax convert sam_vit_b sam_vit_b_512.safetensors --canvas 512
+  segjax convert runs/coco coco.pth --step best
+  segjax convert runs/coco model.safetensors --format huggingface
+
+SRC is a run's workdir, a .safetensors file (ours or transformers'), a file of torch.save (.pth, .pt, .bin), or the
+name of a published model, which is fetched. DST is a .safetensors file (ours, unless --format says otherwise) or one
+for torch (with segment-anything's names, unless --format says otherwise). Every array of SRC must fit the model, and
+DST is written whole or not at all. Torch is not needed, and nothing in a .pth file is run.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command line takes; the module's docstring is its help."""
+    from segjax.cli import checkpoint_step
+
+    parser.add_argument("source", metavar="SRC", help="what to read")
+    parser.add_argument("target", metavar="DST", help="the file to write")
+    parser.add_argument("--model", metavar="NAME", help="which model SRC must be (default: what it says or looks like)")
+    parser.add_argument("--format", metavar="official|huggingface|segjax", help="whose names (default: see above)")
+    parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help="checkpoint of a run (default: newest)")
+    parser.add_argument("--canvas", type=int, metavar="PX", help="resize the position tables to this canvas")
+
+
+def run(args: argparse.Namespace, _: Sequence[str]) -> int:
+    """Converts, and prints what was read and written. Raises ValueError or OSError for what does not go."""
+    import jax
+
+    from segjax.inference.loading import read_model
+    from segjax.weights.checkpoint import write_checkpoint
+    from segjax.weights.tree import flatten
+
+    jax.config.update("jax_platforms", "cpu")  # nothing here is worth an accelerator's memory
+    named = (args.source,) if args.model is None else (args.model, args.source)
+    overrides = {} if args.canvas is None else {"canvas": args.canvas}
+    network, variables, checkpoint, options = read_model(*named, step=args.step, **overrides)
+    print(f"read {args.source}: {checkpoint.family}, {options['name']}, {_amount(flatten(checkpoint.arrays))}")
+    metadata = checkpoint.saved | {"model": options}
+    family, arrays = write_checkpoint(args.target, variables, family=args.format, metadata=metadata)
+    count = sum(array.size for array in flatten(variables["params"]).values())
+    size = pathlib.Path(args.target).stat().st_size
+    print(f"wrote {args.target}: {family}, {arrays} arrays, {count:,} parameters, {size:,} bytes")
+    if network.iou_sigmoid and family != "segjax":
+        print(f"note: {family} has no place for iou_sigmoid=True; apply a sigmoid to the IoUs that it predicts")
+    return 0
+
+
+def _amount(arrays: Mapping[str, Any]) -> str:
+    return f"{len(arrays)} arrays, {sum(array.nbytes for array in arrays.values()):,} bytes"
