@@ -293,6 +293,22 @@ def test_eval_measures_the_step_asked_for(tmp_path, monkeypatch):
         jax.tree.map(np.testing.assert_array_equal, MeasuredTask.last.variables["params"], moved_by(amount))
 
 
+def test_eval_measures_weights_without_a_run_on_the_data_given(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("segjax.tasks.make_task", MeasuredTask)
+    weights, data = str(tmp_path / "weights.pth"), str(tmp_path / "scenes")
+    assert main(["convert", run, weights, "--canvas", "96"]) == 0
+    small = ["--splits", "heldout", "--option", "count=1", "--option", "size=48"]
+    assert main(["prepare", "synthetic", "--out", data, *small]) == 0
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["eval", "--checkpoint", weights, "--data", data, *out]) == 0
+    config = MeasuredTask.last.config
+    assert (config.model.name, config.model.canvas, config.eval.num_points) == ("sam_debug", 96, 9)
+    assert (config.data.source, config.data.eval_split) == (data, "heldout")
+    assert MeasuredTask.last.variables["params"]["image_encoder"]["pos_embed"].shape == (1, 6, 6, 32)
+    capsys.readouterr()
+    assert "come without a run and its data" in failed(capsys, "eval", "--checkpoint", weights, *out)
+
+
 def test_a_run_older_than_a_setting_gets_its_default():
     saved = promptable_config().to_dict()
     del saved["eval"]["num_points"], saved["seed"]

@@ -2,6 +2,7 @@
 
   segjax eval --checkpoint runs/quickstart --out runs/quickstart
   segjax eval --checkpoint runs/nuclei --data data/nuclei --split stage1_test --out runs/nuclei/test
+  segjax eval --checkpoint sam_vit_b_01ec64.pth --data data/coco --out out/sam_vit_b
 
 Without --data the run's own evaluation split is used. --step best measures the checkpoint that the run's
 config.checkpoint.best kept. --config.key=value changes the run's config, for example --config.eval.limit=16. Written to
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
     from segjax.cli import checkpoint_step
 
-    parser.add_argument("--checkpoint", required=True, metavar="WORKDIR", help="a training run")
+    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a run's workdir, or a file with weights")
     parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help="checkpoint (default: newest)")
     parser.add_argument("--data", metavar="PREPARED", help="a folder written by `segjax prepare`")
     parser.add_argument("--split", metavar="S", help="which of its splits")
@@ -31,13 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Evaluates, writes the files and prints a table. Raises ValueError or OSError for bad input."""
     from segjax.cli import keep_compiled_programs
-    from segjax.inference.loading import load_with_config
+    from segjax.inference.loading import read_model
 
     keep_compiled_programs()
-    _, variables, saved = load_with_config(args.checkpoint, step=args.step)
-    config = evaluation_config(saved, args.data, args.split, rest)
+    _, variables, checkpoint, model = read_model(args.checkpoint, step=args.step)
+    config = evaluation_config(checkpoint.saved | {"model": model}, args.data, args.split, rest)
 
     import jax
+
+    variables = jax.device_put(variables)
 
     from segjax import viz
     from segjax.data.records import encode_png
@@ -85,13 +88,16 @@ def table(numbers: Mapping[str, float]) -> str:
 def evaluation_config(saved: dict[str, Any], data: str | None, split: str | None, flags: Sequence[str]) -> Any:
     """The run's config, pointed at other data and changed by `--config.key=value` flags.
 
-    Raises ValueError when the checkpoint has no config, for --split without data, or an unknown key.
+    Weights without a run ({"model": ...} is all they say) are measured by the protocol's defaults.
+    Raises ValueError for such weights without data, --split without data, or an unknown key.
     """
     from segjax.cli.experiments import apply_flags
     from segjax.tasks import completed
 
     if "task" not in saved:
-        raise ValueError("this checkpoint does not hold the config of its run; `segjax eval` needs a training workdir")
+        if data is None:
+            raise ValueError("these weights come without a run and its data; say on what to measure: --data PREPARED")
+        saved = {"task": "promptable", "model": saved["model"]}
     config = completed(saved)
     if data is not None:
         from segjax.data.builder import read_info

@@ -2,6 +2,7 @@
 
   segjax predict photo.jpg --checkpoint runs/quickstart --point 320,200 --out out
   segjax predict photo.jpg --checkpoint runs/quickstart --point 320,200 --point 90,40,0 --out out
+  segjax predict photo.jpg --checkpoint sam_vit_b_01ec64.pth --point 320,200 --out out
   segjax predict photo.jpg --checkpoint runs/quickstart --box 40,30,200,180 --box 10,10,60,60 --out out
 
 Points (x,y or x,y,label; label 1, the default, is on the object, 0 off it) and a box describe one object; several
@@ -27,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from segjax.cli import checkpoint_step
 
     parser.add_argument("image", metavar="IMAGE", help="PNG, JPEG or TIFF; 'demo': a photograph that comes with segjax")
-    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a run's workdir, or a .safetensors file")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="PATH", help="a run's workdir, a file with weights, or sam_vit_b"
+    )
     parser.add_argument("--model", metavar="NAME", help="which model it must be (default: what it says itself)")
     parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help="checkpoint (default: newest)")
     parser.add_argument("--point", action="append", default=[], metavar="X,Y[,LABEL]", help="a click; repeatable")

@@ -17,7 +17,7 @@ def base_config() -> ml_collections.ConfigDict:
     config.eval_every = 0  # 0: only at the end
     config.profile_steps = ()  # (first, last): a profiler trace of these steps goes to workdir/profile
     config.ema_decay = 0.0  # 0: no moving average of the parameters
-    config.init_from = ""  # another run's workdir to take parameters from; a run's own checkpoints come first
+    config.init_from = ""  # another run's workdir or a file of weights; a run's own checkpoints come first
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "adamw"  # or "muon", which learns faster from scratch; small models pay 10 to 20 % a step

@@ -17,6 +17,7 @@ from segjax.weights.sam_names import (
     encoder_size,
     family_of,
     from_published,
+    published_name,
     relative_of,
     to_published,
 )
@@ -69,10 +70,19 @@ class Checkpoint:
             check_variables(expected, self.arrays, source=self.source)
             found = self.arrays
         else:
+            hint = hint or self._canvas_hint(expected)
             found = from_published(self.arrays, expected, family=self.family, source=self.source, hint=hint)
         types = {path: leaf.dtype for path, leaf in flatten(expected).items()}
         # Copies: what is mapped from a file must not change under a model when the file does.
         return unflatten({path: np.array(array, types[path], order="C") for path, array in flatten(found).items()})
+
+    def _canvas_hint(self, expected: Mapping[str, Any]) -> str:
+        wanted = next((leaf.shape[1] for path, leaf in flatten(expected).items() if path.endswith("pos_embed")), None)
+        name = published_name("params/image_encoder/pos_embed", self.family)[0]
+        found = np.shape(self.arrays.get(name, ()))
+        if wanted is None or len(found) != 4 or found[1] == wanted:
+            return ""
+        return "; its positions are for another canvas: `segjax convert SRC DST --canvas PIXELS` resizes them"
 
 
 def read_checkpoint(path: str | pathlib.Path, step: Step = None) -> Checkpoint:

@@ -12,6 +12,7 @@ from segjax.training.interruption import Interrupted
 from segjax.training.loop import train
 from segjax.training.monitor import NonFiniteError
 from segjax.weights.run_folder import load_variables
+from segjax.weights.safetensors import save_variables
 from segjax.weights.tree import CheckpointError
 
 from .toy import HIDDEN, INPUTS, ToyTask, toy_config
@@ -258,6 +259,14 @@ def test_init_from_takes_parameters_and_the_own_checkpoint_comes_first(uninterru
     config.checkpoint.may_change = ("init_from",)
     config.total_steps = 3
     assert int(train(ToyTask(), config, tmp_path).step) == 3, "resumed: init_from is not looked at"
+
+
+def test_init_from_takes_a_file_of_weights_too(tmp_path):
+    given = jax.tree.map(np.asarray, ToyTask().init(jax.random.key(78)))
+    save_variables(tmp_path / "toy.safetensors", jax.tree.map(lambda x: x.astype(np.float64), given), {})
+    config = toy_config(init_from=str(tmp_path / "toy.safetensors"), optimizer__peak_lr=0.0, total_steps=1)
+    state = train(ToyTask(), config, tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, host(state).params, given["params"])
 
 
 def test_init_from_another_architecture_is_an_error(uninterrupted, tmp_path):

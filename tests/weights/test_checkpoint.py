@@ -1,0 +1,60 @@
+import jax
+import numpy as np
+import pytest
+from written_run import debug_variables, write_run
+
+from segjax.models.sam.build import build_sam, init_sam
+from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
+from segjax.weights.safetensors import read_arrays
+from segjax.weights.tree import CheckpointError
+
+DEBUG = {"model": {"name": "sam_debug"}}
+
+
+def assert_same(found, want):
+    jax.tree.map(np.testing.assert_array_equal, found, want)
+
+
+@pytest.mark.parametrize(
+    "name, family, written",
+    [
+        ("x.safetensors", None, "segjax"),
+        ("x.safetensors", "official", "official"),
+        ("x.safetensors", "huggingface", "huggingface"),
+        ("x.pth", None, "official"),
+        ("x.bin", "huggingface", "huggingface"),
+    ],
+)
+def test_every_file_tells_what_it_is_and_gives_back_what_went_in(tmp_path, name, family, written):
+    said, arrays = write_checkpoint(tmp_path / name, debug_variables(), family=family, metadata=DEBUG)
+    checkpoint = read_checkpoint(tmp_path / name)
+    assert said == checkpoint.family == written
+    assert arrays == len(jax.tree.leaves(debug_variables())) + (written == "huggingface")
+    assert checkpoint.saved == (DEBUG if written == "segjax" else {})
+    assert checkpoint.size == ({} if written == "segjax" else {"width": 32, "depth": 4, "canvas": 64})
+    assert_same(checkpoint.variables(debug_variables()), debug_variables())
+
+
+def test_transformers_finds_the_header_that_it_insists_on(tmp_path):
+    write_checkpoint(tmp_path / "x.safetensors", debug_variables(), family="huggingface", metadata={})
+    assert read_arrays(tmp_path / "x.safetensors")[1] == {"format": "pt"}
+
+
+def test_a_runs_folder_is_read_with_its_config(tmp_path):
+    checkpoint = read_checkpoint(write_run(tmp_path))
+    assert checkpoint.family == "segjax" and checkpoint.saved["model"]["name"] == "sam_debug"
+
+
+def test_variables_come_in_the_type_of_the_model_and_are_copies(tmp_path):
+    half = jax.tree.map(lambda x: x.astype(np.float16), debug_variables())
+    write_checkpoint(tmp_path / "x.pth", half, metadata={})
+    found = read_checkpoint(tmp_path / "x.pth").variables(debug_variables())
+    assert_same(found, jax.tree.map(lambda x: x.astype(np.float32), half))
+    assert all(x.dtype == np.float32 and x.flags.writeable and x.flags.c_contiguous for x in jax.tree.leaves(found))
+
+
+def test_weights_for_another_canvas_say_how_to_mend_it(tmp_path):
+    write_checkpoint(tmp_path / "x.pth", debug_variables(), metadata={})
+    larger = jax.eval_shape(lambda: init_sam(build_sam("sam_debug", canvas=96), jax.random.key(0)))
+    with pytest.raises(CheckpointError, match="5 misshapen: .*for another canvas: `segjax convert SRC DST --canvas"):
+        read_checkpoint(tmp_path / "x.pth").variables(larger)
