@@ -1,6 +1,7 @@
 """From a name or a path to a model and its variables."""
 
 import difflib
+import functools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -87,6 +88,7 @@ def read_model(
     return network, variables, checkpoint, written | overrides
 
 
+@functools.lru_cache(maxsize=8)
 def _shapes(network: Sam) -> dict[str, Any]:
     return jax.eval_shape(lambda: init_sam(network, jax.random.key(0)))
 
@@ -122,6 +124,8 @@ def _options(name: str | None, checkpoint: Checkpoint, path: pathlib.Path) -> di
     if guess := _looks_like(checkpoint):
         described = {"name": guess, "canvas": checkpoint.size["canvas"]}
     if name is None and "name" not in described:
+        if checkpoint.relative:
+            raise CheckpointError(f"{path} holds no SAM that segjax has{_hint(checkpoint, '')}")
         raise CheckpointError(
             f"{path} does not say which model it holds{_hint(checkpoint, '')}; name it: "
             f"segjax.load(name, {str(path)!r}) with one of {', '.join(SIZES)}"
@@ -141,7 +145,7 @@ def _looks_like(checkpoint: Checkpoint) -> str | None:
 def _hint(checkpoint: Checkpoint, name: str) -> str:
     """What a state dict is, when it is not the model of that name."""
     if checkpoint.relative:
-        return f"; its names are those of {checkpoint.relative}, which segjax does not have"
+        return f"; its names are those of {checkpoint.relative}, another model"
     size, guess = checkpoint.size, _looks_like(checkpoint)
     if "width" not in size or "depth" not in size or guess == name:
         return ""

@@ -11,16 +11,8 @@ import numpy as np
 
 from segjax.weights.run_folder import Step, load_variables
 from segjax.weights.safetensors import as_variables, read_arrays, save_variables, write_arrays
-from segjax.weights.sam_names import (
-    FAMILIES,
-    OFFICIAL,
-    encoder_size,
-    family_of,
-    from_published,
-    published_name,
-    relative_of,
-    to_published,
-)
+from segjax.weights.sam_names import encoder_size, family_of, from_published, relative_of, to_published
+from segjax.weights.sam_table import FAMILIES, OFFICIAL, published_name
 from segjax.weights.state_dict import state_of
 from segjax.weights.torch_file import SUFFIXES, read_torch
 from segjax.weights.torch_writer import write_torch

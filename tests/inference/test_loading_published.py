@@ -10,7 +10,8 @@ import segjax
 from segjax.models.sam.build import build_sam, init_sam
 from segjax.weights.registry import PUBLISHED, PublishedFile
 from segjax.weights.safetensors import write_arrays
-from segjax.weights.sam_names import HUGGINGFACE, OFFICIAL, to_published
+from segjax.weights.sam_names import to_published
+from segjax.weights.sam_table import HUGGINGFACE, OFFICIAL
 from segjax.weights.torch_writer import write_torch
 from segjax.weights.tree import CheckpointError, flatten
 
@@ -85,6 +86,9 @@ def test_what_is_no_sam_is_said(tmp_path):
     write_torch(tmp_path / "hq.pth", state | {"mask_decoder.hf_token.weight": np.ones((1, 32), np.float32)})
     with pytest.raises(CheckpointError, match="1 unexpected: mask_decoder.hf_token.weight.*those of HQ-SAM"):
         segjax.load(tmp_path / "hq.pth")
+    write_torch(tmp_path / "sam2.pth", {"image_encoder.trunk.pos_embed": np.ones((1, 2), np.float32)})
+    with pytest.raises(CheckpointError, match="sam2.pth holds no SAM that segjax has; its names are those of SAM 2"):
+        segjax.load(tmp_path / "sam2.pth")
     write_torch(tmp_path / "odd.pth", {k: a for k, a in state.items() if "blocks.3" not in k})
     with pytest.raises(CheckpointError, match="does not say which model.*width 32 and depth 3 is that of no size"):
         segjax.load(tmp_path / "odd.pth")

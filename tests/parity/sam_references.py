@@ -13,7 +13,8 @@ import types
 import numpy as np
 import torch
 
-from segjax.weights.sam_names import HUGGINGFACE, OFFICIAL, to_published
+from segjax.weights.sam_names import to_published
+from segjax.weights.sam_table import HUGGINGFACE, OFFICIAL
 
 
 def _tensors(state):

@@ -7,17 +7,8 @@ from conftest import real_data_root
 from written_run import debug_variables
 
 from segjax.models.sam.build import build_sam, init_sam
-from segjax.weights.sam_names import (
-    FAMILIES,
-    HUGGINGFACE,
-    OFFICIAL,
-    encoder_size,
-    family_of,
-    from_published,
-    published_name,
-    published_shapes,
-    to_published,
-)
+from segjax.weights.sam_names import encoder_size, family_of, from_published, published_shapes, to_published
+from segjax.weights.sam_table import FAMILIES, HUGGINGFACE, OFFICIAL, published_name
 from segjax.weights.state_dict import state_of
 from segjax.weights.tree import CheckpointError, flatten
 
