@@ -224,6 +224,30 @@ def test_predict_names_a_picture_that_cannot_be_read(run, photo, tmp_path, capsy
     assert "cut.png" in failed(capsys, "predict", str(tmp_path / "cut.png"), *rest)
 
 
+def test_everything_writes_records_and_an_overlay(run, photo, tmp_path, capsys):
+    out = tmp_path / "out"
+    loose = ["--points-per-side", "2", "--pred-iou=-9", "--stability=0", "--nms=1"]
+    assert main(["everything", photo, "--checkpoint", run, "--out", str(out), *loose]) == 0
+    content = json.loads((out / f"{pathlib.Path(photo).stem}.json").read_text())
+    with Image.open(photo) as picture:
+        size = picture.size
+    assert (content["image"]["width"], content["image"]["height"]) == size
+    assert content["image"]["file_name"] == pathlib.Path(photo).name
+    assert 0 < len(content["annotations"]) <= 12
+    for annotation in content["annotations"]:
+        assert coco_mask.area(annotation["segmentation"]) == annotation["area"] > 0
+    with Image.open(out / f"{pathlib.Path(photo).stem}.png") as picture:
+        assert picture.size == size
+    assert f"{len(content['annotations'])} masks" in capsys.readouterr().out
+
+
+def test_everything_says_when_nothing_is_found_and_when_names_collide(run, photo, tmp_path, capsys):
+    command = ["everything", "--checkpoint", run, "--points-per-side", "1", "--pred-iou=9", "--out", str(tmp_path)]
+    assert main([*command, photo]) == 0
+    assert "0 masks; lower --pred-iou" in capsys.readouterr().out
+    assert "two pictures are called" in failed(capsys, *command, photo, photo)
+
+
 def test_debug_shows_the_traceback(photo, capsys):
     assert main(["predict", photo, "--checkpoint", "nowhere", "--point", "1,2", "--out", "out", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
@@ -325,7 +349,7 @@ def test_models_lists_sizes_with_their_parameters(capsys, monkeypatch):
     assert lines["sam_vit_b"] == ["1024", "16", "768", "12", "93,735,472"] and "sam_debug" in lines
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["predict"], ["prepare"], ["models"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["predict"], ["everything"], ["prepare"], ["models"]])
 def test_help_is_quick_and_has_examples(command):
     words = [sys.executable, "-X", "importtime", "-m", "segjax", *command, "--help"]
     run = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)

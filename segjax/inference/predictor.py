@@ -7,16 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from segjax.data.transforms import decode_image, fitted_size, pad_to_canvas, resize_longest_side
+from segjax.data.transforms import decode_image, fitted_size
+from segjax.inference.embedding import embed
 from segjax.inference.prompts import PROMPT_COUNTS, check_boxes, check_masks, check_points, prompt_arrays
 from segjax.inference.upscale import image_weights, to_image
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(model: Sam, variables: Mapping[str, Any], images: jax.Array, sizes: jax.Array) -> jax.Array:
-    return model.apply(variables, images, sizes, method="encode_image")
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -68,10 +64,7 @@ class SamPredictor:
         pixels = decode_image(image, percentiles=self.percentiles)
         if image_format == "BGR":
             pixels = pixels[:, :, ::-1]
-        content = resize_longest_side(np.ascontiguousarray(pixels), self.model.canvas)
-        canvas = pad_to_canvas(content, self.model.canvas)
-        sizes = np.array([content.shape[:2]], np.int32)
-        self.features = jax.block_until_ready(_encode(self.model, self.variables, canvas[None], sizes))
+        self.features = jax.block_until_ready(embed(self.model, self.variables, [pixels]))
         self.original_size = pixels.shape[:2]
         self.input_size = fitted_size(self.original_size, self.model.canvas)
 
