@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 from written_run import moved_by, write_run
 
 from segjax.cli import main

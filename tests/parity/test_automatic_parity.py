@@ -60,7 +60,6 @@ def torchvision_of(torch):
 def reference():
     """(our variables, segment-anything's generator class, its model of the same weights)."""
     torch = pytest.importorskip("torch")
-    pytest.importorskip("segment_anything.modeling.sam") if "torchvision" in sys.modules else None
     from parity.sam_references import SegmentAnything
 
     variables = drawn_variables(MODEL, init_sam)
@@ -69,16 +68,15 @@ def reference():
             patch.setitem(sys.modules, name, module)
         for name in [name for name in sys.modules if name.split(".")[0] == "segment_anything"]:
             patch.delitem(sys.modules, name)
-        from segment_anything import SamAutomaticMaskGenerator as Theirs
-
-        yield jax.tree.map(jnp.asarray, variables), Theirs, SegmentAnything(MODEL, variables).sam
+        theirs = pytest.importorskip("segment_anything").SamAutomaticMaskGenerator
+        yield jax.tree.map(jnp.asarray, variables), theirs, SegmentAnything(MODEL, variables).sam
 
 
 @pytest.mark.parametrize("name", PICTURES)
 @pytest.mark.parametrize("crops", [0, 1])
 @pytest.mark.parametrize("overlap", [0.7, 1.0])
 def test_the_same_records(reference, name, crops, overlap):
-    """Masks of drawn weights cover the picture: suppression leaves few, without it (1.0) all candidates are compared."""
+    """Masks of drawn weights cover the picture: suppression leaves few; without it (1.0) all are compared."""
     variables, theirs, model = reference
     picture = np.asarray(Image.fromarray(getattr(data, name)()).resize(PICTURES[name]))
     options = dict(points_per_side=5, points_per_batch=7, crop_n_layers=crops, stability_score_offset=0.02)
