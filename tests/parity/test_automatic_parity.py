@@ -72,6 +72,13 @@ def reference():
         yield jax.tree.map(jnp.asarray, variables), theirs, SegmentAnything(MODEL, variables).sam
 
 
+def in_a_gap(values):
+    """A threshold far from every value, which some of them pass: rounding decides nothing."""
+    values = np.sort(values)[len(values) // 5 : len(values) // 2]
+    widest = np.argmax(np.diff(values))
+    return float(values[widest : widest + 2].mean())
+
+
 @pytest.mark.parametrize("name", PICTURES)
 @pytest.mark.parametrize("crops", [0, 1])
 @pytest.mark.parametrize("overlap", [0.7, 1.0])
@@ -83,10 +90,7 @@ def test_the_same_records(reference, name, crops, overlap):
     options |= dict(box_nms_thresh=overlap, crop_nms_thresh=overlap)
     probe = SamAutomaticMaskGenerator(MODEL, variables, pred_iou_thresh=-9, stability_score_thresh=0, **options)
     found = probe.propose(picture)
-    options |= dict(
-        pred_iou_thresh=float(np.quantile(found.predicted_iou, 0.303)),
-        stability_score_thresh=float(np.quantile(found.stability, 0.303)),
-    )
+    options |= dict(pred_iou_thresh=in_a_gap(found.predicted_iou), stability_score_thresh=in_a_gap(found.stability))
     ours = SamAutomaticMaskGenerator(MODEL, variables, **options).generate(picture)
     expected = theirs(model, **options).generate(picture)
     assert len(ours) == len(expected) > (20 if overlap == 1 else 0)
