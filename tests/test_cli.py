@@ -243,7 +243,7 @@ def test_everything_writes_records_and_an_overlay(run, photo, tmp_path, capsys):
 
 
 def test_everything_says_when_nothing_is_found_and_when_names_collide(run, photo, tmp_path, capsys):
-    command = ["everything", "--checkpoint", run, "--points-per-side", "1", "--pred-iou=9", "--out", str(tmp_path)]
+    command = ["everything", "--checkpoint", run, "--points-per-side", "1", "--pred-iou=1e9", "--out", str(tmp_path)]
     assert main([*command, photo]) == 0
     assert "0 masks; lower --pred-iou" in capsys.readouterr().out
     assert "two pictures are called" in failed(capsys, *command, photo, photo)
