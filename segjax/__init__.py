@@ -12,6 +12,7 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "SamAutomaticMaskGenerator": "segjax.inference.automatic",
     "SamPredictor": "segjax.inference.predictor",
     "available_models": "segjax.inference.loading",
     "load": "segjax.inference.loading",
@@ -19,7 +20,15 @@ _HOME = {
     "save_variables": "segjax.weights.safetensors",
 }
 
-__all__ = ["SamPredictor", "__version__", "available_models", "load", "prepare", "save_variables"]
+__all__ = [
+    "SamAutomaticMaskGenerator",
+    "SamPredictor",
+    "__version__",
+    "available_models",
+    "load",
+    "prepare",
+    "save_variables",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 from written_run import moved_by, write_run
 
 import segjax
@@ -226,6 +227,30 @@ def test_predict_names_a_picture_that_cannot_be_read(run, photo, tmp_path, capsy
     assert "cut.png" in failed(capsys, "predict", str(tmp_path / "cut.png"), *rest)
 
 
+def test_everything_writes_records_and_an_overlay(run, photo, tmp_path, capsys):
+    out = tmp_path / "out"
+    loose = ["--points-per-side", "2", "--pred-iou=-9", "--stability=0", "--nms=1"]
+    assert main(["everything", photo, "--checkpoint", run, "--out", str(out), *loose]) == 0
+    content = json.loads((out / f"{pathlib.Path(photo).stem}.json").read_text())
+    with Image.open(photo) as picture:
+        size = picture.size
+    assert (content["image"]["width"], content["image"]["height"]) == size
+    assert content["image"]["file_name"] == pathlib.Path(photo).name
+    assert 0 < len(content["annotations"]) <= 12
+    for annotation in content["annotations"]:
+        assert coco_mask.area(annotation["segmentation"]) == annotation["area"] > 0
+    with Image.open(out / f"{pathlib.Path(photo).stem}.png") as picture:
+        assert picture.size == size
+    assert f"{len(content['annotations'])} masks" in capsys.readouterr().out
+
+
+def test_everything_says_when_nothing_is_found_and_when_names_collide(run, photo, tmp_path, capsys):
+    command = ["everything", "--checkpoint", run, "--points-per-side", "1", "--pred-iou=1e9", "--out", str(tmp_path)]
+    assert main([*command, photo]) == 0
+    assert "0 masks; lower --pred-iou" in capsys.readouterr().out
+    assert "two pictures are called" in failed(capsys, *command, photo, photo)
+
+
 def test_debug_shows_the_traceback(photo, capsys):
     assert main(["predict", photo, "--checkpoint", "nowhere", "--point", "1,2", "--out", "out", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
@@ -389,7 +414,10 @@ def test_convert_refuses_what_it_cannot_do_and_writes_nothing(run, tmp_path, cap
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["predict"], ["prepare"], ["convert"], ["models"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], ["train"], ["eval"], ["predict"], ["everything"], ["prepare"], ["convert"], ["models"]],
+)
 def test_help_is_quick_and_has_examples(command):
     words = [sys.executable, "-X", "importtime", "-m", "segjax", *command, "--help"]
     run = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)

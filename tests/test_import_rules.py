@@ -20,7 +20,7 @@ INSIDE = {
     "losses": {"ops"},
     "prompting": {"ops"},
     "evaluation": {"ops"},
-    "inference": {"models", "ops", "weights", "data.transforms"},
+    "inference": {"models", "ops", "weights", "data.transforms", "data.records"},  # records: run lengths
     "training": {"ops", "weights"},
     "viz": set(),
     "tasks": {"ops", "models", "losses", "prompting", "data", "training", "evaluation", "weights", "viz"},
@@ -44,7 +44,11 @@ OUTSIDE = {
     "cli": {"numpy"},
 }
 # Imported inside functions alone, where they are needed.
-LAZILY = {"weights": {"orbax", "safetensors", "ml_dtypes", "rich"}, "cli": {"jax", "absl", "ml_collections"}}
+LAZILY = {
+    "inference": {"scipy", "rich"},
+    "weights": {"orbax", "safetensors", "ml_dtypes", "rich"},
+    "cli": {"jax", "absl", "ml_collections"},
+}
 NEVER = {"tensorflow", "torch", "transformers", "keras"}
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
 

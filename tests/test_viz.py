@@ -35,6 +35,19 @@ def test_overlay_tints_the_inside_outlines_the_edge_and_leaves_the_rest():
     assert (image == 100).all(), "the input must stay as it was"
 
 
+def test_a_label_map_is_tinted_and_borders_are_solid():
+    image, labels = grey(level=100), np.zeros((40, 60), int)
+    labels[10:30, 10:30], labels[10:30, 30:50] = 1, 3
+    out = viz.label_overlay(image, labels, [(200, 0, 0), (0, 0, 0)], opacity=0.5)
+    np.testing.assert_array_equal(out[20, 20], [150, 50, 50])
+    np.testing.assert_array_equal(out[20, 29], [200, 0, 0])  # borders on 3, which has the first colour again
+    np.testing.assert_array_equal(out[20, 40], [150, 50, 50])
+    np.testing.assert_array_equal(out[5, 5], [100, 100, 100])
+    assert (image == 100).all(), "the input must stay as it was"
+    with pytest.raises(ValueError, match="do not fit"):
+        viz.label_overlay(image, labels[:5])
+
+
 def test_smaller_masks_lie_above_larger_ones_with_their_own_colours():
     masks = np.stack([rectangle(20, 15, 30, 25), rectangle(5, 5, 50, 35)])
     out = viz.overlay(grey(), masks, [(255, 0, 0), (0, 0, 255)], opacity=1.0)

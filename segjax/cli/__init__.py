@@ -11,6 +11,7 @@ COMMANDS = {
     "train": ("segjax.cli.train", "train the experiment of a config file; resumes by itself"),
     "eval": ("segjax.cli.evaluate", "measure a checkpoint: IoU by number of clicks"),
     "predict": ("segjax.cli.predict", "segment a picture from points and boxes"),
+    "everything": ("segjax.cli.everything", "segment every object of pictures"),
     "prepare": ("segjax.cli.prepare", "turn raw data sets into prepared data"),
     "convert": ("segjax.cli.convert", "turn weights into another format: runs, .safetensors, .pth"),
     "models": ("segjax.cli.models", "list the models and the published weights"),
@@ -19,6 +20,7 @@ COMMANDS = {
 EXAMPLES = """examples:
   segjax train --config=experiments/sam/quickstart.py --workdir=runs/quickstart
   segjax predict photo.jpg --checkpoint runs/quickstart --point 320,200 --out out
+  segjax everything photo.jpg --checkpoint runs/quickstart --out out
   segjax eval --checkpoint runs/quickstart --out runs/quickstart
   segjax prepare coco ~/coco --out data/coco
   segjax convert sam_vit_b_01ec64.pth sam_vit_b.safetensors

@@ -1,22 +1,20 @@
 """SamPredictor: embed an image once, then masks for any prompts in milliseconds (the calls of segment-anything)."""
 
 import functools
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from segjax.data.transforms import decode_image, fitted_size, pad_to_canvas, resize_longest_side
+from segjax.data.transforms import decode_image, fitted_size
+from segjax.inference.embedding import embed
+from segjax.inference.embedding_cache import EmbeddingCache
 from segjax.inference.prompts import PROMPT_COUNTS, check_boxes, check_masks, check_points, prompt_arrays
 from segjax.inference.upscale import image_weights, to_image
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(model: Sam, variables: Mapping[str, Any], images: jax.Array, sizes: jax.Array) -> jax.Array:
-    return model.apply(variables, images, sizes, method="encode_image")
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -31,14 +29,21 @@ class SamPredictor:
     Args:
       model, variables: as `segjax.load` returns them.
       percentiles: (low, high): stretch each picture's intensities as in training (`config.data.percentiles`).
+      cache: folder to keep embeddings in, see `EmbeddingCache`.
     """
 
     def __init__(
-        self, model: Sam, variables: Mapping[str, Any], *, percentiles: tuple[float, float] | None = None
+        self,
+        model: Sam,
+        variables: Mapping[str, Any],
+        *,
+        percentiles: tuple[float, float] | None = None,
+        cache: str | os.PathLike | None = None,
     ) -> None:
         self.model = model
         self.variables = jax.device_put(dict(variables))
         self.percentiles = percentiles
+        self._cache = None if cache is None else EmbeddingCache(cache, model, self.variables)
         self.reset_image()
 
     def reset_image(self) -> None:
@@ -68,10 +73,8 @@ class SamPredictor:
         pixels = decode_image(image, percentiles=self.percentiles)
         if image_format == "BGR":
             pixels = pixels[:, :, ::-1]
-        content = resize_longest_side(np.ascontiguousarray(pixels), self.model.canvas)
-        canvas = pad_to_canvas(content, self.model.canvas)
-        sizes = np.array([content.shape[:2]], np.int32)
-        self.features = jax.block_until_ready(_encode(self.model, self.variables, canvas[None], sizes))
+        features = self._cache.embed(pixels) if self._cache else embed(self.model, self.variables, [pixels])
+        self.features = jax.block_until_ready(features)
         self.original_size = pixels.shape[:2]
         self.input_size = fitted_size(self.original_size, self.model.canvas)
 

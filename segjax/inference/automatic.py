@@ -1,0 +1,309 @@
+"""SamAutomaticMaskGenerator: every object of a picture, from a grid of clicks (SAM, section 5 and appendix B).
+
+Two steps: `propose` runs the network, `select` applies the thresholds, so that they can be tuned without running it
+again. `generate` does both.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from segjax.data.records import decode_mask, encode_mask, mask_box, run_lengths, runs_to_mask
+from segjax.data.transforms import decode_image
+from segjax.inference.crops import crops_of, point_grid
+from segjax.inference.embedding import embed
+from segjax.inference.proposals import Proposals, joined, propose
+from segjax.inference.regions import without_small_regions
+from segjax.models.sam.sam import Sam
+from segjax.ops.nms import nms
+
+OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
+FLOORS = ("pred_iou_thresh", "stability_score_thresh")
+_nms = jax.jit(nms)
+
+
+class SamAutomaticMaskGenerator:
+    """Segments everything. Arguments as in segment-anything, whose masks it finds; those after `output_mode` are ours.
+
+    Args:
+      model, variables: as `segjax.load` returns them.
+      points_per_side: of the grid over the whole picture; None with `point_grids`.
+      points_per_batch: clicks decoded in one call.
+      pred_iou_thresh: a mask's predicted IoU must exceed it.
+      stability_score_thresh: the IoU of a mask's versions with its threshold `stability_score_offset` (logits) higher
+        and lower must reach it.
+      box_nms_thresh: of two masks of a crop whose boxes overlap more than this, the one of lower predicted IoU goes.
+      crop_n_layers: also look at 4 ** i crops for each layer i up to this. crop_nms_thresh: of overlapping masks of two
+        crops that of the larger crop goes. crop_overlap_ratio: see `crops_of`. crop_n_points_downscale_factor: layer i
+        has points_per_side / factor ** i points a side.
+      point_grids: one for each layer, [N, 2], (x, y) in the unit square.
+      min_mask_region_area: holes and islands of fewer pixels are removed; 0 leaves them.
+      output_mode: of "segmentation": "binary_mask" (bool [H, W]), "uncompressed_rle" or "coco_rle". The latter two need
+        little memory.
+      max_mask_area: masks that cover this fraction of the picture or more are dropped (SAM, appendix B: .95; its code
+        keeps them); None keeps all.
+      percentiles: (low, high): stretch each picture's intensities as in training.
+      images_per_batch: of several images, how many are embedded in one call.
+      progress: show a bar.
+
+    Raises:
+      ValueError: an unknown output mode; neither or both of points_per_side and point_grids, or too few grids.
+    """
+
+    def __init__(
+        self,
+        model: Sam,
+        variables: Mapping[str, Any],
+        points_per_side: int | None = 32,
+        points_per_batch: int = 64,
+        pred_iou_thresh: float = 0.88,
+        stability_score_thresh: float = 0.95,
+        stability_score_offset: float = 1.0,
+        box_nms_thresh: float = 0.7,
+        crop_n_layers: int = 0,
+        crop_nms_thresh: float = 0.7,
+        crop_overlap_ratio: float = 512 / 1500,
+        crop_n_points_downscale_factor: int = 1,
+        point_grids: Sequence[np.ndarray] | None = None,
+        min_mask_region_area: int = 0,
+        output_mode: str = "binary_mask",
+        *,
+        max_mask_area: float | None = None,
+        percentiles: tuple[float, float] | None = None,
+        images_per_batch: int = 1,
+        progress: bool = False,
+    ) -> None:
+        if (points_per_side is None) == (point_grids is None):
+            raise ValueError(
+                f"points_per_side is {points_per_side} and point_grids is {'' if point_grids is None else 'not '}None; "
+                "give one of them (points_per_side=None with point_grids)"
+            )
+        if point_grids is None:
+            sides = [int(points_per_side / crop_n_points_downscale_factor**i) for i in range(crop_n_layers + 1)]
+            point_grids = [point_grid(side) for side in sides]
+        if len(point_grids) <= crop_n_layers:
+            raise ValueError(
+                f"{len(point_grids)} point_grids for crop_n_layers={crop_n_layers}; expected one a layer, "
+                f"{crop_n_layers + 1} with that of the whole picture"
+            )
+        if output_mode not in OUTPUT_MODES:
+            raise ValueError(f"output_mode {output_mode!r} is unknown; choose one of {', '.join(OUTPUT_MODES)}")
+        self.model, self.variables = model, jax.device_put(dict(variables))
+        self.point_grids = [np.asarray(grid, np.float64) for grid in point_grids]
+        self.points_per_batch = points_per_batch
+        self.crop_n_layers, self.crop_overlap_ratio = crop_n_layers, crop_overlap_ratio
+        self.stability_score_offset = stability_score_offset
+        self.thresholds = dict(
+            pred_iou_thresh=pred_iou_thresh,
+            stability_score_thresh=stability_score_thresh,
+            box_nms_thresh=box_nms_thresh,
+            crop_nms_thresh=crop_nms_thresh,
+            min_mask_region_area=min_mask_region_area,
+            max_mask_area=max_mask_area,
+        )
+        self.output_mode, self.percentiles = output_mode, percentiles
+        self.images_per_batch, self.progress = images_per_batch, progress
+
+    def generate(self, image: np.ndarray | Sequence[np.ndarray]) -> list:
+        """The records of an image, or of each of several.
+
+        Args:
+          image: uint8 [H, W, 3], RGB (grey, RGBA and uint16 are taken too, as by `SamPredictor`), or a list of such.
+
+        Returns:
+          A list of dicts, most trusted first; empty where nothing is found. Keys: segmentation (see `output_mode`),
+          area (px), bbox (x, y, width, height; a mask of one pixel is 1 x 1), predicted_iou, point_coords [[x, y]],
+          stability_score, crop_box (x, y, width, height).
+        """
+        if isinstance(image, np.ndarray) and image.ndim <= 3:
+            return self.select(self.propose(image))
+        return [self.select(proposals) for proposals in self.propose_all(list(image))]
+
+    def propose(self, image: np.ndarray, **floors: float) -> Proposals:
+        """Runs the network on one image: `Proposals` above the floors, for `select`.
+
+        Args:
+          floors: `pred_iou_thresh` and `stability_score_thresh`, to be below the generator's own: `select` can then be
+            asked for anything from there up.
+        """
+        return self.propose_all([image], **floors)[0]
+
+    def propose_all(self, images: Sequence[np.ndarray], **floors: float) -> list[Proposals]:
+        """`propose` for several images, `images_per_batch` of them embedded in one call."""
+        floors = self._completed(floors, FLOORS)
+        proposals = []
+        with progress_bar(len(images) * sum(map(len, self._points())), self.progress) as advance:
+            for start in range(0, len(images), self.images_per_batch):
+                group = images[start : start + self.images_per_batch]
+                pictures = [decode_image(image, percentiles=self.percentiles) for image in group]
+                proposals += self._propose_group(pictures, floors, advance)
+        return proposals
+
+    def _propose_group(
+        self, pictures: list[np.ndarray], floors: Mapping[str, float], advance: Callable[[int], None]
+    ) -> list[Proposals]:
+        crops = [crops_of(picture.shape[:2], self.crop_n_layers, self.crop_overlap_ratio) for picture in pictures]
+        parts: list[list[dict[str, Any]]] = [[] for _ in pictures]
+        for number, grid in enumerate(self._points()):
+            views = [of[number].cut(picture) for of, picture in zip(crops, pictures, strict=True)]
+            embeddings = embed(self.model, self.variables, views)
+            for which, picture in enumerate(pictures):
+                batches = propose(
+                    self.model,
+                    self.variables,
+                    embeddings[which : which + 1],
+                    crops[which][number],
+                    grid,
+                    picture.shape[:2],
+                    points_per_batch=self.points_per_batch,
+                    iou_floor=floors["pred_iou_thresh"],
+                    stability_floor=floors["stability_score_thresh"],
+                    stability_offset=self.stability_score_offset,
+                )
+                for part in batches:
+                    parts[which].append(part | {"crop": np.full(len(part["rle"]), number)})
+                    advance(min(self.points_per_batch, len(grid)))
+        found = zip(pictures, crops, parts, strict=True)
+        return [joined(picture.shape[:2], *rest, tuple(floors.values())) for picture, *rest in found]
+
+    def select(self, proposals: Proposals, **thresholds: Any) -> list[dict[str, Any]]:
+        """The records of proposals, without running the network.
+
+        Args:
+          thresholds: to replace the generator's own: pred_iou_thresh, stability_score_thresh, box_nms_thresh,
+            crop_nms_thresh, min_mask_region_area, max_mask_area.
+
+        Returns:
+          As `generate`, for one image.
+        """
+        limits = self._completed(thresholds, tuple(self.thresholds))
+        for name, floor in zip(FLOORS, proposals.floors, strict=True):
+            if limits[name] < floor:
+                raise ValueError(
+                    f"{name} is {limits[name]}, but the proposals were made with {floor}: weaker ones are not among "
+                    f"them. Ask for them: propose(image, {name}={limits[name]})"
+                )
+        good = proposals.predicted_iou > limits["pred_iou_thresh"]
+        good &= proposals.stability >= limits["stability_score_thresh"]
+        chosen = proposals.take(np.flatnonzero(good))
+        chosen = chosen.take(_best_of_crops(chosen, limits["box_nms_thresh"]))
+        if len(chosen.crops) > 1:  # what several crops show is taken from the smallest of them
+            sizes = np.array([np.prod(crop.size) for crop in chosen.crops], np.float32)
+            chosen = chosen.take(_suppressed(chosen.box, 1 / sizes[chosen.crop], limits["crop_nms_thresh"]))
+        if limits["min_mask_region_area"] > 0:
+            overlap = max(limits["box_nms_thresh"], limits["crop_nms_thresh"])
+            chosen = _cleaned(chosen, limits["min_mask_region_area"], overlap)
+        if limits["max_mask_area"] is not None:
+            largest = limits["max_mask_area"] * np.prod(chosen.hw)
+            chosen = chosen.take(np.flatnonzero(chosen.area < largest))
+        return [_record(chosen, place, self.output_mode) for place in range(len(chosen))]
+
+    def _points(self) -> list[np.ndarray]:
+        """The grid of each crop, in the order of `crops_of`."""
+        return [grid for layer, grid in enumerate(self.point_grids[: self.crop_n_layers + 1]) for _ in range(4**layer)]
+
+    def _completed(self, given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        if unknown := sorted(set(given) - set(names)):
+            raise ValueError(f"unknown threshold {', '.join(unknown)}; there are {', '.join(names)}")
+        return {name: given.get(name, self.thresholds[name]) for name in names}
+
+
+def label_map(records: Sequence[Mapping[str, Any]], hw: tuple[int, int]) -> np.ndarray:
+    """One number a pixel: int32 [H, W], i + 1 where record i is, 0 where none is.
+
+    Where masks overlap the smallest is seen: parts lie on what they are part of.
+
+    Args:
+      records: of one image, from `SamAutomaticMaskGenerator`, with any `output_mode`. hw: (height, width) of the image.
+    """
+    labels = np.zeros(hw, np.int32)
+    for place in sorted(range(len(records)), key=lambda place: -records[place]["area"]):
+        labels[binary_mask(records[place]["segmentation"])] = place + 1
+    return labels
+
+
+def binary_mask(segmentation: np.ndarray | Mapping[str, Any]) -> np.ndarray:
+    """bool [H, W] of a record's segmentation, whatever its `output_mode`."""
+    if isinstance(segmentation, np.ndarray):
+        return segmentation
+    (height, width), counts = segmentation["size"], segmentation["counts"]
+    if isinstance(counts, str):
+        return decode_mask(counts, height, width)
+    return runs_to_mask(np.asarray(counts), height, width, "segmentation")
+
+
+def _suppressed(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Places of the boxes that `nms` keeps, best score first, of equal ones the earlier."""
+    count = len(boxes)
+    size = 1 << max(count - 1, 63).bit_length()  # few sizes, few compilations
+    padding = size - count
+    keep = _nms(
+        np.pad(boxes, ((0, padding), (0, 0))),
+        np.pad(scores, (0, padding)),
+        np.float32(threshold),
+        np.arange(size) < count,
+    )
+    kept = np.flatnonzero(np.asarray(keep)[:count])
+    return kept[np.argsort(-scores[kept], kind="stable")]
+
+
+def _best_of_crops(proposals: Proposals, threshold: float) -> np.ndarray:
+    """Places of what suppression within each crop leaves, crop by crop, each by falling predicted IoU."""
+    kept = []
+    for number in np.unique(proposals.crop):
+        of_crop = np.flatnonzero(proposals.crop == number)
+        kept.append(of_crop[_suppressed(proposals.box[of_crop], proposals.predicted_iou[of_crop], threshold)])
+    return np.concatenate(kept) if kept else np.zeros(0, int)
+
+
+def _cleaned(proposals: Proposals, smallest: int, threshold: float) -> Proposals:
+    """Masks without small regions; of those that then overlap, edited ones go first."""
+    if not len(proposals):
+        return proposals
+    rles, boxes, areas, untouched = [], [], [], []
+    for rle in proposals.rle:
+        mask, edited = without_small_regions(decode_mask(rle, *proposals.hw), smallest)
+        rles.append(encode_mask(mask) if edited else rle)
+        boxes.append(mask_box(mask) - (0, 0, 1, 1))
+        areas.append(np.count_nonzero(mask))
+        untouched.append(not edited)
+    cleaned = dataclasses.replace(proposals, rle=rles, box=np.array(boxes, np.float32), area=np.array(areas))
+    return cleaned.take(_suppressed(cleaned.box, np.array(untouched, np.float32), threshold))
+
+
+def _record(proposals: Proposals, place: int, output_mode: str) -> dict[str, Any]:
+    height, width = proposals.hw
+    rle = proposals.rle[place]
+    if output_mode == "binary_mask":
+        segmentation = decode_mask(rle, height, width)
+    else:
+        counts = rle if output_mode == "coco_rle" else run_lengths(rle).tolist()
+        segmentation = {"size": [height, width], "counts": counts}
+    x1, y1, x2, y2 = (int(edge) for edge in proposals.box[place])
+    left, top, right, bottom = proposals.crops[proposals.crop[place]].box
+    return {
+        "segmentation": segmentation,
+        "area": int(proposals.area[place]),
+        "bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1],
+        "predicted_iou": float(proposals.predicted_iou[place]),
+        "point_coords": [proposals.point[place].tolist()],
+        "stability_score": float(proposals.stability[place]),
+        "crop_box": [left, top, right - left, bottom - top],
+    }
+
+
+@contextlib.contextmanager
+def progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    """A bar of `total` clicks on the terminal; yields the function that moves it."""
+    if not shown:
+        yield lambda clicks: None
+        return
+    from rich import progress
+
+    with progress.Progress() as bar:
+        task = bar.add_task("clicks", total=total)
+        yield lambda clicks: bar.advance(task, clicks)

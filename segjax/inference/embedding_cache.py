@@ -1,0 +1,72 @@
+"""Embeddings on disk, so that a picture is encoded once and not once a session.
+
+A file is named by what it depends on: the picture's pixels, the encoder's weights and its attributes. There is nothing
+to invalidate: another picture or another model is another file.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import logging
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segjax.files import unfinished
+from segjax.inference.embedding import embed
+from segjax.models.sam.sam import Sam
+from segjax.weights.tree import flatten
+
+logger = logging.getLogger(__name__)
+
+
+class EmbeddingCache:
+    """Embeddings of one model in a folder, which may hold those of others as well.
+
+    Args:
+      folder: made when missing. A ViT-B embedding at 1024 takes 4 MiB; delete files as you like.
+      model, variables: of the encoder.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, model: Sam, variables: Mapping[str, Any]) -> None:
+        self.folder, self.model, self.variables = pathlib.Path(folder), model, variables
+
+    @functools.cached_property
+    def encoder_hash(self) -> str:
+        """Of the encoder's weights and of every attribute of the model."""
+        digest = hashlib.sha256(repr(dataclasses.asdict(self.model)).encode())
+        for name, array in sorted(flatten(self.variables["params"]["image_encoder"]).items()):
+            array = np.asarray(array)
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def path_of(self, picture: np.ndarray) -> pathlib.Path:
+        """The file of a picture's embedding, whether or not it is there."""
+        digest = hashlib.sha256(f"{picture.shape}".encode())
+        digest.update(np.ascontiguousarray(picture).data)
+        return self.folder / f"{digest.hexdigest()[:32]}-{self.encoder_hash[:16]}.npy"
+
+    def embed(self, picture: np.ndarray) -> jax.Array:
+        """The embedding [1, h, w, D] of a picture uint8 [H, W, 3]: read, or made and written whole.
+
+        A file that cannot be read, or is not of the model's shape, is made anew, with a warning.
+        """
+        path = self.path_of(picture)
+        if path.exists():
+            side = self.model.canvas // self.model.patch
+            try:
+                features = np.load(path, allow_pickle=False)
+                if features.shape != (1, side, side, self.model.prompt_width):
+                    raise ValueError(f"shape {features.shape}")
+                return jnp.asarray(features).astype(self.model.dtype)
+            except (OSError, ValueError, EOFError) as error:
+                logger.warning("embedding %s cannot be read (%s) and is made anew", path, error)
+        features = embed(self.model, self.variables, [picture])
+        with unfinished(path) as partial, partial.open("wb") as file:
+            np.save(file, np.asarray(features.astype(jnp.float32)))  # NumPy's format has no bfloat16
+        return features

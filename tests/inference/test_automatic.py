@@ -1,0 +1,260 @@
+"""Segment everything: the same masks as the algorithm of segment-anything, written out plainly below."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden.drawn_weights import drawn_variables
+from PIL import Image
+from pycocotools import mask as coco_mask
+from scipy import ndimage
+from skimage import data
+
+import segjax
+from segjax.inference import proposals as proposals_module
+from segjax.inference.automatic import SamAutomaticMaskGenerator, binary_mask, label_map
+from segjax.inference.crops import crops_of, point_grid
+from segjax.models.sam.build import SIZES, build_sam, init_sam
+from segjax.models.sam.sam import Sam
+from segjax.ops.resize import resize_bilinear
+
+DRAWN = build_sam("sam_debug")
+
+
+class Blobs(Sam):
+    """Encodes pictures as SAM does; answers a click with ragged discs around it, more or less sure of them.
+
+    A SAM of drawn weights answers with noise all over the picture, whose boxes are all the same.
+    """
+
+    def decode(self, embedding, prompts):
+        side = embedding.shape[1] * 4
+        cells = jnp.arange(side) + 0.5
+        click = (prompts.points[:, :, 0] + 0.5) * (side / self.canvas)
+        x, y = cells - click[..., 0, None], cells - click[..., 1, None]
+        distance = jnp.hypot(y[..., :, None], x[..., None, :])[:, :, None]
+        ragged = resize_bilinear(embedding.mean(-1), (side, side))[:, None, None]
+        kind = click.sum(-1)[..., None] + jnp.arange(4.0)
+        radius = (2 + 3 * jnp.sin(kind) ** 2)[..., None, None]
+        return (radius - distance) * (1 + jnp.cos(3 * radius)) + 4 * ragged, jnp.sin(5 * kind)
+
+
+MODEL = Blobs(**{name: getattr(DRAWN, name) for name in SIZES["sam_debug"]})
+
+
+def photograph(name, size):
+    return np.asarray(Image.fromarray(getattr(data, name)()).resize(size))
+
+
+PICTURES = [photograph("astronaut", (90, 70)), photograph("coffee", (64, 100))]
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return jax.tree.map(jnp.asarray, drawn_variables(DRAWN, init_sam))
+
+
+@pytest.fixture(scope="module")
+def limits(variables):
+    """Thresholds between values, that some masks pass and some do not."""
+    everything = SamAutomaticMaskGenerator(MODEL, variables, 8, pred_iou_thresh=-1e9, stability_score_thresh=0.0)
+    found = everything.propose(PICTURES[0])
+    assert len(found) > 50
+    return dict(
+        pred_iou_thresh=float(np.quantile(found.predicted_iou, 0.303)),
+        stability_score_thresh=float(np.quantile(found.stability, 0.303)),
+    )
+
+
+def reference(variables, image, *, side, pred_iou_thresh, stability_score_thresh, layers=0, box=0.7, crop_nms=0.7):
+    """All candidates at full size, then one filter after another: (mask, predicted IoU, stability, point, crop)."""
+    predictor = segjax.SamPredictor(MODEL, variables)
+    height, width = image.shape[:2]
+    kept = []
+    for crop in crops_of((height, width), layers, 512 / 1500):
+        left, top, right, bottom = crop.box
+        predictor.set_image(image[top:bottom, left:right])
+        points = point_grid(side) * (right - left, bottom - top)
+        logits, iou, _ = predictor.predict_batch(points[:, None], np.ones((len(points), 1)), return_logits=True)
+        candidates = []
+        for point, masks, ious in zip(points, logits, iou, strict=True):
+            for mask, score in zip(masks, ious, strict=True):
+                stability = (mask > 1).sum() / max((mask > -1).sum(), 1)
+                if not score > pred_iou_thresh or not stability >= stability_score_thresh or not (mask > 0).any():
+                    continue
+                full = np.zeros((height, width), bool)
+                full[top:bottom, left:right] = mask > 0
+                edges = inclusive_box(full)
+                crop_edge = np.abs(edges - np.array(crop.box)) <= 20
+                if (crop_edge & (np.abs(edges - np.array([0, 0, width, height])) > 20)).any():
+                    continue
+                candidates.append((full, score, stability, point + (left, top), crop))
+        kept += suppress(candidates, [c[1] for c in candidates], box)
+    if layers:
+        kept = suppress(kept, [1 / np.prod(c[4].size) for c in kept], crop_nms)
+    return kept
+
+
+def inclusive_box(mask):
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return np.array([columns[0], rows[0], columns[-1], rows[-1]], np.float32)
+
+
+def suppress(candidates, scores, threshold):
+    left, kept = list(np.argsort(-np.asarray(scores), kind="stable")), []
+    boxes = [inclusive_box(c[0]) for c in candidates]
+    while left:
+        best = left.pop(0)
+        kept.append(candidates[best])
+        left = [other for other in left if box_overlap(boxes[best], boxes[other]) <= threshold]
+    return kept
+
+
+def box_overlap(a, b):
+    width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    shared = max(width, 0) * max(height, 0)
+    union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared
+    return shared / union if union else 0
+
+
+def assert_same(records, expected):
+    assert len(records) == len(expected) > 3
+    for record, (mask, iou, stability, point, crop) in zip(records, expected, strict=True):
+        np.testing.assert_array_equal(binary_mask(record["segmentation"]), mask)
+        assert record["area"] == mask.sum()
+        assert record["predicted_iou"] == pytest.approx(iou, rel=1e-4)
+        assert record["stability_score"] == pytest.approx(stability, rel=1e-5)
+        np.testing.assert_allclose(record["point_coords"], [point], rtol=1e-5)
+        left, top, right, bottom = crop.box
+        assert record["crop_box"] == [left, top, right - left, bottom - top]
+
+
+@pytest.mark.parametrize("picture", [0, 1])
+def test_the_masks_are_those_of_the_reference_algorithm(variables, limits, picture):
+    generator = SamAutomaticMaskGenerator(MODEL, variables, 8, points_per_batch=24, **limits)
+    assert_same(generator.generate(PICTURES[picture]), reference(variables, PICTURES[picture], side=8, **limits))
+
+
+def test_a_whole_sam(variables):
+    """The real decoder of drawn weights: its masks are noise, of which one is left, the one it trusts most."""
+    limits = dict(pred_iou_thresh=-1e9, stability_score_thresh=0.0)
+    (record,) = SamAutomaticMaskGenerator(DRAWN, variables, 4, **limits).generate(PICTURES[0])
+    predictor = segjax.SamPredictor(DRAWN, variables)
+    predictor.set_image(PICTURES[0])
+    points = point_grid(4) * (90, 70)
+    masks, iou, _ = predictor.predict_batch(points[:, None], np.ones((16, 1)))
+    best = np.unravel_index(iou.argmax(), iou.shape)
+    np.testing.assert_array_equal(record["segmentation"], masks[best])
+    assert record["predicted_iou"] == pytest.approx(iou.max(), rel=1e-5)
+    np.testing.assert_allclose(record["point_coords"], [points[best[0]]])
+
+
+def test_crops_too(variables, limits):
+    generator = SamAutomaticMaskGenerator(MODEL, variables, 4, crop_n_layers=1, output_mode="coco_rle", **limits)
+    big = photograph("astronaut", (180, 150))
+    expected = reference(variables, big, side=4, layers=1, **limits)
+    assert {c[4].layer for c in expected} == {0, 1}
+    assert_same(generator.generate(big), expected)
+
+
+def test_boxes_are_exact_and_modes_agree(variables, limits):
+    plain, loose, packed = (
+        SamAutomaticMaskGenerator(MODEL, variables, 4, output_mode=mode, **limits).generate(PICTURES[0])
+        for mode in ("binary_mask", "uncompressed_rle", "coco_rle")
+    )
+    for a, b, c in zip(plain, loose, packed, strict=True):
+        assert a["bbox"] == c["bbox"] == coco_mask.toBbox(c["segmentation"]).tolist()
+        assert coco_mask.frPyObjects(b["segmentation"], 70, 90)["counts"].decode() == c["segmentation"]["counts"]
+        np.testing.assert_array_equal(a["segmentation"], coco_mask.decode(c["segmentation"]))
+        np.testing.assert_array_equal(a["segmentation"], binary_mask(b["segmentation"]))
+
+
+def test_several_images_at_once_and_other_batches_change_nothing(variables, limits):
+    alone = SamAutomaticMaskGenerator(MODEL, variables, 4, output_mode="coco_rle", **limits)
+    together = SamAutomaticMaskGenerator(
+        MODEL, variables, 4, points_per_batch=5, output_mode="coco_rle", images_per_batch=2, progress=True, **limits
+    )
+    for one, many in zip([alone.generate(p) for p in PICTURES], together.generate(PICTURES), strict=True):
+        assert [r["segmentation"] for r in one] == [r["segmentation"] for r in many] and len(one)
+
+
+def test_large_pictures_are_measured_in_pieces(variables, limits, monkeypatch):
+    whole = SamAutomaticMaskGenerator(MODEL, variables, 4, **limits).generate(PICTURES[0])
+    monkeypatch.setattr(proposals_module, "BYTES_AT_A_TIME", 4 * 90 * 11)  # 7 bands of 10 rows
+    assert_equal_records(SamAutomaticMaskGenerator(MODEL, variables, 4, **limits).generate(PICTURES[0]), whole)
+
+
+def assert_equal_records(records, expected):
+    assert len(records) == len(expected) > 0
+    for a, b in zip(records, expected, strict=True):
+        np.testing.assert_array_equal(a.pop("segmentation"), b.pop("segmentation"))
+        assert a == b
+
+
+def test_thresholds_are_tuned_without_the_network(variables, limits, monkeypatch):
+    generator = SamAutomaticMaskGenerator(MODEL, variables, 4, **limits)
+    loose = dict(pred_iou_thresh=-1e9, stability_score_thresh=0.1)
+    found = generator.propose(PICTURES[0], **loose)
+    expected = generator.generate(PICTURES[0])
+    monkeypatch.setattr(proposals_module, "_decode", None)
+    assert_equal_records(generator.select(found), expected)
+    assert len(generator.select(found, box_nms_thresh=1.0)) > len(generator.select(found, box_nms_thresh=0.1))
+    with pytest.raises(ValueError, match="stability_score_thresh is 0.05, but the proposals were made with 0.1"):
+        generator.select(found, stability_score_thresh=0.05)
+    with pytest.raises(ValueError, match="unknown threshold iou; there are pred_iou_thresh"):
+        generator.select(found, iou=0.5)
+
+
+def test_small_regions_are_removed(variables, limits):
+    generator = SamAutomaticMaskGenerator(MODEL, variables, 4, min_mask_region_area=40, **limits)
+    records = generator.generate(PICTURES[0])
+    assert records and len(records) <= len(generator.select(generator.propose(PICTURES[0]), min_mask_region_area=0))
+    for record in records:
+        mask = record["segmentation"]
+        for part in (mask, ~mask):
+            labels, count = ndimage.label(part, np.ones((3, 3)))
+            sizes = np.bincount(labels.ravel())[1:]
+            assert count <= 1 or sizes.min() >= 40
+        assert record["area"] == mask.sum()
+
+
+def test_masks_of_the_whole_picture_can_be_dropped(variables, limits):
+    generator = SamAutomaticMaskGenerator(MODEL, variables, 4, **limits)
+    found = generator.propose(PICTURES[0])
+    areas = sorted(r["area"] for r in generator.select(found))
+    fraction = areas[-1] / PICTURES[0][..., 0].size
+    assert sorted(r["area"] for r in generator.select(found, max_mask_area=fraction)) == [
+        area for area in areas if area < areas[-1]
+    ]
+
+
+def test_nothing_is_found(variables):
+    generator = SamAutomaticMaskGenerator(
+        MODEL, variables, 2, pred_iou_thresh=1e9, crop_n_layers=1, min_mask_region_area=9
+    )
+    assert generator.generate(PICTURES[0]) == []
+    assert not label_map([], (3, 4)).any()
+
+
+def test_a_label_map_shows_parts_on_their_wholes():
+    big, small = np.zeros((4, 5), bool), np.zeros((4, 5), bool)
+    big[:3], small[1:, :2] = True, True
+    labels = label_map([{"segmentation": m, "area": int(m.sum())} for m in (small, big)], (4, 5))
+    assert labels.tolist() == [[2] * 5, [1, 1, 2, 2, 2], [1, 1, 2, 2, 2], [1, 1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(output_mode="png"), "'png' is unknown; choose one of binary_mask"),
+        (dict(points_per_side=None), "points_per_side is None and point_grids is None"),
+        (dict(point_grids=[np.zeros((1, 2))]), "is 32 and point_grids is not None"),
+        (
+            dict(points_per_side=None, point_grids=[np.zeros((1, 2))], crop_n_layers=1),
+            "1 point_grids for crop_n_layers=1",
+        ),
+    ],
+)
+def test_mistakes(variables, options, message):
+    with pytest.raises(ValueError, match=message):
+        SamAutomaticMaskGenerator(MODEL, variables, **options)

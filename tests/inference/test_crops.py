@@ -1,0 +1,43 @@
+import numpy as np
+
+from segjax.inference.crops import Crop, crops_of, cut_off, point_grid
+
+
+def test_points_are_the_centres_of_cells():
+    assert point_grid(2).tolist() == [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
+    np.testing.assert_allclose(point_grid(32)[[0, -1]], [[1 / 64] * 2, [63 / 64] * 2])
+
+
+def test_crops_by_hand():
+    """1500 x 1500: layer 1 overlaps by 512, so a crop is ceil((512 + 1500) / 2) = 1006 wide (SAM, appendix B)."""
+    crops = crops_of((1500, 1500), 2, 512 / 1500)
+    assert [sum(crop.layer == layer for crop in crops) for layer in range(3)] == [1, 4, 16]
+    assert crops[0] == Crop((0, 0, 1500, 1500), 0)
+    assert [crop.box for crop in crops[1:5]] == [
+        (0, 0, 1006, 1006),
+        (0, 494, 1006, 1500),
+        (494, 0, 1500, 1006),
+        (494, 494, 1500, 1500),
+    ]
+    assert crops[5].size == (567, 567)  # ceil((256 * 3 + 1500) / 4)
+
+
+def test_crops_cover_an_oblong_picture():
+    covered = np.zeros((301, 77), int)
+    for crop in crops_of((301, 77), 2, 0.3)[5:]:
+        crop.cut(covered)[...] += 1
+    assert covered.min() >= 1
+
+
+def test_boxes_that_a_crop_cuts_off():
+    crop = Crop((0, 100, 300, 400), 1)
+    boxes = np.array([[0, 150, 50, 200], [280, 150, 290, 200], [100, 119, 150, 200], [100, 121, 150, 300]], np.float32)
+    # At the picture's own left edge; at the crop's right edge; at its top; nowhere near.
+    assert cut_off(boxes, crop, (600, 600)).tolist() == [False, True, True, False]
+    assert not cut_off(boxes, Crop((0, 0, 300, 400), 0), (400, 300)).any()
+
+
+def test_a_mask_of_a_crop_becomes_one_of_the_picture():
+    crop = Crop((2, 1, 4, 3), 1)
+    full = crop.uncropped(np.ones((2, 2), bool), (4, 5))
+    assert full.sum() == 4 and full[1:3, 2:4].all()

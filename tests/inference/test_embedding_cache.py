@@ -1,0 +1,77 @@
+"""A picture is encoded once for a set of weights, whatever happens to the files."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden.drawn_weights import drawn_variables
+
+import segjax
+from segjax.inference import embedding_cache
+from segjax.models.sam.build import build_sam, init_sam
+
+MODEL = build_sam("sam_debug")
+RNG = np.random.default_rng(0)
+PICTURE = RNG.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return jax.tree.map(jnp.asarray, drawn_variables(MODEL, init_sam))
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """Pictures that were really encoded."""
+    seen, encode = [], embedding_cache.embed
+    monkeypatch.setattr(
+        embedding_cache, "embed", lambda m, v, pictures: seen.extend(pictures) or encode(m, v, pictures)
+    )
+    return seen
+
+
+def answers(variables, folder, picture=PICTURE, model=MODEL):
+    predictor = segjax.SamPredictor(model, variables, cache=folder)
+    predictor.set_image(picture)
+    return predictor.predict(point_coords=[[20, 20]], point_labels=[1])
+
+
+def test_a_second_session_reads_what_the_first_wrote(variables, encoded, tmp_path):
+    first, second = answers(variables, tmp_path / "cache"), answers(variables, tmp_path / "cache")
+    assert len(encoded) == 1 and len(list((tmp_path / "cache").iterdir())) == 1
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    jax.tree.map(np.testing.assert_array_equal, first, answers(variables, None))
+
+
+def test_another_picture_shape_weight_or_attribute_is_another_file(variables, encoded, tmp_path):
+    answers(variables, tmp_path)
+    other = PICTURE.copy()
+    other[3, 4, 1] ^= 1
+    answers(variables, tmp_path, other)
+    answers(variables, tmp_path, PICTURE.reshape(50, 40, 3))
+    changed = jax.tree.map(lambda x: x, variables)
+    changed["params"]["image_encoder"]["pos_embed"] = (
+        changed["params"]["image_encoder"]["pos_embed"].at[0, 0, 0, 0].add(1)
+    )
+    answers(changed, tmp_path)
+    answers(variables, tmp_path, model=build_sam("sam_debug", dtype="bfloat16"))
+    assert len(encoded) == len(list(tmp_path.iterdir())) == 5
+    answers(variables, tmp_path, model=build_sam("sam_debug", dtype="bfloat16"))
+    assert len(encoded) == 5
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", None])
+def test_a_damaged_file_is_made_anew(variables, encoded, tmp_path, caplog, damage):
+    expected = answers(variables, tmp_path)
+    (path,) = tmp_path.iterdir()
+    if damage is None:
+        np.save(path, np.zeros((2, 2)))
+    else:
+        path.write_bytes(damage)
+    caplog.set_level(logging.WARNING, "segjax")
+    jax.tree.map(np.testing.assert_array_equal, answers(variables, tmp_path), expected)
+    assert "cannot be read" in caplog.text and len(encoded) == 2
+    answers(variables, tmp_path)
+    assert len(encoded) == 2
