@@ -1,20 +1,10 @@
-"""Pictures of masks, prompts and runs: uint8 RGB arrays in, uint8 RGB arrays or PNG files out.
-
-NumPy and Pillow draw on images; matplotlib, imported when a plot is asked for, draws the plots (its object-oriented
-API: no global figure, no window).
-"""
+"""Pictures of masks and prompts: uint8 RGB arrays in, uint8 RGB arrays out, drawn with NumPy and Pillow."""
 
 import functools
-import json
-import os
-import pathlib
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-
-from segjax.files import unfinished
 
 # Okabe and Ito's colours, which stay apart for colour-blind eyes, lightened where they vanish on dark pictures.
 PALETTE = ((0, 158, 255), (255, 140, 0), (0, 200, 120), (230, 90, 170), (250, 220, 50), (150, 110, 255), (230, 70, 30))
@@ -200,82 +190,6 @@ def interaction_sheet(pictures: Mapping[str, np.ndarray], counts: Sequence[int] 
     return _lay_out(rows, titles, side)
 
 
-def curve(results: Mapping[str, Mapping[str, float]], path: str | os.PathLike, *, title: str = "") -> pathlib.Path:
-    """Plots mean IoU against the number of points, one line a result, to a PNG.
-
-    Args:
-      results: name -> numbers with keys "iou@1", "iou@2", ... (others are ignored but "oracle@1", a diamond).
-      path: the PNG to write; folders are made.
-      title: above the plot.
-
-    Raises:
-      ValueError: a result without any "iou@<count>".
-    """
-    figure = _figure(6.4, 4.2)
-    axes = figure.add_subplot()
-    ticks, best = set(), None
-    for index, (name, numbers) in enumerate(results.items()):
-        iou = {int(k[4:]): v for k, v in numbers.items() if k.startswith("iou@") and k[4:].isdigit()}
-        if not iou:
-            raise ValueError(f"result {name!r} has no number called 'iou@<count>'; it has {sorted(numbers)}")
-        counts, color = sorted(iou), _plot_color(index)
-        ticks |= iou.keys()
-        axes.plot(counts, [iou[k] for k in counts], "-o", color=color, lw=2, ms=5, label=name)
-        for k, offset, side in ((counts[0], -9, "right"), (counts[-1], 9, "left")):
-            axes.annotate(
-                f"{iou[k]:.2f}", (k, iou[k]), (offset, 0), textcoords="offset points", ha=side, va="center", color=color
-            )
-        if "oracle@1" in numbers:
-            best = axes.plot(1, numbers["oracle@1"], "D", mfc="white", mec=color, ms=6)[0]
-    if best is not None:
-        axes.plot([], [], "D", mfc="white", mec="0.3", ms=6, label="best of three masks")
-    axes.set(xlabel="points", ylabel="mean IoU", ylim=(0, 1.02), xticks=sorted(ticks))
-    axes.margins(x=0.1)
-    figure.suptitle(title or "Interactive segmentation", fontsize=12)
-    figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=9)
-    return _save(figure, path)
-
-
-def training_curves(metrics: str | os.PathLike, path: str | os.PathLike, *, title: str = "") -> pathlib.Path:
-    """Plots a run's `metrics.jsonl` to a PNG: a panel a metric; counts of points ("iou@1", "iou@5") share one.
-
-    Metrics that never change are left out, unless nothing else is there.
-
-    Args:
-      metrics: JSON lines with "step" and numbers; null values are gaps.
-      path: the PNG to write; folders are made.
-      title: above the panels.
-
-    Raises:
-      ValueError: no row with a number in it.
-    """
-    series: dict[str, dict[int, float]] = {}
-    for line in pathlib.Path(metrics).read_text().splitlines():
-        row = json.loads(line)
-        for name, value in row.items():
-            if name != "step" and value is not None:
-                series.setdefault(name, {})[row["step"]] = value
-    if not series:
-        raise ValueError(f"{metrics} holds no number to plot; has the run logged a step yet?")
-    series = {name: values for name, values in series.items() if len(set(values.values())) > 1} or series
-    panels: dict[str, list[str]] = {}
-    for name in series:
-        panels.setdefault(re.sub(r"@\d+", "", name), []).append(name)
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = _figure(4.2 * columns, 2.6 * rows + 0.5)
-    for place, (panel, names) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(rows, columns, place)
-        for index, name in enumerate(names):
-            _plot_series(axes, series[name], name, _plot_color(index))
-        axes.set_title(panel, loc="left", fontsize=10)
-        if len(names) > 1:
-            axes.legend(frameon=False, fontsize=8)
-    figure.suptitle(title)
-    figure.supxlabel("step", fontsize=9)
-    return _save(figure, path)
-
-
 def _interaction_row(picture: dict[str, np.ndarray], counts: Sequence[int], side: int) -> list[tuple[Image.Image, str]]:
     """Panels and captions of one image."""
     height, width = (int(x) for x in picture["size"])
@@ -370,54 +284,3 @@ def _check_image(image: np.ndarray) -> None:
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         found = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
         raise ValueError(f"an image must be a NumPy array of uint8 [H, W, 3], RGB; got {found}")
-
-
-def _figure(width: float, height: float):
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=140, layout="constrained")
-
-
-def _save(figure, path: str | os.PathLike) -> pathlib.Path:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="0.92")
-        axes.set_axisbelow(True)
-    with unfinished(path) as partial:
-        FigureCanvasAgg(figure).print_png(partial)
-    return pathlib.Path(path)
-
-
-def _plot_color(index: int) -> tuple[float, float, float]:
-    lines = (
-        (0, 114, 178),
-        (213, 94, 0),
-        (0, 145, 105),
-        (204, 100, 160),
-        (120, 120, 120),
-        (200, 150, 0),
-        (86, 160, 215),
-    )
-    return tuple(channel / 255 for channel in lines[index % len(lines)])
-
-
-def _plot_series(axes, values: dict[int, float], name: str, color: tuple[float, float, float]) -> None:
-    """One line; a noisy one is faint, under its running mean."""
-    steps, numbers = np.array(sorted(values.items())).T
-    noisy = len(numbers) > 30 and np.median(np.abs(np.diff(numbers, n=2))) > 0.005 * np.ptp(numbers)
-    if noisy:
-        axes.plot(steps, numbers, color=color, lw=1, alpha=0.3)
-        axes.plot(steps, _smoothed(numbers), color=color, lw=1.8, label=name)
-    else:
-        axes.plot(steps, numbers, color=color, lw=1.8, marker="." if len(numbers) <= 30 else "", label=name)
-
-
-def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Running mean over a fiftieth of the series to either side, with shorter windows at its ends."""
-    reach = max(2, len(values) // 50)
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    index = np.arange(len(values))
-    low, high = np.maximum(index - reach, 0), np.minimum(index + reach + 1, len(values))
-    return (total[high] - total[low]) / (high - low)

@@ -23,6 +23,7 @@ INSIDE = {
     "inference": {"models", "ops", "weights", "data.transforms", "data.records"},  # records: run lengths
     "training": {"ops", "weights"},
     "viz": set(),
+    "plots": set(),
     "tasks": {"ops", "models", "losses", "prompting", "data", "training", "evaluation", "weights", "viz"},
 }
 FOR_ALL = {"files"}  # needs the standard library alone
@@ -40,7 +41,8 @@ OUTSIDE = {
     "prompting": {"jax", "flax", "numpy"},
     "evaluation": {"jax", "numpy"},
     "inference": {"jax", "numpy"},
-    "viz": {"numpy", "matplotlib", "PIL"},
+    "viz": {"numpy", "PIL"},
+    "plots": {"numpy", "matplotlib"},
     "cli": {"numpy"},
 }
 # Imported inside functions alone, where they are needed.

@@ -1,10 +1,7 @@
-"""Pictures: what colour the pixels are, and that the files written are pictures."""
-
-import json
+"""Pictures: what colour the pixels are."""
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from segjax import viz
 
@@ -17,12 +14,6 @@ def rectangle(x1, y1, x2, y2, height=40, width=60):
     mask = np.zeros((height, width), bool)
     mask[y1:y2, x1:x2] = True
     return mask
-
-
-def read_png(path):
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        return np.asarray(picture.convert("RGB"))
 
 
 def test_overlay_tints_the_inside_outlines_the_edge_and_leaves_the_rest():
@@ -130,32 +121,6 @@ def test_sheet_shows_truth_errors_and_clicks():
     sheet = viz.interaction_sheet(rounds(images=1)).reshape(-1, 3)
     for color in (viz.FOREGROUND, viz.BACKGROUND, viz.MISSED):
         assert (sheet == color).all(axis=1).sum() > 50, f"no {color} on the sheet"
-
-
-def test_curve_writes_a_png_and_wants_ious(tmp_path):
-    trained = {"iou@1": 0.6, "iou@5": 0.7, "iou@5/small": 0.2, "oracle@1": 0.65, "noc@90": 7.0}
-    path = viz.curve({"trained": trained, "untrained": {"iou@1": 0.1, "iou@5": 0.1}}, tmp_path / "new" / "curve.png")
-    picture = read_png(path)
-    assert min(picture.shape[:2]) > 400
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
-    with pytest.raises(ValueError, match="'empty' has no number called 'iou@<count>'"):
-        viz.curve({"empty": {"loss": 1.0}}, tmp_path / "curve.png")
-
-
-def test_training_curves_from_metrics_with_gaps(tmp_path):
-    metrics = tmp_path / "metrics.jsonl"
-    rows = [{"step": step, "loss": 1 / (1 + step), "lr": 0.1, "iou_error": None} for step in range(50)]
-    rows += [{"step": 49, "iou@1": 0.5, "iou@3": 0.6}, {"step": 99, "iou@1": 0.6, "iou@3": 0.7}]
-    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    picture = read_png(viz.training_curves(metrics, tmp_path / "curves.png", title="run"))
-    one_panel = tmp_path / "one.jsonl"
-    one_panel.write_text("".join(json.dumps(row) + "\n" for row in rows[:50]))
-    narrow = read_png(viz.training_curves(one_panel, tmp_path / "one.png"))
-    # Loss and IoU get a panel each; the constant rate and the empty metric get none.
-    assert picture.shape[1] == 2 * narrow.shape[1]
-    metrics.write_text("")
-    with pytest.raises(ValueError, match="holds no number"):
-        viz.training_curves(metrics, tmp_path / "curves.png")
 
 
 def test_wrong_arrays_get_told_what_was_expected():

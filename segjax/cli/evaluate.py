@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
     variables = jax.device_put(variables)
 
-    from segjax import viz
+    from segjax import plots, viz
     from segjax.data.records import encode_png
     from segjax.files import write_whole
     from segjax.tasks import make_task
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         untrained = task.interactive_scores(fresh, mesh=mesh)
         scores.save(out, untrained)
         numbers = {"trained": scores.numbers(), "untrained": untrained.numbers()}
-    viz.curve(numbers, out / "curve.png")
+    plots.curve(numbers, out / "curve.png")
     if scores.pictures:
         write_whole(out / "pictures.png", encode_png(viz.interaction_sheet(scores.pictures)))
     for name, values in numbers.items():

@@ -1,0 +1,41 @@
+"""Plots: that the files written are pictures, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segjax import plots
+
+
+def read_png(path):
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB"))
+
+
+def test_curve_writes_a_png_and_wants_ious(tmp_path):
+    trained = {"iou@1": 0.6, "iou@5": 0.7, "iou@5/small": 0.2, "oracle@1": 0.65, "noc@90": 7.0}
+    path = plots.curve({"trained": trained, "untrained": {"iou@1": 0.1, "iou@5": 0.1}}, tmp_path / "new" / "curve.png")
+    picture = read_png(path)
+    assert min(picture.shape[:2]) > 400
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
+    with pytest.raises(ValueError, match="'empty' has no number called 'iou@<count>'"):
+        plots.curve({"empty": {"loss": 1.0}}, tmp_path / "curve.png")
+
+
+def test_training_curves_from_metrics_with_gaps(tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    rows = [{"step": step, "loss": 1 / (1 + step), "lr": 0.1, "iou_error": None} for step in range(50)]
+    rows += [{"step": 49, "iou@1": 0.5, "iou@3": 0.6}, {"step": 99, "iou@1": 0.6, "iou@3": 0.7}]
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    picture = read_png(plots.training_curves(metrics, tmp_path / "curves.png", title="run"))
+    one_panel = tmp_path / "one.jsonl"
+    one_panel.write_text("".join(json.dumps(row) + "\n" for row in rows[:50]))
+    narrow = read_png(plots.training_curves(one_panel, tmp_path / "one.png"))
+    # Loss and IoU get a panel each; the constant rate and the empty metric get none.
+    assert picture.shape[1] == 2 * narrow.shape[1]
+    metrics.write_text("")
+    with pytest.raises(ValueError, match="holds no number"):
+        plots.training_curves(metrics, tmp_path / "curves.png")
