@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pathlib
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,10 +19,15 @@ def unfinished(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")  # in the same folder: a rename across disks is a copy
+    # In the same folder, for a rename across disks is a copy; and nobody else's, of another machine or thread either.
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         yield partial
         partial.replace(path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # a full disk does not say whose
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

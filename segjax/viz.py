@@ -70,8 +70,10 @@ def label_overlay(
     if labels.shape != image.shape[:2]:
         raise ValueError(f"labels {labels.shape} do not fit an image {image.shape}; expected [H, W]")
     border = np.zeros(labels.shape, bool)
-    border[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    border[:-1] |= labels[:-1] != labels[1:]
+    for border_of, along in ((border, labels), (border.T, labels.T)):  # both sides of every change, down and across
+        changes = along[:-1] != along[1:]
+        border_of[:-1] |= changes
+        border_of[1:] |= changes
     # In 256ths and 16 bits: pictures of many megapixels should not need many times their size.
     weight = np.where(border, 256, round(256 * opacity)).astype(np.uint16) * (labels > 0)
     color = np.asarray(colors, np.uint16)[(labels - 1) % len(colors)]

@@ -231,7 +231,7 @@ def test_everything_writes_records_and_an_overlay(run, photo, tmp_path, capsys):
     out = tmp_path / "out"
     loose = ["--points-per-side", "2", "--pred-iou=-9", "--stability=0", "--nms=1"]
     assert main(["everything", photo, "--checkpoint", run, "--out", str(out), *loose]) == 0
-    content = json.loads((out / f"{pathlib.Path(photo).stem}.json").read_text())
+    content = json.loads((out / f"{pathlib.Path(photo).stem}_masks.json").read_text())
     with Image.open(photo) as picture:
         size = picture.size
     assert (content["image"]["width"], content["image"]["height"]) == size
@@ -239,7 +239,7 @@ def test_everything_writes_records_and_an_overlay(run, photo, tmp_path, capsys):
     assert 0 < len(content["annotations"]) <= 12
     for annotation in content["annotations"]:
         assert coco_mask.area(annotation["segmentation"]) == annotation["area"] > 0
-    with Image.open(out / f"{pathlib.Path(photo).stem}.png") as picture:
+    with Image.open(out / f"{pathlib.Path(photo).stem}_masks.png") as picture:
         assert picture.size == size
     assert f"{len(content['annotations'])} masks" in capsys.readouterr().out
 
@@ -249,6 +249,7 @@ def test_everything_says_when_nothing_is_found_and_when_names_collide(run, photo
     assert main([*command, photo]) == 0
     assert "0 masks; lower --pred-iou" in capsys.readouterr().out
     assert "two pictures are called" in failed(capsys, *command, photo, photo)
+    assert "no picture typo.jpg" in failed(capsys, *command, photo, "typo.jpg")
 
 
 def test_debug_shows_the_traceback(photo, capsys):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 
@@ -37,6 +38,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(TypeError):
         write_whole(path, 3)
     assert path.read_text() == "old" and names(tmp_path) == ["file"]
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    with pytest.raises(OSError, match="No space left on device: .*file"), unfinished(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_json_is_sorted_and_indented_unless_asked_otherwise(tmp_path):

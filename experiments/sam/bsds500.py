@@ -14,7 +14,7 @@ from segjax.tasks.promptable_config import apply_cpu_recipe, as_variant, prompta
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = promptable_config()
-    apply_cpu_recipe(config, peak_lr=6e-3)
+    apply_cpu_recipe(config)
     config.total_steps = 1600
     config.batch_size = 4
     config.log_every = 100

@@ -29,7 +29,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer.update(peak_lr=4e-4, weight_decay=0.1, warmup_steps=250, layer_decay=0.6)
     config.optimizer.update(schedule="step", boundaries=(60_000, 86_666))
     if variant == "small":
-        apply_cpu_recipe(config, peak_lr=2e-3)
+        apply_cpu_recipe(config)
         config.update(total_steps=3000, batch_size=4, eval_every=0)
         config.model = ml_collections.ConfigDict(dict(name="sam_tiny"))
         config.rounds.remat = False

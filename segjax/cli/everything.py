@@ -3,9 +3,9 @@
   segjax everything photo.jpg --checkpoint runs/quickstart --out out
   segjax everything *.jpg --checkpoint runs/quickstart --crop-layers 1 --min-region 100 --out out
 
-Written to DIR for each picture: NAME.json, records in the format of SA-1B (masks as COCO run lengths), and NAME.png,
-the masks over the picture. The thresholds are those of the published model; a small one of your own is less sure of
-itself: lower them when nothing is found.
+Written to DIR for each picture: NAME_masks.json, records in the format of SA-1B (masks as COCO run lengths), and
+NAME_masks.png, the masks over the picture. The thresholds are those of the published model; a small one of your own is
+less sure of itself: lower them when nothing is found.
 """
 
 import argparse
@@ -15,17 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from segjax.cli.pictures import add_model_arguments, load_model, read_image
 from segjax.files import write_json, write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
-    from segjax.cli import checkpoint_step
-
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG or TIFF; 'demo': segjax's photograph")
-    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a run's workdir, or a weights file")
-    parser.add_argument("--model", metavar="NAME", help="which model it must be (default: what it says itself)")
-    parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help="checkpoint (default: newest)")
+    add_model_arguments(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--points-per-side", type=int, default=32, metavar="N", help="clicks a side (default 32)")
     parser.add_argument("--points-per-batch", type=int, default=64, metavar="N", help="clicks at once (default 64)")
@@ -40,19 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     """Segments, writes the files and prints a line a picture. Raises ValueError or OSError for bad input."""
     names = [pathlib.Path(image).stem for image in args.images]
+    for image in args.images:
+        if image != "demo" and not pathlib.Path(image).is_file():
+            raise FileNotFoundError(f"no picture {image}: there is no such file; none of the pictures was begun")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"two pictures are called {twice!r}: their results would be the same file; run them apart")
 
-    from segjax.cli import keep_compiled_programs
-    from segjax.cli.predict import read_image
     from segjax.inference.automatic import SamAutomaticMaskGenerator
-    from segjax.inference.loading import load_with_config
 
-    keep_compiled_programs()
-    named = (args.checkpoint,) if args.model is None else (args.model, args.checkpoint)
-    model, variables, config = load_with_config(*named, step=args.step)
-    percentiles = tuple(config.get("data", {}).get("percentiles") or ()) or None
+    model, variables, percentiles = load_model(args)
     generator = SamAutomaticMaskGenerator(
         model,
         variables,
@@ -85,11 +79,11 @@ def write_results(
     from segjax.inference.automatic import label_map
 
     height, width = image.shape[:2]
-    write_whole(out / f"{name}.png", encode_png(viz.label_overlay(image, label_map(records, (height, width)))))
+    write_whole(out / f"{name}_masks.png", encode_png(viz.label_overlay(image, label_map(records, (height, width)))))
     content = {
         "image": {"image_id": number, "width": width, "height": height, "file_name": pathlib.Path(file).name},
         "annotations": [{"id": place, **record} for place, record in enumerate(records)],
     }
-    path = out / f"{name}.json"
+    path = out / f"{name}_masks.json"
     write_json(path, content)
     return path

@@ -20,19 +20,14 @@ from typing import Any
 
 import numpy as np
 
+from segjax.cli.pictures import add_model_arguments, load_model, read_image
 from segjax.files import write_json, write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
-    from segjax.cli import checkpoint_step
-
     parser.add_argument("image", metavar="IMAGE", help="PNG, JPEG or TIFF; 'demo': a photograph that comes with segjax")
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="PATH", help="a run's workdir, a file with weights, or sam_vit_b"
-    )
-    parser.add_argument("--model", metavar="NAME", help="which model it must be (default: what it says itself)")
-    parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help="checkpoint (default: newest)")
+    add_model_arguments(parser)
     parser.add_argument("--point", action="append", default=[], metavar="X,Y[,LABEL]", help="a click; repeatable")
     parser.add_argument("--box", action="append", default=[], metavar="X1,Y1,X2,Y2", help="a box; repeatable")
     parser.add_argument("--separate", action="store_true", help="each point is on an object of its own")
@@ -44,15 +39,10 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     """Predicts, writes the files and prints one line a mask. Raises ValueError or OSError for bad input."""
     prompts = read_prompts(args.point, args.box, args.separate)
 
-    from segjax.cli import keep_compiled_programs
-    from segjax.inference.loading import load_with_config
     from segjax.inference.predictor import SamPredictor
 
-    keep_compiled_programs()
-    named = (args.checkpoint,) if args.model is None else (args.model, args.checkpoint)
-    model, variables, config = load_with_config(*named, step=args.step)
-    # Stretched as in training, from the file's own depth, and once.
-    image = read_image(args.image, tuple(config.get("data", {}).get("percentiles") or ()) or None)
+    model, variables, percentiles = load_model(args)
+    image = read_image(args.image, percentiles)
     predictor = SamPredictor(model, variables)
     predictor.set_image(image)
     results = [predict_object(predictor, prompt, args.multimask) for prompt in prompts]
@@ -62,24 +52,6 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
             print(f"{mask['file']}  predicted IoU {mask['predicted_iou']:.3f}  {mask['area']} px")
     print(f"{args.out}: overlay.png, prediction.json")
     return 0
-
-
-def read_image(name: str, percentiles: tuple[float, float] | None = None) -> np.ndarray:
-    """uint8 RGB [H, W, 3] of a file, or of the photograph that "demo" names; see `decode_image`.
-
-    Raises FileNotFoundError, ImageError.
-    """
-    from segjax.data.photographs import demonstration_photograph
-    from segjax.data.transforms import decode_image
-
-    path = pathlib.Path(name)
-    if name == "demo" and not path.exists():
-        return decode_image(demonstration_photograph(), name=name, percentiles=percentiles)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no picture {path}: there is no such file ('demo' is the photograph of the quickstart)"
-        )
-    return decode_image(path.read_bytes(), name=name, percentiles=percentiles)
 
 
 def read_prompts(points: Sequence[str], boxes: Sequence[str], separate: bool = False) -> list[dict[str, Any]]:

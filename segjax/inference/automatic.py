@@ -14,8 +14,8 @@ import numpy as np
 
 from segjax.data.records import decode_mask, encode_mask, mask_box, run_lengths, runs_to_mask
 from segjax.data.transforms import decode_image
-from segjax.inference.crops import crops_of, point_grid
-from segjax.inference.embedding import embed
+from segjax.inference.crops import Crop, crops_of, point_grid
+from segjax.inference.network import embed
 from segjax.inference.proposals import Proposals, joined, propose
 from segjax.inference.regions import without_small_regions
 from segjax.models.sam.sam import Sam
@@ -23,7 +23,7 @@ from segjax.ops.nms import nms
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 FLOORS = ("pred_iou_thresh", "stability_score_thresh")
-_nms = jax.jit(nms)
+_nms, _BLOCK = jax.jit(nms), 2048
 
 
 class SamAutomaticMaskGenerator:
@@ -33,7 +33,7 @@ class SamAutomaticMaskGenerator:
       model, variables: as `segjax.load` returns them.
       points_per_side: of the grid over the whole picture; None with `point_grids`.
       points_per_batch: clicks decoded in one call.
-      pred_iou_thresh: a mask's predicted IoU must exceed it.
+      pred_iou_thresh: a mask's predicted IoU must exceed it; 0 or less asks for nothing.
       stability_score_thresh: the IoU of a mask's versions with its threshold `stability_score_offset` (logits) higher
         and lower must reach it.
       box_nms_thresh: of two masks of a crop whose boxes overlap more than this, the one of lower predicted IoU goes.
@@ -47,7 +47,7 @@ class SamAutomaticMaskGenerator:
       max_mask_area: masks that cover this fraction of the picture or more are dropped (SAM, appendix B: .95; its code
         keeps them); None keeps all.
       percentiles: (low, high): stretch each picture's intensities as in training.
-      images_per_batch: of several images, how many are embedded in one call.
+      views_per_batch: pictures or crops that are embedded in one call.
       progress: show a bar.
 
     Raises:
@@ -74,7 +74,7 @@ class SamAutomaticMaskGenerator:
         *,
         max_mask_area: float | None = None,
         percentiles: tuple[float, float] | None = None,
-        images_per_batch: int = 1,
+        views_per_batch: int = 1,
         progress: bool = False,
     ) -> None:
         if (points_per_side is None) == (point_grids is None):
@@ -82,18 +82,31 @@ class SamAutomaticMaskGenerator:
                 f"points_per_side is {points_per_side} and point_grids is {'' if point_grids is None else 'not '}None; "
                 "give one of them (points_per_side=None with point_grids)"
             )
+        for name, value, least in (
+            ("points_per_side", 1 if points_per_side is None else points_per_side, 1),
+            ("points_per_batch", points_per_batch, 1),
+            ("crop_n_layers", crop_n_layers, 0),
+            ("crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1),
+            ("views_per_batch", views_per_batch, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name} is {value}; expected at least {least}")
         if point_grids is None:
             sides = [int(points_per_side / crop_n_points_downscale_factor**i) for i in range(crop_n_layers + 1)]
-            point_grids = [point_grid(side) for side in sides]
+            point_grids = [point_grid(max(side, 1)) for side in sides]
         if len(point_grids) <= crop_n_layers:
             raise ValueError(
                 f"{len(point_grids)} point_grids for crop_n_layers={crop_n_layers}; expected one a layer, "
                 f"{crop_n_layers + 1} with that of the whole picture"
             )
+        self.point_grids = [np.asarray(grid, np.float64) for grid in point_grids]
+        for grid in self.point_grids:
+            if grid.ndim != 2 or grid.shape[1] != 2 or grid.size == 0 or grid.min() < 0 or grid.max() > 1:
+                span = f", values {grid.min():g} to {grid.max():g}" if grid.size else ""
+                raise ValueError(f"a point grid is {grid.shape}{span}; expected [N, 2], (x, y) between 0 and 1")
         if output_mode not in OUTPUT_MODES:
             raise ValueError(f"output_mode {output_mode!r} is unknown; choose one of {', '.join(OUTPUT_MODES)}")
         self.model, self.variables = model, jax.device_put(dict(variables))
-        self.point_grids = [np.asarray(grid, np.float64) for grid in point_grids]
         self.points_per_batch = points_per_batch
         self.crop_n_layers, self.crop_overlap_ratio = crop_n_layers, crop_overlap_ratio
         self.stability_score_offset = stability_score_offset
@@ -106,7 +119,7 @@ class SamAutomaticMaskGenerator:
             max_mask_area=max_mask_area,
         )
         self.output_mode, self.percentiles = output_mode, percentiles
-        self.images_per_batch, self.progress = images_per_batch, progress
+        self.views_per_batch, self.progress = views_per_batch, progress
 
     def generate(self, image: np.ndarray | Sequence[np.ndarray]) -> list:
         """The records of an image, or of each of several.
@@ -115,13 +128,14 @@ class SamAutomaticMaskGenerator:
           image: uint8 [H, W, 3], RGB (grey, RGBA and uint16 are taken too, as by `SamPredictor`), or a list of such.
 
         Returns:
-          A list of dicts, most trusted first; empty where nothing is found. Keys: segmentation (see `output_mode`),
-          area (px), bbox (x, y, width, height; a mask of one pixel is 1 x 1), predicted_iou, point_coords [[x, y]],
-          stability_score, crop_box (x, y, width, height).
+          A list of dicts; empty where nothing is found. In the reference's order: of one crop by falling predicted IoU,
+          with crops those of the smallest first, after clean-up the untouched first. Keys: segmentation (see
+          `output_mode`), area (px), bbox (x, y, width, height; a mask of one pixel is 1 x 1), predicted_iou,
+          point_coords [[x, y]], stability_score, crop_box (x, y, width, height).
         """
-        if isinstance(image, np.ndarray) and image.ndim <= 3:
+        if not isinstance(image, list | tuple) and np.ndim(image) <= 3:
             return self.select(self.propose(image))
-        return [self.select(proposals) for proposals in self.propose_all(list(image))]
+        return [self.select(proposals) for proposals in self.propose_all(image)]
 
     def propose(self, image: np.ndarray, **floors: float) -> Proposals:
         """Runs the network on one image: `Proposals` above the floors, for `select`.
@@ -133,42 +147,58 @@ class SamAutomaticMaskGenerator:
         return self.propose_all([image], **floors)[0]
 
     def propose_all(self, images: Sequence[np.ndarray], **floors: float) -> list[Proposals]:
-        """`propose` for several images, `images_per_batch` of them embedded in one call."""
+        """`propose` for several images; `views_per_batch` of them, or of their crops, are embedded in one call."""
         floors = self._completed(floors, FLOORS)
         proposals = []
-        with progress_bar(len(images) * sum(map(len, self._points())), self.progress) as advance:
-            for start in range(0, len(images), self.images_per_batch):
-                group = images[start : start + self.images_per_batch]
-                pictures = [decode_image(image, percentiles=self.percentiles) for image in group]
-                proposals += self._propose_group(pictures, floors, advance)
+        for start in range(0, len(images), self.views_per_batch):
+            group = images[start : start + self.views_per_batch]
+            pictures = [
+                decode_image(np.asarray(image), name=f"image {number}", percentiles=self.percentiles)
+                for number, image in enumerate(group, start)
+            ]
+            proposals += self._propose_group(pictures, floors)
         return proposals
 
-    def _propose_group(
-        self, pictures: list[np.ndarray], floors: Mapping[str, float], advance: Callable[[int], None]
-    ) -> list[Proposals]:
+    def _propose_group(self, pictures: list[np.ndarray], floors: Mapping[str, float]) -> list[Proposals]:
         crops = [crops_of(picture.shape[:2], self.crop_n_layers, self.crop_overlap_ratio) for picture in pictures]
         parts: list[list[dict[str, Any]]] = [[] for _ in pictures]
-        for number, grid in enumerate(self._points()):
-            views = [of[number].cut(picture) for of, picture in zip(crops, pictures, strict=True)]
-            embeddings = embed(self.model, self.variables, views)
-            for which, picture in enumerate(pictures):
-                batches = propose(
-                    self.model,
-                    self.variables,
-                    embeddings[which : which + 1],
-                    crops[which][number],
-                    grid,
-                    picture.shape[:2],
-                    points_per_batch=self.points_per_batch,
-                    iou_floor=floors["pred_iou_thresh"],
-                    stability_floor=floors["stability_score_thresh"],
-                    stability_offset=self.stability_score_offset,
-                )
-                for part in batches:
-                    parts[which].append(part | {"crop": np.full(len(part["rle"]), number)})
-                    advance(min(self.points_per_batch, len(grid)))
+        views = [(which, number) for which, of in enumerate(crops) for number in range(len(of))]
+        clicks = sum(len(self.point_grids[crops[which][number].layer]) for which, number in views)
+        with progress_bar(clicks, self.progress) as advance:
+            for start in range(0, len(views), self.views_per_batch):
+                batch = views[start : start + self.views_per_batch]
+                cuts = [crops[which][number].cut(pictures[which]) for which, number in batch]
+                spare = (self.views_per_batch if len(views) > len(batch) else len(batch)) - len(batch)
+                embeddings = embed(self.model, self.variables, cuts + cuts[-1:] * spare)  # one size, one program
+                for place, (which, number) in enumerate(batch):
+                    found = self._propose_view(
+                        embeddings[place : place + 1], crops[which][number], pictures[which].shape[:2], floors, advance
+                    )
+                    parts[which] += [part | {"crop": np.full(len(part["rle"]), number)} for part in found]
         found = zip(pictures, crops, parts, strict=True)
         return [joined(picture.shape[:2], *rest, tuple(floors.values())) for picture, *rest in found]
+
+    def _propose_view(
+        self,
+        embedding: jax.Array,
+        crop: Crop,
+        hw: tuple[int, int],
+        floors: Mapping[str, float],
+        advance: Callable[[int], None],
+    ) -> Iterator[dict[str, Any]]:
+        return propose(
+            self.model,
+            self.variables,
+            embedding,
+            crop,
+            self.point_grids[crop.layer],
+            hw,
+            points_per_batch=self.points_per_batch,
+            iou_floor=_iou_floor(floors["pred_iou_thresh"]),
+            stability_floor=floors["stability_score_thresh"],
+            stability_offset=self.stability_score_offset,
+            advance=advance,
+        )
 
     def select(self, proposals: Proposals, **thresholds: Any) -> list[dict[str, Any]]:
         """The records of proposals, without running the network.
@@ -187,8 +217,9 @@ class SamAutomaticMaskGenerator:
                     f"{name} is {limits[name]}, but the proposals were made with {floor}: weaker ones are not among "
                     f"them. Ask for them: propose(image, {name}={limits[name]})"
                 )
-        good = proposals.predicted_iou > limits["pred_iou_thresh"]
-        good &= proposals.stability >= limits["stability_score_thresh"]
+        largest = np.inf if limits["max_mask_area"] is None else limits["max_mask_area"] * np.prod(proposals.hw)
+        good = proposals.predicted_iou > _iou_floor(limits["pred_iou_thresh"])
+        good &= (proposals.stability >= limits["stability_score_thresh"]) & (proposals.area < largest)
         chosen = proposals.take(np.flatnonzero(good))
         chosen = chosen.take(_best_of_crops(chosen, limits["box_nms_thresh"]))
         if len(chosen.crops) > 1:  # what several crops show is taken from the smallest of them
@@ -197,14 +228,8 @@ class SamAutomaticMaskGenerator:
         if limits["min_mask_region_area"] > 0:
             overlap = max(limits["box_nms_thresh"], limits["crop_nms_thresh"])
             chosen = _cleaned(chosen, limits["min_mask_region_area"], overlap)
-        if limits["max_mask_area"] is not None:
-            largest = limits["max_mask_area"] * np.prod(chosen.hw)
-            chosen = chosen.take(np.flatnonzero(chosen.area < largest))
+            chosen = chosen.take(np.flatnonzero(chosen.area < largest))  # filled holes count
         return [_record(chosen, place, self.output_mode) for place in range(len(chosen))]
-
-    def _points(self) -> list[np.ndarray]:
-        """The grid of each crop, in the order of `crops_of`."""
-        return [grid for layer, grid in enumerate(self.point_grids[: self.crop_n_layers + 1]) for _ in range(4**layer)]
 
     def _completed(self, given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         if unknown := sorted(set(given) - set(names)):
@@ -222,7 +247,10 @@ def label_map(records: Sequence[Mapping[str, Any]], hw: tuple[int, int]) -> np.n
     """
     labels = np.zeros(hw, np.int32)
     for place in sorted(range(len(records)), key=lambda place: -records[place]["area"]):
-        labels[binary_mask(records[place]["segmentation"])] = place + 1
+        mask = binary_mask(records[place]["segmentation"])
+        if mask.shape != labels.shape:
+            raise ValueError(f"hw is {tuple(hw)}, but the masks are {mask.shape}; expected (height, width)")
+        labels[mask] = place + 1
     return labels
 
 
@@ -236,19 +264,25 @@ def binary_mask(segmentation: np.ndarray | Mapping[str, Any]) -> np.ndarray:
     return runs_to_mask(np.asarray(counts), height, width, "segmentation")
 
 
+def _iou_floor(threshold: float) -> float:
+    """What predicted IoUs must exceed; as in segment-anything, a threshold of 0 or less is none."""
+    return threshold if threshold > 0 else -np.inf
+
+
 def _suppressed(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Places of the boxes that `nms` keeps, best score first, of equal ones the earlier."""
-    count = len(boxes)
-    size = 1 << max(count - 1, 63).bit_length()  # few sizes, few compilations
-    padding = size - count
-    keep = _nms(
-        np.pad(boxes, ((0, padding), (0, 0))),
-        np.pad(scores, (0, padding)),
-        np.float32(threshold),
-        np.arange(size) < count,
-    )
-    kept = np.flatnonzero(np.asarray(keep)[:count])
-    return kept[np.argsort(-scores[kept], kind="stable")]
+    """Places of the boxes that `nms` keeps, best score first, of equal ones the earlier.
+
+    A block at a time joins those kept so far: that is still greedy, and the matrix of overlaps stays small.
+    """
+    order, kept = np.argsort(-scores, kind="stable"), np.zeros(0, int)
+    for start in range(0, len(order), _BLOCK):
+        trial = np.concatenate([kept, order[start : start + _BLOCK]])
+        size = 1 << max(len(trial) - 1, 63).bit_length()  # few sizes, few compilations
+        padded = np.pad(boxes[trial], ((0, size - len(trial)), (0, 0)))
+        rank = -np.arange(size, dtype=np.float32)
+        keep = _nms(padded, rank, np.float32(threshold), np.arange(size) < len(trial))
+        kept = trial[np.asarray(keep)[: len(trial)]]
+    return kept
 
 
 def _best_of_crops(proposals: Proposals, threshold: float) -> np.ndarray:

@@ -62,7 +62,9 @@ def crops_of(hw: tuple[int, int], layers: int, overlap_ratio: float) -> list[Cro
         for column in range(a_side):
             for row in range(a_side):
                 x, y = (crop_w - overlap) * column, (crop_h - overlap) * row
-                crops.append(Crop((x, y, min(x + crop_w, width), min(y + crop_h, height)), layer))
+                crop = Crop((x, y, min(x + crop_w, width), min(y + crop_h, height)), layer)
+                if min(crop.size) > 0:  # a picture of few pixels has not so many crops
+                    crops.append(crop)
     return crops
 
 

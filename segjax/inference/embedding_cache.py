@@ -1,10 +1,9 @@
 """Embeddings on disk, so that a picture is encoded once and not once a session.
 
-A file is named by what it depends on: the picture's pixels, the encoder's weights and its attributes. There is nothing
-to invalidate: another picture or another model is another file.
+A file is named by what it depends on: the picture's pixels, the encoder's weights and attributes, and `FORMAT`. There
+is nothing to invalidate: another picture or another model is another file.
 """
 
-import dataclasses
 import functools
 import hashlib
 import logging
@@ -17,9 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.files import unfinished
-from segjax.inference.embedding import embed
+from segjax.inference.network import embed
 from segjax.models.sam.sam import Sam
 from segjax.weights.tree import flatten
+
+FORMAT = 1  # to be raised when preprocessing or the encoder changes what an embedding is
+_TRUNK = ("width", "depth", "heads", "window", "global_blocks", "rel_pos")
+ENCODER_ATTRIBUTES = ("canvas", "patch", *_TRUNK, "prompt_width")
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +40,13 @@ class EmbeddingCache:
 
     @functools.cached_property
     def encoder_hash(self) -> str:
-        """Of the encoder's weights and of every attribute of the model."""
-        digest = hashlib.sha256(repr(dataclasses.asdict(self.model)).encode())
+        """Of the encoder's weights and attributes."""
+        attributes = {name: getattr(self.model, name) for name in ENCODER_ATTRIBUTES}
+        digest = hashlib.sha256(f"{FORMAT} {attributes} {jnp.dtype(self.model.dtype).name}".encode())
         for name, array in sorted(flatten(self.variables["params"]["image_encoder"]).items()):
             array = np.asarray(array)
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # as bytes: bfloat16 is no buffer
         return digest.hexdigest()
 
     def path_of(self, picture: np.ndarray) -> pathlib.Path:
@@ -54,7 +58,8 @@ class EmbeddingCache:
     def embed(self, picture: np.ndarray) -> jax.Array:
         """The embedding [1, h, w, D] of a picture uint8 [H, W, 3]: read, or made and written whole.
 
-        A file that cannot be read, or is not of the model's shape, is made anew, with a warning.
+        A file that cannot be read, or is not of the model's shape, is made anew, with a warning; so is one that cannot
+        be written.
         """
         path = self.path_of(picture)
         if path.exists():
@@ -67,6 +72,9 @@ class EmbeddingCache:
             except (OSError, ValueError, EOFError) as error:
                 logger.warning("embedding %s cannot be read (%s) and is made anew", path, error)
         features = embed(self.model, self.variables, [picture])
-        with unfinished(path) as partial, partial.open("wb") as file:
-            np.save(file, np.asarray(features.astype(jnp.float32)))  # NumPy's format has no bfloat16
+        try:
+            with unfinished(path) as partial, partial.open("wb") as file:
+                np.save(file, np.asarray(features.astype(jnp.float32)))  # NumPy's format has no bfloat16
+        except OSError as error:
+            logger.warning("embedding %s cannot be kept (%s); the picture will be encoded again next time", path, error)
         return features

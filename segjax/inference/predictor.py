@@ -1,6 +1,5 @@
 """SamPredictor: embed an image once, then masks for any prompts in milliseconds (the calls of segment-anything)."""
 
-import functools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -9,18 +8,12 @@ import jax
 import numpy as np
 
 from segjax.data.transforms import decode_image, fitted_size
-from segjax.inference.embedding import embed
 from segjax.inference.embedding_cache import EmbeddingCache
+from segjax.inference.network import decode, embed, to_picture
 from segjax.inference.prompts import PROMPT_COUNTS, check_boxes, check_masks, check_points, prompt_arrays
-from segjax.inference.upscale import image_weights, to_image
+from segjax.inference.upscale import to_image
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _decode(model: Sam, variables: Mapping[str, Any], embedding: jax.Array, prompts: Prompts) -> tuple:
-    logits, iou = model.apply(variables, embedding, prompts, method="decode")
-    return logits[0], iou[0]
 
 
 class SamPredictor:
@@ -164,31 +157,38 @@ class SamPredictor:
             )
             raise ValueError(f"{given}: expected as many of each, one a prompt")
         count = counts.pop() if counts else 1
+        masks, iou, low_res = self._outputs(count, 3 if multimask_output else 1, return_logits)
         step = PROMPT_COUNTS[-1]
-        pieces = [
-            self._predict_piece(
-                [None if part is None else part[i : i + step] for part in parts], multimask_output, return_logits
-            )
-            for i in range(0, count, step)
-        ]
-        return tuple(np.concatenate(piece) if len(pieces) > 1 else piece[0] for piece in zip(*pieces, strict=True))
+        for start in range(0, count, step):
+            rows = slice(start, start + step)
+            piece = [None if part is None else part[rows] for part in parts]
+            self._predict_piece(piece, return_logits, masks[rows], iou[rows], low_res[rows])
+        return masks, iou, low_res
+
+    def _outputs(self, count: int, masks: int, logits: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Room for the answers to `count` prompts: made once, for full-size masks of many are large."""
+        full = np.empty((count, masks, *self.original_size), np.float32 if logits else bool)
+        return full, np.empty((count, masks), np.float32), np.empty((count, masks, *self._cells()), np.float32)
 
     def _predict_piece(
-        self, parts: list[np.ndarray | None], multimask: bool, return_logits: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """At most PROMPT_COUNTS[-1] prompts, already checked."""
-        count = next((len(part) for part in parts if part is not None), 1)
+        self,
+        parts: list[np.ndarray | None],
+        return_logits: bool,
+        masks: np.ndarray,
+        iou: np.ndarray,
+        low_res: np.ndarray,
+    ) -> None:
+        """Fills in the answers to at most PROMPT_COUNTS[-1] prompts, already checked."""
         arrays = prompt_arrays(*parts, from_hw=self.original_size, to_hw=self.input_size)
-        logits, iou = _decode(self.model, self.variables, self.features, Prompts(**arrays))
-        weights = [
-            image_weights(cells, self.model.canvas, content, original)
-            for cells, content, original in zip(self._cells(), self.input_size, self.original_size, strict=True)
-        ]
-        options = dict(multimask=multimask, return_logits=return_logits)
-        pieces = [jax.device_get(to_image(logits, prompt, *weights, **options)) for prompt in range(count)]
-        masks, low_res = (np.stack(arrays) for arrays in zip(*pieces, strict=True))
-        iou = jax.device_get(iou)[:count]
-        return masks, iou[:, 1:] if multimask else iou[:, :1], low_res
+        logits, predicted = decode(self.model, self.variables, self.features, Prompts(**arrays))
+        weights = to_picture(self.model, self.original_size)
+        multimask = iou.shape[1] == 3
+        answer = lambda prompt: to_image(logits, prompt, *weights, multimask=multimask, return_logits=return_logits)
+        coming = answer(0)
+        for prompt in range(len(iou)):
+            arrived, coming = coming, answer(prompt + 1) if prompt + 1 < len(iou) else None
+            masks[prompt], low_res[prompt] = jax.device_get(arrived)
+        iou[:] = jax.device_get(predicted)[: len(iou), 1:] if multimask else jax.device_get(predicted)[: len(iou), :1]
 
     def _cells(self) -> tuple[int, int]:
         """Rows and columns of the mask grid."""

@@ -6,7 +6,7 @@ few at a time: however large the picture, full-size logits of more than `BYTES_A
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,12 +16,13 @@ import numpy as np
 from segjax.data.records import encode_mask
 from segjax.data.transforms import fitted_size
 from segjax.inference.crops import Crop, cut_off
+from segjax.inference.network import decode, to_picture
 from segjax.inference.prompts import prompt_arrays
-from segjax.inference.upscale import image_weights
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
 
 BYTES_AT_A_TIME = 2**26
+ROUND_UP = 128  # px: pictures whose sides round up to the same share their compiled programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,28 +74,31 @@ def joined(
     return Proposals(hw=hw, crops=crops, floors=floors, rle=[rle for part in parts for rle in part["rle"]], **arrays)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _decode(model: Sam, variables: Mapping[str, Any], embedding: jax.Array, prompts: Prompts) -> tuple:
-    """Low-resolution logits [P, 3, 4h, 4w] and predicted IoUs [P, 3] of single prompts."""
-    logits, iou = model.apply(variables, embedding, prompts, method="decode")
-    return logits[0, :, 1:], iou[0, :, 1:]
-
-
 @functools.partial(jax.jit, static_argnames="bands")
 def _measure(
-    logits: jax.Array, index: jax.Array, rows: jax.Array, columns: jax.Array, offset: jax.Array, *, bands: int
+    logits: jax.Array,
+    index: jax.Array,
+    rows: jax.Array,
+    columns: jax.Array,
+    size: jax.Array,
+    offset: jax.Array,
+    *,
+    bands: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Masks at full size, how stable they are, and their boxes.
 
     Args:
-      logits: [P, 3, 4h, 4w]; index: int [k, 2], which prompt and which of its masks; rows, columns: `image_weights`.
+      logits: [P, 4, 4h, 4w]; index: int [k, 2], which prompt and which of its three masks.
+      rows, columns: as of `to_picture`, with rows of zeros to round their number up: pictures of many sizes share a
+        program.
+      size: int [2], (H, W) without those.
       offset: by which the threshold is moved up and down. bands: the picture is worked through in that many.
 
     Returns:
-      masks bool [k, H, W]; stability float32 [k], IoU of the masks at the two thresholds, 0 where both are empty;
-      boxes int32 [k, 4], first and last column and row, zeros of an empty mask.
+      masks bool [k, H', W'], False on padding; stability float32 [k], IoU of the masks at the two thresholds, 0 where
+      both are empty; boxes int32 [k, 4], first and last column and row, zeros of an empty mask.
     """
-    low_res = logits[index[:, 0], index[:, 1]]
+    low_res = logits[index[:, 0], index[:, 1] + 1]
     across = jnp.einsum("mhw,xw->mhx", low_res, columns, precision="highest")
 
     def band(rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -102,12 +106,11 @@ def _measure(
         count = lambda inside: jnp.sum(inside, axis=(1, 2), dtype=jnp.int32)
         return full > 0, count(full > offset), count(full > -offset)
 
-    height = rows.shape[0]
-    rows = jnp.pad(rows, ((0, -height % bands), (0, 0))).reshape(bands, -1, rows.shape[1])
-    masks, inner, outer = jax.lax.map(band, rows) if bands > 1 else jax.tree.map(lambda x: x[None], band(rows[0]))
-    masks = jnp.moveaxis(masks, 0, 1).reshape(len(index), -1, masks.shape[-1])[:, :height]
-    # Rows that were padded have logits of 0: outside the higher threshold, inside the lower one.
-    outer = outer.sum(0) - (-height % bands) * masks.shape[-1] * (offset > 0)
+    masks, inner, outer = jax.lax.map(band, rows.reshape(bands, -1, rows.shape[1]))
+    masks = jnp.moveaxis(masks, 0, 1).reshape(len(index), rows.shape[0], columns.shape[0])
+    # Padding has logits of 0: not above the higher threshold, above the lower one unless they are the same.
+    padding = rows.shape[0] * columns.shape[0] - jnp.prod(size)
+    outer = outer.sum(0) - padding * (offset > 0)
     stability = jnp.where(outer > 0, inner.sum(0) / jnp.maximum(outer, 1), 0)
 
     def ends(inside: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -130,6 +133,7 @@ def propose(
     iou_floor: float,
     stability_floor: float,
     stability_offset: float,
+    advance: Callable[[int], None],
 ) -> Iterator[dict[str, Any]]:
     """Proposals of one crop, a batch of points at a time; the fields of `Proposals` but for hw, crops and crop.
 
@@ -137,27 +141,29 @@ def propose(
       embedding: [1, h, w, D] of the crop, fitted to the canvas.
       grid: [N, 2], (x, y) in the unit square of the crop. hw: size of the whole picture.
       iou_floor: predicted IoUs must exceed it; stability_floor: stabilities must reach it.
+      advance: told how many points were done.
 
     Empty masks, and those cut off by an edge of the crop, are left out.
     """
-    cells = model.canvas // model.patch * 4
+    weights, bands = _padded_weights(model, crop.size)
+    full_size = 4 * len(weights[0]) * len(weights[1])
+    at_a_time = int(np.clip(BYTES_AT_A_TIME // full_size, 1, 64))
     content = fitted_size(crop.size, model.canvas)
-    weights = [image_weights(cells, model.canvas, *sizes) for sizes in zip(content, crop.size, strict=True)]
-    full_size = 4 * crop.size[0] * crop.size[1]
-    at_a_time, bands = int(np.clip(BYTES_AT_A_TIME // full_size, 1, 64)), -(-full_size // BYTES_AT_A_TIME)
     points = grid * np.array(crop.size[::-1])
     for start in range(0, len(points), points_per_batch):
         clicks = points[start : start + points_per_batch]
         ones = np.ones((len(clicks), 1), np.int32)
         prompts = Prompts(**prompt_arrays(clicks[:, None], ones, None, None, from_hw=crop.size, to_hw=content))
-        logits, iou = _decode(model, variables, embedding, prompts)
-        iou = np.asarray(iou)[: len(clicks)]
+        logits, iou = decode(model, variables, embedding, prompts)
+        iou = np.asarray(iou)[: len(clicks), 1:]
         wanted = np.argwhere(iou > iou_floor)
         found: dict[str, list] = {name: [] for name in ("rle", "box", "area", "stability", "index")}
         for first in range(0, len(wanted), at_a_time):
             index = wanted[first : first + at_a_time]
             padded = np.pad(index, ((0, at_a_time - len(index)), (0, 0)))
-            measured = _measure(logits, padded, *weights, np.float32(stability_offset), bands=bands)
+            measured = _measure(
+                logits, padded, *weights, np.array(crop.size), np.float32(stability_offset), bands=bands
+            )
             _collect(found, measured, index, crop, hw, stability_floor)
         places = np.array(found["index"], int).reshape(-1, 2)
         yield {
@@ -168,6 +174,17 @@ def propose(
             "predicted_iou": iou[places[:, 0], places[:, 1]],
             "point": (clicks[places[:, 0]] + crop.box[:2]).astype(np.float32),
         }
+        advance(len(clicks))
+
+
+def _padded_weights(model: Sam, hw: tuple[int, int]) -> tuple[list[np.ndarray], int]:
+    """`to_picture` rounded up with rows of zeros, and into how many bands of rows the picture is then divided."""
+    rows, columns = (np.asarray(weights) for weights in to_picture(model, hw))
+    width = -(-hw[1] // ROUND_UP) * ROUND_UP
+    bands = -(-4 * hw[0] * width // BYTES_AT_A_TIME)
+    step = bands * -(-ROUND_UP // bands)
+    padded = [(rows, -hw[0] % step), (columns, width - hw[1])]
+    return [np.pad(weights, ((0, more), (0, 0))) for weights, more in padded], bands
 
 
 def _collect(
@@ -181,7 +198,8 @@ def _collect(
     masks = np.asarray(masks) if len(kept) else masks
     for place in kept:
         if area := np.count_nonzero(masks[place]):
-            found["rle"].append(encode_mask(crop.uncropped(masks[place], hw)))
+            height, width = crop.size
+            found["rle"].append(encode_mask(crop.uncropped(masks[place, :height, :width], hw)))
             found["box"].append(boxes[place])
             found["area"].append(area)
             found["stability"].append(stability[place])

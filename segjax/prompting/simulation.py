@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.ops.resize import resize_bilinear
-from segjax.prompting.sampling import FOREGROUND, PADDING, correction, noisy_box, point_in
+from segjax.prompting.sampling import FOREGROUND, PADDING, WHEN_PERFECT, correction, noisy_box, point_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Rounds:
     remat: bool = False
 
     def __post_init__(self) -> None:
+        if self.when_perfect not in WHEN_PERFECT:
+            raise ValueError(f"rounds.when_perfect is {self.when_perfect!r}; choose one of {', '.join(WHEN_PERFECT)}")
         needed = 1 + self.empty_random + self.empty_last
         if self.count < needed:
             raise ValueError(

@@ -23,6 +23,7 @@ from segjax.ops.masks import content_mask
 from segjax.prompting.simulation import Rounds, Session, Simulator
 from segjax.tasks.promptable_config import completed
 from segjax.training.sharding import place_batch
+from segjax.weights.tree import check_variables
 
 
 class Promptable:
@@ -155,7 +156,11 @@ class Promptable:
         return scores.numbers(), {} if sheet is None else {"interaction": sheet}
 
     def interactive_scores(self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh) -> InteractiveScores:
-        """IoU after 1 .. N clicks for every object of the evaluation split."""
+        """IoU after 1 .. N clicks for every object of the evaluation split.
+
+        Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them.
+        """
+        check_variables(jax.eval_shape(self.init, jax.random.key(0)), variables, source="what is to be measured")
         batch_size = -(-self.eval["batch_size"] // mesh.size) * mesh.size
         place = dict(process_index=jax.process_index(), process_count=jax.process_count())
         batches = self.batches("eval", batch_size=batch_size, **place)

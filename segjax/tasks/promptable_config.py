@@ -70,7 +70,7 @@ def completed(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_col
     return with_defaults(settings, defaults)
 
 
-def apply_cpu_recipe(config: ml_collections.ConfigDict, *, peak_lr: float) -> None:
+def apply_cpu_recipe(config: ml_collections.ConfigDict) -> None:
     """Sets what a tiny SAM learns fastest with from scratch on a CPU; the paper's choices are made for longer runs.
 
     One random later round instead of all of them, weighing as much as the first; focal loss by object area, so that
@@ -81,7 +81,7 @@ def apply_cpu_recipe(config: ml_collections.ConfigDict, *, peak_lr: float) -> No
     config.rounds.update(count=count, empty_random=False, empty_last=False, sampled=True)
     config.rounds.correction_weight = 1 / (count - 1)
     config.loss.update(focal_normalise="area", focal_weight=4.0, iou_weight=3.0)
-    config.optimizer.update(name="muon", peak_lr=peak_lr, b1=0.9, b2=0.99, weight_decay=0.05)
+    config.optimizer.update(name="muon", peak_lr=6e-3, b1=0.9, b2=0.99, weight_decay=0.05)
     config.optimizer.update(clip_norm=1.0, warmup_steps=40)
 
 

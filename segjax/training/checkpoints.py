@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from segjax.training.optimizer import parameter_path
@@ -118,6 +119,8 @@ class Checkpoints:
                 aside.mkdir(exist_ok=True)
                 (self.directory / str(step)).rename(_free_name(aside / str(step)))
         if unreadable:
+            if jax.process_count() > 1:  # nobody looks again before they are out of the way
+                multihost_utils.sync_global_devices("unreadable checkpoints moved aside")
             self._manager.reload()
         return result
 

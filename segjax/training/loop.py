@@ -149,7 +149,7 @@ def run_steps(
                 monitor.check(functools.partial(run.save, state))  # waits; raises when a step was not finite
             if last or done % config.log_every == 0:
                 run.writer.scalars(done, monitor.row())
-            if saves and not (evaluates and config.checkpoint.best):
+            if saves and (stop or not (evaluates and config.checkpoint.best)):
                 run.save(state)  # before the evaluation, which may be long and cut short by a kill
             if evaluates:
                 numbers = run.evaluate(state, done)

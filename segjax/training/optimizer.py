@@ -139,8 +139,9 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Clip by global norm (0: off), Adam or Muon, decoupled decay where `decay_mask` says, layer-wise scale, schedule.
 
-    "muon" orthogonalises the momentum of the matrices that `muon_matrices` names, and is Adam for all else. Its updates
-    are as large as Adam's, so a learning rate serves both.
+    "muon" orthogonalises the momentum (of decay .95, b1 has no say in it) of the matrices that `muon_matrices` names,
+    and is Adam with Nesterov's momentum for all else. Its updates are as large as Adam's, so a learning rate serves
+    both.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer.name is {name!r}; expected one of {', '.join(OPTIMIZERS)}")

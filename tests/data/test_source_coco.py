@@ -54,6 +54,7 @@ def test_folders_of_their_own_are_splits_with_their_images(tmp_path):
         write_coco(tmp_path / split, [annotation(1, [square(2, 3, 4)])])
         (tmp_path / split / "images" / "7.jpg").rename(tmp_path / split / "7.jpg")
         (tmp_path / split / "instances_train.json").rename(tmp_path / split / "_annotations.coco.json")
+    (tmp_path / "metadata.json").write_text("{}")  # is no annotation file
     assert CocoFolder(tmp_path).splits == ("train", "valid")
     (record,), skipped = read(tmp_path, "valid")
     assert record["image_id"] == "7" and not skipped.images

@@ -11,6 +11,7 @@ from scipy import ndimage
 from skimage import data
 
 import segjax
+from segjax.inference import automatic as automatic_module
 from segjax.inference import proposals as proposals_module
 from segjax.inference.automatic import SamAutomaticMaskGenerator, binary_mask, label_map
 from segjax.inference.crops import crops_of, point_grid
@@ -36,7 +37,7 @@ class Blobs(Sam):
         ragged = resize_bilinear(embedding.mean(-1), (side, side))[:, None, None]
         kind = click.sum(-1)[..., None] + jnp.arange(4.0)
         radius = (2 + 3 * jnp.sin(kind) ** 2)[..., None, None]
-        return (radius - distance) * (1 + jnp.cos(3 * radius)) + 4 * ragged, jnp.sin(5 * kind)
+        return (radius - distance) * (1 + jnp.cos(3 * radius)) + 4 * ragged, 0.45 + 0.55 * jnp.sin(5 * kind)
 
 
 MODEL = Blobs(**{name: getattr(DRAWN, name) for name in SIZES["sam_debug"]})
@@ -172,7 +173,7 @@ def test_boxes_are_exact_and_modes_agree(variables, limits):
 def test_several_images_at_once_and_other_batches_change_nothing(variables, limits):
     alone = SamAutomaticMaskGenerator(MODEL, variables, 4, output_mode="coco_rle", **limits)
     together = SamAutomaticMaskGenerator(
-        MODEL, variables, 4, points_per_batch=5, output_mode="coco_rle", images_per_batch=2, progress=True, **limits
+        MODEL, variables, 4, points_per_batch=5, output_mode="coco_rle", views_per_batch=2, progress=True, **limits
     )
     for one, many in zip([alone.generate(p) for p in PICTURES], together.generate(PICTURES), strict=True):
         assert [r["segmentation"] for r in one] == [r["segmentation"] for r in many] and len(one)
@@ -180,7 +181,7 @@ def test_several_images_at_once_and_other_batches_change_nothing(variables, limi
 
 def test_large_pictures_are_measured_in_pieces(variables, limits, monkeypatch):
     whole = SamAutomaticMaskGenerator(MODEL, variables, 4, **limits).generate(PICTURES[0])
-    monkeypatch.setattr(proposals_module, "BYTES_AT_A_TIME", 4 * 90 * 11)  # 7 bands of 10 rows
+    monkeypatch.setattr(proposals_module, "BYTES_AT_A_TIME", 4 * 90 * 12)  # 9 bands of 15 rows, of 128 columns
     assert_equal_records(SamAutomaticMaskGenerator(MODEL, variables, 4, **limits).generate(PICTURES[0]), whole)
 
 
@@ -196,9 +197,12 @@ def test_thresholds_are_tuned_without_the_network(variables, limits, monkeypatch
     loose = dict(pred_iou_thresh=-1e9, stability_score_thresh=0.1)
     found = generator.propose(PICTURES[0], **loose)
     expected = generator.generate(PICTURES[0])
-    monkeypatch.setattr(proposals_module, "_decode", None)
+    monkeypatch.setattr(proposals_module, "decode", None)
     assert_equal_records(generator.select(found), expected)
     assert len(generator.select(found, box_nms_thresh=1.0)) > len(generator.select(found, box_nms_thresh=0.1))
+    blocks = generator.select(found)
+    monkeypatch.setattr(automatic_module, "_BLOCK", 7)
+    assert_equal_records(generator.select(found), blocks)
     with pytest.raises(ValueError, match="stability_score_thresh is 0.05, but the proposals were made with 0.1"):
         generator.select(found, stability_score_thresh=0.05)
     with pytest.raises(ValueError, match="unknown threshold iou; there are pred_iou_thresh"):
@@ -236,6 +240,25 @@ def test_nothing_is_found(variables):
     assert not label_map([], (3, 4)).any()
 
 
+def test_crops_of_several_pictures_share_calls_of_the_encoder(variables, limits):
+    options = dict(crop_n_layers=1, output_mode="coco_rle") | limits
+    alone = SamAutomaticMaskGenerator(MODEL, variables, 3, **options)
+    together = SamAutomaticMaskGenerator(MODEL, variables, 3, views_per_batch=3, **options)
+    for one, many in zip([alone.generate(p) for p in PICTURES], together.generate(tuple(PICTURES)), strict=True):
+        assert [r["segmentation"] for r in one] == [r["segmentation"] for r in many] and len(one)
+
+
+def test_one_bad_image_of_several_is_named(variables):
+    with pytest.raises(ValueError, match="image 1: pixels are float64"):
+        SamAutomaticMaskGenerator(MODEL, variables, 1).generate([PICTURES[0], PICTURES[0] / 2])
+    assert SamAutomaticMaskGenerator(MODEL, variables, 1).generate([]) == []
+
+
+def test_a_threshold_of_zero_asks_for_nothing(variables):
+    found = SamAutomaticMaskGenerator(MODEL, variables, 4, pred_iou_thresh=0.0, stability_score_thresh=0.0)
+    assert found.propose(PICTURES[0]).predicted_iou.min() < 0
+
+
 def test_a_label_map_shows_parts_on_their_wholes():
     big, small = np.zeros((4, 5), bool), np.zeros((4, 5), bool)
     big[:3], small[1:, :2] = True, True
@@ -246,6 +269,14 @@ def test_a_label_map_shows_parts_on_their_wholes():
 @pytest.mark.parametrize(
     "options, message",
     [
+        (dict(points_per_batch=0), "points_per_batch is 0; expected at least 1"),
+        (dict(crop_n_layers=-1), "crop_n_layers is -1; expected at least 0"),
+        (dict(points_per_side=0), "points_per_side is 0"),
+        (dict(views_per_batch=-1), "views_per_batch is -1"),
+        (
+            dict(points_per_side=None, point_grids=[np.full((3, 2), 40)]),
+            "values 40 to 40; expected .N, 2., .*between 0 and 1",
+        ),
         (dict(output_mode="png"), "'png' is unknown; choose one of binary_mask"),
         (dict(points_per_side=None), "points_per_side is None and point_grids is None"),
         (dict(point_grids=[np.zeros((1, 2))]), "is 32 and point_grids is not None"),

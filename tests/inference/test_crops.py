@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from segjax.inference.crops import Crop, crops_of, cut_off, point_grid
 
@@ -27,6 +28,16 @@ def test_crops_cover_an_oblong_picture():
     for crop in crops_of((301, 77), 2, 0.3)[5:]:
         crop.cut(covered)[...] += 1
     assert covered.min() >= 1
+
+
+@pytest.mark.parametrize("hw, layers", [((1, 2000), 1), ((5, 500), 2), ((10, 640), 3), ((1, 1), 2)])
+def test_crops_of_few_pixels_are_left_out(hw, layers):
+    crops = crops_of(hw, layers, 512 / 1500)
+    covered = np.zeros(hw, int)
+    for crop in crops:
+        assert min(crop.size) > 0
+        crop.cut(covered)[...] += 1
+    assert covered.min() >= 1 and {crop.layer for crop in crops} == set(range(layers + 1))
 
 
 def test_boxes_that_a_crop_cuts_off():

@@ -62,6 +62,20 @@ def test_another_picture_shape_weight_or_attribute_is_another_file(variables, en
     assert len(encoded) == 5
 
 
+def test_half_precision_weights_have_a_hash_and_a_dtype_has_one_name(variables, encoded, tmp_path):
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables)
+    answers(half, tmp_path)
+    answers(half, tmp_path, model=build_sam("sam_debug", dtype="float32"))
+    assert len(encoded) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning(variables, encoded, tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    expected = answers(variables, None)
+    jax.tree.map(np.testing.assert_array_equal, answers(variables, tmp_path / "file" / "cache"), expected)
+    assert "cannot be kept" in caplog.text
+
+
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", None])
 def test_a_damaged_file_is_made_anew(variables, encoded, tmp_path, caplog, damage):
     expected = answers(variables, tmp_path)

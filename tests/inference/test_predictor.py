@@ -83,11 +83,11 @@ def test_many_prompts_are_worked_through_in_pieces(predictor, monkeypatch):
 
 def test_another_click_or_a_box_beside_it_compiles_nothing(predictor):
     predictor.predict([[5, 6], [7, 8]], [1, 0])
-    before = predictor_module._decode._cache_size(), predictor_module.to_image._cache_size()
+    before = predictor_module.decode._cache_size(), predictor_module.to_image._cache_size()
     predictor.predict([[5, 6], [7, 8], [9, 9]], [1, 0, 1])
     predictor.predict([[5, 6], [7, 8], [9, 9], [30, 3]], [1, 0, 1, 1])
     predictor.predict([[5, 6], [7, 8]], [1, 0], box=[3, 4, 20, 25])
-    assert (predictor_module._decode._cache_size(), predictor_module.to_image._cache_size()) == before
+    assert (predictor_module.decode._cache_size(), predictor_module.to_image._cache_size()) == before
 
 
 def test_fed_back_logits_change_the_answer_and_may_have_any_of_the_usual_shapes(predictor):

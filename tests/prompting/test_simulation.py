@@ -118,6 +118,8 @@ def test_empty_rounds_by_option(options, places, each):
 def test_too_few_rounds():
     with pytest.raises(ValueError, match="2 rounds cannot hold.*at least 3"):
         Rounds(count=2)
+    with pytest.raises(ValueError, match="rounds.when_perfect is 'never'; choose one of object, background"):
+        Rounds(when_perfect="never")
 
 
 def test_sam2_differs_where_it_does():

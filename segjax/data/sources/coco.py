@@ -38,6 +38,7 @@ from segjax.data.sources.raw import (
 # Annotation tools draw along the edge and round: a vertex this far outside (px) is clipped; one beyond belongs to
 # another image.
 POLYGON_SLACK = 2.0
+ROBOFLOW = "_annotations.coco.json"
 
 
 class CocoFolder:
@@ -119,24 +120,23 @@ class CocoFolder:
         name, annotations = image["file_name"], self._files[split]
         named = annotations.stem.removeprefix("instances_")  # a split's name has lost what TFDS does not take in one
         images = self.raw_dir / "images"
-        folders = [self.raw_dir / named, images / named, images, self.raw_dir, annotations.parent]
+        folders = [self.raw_dir / named, images / named, images, self.raw_dir]
+        if annotations.name == ROBOFLOW:
+            folders = [annotations.parent]
         return next((folder / name for folder in folders if (folder / name).is_file()), images / name)
 
 
 def _annotation_files(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
     folders = [raw_dir, raw_dir / "annotations"]
     paths = sorted(path for folder in folders if folder.is_dir() for path in folder.glob("*.json"))
-    instances = [path for path in paths if path.name.startswith("instances_")]
-    if not instances:
+    named = [(path.stem.removeprefix("instances_"), path) for path in paths if path.name.startswith("instances_")]
+    if not named:
+        named = [(path.parent.name, path) for path in sorted(raw_dir.glob(f"*/{ROBOFLOW}"))]
+    if not named:
         # Captions and keypoints lie beside COCO's own instance files; elsewhere any annotation file will do.
-        instances = [path for path in paths if not path.name.startswith(("captions_", "person_keypoints_"))]
-    named = [(path.stem.removeprefix("instances_"), path) for path in instances]
+        named = [(path.stem, path) for path in paths if not path.name.startswith(("captions_", "person_keypoints_"))]
     if not named:
-        named = [(path.parent.name, path) for path in sorted(raw_dir.glob("*/_annotations.coco.json"))]
-    if not named:
-        raise FileNotFoundError(
-            f"no annotation JSON in {raw_dir} or {raw_dir / 'annotations'}, and no */_annotations.coco.json"
-        )
+        raise FileNotFoundError(f"no annotation JSON in {raw_dir} or {raw_dir / 'annotations'}, and no */{ROBOFLOW}")
     files: dict[str, pathlib.Path] = {}
     for name, path in named:
         if (first := files.setdefault(split_name(name), path)) != path:

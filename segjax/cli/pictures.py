@@ -1,0 +1,50 @@
+"""What the commands that segment pictures share: which model, and how a picture is read."""
+
+import argparse
+import pathlib
+from typing import Any
+
+import numpy as np
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """--checkpoint, --model and --step, for `load_model`."""
+    from segjax.cli import checkpoint_step
+
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="PATH", help="a run's workdir, a file with weights, or sam_vit_b"
+    )
+    parser.add_argument("--model", metavar="NAME", help="which model it must be (default: what it says itself)")
+    parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help="checkpoint (default: newest)")
+
+
+def load_model(args: argparse.Namespace) -> tuple[Any, dict[str, Any], tuple[float, float] | None]:
+    """(model, variables, percentiles) that the arguments ask for.
+
+    The percentiles are those of the run's training: `read_image` applies them, from the file's own depth, and once.
+    """
+    from segjax.cli import keep_compiled_programs
+    from segjax.inference.loading import load_with_config
+
+    keep_compiled_programs()
+    named = (args.checkpoint,) if args.model is None else (args.model, args.checkpoint)
+    model, variables, config = load_with_config(*named, step=args.step)
+    return model, variables, tuple(config.get("data", {}).get("percentiles") or ()) or None
+
+
+def read_image(name: str, percentiles: tuple[float, float] | None = None) -> np.ndarray:
+    """uint8 RGB [H, W, 3] of a file, or of the photograph that "demo" names; see `decode_image`.
+
+    Raises FileNotFoundError, ImageError.
+    """
+    from segjax.data.photographs import demonstration_photograph
+    from segjax.data.transforms import decode_image
+
+    path = pathlib.Path(name)
+    if name == "demo" and not path.exists():
+        return decode_image(demonstration_photograph(), name=name, percentiles=percentiles)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no picture {path}: there is no such file ('demo' is the photograph of the quickstart)"
+        )
+    return decode_image(path.read_bytes(), name=name, percentiles=percentiles)
