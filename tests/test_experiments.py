@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from segjax.cli.experiments import read_config
 from segjax.tasks import make_task
+from segjax.training import sharding
 from segjax.training.interruption import Interrupted
 from segjax.training.loop import train
 
@@ -50,10 +52,13 @@ def test_an_unknown_variant_is_named(path):
         read_config(f"{path}:tiny")
 
 
-def test_the_miniature_trains_evaluates_and_resumes_bit_for_bit(tmp_path):
+def test_the_miniature_trains_evaluates_and_resumes_bit_for_bit(tmp_path, monkeypatch):
+    # On one device: smaller programs are tested on many, this one takes minutes to compile for eight.
+    one = jax.make_mesh((1, 1), sharding.BATCH_AXES, (AxisType.Auto, AxisType.Auto), devices=jax.devices()[:1])
+    monkeypatch.setattr(sharding, "make_mesh", lambda data, fsdp: one)
+
     def run(workdir, stop=False):
         config = read_config(f"{FOLDER / 'sam' / 'quickstart.py'}:debug")
-        config.batch_size = 8  # one picture a device
         task = make_task(config)
         if stop:  # told to while it loads the first batch; the program is the same, so it is compiled once for all runs
             batches = task.batches
