@@ -6,7 +6,7 @@
 Trained on random windows of stage1_train's pictures, near their own resolution; measured on fixed tiles of 128 pixels
 of stage1_test's, each embedded once, all its nuclei prompted.
 
-55 minutes on one CPU core without an accelerator; stage1_test: iou@1 .64, iou@5 .71, iou@9 .73, best of three masks .72.
+55 minutes on one CPU core; stage1_test: iou@1 .64, iou@5 .71, iou@9 .73, best of three masks .72.
 """
 
 import ml_collections
