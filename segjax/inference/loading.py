@@ -76,10 +76,8 @@ def read_model(
     name = os.fspath(model) if path is not None or os.fspath(model) in SIZES else None
     checkpoint = read_checkpoint(source, step)
     written = _options(name, checkpoint, source)
-    if "canvas" in overrides:  # hold the arrays against the canvas they were written for, then resize
-        others = {key: value for key, value in overrides.items() if key != "canvas"}
-    else:
-        others = overrides
+    # Hold the arrays against the canvas they were written for, then resize.
+    others = {key: value for key, value in overrides.items() if key != "canvas"}
     expected = _shapes(build_sam(**written | others))
     variables = checkpoint.variables(expected, hint=_hint(checkpoint, written["name"]))
     network = build_sam(**written | overrides)

@@ -32,9 +32,8 @@ def decode(
 
 def to_picture(model: Sam, hw: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
     """The matrices [H, 4h] and [W, 4w] that bring logits of the mask grid to a picture of size `hw`."""
-    cells = model.canvas // model.patch * 4
     rows, columns = (
-        image_weights(cells, model.canvas, content, size)
+        image_weights(model.mask_side, model.canvas, content, size)
         for content, size in zip(fitted_size(hw, model.canvas), hw, strict=True)
     )
     return rows, columns

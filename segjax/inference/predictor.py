@@ -188,11 +188,11 @@ class SamPredictor:
         for prompt in range(len(iou)):
             arrived, coming = coming, answer(prompt + 1) if prompt + 1 < len(iou) else None
             masks[prompt], low_res[prompt] = jax.device_get(arrived)
-        iou[:] = jax.device_get(predicted)[: len(iou), 1:] if multimask else jax.device_get(predicted)[: len(iou), :1]
+        iou[:] = jax.device_get(predicted)[: len(iou), slice(1, None) if multimask else slice(1)]
 
     def _cells(self) -> tuple[int, int]:
         """Rows and columns of the mask grid."""
-        return (self.model.canvas // self.model.patch * 4,) * 2
+        return (self.model.mask_side,) * 2
 
     def _require_image(self) -> None:
         if not self.is_image_set:

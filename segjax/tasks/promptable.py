@@ -41,7 +41,7 @@ class Promptable:
                 f"config.eval.tile is {self.eval['tile']}, but the model's canvas is {self.model.canvas}: tiles would "
                 f"be resized; set it to {self.model.canvas}, or to 0 to measure whole pictures fitted to the canvas"
             )
-        self.mask_size = (self.model.canvas // self.model.patch * 4,) * 2
+        self.mask_size = (self.model.mask_side,) * 2
 
     @staticmethod
     def completed(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -72,6 +72,7 @@ def make_schedule(
         )
 
     def rate(step: Any) -> jax.Array:
+        """The learning rate of a step, which may be traced."""
         step = jnp.asarray(step, jnp.float32)
         scale = jnp.minimum(step / warmup_steps, 1.0) if warmup_steps else jnp.float32(1.0)
         if cooldown_steps:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.drawn_weights import drawn_variables
+from greedy_suppression import greedy
 from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy import ndimage
@@ -102,20 +103,7 @@ def inclusive_box(mask):
 
 
 def suppress(candidates, scores, threshold):
-    left, kept = list(np.argsort(-np.asarray(scores), kind="stable")), []
-    boxes = [inclusive_box(c[0]) for c in candidates]
-    while left:
-        best = left.pop(0)
-        kept.append(candidates[best])
-        left = [other for other in left if box_overlap(boxes[best], boxes[other]) <= threshold]
-    return kept
-
-
-def box_overlap(a, b):
-    width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    shared = max(width, 0) * max(height, 0)
-    union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared
-    return shared / union if union else 0
+    return [candidates[place] for place in greedy([inclusive_box(c[0]) for c in candidates], scores, threshold)]
 
 
 def assert_same(records, expected):

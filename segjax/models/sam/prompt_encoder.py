@@ -63,6 +63,7 @@ class PromptEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
+        """Every kind of prompt has its parameters, used or not."""
         self.gaussian = self.variable(
             "constants",
             "gaussian_matrix",

@@ -45,7 +45,13 @@ class Sam(nn.Module):
     attention: str = "xla"
     dtype: jnp.dtype = jnp.float32
 
+    @property
+    def mask_side(self) -> int:
+        """Cells of the mask grid along a side of the canvas."""
+        return self.canvas // self.patch * 4
+
     def setup(self) -> None:
+        """The three parts. Raises ValueError for a canvas that the patch does not divide."""
         if self.canvas % self.patch:
             raise ValueError(f"canvas {self.canvas} is not a multiple of the patch {self.patch}")
         grid = (self.canvas // self.patch,) * 2
