@@ -68,6 +68,26 @@ def test_prompts_in_one_call_equal_each_on_its_own(variables):
             np.testing.assert_allclose(iou[image, row], one_iou[0, 0], atol=1e-5 * np.abs(one_iou).max(), err_msg=kind)
 
 
+@pytest.mark.parametrize("size", [2, 3])  # 3 does not divide the 4 prompts
+def test_groups_of_prompts_say_the_same_and_so_do_their_gradients(variables, size):
+    embedding = RNG.standard_normal((2, GRID, GRID, MODEL.prompt_width)).astype(np.float32)
+    row = as_one_call({kind: CASES[kind] for kind in ("points", "box", "nothing", "point_mask")}, SIDE)
+    fields = Prompts(**{name: np.concatenate([value, value[:, ::-1]]) for name, value in row.items()})
+
+    loss = jax.jit(jax.value_and_grad(lambda e, model: summed(model, variables, e, fields)), static_argnums=1)
+    (value, gradient), (grouped, grouped_gradient) = (
+        loss(embedding, model) for model in (MODEL, MODEL.clone(prompts_at_once=size))
+    )
+    np.testing.assert_allclose(grouped, value, rtol=1e-5)
+    np.testing.assert_allclose(grouped_gradient, gradient, atol=1e-4 * np.abs(gradient).max())
+
+
+def summed(model, variables, embedding, fields):
+    logits, iou = model.apply(variables, embedding, fields, method="decode")
+    weights = jnp.arange(logits.shape[1] * logits.shape[0]).reshape(logits.shape[:2])
+    return jnp.sum(weights * (jnp.sin(logits).sum((2, 3, 4)) + iou.sum(2)))
+
+
 def as_alone(prompt):
     """Only the parts that this prompt has."""
     fields = {}
