@@ -27,7 +27,7 @@ def encoded(monkeypatch):
     """Pictures that were really encoded."""
     seen, encode = [], embedding_cache.embed
     monkeypatch.setattr(
-        embedding_cache, "embed", lambda m, v, pictures: seen.extend(pictures) or encode(m, v, pictures)
+        embedding_cache, "embed", lambda m, v, new, **options: seen.extend(new) or encode(m, v, new, **options)
     )
     return seen
 
