@@ -191,7 +191,7 @@ class SamPredictor:
         """
         self._require_one_image()
         asked = self._checked(self.pictures[0], (point_coords, point_labels, boxes, mask_input))
-        return self._answers([asked], multimask_output, return_logits)[0]
+        return self.answer([asked], multimask_output, return_logits)[0]
 
     def predict_images(
         self,
@@ -226,15 +226,17 @@ class SamPredictor:
                 asked.append(self._checked(picture, [given.get(name) for name in NAMES]))
             except ValueError as error:
                 raise ValueError(f"image {number}: {error}") from error
-        return self._answers(asked, multimask_output, return_logits)
+        return self.answer(asked, multimask_output, return_logits)
 
     def _checked(self, picture: Embedded, parts: Sequence[Any]) -> Asked:
         """The prompts for a picture, on the canvas."""
         asked = check_prompts(*parts, hw=picture.original_size, cells=(self.model.mask_side,) * 2)
         return asked.scaled(picture.original_size, picture.input_size)
 
-    def _answers(self, asked: Sequence[Asked], multimask: bool, return_logits: bool) -> list[Answer]:
-        options = dict(multimask=multimask, return_logits=return_logits, prompts_per_batch=self.prompts_per_batch)
+    def answer(self, asked: Sequence[Asked], multimask_output: bool, return_logits: bool) -> list[Answer]:
+        """`predict_images` for prompts that are checked and on the canvas: in pixels of the resized pictures."""
+        options = dict(multimask=multimask_output, return_logits=return_logits)
+        options["prompts_per_batch"] = self.prompts_per_batch
         return answers(self.model, self.variables, self.pictures, asked, **options)
 
     def _require_image(self) -> None:
