@@ -6,6 +6,7 @@ is nothing to invalidate: another picture or another model is another file.
 
 import functools
 import hashlib
+import io
 import logging
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.files import unfinished
+from segjax.files import write_whole
 from segjax.inference.network import embed
 from segjax.models.sam.sam import Sam
 from segjax.weights.tree import flatten
@@ -85,8 +86,10 @@ class EmbeddingCache:
 
     def _write(self, picture: np.ndarray, features: jax.Array) -> None:
         path = self.path_of(picture)
+        # In memory first: NumPy's own writing to files does not notice that the last bytes found no room.
+        content = io.BytesIO()
+        np.save(content, np.asarray(features.astype(jnp.float32)))  # NumPy's format has no bfloat16
         try:
-            with unfinished(path) as partial, partial.open("wb") as file:
-                np.save(file, np.asarray(features.astype(jnp.float32)))  # NumPy's format has no bfloat16
+            write_whole(path, content.getvalue())
         except OSError as error:
             logger.warning("embedding %s cannot be kept (%s); the picture will be encoded again next time", path, error)
