@@ -28,15 +28,17 @@ def encode(
 ) -> list[jax.Array]:
     """Embeddings [1, h, w, D] of contents [h', w', 3] that fit the canvas.
 
-    In calls of `per_batch`, of which the last is filled up unless there is one content left: two programs serve any
-    number.
+    In calls of `per_batch`, and what is left in calls of a power of two: few programs serve any number. None is filled
+    up, for a picture may cost more than a program.
     """
     remaining, embeddings = iter(contents), []
     while group := list(itertools.islice(remaining, per_batch)):
-        spare = 0 if len(group) == 1 else per_batch - len(group)
-        canvases = np.stack([pad_to_canvas(content, model.canvas) for content in group + group[-1:] * spare])
-        sizes = np.array([content.shape[:2] for content in group + group[-1:] * spare], np.int32)
-        embeddings += _encode(model, variables, canvases, sizes)[: len(group)]
+        while group:
+            size = per_batch if len(group) == per_batch else 1 << len(group).bit_length() - 1
+            canvases = np.stack([pad_to_canvas(content, model.canvas) for content in group[:size]])
+            sizes = np.array([content.shape[:2] for content in group[:size]], np.int32)
+            embeddings += _encode(model, variables, canvases, sizes)
+            group = group[size:]
     return embeddings
 
 

@@ -23,7 +23,7 @@ class SamPredictor:
       model, variables: as `segjax.load` returns them.
       percentiles: (low, high): stretch each picture's intensities as in training (`config.data.percentiles`).
       cache: folder to keep embeddings in, see `EmbeddingCache`.
-      images_per_batch: images that `set_images` encodes in one call.
+      images_per_batch: images that `set_images` encodes in one call, at most.
       prompts_per_batch: prompts, of all images together, that are decoded in one call. Each takes 17 MiB with the
         published sizes in float32.
     """

@@ -114,6 +114,7 @@ def test_other_numbers_within_the_padding_and_other_sizes_compile_nothing(predic
         predictor.predict_images([clicks(image, RNG.integers(9, 17), points) for image in images])
 
     ask(IMAGES, 3)
+    ask(IMAGES[:3], 3)
     decoders = network.decode._cache_size()
     with compilations() as seen:
         for number, points in ((3, 2), (4, 3), (3, 4), (4, 2), (3, 3)):
@@ -166,22 +167,23 @@ def test_the_shape_of_a_call_leaves_little_of_it_empty(counts, slots, shape):
     assert call_shape(counts, slots) == shape
 
 
-def test_images_are_encoded_in_calls_of_one_size_or_alone(predictor, monkeypatch):
+def test_images_are_encoded_in_few_sizes_of_call_and_none_for_nothing(predictor, monkeypatch):
     shapes, encode = [], network._encode
     monkeypatch.setattr(network, "_encode", lambda m, v, x, s: shapes.append(x.shape[0]) or encode(m, v, x, s))
     predictor.set_images([*IMAGES, IMAGES[0]])
     assert shapes == [4, 1]
     predictor.set_images(np.stack([IMAGES[0]] * 8))
     assert shapes[2:] == [4, 4]
+    predictor.set_images([*IMAGES, *IMAGES[:3]])
+    assert shapes[4:] == [4, 2, 1]
     predictor.set_images(IMAGES[1:3])
-    assert shapes[4:] == [4], "filled up"
     together = predictor.get_image_embedding()
     assert together.shape == (2, 4, 4, 32) and predictor.features is None and predictor.original_size is None
     for image, features in zip(IMAGES[1:3], together, strict=True):
         predictor.set_image(image[..., ::-1], "BGR")
         np.testing.assert_allclose(predictor.features[0], features, atol=1e-4)
     SamPredictor(MODEL, predictor.variables, images_per_batch=1).set_images(IMAGES[:2])
-    assert shapes[7:] == [1, 1]
+    assert shapes[-2:] == [1, 1]
 
 
 def test_what_the_cache_has_is_not_encoded_again(tmp_path, monkeypatch):
