@@ -205,6 +205,7 @@ def test_what_the_cache_has_is_not_encoded_again(tmp_path, monkeypatch):
     [
         ([{}], "a list of 1; expected a list of 2 mappings, one for each image"),
         (dict(boxes=[[1, 2, 3, 4]]), "prompts is one mapping; expected a list of 2"),
+        ([{}, [[1, 2, 3, 4]]], "image 1: prompts are list; expected a mapping"),
         ([{}, dict(box=[1, 2, 3, 4])], "image 1: unknown prompt box; expected point_coords, point_labels, boxes"),
         ([{}, dict(boxes=[[1, 2, 3, 4], [5, 2, 3, 4]])], r"image 1: prompt 1: box \[5.0, 2.0, 3.0, 4.0\]: expected x1"),
         (
