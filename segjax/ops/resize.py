@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def _linear_weights(size: int, target: int) -> np.ndarray:
-    """Interpolation matrix [target, size]: row t holds the two weights that make output sample t."""
+def linear_weights(size: int, target: int) -> np.ndarray:
+    """Interpolation matrix float32 [target, size]: row t holds the two weights that make output sample t."""
     position = np.clip((np.arange(target) + 0.5) * (size / target) - 0.5, 0, size - 1)
     low = np.floor(position).astype(int)
     high = np.minimum(low + 1, size - 1)
@@ -34,9 +34,9 @@ def resize_bilinear(x: jax.Array, shape: tuple[int, int]) -> jax.Array:
     height, width = x.shape[-2:]
     out = x.astype(jnp.float32)
     if width != shape[1]:
-        out = jnp.matmul(out, _linear_weights(width, shape[1]).T, precision="highest")
+        out = jnp.matmul(out, linear_weights(width, shape[1]).T, precision="highest")
     if height != shape[0]:
-        out = jnp.matmul(_linear_weights(height, shape[0]), out, precision="highest")
+        out = jnp.matmul(linear_weights(height, shape[0]), out, precision="highest")
     return out.astype(x.dtype)
 
 
@@ -44,7 +44,7 @@ def resize_table(table: jax.Array, length: int) -> jax.Array:
     """Linear resize of axis 0: [L, D] -> [length, D], as SAM resizes relative positions to another grid."""
     if table.shape[0] == length:
         return table
-    return jnp.matmul(_linear_weights(table.shape[0], length), table, precision="highest")
+    return jnp.matmul(linear_weights(table.shape[0], length), table, precision="highest")
 
 
 def space_to_depth(x: jax.Array, block: int) -> jax.Array:

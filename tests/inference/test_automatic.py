@@ -228,6 +228,23 @@ def test_nothing_is_found(variables):
     assert not label_map([], (3, 4)).any()
 
 
+@pytest.mark.parametrize("mode", ["binary_mask", "uncompressed_rle", "coco_rle"])
+def test_a_mask_of_everything_is_a_record_and_one_of_nothing_is_none(variables, monkeypatch, mode):
+    logits = jnp.broadcast_to(jnp.array([1.0, 9, -9, -9])[:, None, None], (1, 1, 4, 16, 16))
+    monkeypatch.setattr(proposals_module, "decode", lambda *_: (logits, jnp.ones((1, 1, 4))))
+    generator = SamAutomaticMaskGenerator(MODEL, variables, 1, output_mode=mode)
+    (record,) = generator.generate(PICTURES[0])
+    assert binary_mask(record["segmentation"]).all() and record["area"] == 70 * 90
+    assert record["bbox"] == [0, 0, 90, 70] and record["stability_score"] == 1
+    runs = {"size": [70, 90], "counts": [0, 6300]}
+    if mode == "uncompressed_rle":
+        assert record["segmentation"] == runs
+    if mode == "coco_rle":
+        assert record["segmentation"]["counts"] == coco_mask.frPyObjects(runs, 70, 90)["counts"].decode()
+    monkeypatch.setattr(proposals_module, "decode", lambda *_: (-jnp.abs(logits), jnp.ones((1, 1, 4))))
+    assert SamAutomaticMaskGenerator(MODEL, variables, 1, stability_score_thresh=0.0).generate(PICTURES[0]) == []
+
+
 def test_crops_of_several_pictures_share_calls_of_the_encoder(variables, limits):
     options = dict(crop_n_layers=1, output_mode="coco_rle") | limits
     alone = SamAutomaticMaskGenerator(MODEL, variables, 3, **options)

@@ -4,6 +4,7 @@ Both get our weights by name (`segjax.weights.sam_names`) and serve one image an
 channel-last.
 """
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -11,7 +12,9 @@ import sys
 import types
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 
 from segjax.weights.sam_names import to_published
 from segjax.weights.sam_table import HUGGINGFACE, OFFICIAL
@@ -140,3 +143,52 @@ def _modeling():
     package.__path__ = list(spec.submodule_search_locations)
     sys.modules["segment_anything"] = package
     return importlib.import_module("segment_anything.modeling")
+
+
+@contextlib.contextmanager
+def official_package():
+    """The whole of segment_anything, while the block lasts.
+
+    torchvision, which it imports for four small functions, cannot be beside transformers here; they are written out in
+    `_torchvision`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in _torchvision().items():
+            patch.setitem(sys.modules, name, module)
+        for name in [name for name in sys.modules if name.split(".")[0] == "segment_anything"]:
+            patch.delitem(sys.modules, name)
+        yield pytest.importorskip("segment_anything")
+
+
+def _torchvision():
+    """The parts of torchvision that the package uses, by the names of their modules."""
+
+    def batched_nms(boxes, scores, groups, iou_threshold):
+        order, kept = list(scores.sort(stable=True, descending=True)[1].tolist()), []
+        area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        while order:
+            best = order.pop(0)
+            kept.append(best)
+            low, high = torch.maximum(boxes[best, :2], boxes[:, :2]), torch.minimum(boxes[best, 2:], boxes[:, 2:])
+            shared = (high - low).clamp(min=0).prod(1)
+            drops = (shared / (area[best] + area - shared) > iou_threshold) & (groups == groups[best])
+            order = [other for other in order if not drops[other]]
+        return torch.tensor(kept, dtype=torch.long)
+
+    def module(name, **members):
+        made = types.ModuleType(name)
+        made.__dict__.update(members)
+        return made
+
+    boxes = module(
+        "torchvision.ops.boxes",
+        batched_nms=batched_nms,
+        box_area=lambda b: (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]),
+    )
+    functional = module(
+        "torchvision.transforms.functional",
+        to_pil_image=Image.fromarray,
+        resize=lambda picture, size: picture.resize(tuple(size)[::-1], Image.BILINEAR),
+    )
+    names = ("torchvision", "torchvision.ops", "torchvision.transforms")
+    return {name: module(name) for name in names} | {m.__name__: m for m in (boxes, functional)}

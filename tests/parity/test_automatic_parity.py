@@ -1,10 +1,4 @@
-"""Segment everything beside segment-anything's own generator, with the same weights.
-
-torchvision, which it imports for four small functions, cannot be beside transformers here; they are written out below.
-"""
-
-import sys
-import types
+"""Segment everything beside segment-anything's own generator, with the same weights."""
 
 import jax
 import jax.numpy as jnp
@@ -22,53 +16,15 @@ MODEL = build_sam("sam_debug")
 PICTURES = {"astronaut": (90, 70), "coffee": (64, 100)}
 
 
-def torchvision_of(torch):
-    """The parts of torchvision that the generator uses."""
-
-    def batched_nms(boxes, scores, groups, iou_threshold):
-        order, kept = list(scores.sort(stable=True, descending=True)[1].tolist()), []
-        area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-        while order:
-            best = order.pop(0)
-            kept.append(best)
-            low, high = torch.maximum(boxes[best, :2], boxes[:, :2]), torch.minimum(boxes[best, 2:], boxes[:, 2:])
-            shared = (high - low).clamp(min=0).prod(1)
-            drops = (shared / (area[best] + area - shared) > iou_threshold) & (groups == groups[best])
-            order = [other for other in order if not drops[other]]
-        return torch.tensor(kept, dtype=torch.long)
-
-    def module(name, **members):
-        made = types.ModuleType(name)
-        made.__dict__.update(members)
-        return made
-
-    boxes = module(
-        "torchvision.ops.boxes",
-        batched_nms=batched_nms,
-        box_area=lambda b: (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]),
-    )
-    functional = module(
-        "torchvision.transforms.functional",
-        to_pil_image=Image.fromarray,
-        resize=lambda picture, size: picture.resize(tuple(size)[::-1], Image.BILINEAR),
-    )
-    names = ("torchvision", "torchvision.ops", "torchvision.transforms")
-    return {name: module(name) for name in names} | {m.__name__: m for m in (boxes, functional)}
-
-
 @pytest.fixture(scope="module")
 def reference():
     """(our variables, segment-anything's generator class, its model of the same weights)."""
-    torch = pytest.importorskip("torch")
-    from parity.sam_references import SegmentAnything
+    pytest.importorskip("torch")
+    from parity.sam_references import SegmentAnything, official_package
 
     variables = drawn_variables(MODEL, init_sam)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, module in torchvision_of(torch).items():
-            patch.setitem(sys.modules, name, module)
-        for name in [name for name in sys.modules if name.split(".")[0] == "segment_anything"]:
-            patch.delitem(sys.modules, name)
-        theirs = pytest.importorskip("segment_anything").SamAutomaticMaskGenerator
+    with official_package() as package:
+        theirs = package.SamAutomaticMaskGenerator
         yield jax.tree.map(jnp.asarray, variables), theirs, SegmentAnything(MODEL, variables).sam
 
 
