@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from blobs import blobs
 from golden.drawn_weights import drawn_variables
 from greedy_suppression import greedy
 from PIL import Image
@@ -16,32 +17,9 @@ from segjax.inference import automatic as automatic_module
 from segjax.inference import proposals as proposals_module
 from segjax.inference.automatic import SamAutomaticMaskGenerator, binary_mask, label_map
 from segjax.inference.crops import crops_of, point_grid
-from segjax.models.sam.build import SIZES, build_sam, init_sam
-from segjax.models.sam.sam import Sam
-from segjax.ops.resize import resize_bilinear
+from segjax.models.sam.build import build_sam, init_sam
 
-DRAWN = build_sam("sam_debug")
-
-
-class Blobs(Sam):
-    """Encodes pictures as SAM does; answers a click with ragged discs around it, more or less sure of them.
-
-    A SAM of drawn weights answers with noise all over the picture, whose boxes are all the same.
-    """
-
-    def decode(self, embedding, prompts):
-        side = embedding.shape[1] * 4
-        cells = jnp.arange(side) + 0.5
-        click = (prompts.points[:, :, 0] + 0.5) * (side / self.canvas)
-        x, y = cells - click[..., 0, None], cells - click[..., 1, None]
-        distance = jnp.hypot(y[..., :, None], x[..., None, :])[:, :, None]
-        ragged = resize_bilinear(embedding.mean(-1), (side, side))[:, None, None]
-        kind = click.sum(-1)[..., None] + jnp.arange(4.0)
-        radius = (2 + 3 * jnp.sin(kind) ** 2)[..., None, None]
-        return (radius - distance) * (1 + jnp.cos(3 * radius)) + 4 * ragged, 0.45 + 0.55 * jnp.sin(5 * kind)
-
-
-MODEL = Blobs(**{name: getattr(DRAWN, name) for name in SIZES["sam_debug"]})
+DRAWN, MODEL = build_sam("sam_debug"), blobs("sam_debug")
 
 
 def photograph(name, size):

@@ -1,5 +1,6 @@
 """The whole SAM: sizes, shapes, types, and ragged prompts of many images in one call."""
 
+import functools
 import math
 
 import jax
@@ -38,15 +39,33 @@ def counts(shapes):
     return {name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for name, tree in shapes.items()}
 
 
+@functools.cache
+def shapes_of(name):
+    return jax.eval_shape(lambda key: init_sam(build_sam(name), key), jax.random.key(0))
+
+
 @pytest.mark.parametrize(
     "name, encoder", [("sam_vit_b", 89_670_912), ("sam_vit_l", 308_278_272), ("sam_vit_h", 637_026_048)]
 )
 def test_parameter_counts_are_the_published_ones(name, encoder):
-    shapes = jax.eval_shape(lambda key: init_sam(build_sam(name), key), jax.random.key(0))
+    shapes = shapes_of(name)
     expected = {"image_encoder": encoder, "prompt_encoder": 6_220, "mask_decoder": 4_058_340}
     assert counts(shapes["params"]) == expected
     assert counts(shapes["constants"]) == {"prompt_encoder": 2 * 128}
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize(
+    "name, everywhere, channels",
+    [("sam_vit_b", (2, 5, 8, 11), 64), ("sam_vit_l", (5, 11, 17, 23), 64), ("sam_vit_h", (7, 15, 23, 31), 80)],
+)
+def test_global_blocks_and_channels_of_a_head_are_the_published_ones(name, everywhere, channels):
+    """A block that attends everywhere has a table of 2 * 64 - 1 distances, one in windows of 2 * 14 - 1."""
+    trunk = shapes_of(name)["params"]["image_encoder"]["trunk"]
+    for number in range(len(trunk)):
+        length = 127 if number in everywhere else 27
+        for table in ("rel_pos_h", "rel_pos_w"):
+            assert trunk[f"block_{number}"][table].shape == (length, channels)
 
 
 def test_prompts_in_one_call_equal_each_on_its_own(variables):

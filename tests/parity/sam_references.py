@@ -4,18 +4,12 @@ Both get our weights by name (`segjax.weights.sam_names`) and serve one image an
 channel-last.
 """
 
-import contextlib
 import functools
-import importlib
-import importlib.util
-import sys
-import types
 
 import numpy as np
-import pytest
 import torch
-from PIL import Image
 
+from parity.stand_ins import segment_anything
 from segjax.weights.sam_names import to_published
 from segjax.weights.sam_table import HUGGINGFACE, OFFICIAL
 
@@ -41,7 +35,7 @@ class SegmentAnything:
     """github.com/facebookresearch/segment-anything (`pip install segment-anything`)."""
 
     def __init__(self, model, variables):
-        modeling = _modeling()
+        modeling = segment_anything().modeling
         grid = model.canvas // model.patch
         width = model.prompt_width
         encoder = modeling.ImageEncoderViT(
@@ -76,6 +70,24 @@ class SegmentAnything:
             sparse_prompt_embeddings=torch.from_numpy(tokens)[None], dense_prompt_embeddings=_first(dense),
         )  # fmt: skip
         return logits[0].numpy(), iou[0].numpy()
+
+    @torch.no_grad()
+    def preprocess(self, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [H, W, 3] of any size -> content uint8 [h, w, 3], and the encoder's pixels float32 [S, S, 3]."""
+        content = self._frame().apply_image(picture)
+        return content, _last(self.sam.preprocess(_first(content).float()))
+
+    def on_canvas(self, points: np.ndarray, boxes: np.ndarray, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Points [N, 2] and boxes [P, 4] of a picture of that size in pixels of the canvas."""
+        return self._frame().apply_coords(points, hw), self._frame().apply_boxes(boxes, hw)
+
+    @torch.no_grad()
+    def in_picture(self, low_res: np.ndarray, content_hw: tuple[int, int], hw: tuple[int, int]) -> np.ndarray:
+        """Logits [M, 4h, 4w] -> [M, *hw]."""
+        return self.sam.postprocess_masks(torch.from_numpy(low_res)[None], content_hw, hw)[0].numpy()
+
+    def _frame(self):
+        return segment_anything().utils.transforms.ResizeLongestSide(self.sam.image_encoder.img_size)
 
 
 class Transformers:
@@ -131,64 +143,3 @@ class Transformers:
         ]
         logits, iou = (torch.cat([answer[i][0, 0] for answer in answers]).numpy() for i in range(2))
         return logits, iou
-
-
-@functools.cache
-def _modeling():
-    """segment_anything.modeling without the package's own __init__, which imports torchvision for other parts."""
-    spec = importlib.util.find_spec("segment_anything")
-    if spec is None:
-        raise ModuleNotFoundError("segment-anything is not installed; `pip install segment-anything` brings it")
-    package = types.ModuleType("segment_anything")
-    package.__path__ = list(spec.submodule_search_locations)
-    sys.modules["segment_anything"] = package
-    return importlib.import_module("segment_anything.modeling")
-
-
-@contextlib.contextmanager
-def official_package():
-    """The whole of segment_anything, while the block lasts.
-
-    torchvision, which it imports for four small functions, cannot be beside transformers here; they are written out in
-    `_torchvision`.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        for name, module in _torchvision().items():
-            patch.setitem(sys.modules, name, module)
-        for name in [name for name in sys.modules if name.split(".")[0] == "segment_anything"]:
-            patch.delitem(sys.modules, name)
-        yield pytest.importorskip("segment_anything")
-
-
-def _torchvision():
-    """The parts of torchvision that the package uses, by the names of their modules."""
-
-    def batched_nms(boxes, scores, groups, iou_threshold):
-        order, kept = list(scores.sort(stable=True, descending=True)[1].tolist()), []
-        area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-        while order:
-            best = order.pop(0)
-            kept.append(best)
-            low, high = torch.maximum(boxes[best, :2], boxes[:, :2]), torch.minimum(boxes[best, 2:], boxes[:, 2:])
-            shared = (high - low).clamp(min=0).prod(1)
-            drops = (shared / (area[best] + area - shared) > iou_threshold) & (groups == groups[best])
-            order = [other for other in order if not drops[other]]
-        return torch.tensor(kept, dtype=torch.long)
-
-    def module(name, **members):
-        made = types.ModuleType(name)
-        made.__dict__.update(members)
-        return made
-
-    boxes = module(
-        "torchvision.ops.boxes",
-        batched_nms=batched_nms,
-        box_area=lambda b: (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]),
-    )
-    functional = module(
-        "torchvision.transforms.functional",
-        to_pil_image=Image.fromarray,
-        resize=lambda picture, size: picture.resize(tuple(size)[::-1], Image.BILINEAR),
-    )
-    names = ("torchvision", "torchvision.ops", "torchvision.transforms")
-    return {name: module(name) for name in names} | {m.__name__: m for m in (boxes, functional)}

@@ -36,22 +36,23 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def theirs(torch):
     """Their package, whose registry reads a file of this size; it knows the published sizes alone."""
-    from parity.sam_references import SegmentAnything, official_package
+    from parity.sam_references import SegmentAnything
+    from parity.stand_ins import segment_anything
 
     def built(checkpoint):
         sam = SegmentAnything(MODEL, drawn_variables(MODEL, init_sam)).sam
         sam.load_state_dict(torch.load(checkpoint))
         return sam
 
-    with official_package() as package:
-        from segment_anything.utils.transforms import ResizeLongestSide
+    package = segment_anything()
+    from segment_anything.utils.transforms import ResizeLongestSide
 
-        yield types.SimpleNamespace(
-            sam_model_registry={"vit_b": built, "default": built},
-            SamPredictor=package.SamPredictor,
-            SamAutomaticMaskGenerator=package.SamAutomaticMaskGenerator,
-            ResizeLongestSide=ResizeLongestSide,
-        )
+    return types.SimpleNamespace(
+        sam_model_registry={"vit_b": built, "default": built},
+        SamPredictor=package.SamPredictor,
+        SamAutomaticMaskGenerator=package.SamAutomaticMaskGenerator,
+        ResizeLongestSide=ResizeLongestSide,
+    )
 
 
 def assert_same(found, wanted, path=""):
