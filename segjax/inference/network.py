@@ -14,6 +14,8 @@ from segjax.inference.upscale import image_weights
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
 
+CACHE_BYTES = 2**24  # a CPU's last cache has about twice that; upscaled embeddings are half of what decoding holds
+
 
 def embed(
     model: Sam, variables: Mapping[str, Any], pictures: Sequence[np.ndarray], *, per_batch: int = 1
@@ -37,17 +39,31 @@ def encode(
             size = per_batch if len(group) == per_batch else 1 << len(group).bit_length() - 1
             canvases = np.stack([pad_to_canvas(content, model.canvas) for content in group[:size]])
             sizes = np.array([content.shape[:2] for content in group[:size]], np.int32)
-            embeddings += _encode(model, variables, canvases, sizes)
+            embeddings += _encode(for_device(model), variables, canvases, sizes)
             group = group[size:]
     return embeddings
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def decode(
     model: Sam, variables: Mapping[str, Any], embeddings: Sequence[jax.Array], prompts: Prompts
 ) -> tuple[jax.Array, jax.Array]:
     """Logits [R, P, 4, 4h, 4w] and predicted IoUs [R, P, 4] of prompts [R, P, ..] on R embeddings [1, h, w, D]."""
-    return model.apply(variables, jnp.concatenate(embeddings), prompts, method="decode")
+    return _decode(for_device(model), variables, embeddings, prompts)
+
+
+def for_device(model: Sam) -> Sam:
+    """The model, computed as is fastest on the device at hand: the same numbers but for rounding.
+
+    On CPUs that is chunked attention where the model asks for plain "xla", and as many prompts at once as their
+    upscaled embeddings fit into the cache. What else a model asks for it gets.
+    """
+    if jax.default_backend() != "cpu":
+        return model
+    upscaled = 4 * model.mask_side**2 * model.prompt_width // 8  # bytes a prompt
+    return model.clone(
+        attention="chunked" if model.attention == "xla" else model.attention,
+        prompts_at_once=model.prompts_at_once or max(1, CACHE_BYTES // upscaled),
+    )
 
 
 def to_picture(model: Sam, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -63,3 +79,10 @@ def to_picture(model: Sam, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]
 def _encode(model: Sam, variables: Mapping[str, Any], images: jax.Array, sizes: jax.Array) -> tuple[jax.Array, ...]:
     embeddings = model.apply(variables, images, sizes, method="encode_image")
     return tuple(jnp.split(embeddings, len(embeddings)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(
+    model: Sam, variables: Mapping[str, Any], embeddings: Sequence[jax.Array], prompts: Prompts
+) -> tuple[jax.Array, jax.Array]:
+    return model.apply(variables, jnp.concatenate(embeddings), prompts, method="decode")

@@ -71,11 +71,11 @@ def test_sixteen_images_of_thirty_two_prompts_are_one_call_of_one_program_and_wh
     prompts = [(clicks(image, 32, 3), boxes(image, 32))[number % 2] for number, image in enumerate(images)]
     many = SamPredictor(MODEL, debug_variables(), prompts_per_batch=512)
     many.set_images(images)
-    before, calls = network.decode._cache_size(), []
+    before, calls = network._decode._cache_size(), []
     decode = network.decode
     monkeypatch.setattr("segjax.inference.answers.decode", lambda *args: calls.append(args) or decode(*args))
     found = many.predict_images(prompts, return_logits=True)
-    assert len(calls) == 1 and decode._cache_size() == before + 1
+    assert len(calls) == 1 and network._decode._cache_size() == before + 1
     assert calls[0][3].points.shape == (32, 16, 4, 2), "two rows of 16 prompts an image, 3 points in 4 slots"
     monkeypatch.undo()
     for image, given, answer in zip(images, prompts, found, strict=True):
@@ -115,11 +115,11 @@ def test_other_numbers_within_the_padding_and_other_sizes_compile_nothing(predic
 
     ask(IMAGES, 3)
     ask(IMAGES[:3], 3)
-    decoders = network.decode._cache_size()
+    decoders = network._decode._cache_size()
     with compilations() as seen:
         for number, points in ((3, 2), (4, 3), (3, 4), (4, 2), (3, 3)):
             ask([RNG.integers(0, 256, (*RNG.integers(20, 129, 2), 3), np.uint8) for _ in range(number)], points)
-    assert seen == [] and network.decode._cache_size() == decoders
+    assert seen == [] and network._decode._cache_size() == decoders
     with compilations() as seen:
         ask(IMAGES[:1], 17)
     assert seen, "or this test cannot fail"
@@ -127,12 +127,12 @@ def test_other_numbers_within_the_padding_and_other_sizes_compile_nothing(predic
 
 def test_more_points_than_slots_are_padded_to_the_next_multiple(predictor):
     predictor.set_image(IMAGES[2])
-    before = network.decode._cache_size()
+    before = network._decode._cache_size()
     for points in (65, 90, 128):
         given = clicks(IMAGES[2], 1, points)
         found = predictor.predict_batch(**given, return_logits=True)
         assert found[0].shape == (1, 3, 51, 51)
-    assert network.decode._cache_size() == before + 1
+    assert network._decode._cache_size() == before + 1
     unpadded = dict(points=given["point_coords"][None] * 64 / 51, labels=given["point_labels"][None])
     unpadded["labels"] = np.where(unpadded["labels"] == -1, NOT_A_POINT, unpadded["labels"])
     low_res, iou = network.decode(MODEL, predictor.variables, [predictor.features], Prompts(**unpadded))

@@ -6,7 +6,7 @@ import pytest
 from written_run import debug_variables
 
 from segjax.data.transforms import pad_to_canvas, resize_longest_side, stretch
-from segjax.inference import answers
+from segjax.inference import answers, network
 from segjax.inference.predictor import SamPredictor
 from segjax.inference.upscale import image_weights
 from segjax.models.sam.build import build_sam
@@ -84,11 +84,11 @@ def test_many_prompts_are_worked_through_in_pieces(predictor):
 
 def test_another_click_or_a_box_beside_it_compiles_nothing(predictor):
     predictor.predict([[5, 6], [7, 8]], [1, 0])
-    before = answers.decode._cache_size(), answers.to_image._cache_size()
+    before = network._decode._cache_size(), answers.to_image._cache_size()
     predictor.predict([[5, 6], [7, 8], [9, 9]], [1, 0, 1])
     predictor.predict([[5, 6], [7, 8], [9, 9], [30, 3]], [1, 0, 1, 1])
     predictor.predict([[5, 6], [7, 8]], [1, 0], box=[3, 4, 20, 25])
-    assert (answers.decode._cache_size(), answers.to_image._cache_size()) == before
+    assert (network._decode._cache_size(), answers.to_image._cache_size()) == before
 
 
 def test_fed_back_logits_change_the_answer_and_may_have_any_of_the_usual_shapes(predictor):
@@ -212,3 +212,11 @@ def test_a_prompt_that_cannot_be_is_refused(predictor, prompt, message):
 def test_a_batch_needs_as_many_of_each(predictor):
     with pytest.raises(ValueError, match="2 point_coords, 2 point_labels, 3 boxes: expected as many of each"):
         predictor.predict_batch([[[1, 2]], [[3, 4]]], [[1], [1]], BOXES)
+
+
+def test_on_a_cpu_sam_is_computed_as_is_fastest_there(predictor):
+    """Published sizes: 256 x 256 x 32 upscaled numbers a prompt, so two at once; what was asked for stays."""
+    published = network.for_device(build_sam("sam_vit_b"))
+    assert (published.attention, published.prompts_at_once) == ("chunked", 2)
+    asked = build_sam("sam_vit_b", attention="cudnn", prompts_at_once=5)
+    assert network.for_device(asked) == asked and predictor.model == MODEL

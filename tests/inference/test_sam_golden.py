@@ -71,7 +71,7 @@ def test_logits_come_back_to_the_picture_as_the_references(golden, canvas, hw):
     low_res = framed_logits(hw, model.mask_side)
     four = np.zeros((1, 4, *low_res.shape[1:]), np.float32)
     four[0, 0] = low_res[0]
-    full, _ = to_image(four, 0, *network.to_picture(model, hw), multimask=False, return_logits=True)
+    full, _ = to_image(four[None], 0, 0, *network.to_picture(model, hw), multimask=False, return_logits=True)
     assert full.shape == (1, *hw)
     want = golden(canvas, hw, "logits")
     np.testing.assert_allclose(as_stored(full, canvas, factor=2), want, rtol=0, atol=5e-7 * np.abs(want).max())

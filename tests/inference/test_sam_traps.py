@@ -81,7 +81,7 @@ LOW_RES = framed_logits(HW, MODEL.mask_side)[0]
 def in_picture(low_res, hw=HW, logits=True):
     four = np.zeros((1, 4, *low_res.shape), np.float32)
     four[0, 0] = low_res
-    return np.asarray(to_image(four, 0, *to_picture(MODEL, hw), multimask=False, return_logits=logits)[0])[0]
+    return np.asarray(to_image(four[None], 0, 0, *to_picture(MODEL, hw), multimask=False, return_logits=logits)[0])[0]
 
 
 def plainly(low_res, rows, columns):
