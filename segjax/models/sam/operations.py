@@ -1,0 +1,42 @@
+"""Multiply-adds of a SAM, counted from its sizes as published: what a machine's utilisation is measured against.
+
+Two operations each. Padded window tokens count, norms and activations do not; what an implementation saves or
+adds by computing otherwise (`two_way_transformer`) changes nothing here.
+"""
+
+from segjax.models.sam.mask_decoder import MASKS
+from segjax.models.sam.sam import Sam
+
+
+def encoder_multiply_adds(model: Sam) -> int:
+    """Of `encode_image` for one picture that fills the canvas (SAM ViT-B: 486e9)."""
+    side, width = model.canvas // model.patch, model.width
+    cells = side**2
+    total = cells * width * 3 * model.patch**2
+    for block in range(model.depth):
+        windowed = model.window and block not in model.global_blocks
+        window = model.window if windowed else side
+        windows = (-(-side // window)) ** 2
+        tokens = windows * window**2
+        total += tokens * 4 * width**2 + cells * 8 * width**2  # qkv and output; the MLP, on the cells alone
+        total += 2 * windows * window**4 * width  # scores and mixtures
+        if model.rel_pos:
+            total += 2 * tokens * window * width  # each query with the rows and the columns of its window
+    neck = model.prompt_width
+    return total + cells * (width * neck + 9 * neck**2)
+
+
+def decoder_multiply_adds(model: Sam, tokens: int) -> int:
+    """Of `decode` for one prompt (SAM: 1.81e9 for a click).
+
+    Args:
+      tokens: of the prompt; a click has two, itself and the closing "not a point".
+    """
+    width, mlp = model.prompt_width, model.decoder_mlp
+    inner, cells, tokens = width // 2, (model.canvas // model.patch) ** 2, tokens + MASKS + 1
+    attention = lambda queries, keys, inner: 2 * (queries + keys) * width * inner + 2 * queries * keys * inner
+    block = attention(tokens, tokens, width) + 2 * attention(tokens, cells, inner) + 2 * tokens * width * mlp
+    upscaling = cells * width * width + 4 * cells * (width // 4) * (width // 2)
+    filters = MASKS * (2 * width**2 + width * width // 8 + 16 * cells * width // 8)
+    iou = 2 * width**2 + width * MASKS
+    return model.decoder_depth * block + attention(tokens, cells, inner) + upscaling + filters + iou

@@ -1,0 +1,250 @@
+"""SAM beside its PyTorch reference on this machine: encoder, decoder and segment-everything, time and memory.
+
+    .venv/bin/pip install -e .[parity]      # brings the reference
+    .venv/bin/python tools/benchmark.py sam
+    .venv/bin/python tools/benchmark.py sam --parts everything --points-per-side 16 --sides segjax compiled
+    .venv/bin/python tools/benchmark.py memory          # segment everything at 4480 x 6720, ours alone
+
+Each side is a process of its own with the same drawn weights; they take turns, one call each, while the others sleep.
+Every figure is a median (lowest in brackets); peak memory is what a call adds to what its process held before.
+"""
+
+import argparse
+import multiprocessing
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+SIDES = ("segjax", "eager", "compiled")
+PARTS = ("matmul", "encoder", "decoder", "everything")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("sam", "memory"))
+    parser.add_argument("--model", default="sam_vit_b")
+    parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES)
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--points-per-side", type=int, default=32)
+    args = parser.parse_args()
+    if args.what == "memory":
+        return memory(args.model, args.points_per_side)
+    print("| part | " + " | ".join(f"{side} | peak MiB" for side in args.sides) + " | ratios to the first |")
+    print("|---" * (2 + 2 * len(args.sides)) + "|")
+    workers = [Worker(side, args.model, args.points_per_side) for side in args.sides]
+    rates = []
+    for part, repeats in tasks(args.parts, args.repeats):
+        first, times = [worker.ask(part) for worker in workers], [[] for _ in workers]  # the first call compiles
+        for _ in range(repeats):
+            for worker, taken in zip(workers, times, strict=True):
+                taken.append(worker.ask(part)[0])
+        times = times if repeats else [[seconds] for seconds, _ in first]
+        cells = [f"{1e3 * np.median(t):.0f} ({1e3 * min(t):.0f}) ms | {peak:.0f}" for t, (_, peak) in zip(times, first)]
+        ratios = " ".join(f"{np.median(t) / np.median(times[0]):.2f}" for t in times[1:])
+        print(f"| {part} | {' | '.join(cells)} | {ratios} |", flush=True)
+        operations = 2 * multiply_adds(part, args.model)
+        if part == "matmul":
+            rates = [operations / np.median(t) for t in times]
+        elif operations and rates:
+            shares = (operations / np.median(t) / rate for t, rate in zip(times, rates, strict=True))
+            print(f"| its operations, {operations:.2e}, at the rate of matmul: share | " + " | | ".join(
+                f"{share:.0%}" for share in shares) + " | | |")  # fmt: skip
+
+
+def tasks(parts: tuple[str, ...], repeats: int) -> list[tuple[str, int]]:
+    """(name, counted repeats after the first call) of what is measured."""
+    expanded = {
+        "matmul": [("matmul", 3 * repeats)],
+        "encoder": [("encoder", repeats)],
+        "decoder": [("decoder 1", 4 * repeats), ("decoder 16", repeats), ("decoder 64", min(repeats, 3))],
+        "everything": [("everything", 1)],
+    }
+    return [task for part in parts for task in expanded[part]]
+
+
+def multiply_adds(part: str, model: str) -> float:
+    """As the reference computes it; 0 where nothing is counted."""
+    from segjax.models.sam.build import build_sam
+    from segjax.models.sam.operations import decoder_multiply_adds, encoder_multiply_adds
+
+    kind, _, number = part.partition(" ")
+    counts = {"matmul": lambda: 4096**3, "encoder": lambda: encoder_multiply_adds(build_sam(model))}
+    counts["decoder"] = lambda: int(number) * decoder_multiply_adds(build_sam(model), tokens=2)
+    return counts.get(kind, lambda: 0)()
+
+
+class Worker:
+    """A side in a process of its own, that runs a part when asked to."""
+
+    def __init__(self, side: str, model: str, points_per_side: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        context.Process(target=serve, args=(theirs, side, model, points_per_side), daemon=True).start()
+
+    def ask(self, part: str) -> tuple[float, float]:
+        """(seconds, MiB that it took beyond what was held)."""
+        self.pipe.send(part)
+        return self.pipe.recv()
+
+
+def serve(pipe, side: str, model: str, points_per_side: int) -> None:
+    parts = (ours if side == "segjax" else theirs)(model, points_per_side, side == "compiled")
+    while part := _next(pipe):
+        held = reset_peak()
+        began = time.perf_counter()
+        parts[part]()
+        pipe.send((time.perf_counter() - began, peak() - held))
+
+
+def _next(pipe) -> str | None:
+    """The part to run; None when nobody asks any more."""
+    try:
+        return pipe.recv()
+    except EOFError:
+        return None
+
+
+def ours(name: str, points_per_side: int, compiled: bool) -> dict[str, Callable]:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    from golden.drawn_weights import drawn_variables
+
+    import segjax
+    from segjax.inference import network
+    from segjax.models.sam.build import build_sam, init_sam
+    from segjax.models.sam.prompt_encoder import Prompts
+
+    model = build_sam(name)
+    variables = jax.device_put(drawn_variables(model, init_sam))
+    picture = photograph((model.canvas, model.canvas))
+    square = jax.device_put(np.random.default_rng(0).standard_normal((4096, 4096), np.float32))
+    product = jax.jit(lambda a: a @ a)
+    side = model.canvas // model.patch
+    embedding = jax.device_put(noise((1, side, side, model.prompt_width)))
+
+    def decode(count):
+        points = clicks(count, model.canvas)[None, :, None]
+        prompts = Prompts(points=points, labels=np.ones((1, count, 1), np.int32))
+        return lambda: jax.block_until_ready(network.decode(model, variables, [embedding], prompts))
+
+    generator = segjax.SamAutomaticMaskGenerator(model, variables, **everything(points_per_side))
+    return {
+        "matmul": lambda: product(square).block_until_ready(),
+        "encoder": lambda: jax.block_until_ready(network.embed(model, variables, [picture])),
+        "everything": lambda: generator.generate(photograph((480, 640))),
+    } | {f"decoder {count}": decode(count) for count in (1, 16, 64)}
+
+
+def theirs(name: str, points_per_side: int, compiled: bool) -> dict[str, Callable]:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    import torch
+    from golden.drawn_weights import drawn_variables
+    from parity.sam_references import SegmentAnything
+    from parity.stand_ins import segment_anything
+
+    from segjax.models.sam.build import build_sam, init_sam
+
+    model = build_sam(name)
+    sam = SegmentAnything(model, drawn_variables(model, init_sam)).sam
+    if compiled:
+        sam.image_encoder.forward = torch.compile(sam.image_encoder.forward)
+        sam.mask_decoder.predict_masks = torch.compile(sam.mask_decoder.predict_masks, dynamic=False)
+    picture = torch.from_numpy(photograph((model.canvas, model.canvas))).permute(2, 0, 1)[None]
+    square = torch.randn(4096, 4096)
+    side = model.canvas // model.patch
+    embedding = torch.from_numpy(noise((1, model.prompt_width, side, side)))
+
+    def decode(count):
+        points = torch.from_numpy(clicks(count, model.canvas))[:, None]
+
+        def run():
+            tokens, dense = sam.prompt_encoder((points, torch.ones(count, 1)), None, None)
+            return sam.mask_decoder.predict_masks(
+                image_embeddings=embedding, image_pe=sam.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=tokens, dense_prompt_embeddings=dense,
+            )  # fmt: skip
+
+        return run
+
+    generator = segment_anything().SamAutomaticMaskGenerator(sam, **everything(points_per_side))
+    parts = {
+        "matmul": lambda: square @ square,
+        "encoder": lambda: sam.image_encoder(sam.preprocess(picture)),
+        "everything": lambda: generator.generate(photograph((480, 640))),
+    } | {f"decoder {count}": decode(count) for count in (1, 16, 64)}
+    return {part: torch.inference_mode()(run) for part, run in parts.items()}
+
+
+def memory(name: str, points_per_side: int) -> None:
+    """What segment-everything needs beyond the encoder on a picture of 30 megapixels."""
+    import segjax
+    from segjax.inference import network
+
+    from golden.drawn_weights import drawn_variables  # isort: skip
+    from segjax.models.sam.build import build_sam, init_sam
+
+    model = build_sam(name)
+    generator = segjax.SamAutomaticMaskGenerator(
+        model, drawn_variables(model, init_sam), **everything(points_per_side) | dict(output_mode="coco_rle")
+    )
+    picture = photograph((4480, 6720))
+    held = reset_peak()
+    network.embed(model, generator.variables, [picture])
+    print(f"encoder: {peak() - held:.0f} MiB beyond {held:.0f}", flush=True)
+    held, began = reset_peak(), time.perf_counter()
+    records = generator.generate(picture)
+    candidates = 3 * points_per_side**2
+    print(f"everything, encoder and all: {peak() - held:.0f} MiB beyond {held:.0f}, {len(records)} records of "
+          f"{candidates} candidates, {time.perf_counter() - began:.0f} s")  # fmt: skip
+    print(f"{candidates} candidates as float32 at full size, 192 at a time: {192 * 4480 * 6720 * 4 / 2**20:.0f} MiB")
+
+
+def everything(points_per_side: int) -> dict:
+    """Arguments of both generators. Drawn weights say noise: of ViT-B's masks about one in twenty exceeds 1.62."""
+    return dict(
+        points_per_side=points_per_side, pred_iou_thresh=1.62, stability_score_thresh=0.0, box_nms_thresh=1.0,
+        stability_score_offset=0.1,
+    )  # fmt: skip
+
+
+def photograph(hw: tuple[int, int]) -> np.ndarray:
+    from PIL import Image
+    from skimage import data
+
+    return np.asarray(Image.fromarray(data.astronaut()).resize(hw[::-1]))
+
+
+def noise(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal(shape, np.float32)
+
+
+def clicks(count: int, canvas: int) -> np.ndarray:
+    return np.random.default_rng(2).uniform(0, canvas - 1, (count, 2)).astype(np.float32)
+
+
+def reset_peak() -> float:
+    """Forgets the highest resident size so far (Linux); returns the present one, MiB."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def peak() -> float:
+    return _status("VmHWM")
+
+
+def _status(field: str) -> float:
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field + ":")).split()[1]) / 1024
+
+
+if __name__ == "__main__":
+    main()
