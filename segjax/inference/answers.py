@@ -17,8 +17,8 @@ from segjax.inference.upscale import rounded_weights, to_image
 from segjax.models.sam.sam import Sam
 
 ROW_COUNTS = (1, 4, 16, 64)
-# Slots that cost as much as what is computed once for all prompts of a row: with the published decoder .36 of 2.16 GFLOP,
-# as XLA counts them.
+# Slots that cost as much as what is computed once for all prompts of a row: .36 of 2.16 GFLOP with the published
+# decoder, as XLA counts them.
 _ROW_COST = 0.17
 
 Answer = tuple[np.ndarray, np.ndarray, np.ndarray]  # masks [P, M, H, W], iou [P, M], low_res [P, M, 4h, 4w]
