@@ -24,8 +24,8 @@ class SamPredictor:
       percentiles: (low, high): stretch each picture's intensities as in training (`config.data.percentiles`).
       cache: folder to keep embeddings in, see `EmbeddingCache`.
       images_per_batch: images that `set_images` encodes in one call, at most.
-      prompts_per_batch: prompts, of all images together, that are decoded in one call. Each takes 17 to 20 MiB
-        with the published sizes in float32.
+      prompts_per_batch: prompts, of all images together, that are decoded in one call. Each takes 23 MiB with the
+        published sizes in float32.
     """
 
     def __init__(
