@@ -25,7 +25,7 @@ class SamPredictor:
       cache: folder to keep embeddings in, see `EmbeddingCache`.
       images_per_batch: images that `set_images` encodes in one call, at most.
       prompts_per_batch: prompts, of all images together, that are decoded in one call. Each takes 23 MiB with the
-        published sizes in float32.
+        published sizes in float32; on CPUs two of a picture are worked on at a time.
     """
 
     def __init__(
