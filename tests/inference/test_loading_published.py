@@ -8,10 +8,10 @@ import pytest
 
 import segjax
 from segjax.models.sam.build import build_sam, init_sam
+from segjax.weights.names import HUGGINGFACE, OFFICIAL
 from segjax.weights.registry import PUBLISHED, PublishedFile
 from segjax.weights.safetensors import write_arrays
-from segjax.weights.sam_names import to_published
-from segjax.weights.sam_table import HUGGINGFACE, OFFICIAL
+from segjax.weights.sam_table import SAM
 from segjax.weights.torch_writer import write_torch
 from segjax.weights.tree import CheckpointError, flatten
 
@@ -31,14 +31,14 @@ def assert_same(found, want):
 @pytest.fixture(scope="module")
 def official(tmp_path_factory):
     path = tmp_path_factory.mktemp("official") / "debug.pth"
-    write_torch(path, to_published(drawn(), OFFICIAL))
+    write_torch(path, SAM.to_published(drawn(), OFFICIAL))
     return path
 
 
 @pytest.fixture(scope="module")
 def huggingface(tmp_path_factory):
     path = tmp_path_factory.mktemp("huggingface") / "model.safetensors"
-    state = to_published(drawn(), HUGGINGFACE)
+    state = SAM.to_published(drawn(), HUGGINGFACE)
     del state["prompt_encoder.shared_embedding.positional_embedding"]  # as transformers itself writes it
     write_arrays(path, state, {"format": "pt"})
     return path
@@ -64,7 +64,7 @@ def test_a_loaded_model_does_not_change_when_its_file_does(tmp_path, official):
 
 
 def test_a_wrapped_and_prefixed_half_precision_file_loads(tmp_path):
-    state = {f"module.{key}": array.astype(np.float16) for key, array in to_published(drawn(), OFFICIAL).items()}
+    state = {f"module.{key}": array.astype(np.float16) for key, array in SAM.to_published(drawn(), OFFICIAL).items()}
     write_torch(tmp_path / "tuned.pth", state)
     assert_same(segjax.load(tmp_path / "tuned.pth")[1], jax.tree.map(lambda x: x.astype("f2").astype("f4"), drawn()))
 
@@ -82,7 +82,7 @@ def test_what_is_no_sam_is_said(tmp_path):
     write_torch(tmp_path / "resnet.pth", {"layer1.weight": np.ones(2, np.float32)})
     with pytest.raises(CheckpointError, match="holds no SAM of segment-anything.*its 1 arrays are named layer1.weight"):
         segjax.load("sam_debug", tmp_path / "resnet.pth")
-    state = to_published(drawn(), OFFICIAL)
+    state = SAM.to_published(drawn(), OFFICIAL)
     write_torch(tmp_path / "hq.pth", state | {"mask_decoder.hf_token.weight": np.ones((1, 32), np.float32)})
     with pytest.raises(CheckpointError, match="1 unexpected: mask_decoder.hf_token.weight.*those of HQ-SAM"):
         segjax.load(tmp_path / "hq.pth")
@@ -114,7 +114,7 @@ def test_on_another_canvas_the_stored_tables_answer_as_the_encoder_would(kind, o
 
 
 def test_a_file_for_another_canvas_says_so_itself(tmp_path):
-    write_torch(tmp_path / "large.pth", to_published(drawn(canvas=96), OFFICIAL))
+    write_torch(tmp_path / "large.pth", SAM.to_published(drawn(canvas=96), OFFICIAL))
     model, variables = segjax.load("sam_debug", tmp_path / "large.pth")
     assert model.canvas == 96
     assert_same(variables, drawn(canvas=96))
