@@ -417,7 +417,7 @@ def test_convert_refuses_what_it_cannot_do_and_writes_nothing(run, tmp_path, cap
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["train"], ["eval"], ["predict"], ["everything"], ["prepare"], ["convert"], ["models"]],
+    [[], ["train"], ["eval"], ["predict"], ["everything"], ["reconstruct"], ["prepare"], ["convert"], ["models"]],
 )
 def test_help_is_quick_and_has_examples(command):
     words = [sys.executable, "-X", "importtime", "-m", "segjax", *command, "--help"]

@@ -1,5 +1,6 @@
 """From a table of sizes to a module: what the builders of all models share."""
 
+import dataclasses
 import difflib
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -31,3 +32,10 @@ def sized(
     if "dtype" in options:
         options["dtype"] = jnp.dtype(options["dtype"])
     return kind(**options)
+
+
+def attributes(model: nn.Module) -> dict[str, Any]:
+    """A module's attributes as a config holds them: linen's own left out, the dtype as a string."""
+    values = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    values = {name: value for name, value in values.items() if name not in ("parent", "name")}
+    return values | {"dtype": jnp.dtype(model.dtype).name}

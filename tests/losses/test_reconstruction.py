@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.losses.reconstruction import patch_pixels, patch_statistics, predicted_images, reconstruction_loss
+from segjax.losses.reconstruction import reconstruction_loss
+from segjax.ops.patches import patch_pixels, patch_statistics, patch_targets, predicted_images
 from segjax.ops.pixels import PIXEL_MEAN, PIXEL_STD
 
 PATCH = 4
@@ -50,10 +51,7 @@ def test_seen_patches_have_no_gradient():
 
 @pytest.mark.parametrize("norm_pix", [True, False])
 def test_a_perfect_prediction_is_the_picture(norm_pix):
-    target = patch_pixels(IMAGES, PATCH)
-    if norm_pix:
-        mean, deviation = patch_statistics(target)
-        target = (target - mean) / deviation
+    target = patch_targets(IMAGES, PATCH, norm_pix=norm_pix)
     np.testing.assert_array_equal(predicted_images(target, IMAGES, patch=PATCH, norm_pix=norm_pix), IMAGES)
     assert reconstruction_loss(target, IMAGES, MASKED, patch=PATCH, norm_pix=norm_pix)[0] < 1e-8
 
