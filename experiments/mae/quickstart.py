@@ -1,8 +1,10 @@
 """A tiny MAE learns from scenes drawn over photographs, in minutes on a laptop's CPU; its encoder is sam_tiny's.
 
-segjax train --config=experiments/mae/quickstart.py --workdir=runs/mae
-segjax reconstruct demo --checkpoint runs/mae --out out
-segjax train --config=experiments/sam/quickstart.py --workdir=runs/sam --config.init_from=mae:runs/mae
+    segjax train --config=experiments/mae/quickstart.py --workdir=runs/mae
+    segjax reconstruct demo --checkpoint runs/mae --out out
+    segjax train --config=experiments/sam/quickstart.py --workdir=runs/sam --config.init_from=mae:runs/mae
+
+Six minutes on 2 cores without an accelerator, beside other work; loss on held-out scenes .651 (1: each patch's mean).
 """
 
 import ml_collections
