@@ -8,6 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from full_disk import full_disk
 from PIL import Image
 from pycocotools import mask as coco_mask
 from written_run import moved_by, write_run
@@ -252,6 +253,23 @@ def test_everything_says_when_nothing_is_found_and_when_names_collide(run, photo
     assert "no picture typo.jpg" in failed(capsys, *command, photo, "typo.jpg")
 
 
+def test_everything_on_a_full_disk_leaves_whole_files_alone(run, photo, tmp_path, capsys):
+    loose = ["--points-per-side", "2", "--pred-iou=-9", "--stability=0", "--nms=1"]
+    command = ["everything", photo, "--checkpoint", run, *loose, "--out"]
+    assert main([*command, str(tmp_path / "whole")]) == 0
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    assert set(whole) == {"photo_masks.json", "photo_masks.png"}
+    capsys.readouterr()
+    for name, content in whole.items():
+        out = tmp_path / name
+        with full_disk(len(content) - 1):
+            assert main([*command, str(out)]) == 2
+        said = capsys.readouterr().err
+        assert f"File too large: {out}/photo_masks." in said and "Traceback" not in said
+        left = {path.name: path.read_bytes() for path in out.iterdir()}
+        assert name not in left and left.items() <= whole.items()
+
+
 def test_debug_shows_the_traceback(photo, capsys):
     assert main(["predict", photo, "--checkpoint", "nowhere", "--point", "1,2", "--out", "out", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
@@ -413,6 +431,18 @@ def test_convert_refuses_what_it_cannot_do_and_writes_nothing(run, tmp_path, cap
     assert main(["convert", run, *words]) == 2
     assert said in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+def test_convert_to_a_full_disk_keeps_the_earlier_file_and_leaves_no_other(run, tmp_path, capsys, name):
+    target = tmp_path / "out" / name
+    target.parent.mkdir()
+    target.write_bytes(b"earlier")
+    with full_disk(50_000):
+        assert main(["convert", run, str(target)]) == 2
+    said = capsys.readouterr().err
+    assert "File too large" in said and str(target) in said and "Traceback" not in said
+    assert target.read_bytes() == b"earlier" and list(target.parent.iterdir()) == [target]
 
 
 @pytest.mark.parametrize(

@@ -168,11 +168,10 @@ class SamAutomaticMaskGenerator:
             for start in range(0, len(views), self.views_per_batch):
                 batch = views[start : start + self.views_per_batch]
                 cuts = [crops[which][number].cut(pictures[which]) for which, number in batch]
-                spare = (self.views_per_batch if len(views) > len(batch) else len(batch)) - len(batch)
-                embeddings = embed(self.model, self.variables, cuts + cuts[-1:] * spare)  # one size, one program
-                for place, (which, number) in enumerate(batch):
+                embeddings = embed(self.model, self.variables, cuts, per_batch=self.views_per_batch)
+                for (which, number), embedding in zip(batch, embeddings, strict=True):
                     found = self._propose_view(
-                        embeddings[place : place + 1], crops[which][number], pictures[which].shape[:2], floors, advance
+                        embedding, crops[which][number], pictures[which].shape[:2], floors, advance
                     )
                     parts[which] += [part | {"crop": np.full(len(part["rle"]), number)} for part in found]
         found = zip(pictures, crops, parts, strict=True)

@@ -6,16 +6,17 @@ is nothing to invalidate: another picture or another model is another file.
 
 import functools
 import hashlib
+import io
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.files import unfinished
+from segjax.files import write_whole
 from segjax.inference.network import embed
 from segjax.models.sam.sam import Sam
 from segjax.weights.tree import flatten
@@ -55,26 +56,40 @@ class EmbeddingCache:
         digest.update(np.ascontiguousarray(picture).data)
         return self.folder / f"{digest.hexdigest()[:32]}-{self.encoder_hash[:16]}.npy"
 
-    def embed(self, picture: np.ndarray) -> jax.Array:
-        """The embedding [1, h, w, D] of a picture uint8 [H, W, 3]: read, or made and written whole.
+    def embed(self, pictures: Sequence[np.ndarray], *, per_batch: int = 1) -> list[jax.Array]:
+        """The embeddings [1, h, w, D] of pictures uint8 [H, W, 3]: read, or made (see `network.encode`) and written.
 
         A file that cannot be read, or is not of the model's shape, is made anew, with a warning; so is one that cannot
         be written.
         """
+        found = [self._read(picture) for picture in pictures]
+        absent = [place for place, features in enumerate(found) if features is None]
+        made = embed(self.model, self.variables, [pictures[place] for place in absent], per_batch=per_batch)
+        for place, features in zip(absent, made, strict=True):
+            self._write(pictures[place], features)
+            found[place] = features
+        return found
+
+    def _read(self, picture: np.ndarray) -> jax.Array | None:
         path = self.path_of(picture)
-        if path.exists():
-            side = self.model.canvas // self.model.patch
-            try:
-                features = np.load(path, allow_pickle=False)
-                if features.shape != (1, side, side, self.model.prompt_width):
-                    raise ValueError(f"shape {features.shape}")
-                return jnp.asarray(features).astype(self.model.dtype)
-            except (OSError, ValueError, EOFError) as error:
-                logger.warning("embedding %s cannot be read (%s) and is made anew", path, error)
-        features = embed(self.model, self.variables, [picture])
+        if not path.exists():
+            return None
+        side = self.model.canvas // self.model.patch
         try:
-            with unfinished(path) as partial, partial.open("wb") as file:
-                np.save(file, np.asarray(features.astype(jnp.float32)))  # NumPy's format has no bfloat16
+            features = np.load(path, allow_pickle=False)
+            if features.shape != (1, side, side, self.model.prompt_width):
+                raise ValueError(f"shape {features.shape}")
+            return jnp.asarray(features).astype(self.model.dtype)
+        except (OSError, ValueError, EOFError) as error:
+            logger.warning("embedding %s cannot be read (%s) and is made anew", path, error)
+            return None
+
+    def _write(self, picture: np.ndarray, features: jax.Array) -> None:
+        path = self.path_of(picture)
+        # In memory first: NumPy's own writing to files does not notice that the last bytes found no room.
+        content = io.BytesIO()
+        np.save(content, np.asarray(features.astype(jnp.float32)))  # NumPy's format has no bfloat16
+        try:
+            write_whole(path, content.getvalue())
         except OSError as error:
             logger.warning("embedding %s cannot be kept (%s); the picture will be encoded again next time", path, error)
-        return features

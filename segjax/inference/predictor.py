@@ -1,28 +1,31 @@
-"""SamPredictor: embed an image once, then masks for any prompts in milliseconds (the calls of segment-anything)."""
+"""SamPredictor: embed images once, then masks for any prompts in milliseconds (the calls of segment-anything)."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from segjax.data.transforms import decode_image, fitted_size
+from segjax.inference.answers import Answer, Embedded, answers
 from segjax.inference.embedding_cache import EmbeddingCache
-from segjax.inference.network import decode, embed, to_picture
-from segjax.inference.prompts import PROMPT_COUNTS, check_boxes, check_masks, check_points, prompt_arrays
-from segjax.inference.upscale import to_image
-from segjax.models.sam.prompt_encoder import Prompts
+from segjax.inference.network import embed
+from segjax.inference.prompts import NAMES, Asked, check_prompts
 from segjax.models.sam.sam import Sam
 
 
 class SamPredictor:
-    """Masks for prompts on one image at a time. Points and boxes are in pixels of the original image.
+    """Masks for prompts on an image, or on several at once. Points and boxes are in pixels of the original image.
 
     Args:
       model, variables: as `segjax.load` returns them.
       percentiles: (low, high): stretch each picture's intensities as in training (`config.data.percentiles`).
       cache: folder to keep embeddings in, see `EmbeddingCache`.
+      images_per_batch: images that `set_images` encodes in one call, at most.
+      prompts_per_batch: prompts, of all images together, that are decoded in one call. Each takes 17 to 20 MiB
+        with the published sizes in float32.
     """
 
     def __init__(
@@ -32,23 +35,42 @@ class SamPredictor:
         *,
         percentiles: tuple[float, float] | None = None,
         cache: str | os.PathLike | None = None,
+        images_per_batch: int = 4,
+        prompts_per_batch: int = 64,
     ) -> None:
+        for name, value in (("images_per_batch", images_per_batch), ("prompts_per_batch", prompts_per_batch)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1")
         self.model = model
         self.variables = jax.device_put(dict(variables))
         self.percentiles = percentiles
+        self.images_per_batch, self.prompts_per_batch = images_per_batch, prompts_per_batch
         self._cache = None if cache is None else EmbeddingCache(cache, model, self.variables)
         self.reset_image()
 
     def reset_image(self) -> None:
-        """Forgets the image."""
-        self.features: jax.Array | None = None  # [1, h, w, D]
-        self.original_size: tuple[int, int] | None = None  # (H, W)
-        self.input_size: tuple[int, int] | None = None  # (h, w) of the content on the canvas
+        """Forgets the image or images."""
+        self.pictures: list[Embedded] = []
 
     @property
     def is_image_set(self) -> bool:
-        """Whether `predict` has an image to work on."""
-        return self.features is not None
+        """Whether there is an image to work on."""
+        return bool(self.pictures)
+
+    @property
+    def features(self) -> jax.Array | None:
+        """The embedding [1, h, w, D] of the image; None when none is set, or several are."""
+        return self.pictures[0].features if len(self.pictures) == 1 else None
+
+    @property
+    def original_size(self) -> tuple[int, int] | None:
+        """(H, W) of the image, else None."""
+        return self.pictures[0].original_size if len(self.pictures) == 1 else None
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """(h, w) of the image's content on the canvas, else None."""
+        return self.pictures[0].input_size if len(self.pictures) == 1 else None
 
     def set_image(self, image: np.ndarray, image_format: str = "RGB") -> None:
         """Embeds an image; everything after is about it.
@@ -60,21 +82,46 @@ class SamPredictor:
         Raises:
           ValueError: another format. ImageError (a ValueError): another dtype or shape, or no pixels.
         """
+        self._set([image], image_format, ["image"])
+
+    def set_images(self, images: Sequence[np.ndarray], image_format: str = "RGB") -> None:
+        """Embeds several images, of any sizes, `images_per_batch` in a call; `predict_images` is then about them.
+
+        Args:
+          images: each as `set_image` takes it. image_format: of all of them.
+
+        Raises:
+          ValueError: as `set_image`, and names the image; no image at all; one array where several are expected.
+        """
+        if isinstance(images, np.ndarray) and images.ndim < 4:
+            raise ValueError(f"images is one array of shape {images.shape}; expected a list of images, or set_image")
+        if len(images) == 0:
+            raise ValueError("images is empty; expected at least one")
+        self._set(images, image_format, [f"image {number}" for number in range(len(images))])
+
+    def _set(self, images: Sequence[np.ndarray], image_format: str, names: Sequence[str]) -> None:
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"image_format is {image_format!r}; expected 'RGB' or 'BGR'")
         self.reset_image()
-        pixels = decode_image(image, percentiles=self.percentiles)
-        if image_format == "BGR":
-            pixels = pixels[:, :, ::-1]
-        features = self._cache.embed(pixels) if self._cache else embed(self.model, self.variables, [pixels])
-        self.features = jax.block_until_ready(features)
-        self.original_size = pixels.shape[:2]
-        self.input_size = fitted_size(self.original_size, self.model.canvas)
+        order = slice(None, None, 1 if image_format == "RGB" else -1)
+        pictures = [
+            decode_image(image, name=name, percentiles=self.percentiles)[:, :, order]
+            for image, name in zip(images, names, strict=True)
+        ]
+        if self._cache:
+            features = self._cache.embed(pictures, per_batch=self.images_per_batch)
+        else:
+            features = embed(self.model, self.variables, pictures, per_batch=self.images_per_batch)
+        sizes = [picture.shape[:2] for picture in pictures]
+        self.pictures = [
+            Embedded(each, hw, fitted_size(hw, self.model.canvas))
+            for each, hw in zip(jax.block_until_ready(features), sizes, strict=True)
+        ]
 
     def get_image_embedding(self) -> jax.Array:
-        """The image's embedding [1, h, w, D]. Raises ValueError before `set_image`."""
+        """The embedding [1, h, w, D] of the image, [B, h, w, D] of several. Raises ValueError when none is set."""
         self._require_image()
-        return self.features
+        return jnp.concatenate([picture.features for picture in self.pictures])
 
     def predict(
         self,
@@ -84,7 +131,7 @@ class SamPredictor:
         mask_input: np.ndarray | None = None,
         multimask_output: bool = True,
         return_logits: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> Answer:
         """Masks of one object.
 
         Args:
@@ -100,9 +147,10 @@ class SamPredictor:
           or 1.
 
         Raises:
-          ValueError: no image set; prompts of unequal lengths, other shapes, outside the image, or not finite.
+          ValueError: no image set, or several; prompts of unequal lengths, other shapes, outside the image, or not
+            finite.
         """
-        self._require_image()
+        self._require_one_image()
         single = {"point_coords": (point_coords, 2), "point_labels": (point_labels, 1), "box": (box, 1)}
         for name, (value, ndim) in single.items():
             if value is not None and name == "box" and np.shape(value) == (1, 4):
@@ -127,7 +175,7 @@ class SamPredictor:
         mask_input: np.ndarray | None = None,
         multimask_output: bool = True,
         return_logits: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> Answer:
         """Masks of P objects, each with its own prompt; what is given is given for each of them.
 
         Args:
@@ -136,67 +184,73 @@ class SamPredictor:
           multimask_output, return_logits: as `predict`.
 
         Returns:
-          masks [P, M, H, W], iou [P, M], low_res [P, M, 4h, 4w].
+          masks [P, M, H, W], iou [P, M], low_res [P, M, 4h, 4w]. No prompts, such as boxes [0, 4], have no answers.
 
         Raises:
-          ValueError: as `predict`.
+          ValueError: as `predict`; of several prompts it names the first bad one.
+        """
+        self._require_one_image()
+        asked = self._checked(self.pictures[0], (point_coords, point_labels, boxes, mask_input))
+        return self.answer([asked], multimask_output, return_logits)[0]
+
+    def predict_images(
+        self,
+        prompts: Sequence[Mapping[str, np.ndarray]],
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> list[Answer]:
+        """Masks of objects in all images that are set, decoded together.
+
+        Args:
+          prompts: for each image a mapping with any of point_coords, point_labels, boxes and mask_input, as
+            `predict_batch` takes them. The images may have different numbers of prompts, points and kinds of prompt.
+          multimask_output, return_logits: as `predict`, for all of them.
+
+        Returns:
+          For each image what `predict_batch` gives for it alone.
+
+        Raises:
+          ValueError: as `predict_batch`, and names the image; another number of mappings than of images; a key that
+            is none of those.
         """
         self._require_image()
-        parts: list[np.ndarray | None] = [None, None, None, None]
-        if point_coords is not None or point_labels is not None:
-            parts[:2] = check_points(point_coords, point_labels, self.original_size)
-        if boxes is not None:
-            parts[2] = check_boxes(boxes, self.original_size)
-        if mask_input is not None:
-            parts[3] = check_masks(mask_input, self._cells())
-        counts = {len(part) for part in parts if part is not None}
-        if len(counts) > 1:
-            names = ("point_coords", "point_labels", "boxes", "mask_input")
-            given = ", ".join(
-                f"{len(part)} {name}" for name, part in zip(names, parts, strict=True) if part is not None
-            )
-            raise ValueError(f"{given}: expected as many of each, one a prompt")
-        count = counts.pop() if counts else 1
-        masks, iou, low_res = self._outputs(count, 3 if multimask_output else 1, return_logits)
-        step = PROMPT_COUNTS[-1]
-        for start in range(0, count, step):
-            rows = slice(start, start + step)
-            piece = [None if part is None else part[rows] for part in parts]
-            self._predict_piece(piece, return_logits, masks[rows], iou[rows], low_res[rows])
-        return masks, iou, low_res
+        if isinstance(prompts, Mapping) or len(prompts) != len(self.pictures):
+            given = "one mapping" if isinstance(prompts, Mapping) else f"a list of {len(prompts)}"
+            expected = f"a list of {len(self.pictures)} mappings, one for each image that is set"
+            raise ValueError(f"prompts is {given}; expected {expected}")
+        asked = []
+        for number, (picture, given) in enumerate(zip(self.pictures, prompts, strict=True)):
+            if not isinstance(given, Mapping):
+                raise ValueError(
+                    f"image {number}: prompts are {type(given).__name__}; expected a mapping, {{}} for none"
+                )
+            if unknown := sorted(set(given) - set(NAMES)):
+                raise ValueError(f"image {number}: unknown prompt {', '.join(unknown)}; expected {', '.join(NAMES)}")
+            try:
+                asked.append(self._checked(picture, [given.get(name) for name in NAMES]))
+            except ValueError as error:
+                raise ValueError(f"image {number}: {error}") from error
+        return self.answer(asked, multimask_output, return_logits)
 
-    def _outputs(self, count: int, masks: int, logits: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Room for the answers to `count` prompts: made once, for full-size masks of many are large."""
-        full = np.empty((count, masks, *self.original_size), np.float32 if logits else bool)
-        return full, np.empty((count, masks), np.float32), np.empty((count, masks, *self._cells()), np.float32)
+    def _checked(self, picture: Embedded, parts: Sequence[Any]) -> Asked:
+        """The prompts for a picture, on the canvas."""
+        asked = check_prompts(*parts, hw=picture.original_size, cells=(self.model.mask_side,) * 2)
+        return asked.scaled(picture.original_size, picture.input_size)
 
-    def _predict_piece(
-        self,
-        parts: list[np.ndarray | None],
-        return_logits: bool,
-        masks: np.ndarray,
-        iou: np.ndarray,
-        low_res: np.ndarray,
-    ) -> None:
-        """Fills in the answers to at most PROMPT_COUNTS[-1] prompts, already checked."""
-        arrays = prompt_arrays(*parts, from_hw=self.original_size, to_hw=self.input_size)
-        logits, predicted = decode(self.model, self.variables, self.features, Prompts(**arrays))
-        weights = to_picture(self.model, self.original_size)
-        multimask = iou.shape[1] == 3
-        answer = lambda prompt: to_image(logits, prompt, *weights, multimask=multimask, return_logits=return_logits)
-        coming = answer(0)
-        for prompt in range(len(iou)):
-            arrived, coming = coming, answer(prompt + 1) if prompt + 1 < len(iou) else None
-            masks[prompt], low_res[prompt] = jax.device_get(arrived)
-        iou[:] = jax.device_get(predicted)[: len(iou), slice(1, None) if multimask else slice(1)]
-
-    def _cells(self) -> tuple[int, int]:
-        """Rows and columns of the mask grid."""
-        return (self.model.mask_side,) * 2
+    def answer(self, asked: Sequence[Asked], multimask_output: bool, return_logits: bool) -> list[Answer]:
+        """`predict_images` for prompts that are checked and on the canvas: in pixels of the resized pictures."""
+        options = dict(multimask=multimask_output, return_logits=return_logits)
+        options["prompts_per_batch"] = self.prompts_per_batch
+        return answers(self.model, self.variables, self.pictures, asked, **options)
 
     def _require_image(self) -> None:
-        if not self.is_image_set:
+        if not self.pictures:
             raise ValueError("no image is set; call set_image(image) before asking about it")
+
+    def _require_one_image(self) -> None:
+        self._require_image()
+        if len(self.pictures) > 1:
+            raise ValueError(f"{len(self.pictures)} images are set; ask about them with predict_images")
 
 
 def _ndim(value: Any, name: str) -> int:

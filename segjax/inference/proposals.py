@@ -17,12 +17,11 @@ from segjax.data.records import encode_mask
 from segjax.data.transforms import fitted_size
 from segjax.inference.crops import Crop, cut_off
 from segjax.inference.network import decode, to_picture
-from segjax.inference.prompts import prompt_arrays
-from segjax.models.sam.prompt_encoder import Prompts
+from segjax.inference.prompts import PROMPT_COUNTS, Asked, padded_count, stacked
+from segjax.inference.upscale import ROUND_UP
 from segjax.models.sam.sam import Sam
 
 BYTES_AT_A_TIME = 2**26
-ROUND_UP = 128  # px: pictures whose sides round up to the same share their compiled programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +87,7 @@ def _measure(
     """Masks at full size, how stable they are, and their boxes.
 
     Args:
-      logits: [P, 4, 4h, 4w]; index: int [k, 2], which prompt and which of its three masks.
+      logits: [1, P, 4, 4h, 4w]; index: int [k, 2], which prompt and which of its three masks.
       rows, columns: as of `to_picture`, with rows of zeros to round their number up: pictures of many sizes share a
         program.
       size: int [2], (H, W) without those.
@@ -98,7 +97,7 @@ def _measure(
       masks bool [k, H', W'], False on padding; stability float32 [k], IoU of the masks at the two thresholds, 0 where
       both are empty; boxes int32 [k, 4], first and last column and row, zeros of an empty mask.
     """
-    low_res = logits[index[:, 0], index[:, 1] + 1]
+    low_res = logits[0, index[:, 0], index[:, 1] + 1]
     across = jnp.einsum("mhw,xw->mhx", low_res, columns, precision="highest")
 
     def band(rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -152,10 +151,10 @@ def propose(
     points = grid * np.array(crop.size[::-1])
     for start in range(0, len(points), points_per_batch):
         clicks = points[start : start + points_per_batch]
-        ones = np.ones((len(clicks), 1), np.int32)
-        prompts = Prompts(**prompt_arrays(clicks[:, None], ones, None, None, from_hw=crop.size, to_hw=content))
-        logits, iou = decode(model, variables, embedding, prompts)
-        iou = np.asarray(iou)[: len(clicks), 1:]
+        asked = Asked(len(clicks), clicks[:, None], np.ones((len(clicks), 1), np.int32)).scaled(crop.size, content)
+        prompts = stacked([asked], (1, padded_count(len(clicks), PROMPT_COUNTS)), slots=1)
+        logits, iou = decode(model, variables, [embedding], prompts)
+        iou = np.asarray(iou)[0, : len(clicks), 1:]
         wanted = np.argwhere(iou > iou_floor)
         found: dict[str, list] = {name: [] for name in ("rle", "box", "area", "stability", "index")}
         for first in range(0, len(wanted), at_a_time):

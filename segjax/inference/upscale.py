@@ -4,12 +4,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from segjax.ops.resize import resize_bilinear
+from segjax.ops.resize import linear_weights
+
+ROUND_UP = 128  # px: pictures whose sides round up to the same share their compiled programs
 
 
 @functools.lru_cache(maxsize=64)
-def image_weights(cells: int, canvas: int, content: int, original: int) -> jax.Array:
+def image_weights(cells: int, canvas: int, content: int, original: int) -> np.ndarray:
     """The way of one axis from the mask grid to the original image, as a matrix float32 [original, cells].
 
     SAM resizes bilinearly to the canvas, cuts off the padding and resizes again (segment-anything,
@@ -19,27 +22,42 @@ def image_weights(cells: int, canvas: int, content: int, original: int) -> jax.A
       cells: of the mask grid. canvas: pixels of the canvas. content: pixels of it that hold image.
       original: pixels of the original image.
     """
-    columns = resize_bilinear(jnp.eye(cells), (canvas, cells))[:content]
-    return resize_bilinear(columns, (original, cells))
+    columns = linear_weights(cells, canvas)[:content]
+    return columns if content == original else linear_weights(content, original) @ columns
+
+
+@functools.lru_cache(maxsize=64)
+def rounded_weights(cells: int, canvas: int, content: int, original: int) -> jax.Array:
+    """`image_weights` on the device, with rows of zeros that round their number up: [.., cells]."""
+    weights = image_weights(cells, canvas, content, original)
+    return jnp.asarray(np.pad(weights, ((0, -original % ROUND_UP), (0, 0))))
 
 
 @functools.partial(jax.jit, static_argnames=("multimask", "return_logits"))
 def to_image(
-    logits: jax.Array, prompt: int, rows: jax.Array, columns: jax.Array, *, multimask: bool, return_logits: bool
+    logits: jax.Array,
+    row: int,
+    place: int,
+    rows: jax.Array,
+    columns: jax.Array,
+    *,
+    multimask: bool,
+    return_logits: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """Chooses the masks asked for of one prompt and brings them to the original image.
 
     One prompt at a time: full-size logits of all prompts of a large picture would be gigabytes.
 
     Args:
-      logits: [P, 4, 4h, 4w]; 0 is the single mask, 1..3 the three of an ambiguous prompt.
-      prompt: which of the P.
-      rows: [H, 4h], columns: [W, 4w]: `image_weights`.
+      logits: [R, P, 4, 4h, 4w]; 0 is the single mask, 1..3 the three of an ambiguous prompt.
+      row, place: which of the R x P prompts.
+      rows: [H', 4h], columns: [W', 4w]: `rounded_weights`.
 
     Returns:
-      masks [M, H, W], bool (logits > 0) or float32 logits; low_res float32 [M, 4h, 4w].
+      masks [M, H', W'], bool (logits > 0) or float32 logits, beyond H and W of no meaning; low_res float32
+      [M, 4h, 4w].
     """
-    low_res = logits[prompt, 1:] if multimask else logits[prompt, :1]
+    low_res = logits[row, place, 1:] if multimask else logits[row, place, :1]
     full = jnp.einsum("mhw,xw->mhx", low_res, columns, precision="highest")
     full = jnp.einsum("yh,mhx->myx", rows, full, precision="highest")
     return (full if return_logits else full > 0), low_res

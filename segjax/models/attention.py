@@ -1,8 +1,10 @@
-"""One attention for every model, and SAM's decomposed relative positions folded into it.
+"""One attention for every model, with SAM's decomposed relative positions as an option of it.
 
 The implementation is an explicit argument: code that is compiled here for another machine must not look at the
 devices it happens to run on.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,10 @@ import numpy as np
 from segjax.ops.resize import resize_table
 
 IMPLEMENTATIONS = ("xla", "chunked", "cudnn")
-QUERY_CHUNK = 128  # queries a chunk scores at once: small enough for the scores to stay in a CPU core's cache
+QUERY_CHUNK = 128  # queries of a long sequence that "chunked" scores at once: enough rows for a fast matrix product
+SCORES_AT_ONCE = 2**18  # a group of short sequences has about as many scores: they stay in a CPU core's cache
+
+Relative = tuple[jax.Array, jax.Array]  # [..., Tq, heads, h] and [..., Tq, heads, w], see `relative_scores`
 
 
 def attention(
@@ -21,6 +26,7 @@ def attention(
     *,
     key_valid: jax.Array | None = None,
     scale: float | None = None,
+    relative: Relative | None = None,
     impl: str = "xla",
 ) -> jax.Array:
     """Softmax attention; scores and softmax in float32.
@@ -30,9 +36,12 @@ def attention(
       k: [..., Tk, heads, C].
       v: [..., Tk, heads, Cv]; Cv may differ from C.
       key_valid: bool [..., Tk]; False keys are as if absent. A query must have at least one valid key.
-      scale: multiplies the scores; C ** -0.5 when None.
-      impl: "xla" scores all queries at once; "chunked" goes through them 128 at a time and never holds the whole score
-        matrix; "cudnn" is the fused kernel of NVIDIA GPUs (half precision only).
+      scale: multiplies the products of q and k; C ** -0.5 when None.
+      relative: scores of each query for the rows and for the columns of a grid of h*w = Tk keys, as `relative_scores`
+        makes them; added to the scaled products.
+      impl: "xla" scores all queries at once; "chunked" goes through heads and queries a few at a time and never holds
+        the whole score matrix, which is fastest on CPUs; "cudnn" is the fused kernel of NVIDIA GPUs (half precision
+        only).
 
     Returns:
       [..., Tq, heads, Cv].
@@ -41,37 +50,72 @@ def attention(
       ValueError: unknown impl.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if impl == "xla":
-        return _scored(q, k, v, key_valid, scale)
-    if impl == "chunked":
-        return _chunked(q, k, v, key_valid, scale)
     if impl == "cudnn":
-        return _cudnn(q, k, v, key_valid, scale)
-    raise ValueError(f"attention impl {impl!r} is unknown; choose one of {', '.join(IMPLEMENTATIONS)}")
+        return _cudnn(q, k, v, key_valid, scale, relative)
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"attention impl {impl!r} is unknown; choose one of {', '.join(IMPLEMENTATIONS)}")
+    lead = jnp.broadcast_shapes(q.shape[:-3], k.shape[:-3])
+    per_query = [jnp.swapaxes(x, -2, -3) for x in (q, *(relative or ()))]
+    per_key = [jnp.moveaxis(k, -3, -1), jnp.swapaxes(v, -2, -3)]
+    valid = None if key_valid is None else key_valid[..., None, None, :]
+    if impl == "xla":
+        out = _attend(per_query, per_key, valid, scale)
+    else:
+        out = _chunked(per_query, per_key, valid, scale, (*lead, q.shape[-2]))
+    return jnp.swapaxes(out, -2, -3)
 
 
-def _scored(q, k, v, key_valid, scale):
-    scores = jnp.einsum("...qhc,...khc->...hqk", q * scale, k, preferred_element_type=jnp.float32)
-    if key_valid is not None:
-        scores = jnp.where(key_valid[..., None, None, :], scores, -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("...hqk,...khc->...qhc", weights, v)
+def _attend(per_query, per_key, valid, scale):
+    """q [..., Tq, C] and perhaps by_row [..., Tq, h] and by_column [..., Tq, w]; k [..., C, Tk], v [..., Tk, Cv]
+    -> [..., Tq, Cv]."""
+    (q, *relative), (k, v) = per_query, per_key
+    scores = jnp.einsum("...qc,...ck->...qk", q * scale, k, preferred_element_type=jnp.float32)
+    if relative:
+        by_row, by_column = relative
+        grid = (by_row.shape[-1], by_column.shape[-1])
+        cells = scores.reshape(*scores.shape[:-1], *grid) + by_row[..., :, None] + by_column[..., None, :]
+        scores = cells.reshape(scores.shape)
+    if valid is not None:
+        scores = jnp.where(valid, scores, -jnp.inf)
+    # Divided after the product with v: one pass less over the scores.
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    total = weights.sum(-1, keepdims=True)
+    out = jnp.einsum("...qk,...kc->...qc", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (out / total).astype(v.dtype)
 
 
-def _chunked(q, k, v, key_valid, scale):
-    length = q.shape[-3]
-    if length <= QUERY_CHUNK:
-        return _scored(q, k, v, key_valid, scale)
-    padding = -length % QUERY_CHUNK
-    q = jnp.pad(q, [(0, 0)] * (q.ndim - 3) + [(0, padding), (0, 0), (0, 0)])
-    chunks = jnp.moveaxis(q.reshape(*q.shape[:-3], -1, QUERY_CHUNK, *q.shape[-2:]), -4, 0)
-    score = jax.checkpoint(lambda chunk: _scored(chunk, k, v, key_valid, scale))
-    out = jnp.moveaxis(jax.lax.map(score, chunks), 0, -4)
-    return out.reshape(*out.shape[:-4], length + padding, *out.shape[-2:])[..., :length, :, :]
+def _chunked(per_query, per_key, valid, scale, lead):
+    """`_attend`, one piece after another: a few heads of short sequences, or a chunk of a long one of one head.
+
+    lead: leading axes of the result, the heads last.
+    """
+    length, keys = per_query[0].shape[-2], per_key[0].shape[-1]
+    chunk = length if length <= 2 * QUERY_CHUNK else QUERY_CHUNK
+    count = math.prod(lead)
+    at_once = max(1, SCORES_AT_ONCE // (chunk * keys))
+    group = next(size for size in range(min(at_once, count), 0, -1) if count % size == 0)
+
+    def grouped(x):
+        return jnp.broadcast_to(x, (*lead, *x.shape[-2:])).reshape(-1, group, *x.shape[-2:])
+
+    def in_chunks(x):
+        x = jnp.pad(grouped(x), [(0, 0), (0, 0), (0, -length % chunk), (0, 0)])
+        return jnp.moveaxis(x.reshape(*x.shape[:2], -1, chunk, x.shape[-1]), 2, 1)
+
+    def attend_group(inputs):
+        per_query, *rest = inputs
+        return jax.lax.map(jax.checkpoint(lambda piece: _attend(piece, *rest, scale)), per_query)
+
+    per_query, per_key = [in_chunks(x) for x in per_query], [grouped(x) for x in per_key]
+    out = jax.lax.map(attend_group, (per_query, per_key, None if valid is None else grouped(valid)))
+    out = jnp.moveaxis(out, 1, 2)  # [groups, group, chunks, chunk, Cv]
+    return out.reshape(*lead, -1, out.shape[-1])[..., :length, :]
 
 
-def _cudnn(q, k, v, key_valid, scale):
+def _cudnn(q, k, v, key_valid, scale, relative):
     """cuDNN wants [B, T, heads, C] with one C for all three, a multiple of 8: narrower ones are padded with zeros."""
+    if relative is not None:
+        q, k, scale = *fold_relative(q * scale, k, relative), 1.0
     lead = jnp.broadcast_shapes(q.shape[:-3], k.shape[:-3])
     width = -(-max(q.shape[-1], v.shape[-1]) // 8) * 8
 
@@ -103,42 +147,46 @@ def relative_positions(table: jax.Array, size: int) -> jax.Array:
     return table[index]
 
 
-def fold_relative_positions(
-    q: jax.Array, k: jax.Array, table_h: jax.Array, table_w: jax.Array, grid: tuple[int, int]
-) -> tuple[jax.Array, jax.Array]:
-    """Moves SAM's decomposed relative positions into extra channels of q and k, so that no bias tensor is ever made.
+def relative_scores(q: jax.Array, table_h: jax.Array, table_w: jax.Array, grid: tuple[int, int]) -> Relative:
+    """SAM's decomposed relative positions: what a query adds to its score for each row and each column of keys.
 
-    score = scale * q.k + q.R_h[row(q) - row(k)] + q.R_w[col(q) - col(k)] with the unscaled q. The last two are
-    products of (q.R_h for every key row, q.R_w for every key column) with one-hot codes of the key's row and column:
-    exact, and the attention stays a plain one, so that any fused kernel serves it. (SAM, section 2 of the
-    supplement; ViTDet, arXiv 2203.16527.)
+    score = scale * q.k + q.R_h[row(q) - row(k)] + q.R_w[column(q) - column(k)], with the unscaled q in the last two
+    (SAM, section 2 of the supplement; ViTDet, arXiv 2203.16527). Only h + w numbers a query: the bias of h*w x h*w is
+    never made.
 
     Args:
-      q, k: [..., h*w, heads, C].
+      q: [..., h*w, heads, C], unscaled.
       table_h, table_w: [L, C].
       grid: (h, w).
 
     Returns:
-      q, k: [..., h*w, heads, C + h + w]; attend with scale = 1: q comes already scaled by C ** -0.5.
+      by_row [..., h*w, heads, h] and by_column [..., h*w, heads, w].
     """
     h, w = grid
-    *lead, length, heads, channels = q.shape
-    cells = q.reshape(*lead, h, w, heads, channels)
+    cells = q.reshape(*q.shape[:-3], h, w, *q.shape[-2:])
     by_row = jnp.einsum("...yxnc,ykc->...yxnk", cells, relative_positions(table_h, h).astype(q.dtype))
     by_column = jnp.einsum("...yxnc,xkc->...yxnk", cells, relative_positions(table_w, w).astype(q.dtype))
+    return by_row.reshape(*q.shape[:-1], h), by_column.reshape(*q.shape[:-1], w)
+
+
+def fold_relative(q: jax.Array, k: jax.Array, relative: Relative) -> tuple[jax.Array, jax.Array]:
+    """Moves `relative_scores` into extra channels of q and k, so that a kernel of plain attention serves them.
+
+    Products with one-hot codes of the key's row and column pick the right scores: exact.
+
+    Args:
+      q: [..., h*w, heads, C], already scaled. k: [..., h*w, heads, C].
+      relative: by_row [..., h*w, heads, h] and by_column [..., h*w, heads, w].
+
+    Returns:
+      q, k: [..., h*w, heads, C + h + w]; attend with scale = 1.
+    """
+    h, w = (part.shape[-1] for part in relative)
     rows = jnp.repeat(jnp.eye(h, dtype=k.dtype), w, axis=0)
     columns = jnp.tile(jnp.eye(w, dtype=k.dtype), (h, 1))
     codes = jnp.concatenate([rows, columns], axis=-1)[:, None, :]
     codes = jnp.broadcast_to(codes, (*k.shape[:-1], h + w))
-    q = jnp.concatenate(
-        [
-            q * channels**-0.5,
-            by_row.reshape(*lead, length, heads, h),
-            by_column.reshape(*lead, length, heads, w),
-        ],
-        axis=-1,
-    )
-    return q, jnp.concatenate([k, codes], axis=-1)
+    return jnp.concatenate([q, *relative], axis=-1), jnp.concatenate([k, codes], axis=-1)
 
 
 def partition_windows(x: jax.Array, window: int) -> jax.Array:

@@ -29,12 +29,18 @@ class Linear(nn.Module):
     kernel_init: Callable = small_normal
 
     @nn.compact
+    def weights(self, width: int) -> tuple[jax.Array, jax.Array | float]:
+        """(kernel [width, features], bias [features] or 0.0) in `dtype`, for inputs of that width."""
+        kernel = self.param("kernel", self.kernel_init, (width, self.features)).astype(self.dtype)
+        if not self.use_bias:
+            return kernel, 0.0
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        out = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel.astype(self.dtype)
-        if self.use_bias:
-            out = out + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        return out.reshape(*x.shape[:-1], self.features)
+        """[..., width] -> [..., features]."""
+        kernel, bias = self.weights(x.shape[-1])
+        out = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel
+        return (out + bias).reshape(*x.shape[:-1], self.features)
 
 
 class LayerNorm(nn.Module):

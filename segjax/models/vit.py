@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.attention import attention, fold_relative_positions, merge_windows, partition_windows
+from segjax.models.attention import attention, merge_windows, partition_windows, relative_scores
 from segjax.models.layers import LayerNorm, Linear, Mlp, drop_path, small_normal
 from segjax.ops.resize import space_to_depth
 
@@ -89,15 +89,14 @@ class Block(nn.Module):
         lead = tokens.shape[:-1]
         qkv = Linear(3 * width, dtype=self.dtype, kernel_init=self.kernel_init, name="qkv")(tokens)
         q, k, v = jnp.moveaxis(qkv.reshape(*lead, 3, self.heads, channels), -3, 0)
-        scale = None
+        relative = None
         if self.grid is not None:
             table_h, table_w = (
                 self.param(f"rel_pos_{axis}", nn.initializers.zeros, (2 * size - 1, channels))
                 for axis, size in zip("hw", self.grid, strict=True)
             )
-            q, k = fold_relative_positions(q, k, table_h, table_w, x.shape[-3:-1])
-            scale = 1.0
-        out = attention(q, k, v, scale=scale, impl=self.impl).reshape(tokens.shape)
+            relative = relative_scores(q, table_h, table_w, x.shape[-3:-1])
+        out = attention(q, k, v, relative=relative, impl=self.impl).reshape(tokens.shape)
         return Linear(width, dtype=self.dtype, kernel_init=self.kernel_init, name="proj")(out).reshape(x.shape)
 
 

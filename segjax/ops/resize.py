@@ -9,12 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def _linear_weights(size: int, target: int) -> np.ndarray:
-    """Interpolation matrix [target, size]: row t holds the two weights that make output sample t."""
-    position = np.clip((np.arange(target) + 0.5) * (size / target) - 0.5, 0, size - 1)
+def linear_weights(size: int, target: int) -> np.ndarray:
+    """Interpolation matrix float32 [target, size]: row t holds the two weights that make output sample t.
+
+    torch works positions out in float32, the product and the half pixel with one rounding. So do we: at a thousand
+    pixels that moves a weight by 6e-5, which decides for pixels on the edge of a mask.
+    """
+    ratio = np.float64(np.float32(size) / np.float32(target))
+    position = np.clip((ratio * (np.arange(target) + 0.5) - 0.5).astype(np.float32), 0, size - 1)
     low = np.floor(position).astype(int)
     high = np.minimum(low + 1, size - 1)
-    fraction = position - low
+    fraction = position - low.astype(np.float32)
     weights = np.zeros((target, size), np.float32)
     np.add.at(weights, (np.arange(target), low), 1 - fraction)
     np.add.at(weights, (np.arange(target), high), fraction)
@@ -34,9 +39,9 @@ def resize_bilinear(x: jax.Array, shape: tuple[int, int]) -> jax.Array:
     height, width = x.shape[-2:]
     out = x.astype(jnp.float32)
     if width != shape[1]:
-        out = jnp.matmul(out, _linear_weights(width, shape[1]).T, precision="highest")
+        out = jnp.matmul(out, linear_weights(width, shape[1]).T, precision="highest")
     if height != shape[0]:
-        out = jnp.matmul(_linear_weights(height, shape[0]), out, precision="highest")
+        out = jnp.matmul(linear_weights(height, shape[0]), out, precision="highest")
     return out.astype(x.dtype)
 
 
@@ -44,7 +49,7 @@ def resize_table(table: jax.Array, length: int) -> jax.Array:
     """Linear resize of axis 0: [L, D] -> [length, D], as SAM resizes relative positions to another grid."""
     if table.shape[0] == length:
         return table
-    return jnp.matmul(_linear_weights(table.shape[0], length), table, precision="highest")
+    return jnp.matmul(linear_weights(table.shape[0], length), table, precision="highest")
 
 
 def space_to_depth(x: jax.Array, block: int) -> jax.Array:

@@ -33,12 +33,19 @@ def save_variables(path: str | pathlib.Path, variables: Mapping[str, Any], metad
 
 
 def write_arrays(path: str | pathlib.Path, arrays: Mapping[str, Any], header: Mapping[str, str]) -> None:
-    """Writes arrays by name and a header of text, whole or not at all. Makes missing folders."""
+    """Writes arrays by name and a header of text, whole or not at all. Makes missing folders.
+
+    Raises OSError, which names the file, when it cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    with unfinished(path) as partial:
-        save_file(contiguous, partial, metadata=dict(header))
+    try:
+        with unfinished(path) as partial:
+            save_file(contiguous, partial, metadata=dict(header))
+    except SafetensorError as error:  # the library's only kind, for a full disk too
+        raise OSError(f"{path} is not written: {error}") from error
 
 
 def read_arrays(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

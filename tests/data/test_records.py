@@ -13,6 +13,7 @@ from segjax.data.records import (
     encode_png,
     mask_box,
     run_lengths,
+    runs_to_mask,
     stack_objects,
     validate_record,
 )
@@ -40,6 +41,17 @@ def test_masks_survive_encoding_and_runs_are_those_of_the_pixels(density):
         np.testing.assert_array_equal(run_lengths(rle), expected)
         np.testing.assert_array_equal(decode_mask(rle, height, width), mask)
         assert coco_mask.area({"size": [height, width], "counts": rle}) == mask.sum()
+
+
+@pytest.mark.parametrize("inside, runs", [(False, [12]), (True, [0, 12])])
+def test_a_mask_of_one_value_is_one_run_there_and_back(inside, runs):
+    mask = np.full((3, 4), inside)
+    rle = encode_mask(mask)
+    assert run_lengths(rle).tolist() == runs
+    packed = coco_mask.frPyObjects({"size": [3, 4], "counts": runs}, 3, 4)
+    assert packed["counts"].decode() == rle and coco_mask.area(packed) == 12 * inside
+    for back in (decode_mask(rle, 3, 4), runs_to_mask(np.array(runs), 3, 4, "mask"), coco_mask.decode(packed)):
+        np.testing.assert_array_equal(back, mask)
 
 
 def test_long_runs_of_large_images_decode():

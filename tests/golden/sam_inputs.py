@@ -54,3 +54,39 @@ def as_one_call(prompts: dict[str, dict[str, np.ndarray]], mask_side: int) -> di
         if "mask" in prompt:
             fields["masks"][0, i], fields["has_mask"][0, i] = prompt["mask"], True
     return fields
+
+
+# (height, width) of pictures by the canvas they go to: oblong, upright, square, tiny, and sizes that depend on how the
+# other side rounds: 25 of 128 is 12.5 of 64 and 73 of 2048 is 36.5 of 1024, which become 13 and 37; 534 of 800: 683.5.
+FRAMES = {
+    64: [(70, 90), (90, 62), (64, 64), (3, 5), (25, 128), (30, 47)],
+    1024: [(534, 800), (481, 321), (73, 2048)],
+}
+
+
+def framed_picture(hw: tuple[int, int]) -> np.ndarray:
+    """uint8 [*hw, 3]: stripes and noise, integers throughout."""
+    rows, columns = np.indices(hw)
+    stripes = 128 + 50 * (rows // 7 % 2) - 50 * (columns // 5 % 2)
+    noise = np.random.default_rng(hw).integers(-15, 16, (*hw, 3))
+    return (stripes[..., None] + noise + [0, 10, -20]).astype(np.uint8)
+
+
+def framed_prompts(hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Points float64 [6, 2] and boxes [3, 4] in pixels of a picture, not whole numbers."""
+    extent = np.array(hw[::-1], np.float64)
+    points = np.random.default_rng(hw).random((6, 2)) * extent
+    corners = np.sort(np.random.default_rng(hw[::-1]).random((3, 2, 2)), axis=1) * extent
+    return points, corners.reshape(3, 4)
+
+
+def framed_logits(hw: tuple[int, int], mask_side: int) -> np.ndarray:
+    """float32 [1, mask_side, mask_side]: logits on the mask grid of a canvas that holds such a picture."""
+    return (5 * np.random.default_rng(hw).standard_normal((1, mask_side, mask_side))).astype(np.float32)
+
+
+def sampled(array: np.ndarray, most: int = 128) -> np.ndarray:
+    """[..., h, w] or [h, w, 3], of large ones every so many rows and columns: what is stored of them."""
+    first = 0 if array.shape[-1] == 3 else array.ndim - 2
+    steps = [slice(None, None, -(-side // most)) for side in array.shape[first : first + 2]]
+    return array[(slice(None),) * first + tuple(steps)]

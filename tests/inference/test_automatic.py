@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from blobs import blobs
 from golden.drawn_weights import drawn_variables
 from greedy_suppression import greedy
 from PIL import Image
@@ -16,32 +17,9 @@ from segjax.inference import automatic as automatic_module
 from segjax.inference import proposals as proposals_module
 from segjax.inference.automatic import SamAutomaticMaskGenerator, binary_mask, label_map
 from segjax.inference.crops import crops_of, point_grid
-from segjax.models.sam.build import SIZES, build_sam, init_sam
-from segjax.models.sam.sam import Sam
-from segjax.ops.resize import resize_bilinear
+from segjax.models.sam.build import build_sam, init_sam
 
-DRAWN = build_sam("sam_debug")
-
-
-class Blobs(Sam):
-    """Encodes pictures as SAM does; answers a click with ragged discs around it, more or less sure of them.
-
-    A SAM of drawn weights answers with noise all over the picture, whose boxes are all the same.
-    """
-
-    def decode(self, embedding, prompts):
-        side = embedding.shape[1] * 4
-        cells = jnp.arange(side) + 0.5
-        click = (prompts.points[:, :, 0] + 0.5) * (side / self.canvas)
-        x, y = cells - click[..., 0, None], cells - click[..., 1, None]
-        distance = jnp.hypot(y[..., :, None], x[..., None, :])[:, :, None]
-        ragged = resize_bilinear(embedding.mean(-1), (side, side))[:, None, None]
-        kind = click.sum(-1)[..., None] + jnp.arange(4.0)
-        radius = (2 + 3 * jnp.sin(kind) ** 2)[..., None, None]
-        return (radius - distance) * (1 + jnp.cos(3 * radius)) + 4 * ragged, 0.45 + 0.55 * jnp.sin(5 * kind)
-
-
-MODEL = Blobs(**{name: getattr(DRAWN, name) for name in SIZES["sam_debug"]})
+DRAWN, MODEL = build_sam("sam_debug"), blobs("sam_debug")
 
 
 def photograph(name, size):
@@ -226,6 +204,23 @@ def test_nothing_is_found(variables):
     )
     assert generator.generate(PICTURES[0]) == []
     assert not label_map([], (3, 4)).any()
+
+
+@pytest.mark.parametrize("mode", ["binary_mask", "uncompressed_rle", "coco_rle"])
+def test_a_mask_of_everything_is_a_record_and_one_of_nothing_is_none(variables, monkeypatch, mode):
+    logits = jnp.broadcast_to(jnp.array([1.0, 9, -9, -9])[:, None, None], (1, 1, 4, 16, 16))
+    monkeypatch.setattr(proposals_module, "decode", lambda *_: (logits, jnp.ones((1, 1, 4))))
+    generator = SamAutomaticMaskGenerator(MODEL, variables, 1, output_mode=mode)
+    (record,) = generator.generate(PICTURES[0])
+    assert binary_mask(record["segmentation"]).all() and record["area"] == 70 * 90
+    assert record["bbox"] == [0, 0, 90, 70] and record["stability_score"] == 1
+    runs = {"size": [70, 90], "counts": [0, 6300]}
+    if mode == "uncompressed_rle":
+        assert record["segmentation"] == runs
+    if mode == "coco_rle":
+        assert record["segmentation"]["counts"] == coco_mask.frPyObjects(runs, 70, 90)["counts"].decode()
+    monkeypatch.setattr(proposals_module, "decode", lambda *_: (-jnp.abs(logits), jnp.ones((1, 1, 4))))
+    assert SamAutomaticMaskGenerator(MODEL, variables, 1, stability_score_thresh=0.0).generate(PICTURES[0]) == []
 
 
 def test_crops_of_several_pictures_share_calls_of_the_encoder(variables, limits):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from full_disk import full_disk
 from golden.drawn_weights import drawn_variables
 
 import segjax
@@ -27,7 +28,7 @@ def encoded(monkeypatch):
     """Pictures that were really encoded."""
     seen, encode = [], embedding_cache.embed
     monkeypatch.setattr(
-        embedding_cache, "embed", lambda m, v, pictures: seen.extend(pictures) or encode(m, v, pictures)
+        embedding_cache, "embed", lambda m, v, new, **options: seen.extend(new) or encode(m, v, new, **options)
     )
     return seen
 
@@ -74,6 +75,15 @@ def test_a_folder_that_cannot_be_written_is_a_warning(variables, encoded, tmp_pa
     expected = answers(variables, None)
     jax.tree.map(np.testing.assert_array_equal, answers(variables, tmp_path / "file" / "cache"), expected)
     assert "cannot be kept" in caplog.text
+
+
+def test_a_full_disk_is_a_warning_and_leaves_no_file(variables, encoded, tmp_path, caplog):
+    expected = answers(variables, None)
+    with full_disk(1000):
+        jax.tree.map(np.testing.assert_array_equal, answers(variables, tmp_path), expected)
+    assert "cannot be kept" in caplog.text and not any(tmp_path.iterdir())
+    answers(variables, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", None])

@@ -78,6 +78,31 @@ def test_another_size_is_an_error_that_names_the_one_it_is(official):
     assert said.endswith("its encoder of width 32 and depth 4 is that of sam_debug")
 
 
+def test_a_file_of_transformers_under_the_official_name_is_read_as_what_it_is(tmp_path):
+    path = tmp_path / "sam_vit_b_01ec64.pth"
+    write_torch(path, SAM.to_published(drawn(), HUGGINGFACE))
+    assert_same(segjax.load("sam_debug", path)[1], drawn())
+    with pytest.raises(CheckpointError, match=r"ec64.pth \(transformers' SamModel\) is of another.*that of sam_debug"):
+        segjax.load("sam_vit_b", path)
+
+
+@pytest.mark.parametrize("family", [OFFICIAL, HUGGINGFACE])
+def test_one_array_of_another_shape_is_named_in_the_words_of_the_file(tmp_path, family):
+    state = SAM.to_published(drawn(), family)
+    name = next(key for key in state if key.endswith("iou_token.weight"))
+    write_torch(tmp_path / "odd.pth", state | {name: state[name].T})
+    with pytest.raises(CheckpointError, match=rf": 1 misshapen: {name} is \(32, 1\), expected \(1, 32\)"):
+        segjax.load(tmp_path / "odd.pth")
+
+
+def test_a_truncated_file_is_named_with_its_size(tmp_path, official, huggingface):
+    for whole in (official, huggingface):
+        cut = tmp_path / whole.name
+        cut.write_bytes(whole.read_bytes()[:-2000])
+        with pytest.raises(CheckpointError, match=rf"{whole.name} \({cut.stat().st_size} bytes\) is .*damaged"):
+            segjax.load(cut)
+
+
 def test_what_is_no_sam_is_said(tmp_path):
     write_torch(tmp_path / "resnet.pth", {"layer1.weight": np.ones(2, np.float32)})
     with pytest.raises(CheckpointError, match="holds no SAM of segment-anything.*its 1 arrays are named layer1.weight"):

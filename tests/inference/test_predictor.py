@@ -6,7 +6,7 @@ import pytest
 from written_run import debug_variables
 
 from segjax.data.transforms import pad_to_canvas, resize_longest_side, stretch
-from segjax.inference import predictor as predictor_module
+from segjax.inference import answers, network
 from segjax.inference.predictor import SamPredictor
 from segjax.inference.upscale import image_weights
 from segjax.models.sam.build import build_sam
@@ -72,22 +72,23 @@ def test_boxes_in_a_batch_give_what_each_gives_alone_and_empty_slots_change_noth
         np.testing.assert_allclose(alone, mask, atol=1e-4)
 
 
-def test_many_prompts_are_worked_through_in_pieces(predictor, monkeypatch):
+def test_many_prompts_are_worked_through_in_pieces(predictor):
     boxes = np.tile(BOXES, (2, 1)) + np.arange(6)[:, None] * 0.5
     whole = [predictor.predict_batch(boxes=boxes[i : i + 3])[2] for i in (0, 3)]
-    monkeypatch.setattr(predictor_module, "PROMPT_COUNTS", (1, 4))
-    pieces = predictor.predict_batch(boxes=boxes)
+    made = SamPredictor(MODEL, debug_variables(), prompts_per_batch=4)
+    made.set_image(IMAGE)
+    pieces = made.predict_batch(boxes=boxes)
     assert [len(x) for x in pieces] == [6, 6, 6]
     np.testing.assert_allclose(pieces[2], np.concatenate(whole), atol=1e-4)
 
 
 def test_another_click_or_a_box_beside_it_compiles_nothing(predictor):
     predictor.predict([[5, 6], [7, 8]], [1, 0])
-    before = predictor_module.decode._cache_size(), predictor_module.to_image._cache_size()
+    before = network._decode._cache_size(), answers.to_image._cache_size()
     predictor.predict([[5, 6], [7, 8], [9, 9]], [1, 0, 1])
     predictor.predict([[5, 6], [7, 8], [9, 9], [30, 3]], [1, 0, 1, 1])
     predictor.predict([[5, 6], [7, 8]], [1, 0], box=[3, 4, 20, 25])
-    assert (predictor_module.decode._cache_size(), predictor_module.to_image._cache_size()) == before
+    assert (network._decode._cache_size(), answers.to_image._cache_size()) == before
 
 
 def test_fed_back_logits_change_the_answer_and_may_have_any_of_the_usual_shapes(predictor):
@@ -211,3 +212,11 @@ def test_a_prompt_that_cannot_be_is_refused(predictor, prompt, message):
 def test_a_batch_needs_as_many_of_each(predictor):
     with pytest.raises(ValueError, match="2 point_coords, 2 point_labels, 3 boxes: expected as many of each"):
         predictor.predict_batch([[[1, 2]], [[3, 4]]], [[1], [1]], BOXES)
+
+
+def test_on_a_cpu_sam_is_computed_as_is_fastest_there(predictor):
+    """Published sizes: 256 x 256 x 32 upscaled numbers a prompt, so two at once; what was asked for stays."""
+    published = network.for_device(build_sam("sam_vit_b"))
+    assert (published.attention, published.prompts_at_once) == ("chunked", 2)
+    asked = build_sam("sam_vit_b", attention="cudnn", prompts_at_once=5)
+    assert network.for_device(asked) == asked and predictor.model == MODEL

@@ -3,12 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.models import attention as attention_module
 from segjax.models.attention import (
     attention,
-    fold_relative_positions,
+    fold_relative,
     merge_windows,
     partition_windows,
     relative_positions,
+    relative_scores,
 )
 
 RNG = np.random.default_rng(0)
@@ -62,9 +64,10 @@ def test_leading_axes_broadcast(impl):
 
 
 def test_chunked_gradients_are_those_of_xla():
-    q, k, v = normal(1, 150, 2, 4), normal(1, 8, 2, 4), normal(1, 8, 2, 4)
-    loss = lambda impl: lambda q, k, v: jnp.sum(jnp.sin(attention(q, k, v, impl=impl)))
-    plain, chunked = (jax.jit(jax.grad(loss(impl), (0, 1, 2)))(q, k, v) for impl in ("xla", "chunked"))
+    """Of 260 queries in three chunks, for a grid of 2 x 4 keys."""
+    inputs = [normal(1, 260, 2, 4), normal(1, 8, 2, 4), normal(1, 8, 2, 4), normal(1, 260, 2, 2), normal(1, 260, 2, 4)]
+    loss = lambda impl: lambda q, k, v, *relative: jnp.sum(jnp.sin(attention(q, k, v, relative=relative, impl=impl)))
+    plain, chunked = (jax.jit(jax.grad(loss(impl), range(5)))(*inputs) for impl in ("xla", "chunked"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, chunked)
 
 
@@ -95,10 +98,8 @@ def test_relative_positions_resize_the_table_to_another_grid():
     np.testing.assert_allclose(rows, [[place[1], place[0]], [place[2], place[1]]], atol=1e-6)
 
 
-@pytest.mark.parametrize("impl", ["xla", "chunked"])
-def test_folded_relative_positions_equal_the_bias(impl):
-    """Explicit bias with loops, from the unscaled q; h, w and the table's length all differ."""
-    h, w, heads, channels = 3, 4, 2, 8
+def positioned(h, w, heads=2, channels=8):
+    """q, k, v [1, h*w, heads, C], tables of both axes, and the bias that they mean, with loops, from the unscaled q."""
     q, k, v = (normal(1, h * w, heads, channels) for _ in range(3))
     table_h, table_w = normal(2 * h - 1, channels), normal(2 * w - 1, channels)
     bias = np.zeros((heads, h * w, h * w))
@@ -107,18 +108,41 @@ def test_folded_relative_positions_equal_the_bias(impl):
             by_row = table_h[i // w - j // w + h - 1]
             by_column = table_w[i % w - j % w + w - 1]
             bias[:, i, j] = q[0, i].astype(np.float64) @ (by_row.astype(np.float64) + by_column)
-    folded_q, folded_k = fold_relative_positions(q, k, table_h, table_w, (h, w))
-    assert folded_q.shape == folded_k.shape == (1, h * w, heads, channels + h + w)
-    out = attention(folded_q, folded_k, v, scale=1.0, impl=impl)
+    return (q, k, v), (table_h, table_w), bias
+
+
+@pytest.mark.parametrize("impl", ["xla", "chunked"])
+@pytest.mark.parametrize("grid", [(3, 4), (13, 21)])  # in one piece, and 273 queries in three chunks
+def test_relative_positions_equal_the_bias(impl, grid):
+    (q, k, v), tables, bias = positioned(*grid)
+    out = attention(q, k, v, relative=relative_scores(q, *tables, grid), impl=impl)
+    np.testing.assert_allclose(out[0], oracle(q[0], k[0], v[0], bias=bias), atol=3e-5)
+
+
+def test_folded_relative_positions_equal_the_bias():
+    """As the fused kernel gets them, which cannot run here."""
+    (q, k, v), tables, bias = positioned(3, 4)
+    folded_q, folded_k = fold_relative(q * 8**-0.5, k, relative_scores(q, *tables, (3, 4)))
+    assert folded_q.shape == folded_k.shape == (1, 12, 2, 8 + 3 + 4)
+    out = attention(folded_q, folded_k, v, scale=1.0)
     np.testing.assert_allclose(out[0], oracle(q[0], k[0], v[0], bias=bias), atol=2e-5)
+
+
+def test_many_short_sequences_go_in_groups_of_heads(monkeypatch):
+    """30 sequences of 9 tokens, 3 heads: groups of 6 of the 90."""
+    monkeypatch.setattr(attention_module, "SCORES_AT_ONCE", 6 * 81)
+    q, k, v = normal(5, 6, 9, 3, 4), normal(5, 6, 9, 3, 4), normal(5, 6, 9, 3, 4)
+    np.testing.assert_allclose(attention(q, k, v, impl="chunked"), attention(q, k, v), atol=1e-6)
 
 
 def test_tables_of_numpy_work_inside_jit():
     """Loaded weights are NumPy arrays; closing over them in a jitted function must not fail."""
     q = normal(1, 4, 1, 8)
     table = normal(3, 8)
-    inside = jax.jit(lambda q: fold_relative_positions(q, q, table, table, (2, 2))[0])(q)
-    np.testing.assert_allclose(inside, fold_relative_positions(q, q, table, table, (2, 2))[0], atol=1e-6)
+    inside = jax.jit(lambda q: relative_scores(q, table, table, (2, 2)))(q)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), inside, relative_scores(q, table, table, (2, 2))
+    )
 
 
 @pytest.mark.parametrize("grid, window, count", [((6, 6), 3, 4), ((5, 7), 3, 6), ((4, 4), 14, 1), ((64, 64), 14, 25)])

@@ -1,5 +1,6 @@
 """The whole SAM: sizes, shapes, types, and ragged prompts of many images in one call."""
 
+import functools
 import math
 
 import jax
@@ -38,15 +39,33 @@ def counts(shapes):
     return {name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for name, tree in shapes.items()}
 
 
+@functools.cache
+def shapes_of(name):
+    return jax.eval_shape(lambda key: init_sam(build_sam(name), key), jax.random.key(0))
+
+
 @pytest.mark.parametrize(
     "name, encoder", [("sam_vit_b", 89_670_912), ("sam_vit_l", 308_278_272), ("sam_vit_h", 637_026_048)]
 )
 def test_parameter_counts_are_the_published_ones(name, encoder):
-    shapes = jax.eval_shape(lambda key: init_sam(build_sam(name), key), jax.random.key(0))
+    shapes = shapes_of(name)
     expected = {"image_encoder": encoder, "prompt_encoder": 6_220, "mask_decoder": 4_058_340}
     assert counts(shapes["params"]) == expected
     assert counts(shapes["constants"]) == {"prompt_encoder": 2 * 128}
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize(
+    "name, everywhere, channels",
+    [("sam_vit_b", (2, 5, 8, 11), 64), ("sam_vit_l", (5, 11, 17, 23), 64), ("sam_vit_h", (7, 15, 23, 31), 80)],
+)
+def test_global_blocks_and_channels_of_a_head_are_the_published_ones(name, everywhere, channels):
+    """A block that attends everywhere has a table of 2 * 64 - 1 distances, one in windows of 2 * 14 - 1."""
+    trunk = shapes_of(name)["params"]["image_encoder"]["trunk"]
+    for number in range(len(trunk)):
+        length = 127 if number in everywhere else 27
+        for table in ("rel_pos_h", "rel_pos_w"):
+            assert trunk[f"block_{number}"][table].shape == (length, channels)
 
 
 def test_prompts_in_one_call_equal_each_on_its_own(variables):
@@ -66,6 +85,26 @@ def test_prompts_in_one_call_equal_each_on_its_own(variables):
             scale = np.abs(one_logits).max()
             np.testing.assert_allclose(logits[image, row], one_logits[0, 0], atol=1e-5 * scale, err_msg=kind)
             np.testing.assert_allclose(iou[image, row], one_iou[0, 0], atol=1e-5 * np.abs(one_iou).max(), err_msg=kind)
+
+
+@pytest.mark.parametrize("size", [2, 3])  # 3 does not divide the 4 prompts
+def test_groups_of_prompts_say_the_same_and_so_do_their_gradients(variables, size):
+    embedding = RNG.standard_normal((2, GRID, GRID, MODEL.prompt_width)).astype(np.float32)
+    row = as_one_call({kind: CASES[kind] for kind in ("points", "box", "nothing", "point_mask")}, SIDE)
+    fields = Prompts(**{name: np.concatenate([value, value[:, ::-1]]) for name, value in row.items()})
+
+    loss = jax.jit(jax.value_and_grad(lambda e, model: summed(model, variables, e, fields)), static_argnums=1)
+    (value, gradient), (grouped, grouped_gradient) = (
+        loss(embedding, model) for model in (MODEL, MODEL.clone(prompts_at_once=size))
+    )
+    np.testing.assert_allclose(grouped, value, rtol=1e-5)
+    np.testing.assert_allclose(grouped_gradient, gradient, atol=1e-4 * np.abs(gradient).max())
+
+
+def summed(model, variables, embedding, fields):
+    logits, iou = model.apply(variables, embedding, fields, method="decode")
+    weights = jnp.arange(logits.shape[1] * logits.shape[0]).reshape(logits.shape[:2])
+    return jnp.sum(weights * (jnp.sin(logits).sum((2, 3, 4)) + iou.sum(2)))
 
 
 def as_alone(prompt):

@@ -41,7 +41,7 @@ def test_any_size_equals_the_loop(shape):
     x = RNG.standard_normal((2, 5, 7)).astype(np.float32)
     out = resize_bilinear(x, shape)
     for ours, image in zip(out, x, strict=True):
-        np.testing.assert_allclose(ours, loop_oracle(image, shape), atol=1e-6)
+        np.testing.assert_allclose(ours, loop_oracle(image, shape), atol=3e-6)  # places are float32, as torch's
 
 
 def test_same_size_is_the_identity_and_type_is_kept():

@@ -5,14 +5,11 @@ channel-last.
 """
 
 import functools
-import importlib
-import importlib.util
-import sys
-import types
 
 import numpy as np
 import torch
 
+from parity.stand_ins import segment_anything
 from segjax.weights.names import HUGGINGFACE, OFFICIAL
 from segjax.weights.sam_table import SAM
 
@@ -38,7 +35,7 @@ class SegmentAnything:
     """github.com/facebookresearch/segment-anything (`pip install segment-anything`)."""
 
     def __init__(self, model, variables):
-        modeling = _modeling()
+        modeling = segment_anything().modeling
         grid = model.canvas // model.patch
         width = model.prompt_width
         encoder = modeling.ImageEncoderViT(
@@ -73,6 +70,24 @@ class SegmentAnything:
             sparse_prompt_embeddings=torch.from_numpy(tokens)[None], dense_prompt_embeddings=_first(dense),
         )  # fmt: skip
         return logits[0].numpy(), iou[0].numpy()
+
+    @torch.no_grad()
+    def preprocess(self, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [H, W, 3] of any size -> content uint8 [h, w, 3], and the encoder's pixels float32 [S, S, 3]."""
+        content = self._frame().apply_image(picture)
+        return content, _last(self.sam.preprocess(_first(content).float()))
+
+    def on_canvas(self, points: np.ndarray, boxes: np.ndarray, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Points [N, 2] and boxes [P, 4] of a picture of that size in pixels of the canvas."""
+        return self._frame().apply_coords(points, hw), self._frame().apply_boxes(boxes, hw)
+
+    @torch.no_grad()
+    def in_picture(self, low_res: np.ndarray, content_hw: tuple[int, int], hw: tuple[int, int]) -> np.ndarray:
+        """Logits [M, 4h, 4w] -> [M, *hw]."""
+        return self.sam.postprocess_masks(torch.from_numpy(low_res)[None], content_hw, hw)[0].numpy()
+
+    def _frame(self):
+        return segment_anything().utils.transforms.ResizeLongestSide(self.sam.image_encoder.img_size)
 
 
 class Transformers:
@@ -128,15 +143,3 @@ class Transformers:
         ]
         logits, iou = (torch.cat([answer[i][0, 0] for answer in answers]).numpy() for i in range(2))
         return logits, iou
-
-
-@functools.cache
-def _modeling():
-    """segment_anything.modeling without the package's own __init__, which imports torchvision for other parts."""
-    spec = importlib.util.find_spec("segment_anything")
-    if spec is None:
-        raise ModuleNotFoundError("segment-anything is not installed; `pip install segment-anything` brings it")
-    package = types.ModuleType("segment_anything")
-    package.__path__ = list(spec.submodule_search_locations)
-    sys.modules["segment_anything"] = package
-    return importlib.import_module("segment_anything.modeling")

@@ -17,18 +17,22 @@ torch_transposed_conv = nn.initializers.variance_scaling(1 / 3, "fan_out", "unif
 
 
 class Upscale(nn.Module):
-    """Transposed convolution 2x2 of stride 2: a matrix product, rearranged. Kernel [in, 2, 2, out], bias [out]."""
+    """Transposed convolution 2x2 of stride 2 without its last step, putting the four cells of each cell in place.
+
+    Norms, activations and products with a filter treat cells alike, so the mask decoder puts only its few masks in
+    place, not its many channels. Kernel [in, 2, 2, out], bias [out].
+    """
 
     features: int
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., h, w, C] -> [..., 2h, 2w, features]."""
+        """[..., C] -> [..., 4, features], the four in the order of `depth_to_space`."""
         kernel = self.param("kernel", torch_transposed_conv, (x.shape[-1], 2, 2, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         out = x.reshape(-1, x.shape[-1]) @ kernel.reshape(x.shape[-1], -1).astype(self.dtype)
-        return depth_to_space(out.reshape(*x.shape[:-1], -1), 2) + bias.astype(self.dtype)
+        return out.reshape(*x.shape[:-1], 4, self.features) + bias.astype(self.dtype)
 
 
 class MaskDecoder(nn.Module):
@@ -82,7 +86,6 @@ class MaskDecoder(nn.Module):
         positions = image_positions.reshape(h * w, self.width).astype(self.dtype)
         tokens, image = transformer(image.reshape(batch, -1, h * w, self.width), positions, tokens, token_valid)
 
-        image = image.reshape(*image.shape[:2], h, w, self.width)
         x = Upscale(self.width // 4, self.dtype, name="upscale_1")(image)
         x = gelu(LayerNorm(dtype=self.dtype, name="upscale_norm")(x))
         x = gelu(Upscale(self.width // 8, self.dtype, name="upscale_2")(x))
@@ -90,6 +93,8 @@ class MaskDecoder(nn.Module):
             (self.width, self.width, out), jax.nn.relu, self.dtype, kernel_init=torch_conv, name=name
         )
         filters = [mlp(self.width // 8, f"hypernetwork_{i}")(tokens[:, :, i + 1]) for i in range(MASKS)]
-        logits = jnp.einsum("bpmc,bpyxc->bpmyx", jnp.stack(filters, axis=2), x, preferred_element_type=jnp.float32)
+        x = x.reshape(*x.shape[:2], -1, x.shape[-1])  # h*w cells, 4 in each, 4 in each of these
+        logits = jnp.einsum("bpmc,bpnc->bpmn", jnp.stack(filters, axis=2), x, preferred_element_type=jnp.float32)
+        logits = depth_to_space(depth_to_space(logits.reshape(batch, prompts, MASKS, h, w, 16), 2), 2)[..., 0]
         iou = mlp(MASKS, "iou_head")(tokens[:, :, 0]).astype(jnp.float32)
         return logits, jax.nn.sigmoid(iou) if self.iou_sigmoid else iou

@@ -89,10 +89,23 @@ class PromptEncoder(nn.Module):
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
     def image_positions(self, grid: tuple[int, int]) -> jax.Array:
-        """Features of the cell centres of the image embedding: [h, w, width]."""
+        """Features of the cell centres of the image embedding: [h, w, width].
+
+        An angle is one of its column plus one of its row, so h + w sines and cosines are enough. They are spread by
+        products with ones and zeros: XLA would compute them again in every cell of a broadcast.
+        """
         h, w = grid
-        y, x = jnp.meshgrid((jnp.arange(h) + 0.5) / h, (jnp.arange(w) + 0.5) / w, indexing="ij")
-        return self.positional(jnp.stack([x, y], axis=-1))
+        frequencies = 2 * np.pi * self.gaussian.value
+        x, y = (
+            (2 * (jnp.arange(cells)[:, None] + 0.5) / cells - 1) * frequency
+            for cells, frequency in zip((w, h), frequencies, strict=True)
+        )
+        waves = lambda angles: jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+        spread = lambda ones, angles: jnp.split(jnp.matmul(ones, waves(angles), precision="highest"), 2, axis=-1)
+        sin_x, cos_x = spread(np.tile(np.eye(w, dtype=np.float32), (h, 1)), x)
+        sin_y, cos_y = spread(np.repeat(np.eye(h, dtype=np.float32), w, axis=0), y)
+        positions = jnp.concatenate([sin_y * cos_x + cos_y * sin_x, cos_y * cos_x - sin_y * sin_x], axis=-1)
+        return positions.reshape(h, w, self.width)
 
     def __call__(
         self, prompts: Prompts, canvas: tuple[int, int], grid: tuple[int, int]

@@ -19,6 +19,8 @@ class Sam(nn.Module):
       patch: side of a patch in pixels; the mask grid has cells of patch / 4 pixels.
       width, depth, heads, window, global_blocks, rel_pos, drop_path, remat, scan, attention: the encoder (see `ViT`).
       prompt_width: channels of embedding and prompts; decoder_*, iou_sigmoid: the mask decoder.
+      prompts_at_once: decode so many of an image's prompts at once, one group after another, with their intermediate
+        values computed again for gradients: memory for a group, not for all. 0 decodes all together.
       dtype: of the computation; parameters, norms' statistics, softmax and outputs stay float32.
     """
 
@@ -40,6 +42,7 @@ class Sam(nn.Module):
     remat: str = "none"
     scan: bool = False
     attention: str = "xla"
+    prompts_at_once: int = 0
     dtype: jnp.dtype = jnp.float32
 
     @property
@@ -94,10 +97,29 @@ class Sam(nn.Module):
             prompts at once, 1..3 are the three readings of a single ambiguous one.
           iou: float32 [B, P, 4], estimated IoU of each mask.
         """
+        if 0 < self.prompts_at_once < prompts.batch[1]:
+            return self._decode_in_groups(embedding, prompts)
         grid = embedding.shape[1:3]
         canvas = (grid[0] * self.patch, grid[1] * self.patch)
         tokens, valid, dense = self.prompt_encoder(prompts, canvas, grid)
         return self.mask_decoder(embedding, self.prompt_encoder.image_positions(grid), tokens, valid, dense)
+
+    def _decode_in_groups(self, embedding: jax.Array, prompts: Prompts) -> tuple[jax.Array, jax.Array]:
+        size, count = self.prompts_at_once, prompts.batch[1]
+        model, variables = self.clone(parent=None, prompts_at_once=0), self.variables
+
+        def grouped(x: jax.Array) -> jax.Array:
+            """[B, P, ...] -> [groups, B, size, ...], filled up with zeros."""
+            x = jnp.pad(x, [(0, 0), (0, -count % size)] + [(0, 0)] * (x.ndim - 2))
+            return jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
+
+        def joined(x: jax.Array) -> jax.Array:
+            x = jnp.moveaxis(x, 0, 1)
+            return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :count]
+
+        decode = jax.checkpoint(lambda group: model.apply(variables, embedding, group, method="decode"))
+        logits, iou = jax.lax.map(decode, jax.tree.map(grouped, prompts))
+        return joined(logits), joined(iou)
 
     def __call__(
         self, images: jax.Array, prompts: Prompts, sizes: jax.Array | None = None, *, train: bool = False

@@ -1,0 +1,58 @@
+"""The published sizes through published files and back: arrays the same to the byte, keys and shapes official."""
+
+import gc
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from segjax.models.sam.build import build_sam, init_sam
+from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
+from segjax.weights.names import HUGGINGFACE, OFFICIAL
+from segjax.weights.sam_table import SAM
+from segjax.weights.tree import flatten
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Emptied at the end: pytest keeps the folders of three runs, and these files are gigabytes."""
+    yield tmp_path
+    for path in tmp_path.iterdir():
+        path.unlink()
+    gc.collect()
+
+
+def assert_same_bytes(found, want):
+    assert found.keys() == want.keys()
+    for key, array in want.items():
+        assert (found[key].dtype, found[key].shape) == (array.dtype, array.shape), key
+        bits = (np.ascontiguousarray(x).view(np.uint32) for x in (found[key], array))
+        assert np.array_equal(*bits), key
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    "name, file, manifest",
+    [
+        ("sam_vit_b", "sam.pth", "sam_vit_b"),
+        ("sam_vit_b", "model.safetensors", "hf_sam_vit_base"),
+        pytest.param("sam_vit_l", "sam.pth", "sam_vit_l", marks=pytest.mark.slow),
+        pytest.param("sam_vit_h", "sam.pth", "sam_vit_h", marks=pytest.mark.slow),
+    ],
+)
+def test_every_array_comes_back_to_the_byte(name, file, manifest, folder, real_data):
+    """Ours -> state dict -> file -> the same state dict -> ours."""
+    published = json.loads((real_data("reference_manifests") / f"{manifest}.json").read_text())
+    family = OFFICIAL if pathlib.Path(file).suffix == ".pth" else HUGGINGFACE
+    expected = jax.eval_shape(lambda: init_sam(build_sam(name), jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    ours = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32) - np.float32(0.5), expected)
+
+    write_checkpoint(folder / file, ours, family=family, metadata={})
+    read = read_checkpoint(folder / file)
+    assert read.family == family
+    assert {key: [list(array.shape), array.dtype.name] for key, array in read.arrays.items()} == published
+    assert_same_bytes(read.arrays, SAM.to_published(ours, family))
+    assert_same_bytes(flatten(read.variables(expected)), flatten(ours))
