@@ -10,6 +10,12 @@ from PIL import Image, ImageDraw, ImageFont
 PALETTE = ((0, 158, 255), (255, 140, 0), (0, 200, 120), (230, 90, 170), (250, 220, 50), (150, 110, 255), (230, 70, 30))
 FOREGROUND, BACKGROUND = (40, 200, 80), (235, 50, 50)
 MISSED, WRONG = (0, 158, 255), (255, 120, 0)
+_CLICK_LEGEND = (
+    ("missed", MISSED),
+    ("wrongly covered", WRONG),
+    ("click on the object", FOREGROUND),
+    ("click off it", BACKGROUND),
+)
 _INK, _FAINT = (40, 44, 52), (120, 126, 136)
 _SMALLEST_PANEL, _LARGEST_PANEL, _GAP = 256, 512, 10
 
@@ -189,7 +195,58 @@ def interaction_sheet(pictures: Mapping[str, np.ndarray], counts: Sequence[int] 
         _interaction_row({name: value[k] for name, value in pictures.items()}, counts, side)
         for k in range(len(pictures["image"]))
     ]
-    return _lay_out(rows, titles, side)
+    return _lay_out(rows, titles, side, _CLICK_LEGEND)
+
+
+def masked_picture(image: np.ndarray, masked: np.ndarray, color: tuple[int, int, int] = (128, 128, 128)) -> np.ndarray:
+    """An image with some of its patches painted over.
+
+    Args:
+      image: uint8 [H, W, 3].
+      masked: bool [h, w], True for the patches to hide; h and w divide H and W.
+      color: RGB of the paint.
+
+    Returns:
+      uint8 [H, W, 3], a new array.
+
+    Raises:
+      ValueError: the grid of patches does not divide the image.
+    """
+    return _patchwork(image, np.broadcast_to(np.array(color, np.uint8), np.shape(image)), masked)
+
+
+def completed_picture(image: np.ndarray, predicted: np.ndarray, masked: np.ndarray) -> np.ndarray:
+    """An image whose masked patches are those of a prediction, uint8 [H, W, 3] as the image; as `masked_picture`."""
+    return _patchwork(image, predicted, masked)
+
+
+def _patchwork(image: np.ndarray, other: np.ndarray, masked: np.ndarray) -> np.ndarray:
+    _check_image(image)
+    height, width = image.shape[:2]
+    if masked.ndim != 2 or height % masked.shape[0] or width % masked.shape[1]:
+        raise ValueError(f"a grid {masked.shape} of patches does not divide an image of {height} x {width} pixels")
+    pixels = masked.repeat(height // masked.shape[0], axis=0).repeat(width // masked.shape[1], axis=1)
+    return np.where(pixels[..., None], other, image)
+
+
+def reconstruction_sheet(images: np.ndarray, predicted: np.ndarray, masked: np.ndarray) -> np.ndarray:
+    """One row a picture: what an autoencoder saw, what it made of it, and the original.
+
+    Args:
+      images, predicted: uint8 [K, S, S, 3]; of the latter, the masked patches are shown beside the seen ones.
+      masked: bool [K, h, w].
+
+    Returns:
+      uint8 [H, W, 3]; small pictures are enlarged.
+    """
+    side = int(np.clip(images.shape[1], _SMALLEST_PANEL, _LARGEST_PANEL))
+    enlarged = lambda picture: Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC)
+    rows = []
+    for image, guess, hidden in zip(images, predicted, masked, strict=True):
+        panels = (masked_picture(image, hidden), completed_picture(image, guess, hidden), image)
+        captions = (f"{hidden.mean():.0%} masked", "", "")
+        rows.append([(enlarged(panel), caption) for panel, caption in zip(panels, captions, strict=True)])
+    return _lay_out(rows, ["masked", "reconstructed", "original"], side)
 
 
 def _interaction_row(picture: dict[str, np.ndarray], counts: Sequence[int], side: int) -> list[tuple[Image.Image, str]]:
@@ -222,13 +279,18 @@ def _interaction_row(picture: dict[str, np.ndarray], counts: Sequence[int], side
     return [(Image.fromarray(panel), caption) for panel, caption in panels]
 
 
-def _lay_out(rows: list[list[tuple[Image.Image, str]]], titles: list[str], side: int) -> np.ndarray:
-    """Panels in a grid on white: titles and a legend above, a caption below each."""
+def _lay_out(
+    rows: list[list[tuple[Image.Image, str]]],
+    titles: list[str],
+    side: int,
+    legend: Sequence[tuple[str, tuple[int, int, int]]] = (),
+) -> np.ndarray:
+    """Panels in a grid on white: titles above, a caption below each, and names of colours at the bottom."""
     text = max(15, side // 17)
     head, line = round(1.9 * text), round(1.7 * text)
     heights = [max(panel.height for panel, _ in row) + line for row in rows]
     width = _GAP + len(titles) * (side + _GAP)
-    sheet = Image.new("RGB", (width, head + sum(heights) + _GAP * len(rows) + line), "white")
+    sheet = Image.new("RGB", (width, head + sum(heights) + _GAP * len(rows) + line * bool(legend)), "white")
     draw, font = ImageDraw.Draw(sheet), _font(text)
     for column, title in enumerate(titles):
         draw.text((_GAP + column * (side + _GAP), head / 2), title, _INK, font, anchor="lm")
@@ -240,12 +302,7 @@ def _lay_out(rows: list[list[tuple[Image.Image, str]]], titles: list[str], side:
             draw.text((left, top + panel.height + line / 2), caption, _FAINT, font, anchor="lm")
         top += height + _GAP
     left = _GAP
-    for name, color in (
-        ("missed", MISSED),
-        ("wrongly covered", WRONG),
-        ("click on the object", FOREGROUND),
-        ("click off it", BACKGROUND),
-    ):
+    for name, color in legend:
         draw.rounded_rectangle((left, top, left + text, top + text), text / 4, fill=color)
         draw.text((left + 1.5 * text, top + text / 2), name, _INK, font, anchor="lm")
         left += 3 * text + font.getlength(name)

@@ -447,7 +447,7 @@ def test_convert_to_a_full_disk_keeps_the_earlier_file_and_leaves_no_other(run, 
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["train"], ["eval"], ["predict"], ["everything"], ["prepare"], ["convert"], ["models"]],
+    [[], ["train"], ["eval"], ["predict"], ["everything"], ["reconstruct"], ["prepare"], ["convert"], ["models"]],
 )
 def test_help_is_quick_and_has_examples(command):
     words = [sys.executable, "-X", "importtime", "-m", "segjax", *command, "--help"]

@@ -131,3 +131,24 @@ def test_wrong_arrays_get_told_what_was_expected():
         viz.overlay(grey(4, 4), np.zeros((5, 4), bool))
     with pytest.raises(ValueError, match="2 points but 1 labels"):
         viz.draw_prompts(grey(), np.zeros((2, 2)), np.ones(1))
+
+
+def test_masked_and_completed_pictures_change_the_masked_patches_alone():
+    image = np.full((8, 12, 3), 10, np.uint8)
+    masked = np.array([[True, False, False], [False, False, True]])
+    hidden = viz.masked_picture(image, masked, (1, 2, 3))
+    completed = viz.completed_picture(image, np.full_like(image, 99), masked)
+    where = masked.repeat(4, 0).repeat(4, 1)
+    assert (hidden[where] == (1, 2, 3)).all() and (completed[where] == 99).all()
+    assert (hidden[~where] == 10).all() and (completed[~where] == 10).all()
+    with pytest.raises(ValueError, match=r"grid \(3, 3\) .* does not divide an image of 8 x 12"):
+        viz.masked_picture(image, np.zeros((3, 3), bool))
+
+
+def test_the_reconstruction_sheet_has_three_panels_a_picture():
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    sheet = viz.reconstruction_sheet(images, images + 255, np.ones((2, 2, 2), bool))
+    gap, side = viz._GAP, viz._SMALLEST_PANEL
+    top = round(1.9 * max(15, side // 17)) + side // 2
+    middle = lambda column: sheet[top, gap + column * (side + gap) + side // 2].tolist()
+    assert [middle(0), middle(1), middle(2)] == [[128] * 3, [255] * 3, [0] * 3]

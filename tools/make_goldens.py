@@ -1,14 +1,15 @@
-"""Writes tests/golden: what the reference implementation answers, stage by stage.
+"""Writes tests/golden: what the reference implementations answer, stage by stage.
 
     pip install .[test,parity]
-    python tools/make_goldens.py
+    python tools/make_goldens.py [sam_debug] [sam_frame] [mae_debug]
 
 sam_debug.npz: image encoder, prompt encoder and decoder. sam_frame.npz: pictures, points and boxes on their way to the
 canvas, and masks on their way back.
 
 Weights are drawn from the names of the parameters (tests/golden/drawn_weights.py), inputs from seeds
-(tests/golden/sam_inputs.py), so only answers are stored and the tests that compare need no torch. Run it again when
-the architecture, a parameter's name or the inputs change; the answers come from segment-anything, never from our model.
+(tests/golden/{sam,mae}_inputs.py), so only answers are stored and the tests that compare need no torch. Run it again
+when the architecture, a parameter's name or the inputs change; the answers come from segment-anything and from
+transformers' ViTMAEForPreTraining, never from our models.
 """
 
 import pathlib
@@ -21,6 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from golden.drawn_weights import drawn_variables  # noqa: E402
+from golden.mae_inputs import inputs  # noqa: E402
 from golden.sam_inputs import (  # noqa: E402
     FRAMES,
     framed_logits,
@@ -32,6 +34,7 @@ from golden.sam_inputs import (  # noqa: E402
 )
 from parity.sam_references import SegmentAnything  # noqa: E402
 
+from segjax.models.mae import build_mae, init_mae  # noqa: E402
 from segjax.models.sam.build import build_sam, init_sam  # noqa: E402
 
 
@@ -75,13 +78,26 @@ def sam_frame() -> dict[str, np.ndarray]:
     return golden
 
 
-GOLDENS = {"sam_debug": sam_debug, "sam_frame": sam_frame}
+def mae_debug() -> dict[str, np.ndarray]:
+    """The loss with normalised and plain pixels, the encoder's tokens, one prediction."""
+    from parity.mae_reference import TransformersMae
+
+    golden = {}
+    for name, norm_pix in (("normalised", True), ("plain", False)):
+        model = build_mae("mae_debug", norm_pix=norm_pix)
+        answers = TransformersMae(model, drawn_variables(model, init_mae)).answers(*inputs(model))
+        golden[f"loss_{name}"] = answers["loss"]
+    picked = {"tokens": answers["tokens"], "masked": answers["masked"] > 0, "prediction": answers["prediction"][:1]}
+    return golden | picked
+
+
+GOLDENS = {"sam_debug": sam_debug, "sam_frame": sam_frame, "mae_debug": mae_debug}
 
 
 def main() -> None:
     jax.config.update("jax_platforms", "cpu")
-    for name, answers in GOLDENS.items():
-        golden, target = answers(), ROOT / "tests" / "golden" / f"{name}.npz"
+    for name in sys.argv[1:] or GOLDENS:
+        golden, target = GOLDENS[name](), ROOT / "tests" / "golden" / f"{name}.npz"
         np.savez_compressed(target, **golden)
         print(f"{target.relative_to(ROOT)}: {len(golden)} arrays, {target.stat().st_size / 1000:.0f} kB")
 

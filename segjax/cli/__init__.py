@@ -12,6 +12,7 @@ COMMANDS = {
     "eval": ("segjax.cli.evaluate", "measure a checkpoint: IoU by number of clicks"),
     "predict": ("segjax.cli.predict", "segment a picture from points and boxes"),
     "everything": ("segjax.cli.everything", "segment every object of pictures"),
+    "reconstruct": ("segjax.cli.reconstruct", "show what a masked autoencoder makes of a masked picture"),
     "prepare": ("segjax.cli.prepare", "turn raw data sets into prepared data"),
     "convert": ("segjax.cli.convert", "turn weights into another format: runs, .safetensors, .pth"),
     "models": ("segjax.cli.models", "list the models and the published weights"),

@@ -7,8 +7,9 @@
 
 SRC is a run's workdir, a .safetensors file (ours or transformers'), a file of torch.save (.pth, .pt, .bin), or the
 name of a published model, which is fetched. DST is a .safetensors file (ours, unless --format says otherwise) or one
-for torch (with segment-anything's names, unless --format says otherwise). Every array of SRC must fit the model, and
-DST is written whole or not at all. Torch is not needed, and nothing in a .pth file is run.
+for torch (with the official names, those of segment-anything or facebookresearch/mae, unless --format says otherwise).
+Every array of SRC must fit the model, and DST is written whole or not at all. Torch is not needed, and nothing in a
+.pth file is run.
 """
 
 import argparse
@@ -43,11 +44,13 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     network, variables, checkpoint, options = read_model(*named, step=args.step, **overrides)
     print(f"read {args.source}: {checkpoint.family}, {options['name']}, {_amount(flatten(checkpoint.arrays))}")
     metadata = checkpoint.saved | {"model": options}
-    family, arrays = write_checkpoint(args.target, variables, family=args.format, metadata=metadata)
+    family, arrays = write_checkpoint(
+        args.target, variables, family=args.format, metadata=metadata, canvas=network.canvas
+    )
     count = sum(array.size for array in flatten(variables["params"]).values())
     size = pathlib.Path(args.target).stat().st_size
     print(f"wrote {args.target}: {family}, {arrays} arrays, {count:,} parameters, {size:,} bytes")
-    if network.iou_sigmoid and family != "segjax":
+    if getattr(network, "iou_sigmoid", False) and family != "segjax":
         print(f"note: {family} has no place for iou_sigmoid=True; apply a sigmoid to the IoUs that it predicts")
     return 0
 

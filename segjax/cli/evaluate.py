@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from segjax.inference.loading import read_model
 
     keep_compiled_programs()
-    _, variables, checkpoint, model = read_model(args.checkpoint, step=args.step)
+    _, variables, checkpoint, model = read_model(args.checkpoint, step=args.step, only="sam")
     config = evaluation_config(checkpoint.saved | {"model": model}, args.data, args.split, rest)
 
     import jax

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from segjax.cli.pictures import add_model_arguments, load_model, read_image
+from segjax.cli.pictures import add_model_arguments, check_pictures, load_model, read_image
 from segjax.files import write_json, write_whole
 
 
@@ -36,13 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     """Segments, writes the files and prints a line a picture. Raises ValueError or OSError for bad input."""
-    names = [pathlib.Path(image).stem for image in args.images]
-    for image in args.images:
-        if image != "demo" and not pathlib.Path(image).is_file():
-            raise FileNotFoundError(f"no picture {image}: there is no such file; none of the pictures was begun")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"two pictures are called {twice!r}: their results would be the same file; run them apart")
+    names = check_pictures(args.images)
 
     from segjax.inference.automatic import SamAutomaticMaskGenerator
 

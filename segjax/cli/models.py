@@ -14,15 +14,15 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     import numpy as np
 
     from segjax.inference.loading import available_models
-    from segjax.models.sam.build import build_sam, init_sam
+    from segjax.models.build import build_model, init_model
     from segjax.weights.download import weights_folder
     from segjax.weights.registry import PUBLISHED
     from segjax.weights.tree import flatten
 
     print(f"{'name':<12} {'canvas':>6} {'patch':>5} {'width':>5} {'depth':>5} {'parameters':>12}")
     for name in available_models():
-        model = build_sam(name)
-        shapes = jax.eval_shape(lambda model=model: init_sam(model, jax.random.key(0)))
+        model = build_model(name)
+        shapes = jax.eval_shape(lambda model=model: init_model(model, jax.random.key(0)))
         count = sum(int(np.prod(leaf.shape)) for leaf in flatten(shapes["params"]).values())
         print(f"{name:<12} {model.canvas:>6} {model.patch:>5} {model.width:>5} {model.depth:>5} {count:>12,}")
     print(f"\nPublished weights: segjax.load(NAME) fetches them once into {weights_folder()}, or finds them there.")

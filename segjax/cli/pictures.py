@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,18 +19,38 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help="checkpoint (default: newest)")
 
 
-def load_model(args: argparse.Namespace) -> tuple[Any, dict[str, Any], tuple[float, float] | None]:
+def load_model(
+    args: argparse.Namespace, kind: str = "sam", **overrides: Any
+) -> tuple[Any, dict[str, Any], tuple[float, float] | None]:
     """(model, variables, percentiles) that the arguments ask for.
 
     The percentiles are those of the run's training: `read_image` applies them, from the file's own depth, and once.
+    kind: "sam" or "mae", what the command can use. overrides: attributes of the model to replace.
+
+    Raises ValueError for a model of another kind, saying which commands take it; and as `segjax.load`.
     """
     from segjax.cli import keep_compiled_programs
     from segjax.inference.loading import load_with_config
 
     keep_compiled_programs()
     named = (args.checkpoint,) if args.model is None else (args.model, args.checkpoint)
-    model, variables, config = load_with_config(*named, step=args.step)
+    model, variables, config = load_with_config(*named, step=args.step, only=kind, **overrides)
     return model, variables, tuple(config.get("data", {}).get("percentiles") or ()) or None
+
+
+def check_pictures(files: Sequence[str]) -> list[str]:
+    """What results are called, one name a picture.
+
+    Raises FileNotFoundError, and ValueError for pictures of equal names, before any work is done.
+    """
+    names = [pathlib.Path(file).stem for file in files]
+    for file in files:
+        if file != "demo" and not pathlib.Path(file).is_file():
+            raise FileNotFoundError(f"no picture {file}: there is no such file; none of the pictures was begun")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two pictures are called {twice!r}: their results would be the same file; run them apart")
+    return names
 
 
 def read_image(name: str, percentiles: tuple[float, float] | None = None) -> np.ndarray:

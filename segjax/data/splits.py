@@ -1,6 +1,6 @@
 """Which records an experiment reads: a prepared folder, or scenes made on the spot."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segjax.data.builder import open_source
@@ -30,3 +30,16 @@ def open_split(data: Mapping[str, Any], role: str):
     return SyntheticScenes(
         split, scenes[f"{role}_count"], size=scenes["size"], seed=scenes["seed"], difficulty=scenes["difficulty"]
     )
+
+
+class First:
+    """The first `count` records of a source."""
+
+    def __init__(self, source: Sequence, count: int):
+        self.source, self.count = source, min(count, len(source))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        return self.source[index]

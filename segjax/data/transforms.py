@@ -68,6 +68,14 @@ def resize_longest_side(image: np.ndarray, canvas: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((w, h), Image.BILINEAR))
 
 
+def center_crop(image: np.ndarray, canvas: int) -> np.ndarray:
+    """uint8 [H, W, 3] -> [canvas, canvas, 3]: the middle, the shorter side filling the canvas; Pillow's bicubic."""
+    side = min(image.shape[:2])
+    top, left = ((length - side) // 2 for length in image.shape[:2])
+    square = np.ascontiguousarray(image[top : top + side, left : left + side])
+    return np.asarray(Image.fromarray(square).resize((canvas, canvas), Image.BICUBIC))
+
+
 def pad_to_canvas(image: np.ndarray, canvas: int) -> np.ndarray:
     """[h, w, ...] -> [canvas, canvas, ...], zeros to the right and below. Raises ValueError if it does not fit."""
     h, w = image.shape[:2]

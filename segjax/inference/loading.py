@@ -7,9 +7,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 
-from segjax.models.sam.build import SIZES, build_sam, init_sam
+from segjax.models.build import SIZES, build_model, init_model
 from segjax.models.sam.canvas import for_canvas
 from segjax.models.sam.sam import Sam
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
@@ -17,6 +18,12 @@ from segjax.weights.download import fetch
 from segjax.weights.registry import PUBLISHED
 from segjax.weights.run_folder import Step
 from segjax.weights.tree import CheckpointError
+
+_WANTED = {
+    "sam": "this command takes a SAM. `segjax reconstruct` shows what a MAE makes of a picture, and "
+    "--config.init_from=mae:PATH trains a SAM from it",
+    "mae": "this command takes a MAE (experiments/mae trains one); `segjax predict` and `segjax everything` take a SAM",
+}
 
 
 def available_models() -> list[str]:
@@ -26,20 +33,21 @@ def available_models() -> list[str]:
 
 def load(
     model: str | os.PathLike, path: str | os.PathLike | None = None, *, step: Step = None, **overrides: Any
-) -> tuple[Sam, dict[str, Any]]:
-    """A model and its variables, ready for `SamPredictor` or `model.apply`.
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A model and its variables, ready for `SamPredictor` (a SAM) or `model.apply`.
 
     load("runs/quickstart")                       whatever that run trained; its moving average where it kept one
     load("weights.safetensors")                   a file of ours, or transformers' SamModel: both tell what they hold
     load("sam_vit_b", "sam_vit_b_01ec64.pth")     the published weights; without the path, from the cache or its source
     load("sam_tiny", "runs/quickstart")           by name: an error unless every array fits
     load("sam_vit_b", "b.pth", canvas=512)        positions resized for pictures of 512 pixels
+    load("mae_vit_b", "mae_visualize_vit_base.pth")    a masked autoencoder, encoder and decoder
 
     Args:
       model: a name of `available_models()`, or, without `path`, a path.
       path: a run's workdir, its checkpoints folder, a .safetensors file (ours or transformers'), or a file of
-        torch.save (.pth, .pt, .bin, .ckpt) with segment-anything's or transformers' names, read without torch and
-        without running anything in it. None with a published name: fetched once into the cache (`segjax models`
+        torch.save (.pth, .pt, .bin, .ckpt) with the official names or transformers', read without torch and without
+        running anything in it. None with a published name: fetched once into the cache (`segjax models`
         lists what and whence).
       step: which checkpoint of a run; None: the newest that can be read; "best": the one that the run's
         config.checkpoint.best has kept.
@@ -61,49 +69,72 @@ def load(
 
 
 def load_with_config(
-    model: str | os.PathLike, path: str | os.PathLike | None = None, *, step: Step = None, **overrides: Any
-) -> tuple[Sam, dict[str, Any], dict[str, Any]]:
-    """`load`, and third what the checkpoint says of itself: a run's whole config, or a safetensors file's metadata."""
-    network, variables, checkpoint, _ = read_model(model, path, step=step, **overrides)
+    model: str | os.PathLike,
+    path: str | os.PathLike | None = None,
+    *,
+    step: Step = None,
+    only: str = "",
+    **overrides: Any,
+) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+    """`load`, and third what the checkpoint says of itself: a run's whole config, or a safetensors file's metadata.
+
+    only: "sam" or "mae", as `read_model`.
+    """
+    network, variables, checkpoint, _ = read_model(model, path, step=step, only=only, **overrides)
     return network, jax.device_put(variables), checkpoint.saved
 
 
 def read_model(
-    model: str | os.PathLike, path: str | os.PathLike | None = None, *, step: Step = None, **overrides: Any
-) -> tuple[Sam, dict[str, Any], Checkpoint, dict[str, Any]]:
-    """(module, variables on the host, the checkpoint they are from, the options that `build_sam` got); as `load`."""
+    model: str | os.PathLike,
+    path: str | os.PathLike | None = None,
+    *,
+    step: Step = None,
+    only: str = "",
+    **overrides: Any,
+) -> tuple[nn.Module, dict[str, Any], Checkpoint, dict[str, Any]]:
+    """(module, variables on the host, the checkpoint they are from, the options that `build_model` got); as `load`.
+
+    only: "sam" or "mae", the one kind of model that the caller can use; another is a ValueError that says who can.
+    """
     source = _source(os.fspath(model), path)
     name = os.fspath(model) if path is not None or os.fspath(model) in SIZES else None
     checkpoint = read_checkpoint(source, step)
     written = _options(name, checkpoint, source)
+    if only and not written["name"].startswith(f"{only}_"):
+        raise ValueError(f"{source} holds {written['name']}; {_WANTED[only]}")
     # Hold the arrays against the canvas they were written for, then resize.
     others = {key: value for key, value in overrides.items() if key != "canvas"}
-    expected = _shapes(build_sam(**written | others))
+    expected = _shapes(build_model(**written | others))
     variables = checkpoint.variables(expected, hint=_hint(checkpoint, written["name"]))
-    network = build_sam(**written | overrides)
+    network = build_model(**written | overrides)
     if "canvas" in overrides:
+        if not isinstance(network, Sam):
+            raise ValueError(
+                "a MAE stays on the canvas that it was trained for; config.init_from='mae:PATH' brings its encoder to "
+                "a SAM of any canvas"
+            )
         variables = for_canvas(variables, _shapes(network))
     return network, variables, checkpoint, written | overrides
 
 
 @functools.lru_cache(maxsize=8)
-def _shapes(network: Sam) -> dict[str, Any]:
-    return jax.eval_shape(lambda: init_sam(network, jax.random.key(0)))
+def _shapes(network: nn.Module) -> dict[str, Any]:
+    return jax.eval_shape(lambda: init_model(network, jax.random.key(0)))
 
 
 def _source(name: str, path: str | os.PathLike | None) -> pathlib.Path:
     """The path to read. Raises ValueError, FileNotFoundError or ConnectionError that says what is missing."""
     if path is not None:
         if name not in SIZES:
-            build_sam(name)  # its error names the nearest
+            build_model(name)  # its error names the nearest
         return pathlib.Path(path)
     if name in PUBLISHED:
         return fetch(PUBLISHED[name])
     if name in SIZES:
         raise ValueError(
             f"{name!r} is the name of an architecture; say which weights: segjax.load({name!r}, path) with a run's "
-            "workdir, a .safetensors or a .pth file. For untrained variables use build_sam and init_sam of "
-            "segjax.models.sam.build"
+            "workdir, a .safetensors or a .pth file. For untrained variables use build_model and init_model of "
+            "segjax.models.build"
         )
     if not os.path.exists(name):
         near = difflib.get_close_matches(name, SIZES, 1)
@@ -120,10 +151,11 @@ def _options(name: str | None, checkpoint: Checkpoint, path: pathlib.Path) -> di
     described = checkpoint.saved.get("model")
     described = dict(described) if isinstance(described, Mapping) else {}
     if guess := _looks_like(checkpoint):
-        described = {"name": guess, "canvas": checkpoint.size["canvas"]}
+        described = {"name": guess, "canvas": checkpoint.size["canvas"], "patch": checkpoint.size["patch"]}
     if name is None and "name" not in described:
         if checkpoint.relative:
-            raise CheckpointError(f"{path} holds no SAM that segjax has{_hint(checkpoint, '')}")
+            kind = checkpoint.table.model
+            raise CheckpointError(f"{path} holds no {kind} that segjax has{_hint(checkpoint, '')}")
         raise CheckpointError(
             f"{path} does not say which model it holds{_hint(checkpoint, '')}; name it: "
             f"segjax.load(name, {str(path)!r}) with one of {', '.join(SIZES)}"
@@ -134,9 +166,10 @@ def _options(name: str | None, checkpoint: Checkpoint, path: pathlib.Path) -> di
 def _looks_like(checkpoint: Checkpoint) -> str | None:
     """The model whose encoder is as wide and deep as a state dict's."""
     size = checkpoint.size
-    if len(size) < 3:
+    if len(size) < 4:
         return None
-    fits = (n for n, options in SIZES.items() if all(options[key] == size[key] for key in ("width", "depth")))
+    kin = ((n, options) for n, options in SIZES.items() if n.startswith(f"{checkpoint.table.model.lower()}_"))
+    fits = (n for n, options in kin if all(options[key] == size[key] for key in ("width", "depth")))
     return next(fits, None)
 
 

@@ -13,6 +13,9 @@ def gelu(x: jax.Array) -> jax.Array:
     return x * (0.5 + 0.5 * jax.lax.erf(x * np.float32(0.5**0.5)))
 
 
+small_normal = nn.initializers.truncated_normal(0.02)
+
+
 class Linear(nn.Module):
     """Dense over the last axis, computed as one two-dimensional product.
 
@@ -23,7 +26,7 @@ class Linear(nn.Module):
     features: int
     use_bias: bool = True
     dtype: jnp.dtype = jnp.float32
-    kernel_init: Callable = nn.initializers.truncated_normal(0.02)
+    kernel_init: Callable = small_normal
 
     @nn.compact
     def weights(self, width: int) -> tuple[jax.Array, jax.Array | float]:
@@ -62,7 +65,7 @@ class Mlp(nn.Module):
     widths: Sequence[int]
     activation: Callable = gelu
     dtype: jnp.dtype = jnp.float32
-    kernel_init: Callable = nn.initializers.truncated_normal(0.02)
+    kernel_init: Callable = small_normal
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

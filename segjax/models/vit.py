@@ -1,35 +1,45 @@
 """The one vision transformer trunk: plain pre-norm blocks, with windows and relative positions where a model has them.
 
-Embeddings go before it and heads behind: SAM's encoder is this trunk, and so will be every other transformer here.
+Embeddings go before it and heads behind: the encoders of SAM and MAE are this trunk, and so is MAE's decoder.
 """
 
 import itertools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from segjax.models.attention import attention, merge_windows, partition_windows, relative_scores
-from segjax.models.layers import LayerNorm, Linear, Mlp, drop_path
+from segjax.models.layers import LayerNorm, Linear, Mlp, drop_path, small_normal
 from segjax.ops.resize import space_to_depth
 
 
 class PatchEmbed(nn.Module):
     """Non-overlapping patches to tokens: a convolution whose stride is its kernel, computed as one matrix product.
 
-    [B, H, W, C] -> [B, H/patch, W/patch, width]; parameters kernel [patch, patch, C, width] and bias [width].
+    Parameters are kernel [patch, patch, C, width] and bias [width].
     """
 
     width: int
     patch: int
     dtype: jnp.dtype = jnp.float32
+    kernel_init: Callable = nn.initializers.lecun_normal(in_axis=(0, 1, 2), out_axis=3)
+    bias_init: Callable = nn.initializers.zeros
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array, seen: jax.Array | None = None) -> jax.Array:
+        """[B, H, W, C] -> [B, H/patch, W/patch, width].
+
+        seen: int [B, T], indices of patches, counted row by row: only these are embedded, to [B, T, width].
+        """
         patches = space_to_depth(images.astype(self.dtype), self.patch)
+        if seen is not None:
+            patches = patches.reshape(patches.shape[0], -1, patches.shape[-1])
+            patches = jnp.take_along_axis(patches, seen[..., None], axis=1)
         shape = (self.patch, self.patch, images.shape[-1], self.width)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2), out_axis=3), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", self.bias_init, (self.width,))
         return patches @ kernel.reshape(-1, self.width).astype(self.dtype) + bias.astype(self.dtype)
 
 
@@ -46,6 +56,7 @@ class Block(nn.Module):
     window: int = 0
     grid: tuple[int, int] | None = None
     epsilon: float = 1e-6
+    kernel_init: Callable = small_normal
     dtype: jnp.dtype = jnp.float32
     impl: str = "xla"
 
@@ -66,7 +77,7 @@ class Block(nn.Module):
             y = self.attend(y)
         x = x + drop_path(y, drop_rate, keys[0])
         y = LayerNorm(self.epsilon, self.dtype, name="norm_2")(x)
-        y = Mlp((int(width * self.mlp_ratio), width), dtype=self.dtype, name="mlp")(y)
+        y = Mlp((int(width * self.mlp_ratio), width), dtype=self.dtype, kernel_init=self.kernel_init, name="mlp")(y)
         return x + drop_path(y, drop_rate, keys[1])
 
     def attend(self, x: jax.Array) -> jax.Array:
@@ -76,7 +87,7 @@ class Block(nn.Module):
         lead = x.shape[:-2] if self.grid is None and x.ndim == 3 else x.shape[:-3]
         tokens = x.reshape(*lead, -1, width) if x.ndim > 3 else x
         lead = tokens.shape[:-1]
-        qkv = Linear(3 * width, dtype=self.dtype, name="qkv")(tokens)
+        qkv = Linear(3 * width, dtype=self.dtype, kernel_init=self.kernel_init, name="qkv")(tokens)
         q, k, v = jnp.moveaxis(qkv.reshape(*lead, 3, self.heads, channels), -3, 0)
         relative = None
         if self.grid is not None:
@@ -86,7 +97,7 @@ class Block(nn.Module):
             )
             relative = relative_scores(q, table_h, table_w, x.shape[-3:-1])
         out = attention(q, k, v, relative=relative, impl=self.impl).reshape(tokens.shape)
-        return Linear(width, dtype=self.dtype, name="proj")(out).reshape(x.shape)
+        return Linear(width, dtype=self.dtype, kernel_init=self.kernel_init, name="proj")(out).reshape(x.shape)
 
 
 REMAT_POLICIES = {
@@ -101,6 +112,7 @@ class ViT(nn.Module):
     Attributes:
       window, global_blocks: blocks attend in windows of this side, but for those listed; window 0 attends everywhere.
       grid: (h, w) of the token map for relative positions; None has none. Other maps work too: tables are resized.
+      epsilon, kernel_init: of the LayerNorms and of the linear maps.
       drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
       remat: "none", "full" (keep block inputs only) or "dots" (keep matrix products without batch axes).
       scan: run equal blocks as `lax.scan`, stacking their parameters inside the step: one block to compile
@@ -115,6 +127,7 @@ class ViT(nn.Module):
     grid: tuple[int, int] | None = None
     drop_path: float = 0.0
     epsilon: float = 1e-6
+    kernel_init: Callable = small_normal
     remat: str = "none"
     scan: bool = False
     dtype: jnp.dtype = jnp.float32
@@ -143,7 +156,7 @@ class ViT(nn.Module):
     def _block_options(self, window: int) -> dict:
         grid = self.grid if self.grid is None or not window else (window, window)
         options = dict(heads=self.heads, mlp_ratio=self.mlp_ratio, window=window, grid=grid)
-        return options | dict(epsilon=self.epsilon, dtype=self.dtype, impl=self.impl)
+        return options | dict(epsilon=self.epsilon, kernel_init=self.kernel_init, dtype=self.dtype, impl=self.impl)
 
     def _scanned(self, x: jax.Array, windows: list[int], rates: jax.Array, keys: jax.Array | None) -> jax.Array:
         """Scan over the repeating unit of the stack, and within it over runs of equal blocks (SAM-B: 4 x (2 + 1))."""

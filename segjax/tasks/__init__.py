@@ -7,8 +7,9 @@ from typing import Any
 import ml_collections
 
 from segjax.tasks.promptable import Promptable
+from segjax.tasks.reconstruction import Reconstruction
 
-TASKS = {"promptable": Promptable}
+TASKS = {"promptable": Promptable, "reconstruction": Reconstruction}
 
 
 def make_task(config: ml_collections.ConfigDict):

@@ -10,7 +10,7 @@ import numpy as np
 
 from segjax import viz
 from segjax.data.loader import make_loader
-from segjax.data.splits import open_split
+from segjax.data.splits import First, open_split
 from segjax.data.targets import PromptableExample
 from segjax.data.tiles import Tiles
 from segjax.evaluation.interactive import evaluate_interactive
@@ -21,6 +21,7 @@ from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
 from segjax.ops.masks import content_mask
 from segjax.prompting.simulation import Rounds, Session, Simulator
+from segjax.tasks.pretrained import sam_from_mae
 from segjax.tasks.promptable_config import completed
 from segjax.training.sharding import place_batch
 from segjax.weights.tree import check_variables
@@ -51,6 +52,12 @@ class Promptable:
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Fresh variables."""
         return init_sam(self.model, key)
+
+    def pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
+        """Kind "mae": the parameters of the image encoder but its neck, see `sam_from_mae`. Raises ValueError else."""
+        if kind != "mae":
+            raise ValueError(f"a SAM starts from its own checkpoints or from a MAE, 'mae:PATH'; got '{kind}:{path}'")
+        return sam_from_mae(path, self.model, expected)
 
     def loss(
         self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array, train: bool
@@ -119,7 +126,7 @@ class Promptable:
         if train:
             open_split(self.data, "eval")  # what cannot be measured on should be an error now, not after the training
         if not train and self.eval["limit"]:
-            source = _First(source, self.eval["limit"])
+            source = First(source, self.eval["limit"])
         if not train and self.eval["tile"]:  # the whole picture is stretched, not each tile by itself
             source = Tiles(source, self.eval["tile"], self.eval["overlap"], percentiles=percentiles)
             percentiles = None
@@ -180,16 +187,3 @@ class Promptable:
     def _decode(self, variables, embedding, points, labels, mask_logits, has_mask):
         prompts = Prompts(points=points, labels=labels, masks=mask_logits, has_mask=has_mask)
         return self.model.apply(variables, embedding, prompts, method="decode")
-
-
-class _First:
-    """The first `count` records of a source."""
-
-    def __init__(self, source, count: int):
-        self.source, self.count = source, min(count, len(source))
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int):
-        return self.source[index]

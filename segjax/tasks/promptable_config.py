@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import ml_collections
 
 from segjax.data.augmentation import Augmentation
 from segjax.losses.promptable import PromptableLoss
 from segjax.models.sam.build import build_sam
+from segjax.models.sizes import attributes
 from segjax.prompting.simulation import Rounds
 from segjax.training.defaults import base_config, with_defaults
 
@@ -62,11 +62,7 @@ def completed(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_col
     """
     defaults = promptable_config()
     name = settings.get("model", {}).get("name", defaults.model.name)
-    sam = build_sam(name)
-    attributes = {field.name: getattr(sam, field.name) for field in dataclasses.fields(sam)}
-    del attributes["parent"], attributes["name"]  # linen's own
-    attributes["dtype"] = jnp.dtype(sam.dtype).name
-    defaults.model = ml_collections.ConfigDict({"name": name, **attributes})
+    defaults.model = ml_collections.ConfigDict({"name": name, **attributes(build_sam(name))})
     return with_defaults(settings, defaults)
 
 

@@ -1,7 +1,8 @@
 """Checkpoints of a run: state and config together, written in the background, read back on any mesh.
 
 Where a run's parameters come from, in this order: its own newest readable checkpoint (everything is resumed),
-else `config.init_from` (parameters and constants of another run), else the task's initialisation.
+else `config.init_from` (parameters and constants of another run, or some of them from another kind of model), else the
+task's initialisation.
 """
 
 import dataclasses

@@ -17,11 +17,14 @@ def base_config() -> ml_collections.ConfigDict:
     config.eval_every = 0  # 0: only at the end
     config.profile_steps = ()  # (first, last): a profiler trace of these steps goes to workdir/profile
     config.ema_decay = 0.0  # 0: no moving average of the parameters
-    config.init_from = ""  # another run's workdir or a file of weights; a run's own checkpoints come first
+    config.init_from = (
+        ""  # another run's workdir or a file of weights, "mae:PATH" for a MAE's; own checkpoints come first
+    )
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "adamw"  # or "muon", which learns faster from scratch; tiny models pay a third more a step
     config.optimizer.peak_lr = 1e-3
+    config.optimizer.base_lr = 0.0  # above 0: the peak is base_lr * batch_size / 256, and peak_lr is not looked at
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.999
     config.optimizer.weight_decay = 0.1

@@ -199,9 +199,12 @@ def _scale_by_muon(b1: float, b2: float) -> optax.GradientTransformation:
 def from_config(config: ml_collections.ConfigDict) -> tuple[Schedule, optax.GradientTransformation]:
     """(schedule, optimizer) that config.optimizer describes, for a run of config.total_steps.
 
-    Each setting is an argument of `make_schedule` or, if that has none of its name, of `make_optimizer`.
+    Each setting is an argument of `make_schedule` or, if that has none of its name, of `make_optimizer`; but base_lr,
+    which scales the peak with the batch (Goyal et al. 2017, arXiv 1706.02677).
     """
     options = config.optimizer.to_dict()
+    if base_lr := options.pop("base_lr"):
+        options["peak_lr"] = base_lr * config.batch_size / 256
     timing = {name: options.pop(name) for name in inspect.signature(make_schedule).parameters if name in options}
     schedule = make_schedule(total_steps=config.total_steps, **timing)
     return schedule, make_optimizer(schedule, **options)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -139,3 +140,10 @@ def _checked(name: str, shape: Sequence[int], axes: Sequence[str | None], mesh: 
                 f"{dict(mesh.shape)} whose size divides it, or None"
             )
     return P(*axes)
+
+
+def to_host(tree: Any) -> Any:
+    """Whole arrays as NumPy on each process."""
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)

@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
 import jax
 import ml_collections
@@ -12,10 +13,11 @@ from jax.sharding import Mesh
 
 from segjax.training import sharding
 from segjax.training.checkpoints import Checkpoints
+from segjax.training.optimizer import parameter_path
 from segjax.training.state import TrainState, create_state
 from segjax.training.task import Task, Variables
 from segjax.weights.checkpoint import read_checkpoint
-from segjax.weights.tree import check_variables
+from segjax.weights.tree import check_parameters, check_variables, flatten
 
 logger = logging.getLogger(__name__)
 
@@ -42,25 +44,38 @@ def first_state(
     """(state to start from, its shardings). No device ever holds an array that the shardings split."""
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
 
-    def fresh(init_key: jax.Array, run_key: jax.Array) -> TrainState:
-        return create_state(task.init(init_key), optimizer, run_key, ema=config.ema_decay > 0)
+    def first(init_key: jax.Array, run_key: jax.Array, given: Mapping[str, jax.Array]) -> TrainState:
+        drawn = task.init(init_key)
+        variables = jax.tree_util.tree_map_with_path(lambda path, x: given.get(parameter_path(path), x), drawn)
+        return create_state(variables, optimizer, run_key, ema=config.ema_decay > 0)
 
-    shapes = jax.eval_shape(fresh, init_key, run_key)
+    shapes = jax.eval_shape(first, init_key, run_key, {})
     rules = {n: config.mesh[n] for n in ("floor", "overrides", "unsharded_tolerance")}
     shardings = sharding.state_shardings(shapes, mesh, **rules)
     if (restored := checkpoints.restore(shapes, shardings)) is not None:
         logger.info("resuming at step %d", restored[0].step)
         return restored[0], shardings
-    expected = {"params": shapes.params, "constants": shapes.constants}
+    places = flatten({"params": shardings.params, "constants": shardings.constants})
+    given = flatten(_given(task, config.init_from, {"params": shapes.params, "constants": shapes.constants}, variables))
+    given = {path: jax.device_put(array, places[path]) for path, array in given.items()}
+    with quick_compilation():
+        return jax.jit(first, out_shardings=shardings)(init_key, run_key, given), shardings
+
+
+def _given(task: Task, init_from: str, expected: Variables, variables: Variables | None) -> Variables:
+    """What is not to be drawn: all of the variables, or those that another kind of model has, or none.
+
+    Raises what `read_checkpoint`, `Checkpoint.variables` and `Task.pretrained` raise.
+    """
     if variables is not None:
         check_variables(expected, variables, source="variables")
-    elif config.init_from:
-        elsewhere = read_checkpoint(config.init_from)
-        variables = dataclasses.replace(elsewhere, source=f"init_from {config.init_from}").variables(expected)
-    if variables is None:
-        with quick_compilation():
-            return jax.jit(fresh, out_shardings=shardings)(init_key, run_key), shardings
-    given = {n: variables.get(n, {}) for n in ("params", "constants")}
-    given = jax.device_put(given, {n: getattr(shardings, n) for n in given})
-    wrap = lambda v, key: create_state(v, optimizer, key, ema=config.ema_decay > 0)
-    return jax.jit(wrap, out_shardings=shardings)(given, run_key), shardings
+        return {name: variables.get(name, {}) for name in ("params", "constants")}
+    if not init_from:
+        return {}
+    source = f"init_from {init_from}"
+    if named := re.fullmatch(r"([a-z_0-9]+):(?!//)(.+)", init_from):  # and no gs://bucket/...
+        found = task.pretrained(*named.groups(), expected)
+        wanted, have = flatten(expected), flatten(found)
+        check_parameters({path: wanted[path] for path in have if path in wanted}, have, source=source, kind="arrays")
+        return found
+    return dataclasses.replace(read_checkpoint(init_from), source=source).variables(expected)

@@ -20,6 +20,13 @@ class Task(Protocol):
     def init(self, key: jax.Array) -> Variables:
         """Fresh variables. Pure: traced for shapes first, then compiled with shardings."""
 
+    def pretrained(self, kind: str, path: str, expected: Variables) -> Variables:
+        """Some of the variables, from a checkpoint of another kind of model: config.init_from = "kind:path".
+
+        Called for such settings alone. expected: all of the variables, as shapes. Raises ValueError for a kind that the
+        task knows no way from, CheckpointError for what cannot be read or does not fit.
+        """
+
     def loss(
         self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array, train: bool
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:

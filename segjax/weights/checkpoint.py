@@ -9,16 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from segjax.weights.mae_table import MAE
+from segjax.weights.names import HUGGINGFACE, OFFICIAL, NameTable
 from segjax.weights.run_folder import Step, load_variables
 from segjax.weights.safetensors import as_variables, read_arrays, save_variables, write_arrays
-from segjax.weights.sam_names import encoder_size, family_of, from_published, relative_of, to_published
-from segjax.weights.sam_table import FAMILIES, OFFICIAL, published_name
+from segjax.weights.sam_table import SAM
 from segjax.weights.state_dict import state_of
 from segjax.weights.torch_file import SUFFIXES, read_torch
 from segjax.weights.torch_writer import write_torch
 from segjax.weights.tree import CheckpointError, check_variables, flatten, unflatten
 
 OURS = "segjax"
+FAMILIES = (OFFICIAL, HUGGINGFACE)
+TABLES = (SAM, MAE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Checkpoint:
     Attributes:
       source: how messages call it.
       family: "segjax", or "official" or "huggingface" for a state dict under those names.
+      table: the model whose names a state dict has; None for our own checkpoints.
       arrays: our variables {"params", "constants"}, or a state dict.
       saved: what it says of itself: a run's config or our metadata, {} where it says nothing; "model" is the model's.
     """
@@ -36,16 +40,17 @@ class Checkpoint:
     family: str
     arrays: Mapping[str, Any]
     saved: dict[str, Any] = dataclasses.field(default_factory=dict)
+    table: NameTable | None = None
 
     @property
     def size(self) -> dict[str, int]:
-        """What a state dict's arrays say of the encoder: "width", "depth", "canvas"; {} for our own checkpoints."""
-        return {} if self.family == OURS else encoder_size(self.arrays, self.family)
+        """What a state dict says of its encoder: "width", "depth", "patch", "canvas"; {} for our own checkpoints."""
+        return self.table.encoder_size(self.arrays, self.family) if self.table else {}
 
     @property
     def relative(self) -> str | None:
-        """Which other model of SAM's kin it is, as far as its keys betray that."""
-        return None if self.family == OURS else relative_of(self.arrays)
+        """Which other model of its table's kin it is, as far as its keys betray that."""
+        return self.table.relative_of(self.arrays) if self.table else None
 
     def variables(self, expected: Mapping[str, Any], *, hint: str = "") -> dict[str, Any]:
         """Its arrays as our variables, strictly: every array of the expected model and no other, in its type.
@@ -58,20 +63,29 @@ class Checkpoint:
           CheckpointError: it is of another architecture (missing, unexpected and misshapen arrays are counted and
             listed) or no floats.
         """
-        if self.family == OURS:
+        if self.table is None:
             check_variables(expected, self.arrays, source=self.source)
             found = self.arrays
         else:
+            self._check_model(expected)
             hint = hint or self._canvas_hint(expected)
-            found = from_published(self.arrays, expected, family=self.family, source=self.source, hint=hint)
+            found = self.table.from_published(self.arrays, expected, family=self.family, source=self.source, hint=hint)
         types = {path: leaf.dtype for path, leaf in flatten(expected).items()}
         # Copies: what is mapped from a file must not change under a model when the file does.
-        return unflatten({path: np.array(array, types[path], order="C") for path, array in flatten(found).items()})
+        flat = {path: np.array(array, types[path], order="C") for path, array in flatten(found).items()}
+        return {"params": {}, "constants": {}} | unflatten(flat)
+
+    def _check_model(self, expected: Mapping[str, Any]) -> None:
+        if not self.table.holds(expected):
+            wanted = next((table.model for table in TABLES if table.holds(expected)), "another model")
+            raise CheckpointError(
+                f"{self.source} holds a {self.table.model} of {self.table.families[self.family]}; expected {wanted}"
+                + ("; a SAM's encoder starts from it with config.init_from='mae:PATH'" if self.table is MAE else "")
+            )
 
     def _canvas_hint(self, expected: Mapping[str, Any]) -> str:
         wanted = next((leaf.shape[1] for path, leaf in flatten(expected).items() if path.endswith("pos_embed")), None)
-        name = published_name("params/image_encoder/pos_embed", self.family)[0]
-        found = np.shape(self.arrays.get(name, ()))
+        found = np.shape(self.arrays.get(self.table.positions[self.family], ()))
         if wanted is None or len(found) != 4 or found[1] == wanted:
             return ""
         return "; its positions are for another canvas: `segjax convert SRC DST --canvas PIXELS` resizes them"
@@ -88,7 +102,7 @@ def read_checkpoint(path: str | pathlib.Path, step: Step = None) -> Checkpoint:
     Raises:
       FileNotFoundError: nothing there, or no checkpoint of that step.
       ValueError: a step of a single file.
-      CheckpointError: what is there is no checkpoint of SAM's, or is damaged.
+      CheckpointError: what is there is no checkpoint of a model that we know, or is damaged.
     """
     path = pathlib.Path(path)
     file = path.suffix in (".safetensors", *SUFFIXES)
@@ -97,18 +111,16 @@ def read_checkpoint(path: str | pathlib.Path, step: Step = None) -> Checkpoint:
     source = f"checkpoint {path}"
     if path.suffix == ".safetensors":
         arrays, header = read_arrays(path)
-        if family := family_of(state := _unprefixed(arrays, source)):
-            return Checkpoint(source, family, state)
+        if found := _recognised(state := _unprefixed(arrays, source), source):
+            return found
         return Checkpoint(source, OURS, *as_variables(arrays, header, source=str(path)))
     if file:
         state = state_of(read_torch(path), source=source)
-        if (family := family_of(state)) is None:
+        if (found := _recognised(state, source)) is None:
             some = ", ".join(sorted(state)[:3])
-            raise CheckpointError(
-                f"{source} holds no SAM of {' or '.join(FAMILIES.values())}: its {len(state)} arrays are named {some}, "
-                "..."
-            )
-        return Checkpoint(source, family, state)
+            known = " and no ".join(f"{table.model} of {' or '.join(table.families.values())}" for table in TABLES)
+            raise CheckpointError(f"{source} holds no {known}: its {len(state)} arrays are named {some}, ...")
+        return found
     if path.is_file():
         raise CheckpointError(
             f"{path} is a file of an unknown kind; expected a training workdir, its checkpoints folder, a "
@@ -122,20 +134,31 @@ def read_checkpoint(path: str | pathlib.Path, step: Step = None) -> Checkpoint:
     return Checkpoint(source, OURS, *load_variables(path, step))
 
 
+def _recognised(state: Mapping[str, np.ndarray], source: str) -> Checkpoint | None:
+    known = ((table, family) for table in TABLES if (family := table.family_of(state)))
+    return next((Checkpoint(source, family, state, table=table) for table, family in known), None)
+
+
 def _unprefixed(arrays: Mapping[str, np.ndarray], source: str) -> Mapping[str, np.ndarray]:
     return state_of(arrays, source=source) if arrays else arrays
 
 
 def write_checkpoint(
-    path: str | pathlib.Path, variables: Mapping[str, Any], *, family: str | None = None, metadata: Mapping[str, Any]
+    path: str | pathlib.Path,
+    variables: Mapping[str, Any],
+    *,
+    family: str | None = None,
+    metadata: Mapping[str, Any],
+    canvas: int | None = None,
 ) -> tuple[str, int]:
     """Writes variables in one file, whole or not at all, in the format that its suffix names.
 
     Args:
       path: .safetensors, or .pth, .pt, .bin or .ckpt for torch.
-      variables: {"params", "constants"} of a SAM.
+      variables: {"params", "constants"} of a SAM or MAE.
       family: whose names: "segjax", "official" or "huggingface"; None: ours in .safetensors, the official ones else.
       metadata: what our own format says of the model: {"model": {"name": ...}}; the others have no place for it.
+      canvas: the model's, in pixels; a MAE's files of the other families hold position tables for it.
 
     Returns:
       (family, how many arrays were written).
@@ -155,7 +178,8 @@ def write_checkpoint(
     if family == OURS:
         save_variables(path, variables, metadata)
         return family, len(flatten(variables))
-    state = to_published(variables, family)
+    table = next(table for table in TABLES if table.holds(variables))
+    state = table.to_published(variables, family, canvas=canvas)
     if for_torch:
         write_torch(path, state)
     else:

@@ -8,10 +8,10 @@ import pytest
 
 import segjax
 from segjax.models.sam.build import build_sam, init_sam
+from segjax.weights.names import HUGGINGFACE, OFFICIAL
 from segjax.weights.registry import PUBLISHED, PublishedFile
 from segjax.weights.safetensors import write_arrays
-from segjax.weights.sam_names import to_published
-from segjax.weights.sam_table import HUGGINGFACE, OFFICIAL
+from segjax.weights.sam_table import SAM
 from segjax.weights.torch_writer import write_torch
 from segjax.weights.tree import CheckpointError, flatten
 
@@ -31,14 +31,14 @@ def assert_same(found, want):
 @pytest.fixture(scope="module")
 def official(tmp_path_factory):
     path = tmp_path_factory.mktemp("official") / "debug.pth"
-    write_torch(path, to_published(drawn(), OFFICIAL))
+    write_torch(path, SAM.to_published(drawn(), OFFICIAL))
     return path
 
 
 @pytest.fixture(scope="module")
 def huggingface(tmp_path_factory):
     path = tmp_path_factory.mktemp("huggingface") / "model.safetensors"
-    state = to_published(drawn(), HUGGINGFACE)
+    state = SAM.to_published(drawn(), HUGGINGFACE)
     del state["prompt_encoder.shared_embedding.positional_embedding"]  # as transformers itself writes it
     write_arrays(path, state, {"format": "pt"})
     return path
@@ -64,7 +64,7 @@ def test_a_loaded_model_does_not_change_when_its_file_does(tmp_path, official):
 
 
 def test_a_wrapped_and_prefixed_half_precision_file_loads(tmp_path):
-    state = {f"module.{key}": array.astype(np.float16) for key, array in to_published(drawn(), OFFICIAL).items()}
+    state = {f"module.{key}": array.astype(np.float16) for key, array in SAM.to_published(drawn(), OFFICIAL).items()}
     write_torch(tmp_path / "tuned.pth", state)
     assert_same(segjax.load(tmp_path / "tuned.pth")[1], jax.tree.map(lambda x: x.astype("f2").astype("f4"), drawn()))
 
@@ -80,7 +80,7 @@ def test_another_size_is_an_error_that_names_the_one_it_is(official):
 
 def test_a_file_of_transformers_under_the_official_name_is_read_as_what_it_is(tmp_path):
     path = tmp_path / "sam_vit_b_01ec64.pth"
-    write_torch(path, to_published(drawn(), HUGGINGFACE))
+    write_torch(path, SAM.to_published(drawn(), HUGGINGFACE))
     assert_same(segjax.load("sam_debug", path)[1], drawn())
     with pytest.raises(CheckpointError, match=r"ec64.pth \(transformers' SamModel\) is of another.*that of sam_debug"):
         segjax.load("sam_vit_b", path)
@@ -88,7 +88,7 @@ def test_a_file_of_transformers_under_the_official_name_is_read_as_what_it_is(tm
 
 @pytest.mark.parametrize("family", [OFFICIAL, HUGGINGFACE])
 def test_one_array_of_another_shape_is_named_in_the_words_of_the_file(tmp_path, family):
-    state = to_published(drawn(), family)
+    state = SAM.to_published(drawn(), family)
     name = next(key for key in state if key.endswith("iou_token.weight"))
     write_torch(tmp_path / "odd.pth", state | {name: state[name].T})
     with pytest.raises(CheckpointError, match=rf": 1 misshapen: {name} is \(32, 1\), expected \(1, 32\)"):
@@ -107,7 +107,7 @@ def test_what_is_no_sam_is_said(tmp_path):
     write_torch(tmp_path / "resnet.pth", {"layer1.weight": np.ones(2, np.float32)})
     with pytest.raises(CheckpointError, match="holds no SAM of segment-anything.*its 1 arrays are named layer1.weight"):
         segjax.load("sam_debug", tmp_path / "resnet.pth")
-    state = to_published(drawn(), OFFICIAL)
+    state = SAM.to_published(drawn(), OFFICIAL)
     write_torch(tmp_path / "hq.pth", state | {"mask_decoder.hf_token.weight": np.ones((1, 32), np.float32)})
     with pytest.raises(CheckpointError, match="1 unexpected: mask_decoder.hf_token.weight.*those of HQ-SAM"):
         segjax.load(tmp_path / "hq.pth")
@@ -139,7 +139,7 @@ def test_on_another_canvas_the_stored_tables_answer_as_the_encoder_would(kind, o
 
 
 def test_a_file_for_another_canvas_says_so_itself(tmp_path):
-    write_torch(tmp_path / "large.pth", to_published(drawn(canvas=96), OFFICIAL))
+    write_torch(tmp_path / "large.pth", SAM.to_published(drawn(canvas=96), OFFICIAL))
     model, variables = segjax.load("sam_debug", tmp_path / "large.pth")
     assert model.canvas == 96
     assert_same(variables, drawn(canvas=96))

@@ -17,9 +17,9 @@ import segjax
 from segjax.inference import segment_anything
 from segjax.inference.segment_anything import SamPredictor, sam_model_registry
 from segjax.models.sam.build import build_sam, init_sam
+from segjax.weights.names import HUGGINGFACE, OFFICIAL
 from segjax.weights.registry import PUBLISHED
-from segjax.weights.sam_names import to_published
-from segjax.weights.sam_table import HUGGINGFACE, OFFICIAL
+from segjax.weights.sam_table import SAM
 from segjax.weights.torch_writer import write_torch
 from segjax.weights.tree import CheckpointError
 
@@ -29,7 +29,7 @@ BOX = np.array([12, 8, 61, 40])
 
 @pytest.fixture(scope="module")
 def state():
-    return to_published(drawn_variables(build_sam("sam_debug"), init_sam), OFFICIAL)
+    return SAM.to_published(drawn_variables(build_sam("sam_debug"), init_sam), OFFICIAL)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_the_registry_has_the_official_names_and_builds_what_a_file_shows(checkp
 
 
 def test_a_file_of_transformers_is_taken_as_well(tmp_path, checkpoint):
-    state = to_published(drawn_variables(build_sam("sam_debug"), init_sam), HUGGINGFACE)
+    state = SAM.to_published(drawn_variables(build_sam("sam_debug"), init_sam), HUGGINGFACE)
     write_torch(tmp_path / "sam_vit_b_01ec64.pth", state)
     found = sam_model_registry["vit_b"](checkpoint=tmp_path / "sam_vit_b_01ec64.pth")
     jax.tree.map(np.testing.assert_array_equal, found.variables, segjax.load(checkpoint)[1])

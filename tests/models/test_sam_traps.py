@@ -20,7 +20,7 @@ from segjax.models.layers import LayerNorm
 from segjax.models.sam.build import build_sam, init_sam
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.vit import Block
-from segjax.weights.sam_names import to_published
+from segjax.weights.sam_table import SAM
 
 MODEL = build_sam("sam_debug")
 VARIABLES = drawn_variables(MODEL, init_sam)
@@ -158,7 +158,7 @@ def test_normalise_then_pad():
 
 
 def test_pixel_mean_and_std_are_not_in_the_state_dict():
-    assert not [key for key in to_published(VARIABLES, "official") if "pixel" in key]
+    assert not [key for key in SAM.to_published(VARIABLES, "official") if "pixel" in key]
 
 
 def test_decoder_norms_have_epsilon_1e_5_and_encoder_1e_6():

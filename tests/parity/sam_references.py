@@ -1,6 +1,6 @@
 """The two public PyTorch implementations of SAM behind one small interface, without their weights.
 
-Both get our weights by name (`segjax.weights.sam_names`) and serve one image and one prompt a call; arrays are NumPy,
+Both get our weights by name (`segjax.weights.names`) and serve one image and one prompt a call; arrays are NumPy,
 channel-last.
 """
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from parity.stand_ins import segment_anything
-from segjax.weights.sam_names import to_published
-from segjax.weights.sam_table import HUGGINGFACE, OFFICIAL
+from segjax.weights.names import HUGGINGFACE, OFFICIAL
+from segjax.weights.sam_table import SAM
 
 
 def _tensors(state):
@@ -47,7 +47,7 @@ class SegmentAnything:
         transformer = modeling.TwoWayTransformer(model.decoder_depth, width, model.decoder_heads, model.decoder_mlp)
         decoder = modeling.MaskDecoder(transformer_dim=width, transformer=transformer, iou_head_hidden_dim=width)
         self.sam = modeling.Sam(encoder, prompt_encoder, decoder).eval()
-        self.sam.load_state_dict(_tensors(to_published(variables, OFFICIAL)))
+        self.sam.load_state_dict(_tensors(SAM.to_published(variables, OFFICIAL)))
 
     @torch.no_grad()
     def encode(self, image: np.ndarray) -> np.ndarray:
@@ -112,7 +112,7 @@ class Transformers:
         config = SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
         config._attn_implementation = "eager"
         self.sam = SamModel(config).eval()
-        self.sam.load_state_dict(_tensors(to_published(variables, HUGGINGFACE)))
+        self.sam.load_state_dict(_tensors(SAM.to_published(variables, HUGGINGFACE)))
 
     @torch.no_grad()
     def encode(self, image: np.ndarray) -> np.ndarray:

@@ -175,3 +175,10 @@ def test_the_settings_of_a_config_reach_the_schedule_and_the_optimizer():
     params = {"w": jnp.full((2, 2), 3.0)}
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     np.testing.assert_allclose(updates["w"], -2.0 * 0.2 * 3.0, rtol=1e-6)  # decay alone
+
+
+def test_a_base_rate_is_scaled_with_the_batch():
+    config = base_config()
+    config.batch_size = 4096
+    config.optimizer.update(base_lr=1.5e-4, schedule="constant")
+    np.testing.assert_allclose(from_config(config)[0](0), 2.4e-3, rtol=1e-6)  # MAE's pretraining, appendix A.1

@@ -31,7 +31,7 @@ def test_every_file_tells_what_it_is_and_gives_back_what_went_in(tmp_path, name,
     assert said == checkpoint.family == written
     assert arrays == len(jax.tree.leaves(debug_variables())) + (written == "huggingface")
     assert checkpoint.saved == (DEBUG if written == "segjax" else {})
-    assert checkpoint.size == ({} if written == "segjax" else {"width": 32, "depth": 4, "canvas": 64})
+    assert checkpoint.size == ({} if written == "segjax" else {"width": 32, "depth": 4, "patch": 16, "canvas": 64})
     assert_same(checkpoint.variables(debug_variables()), debug_variables())
 
 

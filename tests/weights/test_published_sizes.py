@@ -10,8 +10,8 @@ import pytest
 
 from segjax.models.sam.build import build_sam, init_sam
 from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
-from segjax.weights.sam_names import to_published
-from segjax.weights.sam_table import HUGGINGFACE, OFFICIAL
+from segjax.weights.names import HUGGINGFACE, OFFICIAL
+from segjax.weights.sam_table import SAM
 from segjax.weights.tree import flatten
 
 
@@ -54,5 +54,5 @@ def test_every_array_comes_back_to_the_byte(name, file, manifest, folder, real_d
     read = read_checkpoint(folder / file)
     assert read.family == family
     assert {key: [list(array.shape), array.dtype.name] for key, array in read.arrays.items()} == published
-    assert_same_bytes(read.arrays, to_published(ours, family))
+    assert_same_bytes(read.arrays, SAM.to_published(ours, family))
     assert_same_bytes(flatten(read.variables(expected)), flatten(ours))

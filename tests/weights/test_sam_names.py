@@ -7,8 +7,8 @@ from conftest import real_data_root
 from written_run import debug_variables
 
 from segjax.models.sam.build import build_sam, init_sam
-from segjax.weights.sam_names import encoder_size, family_of, from_published, published_shapes, to_published
-from segjax.weights.sam_table import FAMILIES, HUGGINGFACE, OFFICIAL, published_name
+from segjax.weights.names import HUGGINGFACE, OFFICIAL
+from segjax.weights.sam_table import SAM
 from segjax.weights.state_dict import state_of
 from segjax.weights.tree import CheckpointError, flatten
 
@@ -50,30 +50,30 @@ def test_every_array_of_a_published_file_has_one_place_and_its_shape(name, famil
         pytest.skip(f"no {path}; set SEGJAX_DATA to the folder that holds reference_manifests")
     published = {key: tuple(shape) for key, (shape, _) in json.loads(path.read_text()).items()}
     expected = shapes_of(name)
-    assert len(published) == entries and published_shapes(expected, family) == published
+    assert len(published) == entries and SAM.published_shapes(expected, family) == published
     # and the other way round: arrays of those shapes (of one element in memory) become ours
     state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in published.items()}
-    ours = from_published(state, expected, family=family, source="file")
+    ours = SAM.from_published(state, expected, family=family, source="file")
     shape = lambda tree: {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
     assert shape(ours) == shape(expected)
     model = build_sam(name)
-    assert encoder_size(state, family) == {"width": model.width, "depth": model.depth, "canvas": 1024}
+    assert SAM.encoder_size(state, family) == {"width": model.width, "depth": model.depth, "patch": 16, "canvas": 1024}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SAM.families)
 @pytest.mark.parametrize("options", [{}, dict(depth=11, global_blocks=(10,), canvas=96)], ids=["debug", "deep"])
 def test_there_and_back_is_the_same_to_the_byte(family, options):
     variables = drawn(**options)
-    state = to_published(variables, family)
+    state = SAM.to_published(variables, family)
     assert len(state) == len(flatten(variables)) + (family == HUGGINGFACE)
-    assert family_of(state) == family
+    assert SAM.family_of(state) == family
     copied = {key: np.ascontiguousarray(array) for key, array in state.items()}
-    assert_same(from_published(copied, variables, family=family, source="file"), variables)
+    assert_same(SAM.from_published(copied, variables, family=family, source="file"), variables)
 
 
 def test_layouts_are_those_of_torch():
     ours = flatten(drawn())
-    state = to_published(drawn(), OFFICIAL)
+    state = SAM.to_published(drawn(), OFFICIAL)
     path = "params/mask_decoder/upscale_1/kernel"  # transposed convolution: [in, out, y, x]
     np.testing.assert_array_equal(state["mask_decoder.output_upscaling.0.weight"][3, 5, 0, 1], ours[path][3, 0, 1, 5])
     path = "params/prompt_encoder/mask_conv_2/kernel"  # convolution: [out, in, y, x], ours ordered (y, x, in)
@@ -91,12 +91,12 @@ def test_layouts_are_those_of_torch():
 
 def test_what_differs_is_counted_listed_and_said_in_the_names_of_the_file():
     variables = debug_variables()
-    state = to_published(variables, OFFICIAL)
+    state = SAM.to_published(variables, OFFICIAL)
     del state["mask_decoder.iou_token.weight"]
     state["image_encoder.extra"] = np.zeros(3, np.float32)
     state["image_encoder.neck.0.weight"] = np.zeros((1, 2, 3, 4), np.float32)
     with pytest.raises(CheckpointError) as error:
-        from_published(state, variables, family=OFFICIAL, source="file x", hint="; it is of another size")
+        SAM.from_published(state, variables, family=OFFICIAL, source="file x", hint="; it is of another size")
     said = str(error.value)
     assert said.startswith("file x (segment-anything) is of another architecture: ")
     assert "1 missing: mask_decoder.iou_token.weight (1, 32)" in said
@@ -107,26 +107,26 @@ def test_what_differs_is_counted_listed_and_said_in_the_names_of_the_file():
 
 def test_arrays_of_whole_numbers_are_refused():
     variables = debug_variables()
-    state = to_published(variables, OFFICIAL)
+    state = SAM.to_published(variables, OFFICIAL)
     state["image_encoder.neck.1.bias"] = state["image_encoder.neck.1.bias"].astype(np.int8)
     with pytest.raises(CheckpointError, match=r"no floating-point numbers: image_encoder.neck.1.bias \(int8\)"):
-        from_published(state, variables, family=OFFICIAL, source="file")
+        SAM.from_published(state, variables, family=OFFICIAL, source="file")
 
 
 @pytest.mark.parametrize("absent", [MATRIX, COPY])
 def test_transformers_may_leave_out_one_of_the_two_copies_but_not_let_them_differ(absent):
     variables = drawn()
-    state = to_published(variables, HUGGINGFACE)
+    state = SAM.to_published(variables, HUGGINGFACE)
     without = {key: array for key, array in state.items() if key != absent}
-    assert_same(from_published(without, variables, family=HUGGINGFACE, source="file"), variables)
+    assert_same(SAM.from_published(without, variables, family=HUGGINGFACE, source="file"), variables)
     with pytest.raises(CheckpointError, match="the same matrix and differ"):
-        from_published(state | {absent: state[MATRIX] + 1}, variables, family=HUGGINGFACE, source="file")
+        SAM.from_published(state | {absent: state[MATRIX] + 1}, variables, family=HUGGINGFACE, source="file")
 
 
 def test_an_array_that_sam_does_not_have_has_no_name():
     with pytest.raises(KeyError, match="no array of SAM's"):
-        published_name("params/image_encoder/trunk/block_x/qkv/kernel", OFFICIAL)
-    assert family_of({"backbone.weight": 0}) is None and encoder_size({}, OFFICIAL) == {}
+        SAM.published_names("params/image_encoder/trunk/block_x/qkv/kernel", OFFICIAL)
+    assert SAM.family_of({"backbone.weight": 0}) is None and SAM.encoder_size({}, OFFICIAL) == {}
 
 
 def test_wrappers_are_opened_and_common_prefixes_dropped():

@@ -15,8 +15,8 @@ from segjax.inference.segment_anything.tensors import as_given, tensor_device, t
 from segjax.models.sam import build
 from segjax.models.sam.sam import Sam as Network
 from segjax.weights.checkpoint import Checkpoint
-from segjax.weights.sam_names import family_of
-from segjax.weights.sam_table import OFFICIAL
+from segjax.weights.names import OFFICIAL
+from segjax.weights.sam_table import SAM
 from segjax.weights.state_dict import state_of
 
 
@@ -53,7 +53,7 @@ class Sam:
         Raises CheckpointError unless it is that of this model, array by array, whatever `strict` says.
         """
         state = state_of({key: to_numpy(value) for key, value in state_dict.items()}, source="the state dict")
-        checkpoint = Checkpoint("the state dict", family_of(state) or OFFICIAL, state)
+        checkpoint = Checkpoint("the state dict", SAM.family_of(state) or OFFICIAL, state, table=SAM)
         expected = jax.eval_shape(lambda: build.init_sam(self.network, jax.random.key(0)))
         self._variables = jax.device_put(checkpoint.variables(expected))
 

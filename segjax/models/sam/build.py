@@ -1,12 +1,11 @@
 """The sizes of SAM, published and small, in one table."""
 
-import difflib
-
 import jax
 import jax.numpy as jnp
 
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
+from segjax.models.sizes import sized
 
 _PUBLISHED = dict(canvas=1024, patch=16, window=14)
 _SMALL = dict(prompt_width=64, decoder_heads=4, decoder_mlp=256, rel_pos=True)
@@ -31,16 +30,7 @@ def build_sam(name: str, **overrides) -> Sam:
     Raises:
       ValueError: unknown size or attribute, naming the nearest ones.
     """
-    if name not in SIZES:
-        near = difflib.get_close_matches(name, SIZES, cutoff=0) or list(SIZES)
-        raise ValueError(f"unknown model {name!r}; nearest: {', '.join(near)}; all: {', '.join(SIZES)}")
-    unknown = set(overrides) - set(Sam.__dataclass_fields__)
-    if unknown:
-        raise ValueError(f"SAM has no attribute {sorted(unknown)}; it has {sorted(set(Sam.__dataclass_fields__))}")
-    options = SIZES[name] | {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
-    if "dtype" in options:
-        options["dtype"] = jnp.dtype(options["dtype"])
-    return Sam(**options)
+    return sized(Sam, SIZES, name, overrides)
 
 
 def init_sam(model: Sam, key: jax.Array) -> dict:

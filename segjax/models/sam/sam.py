@@ -3,15 +3,12 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from segjax.models.sam.image_encoder import ImageEncoder
 from segjax.models.sam.mask_decoder import MaskDecoder
 from segjax.models.sam.prompt_encoder import PromptEncoder, Prompts
 from segjax.ops.masks import content_mask
-
-PIXEL_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
-PIXEL_STD = np.array([58.395, 57.12, 57.375], np.float32)
+from segjax.ops.pixels import normalise
 
 
 class Sam(nn.Module):
@@ -83,7 +80,7 @@ class Sam(nn.Module):
         Returns:
           [B, H/patch, W/patch, prompt_width].
         """
-        x = (images.astype(jnp.float32) - PIXEL_MEAN) / PIXEL_STD
+        x = normalise(images)
         if sizes is not None:
             x = jnp.where(content_mask(sizes, images.shape[1:3])[..., None], x, 0)
         return self.image_encoder(x, train=train)

@@ -1,0 +1,45 @@
+"""Every model by name, whatever its kind."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from segjax.models import mae
+from segjax.models.mae import Mae, build_mae, init_mae
+from segjax.models.sam import build as sam
+from segjax.models.sam.build import build_sam, init_sam
+from segjax.models.sam.sam import Sam
+
+
+class Kind(NamedTuple):
+    """A family of models: its module, its sizes by name, and the functions that build and initialise one."""
+
+    module: type[nn.Module]
+    sizes: dict[str, dict[str, Any]]
+    build: Callable[..., nn.Module]
+    init: Callable[[nn.Module, jax.Array], dict]
+
+
+KINDS = (Kind(Sam, sam.SIZES, build_sam, init_sam), Kind(Mae, mae.SIZES, build_mae, init_mae))
+SIZES = {name: options for kind in KINDS for name, options in kind.sizes.items()}
+
+
+def build_model(name: str, **overrides: Any) -> nn.Module:
+    """A model by name, with any of its attributes replaced; `dtype` may be a string.
+
+    Raises:
+      ValueError: unknown name or attribute, naming the nearest ones.
+    """
+    kind = next((kind for kind in KINDS if name in kind.sizes), None)
+    if kind is None:
+        near = difflib.get_close_matches(name, SIZES, cutoff=0)
+        raise ValueError(f"unknown model {name!r}; nearest: {', '.join(near)}; all: {', '.join(SIZES)}")
+    return kind.build(name, **overrides)
+
+
+def init_model(model: nn.Module, key: jax.Array) -> dict[str, Any]:
+    """Fresh variables {"params", "constants"}; traceable, so `jax.eval_shape` gives the shapes alone."""
+    return next(kind for kind in KINDS if isinstance(model, kind.module)).init(model, key)

@@ -1,0 +1,87 @@
+"""What a pretraining experiment may set, with MAE's choices, and how any of them shrinks for a test."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from segjax.models.mae import build_mae
+from segjax.models.sizes import attributes
+from segjax.training.defaults import base_config, with_defaults
+
+IMAGENET = 1_281_167  # pictures in its training set, for recipes that count in epochs
+
+
+def reconstruction_config() -> ml_collections.ConfigDict:
+    """The loop's fields and this task's, with the paper's choices (appendix A.1); experiments change what they need."""
+    config = base_config()
+    config.task = "reconstruction"
+    config.model = ml_collections.ConfigDict({"name": "mae_vit_b"}, convert_dict=True)
+    config.batch_size = 4096
+    config.total_steps = 800 * IMAGENET // 4096
+    config.optimizer.update(base_lr=1.5e-4, b1=0.9, b2=0.95, weight_decay=0.05, clip_norm=0.0)
+    config.optimizer.update(warmup_steps=40 * IMAGENET // 4096, schedule="cosine", trunk="encoder(/trunk)?")
+    config.data = ml_collections.ConfigDict(
+        dict(
+            source="synthetic",
+            train_split="train",
+            eval_split="val",
+            scenes=dict(train_count=2000, eval_count=64, size=128, difficulty="easy", seed=0),
+            # What a training example shows: a share of the picture's area, of a width over height, perhaps mirrored.
+            crop=dict(scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), flip=True),
+            percentiles=(),  # (low, high): stretch each picture's intensities, for microscopes
+            workers=0,
+            threads=1,
+            cache_mb=0.0,
+        )
+    )
+    config.eval = ml_collections.ConfigDict(
+        dict(
+            batch_size=64,
+            pictures=6,
+            limit=0,  # pictures to measure on; 0 = all
+        )
+    )
+    return config
+
+
+def completed(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A new config with every setting: those given, perhaps by an older version, and the defaults of the others.
+
+    `reconstruction_config` leaves the model's attributes to its name; here they are spelt out.
+
+    Raises:
+      ValueError: unknown model, or a setting of another type than its default.
+    """
+    defaults = reconstruction_config()
+    name = settings.get("model", {}).get("name", defaults.model.name)
+    defaults.model = ml_collections.ConfigDict({"name": name, **attributes(build_mae(name))})
+    return with_defaults(settings, defaults)
+
+
+def as_variant(
+    config: ml_collections.ConfigDict, variant: str, known: tuple[str, ...] = ()
+) -> ml_collections.ConfigDict:
+    """The config itself, or for "debug" the experiment in miniature: two steps on synthetic scenes, seconds on a CPU.
+
+    All experiments shrink to one geometry, so that they share one compiled program.
+
+    Raises:
+      ValueError: a variant that is neither "", "debug" nor one of `known`, which the experiment has applied itself.
+    """
+    if variant not in ("", "debug", *known):
+        raise ValueError(f"the experiment has no variant {variant!r}; it has {', '.join(('debug', *known))}")
+    return _miniature(config) if variant == "debug" else config
+
+
+def _miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    defaults = reconstruction_config()
+    for name in ("model", "data", "eval", "optimizer"):
+        config[name] = defaults[name]
+    config.update(total_steps=2, batch_size=4, microbatches=1, log_every=1, eval_every=0, ema_decay=0.0)
+    config.model = ml_collections.ConfigDict(dict(name="mae_debug"))
+    config.optimizer.update(warmup_steps=1)
+    config.data.scenes.update(train_count=8, eval_count=3, size=64)
+    config.eval.update(batch_size=2, pictures=2)
+    config.mesh.update(floor=2**10)
+    return config

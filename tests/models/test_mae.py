@@ -1,0 +1,161 @@
+"""MAE against goldens of transformers' ViTMAEForPreTraining (tools/make_goldens.py), closed forms, published sizes."""
+
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden.drawn_weights import drawn_variables
+from golden.mae_inputs import inputs
+
+from segjax.losses.reconstruction import reconstruction_loss
+from segjax.models.mae import build_mae, init_mae
+from segjax.ops.pixels import normalise
+
+MODEL = build_mae("mae_debug")
+IMAGES, NOISE = inputs(MODEL)
+
+
+def close(ours, golden):
+    """To 2e-5 of the largest magnitude: other CPUs sum in other orders."""
+    np.testing.assert_allclose(np.asarray(ours), golden, rtol=0, atol=2e-5 * np.abs(golden).max())
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return jax.tree.map(jnp.asarray, drawn_variables(MODEL, init_mae))
+
+
+@pytest.fixture(scope="module")
+def answers(variables):
+    def run(variables, images, noise):
+        tokens, _, _ = MODEL.apply(variables, images, noise, method="encode_seen")
+        prediction, masked = MODEL.apply(variables, images, noise)
+        loss = {
+            name: jnp.divide(*reconstruction_loss(prediction, images, masked, patch=MODEL.patch, norm_pix=norm_pix))
+            for name, norm_pix in (("loss_normalised", True), ("loss_plain", False))
+        }
+        return loss | dict(tokens=tokens, prediction=prediction, masked=masked)
+
+    return jax.tree.map(np.asarray, jax.jit(run)(variables, IMAGES, NOISE))
+
+
+def test_every_stage_is_the_reference_s(answers):
+    with np.load(pathlib.Path(__file__).parent.parent / "golden" / "mae_debug.npz") as golden:
+        np.testing.assert_array_equal(answers["masked"], golden["masked"])
+        close(answers["tokens"], golden["tokens"])
+        close(answers["prediction"][:1], golden["prediction"])
+        for name in ("loss_normalised", "loss_plain"):
+            np.testing.assert_allclose(answers[name], golden[name], rtol=1e-5)
+
+
+# torchvision documents 86,567,656, 304,326,632 and 632,045,800 parameters for vit_b_16, vit_l_16 and vit_h_14 at 224
+# pixels. Theirs hold a learned position table and a head of 1000 classes besides what is here.
+@pytest.mark.parametrize(
+    "name, published", [("mae_vit_b", 86_567_656), ("mae_vit_l", 304_326_632), ("mae_vit_h", 632_045_800)]
+)
+def test_parameter_counts_are_the_published_ones(name, published):
+    model = build_mae(name)
+    params = jax.eval_shape(lambda key: init_mae(model, key), jax.random.key(0))["params"]
+    counts = {part: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for part, tree in params.items()}
+    positions, head = (model.grid[0] ** 2 + 1) * model.width, 1000 * (model.width + 1)
+    assert counts["encoder"] == published - positions - head
+    # The decoder, by hand: embedding, mask token, 8 blocks of 12 w^2 + 13 w, norm, prediction.
+    width, pixels = 512, 3 * model.patch**2
+    blocks = 8 * (12 * width**2 + 13 * width)
+    assert counts["decoder"] == (model.width + 1) * width + width + blocks + 2 * width + (width + 1) * pixels
+
+
+def test_a_decoder_of_one_block_is_an_option():
+    params = jax.eval_shape(lambda: init_mae(build_mae("mae_vit_b", decoder_depth=1), jax.random.key(0)))["params"]
+    assert list(params["decoder"]["trunk"]) == ["block_0"]
+
+
+def test_the_encoder_sees_nothing_of_the_masked_patches(variables, answers):
+    """And the order of the noise is the order of the tokens: sorting it otherwise moves them."""
+    grid, patch = MODEL.grid[0], MODEL.patch
+    masked = np.asarray(answers["masked"]).reshape(2, grid, grid).repeat(patch, 1).repeat(patch, 2)
+    other = np.where(masked[..., None], 255 - IMAGES, IMAGES).astype(np.uint8)
+    seen = np.argsort(NOISE, axis=1)[:, : answers["tokens"].shape[1] - 1]
+    swapped = NOISE.copy()
+    np.put_along_axis(swapped, seen, np.take_along_axis(NOISE, seen[:, ::-1], 1), 1)
+    encode = jax.jit(lambda images, noise: MODEL.apply(variables, images, noise, method="encode_seen")[0])
+    close(encode(other, NOISE), answers["tokens"])
+    reversed_tokens = np.concatenate([answers["tokens"][:, :1], answers["tokens"][:, :0:-1]], axis=1)
+    close(encode(IMAGES, swapped), reversed_tokens)
+
+
+def test_scan_and_half_precision(variables, answers):
+    run = lambda **options: jax.jit(build_mae("mae_debug", **options).apply)(variables, IMAGES, NOISE)[0]
+    close(run(scan=True, remat="full"), answers["prediction"])
+    half = run(dtype="bfloat16")
+    assert half.dtype == jnp.float32
+    assert np.abs(half - answers["prediction"]).mean() < 0.05 * np.abs(answers["prediction"]).mean()
+
+
+@pytest.mark.parametrize("strategy", ["random", "block", "grid"])
+def test_noise_is_drawn_from_the_rng_and_a_fixed_number_is_kept(variables, strategy):
+    model = build_mae("mae_debug", mask_strategy=strategy, mask_ratio=0.7)
+    run = jax.jit(lambda key: model.apply(variables, IMAGES, rngs={"mask": key})[1])
+    masked, again, other = run(jax.random.key(0)), run(jax.random.key(0)), run(jax.random.key(1))
+    assert masked.sum(1).tolist() == [12, 12]  # int(16 * 0.3) = 4 are kept
+    assert (masked == again).all() and (masked != other).any() and (masked[0] != masked[1]).any()
+
+
+def test_initialisation_is_the_paper_s():
+    """Xavier-uniform maps (the fused qkv as one matrix), normal tokens of .02, norms 1 and 0; Linear biases 0."""
+    model = build_mae("mae_tiny")
+    params = jax.jit(lambda key: init_mae(model, key))(jax.random.key(0))["params"]
+    encoder, block = params["encoder"], params["encoder"]["trunk"]["block_0"]
+    width = model.width
+
+    def uniform(values, bound):
+        largest, deviation = float(jnp.abs(values).max()), float(jnp.std(values))
+        assert 0.95 * bound < largest <= bound
+        np.testing.assert_allclose(deviation, bound / 3**0.5, rtol=0.1)
+
+    uniform(block["qkv"]["kernel"], (6 / (width + 3 * width)) ** 0.5)
+    uniform(block["proj"]["kernel"], (6 / (2 * width)) ** 0.5)
+    uniform(block["mlp"]["layer_0"]["kernel"], (6 / (5 * width)) ** 0.5)
+    uniform(params["decoder"]["predict"]["kernel"], (6 / (64 + 768)) ** 0.5)
+    uniform(encoder["patch_embed"]["kernel"], (6 / (768 + width)) ** 0.5)
+    uniform(encoder["patch_embed"]["bias"], 768**-0.5)
+    tokens = jnp.concatenate([encoder["cls_token"], params["decoder"]["mask_token"]])
+    np.testing.assert_allclose(jnp.std(tokens), 0.02, rtol=0.2)
+    assert all((block[name]["bias"] == 0).all() for name in ("qkv", "proj", "norm_1"))
+    assert (encoder["norm"]["scale"] == 1).all()
+
+
+def test_without_a_mask_every_patch_is_encoded_in_its_place(variables):
+    """As if all had been picked, in whatever order."""
+    whole = jax.jit(lambda images: MODEL.apply(variables, images, method="encode_image"))(IMAGES)
+    order = np.stack([np.random.default_rng(i).permutation(16) for i in range(2)])
+    picked = jax.jit(
+        lambda images: MODEL.apply(variables, normalise(images), order, method=lambda m, *a: m.encoder(*a))
+    )
+    close(picked(IMAGES)[:, 1:], np.take_along_axis(np.asarray(whole)[:, 1:], order[..., None], 1))
+    assert whole.shape == (2, 17, 32)
+
+
+@pytest.mark.parametrize(
+    "options, images, said",
+    [
+        (dict(mask_ratio=1.0), IMAGES, "mask_ratio 1.0 is not between 0 and 1"),
+        (dict(mask_ratio=0.0), IMAGES, "mask_ratio 0.0 is not between 0 and 1"),
+        (dict(mask_ratio=0.95), IMAGES, "mask_ratio 0.95 leaves 0 of 16 patches.*at most 0.9375 for 16"),
+        (dict(canvas=70), IMAGES, "canvas 70 is not a multiple of the patch 16; take 64 or 80"),
+        ({}, IMAGES[:, :60], r"images are \(2, 60, 64, 3\); this MAE takes RGB \[B, 64, 64, 3\]"),
+        (dict(mask_strategy="rows"), IMAGES, "mask_strategy 'rows' is unknown; choose one of random, block, grid"),
+    ],
+)
+def test_what_does_not_fit_is_said(options, images, said):
+    model = build_mae("mae_debug", **options)
+    with pytest.raises(ValueError, match=said):
+        jax.eval_shape(lambda: model.init({"params": jax.random.key(0), "mask": jax.random.key(1)}, images))
+
+
+def test_noise_of_another_number_of_patches(variables):
+    with pytest.raises(ValueError, match=r"noise has shape \(2, 9\); expected \[B, L\] = \(2, 16\)"):
+        MODEL.apply(variables, IMAGES, NOISE[:, :9])

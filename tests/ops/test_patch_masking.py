@@ -1,0 +1,59 @@
+import jax
+import numpy as np
+import pytest
+
+from segjax.ops.patch_masking import mask_noise, split_patches, visible_count
+
+GRID = (14, 14)
+
+
+def masks(strategy, visible=49, count=200):
+    keys = jax.random.split(jax.random.key(0), count)
+    noise = jax.jit(jax.vmap(lambda key: mask_noise(key, GRID, strategy)))(keys)
+    return np.asarray(split_patches(noise, visible)[2]).reshape(-1, *GRID)
+
+
+@pytest.mark.parametrize("patches, ratio, kept", [(196, 0.75, 49), (256, 0.75, 64), (196, 0.6, 78), (10, 0.75, 2)])
+def test_what_is_kept_is_rounded_down(patches, ratio, kept):
+    assert visible_count(patches, ratio) == int(patches * (1 - ratio)) == kept
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -0.5, 1.5, 0.999, 1e-20, float("nan")])
+def test_ratios_that_leave_nothing_to_see_or_to_guess(ratio):
+    with pytest.raises(ValueError, match=f"mask_ratio {ratio}.*strictly between 0 and 1"):
+        visible_count(196, ratio)
+
+
+def test_sorting_and_restoring():
+    noise = np.array([[0.3, 0.1, 0.9, 0.2], [0.5, 0.6, 0.1, 0.7]])
+    seen, restore, masked = split_patches(noise, 2)
+    assert seen.tolist() == [[1, 3], [2, 0]]
+    assert masked.tolist() == [[True, False, True, False], [False, True, False, True]]
+    in_order = np.take_along_axis(noise, np.argsort(noise, 1), 1)
+    np.testing.assert_array_equal(np.take_along_axis(in_order, np.asarray(restore), 1), noise)
+
+
+@pytest.mark.parametrize("strategy", ["random", "block", "grid"])
+def test_every_picture_has_the_same_number_masked_and_no_place_is_favoured(strategy):
+    drawn = masks(strategy)
+    assert (drawn.sum((1, 2)) == 147).all() and len(np.unique(drawn, axis=0)) == (4 if strategy == "grid" else 200)
+    if strategy != "block":  # rectangles cover the middle more often than the border
+        assert np.abs(drawn.mean(0) - 0.75).max() < 5 * (0.75 * 0.25 / 200) ** 0.5
+
+
+def borders(drawn):
+    """Neighbours of which one is masked and the other is not, per picture."""
+    return ((drawn[:, 1:] != drawn[:, :-1]).sum((1, 2)) + (drawn[:, :, 1:] != drawn[:, :, :-1]).sum((1, 2))).mean()
+
+
+def test_blocks_hang_together_and_the_grid_is_regular():
+    random, block, grid = (masks(strategy) for strategy in ("random", "block", "grid"))
+    assert borders(block) < 0.5 * borders(random) < borders(grid)
+    cells = ~grid.reshape(-1, 7, 2, 7, 2)
+    assert (cells.sum((2, 4)) == 1).all()  # one of every two by two is seen
+    assert (cells == cells[:, :1, :, :1]).all()  # and the same one everywhere
+
+
+def test_unknown_strategy():
+    with pytest.raises(ValueError, match="'blok' is unknown; choose one of random, block, grid"):
+        mask_noise(jax.random.key(0), GRID, "blok")

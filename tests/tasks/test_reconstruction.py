@@ -1,0 +1,125 @@
+"""The reconstruction task: exact sums over masked patches, one picture at a time or many, on one device or eight."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden.drawn_weights import drawn_variables
+from golden.sam_inputs import pictures
+from jax.sharding import AxisType
+
+from segjax.models.mae import init_mae
+from segjax.tasks import completed, make_task
+from segjax.tasks.reconstruction_config import reconstruction_config
+from segjax.training.sharding import BATCH_AXES, make_mesh, place_batch, state_shardings
+
+
+def config(**changes):
+    config = reconstruction_config()
+    config.model = dict(name="mae_debug", depth=2, decoder_depth=1) | changes
+    config.data.scenes.update(train_count=6, eval_count=5, size=64)
+    config.eval.update(batch_size=2, pictures=2)
+    return config
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make_task(config())
+
+
+@pytest.fixture(scope="module")
+def variables(task):
+    return jax.tree.map(jnp.asarray, drawn_variables(task.model, init_mae))
+
+
+def make_batch(count=8):
+    return {"image": pictures(64, count), "weight": np.array([1.0] * (count - 1) + [0.0], np.float32)}
+
+
+def one_device():
+    return jax.make_mesh((1, 1), BATCH_AXES, (AxisType.Auto, AxisType.Auto), devices=jax.devices()[:1])
+
+
+def outcome_of(task):
+    def outcome(variables, batch):
+        objective = lambda params: task.loss({"params": params}, batch, jax.random.key(1), True)[:2]
+        return jax.value_and_grad(objective, has_aux=True)(variables["params"])
+
+    return outcome
+
+
+@pytest.fixture(scope="module")
+def expected(task, variables):
+    return jax.jit(outcome_of(task))(variables, make_batch())
+
+
+def assert_same(ours, theirs, tolerance=1e-5):
+    """To a tolerance of the largest gradient, and of each number."""
+    ((loss, weight), gradient), ((their_loss, their_weight), their_gradient) = jax.device_get((ours, theirs))
+    np.testing.assert_allclose((loss, weight), (their_loss, their_weight), rtol=tolerance)
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(their_gradient))
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * largest)
+    jax.tree.map(close, gradient, their_gradient)
+
+
+def test_the_weight_is_the_number_of_masked_patches_of_real_pictures(expected):
+    (loss, weight), _ = expected
+    assert weight == 7 * 12 and 0 < loss < 1000  # int(16 * .25) of 16 are seen
+
+
+def test_a_placeholder_counts_for_nothing(task, variables, expected):
+    batch = make_batch()
+    batch["image"][-1] = 255
+    assert_same(jax.jit(outcome_of(task))(variables, batch), expected, 1e-6)
+
+
+def test_one_device_and_eight_agree_with_parameters_really_sharded(task, variables, expected):
+    mesh = make_mesh(data=2, fsdp=4)
+    shardings = state_shardings(variables, mesh, floor=512)
+    placed = jax.device_put(variables, shardings)
+    with jax.set_mesh(mesh):
+        step = jax.jit(outcome_of(task), out_shardings=((None, None), shardings["params"]))
+        result = step(placed, place_batch(make_batch(), mesh))
+    kernel = result[1]["encoder"]["patch_embed"]["kernel"]
+    assert len(kernel.sharding.device_set) == 8 and not kernel.sharding.is_fully_replicated
+    assert_same(result, expected)
+
+
+def test_the_evaluation_is_the_same_for_any_batch_and_number_of_devices(task, variables):
+    one = one_device()
+    numbers, sheets = task.evaluate(variables, mesh=one)
+    many, _ = task.evaluate(variables, mesh=make_mesh())  # eight rows, three of them placeholders
+    assert numbers["eval_loss"] == pytest.approx(many["eval_loss"], rel=1e-5)
+    sheet = sheets["reconstruction"]
+    assert sheet.dtype == np.uint8 and sheet.shape[1] == 3 * 256 + 4 * 10  # three panels
+
+
+def test_training_pictures_are_cropped_and_those_measured_on_are_not(task):
+    train = next(task.batches("train", batch_size=4))
+    assert train["image"].shape == (4, 64, 64, 3) and train["image"].dtype == np.uint8
+    again = next(task.batches("eval", batch_size=5)), next(task.batches("eval", batch_size=5))
+    np.testing.assert_array_equal(again[0]["image"], again[1]["image"])
+
+
+def test_a_completed_config_spells_out_the_model_and_means_the_same():
+    full = completed(config())
+    assert (full.model.mask_ratio, full.model.norm_pix, full.model.dtype) == (0.75, True, "float32")
+    assert completed(full).to_dict() == full.to_dict() and make_task(full).model == make_task(config()).model
+    with pytest.raises(ValueError, match="unknown model 'mae_tinny'; nearest: mae_tiny"):
+        completed({"task": "reconstruction", "model": {"name": "mae_tinny"}})
+
+
+def test_the_default_recipe_is_the_paper_s():
+    """Appendix A.1: 800 epochs of which 40 warm up, batches of 4096, AdamW of .9 and .95, decay .05, rate 2.4e-3."""
+    recipe = reconstruction_config()
+    assert (recipe.total_steps, recipe.optimizer.warmup_steps) == (250_227, 12_511)
+    assert recipe.optimizer.base_lr * recipe.batch_size / 256 == pytest.approx(2.4e-3)
+    assert (recipe.optimizer.b1, recipe.optimizer.b2, recipe.optimizer.weight_decay) == (0.9, 0.95, 0.05)
+
+
+def test_pictures_that_cannot_be_read_leave_nothing_to_measure(task, variables, monkeypatch):
+    blank = {"image": np.zeros((2, 64, 64, 3), np.uint8), "weight": np.zeros(2, np.float32), "index": np.arange(2)}
+    monkeypatch.setattr(task, "batches", lambda *_, **__: iter([blank]))
+    one = one_device()
+    with pytest.raises(ValueError, match="nothing to measure"):
+        task.evaluate(variables, mesh=one)
