@@ -40,21 +40,28 @@ def main() -> None:
     workers = [Worker(side, args.model, args.points_per_side) for side in args.sides]
     rates = []
     for part, repeats in tasks(args.parts, args.repeats):
-        first, times = [worker.ask(part) for worker in workers], [[] for _ in workers]  # the first call compiles
-        for _ in range(repeats):
-            for worker, taken in zip(workers, times, strict=True):
-                taken.append(worker.ask(part)[0])
-        times = times if repeats else [[seconds] for seconds, _ in first]
-        cells = [f"{1e3 * np.median(t):.0f} ({1e3 * min(t):.0f}) ms | {peak:.0f}" for t, (_, peak) in zip(times, first)]
-        ratios = " ".join(f"{np.median(t) / np.median(times[0]):.2f}" for t in times[1:])
-        print(f"| {part} | {' | '.join(cells)} | {ratios} |", flush=True)
+        peaks, times = in_turn(workers, part, repeats)
+        medians = [np.median(t) for t in times]
+        rows = zip(medians, times, peaks, strict=True)
+        cells = (f"{1e3 * median:.0f} ({1e3 * min(t):.0f}) ms | {peak:.0f}" for median, t, peak in rows)
+        print(
+            f"| {part} | {' | '.join(cells)} | {' '.join(f'{m / medians[0]:.2f}' for m in medians[1:])} |", flush=True
+        )
         operations = 2 * multiply_adds(part, args.model)
         if part == "matmul":
-            rates = [operations / np.median(t) for t in times]
+            rates = [operations / m for m in medians]
         elif operations and rates:
-            shares = (operations / np.median(t) / rate for t, rate in zip(times, rates, strict=True))
-            print(f"| its operations, {operations:.2e}, at the rate of matmul: share | " + " | | ".join(
-                f"{share:.0%}" for share in shares) + " | | |")  # fmt: skip
+            shares = " | | ".join(f"{operations / m / rate:.0%}" for m, rate in zip(medians, rates, strict=True))
+            print(f"| share of matmul's rate, for {operations:.2e} operations | {shares} | | |")
+
+
+def in_turn(workers: list["Worker"], part: str, repeats: int) -> tuple[list[float], list[list[float]]]:
+    """MiB that the first call added on each side, and the seconds of the counted calls after it."""
+    peaks, times = [worker.ask(part)[1] for worker in workers], [[] for _ in workers]
+    for _ in range(repeats):
+        for worker, taken in zip(workers, times, strict=True):
+            taken.append(worker.ask(part)[0])
+    return peaks, times
 
 
 def tasks(parts: tuple[str, ...], repeats: int) -> list[tuple[str, int]]:

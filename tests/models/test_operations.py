@@ -6,7 +6,7 @@ from segjax.models.sam.operations import decoder_multiply_adds, encoder_multiply
 
 @pytest.mark.parametrize("name, billions", [("sam_vit_b", 486), ("sam_vit_l", 1493), ("sam_vit_h", 2981)])
 def test_the_encoder_costs_what_is_published(name, billions):
-    """Within 1 %: EfficientViT-SAM's paper counts 2973 for H; 486 and 1493 are counted by hand, relative positions too."""
+    """Within 1 %: EfficientViT-SAM's paper counts 2973 for H; the others are counted by hand."""
     assert encoder_multiply_adds(build_sam(name)) == pytest.approx(billions * 1e9, rel=0.01)
 
 
