@@ -193,6 +193,9 @@ def theirs(name: str, points_per_side: int, compiled: bool) -> dict[str, Callabl
 
 def memory(name: str, points_per_side: int) -> None:
     """What segment-everything needs beyond the encoder on a picture of 30 megapixels."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
     import segjax
     from segjax.inference import network
 

@@ -85,4 +85,13 @@ def _encode(model: Sam, variables: Mapping[str, Any], images: jax.Array, sizes: 
 def _decode(
     model: Sam, variables: Mapping[str, Any], embeddings: Sequence[jax.Array], prompts: Prompts
 ) -> tuple[jax.Array, jax.Array]:
-    return model.apply(variables, jnp.concatenate(embeddings), prompts, method="decode")
+    """In a group of prompts, rows come one after another: a row of one prompt would else be decoded with all others."""
+
+    def row(embedding: jax.Array, prompts: Prompts) -> tuple[jax.Array, jax.Array]:
+        return model.apply(variables, embedding, prompts, method="decode")
+
+    rows, slots = prompts.batch
+    if rows == 1 or not 0 < model.prompts_at_once < rows * slots:
+        return row(jnp.concatenate(embeddings), prompts)
+    each = jax.tree.map(lambda x: x[:, None], (jnp.concatenate(embeddings), prompts))
+    return jax.tree.map(lambda x: x[:, 0], jax.lax.map(lambda inputs: row(*inputs), each))

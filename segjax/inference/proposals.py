@@ -152,7 +152,7 @@ def propose(
     for start in range(0, len(points), points_per_batch):
         clicks = points[start : start + points_per_batch]
         asked = Asked(len(clicks), clicks[:, None], np.ones((len(clicks), 1), np.int32)).scaled(crop.size, content)
-        prompts = stacked([asked], (1, padded_count(len(clicks), PROMPT_COUNTS)), slots=1)
+        prompts = stacked([asked], (1, min(padded_count(len(clicks), PROMPT_COUNTS), points_per_batch)), slots=1)
         prompts = prompts.replace(boxes=None, has_box=None)  # no box, no tokens for one
         logits, iou = decode(model, variables, [embedding], prompts)
         iou = np.asarray(iou)[0, : len(clicks), 1:]

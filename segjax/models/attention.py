@@ -87,20 +87,23 @@ def _attend(per_query, per_key, valid, scale):
 def _chunked(per_query, per_key, valid, scale, lead):
     """`_attend`, one piece after another: a few heads of short sequences, or a chunk of a long one of one head.
 
-    lead: leading axes of the result, the heads last.
+    lead: leading axes of the result, the heads last. The first of several is the batch's, and a piece has all of it:
+    devices that share the batch would else have to gather it.
     """
     length, keys = per_query[0].shape[-2], per_key[0].shape[-1]
     chunk = length if length <= 2 * QUERY_CHUNK else QUERY_CHUNK
-    count = math.prod(lead)
-    at_once = max(1, SCORES_AT_ONCE // (chunk * keys))
-    group = next(size for size in range(min(at_once, count), 0, -1) if count % size == 0)
+    batch = lead[0] if len(lead) > 1 else 1
+    count = math.prod(lead[1:] if len(lead) > 1 else lead)
+    at_once = min(count, max(1, SCORES_AT_ONCE // (chunk * keys)))
+    group = next(size for size in range(at_once, 0, -1) if count % size == 0)
 
     def grouped(x):
-        return jnp.broadcast_to(x, (*lead, *x.shape[-2:])).reshape(-1, group, *x.shape[-2:])
+        x = jnp.broadcast_to(x, (*lead, *x.shape[-2:])).reshape(batch, count // group, group, *x.shape[-2:])
+        return jnp.moveaxis(x, 1, 0)
 
     def in_chunks(x):
-        x = jnp.pad(grouped(x), [(0, 0), (0, 0), (0, -length % chunk), (0, 0)])
-        return jnp.moveaxis(x.reshape(*x.shape[:2], -1, chunk, x.shape[-1]), 2, 1)
+        x = jnp.pad(grouped(x), [(0, 0), (0, 0), (0, 0), (0, -length % chunk), (0, 0)])
+        return jnp.moveaxis(x.reshape(*x.shape[:3], x.shape[3] // chunk, chunk, x.shape[-1]), 3, 1)
 
     def attend_group(inputs):
         per_query, *rest = inputs
@@ -108,8 +111,8 @@ def _chunked(per_query, per_key, valid, scale, lead):
 
     per_query, per_key = [in_chunks(x) for x in per_query], [grouped(x) for x in per_key]
     out = jax.lax.map(attend_group, (per_query, per_key, None if valid is None else grouped(valid)))
-    out = jnp.moveaxis(out, 1, 2)  # [groups, group, chunks, chunk, Cv]
-    return out.reshape(*lead, -1, out.shape[-1])[..., :length, :]
+    out = jnp.moveaxis(out, (2, 0, 3, 1), (0, 1, 2, 3))  # [batch, groups, group, chunks, chunk, Cv]
+    return out.reshape(*lead, length + -length % chunk, out.shape[-1])[..., :length, :]
 
 
 def _cudnn(q, k, v, key_valid, scale, relative):
@@ -160,12 +163,13 @@ def relative_scores(q: jax.Array, table_h: jax.Array, table_w: jax.Array, grid: 
       grid: (h, w).
 
     Returns:
-      by_row [..., h*w, heads, h] and by_column [..., h*w, heads, w].
+      by_row [..., h*w, heads, h] and by_column [..., h*w, heads, w], float32.
     """
     h, w = grid
     cells = q.reshape(*q.shape[:-3], h, w, *q.shape[-2:])
-    by_row = jnp.einsum("...yxnc,ykc->...yxnk", cells, relative_positions(table_h, h).astype(q.dtype))
-    by_column = jnp.einsum("...yxnc,xkc->...yxnk", cells, relative_positions(table_w, w).astype(q.dtype))
+    rows, columns = (relative_positions(table, side).astype(q.dtype) for table, side in ((table_h, h), (table_w, w)))
+    by_row = jnp.einsum("...yxnc,ykc->...yxnk", cells, rows, preferred_element_type=jnp.float32)
+    by_column = jnp.einsum("...yxnc,xkc->...yxnk", cells, columns, preferred_element_type=jnp.float32)
     return by_row.reshape(*q.shape[:-1], h), by_column.reshape(*q.shape[:-1], w)
 
 
@@ -186,6 +190,7 @@ def fold_relative(q: jax.Array, k: jax.Array, relative: Relative) -> tuple[jax.A
     columns = jnp.tile(jnp.eye(w, dtype=k.dtype), (h, 1))
     codes = jnp.concatenate([rows, columns], axis=-1)[:, None, :]
     codes = jnp.broadcast_to(codes, (*k.shape[:-1], h + w))
+    relative = [part.astype(q.dtype) for part in relative]
     return jnp.concatenate([q, *relative], axis=-1), jnp.concatenate([k, codes], axis=-1)
 
 

@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 def sam_from_mae(path: str, sam: Sam, expected: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of a SAM's image encoder from a MAE: a run of ours, or any file that `read_checkpoint` reads.
 
-    Official files of the encoder alone will do, and of a fine-tuned model: what SAM has no place for is left alone.
+    Official files of the encoder alone will do, and of a fine-tuned model, whose positions may have been trained: what
+    SAM has no place for is left alone. Plain ViTs with the same names of arrays (timm's, DINO's) are taken alike.
 
     Args:
       path: of the checkpoint. sam: the model. expected: its {"params", "constants"}, of anything with a shape.
@@ -34,8 +35,9 @@ def sam_from_mae(path: str, sam: Sam, expected: Mapping[str, Any]) -> dict[str, 
     """
     target = expected["params"]["image_encoder"]
     checkpoint = read_checkpoint(path)
-    encoder, grid, patch = _ours(checkpoint, sam.heads) if checkpoint.table is None else _published(checkpoint)
-    taken = encoder_from_mae(encoder, grid, target)
+    read = _ours(checkpoint, sam.heads) if checkpoint.table is None else _published(checkpoint)
+    encoder, grid, patch, positions = read
+    taken = encoder_from_mae(encoder, grid, target, positions)
     cells, wanted = target["pos_embed"].shape[1:3], target["patch_embed"]["kernel"].shape[0]
     resized = [f"positions from {grid} to {tuple(cells)} patches"] if grid != tuple(cells) else []
     resized += [f"patches from {patch} to {wanted} pixels"] if patch != wanted else []
@@ -47,8 +49,11 @@ def sam_from_mae(path: str, sam: Sam, expected: Mapping[str, Any]) -> dict[str, 
     return {"params": {"image_encoder": taken}}
 
 
-def _ours(checkpoint: Checkpoint, heads: int) -> tuple[dict[str, Any], tuple[int, int], int]:
-    """(encoder's parameters, grid, patch) of a run or a file of ours, held against the model that it says it is."""
+def _ours(checkpoint: Checkpoint, heads: int) -> tuple[dict[str, Any], tuple[int, int], int, None]:
+    """(encoder's parameters, grid, patch, None for positions that are computed) of a run or file of ours.
+
+    It is held against the model that it says it is.
+    """
     options = dict(checkpoint.saved.get("model", {}))
     if not str(options.get("name", "")).startswith("mae_"):
         raise CheckpointError(
@@ -58,10 +63,10 @@ def _ours(checkpoint: Checkpoint, heads: int) -> tuple[dict[str, Any], tuple[int
     model = build_mae(**options)
     if model.heads != heads:
         raise ValueError(f"{checkpoint.source} attends with {model.heads} heads, the SAM with {heads}; make them agree")
-    return checkpoint.variables(_shapes(model))["params"]["encoder"], model.grid, model.patch
+    return checkpoint.variables(_shapes(model))["params"]["encoder"], model.grid, model.patch, None
 
 
-def _published(checkpoint: Checkpoint) -> tuple[dict[str, Any], tuple[int, int], int]:
+def _published(checkpoint: Checkpoint) -> tuple[dict[str, Any], tuple[int, int], int, np.ndarray]:
     """The same of a file under the names of others."""
     size = checkpoint.size
     if checkpoint.table is not MAE or "canvas" not in size or "depth" not in size:
@@ -74,7 +79,8 @@ def _published(checkpoint: Checkpoint) -> tuple[dict[str, Any], tuple[int, int],
     wanted = {"params": {"encoder": {name: encoder[name] for name in ("patch_embed", "trunk")}}}
     found, _ = MAE.part_of(checkpoint.arrays, wanted, family=checkpoint.family, source=checkpoint.source)
     arrays = jax.tree.map(lambda x: np.array(x, np.float32, order="C"), found)
-    return arrays["params"]["encoder"], model.grid, model.patch
+    positions = np.asarray(checkpoint.arrays[MAE.positions[checkpoint.family]], np.float32)[0, 1:]  # without the class
+    return arrays["params"]["encoder"], model.grid, model.patch, positions.reshape(*model.grid, -1)
 
 
 def _shapes(model: Mae) -> dict[str, Any]:

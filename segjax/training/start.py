@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 
@@ -73,7 +74,8 @@ def _given(task: Task, init_from: str, expected: Variables, variables: Variables
     if not init_from:
         return {}
     source = f"init_from {init_from}"
-    if named := re.fullmatch(r"([a-z_0-9]+):(?!//)(.+)", init_from):  # and no gs://bucket/...
+    named = re.fullmatch(r"([a-z_0-9]+):(?!//)(.+)", init_from)  # and no gs://bucket/...
+    if named and not os.path.exists(init_from):
         found = task.pretrained(*named.groups(), expected)
         wanted, have = flatten(expected), flatten(found)
         check_parameters({path: wanted[path] for path in have if path in wanted}, have, source=source, kind="arrays")

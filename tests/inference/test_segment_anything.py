@@ -131,9 +131,15 @@ def test_the_model_itself_is_called_with_many_pictures_of_many_prompts(sam, pred
 
 def test_a_state_dict_is_taken_as_torch_loads_it(sam, state, ours):
     made = segment_anything.Sam(sam.network)
+    predictor = SamPredictor(made)  # before there are weights, and then before there are others
     with pytest.raises(ValueError, match="no weights; build it with checkpoint=path, or call load_state_dict"):
-        SamPredictor(made)
+        predictor.set_image(IMAGE)
+    made.load_state_dict({key: np.zeros_like(value) for key, value in state.items()})
+    predictor.set_image(IMAGE)
+    assert not np.any(predictor.get_image_embedding())
     made.load_state_dict({f"module.{key}": value for key, value in state.items()})
+    predictor.set_image(IMAGE)
+    assert np.any(predictor.get_image_embedding())
     jax.tree.map(np.testing.assert_array_equal, made.variables, ours.variables)
     with pytest.raises(
         CheckpointError, match="the state dict .segment-anything. is of another architecture: 1 missing"

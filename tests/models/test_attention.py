@@ -159,3 +159,23 @@ def test_windows_are_row_major_and_padded_with_zeros_at_the_end():
     np.testing.assert_array_equal(windows[1], [[3, 4], [8, 9]])
     np.testing.assert_array_equal(windows[2], [[5, 0], [10, 0]])
     np.testing.assert_array_equal(windows[5], [[15, 0], [0, 0]])
+
+
+def test_devices_that_share_a_batch_keep_their_rows():
+    """Chunked attention of 4 examples on 4 devices: no device needs what another has."""
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    shape = jax.ShapeDtypeStruct((4, 300, 2, 8), jnp.float32, sharding=rows)
+    program = jax.jit(lambda q, k, v: attention(q, k, v, impl="chunked"), out_shardings=rows).lower(*[shape] * 3)
+    text = program.compile().as_text()
+    assert "all-gather" not in text and "all-to-all" not in text and "collective-permute" not in text
+
+
+def test_an_empty_batch_is_empty():
+    assert attention(*[normal(0, 8, 2, 8)] * 3, impl="chunked").shape == (0, 8, 2, 8)
+
+
+def test_relative_scores_of_half_precision_are_float32():
+    q, table = normal(1, 4, 2, 8).astype(jnp.bfloat16), normal(3, 8)
+    assert [part.dtype for part in relative_scores(q, table, table, (2, 2))] == [jnp.float32] * 2
+    assert fold_relative(q, q, relative_scores(q, table, table, (2, 2)))[0].dtype == jnp.bfloat16

@@ -129,6 +129,10 @@ def test_an_official_file_of_the_encoder_alone_will_do(tmp_path, mae_variables):
     state = TABLE.to_published(mae_variables, "official", canvas=64)
     write_torch(tmp_path / "encoder.pth", {key: array for key, array in state.items() if "deco" not in key})
     assert taken(tmp_path / "encoder.pth")["pos_embed"].shape == (1, 4, 4, 32)
+    trained = state["pos_embed"] + np.arange(state["pos_embed"].shape[1], dtype=np.float32)[:, None]
+    write_torch(tmp_path / "fine_tuned.pth", state | {"pos_embed": trained})
+    shift = taken(tmp_path / "fine_tuned.pth")["pos_embed"] - taken(tmp_path / "encoder.pth")["pos_embed"]
+    np.testing.assert_allclose(shift[0, ..., 0], 1 + np.arange(16).reshape(4, 4), atol=1e-5)  # the class token's is 0
     del state["blocks.2.mlp.fc1.weight"]
     write_torch(tmp_path / "damaged.pth", state)
     with pytest.raises(CheckpointError, match="1 missing: blocks.2.mlp.fc1.weight"):

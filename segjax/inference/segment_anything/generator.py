@@ -1,8 +1,12 @@
 """SamAutomaticMaskGenerator with the constructor of segment-anything."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from segjax.inference import automatic
+from segjax.inference.proposals import Proposals
 from segjax.inference.segment_anything.predictor import SamPredictor
 from segjax.inference.segment_anything.sam import Sam
 
@@ -18,3 +22,8 @@ class SamAutomaticMaskGenerator(automatic.SamAutomaticMaskGenerator):
     def __init__(self, model: Sam, *arguments: Any, **options: Any) -> None:
         super().__init__(model.network, model.variables, *arguments, **options)
         self.predictor = SamPredictor(model)
+
+    def propose_all(self, images: Sequence[np.ndarray], **floors: float) -> list[Proposals]:
+        """As `segjax.SamAutomaticMaskGenerator`, with the weights that the model has by now."""
+        self.variables = self.predictor.model.variables
+        return super().propose_all(images, **floors)

@@ -26,8 +26,16 @@ class SamPredictor:
     def __init__(self, sam_model: Sam) -> None:
         self.model = sam_model
         self.transform = ResizeLongestSide(sam_model.image_encoder.img_size)
-        self._predictor = predictor.SamPredictor(sam_model.network, sam_model.variables)
+        self._made: tuple[Any, predictor.SamPredictor] | None = None
         self.reset_image()
+
+    @property
+    def _predictor(self) -> predictor.SamPredictor:
+        """Of the model's present weights: a program may load others after it has made its predictor."""
+        if self._made is None or self._made[0] is not self.model.variables:
+            made = predictor.SamPredictor(self.model.network, self.model.variables)
+            self._made = self.model.variables, made
+        return self._made[1]
 
     @property
     def device(self) -> Any:

@@ -8,7 +8,9 @@ import numpy as np
 from segjax.ops.positions import resize_bicubic, sincos_positions
 
 
-def encoder_from_mae(encoder: Mapping[str, Any], grid: tuple[int, int], expected: Mapping[str, Any]) -> dict[str, Any]:
+def encoder_from_mae(
+    encoder: Mapping[str, Any], grid: tuple[int, int], expected: Mapping[str, Any], positions: np.ndarray | None = None
+) -> dict[str, Any]:
     """The parameters of SAM's image encoder that a MAE has something to say of.
 
     Blocks and the patches' projection are taken as they are; a projection of other patches (MAE's H has 14 pixels,
@@ -19,6 +21,7 @@ def encoder_from_mae(encoder: Mapping[str, Any], grid: tuple[int, int], expected
     Args:
       encoder: "encoder" of a MAE's parameters, nested dicts of arrays.
       grid: (h, w) of the patches that the MAE was trained on.
+      positions: [h, w, width], where they were trained (fine-tuning does that); None: MAE's own, which are computed.
       expected: "image_encoder" of a SAM's parameters, nested dicts of anything with a shape.
 
     Returns:
@@ -37,7 +40,8 @@ def encoder_from_mae(encoder: Mapping[str, Any], grid: tuple[int, int], expected
         )
     kernel = np.asarray(encoder["patch_embed"]["kernel"], np.float32)
     width = kernel.shape[-1]
-    positions = resize_bicubic(sincos_positions(grid, width), expected["pos_embed"].shape[1:3])
+    positions = sincos_positions(grid, width) if positions is None else positions
+    positions = resize_bicubic(positions, expected["pos_embed"].shape[1:3])
     tables = lambda block: {name: np.zeros(x.shape, np.float32) for name, x in block.items() if "rel_pos" in name}
     return {
         "patch_embed": {

@@ -97,7 +97,7 @@ class Sam(nn.Module):
             prompts at once, 1..3 are the three readings of a single ambiguous one.
           iou: float32 [B, P, 4], estimated IoU of each mask.
         """
-        if 0 < self.prompts_at_once < prompts.batch[1]:
+        if 0 < self.prompts_at_once < prompts.batch[1] and not self.is_initializing():
             return self._decode_in_groups(embedding, prompts)
         grid = embedding.shape[1:3]
         canvas = (grid[0] * self.patch, grid[1] * self.patch)

@@ -1,7 +1,7 @@
 """The two-way transformer: tokens read the image, the image reads the tokens (SAM, section 3 and appendix A).
 
 Leading axes of the image and of the tokens broadcast: an image without mask prompts enters as [B, 1, h*w, D], and
-everything that does not depend on the prompt (a third of the first layer) is computed once an image.
+everything that does not depend on the prompt (a third of the first layer) is computed once a call.
 
 There are thousands of image cells and a handful of tokens. Projecting the cells into the heads, as attention is
 written, is most of the work; projecting the tokens of each head back to the width of the cells instead gives the same
@@ -33,8 +33,10 @@ class ProjectedAttention(nn.Module):
         inner = width // self.downsample
         project = {name: Linear(inner, dtype=self.dtype, kernel_init=torch_conv, name=name) for name in "qkv"}
         out = Linear(width, dtype=self.dtype, kernel_init=torch_conv, name="out")
-        few = min(q.shape[-2], k.shape[-2])
-        if self.is_initializing() or self.heads * few * width >= inner * (width + few):
+        q, k, v = (x.astype(self.dtype) for x in (q, k, v))
+        few, many = sorted((q.shape[-2], k.shape[-2]))
+        folded = self.heads * few * many * width + few * width * inner  # multiply-adds, of scores or of mixtures
+        if self.is_initializing() or folded >= many * width * inner + few * many * inner:
             return self._projected(project, out, q, k, v, key_valid)
         if few == k.shape[-2]:
             return self._few_keys(project, out, q, k, v, key_valid)
