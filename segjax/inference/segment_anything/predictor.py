@@ -44,6 +44,8 @@ class SamPredictor:
 
     def reset_image(self) -> None:
         """Forgets the picture."""
+        if self._made is not None:
+            self._made[1].reset_image()
         self.is_image_set = False
         self._features: jax.Array | None = None
         self.original_size: tuple[int, int] | None = None
