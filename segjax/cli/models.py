@@ -10,11 +10,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     """Prints two tables; shapes alone are computed, so the largest takes no memory."""
-    import jax
     import numpy as np
 
     from segjax.inference.loading import available_models
-    from segjax.models.build import build_model, init_model
+    from segjax.models.build import build_model, shapes_of
     from segjax.weights.download import weights_folder
     from segjax.weights.registry import PUBLISHED
     from segjax.weights.tree import flatten
@@ -22,8 +21,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     print(f"{'name':<12} {'canvas':>6} {'patch':>5} {'width':>5} {'depth':>5} {'parameters':>12}")
     for name in available_models():
         model = build_model(name)
-        shapes = jax.eval_shape(lambda model=model: init_model(model, jax.random.key(0)))
-        count = sum(int(np.prod(leaf.shape)) for leaf in flatten(shapes["params"]).values())
+        count = sum(int(np.prod(leaf.shape)) for leaf in flatten(shapes_of(model)["params"]).values())
         print(f"{name:<12} {model.canvas:>6} {model.patch:>5} {model.width:>5} {model.depth:>5} {count:>12,}")
     print(f"\nPublished weights: segjax.load(NAME) fetches them once into {weights_folder()}, or finds them there.")
     for name, file in PUBLISHED.items():

@@ -1,7 +1,6 @@
 """From a name or a path to a model and its variables."""
 
 import difflib
-import functools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from segjax.models.build import SIZES, build_model, init_model
+from segjax.models.build import SIZES, build_model, shapes_of
 from segjax.models.sam.canvas import for_canvas
 from segjax.models.sam.sam import Sam
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
@@ -104,7 +103,7 @@ def read_model(
         raise ValueError(f"{source} holds {written['name']}; {_WANTED[only]}")
     # Hold the arrays against the canvas they were written for, then resize.
     others = {key: value for key, value in overrides.items() if key != "canvas"}
-    expected = _shapes(build_model(**written | others))
+    expected = shapes_of(build_model(**written | others))
     variables = checkpoint.variables(expected, hint=_hint(checkpoint, written["name"]))
     network = build_model(**written | overrides)
     if "canvas" in overrides:
@@ -113,13 +112,8 @@ def read_model(
                 "a MAE stays on the canvas that it was trained for; config.init_from='mae:PATH' brings its encoder to "
                 "a SAM of any canvas"
             )
-        variables = for_canvas(variables, _shapes(network))
+        variables = for_canvas(variables, shapes_of(network))
     return network, variables, checkpoint, written | overrides
-
-
-@functools.lru_cache(maxsize=8)
-def _shapes(network: nn.Module) -> dict[str, Any]:
-    return jax.eval_shape(lambda: init_model(network, jax.random.key(0)))
 
 
 def _source(name: str, path: str | os.PathLike | None) -> pathlib.Path:

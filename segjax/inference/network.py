@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.data.transforms import fitted_size, pad_to_canvas, resize_longest_side
-from segjax.inference.upscale import image_weights
+from segjax.data.transforms import pad_to_canvas, resize_longest_side
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
 
@@ -64,15 +63,6 @@ def for_device(model: Sam) -> Sam:
         attention="chunked" if model.attention == "xla" else model.attention,
         prompts_at_once=model.prompts_at_once or max(1, CACHE_BYTES // upscaled),
     )
-
-
-def to_picture(model: Sam, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The matrices [H, 4h] and [W, 4w] that bring logits of the mask grid to a picture of size `hw`."""
-    rows, columns = (
-        image_weights(model.mask_side, model.canvas, content, size)
-        for content, size in zip(fitted_size(hw, model.canvas), hw, strict=True)
-    )
-    return rows, columns
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -16,9 +16,9 @@ import numpy as np
 from segjax.data.records import encode_mask
 from segjax.data.transforms import fitted_size
 from segjax.inference.crops import Crop, cut_off
-from segjax.inference.network import decode, to_picture
+from segjax.inference.network import decode
 from segjax.inference.prompts import PROMPT_COUNTS, Asked, padded_count, stacked
-from segjax.inference.upscale import ROUND_UP
+from segjax.inference.upscale import ROUND_UP, rounded_weights
 from segjax.models.sam.sam import Sam
 
 BYTES_AT_A_TIME = 2**26
@@ -88,7 +88,7 @@ def _measure(
 
     Args:
       logits: [1, P, 4, 4h, 4w]; index: int [k, 2], which prompt and which of its three masks.
-      rows, columns: as of `to_picture`, with rows of zeros to round their number up: pictures of many sizes share a
+      rows, columns: `rounded_weights`, whose rows of zeros round their number up: pictures of many sizes share a
         program.
       size: int [2], (H, W) without those.
       offset: by which the threshold is moved up and down. bands: the picture is worked through in that many.
@@ -144,7 +144,7 @@ def propose(
 
     Empty masks, and those cut off by an edge of the crop, are left out.
     """
-    weights, bands = _padded_weights(model, crop.size)
+    weights, bands = _banded_weights(model, crop.size)
     full_size = 4 * len(weights[0]) * len(weights[1])
     at_a_time = int(np.clip(BYTES_AT_A_TIME // full_size, 1, 64))
     content = fitted_size(crop.size, model.canvas)
@@ -177,14 +177,13 @@ def propose(
         advance(len(clicks))
 
 
-def _padded_weights(model: Sam, hw: tuple[int, int]) -> tuple[list[np.ndarray], int]:
-    """`to_picture` rounded up with rows of zeros, and into how many bands of rows the picture is then divided."""
-    rows, columns = (np.asarray(weights) for weights in to_picture(model, hw))
+def _banded_weights(model: Sam, hw: tuple[int, int]) -> tuple[list[jax.Array], int]:
+    """`rounded_weights` of both axes, and into how many bands of rows the picture is then divided."""
     width = -(-hw[1] // ROUND_UP) * ROUND_UP
     bands = -(-4 * hw[0] * width // BYTES_AT_A_TIME)
-    step = bands * -(-ROUND_UP // bands)
-    padded = [(rows, -hw[0] % step), (columns, width - hw[1])]
-    return [np.pad(weights, ((0, more), (0, 0))) for weights, more in padded], bands
+    steps = (bands * -(-ROUND_UP // bands), ROUND_UP)
+    axes = zip(fitted_size(hw, model.canvas), hw, steps, strict=True)
+    return [rounded_weights(model.mask_side, model.canvas, *axis) for axis in axes], bands
 
 
 def _collect(

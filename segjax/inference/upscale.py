@@ -27,10 +27,10 @@ def image_weights(cells: int, canvas: int, content: int, original: int) -> np.nd
 
 
 @functools.lru_cache(maxsize=64)
-def rounded_weights(cells: int, canvas: int, content: int, original: int) -> jax.Array:
-    """`image_weights` on the device, with rows of zeros that round their number up: [.., cells]."""
+def rounded_weights(cells: int, canvas: int, content: int, original: int, multiple: int = ROUND_UP) -> jax.Array:
+    """`image_weights` on the device, with rows of zeros that bring their number to a multiple: [.., cells]."""
     weights = image_weights(cells, canvas, content, original)
-    return jnp.asarray(np.pad(weights, ((0, -original % ROUND_UP), (0, 0))))
+    return jnp.asarray(np.pad(weights, ((0, -original % multiple), (0, 0))))
 
 
 @functools.partial(jax.jit, static_argnames=("multimask", "return_logits"))

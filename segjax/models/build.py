@@ -1,6 +1,7 @@
 """Every model by name, whatever its kind."""
 
 import difflib
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -43,3 +44,9 @@ def build_model(name: str, **overrides: Any) -> nn.Module:
 def init_model(model: nn.Module, key: jax.Array) -> dict[str, Any]:
     """Fresh variables {"params", "constants"}; traceable, so `jax.eval_shape` gives the shapes alone."""
     return next(kind for kind in KINDS if isinstance(model, kind.module)).init(model, key)
+
+
+@functools.lru_cache(maxsize=8)
+def shapes_of(model: nn.Module) -> dict[str, Any]:
+    """The tree of `init_model` as shapes, without arrays. Do not change it: the next caller gets the same one."""
+    return jax.eval_shape(lambda: init_model(model, jax.random.key(0)))

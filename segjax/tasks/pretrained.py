@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from segjax.models.mae import Mae, build_mae, init_mae
+from segjax.models.build import shapes_of
+from segjax.models.mae import Mae, build_mae
 from segjax.models.sam.from_mae import encoder_from_mae
 from segjax.models.sam.sam import Sam
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
@@ -63,7 +64,7 @@ def _ours(checkpoint: Checkpoint, heads: int) -> tuple[dict[str, Any], tuple[int
     model = build_mae(**options)
     if model.heads != heads:
         raise ValueError(f"{checkpoint.source} attends with {model.heads} heads, the SAM with {heads}; make them agree")
-    return checkpoint.variables(_shapes(model))["params"]["encoder"], model.grid, model.patch, None
+    return checkpoint.variables(shapes_of(model))["params"]["encoder"], model.grid, model.patch, None
 
 
 def _published(checkpoint: Checkpoint) -> tuple[dict[str, Any], tuple[int, int], int, np.ndarray]:
@@ -75,13 +76,9 @@ def _published(checkpoint: Checkpoint) -> tuple[dict[str, Any], tuple[int, int],
             "to go on from a checkpoint of the same model leave out 'mae:'"
         )
     model = Mae(**size, heads=1)  # no array says how many heads there are, and none depends on it
-    encoder = _shapes(model)["params"]["encoder"]
+    encoder = shapes_of(model)["params"]["encoder"]
     wanted = {"params": {"encoder": {name: encoder[name] for name in ("patch_embed", "trunk")}}}
     found, _ = MAE.part_of(checkpoint.arrays, wanted, family=checkpoint.family, source=checkpoint.source)
     arrays = jax.tree.map(lambda x: np.array(x, np.float32, order="C"), found)
     positions = np.asarray(checkpoint.arrays[MAE.positions[checkpoint.family]], np.float32)[0, 1:]  # without the class
     return arrays["params"]["encoder"], model.grid, model.patch, positions.reshape(*model.grid, -1)
-
-
-def _shapes(model: Mae) -> dict[str, Any]:
-    return jax.eval_shape(lambda: init_mae(model, jax.random.key(0)))

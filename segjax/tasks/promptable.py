@@ -9,8 +9,6 @@ import ml_collections
 import numpy as np
 
 from segjax import viz
-from segjax.data.loader import make_loader
-from segjax.data.splits import First, open_split
 from segjax.data.targets import PromptableExample
 from segjax.data.tiles import Tiles
 from segjax.evaluation.interactive import evaluate_interactive
@@ -23,6 +21,7 @@ from segjax.ops.masks import content_mask
 from segjax.prompting.simulation import Rounds, Session, Simulator
 from segjax.tasks.pretrained import sam_from_mae
 from segjax.tasks.promptable_config import completed
+from segjax.tasks.records import load, measured_batches, records_of
 from segjax.training.sharding import place_batch
 from segjax.weights.tree import check_variables
 
@@ -122,11 +121,7 @@ class Promptable:
         """Batches of `PromptableExample`s: "train" endless and shuffled, "eval" once, masks at canvas size."""
         train = split == "train"
         percentiles = tuple(self.data["percentiles"]) or None
-        source = open_split(self.data, split)
-        if train:
-            open_split(self.data, "eval")  # what cannot be measured on should be an error now, not after the training
-        if not train and self.eval["limit"]:
-            source = First(source, self.eval["limit"])
+        source = records_of(self.data, split, limit=self.eval["limit"])
         if not train and self.eval["tile"]:  # the whole picture is stretched, not each tile by itself
             source = Tiles(source, self.eval["tile"], self.eval["overlap"], percentiles=percentiles)
             percentiles = None
@@ -140,18 +135,16 @@ class Promptable:
             max_area_fraction=self.data["max_area_fraction"],
             percentiles=percentiles,
         )
-        return make_loader(
+        return load(
             source,
             example,
-            batch_size=batch_size,
-            seed=seed,
+            self.data,
             train=train,
+            batch_size=batch_size,
             start=start,
             process_index=process_index,
             process_count=process_count,
-            workers=self.data["workers"] if train else 0,
-            threads=self.data["threads"],
-            cache_mb=self.data["cache_mb"] if train else 0,
+            seed=seed,
         )
 
     def evaluate(
@@ -168,9 +161,7 @@ class Promptable:
         Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them.
         """
         check_variables(jax.eval_shape(self.init, jax.random.key(0)), variables, source="what is to be measured")
-        batch_size = -(-self.eval["batch_size"] // mesh.size) * mesh.size
-        place = dict(process_index=jax.process_index(), process_count=jax.process_count())
-        batches = self.batches("eval", batch_size=batch_size, **place)
+        batches = measured_batches(self.batches, self.eval["batch_size"], mesh)
         return evaluate_interactive(
             jax.tree_util.Partial(self._encode, variables),
             jax.tree_util.Partial(self._decode, variables),

@@ -11,6 +11,7 @@ from segjax.losses.promptable import PromptableLoss
 from segjax.models.sam.build import build_sam
 from segjax.models.sizes import attributes
 from segjax.prompting.simulation import Rounds
+from segjax.tasks.records import record_settings, variant_of
 from segjax.training.defaults import base_config, with_defaults
 
 
@@ -22,20 +23,13 @@ def promptable_config() -> ml_collections.ConfigDict:
     config.rounds = ml_collections.ConfigDict(dataclasses.asdict(Rounds()))
     config.loss = ml_collections.ConfigDict(dataclasses.asdict(PromptableLoss()))
     config.data = ml_collections.ConfigDict(
-        dict(
-            source="synthetic",
-            train_split="train",
-            eval_split="val",
-            scenes=dict(train_count=2000, eval_count=64, size=128, difficulty="easy", seed=0),
+        record_settings()
+        | dict(
             max_prompts=64,  # objects of an image that one step trains on
             mask_stride=4,  # canvas pixels per cell of the loss grid; finer than patch / 4 upsamples the logits
             min_area=10.0,
             max_area_fraction=0.9,
-            percentiles=(),  # (low, high): stretch each picture's intensities, for microscopes
             augment=dataclasses.asdict(Augmentation()) | {"scale": ()},  # (): pictures fill the canvas
-            workers=0,
-            threads=1,
-            cache_mb=0.0,
         )
     )
     config.eval = ml_collections.ConfigDict(
@@ -91,9 +85,7 @@ def as_variant(
     Raises:
       ValueError: a variant that is neither "", "debug" nor one of `known`, which the experiment has applied itself.
     """
-    if variant not in ("", "debug", *known):
-        raise ValueError(f"the experiment has no variant {variant!r}; it has {', '.join(('debug', *known))}")
-    return _miniature(config) if variant == "debug" else config
+    return variant_of(config, variant, known, _miniature)
 
 
 def _miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -11,12 +11,11 @@ import numpy as np
 
 from segjax import viz
 from segjax.data.crops import CropExample
-from segjax.data.loader import make_loader
-from segjax.data.splits import First, open_split
 from segjax.losses.reconstruction import reconstruction_loss
 from segjax.models.mae import Mae, build_mae, init_mae
 from segjax.ops.patches import predicted_images
 from segjax.tasks.reconstruction_config import completed
+from segjax.tasks.records import load, measured_batches, records_of
 from segjax.training.sharding import place_batch, to_host
 from segjax.weights.tree import check_variables
 
@@ -72,24 +71,18 @@ class Reconstruction:
     ) -> Iterator[dict[str, np.ndarray]]:
         """Batches of `CropExample`s: "train" endless, shuffled and cropped at random, "eval" once."""
         train = split == "train"
-        source = open_split(self.data, split)
-        if train:
-            open_split(self.data, "eval")  # what cannot be measured on should be an error now, not after the training
-        elif self.eval["limit"]:
-            source = First(source, self.eval["limit"])
+        source = records_of(self.data, split, limit=self.eval["limit"])
         percentiles = tuple(self.data["percentiles"]) or None
-        return make_loader(
+        return load(
             source,
             CropExample(self.model.canvas, train=train, percentiles=percentiles, **self.data["crop"]),
-            batch_size=batch_size,
-            seed=seed,
+            self.data,
             train=train,
+            batch_size=batch_size,
             start=start,
             process_index=process_index,
             process_count=process_count,
-            workers=self.data["workers"] if train else 0,
-            threads=self.data["threads"],
-            cache_mb=self.data["cache_mb"] if train else 0,
+            seed=seed,
         )
 
     def evaluate(
@@ -103,10 +96,8 @@ class Reconstruction:
         Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them.
         """
         check_variables(jax.eval_shape(self.init, jax.random.key(0)), variables, source="what is to be measured")
-        batch_size = -(-self.eval["batch_size"] // mesh.size) * mesh.size
-        place = dict(process_index=jax.process_index(), process_count=jax.process_count())
         sums, weights, shown = [], [], None
-        for batch in self.batches("eval", batch_size=batch_size, **place):
+        for batch in measured_batches(self.batches, self.eval["batch_size"], mesh):
             placed = place_batch(batch | {"example": batch["index"].astype(np.int32)}, mesh)
             loss, weight, pictures = to_host(self._measure(variables, placed))
             sums.append(loss)

@@ -7,6 +7,7 @@ import ml_collections
 
 from segjax.models.mae import build_mae
 from segjax.models.sizes import attributes
+from segjax.tasks.records import record_settings, variant_of
 from segjax.training.defaults import base_config, with_defaults
 
 IMAGENET = 1_281_167  # pictures in its training set, for recipes that count in epochs
@@ -22,17 +23,10 @@ def reconstruction_config() -> ml_collections.ConfigDict:
     config.optimizer.update(base_lr=1.5e-4, b1=0.9, b2=0.95, weight_decay=0.05, clip_norm=0.0)
     config.optimizer.update(warmup_steps=40 * IMAGENET // 4096, schedule="cosine", trunk="encoder(/trunk)?")
     config.data = ml_collections.ConfigDict(
-        dict(
-            source="synthetic",
-            train_split="train",
-            eval_split="val",
-            scenes=dict(train_count=2000, eval_count=64, size=128, difficulty="easy", seed=0),
+        record_settings()
+        | dict(
             # What a training example shows: a share of the picture's area, of a width over height, perhaps mirrored.
             crop=dict(scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), flip=True),
-            percentiles=(),  # (low, high): stretch each picture's intensities, for microscopes
-            workers=0,
-            threads=1,
-            cache_mb=0.0,
         )
     )
     config.eval = ml_collections.ConfigDict(
@@ -69,9 +63,7 @@ def as_variant(
     Raises:
       ValueError: a variant that is neither "", "debug" nor one of `known`, which the experiment has applied itself.
     """
-    if variant not in ("", "debug", *known):
-        raise ValueError(f"the experiment has no variant {variant!r}; it has {', '.join(('debug', *known))}")
-    return _miniature(config) if variant == "debug" else config
+    return variant_of(config, variant, known, _miniature)
 
 
 def _miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

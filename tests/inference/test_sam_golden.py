@@ -11,7 +11,7 @@ from golden.sam_inputs import FRAMES, framed_logits, framed_picture, framed_prom
 
 from segjax.data.transforms import fitted_size, resize_longest_side, scale_boxes, scale_points
 from segjax.inference import network
-from segjax.inference.upscale import to_image
+from segjax.inference.upscale import image_weights, to_image
 from segjax.models.sam.build import build_sam
 from segjax.models.sam.image_encoder import ImageEncoder
 
@@ -71,7 +71,9 @@ def test_logits_come_back_to_the_picture_as_the_references(golden, canvas, hw):
     low_res = framed_logits(hw, model.mask_side)
     four = np.zeros((1, 4, *low_res.shape[1:]), np.float32)
     four[0, 0] = low_res[0]
-    full, _ = to_image(four[None], 0, 0, *network.to_picture(model, hw), multimask=False, return_logits=True)
+    sides = zip(fitted_size(hw, canvas), hw, strict=True)
+    weights = [image_weights(model.mask_side, canvas, *side) for side in sides]
+    full, _ = to_image(four[None], 0, 0, *weights, multimask=False, return_logits=True)
     assert full.shape == (1, *hw)
     want = golden(canvas, hw, "logits")
     np.testing.assert_allclose(as_stored(full, canvas, factor=2), want, rtol=0, atol=5e-7 * np.abs(want).max())

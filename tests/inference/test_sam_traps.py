@@ -14,14 +14,14 @@ from golden.sam_inputs import framed_logits, framed_picture
 from plain_sam import PlainSam, resized
 
 from segjax.data.records import encode_mask, mask_box
+from segjax.data.transforms import fitted_size
 from segjax.inference import proposals as proposals_module
 from segjax.inference.automatic import SamAutomaticMaskGenerator
 from segjax.inference.crops import Crop
-from segjax.inference.network import to_picture
 from segjax.inference.predictor import SamPredictor
 from segjax.inference.proposals import Proposals
 from segjax.inference.regions import without_small_regions
-from segjax.inference.upscale import to_image
+from segjax.inference.upscale import image_weights, to_image
 from segjax.models.sam.build import SIZES, build_sam, init_sam
 from segjax.models.sam.sam import Sam
 
@@ -81,7 +81,9 @@ LOW_RES = framed_logits(HW, MODEL.mask_side)[0]
 def in_picture(low_res, hw=HW, logits=True):
     four = np.zeros((1, 4, *low_res.shape), np.float32)
     four[0, 0] = low_res
-    return np.asarray(to_image(four[None], 0, 0, *to_picture(MODEL, hw), multimask=False, return_logits=logits)[0])[0]
+    sides = zip(fitted_size(hw, MODEL.canvas), hw, strict=True)
+    weights = [image_weights(MODEL.mask_side, MODEL.canvas, *side) for side in sides]
+    return np.asarray(to_image(four[None], 0, 0, *weights, multimask=False, return_logits=logits)[0])[0]
 
 
 def plainly(low_res, rows, columns):

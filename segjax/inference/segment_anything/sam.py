@@ -12,7 +12,7 @@ from segjax.inference.answers import Embedded
 from segjax.inference.network import encode
 from segjax.inference.prompts import Asked, check_prompts
 from segjax.inference.segment_anything.tensors import as_given, tensor_device, to_numpy
-from segjax.models.sam import build
+from segjax.models.build import shapes_of
 from segjax.models.sam.sam import Sam as Network
 from segjax.weights.checkpoint import Checkpoint
 from segjax.weights.names import OFFICIAL
@@ -54,8 +54,7 @@ class Sam:
         """
         state = state_of({key: to_numpy(value) for key, value in state_dict.items()}, source="the state dict")
         checkpoint = Checkpoint("the state dict", SAM.family_of(state) or OFFICIAL, state, table=SAM)
-        expected = jax.eval_shape(lambda: build.init_sam(self.network, jax.random.key(0)))
-        self._variables = jax.device_put(checkpoint.variables(expected))
+        self._variables = jax.device_put(checkpoint.variables(shapes_of(self.network)))
 
     @property
     def device(self) -> Any:
