@@ -55,6 +55,26 @@ def encode_mask(mask: np.ndarray) -> str:
     return coco_mask.encode(np.asfortranarray((mask != 0).view(np.uint8)))["counts"].decode("ascii")
 
 
+def encode_part(part: np.ndarray, corner: tuple[int, int], hw: tuple[int, int]) -> str:
+    """COCO compressed run lengths of a mask of which all that is inside lies in a part: the work is that of the part.
+
+    Args:
+      part: bool [h, w], at least one pixel a side. corner: (top, left) of the part, px of the mask.
+      hw: (height, width) of the mask.
+    """
+    (top, left), (height, width) = corner, hw
+    columns = np.zeros((part.shape[1], part.shape[0] + 2), bool)
+    columns[:, 1:-1] = np.asarray(part, bool).T
+    column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
+    changes = (column + left) * height + row + top
+    # Where the part fills a column to the bottom and goes on at the top of the next, nothing changes.
+    seams = np.flatnonzero(changes[1:] == changes[:-1])
+    changes = np.delete(changes, np.concatenate([seams, seams + 1]))
+    runs = np.diff(changes, prepend=0, append=height * width)
+    runs = runs[:-1] if len(runs) > 1 and runs[-1] == 0 else runs
+    return coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)["counts"].decode()
+
+
 def decode_mask(rle: str, height: int, width: int) -> np.ndarray:
     """Mask bool [height, width] of COCO compressed run lengths.
 

@@ -28,15 +28,6 @@ class Crop:
         x1, y1, x2, y2 = self.box
         return image[y1:y2, x1:x2]
 
-    def uncropped(self, mask: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
-        """A mask of the crop [h, w] as one of the picture of size `hw`."""
-        if self.size == tuple(hw):
-            return mask
-        x1, y1, x2, y2 = self.box
-        full = np.zeros(hw, mask.dtype)
-        full[y1:y2, x1:x2] = mask
-        return full
-
 
 def point_grid(per_side: int) -> np.ndarray:
     """Centres of per_side x per_side cells of the unit square: float64 [per_side ** 2, 2], (x, y), row by row."""

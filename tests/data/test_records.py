@@ -10,6 +10,7 @@ from segjax.data.records import (
     RecordError,
     decode_mask,
     encode_mask,
+    encode_part,
     encode_png,
     mask_box,
     run_lengths,
@@ -41,6 +42,17 @@ def test_masks_survive_encoding_and_runs_are_those_of_the_pixels(density):
         np.testing.assert_array_equal(run_lengths(rle), expected)
         np.testing.assert_array_equal(decode_mask(rle, height, width), mask)
         assert coco_mask.area({"size": [height, width], "counts": rle}) == mask.sum()
+
+
+def test_a_part_is_encoded_as_the_whole_mask_is():
+    rng = np.random.default_rng(4)
+    for _ in range(300):
+        height, width = rng.integers(1, 12, 2)
+        top, left = rng.integers(height), rng.integers(width)
+        bottom, right = rng.integers(top, height) + 1, rng.integers(left, width) + 1
+        mask = np.zeros((height, width), bool)
+        mask[top:bottom, left:right] = rng.random((bottom - top, right - left)) < rng.choice([0.0, 0.3, 0.8, 1.0])
+        assert encode_part(mask[top:bottom, left:right], (top, left), (height, width)) == encode_mask(mask)
 
 
 @pytest.mark.parametrize("inside, runs", [(False, [12]), (True, [0, 12])])

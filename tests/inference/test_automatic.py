@@ -14,6 +14,7 @@ from skimage import data
 
 import segjax
 from segjax.inference import automatic as automatic_module
+from segjax.inference import full_size
 from segjax.inference import proposals as proposals_module
 from segjax.inference.automatic import SamAutomaticMaskGenerator, binary_mask, label_map
 from segjax.inference.crops import crops_of, point_grid
@@ -147,7 +148,8 @@ def test_several_images_at_once_and_other_batches_change_nothing(variables, limi
 
 def test_large_pictures_are_measured_in_pieces(variables, limits, monkeypatch):
     whole = SamAutomaticMaskGenerator(MODEL, variables, 4, **limits).generate(PICTURES[0])
-    monkeypatch.setattr(proposals_module, "BYTES_AT_A_TIME", 4 * 90 * 12)  # 9 bands of 15 rows, of 128 columns
+    monkeypatch.setattr(full_size, "TILE", 32)  # 3 x 3 tiles, some of which no mask reaches
+    monkeypatch.setattr(proposals_module, "BYTES_AT_A_TIME", 2 * 96 * 96)
     assert_equal_records(SamAutomaticMaskGenerator(MODEL, variables, 4, **limits).generate(PICTURES[0]), whole)
 
 

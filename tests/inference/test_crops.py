@@ -46,9 +46,3 @@ def test_boxes_that_a_crop_cuts_off():
     # At the picture's own left edge; at the crop's right edge; at its top; nowhere near.
     assert cut_off(boxes, crop, (600, 600)).tolist() == [False, True, True, False]
     assert not cut_off(boxes, Crop((0, 0, 300, 400), 0), (400, 300)).any()
-
-
-def test_a_mask_of_a_crop_becomes_one_of_the_picture():
-    crop = Crop((2, 1, 4, 3), 1)
-    full = crop.uncropped(np.ones((2, 2), bool), (4, 5))
-    assert full.sum() == 4 and full[1:3, 2:4].all()

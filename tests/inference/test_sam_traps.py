@@ -144,15 +144,15 @@ def stability(logits):
 @pytest.fixture
 def measured(monkeypatch):
     """[(which mask, its stability), ..] of every mask that is brought to full size; one at a time."""
-    seen, real = [], proposals_module._measure
+    seen, real = [], proposals_module.measure
 
     def measure(logits, index, *rest, **options):
         out = real(logits, index, *rest, **options)
-        seen.extend(zip(index[:, 1].tolist(), np.asarray(out[1]).tolist(), strict=True))
+        seen.extend(zip(index[:, 1].tolist(), out.stability.tolist(), strict=True))
         return out
 
-    monkeypatch.setattr(proposals_module, "_measure", measure)
-    monkeypatch.setattr(proposals_module, "BYTES_AT_A_TIME", 4 * 128 * 128)
+    monkeypatch.setattr(proposals_module, "measure", measure)
+    monkeypatch.setattr(proposals_module, "BYTES_AT_A_TIME", 128 * 128)
     return seen
 
 
