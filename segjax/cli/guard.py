@@ -24,14 +24,15 @@ def needed() -> bool:
     return _GUARDED not in os.environ
 
 
-def guard(argv: Sequence[str], *, coordinator: str | None, heartbeat_timeout: int, join_timeout: int) -> int:
-    """Runs `segjax argv` as a child and returns its exit status, LOST when jax ended it because of another process.
+def guard(command: Sequence[str], *, coordinator: str | None, heartbeat_timeout: int, join_timeout: int) -> int:
+    """Runs a command as a child and returns its exit status, or LOST when jax ended it because of another process.
 
-    SIGTERM and SIGINT are passed on; standard error is copied. The child ends when the guard does.
+    SIGTERM and SIGINT are passed on; standard error is copied. A child that calls `end_with_guard` ends when the guard
+    does.
     """
     alive, held = os.pipe()  # closes when the guard ends, however it ends
     child = subprocess.Popen(
-        [sys.executable, "-m", "segjax", *argv],
+        command,
         env={**os.environ, _GUARDED: str(alive)},
         stderr=subprocess.PIPE,
         pass_fds=(alive,),
@@ -77,7 +78,7 @@ def reason(words: str, coordinator: str | None, heartbeat_timeout: int, join_tim
     again = "The same command, started again on all processes, goes on from the newest checkpoint"
     listed = r"((?:\d+[,\s]*)+)"
     if "RegisterTask" in words:
-        who = processes(rf"timed out task names:\s*{listed}") or "some process, which process 0 knows,"
+        who = processes(rf"timed out task names:\s*{listed}") or "process 0"  # which would have named the others
         return f"{who} did not come within --join_timeout={join_timeout} s. All are started with the same command"
     if who := processes(rf"stopped sending heartbeats\):\s*{listed}") or processes(r"Task (\d+) heartbeat timeout"):
         return (

@@ -14,6 +14,7 @@ seconds, with status 75 and a line that names it. See docs/launching.md.
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Sequence
 
 from segjax.cli import guard, processes
@@ -37,7 +38,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         return 0
     if guard.needed():
         timeouts = {name: getattr(args, name) for name in ("heartbeat_timeout", "join_timeout")}
-        return guard.guard(args.argv, coordinator=args.coordinator, **timeouts)
+        command = [sys.executable, "-m", "segjax", *args.argv]
+        return guard.guard(command, coordinator=args.coordinator, **timeouts)
     guard.end_with_guard()
     _train(args, rest, processes.joined(args))
     return 0
@@ -60,7 +62,6 @@ def _train(args: argparse.Namespace, rest: Sequence[str], together: contextlib.A
 
 def _log_progress() -> None:
     import logging
-    import sys
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
