@@ -82,7 +82,7 @@ def reason(words: str, coordinator: str | None, heartbeat_timeout: int, join_tim
         return f"{who} did not come within --join_timeout={join_timeout} s. All are started with the same command"
     if who := processes(rf"stopped sending heartbeats\):\s*{listed}") or processes(r"Task (\d+) heartbeat timeout"):
         return (
-            f"{who} is lost: no heartbeat for --heartbeat_timeout={heartbeat_timeout} s. This process cannot go on "
+            f"{who} {'are' if ',' in who else 'is'} lost: no heartbeat for --heartbeat_timeout={heartbeat_timeout} s. This process cannot go on "
             f"without and has ended. The log there, or the scheduler, may say why. {again}"
         )
     if who := processes(r"first task at the barrier: (\d+)"):

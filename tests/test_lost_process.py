@@ -1,0 +1,130 @@
+"""A process is lost: the others end in time, with a status to start again by and a line that names the lost one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from processes import TESTS, free_port, start, statuses
+
+from segjax.cli import guard
+
+HEARTBEAT = 6  # seconds; less would mistake a busy machine for a lost one
+
+
+class Group:
+    """Members of one run, their logs in a folder."""
+
+    def __init__(self, folder, count, absent=(), failing=()):
+        self.folder, self.port = folder, free_port()
+        folder.mkdir()
+        self.members = {r: self._start(r, count, r in failing) for r in range(count) if r not in absent}
+
+    def _start(self, rank, count, fails):
+        flags = [f"--coordinator=localhost:{self.port}", f"--processes={count}", f"--process_id={rank}"]
+        flags += [f"--heartbeat_timeout={HEARTBEAT}", "--join_timeout=60", f"--met={self.folder / f'{rank}.met'}"]
+        flags += ["--fails"] * fails
+        return start([sys.executable, TESTS / "member.py", *flags], self.folder / f"{rank}.log")
+
+    def meet(self):
+        until = time.monotonic() + 120
+        while not all((self.folder / f"{rank}.met").exists() for rank in self.members):
+            assert time.monotonic() < until, self.said(0)
+            time.sleep(0.05)
+
+    def ends(self, rank):
+        """(status, seconds until then, last line of the log)."""
+        began = time.monotonic()
+        (status,) = statuses([self.members[rank]], 120)
+        return status, time.monotonic() - began, self.said(rank).splitlines()[-1]
+
+    def said(self, rank):
+        return (self.folder / f"{rank}.log").read_text()
+
+
+def child_of(process):
+    return int(subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(process.pid)], text=True))
+
+
+def test_a_worker_killed_and_a_coordinator_killed_are_named_by_the_others(tmp_path):
+    worker, coordinator = Group(tmp_path / "worker", 2), Group(tmp_path / "coordinator", 2)
+    worker.meet(), coordinator.meet()
+    worker.members[1].kill(), coordinator.members[0].kill()  # the guards; what they guard ends with them
+
+    status, seconds, last = coordinator.ends(1)
+    assert (status, seconds < HEARTBEAT + 5) == (guard.LOST, True)
+    assert f"process 0 is lost: it coordinates the others at localhost:{coordinator.port}" in last
+
+    status, seconds, last = worker.ends(0)
+    assert (status, seconds < HEARTBEAT + 5) == (guard.LOST, True)
+    assert last.startswith(f"segjax train: process 1 is lost: no heartbeat for --heartbeat_timeout={HEARTBEAT} s.")
+    assert "goes on from the newest checkpoint" in last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_process_that_stands_still_is_lost_too(tmp_path, stopped):
+    group = Group(tmp_path / "group", 2)
+    group.meet()
+    child = child_of(group.members[stopped])
+    os.kill(child, signal.SIGSTOP)
+    status, seconds, last = group.ends(1 - stopped)
+    assert (status, seconds < HEARTBEAT + 5) == (guard.LOST, True) and f"process {stopped} is lost" in last
+    os.kill(child, signal.SIGCONT)
+    assert group.ends(stopped)[0] == guard.LOST, "it finds that the others have gone"
+
+
+@pytest.mark.slow
+def test_all_survivors_name_the_lost_one(tmp_path):
+    group = Group(tmp_path / "group", 3)
+    group.meet()
+    os.kill(child_of(group.members[2]), signal.SIGKILL)  # out of memory, say: the guard lives on
+    assert group.ends(2)[0] == 128 + signal.SIGKILL
+    for rank in (0, 1):
+        status, _, last = group.ends(rank)
+        assert status == guard.LOST and "process 2 is lost" in last
+
+
+@pytest.mark.slow
+def test_one_that_fails_does_not_keep_the_others_waiting(tmp_path):
+    group = Group(tmp_path / "group", 2, failing=[1])
+    group.meet()
+    status, seconds, _ = group.ends(1)
+    assert status == 2 and seconds < 20 and "OSError: no space left on device" in group.said(1)
+    status, _, last = group.ends(0)
+    assert status == guard.LOST and "process 1 is lost" in last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("absent", [0, 2])
+def test_who_did_not_come_is_named(tmp_path, absent):
+    group = Group(tmp_path / "group", 3, absent=[absent])
+    for rank in {0, 1, 2} - {absent}:
+        status, _, last = group.ends(rank)
+        assert status == guard.LOST
+        assert last.startswith(f"segjax train: process {absent} did not come within --join_timeout=60 s")
+
+
+FATAL = "F1125 client.h:80] Terminating process because the JAX distributed service detected fatal errors. "
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [  # as jax 0.10.2 puts them
+        ("UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n3\n12\nThe tasks", "processes 3, 12 are"),
+        ("INTERNAL: Barrier failed: UNAVAILABLE: Task 3 heartbeat timeout.", "process 3 is lost"),
+        ("DEADLINE_EXCEEDED\n\nRPC: /xla.coordination.CoordinationService/Heartbeat", "process 0 is lost"),
+        ("UNAVAILABLE: Socket closed\nRPC: /xla.coordination.CoordinationService/PollForError", "process 0 is lost"),
+        ("# 2/4.\nSome timed out task names:\n1\n3\n\nRPC: /xla.C/RegisterTask", "processes 1, 3 did not come within"),
+        ("DEADLINE_EXCEEDED\n\nRPC: /xla.coordination.CoordinationService/RegisterTask", "process 0 did not come"),
+        ("Shutdown barrier: The first task at the barrier: 2. Some timed out task names:\n0\n", "process 2 ended while"),
+    ],
+)
+def test_what_jax_says_is_put_plainly(words, said):
+    assert said in guard.reason(FATAL + words, "host0:1234", 100, 300)
+
+
+def test_an_abort_of_another_kind_is_not_explained_away():
+    assert guard.reason("munmap_chunk(): invalid pointer", None, 100, 300).endswith("what is above says why")
