@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 
 import jax
+from jax._src import distributed
 
 TESTS = pathlib.Path(__file__).resolve().parent
 
@@ -39,14 +41,23 @@ def start(command, log, **more) -> subprocess.Popen:
         return subprocess.Popen(command, env=os.environ | paths | more, stdout=file, stderr=subprocess.STDOUT)
 
 
-def statuses(processes, seconds: float) -> list[int]:
-    """Exit statuses of all; raises subprocess.TimeoutExpired, and ends them, when one takes longer."""
+def statuses(processes, seconds: float) -> list[int | None]:
+    """Exit statuses, once all have ended or one has failed, which leaves None for those that waited for it."""
     until = time.monotonic() + seconds
     try:
-        return [process.wait(max(until - time.monotonic(), 0)) for process in processes]
+        while None in (found := [process.poll() for process in processes]) and not any(found):
+            assert time.monotonic() < until, f"no end after {seconds} s"
+            time.sleep(0.05)
+        return found
     finally:
         for process in processes:
             process.kill()
+
+
+def meet(name: str) -> None:
+    """Returns when every process has come here, however long one of them has compiled: gloo waits 30 s for a peer."""
+    if jax.process_count() > 1:
+        distributed.global_state.client.wait_at_barrier(name, 250_000)
 
 
 def launch(folder, function, processes: int, devices: int, **arguments) -> list:
@@ -67,7 +78,11 @@ def main(rank: str, count: str, devices: str, port: str, folder: str) -> None:
     if int(count) > 1:
         jax.distributed.initialize(f"localhost:{port}", int(count), int(rank))
     module, name, arguments = pickle.loads(pathlib.Path(folder, "call").read_bytes())
-    result = getattr(importlib.import_module(module), name)(**arguments)
+    try:
+        result = getattr(importlib.import_module(module), name)(**arguments)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # at once: jax would wait for the others
     pathlib.Path(folder, f"{rank}.result").write_bytes(pickle.dumps(result))
 
 

@@ -1,5 +1,6 @@
 """A process is lost: the others end in time, with a status to start again by and a line that names the lost one."""
 
+import json
 import os
 import signal
 import subprocess
@@ -107,19 +108,70 @@ def test_who_did_not_come_is_named(tmp_path, absent):
         assert last.startswith(f"segjax train: process {absent} did not come within --join_timeout=60 s")
 
 
+@pytest.mark.slow
+def test_the_same_command_goes_on_where_a_lost_process_left_the_training(tmp_path):
+    """MAE by `segjax train`, two processes; process 1 is killed, later all are told to stop."""
+    run, began = tmp_path / "run", 0
+
+    def rows():
+        path = run / "metrics.jsonl"
+        return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
+
+    def both():
+        nonlocal began
+        began += 1
+        fields = ["total_steps=100000", "checkpoint.every=3", "log_every=1"]
+        command = [sys.executable, "-m", "segjax", "train", "--config=experiments/mae/quickstart.py:debug"]
+        command += [f"--workdir={run}", f"--coordinator=localhost:{free_port()}", "--processes=2"]
+        command += [f"--heartbeat_timeout={3 * HEARTBEAT}", *(f"--config.{field}" for field in fields)]
+        logs = [tmp_path / f"{began}_{rank}.log" for rank in range(2)]
+        jax = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        return [start([*command, f"--process_id={rank}"], log, **jax) for rank, log in enumerate(logs)], logs
+
+    def wait_for(step):
+        until = time.monotonic() + 280
+        while not rows() or rows()[-1] < step:
+            assert time.monotonic() < until, logs[0].read_text()
+            time.sleep(0.1)
+
+    workers, logs = both()
+    wait_for(5)
+    workers[1].kill()
+    assert statuses(workers[:1], 120) == [guard.LOST] and "process 1 is lost" in logs[0].read_text()
+    saved = max(int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdigit())
+    assert saved % 3 == 0
+
+    workers, logs = both()
+    wait_for(saved + 3)
+    workers[0].send_signal(signal.SIGTERM)
+    until = time.monotonic() + 120
+    while None in (codes := [worker.poll() for worker in workers]) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert codes == [128 + signal.SIGTERM] * 2
+    assert all(f"resuming at step {saved}" in log.read_text() for log in logs)
+    assert rows() == list(range(1, rows()[-1] + 1)), "steps that were lost are done again, and logged once"
+
+
 FATAL = "F1125 client.h:80] Terminating process because the JAX distributed service detected fatal errors. "
 
 
 @pytest.mark.parametrize(
     "words, said",
     [  # as jax 0.10.2 puts them
-        ("UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n3\n12\nThe tasks", "processes 3, 12 are"),
+        (
+            "The following tasks are unhealthy (stopped sending heartbeats):\n3\n12\nThe tasks",
+            "processes 3, 12 are lost",
+        ),
         ("INTERNAL: Barrier failed: UNAVAILABLE: Task 3 heartbeat timeout.", "process 3 is lost"),
+        (
+            "ABORTED: 1 unexpectedly tried to connect with a different incarnation.",
+            "process 1 was lost and is there anew",
+        ),
         ("DEADLINE_EXCEEDED\n\nRPC: /xla.coordination.CoordinationService/Heartbeat", "process 0 is lost"),
         ("UNAVAILABLE: Socket closed\nRPC: /xla.coordination.CoordinationService/PollForError", "process 0 is lost"),
         ("# 2/4.\nSome timed out task names:\n1\n3\n\nRPC: /xla.C/RegisterTask", "processes 1, 3 did not come within"),
         ("DEADLINE_EXCEEDED\n\nRPC: /xla.coordination.CoordinationService/RegisterTask", "process 0 did not come"),
-        ("Shutdown barrier: The first task at the barrier: 2. Some timed out task names:\n0\n", "process 2 ended while"),
+        ("Shutdown barrier: The first task at the barrier: 2. Some timed out task names:\n0\n", "process 2 ended"),
     ],
 )
 def test_what_jax_says_is_put_plainly(words, said):

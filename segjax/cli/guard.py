@@ -1,10 +1,11 @@
 """Runs one process of several as a child, and says in one line why it ended when jax has ended it.
 
 When a process is lost, jax aborts the others from within, with a page of messages that names the lost one for whoever
-knows how to read it; nothing of ours can run in there any more. From outside it can be said plainly, the exit status can
-be one that a launcher knows to start again, and worker processes that the child leaves behind can be ended.
+knows how to read it; nothing of ours can run in there any more. From outside it can be said plainly, the exit status
+can be one that a launcher knows to start again, and worker processes that the child leaves behind can be ended.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -81,10 +82,13 @@ def reason(words: str, coordinator: str | None, heartbeat_timeout: int, join_tim
         who = processes(rf"timed out task names:\s*{listed}") or "process 0"  # which would have named the others
         return f"{who} did not come within --join_timeout={join_timeout} s. All are started with the same command"
     if who := processes(rf"stopped sending heartbeats\):\s*{listed}") or processes(r"Task (\d+) heartbeat timeout"):
+        are = "are" if "," in who else "is"
         return (
-            f"{who} {'are' if ',' in who else 'is'} lost: no heartbeat for --heartbeat_timeout={heartbeat_timeout} s. This process cannot go on "
+            f"{who} {are} lost: no heartbeat for --heartbeat_timeout={heartbeat_timeout} s. This process cannot go on "
             f"without and has ended. The log there, or the scheduler, may say why. {again}"
         )
+    if who := processes(r"(\d+) unexpectedly tried to connect"):
+        return f"{who} was lost and is there anew. This process has ended, so that all begin together. {again}"
     if who := processes(r"first task at the barrier: (\d+)"):
         return f"{who} ended while others were at work; the log there says why. {again}"
     where = f" at {coordinator}" if coordinator else ""
@@ -103,7 +107,5 @@ def _copy(pipe, words: bytearray) -> None:
 
 
 def _end_workers(session: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(session, signal.SIGKILL)
-    except ProcessLookupError:
-        pass

@@ -1,10 +1,12 @@
 """One of several processes of a run: how it joins the others, and how it leaves them when something goes wrong."""
 
 import argparse
+import atexit
 import contextlib
 import logging
 import os
-import threading
+import sys
+import time
 from collections.abc import Iterator
 
 logger = logging.getLogger(__name__)
@@ -48,9 +50,9 @@ def several(args: argparse.Namespace) -> bool:
 def joined(args: argparse.Namespace) -> Iterator[None]:
     """jax.distributed inside the block, before anything asks for a device.
 
-    A block that fails ends the process soon, though the others may be waiting for it in the middle of a step: after
-    GRACE seconds, or, when it was a computation that failed, which is what a lost peer looks like, once jax has had the
-    time to find out whom it has lost.
+    A block that fails ends the process soon, though the others may be waiting for it in the middle of a step: at once
+    if they all fail alike, else after GRACE seconds. When it was a computation that failed, which is what a lost peer
+    looks like, jax is given the time to find out whom it has lost; it then ends the process.
     """
     import jax
 
@@ -67,12 +69,12 @@ def joined(args: argparse.Namespace) -> Iterator[None]:
     except SystemExit:  # told to stop, and all stop together
         raise
     except BaseException as error:
-        if not isinstance(error, jax.errors.JaxRuntimeError) and "Gloo" not in str(error):
-            _leave_within(GRACE)
-            raise
-        logger.error("%s\nwaiting up to %d s to hear whether a process is lost", error, args.heartbeat_timeout)
-        _leave_within(args.heartbeat_timeout + GRACE)
-        jax.distributed.shutdown()  # does not come back when one is
+        computing = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
+        if computing:
+            logger.error("%s\nwaiting up to %d s to hear whether a process is lost", error, args.heartbeat_timeout)
+        if not _all_fail(within=GRACE + args.heartbeat_timeout * computing):
+            time.sleep(GRACE * computing)  # one is lost, and jax about to say so
+            atexit.register(_leave)
         raise
 
 
@@ -89,16 +91,28 @@ def _say_who_we_are() -> None:
     )
 
 
-def _leave_within(seconds: float) -> None:
-    """Ends the process with status 2 even if jax, at exit, waits for the others to come to their ends."""
-    timer = threading.Timer(seconds, os._exit, [2])
-    timer.daemon = True
-    timer.start()
+def _all_fail(within: float) -> bool:
+    """Whether every process comes here within so many seconds."""
+    import jax
+    from jax._src import distributed
+
+    try:
+        distributed.global_state.client.wait_at_barrier("segjax: an error", int(within * 1000))
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+def _leave() -> None:
+    """Ends the process before jax, at exit, waits minutes for the others to come to their ends."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
 
 
 @contextlib.contextmanager
 def _missing_processes_named(seconds: int) -> Iterator[None]:
-    """Inside, the service that jax starts in process 0 gives up after `seconds` and names the processes that are missing.
+    """Inside, the service that jax starts in process 0 gives up after `seconds` and names the missing processes.
 
     jax has the option, but not as an argument of `initialize`: without it nobody says who did not come.
     """

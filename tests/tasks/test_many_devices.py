@@ -1,6 +1,7 @@
 """MAE and SAM learn the same on one device, on eight, and in two processes of four; a run moves between them."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -36,7 +37,7 @@ def config_of(kind, **model):
     return config
 
 
-def trained(kind, mesh, microbatches=1, steps=2, **model):
+def trained(kind, mesh, microbatches=1, steps=3, **model):
     """Steps of 16 pictures, this process's rows of each, and the `index` of these rows."""
     task = make_task(config_of(kind, **model))
     variables = drawn_variables(make_task(config_of(kind)).model, INIT[kind])
@@ -84,7 +85,10 @@ def test_eight_devices_learn_what_one_does(kind, data, fsdp, microbatches, model
 
 
 def trained_in_each(cases):
-    return [(outcome._replace(state=None), index) for outcome, index in (trained(k, make_mesh(d, f), m) for k, d, f, m in cases)]
+    return [
+        (outcome._replace(state=None), index)
+        for outcome, index in (trained(k, make_mesh(d, f), m) for k, d, f, m in cases)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +103,50 @@ def test_two_processes_of_four_devices_learn_what_one_device_does(tmp_path, case
     for (kind, *_, microbatches), *parts in zip(cases, *both, strict=True):
         theirs, order = reference(kind, microbatches)
         for ours, index in parts:
-            assert index.shape == (2, 8)
+            assert index.shape == (3, 8)
             assert_same(ours, theirs)
         np.testing.assert_array_equal(np.concatenate([index for _, index in parts], axis=1), order)
+
+
+def gone_on(workdir, total_steps, fsdp=4):
+    """Trains a MAE to a number of steps; `index` of this process's rows, step by step from where it began."""
+    config = config_of("mae")
+    config.update(total_steps=total_steps, batch_size=16, log_every=1, microbatches=2)
+    config.optimizer.update(schedule="constant", warmup_steps=1)
+    config.checkpoint.every = 0
+    config.mesh.update(fsdp=fsdp, floor=512)
+    task, seen = make_task(config), []
+    read = task.batches
+
+    def watched(split, **options):
+        for batch in read(split, **options):
+            if split == "train":
+                seen.append(batch["index"])
+            yield batch
+
+    task.batches = watched
+    train(task, config, workdir)
+    return np.stack(seen)
+
+
+def losses(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+@pytest.mark.slow
+def test_a_run_of_eight_devices_goes_on_with_four_and_with_two_processes_of_two(tmp_path, monkeypatch):
+    order = gone_on(tmp_path / "whole", 4)
+    expected = losses(tmp_path / "whole")
+    begun = gone_on(tmp_path / "run", 2)
+    shutil.copytree(tmp_path / "run", tmp_path / "two" / "run")
+
+    axis_types = (jax.sharding.AxisType.Auto,) * 2
+    four = jax.make_mesh((1, 4), ("data", "fsdp"), axis_types, devices=jax.devices()[:4])
+    monkeypatch.setattr(sharding, "make_mesh", lambda data, fsdp: four)
+    np.testing.assert_array_equal(np.concatenate([begun, gone_on(tmp_path / "run", 4)]), order)
+    np.testing.assert_allclose(losses(tmp_path / "run"), expected, rtol=1e-5)
+
+    parts = launch(tmp_path / "two", gone_on, 2, 2, workdir=tmp_path / "two" / "run", total_steps=4)
+    np.testing.assert_array_equal(np.concatenate([begun, np.concatenate(parts, axis=1)]), order)
+    np.testing.assert_allclose(losses(tmp_path / "two" / "run"), expected, rtol=1e-5)
