@@ -3,18 +3,13 @@
 import os
 import pathlib
 
-import jax
 import pytest
 from absl import flags
+from processes import prepare_jax
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 8)
-# Tests compile far more than they compute: without LLVM's optimisations they take a third of the time.
-jax.config.update("jax_disable_most_optimizations", True)
-jax.config.update("jax_compilation_cache_dir", os.environ.get("SEGJAX_TEST_CACHE", str(ROOT / ".cache" / "jax")))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+prepare_jax(8)
 flags.FLAGS.mark_as_parsed()
 
 

@@ -83,13 +83,19 @@ def test_train_hands_task_config_and_workdir_to_the_loop(experiment, trained):
 
 def test_processes_join_before_anything_else_and_by_flag_alone(experiment, trained, monkeypatch, capsys):
     joined = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments: joined.append((arguments, len(trained))))
+    monkeypatch.setenv("SEGJAX_GUARDED", "by the test")
+    join = lambda *named, **timeouts: joined.append((named, timeouts["heartbeat_timeout_seconds"], len(trained)))
+    monkeypatch.setattr(jax.distributed, "initialize", join)
     command = ["train", f"--config={experiment}", "--workdir=runs/x"]
     main(command)
     assert joined == []
-    main([*command, "--coordinator=localhost:1234", "--processes=2", "--process_id=1"])
-    assert joined == [(("localhost:1234", 2, 1), 1)]
+    main([*command, "--coordinator=localhost:1234", "--processes=2", "--process_id=1", "--heartbeat_timeout=20"])
+    assert joined == [(("localhost:1234", 2, 1), 20, 1)]
+    assert "process 0 of 1 on " in capsys.readouterr().err
     assert "go together" in failed(capsys, *command, "--processes=2")
+    assert "--join_timeout is 0; expected" in failed(capsys, *command, "--distributed", "--join_timeout=0")
+    assert "unknown argument" in failed(capsys, *command, "--distributed", "--heartbeat=3")
+    assert len(joined) == 1, "mistakes are told before the others are waited for"
 
 
 def test_a_missing_experiment_names_the_nearest_and_the_others(experiment, trained, capsys):

@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _parser(argv)
     args, rest = parser.parse_known_args(argv)
+    args.argv = argv
     if rest and not args.passes_flags:
         args.subparser.error(f"unrecognized arguments: {' '.join(rest)}")
     debug = args.debug or bool(os.environ.get("SEGJAX_DEBUG"))

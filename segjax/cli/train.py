@@ -8,59 +8,60 @@ Any field of the config can be changed with --config.key=value. The workdir rece
 tb/ (TensorBoard), pictures/ and checkpoints/. SIGTERM and Ctrl-C save and stop; the same command goes on.
 
 Several processes: the same command on each, with --coordinator=HOST:PORT --processes=N --process_id=I; on TPU pods
-and Slurm, which tell jax all that, --distributed alone.
+and Slurm, which tell jax all that, --distributed alone. When one is lost the others end within --heartbeat_timeout
+seconds, with status 75 and a line that names it. See docs/launching.md.
 """
 
 import argparse
+import contextlib
+import sys
 from collections.abc import Sequence
+
+from segjax.cli import guard, processes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the experiment")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives")
-    parser.add_argument("--distributed", action="store_true", help="several processes; jax finds the others itself")
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
-    parser.add_argument("--processes", type=int, metavar="N", help="how many there are")
-    parser.add_argument("--process_id", "--process-id", type=int, metavar="I", help="which one this is, 0..N-1")
+    processes.add_arguments(parser)
     parser.set_defaults(passes_flags=True)
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Trains to the end. Raises what `segjax.training.loop.train` raises."""
-    from segjax.cli import keep_compiled_programs
-    from segjax.cli.experiments import apply_flags, check_experiment, read_config
+    from segjax.cli.experiments import check_experiment
 
     check_experiment(args.config)
-    _join_processes(args)
+    if not processes.several(args):
+        _train(args, rest, contextlib.nullcontext())
+        return 0
+    if guard.needed():
+        timeouts = {name: getattr(args, name) for name in ("heartbeat_timeout", "join_timeout")}
+        command = [sys.executable, "-m", "segjax", *args.argv]
+        return guard.guard(command, coordinator=args.coordinator, **timeouts)
+    guard.end_with_guard()
+    _train(args, rest, processes.joined(args))
+    return 0
+
+
+def _train(args: argparse.Namespace, rest: Sequence[str], together: contextlib.AbstractContextManager) -> None:
+    from segjax.cli import keep_compiled_programs
+    from segjax.cli.experiments import apply_flags, read_config
+
     keep_compiled_programs()
-    config = apply_flags(read_config(args.config), rest)
+    config = apply_flags(read_config(args.config), rest)  # a mistake in it is told before the others are waited for
     _log_progress()
 
     from segjax.tasks import make_task
     from segjax.training.loop import train
 
-    train(make_task(config), config, args.workdir)
-    return 0
-
-
-def _join_processes(args: argparse.Namespace) -> None:
-    """jax.distributed, before anything asks for a device."""
-    named = (args.coordinator, args.processes, args.process_id)
-    if args.distributed or any(value is not None for value in named):
-        if not args.distributed and None in named:
-            raise ValueError(
-                "--coordinator, --processes and --process_id go together: "
-                f"got {args.coordinator}, {args.processes} and {args.process_id}"
-            )
-        import jax
-
-        jax.distributed.initialize(*named)
+    with together:
+        train(make_task(config), config, args.workdir)
 
 
 def _log_progress() -> None:
     import logging
-    import sys
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))

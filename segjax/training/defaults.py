@@ -78,12 +78,6 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         "'min' or 'max'",
     )
     _expect(0.0 <= config.ema_decay < 1.0, "ema_decay", config.ema_decay, "in [0, 1)")
-    _expect(
-        config.batch_size % config.microbatches == 0,
-        "batch_size",
-        config.batch_size,
-        f"a multiple of microbatches ({config.microbatches})",
-    )
     profile = tuple(config.profile_steps)
     if profile:
         _expect(len(profile) == 2 and profile[0] <= profile[1], "profile_steps", profile, "(first, last) or ()")

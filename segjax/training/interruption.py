@@ -28,16 +28,18 @@ class Interruption:
 
     However often the signal comes, nothing but the note happens, so a second one cannot break the save that
     the first one asked for. With several processes jax's preemption service watches for SIGTERM instead, and
-    names a step that all of them reach before they stop together.
+    names a step that all of them reach before they stop together; SIGINT, of which it knows nothing, is handed to it
+    as SIGTERM.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self._several = jax.process_count() > 1
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "Interruption":
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGTERM, signal.SIGINT):
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM):
                 self._previous[signum] = signal.signal(signum, self._note)
         return self
 
@@ -48,11 +50,17 @@ class Interruption:
     def _note(self, signum: int, _: FrameType | None) -> None:
         again = self.signum is not None
         self.signum = self.signum or signum
+        stopping = "saving, then stopping" + (", all processes at one step" if self._several else "")
         name = signal.Signals(signum).name
-        logger.warning("%s again: the save is under way" if again else "%s: saving, then stopping", name)
+        logger.warning("%s again: the save is under way" if again else f"%s: {stopping}", name)
+        if self._several and not again:
+            signal.raise_signal(signal.SIGTERM)
 
     def requested(self, step: int) -> bool:
         """Whether to save and stop after this step. Every process must ask at every step."""
-        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
-            self.signum = self.signum or signal.SIGTERM
-        return self.signum is not None
+        if not self._several:
+            return self.signum is not None
+        if not multihost_utils.reached_preemption_sync_point(step):
+            return False
+        self.signum = self.signum or signal.SIGTERM
+        return True

@@ -25,6 +25,7 @@ from segjax.training.start import first_state
 from segjax.training.state import TrainState
 from segjax.training.step import CompiledStep, make_train_step
 from segjax.training.task import Task, Variables
+from segjax.training.workdir import open_workdir
 
 logger = logging.getLogger(__name__)
 
@@ -79,15 +80,15 @@ def train(
 
     Parameters come from the run's own newest checkpoint, else from `variables` or config.init_from, else from
     task.init. config: `segjax.training.defaults.base_config` plus the task's own fields. workdir receives
-    config.json, metrics.jsonl, tb/, pictures/ and checkpoints/. Raises ValueError for a config that does not
-    fit, CheckpointError, NonFiniteError when loss or gradients blow up (the state before that step is saved),
-    Interrupted (a SystemExit) after SIGTERM or SIGINT, saved.
+    config.json, metrics.jsonl, tb/, pictures/ and checkpoints/; several processes must share it.
+
+    Raises ValueError for a config or workdir that does not fit, CheckpointError, NonFiniteError when loss or gradients
+    blow up (the state before that step is saved), Interrupted (a SystemExit) after SIGTERM or SIGINT, saved.
     """
     check_config(config)
-    workdir = pathlib.Path(workdir).absolute()
-    workdir.mkdir(parents=True, exist_ok=True)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch_size(config.batch_size, config.microbatches, mesh)
+    workdir = open_workdir(workdir)
     schedule, optimizer = from_config(config)
     ckpt_options = {n: config.checkpoint[n] for n in ("keep", "best", "best_mode")}
     with contextlib.ExitStack() as stack:

@@ -51,12 +51,19 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch_size(batch_size: int, microbatches: int, mesh: Mesh) -> None:
-    """Raises ValueError unless every device gets the same whole number of images of every microbatch."""
+    """Raises ValueError unless every device gets the same whole number of images of every microbatch.
+
+    The message names the nearest sizes that work.
+    """
     unit = microbatches * mesh.size
-    if batch_size % unit:
+    if rest := batch_size % unit:
+        below, above = batch_size - rest, batch_size - rest + unit
+        processes = jax.process_count()
+        spread = f" ({processes} processes x {mesh.size // processes})" if processes > 1 else ""
         raise ValueError(
-            f"batch_size {batch_size} does not divide over {mesh.size} devices x {microbatches} microbatches; "
-            f"expected a multiple of {unit}, for example {max(batch_size // unit, 1) * unit}"
+            f"batch_size {batch_size} does not divide over {mesh.size} device{'s' * (mesh.size > 1)}{spread} x "
+            f"{microbatches} microbatch{'es' * (microbatches > 1)}; expected a multiple of {unit}: "
+            + (f"{below} or {above}" if below else f"{above} is the smallest")
         )
 
 

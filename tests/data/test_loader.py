@@ -86,6 +86,27 @@ def test_processes_together_are_one_process(processes, start):
     assert_same(joined, whole)
 
 
+def test_each_process_reads_its_own_rows_alone_and_together_they_read_all_whoever_resumes():
+    """An epoch of 48 examples begun by two processes, gone on with by three, ended by one."""
+    seen = []
+    for processes, start, steps in ((2, 0, 1), (3, 12, 2), (1, 36, 1)):
+        parts = []
+        for process in range(processes):
+            source = Numbers(48)
+            place = dict(process_index=process, process_count=processes)
+            batches = take(steps, source, batch_size=12, start=start, threads=0, **place)
+            index = np.stack([batch["index"] for batch in batches])
+            assert index.shape == (steps, 12 // processes)
+            assert sorted(source.reads) == sorted(index.ravel()), "nothing is read that another process learns from"
+            parts.append(index)
+        joined = np.concatenate(parts, axis=1).ravel()
+        assert len(set(joined)) == len(joined), "no example in two processes"
+        seen.append(joined)
+    order = np.concatenate(seen)
+    np.testing.assert_array_equal(np.sort(order), np.arange(48))
+    np.testing.assert_array_equal(order, np.concatenate([b["index"] for b in take(4, Numbers(48), batch_size=12)]))
+
+
 def test_threads_change_nothing():
     assert_same(take(8, threads=0), take(8, threads=3))
 

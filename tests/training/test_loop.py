@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import pathlib
 import signal
 
 import jax
@@ -342,8 +343,8 @@ def test_a_profile_is_written_when_the_run_ends_or_fails_within_it(tmp_path, tra
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"batch_size": 12}, "batch_size 12 does not divide over 8 devices.*for example 8"),
-        ({"microbatches": 3}, "config.batch_size is 16; expected a multiple of microbatches"),
+        ({"batch_size": 12}, "batch_size 12 does not divide over 8 devices.*: 8 or 16"),
+        ({"microbatches": 3}, "batch_size 16 does not divide over 8 devices x 3 microbatches.*: 24 is the smallest"),
         ({"total_steps": 0}, "config.total_steps is 0; expected at least 1"),
         ({"ema_decay": 1.0}, r"config.ema_decay is 1.0; expected in \[0, 1\)"),
         ({"checkpoint__best_mode": "most"}, "best_mode is 'most'; expected 'min' or 'max'"),
@@ -357,6 +358,15 @@ def test_a_profile_is_written_when_the_run_ends_or_fails_within_it(tmp_path, tra
 def test_config_mistakes_say_what_was_expected(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         train(ToyTask(), toy_config(**changes), tmp_path)
+
+
+@pytest.mark.parametrize("workdir", ["gs://bucket/runs/mae", "s3://bucket/x"])
+def test_an_address_is_no_workdir(workdir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for form in (str, pathlib.Path):
+        with pytest.raises(ValueError, match="is an address; expected a folder. Mount the bucket on every host"):
+            train(ToyTask(), toy_config(), form(workdir))
+    assert not list(tmp_path.iterdir()), "no folder called gs:"
 
 
 def test_a_config_that_lacks_a_field_names_it(tmp_path):

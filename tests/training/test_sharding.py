@@ -68,6 +68,16 @@ def test_place_batch_splits_rows_over_every_device_and_keeps_index_off_it():
     np.testing.assert_array_equal(placed["image"], rows)
 
 
-def test_a_batch_size_that_does_not_divide_names_one_that_does():
-    with pytest.raises(ValueError, match="batch_size 20 does not divide over 8 devices x 2 .* for example 16"):
-        check_batch_size(20, 2, make_mesh())
+@pytest.mark.parametrize(
+    "size, microbatches, said",
+    [
+        (20, 2, "batch_size 20 does not divide over 8 devices x 2 microbatches; expected a multiple of 16: 16 or 32"),
+        (20, 1, "batch_size 20 does not divide over 8 devices x 1 microbatch; expected a multiple of 8: 16 or 24"),
+        (7, 4, "batch_size 7 .* expected a multiple of 32: 32 is the smallest"),
+    ],
+)
+def test_a_batch_size_that_does_not_divide_names_the_nearest_that_do(size, microbatches, said):
+    with pytest.raises(ValueError, match=said):
+        check_batch_size(size, microbatches, make_mesh())
+    for better in (int(word) for word in said.rsplit(": ", 1)[1].replace(" is the smallest", "").split(" or ")):
+        check_batch_size(better, microbatches, make_mesh())

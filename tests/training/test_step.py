@@ -5,10 +5,11 @@ import optax
 import pytest
 
 from segjax.training.optimizer import make_optimizer, make_schedule
-from segjax.training.sharding import make_mesh, place_batch, state_shardings
+from segjax.training.sharding import make_mesh, place_batch
 from segjax.training.state import create_state
-from segjax.training.step import CompiledStep, gradient_sums, make_train_step
+from segjax.training.step import gradient_sums, make_train_step
 
+from .on_meshes import assert_same, one_device, run_on
 from .toy import HIDDEN, INPUTS, ToyTask, examples
 
 SCHEDULE = make_schedule(0.01, 100, schedule="constant")
@@ -103,33 +104,14 @@ def test_a_step_that_is_not_finite_changes_nothing_from_then_on(where):
         jax.tree.map(np.testing.assert_array_equal, getattr(later, name), getattr(before, name))
 
 
-def run_on(mesh, microbatches=1):
-    task = ToyTask()
-    with jax.set_mesh(mesh):
-        shapes = jax.eval_shape(lambda: fresh(task))
-        shardings = state_shardings(shapes, mesh, floor=64)
-        state = jax.jit(lambda: fresh(task), out_shardings=shardings)()
-        step = CompiledStep(make_train_step(task.loss, OPTIMIZER, SCHEDULE, microbatches=microbatches), shardings, mesh)
-        grads = jax.jit(lambda s, b: gradient_sums(task.loss, s, b, s.key, microbatches)[0])(
-            state, place_batch(examples(0, 16), mesh)
-        )
-        losses = []
-        for i in range(3):
-            old = state
-            state, metrics = step(state, place_batch(examples(16 * i, 16), mesh))
-            assert old.params["first"]["kernel"].is_deleted(), "the state is donated"
-            losses.append(float(metrics["loss"]))
-    assert step.compilations == 1
-    return state, losses, jax.device_get(grads)
-
-
 def test_one_and_eight_devices_agree_with_parameters_really_split():
-    whole = jax.make_mesh((1, 1), ("data", "fsdp"), (jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:1])
-    _, losses_1, grads_1 = run_on(whole)
-    state, losses_8, grads_8 = run_on(make_mesh(data=2, fsdp=4))
-    np.testing.assert_allclose(losses_1, losses_8, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), grads_1, grads_8)
-    for array in (state.params["first"]["kernel"], state.opt_state[1].mu["first"]["kernel"]):
+    task = ToyTask()
+    batches = [examples(16 * i, 16) for i in range(3)]
+    run = lambda mesh: run_on(mesh, task, task.init(jax.random.key(3)), batches)
+    ours = run(make_mesh(data=2, fsdp=4))
+    assert_same(ours, run(one_device()))
+    state = ours.state
+    for array in (state.params["first"]["kernel"], state.opt_state[0].trace["first"]["kernel"]):
         assert array.sharding.spec[-1] == "fsdp"
         assert {s.data.shape for s in array.addressable_shards} == {(INPUTS, HIDDEN // 4)}
 

@@ -1,52 +1,19 @@
+"""Two processes train as one does, stop together, and leave a run that any number of devices goes on with."""
+
 import json
 import os
-import pathlib
-import socket
-import subprocess
-import sys
+import signal
 
+import jax
 import numpy as np
+import pytest
+from processes import launch
 
+from segjax.training import workdir as workdirs
+from segjax.training.interruption import Interrupted
 from segjax.training.loop import train
 
 from .toy import ToyTask, toy_config
-
-HERE = pathlib.Path(__file__).parent
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
-
-
-def launch(folder, processes, devices, stop="-"):
-    """Runs the worker in `processes` processes of `devices` devices; (what each found, losses by step)."""
-    port, workdir = free_port(), folder / "run"
-    folder.mkdir(exist_ok=True)
-    outputs = [folder / f"{rank}.json" for rank in range(processes)]
-    logs = [(folder / f"{rank}.log").open("w") for rank in range(processes)]
-    workers = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                HERE / "two_processes.py",
-                *map(str, (r, processes, devices, port, workdir, outputs[r], stop)),
-            ],
-            cwd=HERE.parent,
-            env={**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE.parent.parent}"},
-            stdout=logs[r],
-            stderr=subprocess.STDOUT,
-        )
-        for r in range(processes)
-    ]
-    try:
-        codes = [w.wait(timeout=120) for w in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert codes == [0] * processes, "\n".join((folder / f"{r}.log").read_text()[-3000:] for r in range(processes))
-    return [json.loads(o.read_text()) for o in outputs], losses(workdir)
 
 
 def losses(workdir):
@@ -54,18 +21,40 @@ def losses(workdir):
     return {r["step"]: r["loss"] for r in rows if "loss" in r}
 
 
-def test_two_processes_train_as_one_does_stop_together_and_leave_a_run_that_one_process_resumes(tmp_path):
-    results, together = launch(tmp_path, 2, 2, stop="1:5")
-    assert [r["devices"] for r in results] == [4, 4] and [r["processes"] for r in results] == [2, 2]
-    stopped = {r["interrupted"] for r in results}
-    assert len(stopped) == 1 and None not in stopped, "process 1 alone got SIGTERM; both stop, at one step"
-    step = stopped.pop()
-    assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
+def endless(**changes):
+    changes = dict(mesh__fsdp=4, total_steps=200, optimizer__schedule="constant") | changes
+    return toy_config(**changes)
 
-    config = toy_config(mesh__fsdp=4, total_steps=step + 2, optimizer__schedule="constant", log_every=1)
+
+def train_until_told_to_stop(workdir, signum):
+    """In each process: what cannot work is refused, then process 1 alone gets a signal at its sixth batch."""
+    rank = jax.process_index()
+    unread = lambda number: pytest.fail("a batch was read")
+    with pytest.raises(ValueError, match=r"12 does not divide over 4 devices \(2 processes x 2\) x 2.*: 8 or 16"):
+        train(ToyTask(on_batch=unread), endless(batch_size=12, microbatches=2), workdir)
+    workdirs.LATE = 1.0
+    with pytest.raises(ValueError, match="is another folder on process 1 than on process 0"):
+        train(ToyTask(on_batch=unread), endless(), workdir / f"of_{rank}")
+    task = ToyTask(on_batch=lambda n: os.kill(os.getpid(), signum) if (rank, n) == (1, 5) else None)
+    with pytest.raises(Interrupted) as stopped:
+        train(task, endless(), workdir)
+    return {"step": stopped.value.step, "status": stopped.value.code, "devices": jax.device_count()}
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_to_one_stops_both_at_one_step_and_one_process_goes_on(tmp_path, signum):
+    run = tmp_path / "run"
+    first, second = launch(tmp_path, train_until_told_to_stop, 2, 2, workdir=run, signum=signum)
+    assert first["devices"] == second["devices"] == 4 and first["step"] == second["step"]
+    assert (first["status"], second["status"]) == (128 + signal.SIGTERM, 128 + signum)
+    step = first["step"]
+    assert (run / "checkpoints" / str(step)).is_dir() and not list(run.glob(".seen*"))
+
+    together = losses(run)
+    config = endless(total_steps=step + 2)
     train(ToyTask(), config, tmp_path / "alone")
     alone = losses(tmp_path / "alone")
     np.testing.assert_allclose([together[i] for i in range(1, step + 1)], [alone[i] for i in range(1, step + 1)], 1e-5)
-    train(ToyTask(), config, tmp_path / "run")  # 8 devices of one process, after 2 x 2
-    resumed = losses(tmp_path / "run")
+    train(ToyTask(), config, run)  # 8 devices of one process, after 2 x 2
+    resumed = losses(run)
     np.testing.assert_allclose([resumed[i] for i in alone], list(alone.values()), 1e-5)

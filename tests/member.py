@@ -1,0 +1,37 @@
+"""One of several processes, joined and guarded as `segjax train` is; all it does is meet the others again and again."""
+
+import argparse
+import pathlib
+import sys
+
+from processes import prepare_jax
+
+from segjax.cli import guard, processes
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    processes.add_arguments(parser)
+    parser.add_argument("--met", help="a file to make once all have met")
+    parser.add_argument("--fails", action="store_true", help="with an error of its own, after that")
+    args = parser.parse_args()
+    assert processes.several(args)
+    if guard.needed():
+        timeouts = dict(heartbeat_timeout=args.heartbeat_timeout, join_timeout=args.join_timeout)
+        return guard.guard([sys.executable, *sys.argv], coordinator=args.coordinator, **timeouts)
+    guard.end_with_guard()
+
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    prepare_jax(1)
+    with processes.joined(args):
+        for meeting in range(10**6):
+            multihost_utils.process_allgather(np.float32(meeting))
+            if meeting == 3:
+                pathlib.Path(args.met).touch()
+            if meeting > 3 and args.fails:
+                raise OSError("no space left on device")
+
+
+sys.exit(main())

@@ -1,0 +1,182 @@
+"""A process is lost: the others end in time, with a status to start again by and a line that names the lost one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from processes import TESTS, free_port, start, statuses
+
+from segjax.cli import guard
+
+HEARTBEAT = 6  # seconds; less would mistake a busy machine for a lost one
+
+
+class Group:
+    """Members of one run, their logs in a folder."""
+
+    def __init__(self, folder, count, absent=(), failing=()):
+        self.folder, self.port = folder, free_port()
+        folder.mkdir()
+        self.members = {r: self._start(r, count, r in failing) for r in range(count) if r not in absent}
+
+    def _start(self, rank, count, fails):
+        flags = [f"--coordinator=localhost:{self.port}", f"--processes={count}", f"--process_id={rank}"]
+        flags += [f"--heartbeat_timeout={HEARTBEAT}", "--join_timeout=60", f"--met={self.folder / f'{rank}.met'}"]
+        flags += ["--fails"] * fails
+        return start([sys.executable, TESTS / "member.py", *flags], self.folder / f"{rank}.log")
+
+    def meet(self):
+        until = time.monotonic() + 120
+        while not all((self.folder / f"{rank}.met").exists() for rank in self.members):
+            assert time.monotonic() < until, self.said(0)
+            time.sleep(0.05)
+
+    def ends(self, rank):
+        """(status, seconds until then, last line of the log)."""
+        began = time.monotonic()
+        (status,) = statuses([self.members[rank]], 120)
+        return status, time.monotonic() - began, self.said(rank).splitlines()[-1]
+
+    def said(self, rank):
+        return (self.folder / f"{rank}.log").read_text()
+
+
+def child_of(process):
+    return int(subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(process.pid)], text=True))
+
+
+def test_a_worker_killed_and_a_coordinator_killed_are_named_by_the_others(tmp_path):
+    worker, coordinator = Group(tmp_path / "worker", 2), Group(tmp_path / "coordinator", 2)
+    worker.meet(), coordinator.meet()
+    worker.members[1].kill(), coordinator.members[0].kill()  # the guards; what they guard ends with them
+
+    status, seconds, last = coordinator.ends(1)
+    assert (status, seconds < HEARTBEAT + 5) == (guard.LOST, True)
+    assert f"process 0 is lost: it coordinates the others at localhost:{coordinator.port}" in last
+
+    status, seconds, last = worker.ends(0)
+    assert (status, seconds < HEARTBEAT + 5) == (guard.LOST, True)
+    assert last.startswith(f"segjax train: process 1 is lost: no heartbeat for --heartbeat_timeout={HEARTBEAT} s.")
+    assert "goes on from the newest checkpoint" in last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_process_that_stands_still_is_lost_too(tmp_path, stopped):
+    group = Group(tmp_path / "group", 2)
+    group.meet()
+    child = child_of(group.members[stopped])
+    os.kill(child, signal.SIGSTOP)
+    status, seconds, last = group.ends(1 - stopped)
+    assert (status, seconds < HEARTBEAT + 5) == (guard.LOST, True) and f"process {stopped} is lost" in last
+    os.kill(child, signal.SIGCONT)
+    assert group.ends(stopped)[0] == guard.LOST, "it finds that the others have gone"
+
+
+@pytest.mark.slow
+def test_all_survivors_name_the_lost_one(tmp_path):
+    group = Group(tmp_path / "group", 3)
+    group.meet()
+    os.kill(child_of(group.members[2]), signal.SIGKILL)  # out of memory, say: the guard lives on
+    assert group.ends(2)[0] == 128 + signal.SIGKILL
+    for rank in (0, 1):
+        status, _, last = group.ends(rank)
+        assert status == guard.LOST and "process 2 is lost" in last
+
+
+@pytest.mark.slow
+def test_one_that_fails_does_not_keep_the_others_waiting(tmp_path):
+    group = Group(tmp_path / "group", 2, failing=[1])
+    group.meet()
+    status, seconds, _ = group.ends(1)
+    assert status == 2 and seconds < 20 and "OSError: no space left on device" in group.said(1)
+    status, _, last = group.ends(0)
+    assert status == guard.LOST and "process 1 is lost" in last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("absent", [0, 2])
+def test_who_did_not_come_is_named(tmp_path, absent):
+    group = Group(tmp_path / "group", 3, absent=[absent])
+    for rank in {0, 1, 2} - {absent}:
+        status, _, last = group.ends(rank)
+        assert status == guard.LOST
+        assert last.startswith(f"segjax train: process {absent} did not come within --join_timeout=60 s")
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_where_a_lost_process_left_the_training(tmp_path):
+    """MAE by `segjax train`, two processes; process 1 is killed, later all are told to stop."""
+    run, began = tmp_path / "run", 0
+
+    def rows():
+        path = run / "metrics.jsonl"
+        return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
+
+    def both():
+        nonlocal began
+        began += 1
+        fields = ["total_steps=100000", "checkpoint.every=3", "log_every=1"]
+        command = [sys.executable, "-m", "segjax", "train", "--config=experiments/mae/quickstart.py:debug"]
+        command += [f"--workdir={run}", f"--coordinator=localhost:{free_port()}", "--processes=2"]
+        command += [f"--heartbeat_timeout={3 * HEARTBEAT}", *(f"--config.{field}" for field in fields)]
+        logs = [tmp_path / f"{began}_{rank}.log" for rank in range(2)]
+        jax = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        return [start([*command, f"--process_id={rank}"], log, **jax) for rank, log in enumerate(logs)], logs
+
+    def wait_for(step):
+        until = time.monotonic() + 280
+        while not rows() or rows()[-1] < step:
+            assert time.monotonic() < until, logs[0].read_text()
+            time.sleep(0.1)
+
+    workers, logs = both()
+    wait_for(5)
+    workers[1].kill()
+    assert statuses(workers[:1], 120) == [guard.LOST] and "process 1 is lost" in logs[0].read_text()
+    saved = max(int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdigit())
+    assert saved % 3 == 0
+
+    workers, logs = both()
+    wait_for(saved + 3)
+    workers[0].send_signal(signal.SIGTERM)
+    until = time.monotonic() + 120
+    while None in (codes := [worker.poll() for worker in workers]) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert codes == [128 + signal.SIGTERM] * 2
+    assert all(f"resuming at step {saved}" in log.read_text() for log in logs)
+    assert rows() == list(range(1, rows()[-1] + 1)), "steps that were lost are done again, and logged once"
+
+
+FATAL = "F1125 client.h:80] Terminating process because the JAX distributed service detected fatal errors. "
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [  # as jax 0.10.2 puts them
+        (
+            "The following tasks are unhealthy (stopped sending heartbeats):\n3\n12\nThe tasks",
+            "processes 3, 12 are lost",
+        ),
+        ("INTERNAL: Barrier failed: UNAVAILABLE: Task 3 heartbeat timeout.", "process 3 is lost"),
+        (
+            "ABORTED: 1 unexpectedly tried to connect with a different incarnation.",
+            "process 1 was lost and is there anew",
+        ),
+        ("DEADLINE_EXCEEDED\n\nRPC: /xla.coordination.CoordinationService/Heartbeat", "process 0 is lost"),
+        ("UNAVAILABLE: Socket closed\nRPC: /xla.coordination.CoordinationService/PollForError", "process 0 is lost"),
+        ("# 2/4.\nSome timed out task names:\n1\n3\n\nRPC: /xla.C/RegisterTask", "processes 1, 3 did not come within"),
+        ("DEADLINE_EXCEEDED\n\nRPC: /xla.coordination.CoordinationService/RegisterTask", "process 0 did not come"),
+        ("Shutdown barrier: The first task at the barrier: 2. Some timed out task names:\n0\n", "process 2 ended"),
+    ],
+)
+def test_what_jax_says_is_put_plainly(words, said):
+    assert said in guard.reason(FATAL + words, "host0:1234", 100, 300)
+
+
+def test_an_abort_of_another_kind_is_not_explained_away():
+    assert guard.reason("munmap_chunk(): invalid pointer", None, 100, 300).endswith("what is above says why")

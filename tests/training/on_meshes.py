@@ -1,0 +1,66 @@
+"""The same steps of a task on any mesh: what must not depend on how many devices and processes there are."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from processes import meet
+
+from segjax.training.optimizer import make_optimizer, make_schedule
+from segjax.training.sharding import place_batch, replicated, state_shardings
+from segjax.training.state import TrainState, create_state
+from segjax.training.step import CompiledStep, make_train_step
+
+SCHEDULE = make_schedule(1e-3, 100, schedule="constant")
+
+
+class Outcome(NamedTuple):
+    losses: list[float]
+    gradient: dict  # of the first step, whole arrays
+    params: dict  # after the last
+    state: TrainState
+
+
+def one_device() -> jax.sharding.Mesh:
+    axis_types = (jax.sharding.AxisType.Auto,) * 2
+    return jax.make_mesh((1, 1), ("data", "fsdp"), axis_types, devices=jax.local_devices()[:1])
+
+
+def run_on(mesh, task, variables, batches, *, microbatches=1, floor=64) -> Outcome:
+    """A step for each of `batches`, this process's rows of each, with AdamW from the same variables."""
+    # A trace that forgets at once is the gradient.
+    optimizer = optax.chain(optax.trace(0.0), make_optimizer(SCHEDULE, weight_decay=0.1))
+    whole = lambda tree: jax.device_get(jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree))
+    fresh = lambda variables: create_state(variables, optimizer, jax.random.key(1))
+    with jax.set_mesh(mesh):
+        shardings = state_shardings(jax.eval_shape(fresh, variables), mesh, floor=floor)
+        state = jax.jit(fresh, out_shardings=shardings)(variables)
+        step = CompiledStep(make_train_step(task.loss, optimizer, SCHEDULE, microbatches=microbatches), shardings, mesh)
+        losses, gradient = [], None
+        if jax.process_count() > 1:
+            step.lower(state, place_batch(batches[0], mesh)).compile()  # the call below finds it in the cache
+            meet("compiled")
+        for batch in batches:
+            old = state
+            state, metrics = step(state, place_batch(batch, mesh))
+            assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params)), "the state is donated"
+            losses.append(float(metrics["loss"]))
+            gradient = gradient or whole(state.opt_state[0].trace)
+        params = whole(state.params)
+    assert step.compilations == 1
+    return Outcome(losses, gradient, params, state)
+
+
+def assert_same(ours: Outcome, theirs: Outcome, tolerance: float = 1e-5) -> None:
+    """Each loss and each array of the gradient (by its norm) to a relative tolerance."""
+    np.testing.assert_allclose(ours.losses, theirs.losses, rtol=tolerance)
+    norm = lambda x: np.linalg.norm(np.ravel(x))
+    largest = max(norm(leaf) for leaf in jax.tree.leaves(theirs.gradient))
+
+    def close(path, mine, other):
+        # What should be zero (the bias of keys, say) is rounding, on either side.
+        bound = tolerance * max(norm(other), 1e-3 * largest)
+        assert norm(mine - other) <= bound, f"{jax.tree_util.keystr(path)}: {norm(mine - other)} > {bound}"
+
+    jax.tree_util.tree_map_with_path(close, ours.gradient, theirs.gradient)
