@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from segjax.data.transforms import center_crop, decode_image
+from segjax.data.transforms import Box, middle_box, resized_window
 
 _ATTEMPTS = 10  # random boxes tried before the largest central one of an allowed shape is taken
 
@@ -48,15 +48,12 @@ class CropExample:
 
     def __call__(self, record: Mapping, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The example of ``record``; see the class. Raises ImageError for a picture that cannot be read."""
-        image = decode_image(record["image"], name=f"image {record['image_id']!r}", percentiles=self.percentiles)
-        if not self.train:
-            return {"image": center_crop(image, self.canvas), "weight": np.float32(1)}
-        top, left, height, width = random_box(image.shape[:2], self.scale, self.ratio, rng)
-        window = Image.fromarray(np.ascontiguousarray(image[top : top + height, left : left + width]))
-        pixels = np.asarray(window.resize((self.canvas, self.canvas), Image.BICUBIC))
-        if self.flip and rng.random() < 0.5:
-            pixels = np.ascontiguousarray(pixels[:, ::-1])
-        return {"image": pixels, "weight": np.float32(1)}
+        choose = (lambda hw: random_box(hw, self.scale, self.ratio, rng)) if self.train else middle_box
+        options = dict(name=f"image {record['image_id']!r}", percentiles=self.percentiles, reduced=self.train)
+        picture = resized_window(record["image"], choose, self.canvas, **options)
+        if self.train and self.flip and rng.random() < 0.5:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return {"image": np.asarray(picture), "weight": np.float32(1)}
 
     def placeholder(self) -> dict[str, np.ndarray]:
         """An example that counts for nothing: black, of weight 0."""
@@ -65,7 +62,7 @@ class CropExample:
 
 def random_box(
     hw: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
-) -> tuple[int, int, int, int]:
+) -> Box:
     """A random part of a picture, as Inception was trained on (Szegedy et al. 2015, section 6).
 
     Its area is uniform in `scale`, its shape uniform in the logarithm of `ratio`, its place uniform. When such boxes do
