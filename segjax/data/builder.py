@@ -1,4 +1,4 @@
-"""Prepared data on disk: written by one TFDS builder as ArrayRecord, read back by random access.
+"""Prepared data on disk: written by one TFDS writer as ArrayRecord, read back by random access.
 
 TensorFlow is neither needed nor imported: images travel as encoded bytes, masks as text.
 """
@@ -6,11 +6,11 @@ TensorFlow is neither needed nor imported: images travel as encoded bytes, masks
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import pathlib
-import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,9 @@ from tensorflow_datasets.core.utils import tqdm_utils
 from segjax.data.records import OBJECT_FIELDS, OPTIONAL_OBJECT_FIELDS, Record
 
 INFO_FILE = "info.json"
+UNKNOWN_LABEL = -1  # how a record without a label is written beside others that have one, as ImageNet's test split is
+SHARD = 10_000  # examples in a file: of photographs, half a gigabyte or so
+_AT_ONCE = 64  # examples between two updates of the metadata
 NUMPY_OF = OBJECT_FIELDS | OPTIONAL_OBJECT_FIELDS
 _OPENING = threading.Lock()  # grain reads with many threads; one of them opens the files.
 
@@ -35,40 +38,6 @@ class PreparedInfo:
     category_ids: tuple[int, ...]
     optional: tuple[str, ...] = ()
     keypoints: int = 0
-
-
-class SegjaxRecords(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes the records of one or more splits; `splits` maps a name to what yields them in order."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    # TFDS would look for download checksums beside this file, and for that imports importlib_resources, which
-    # it does not declare as a dependency.
-    code_path = None
-
-    def __init__(
-        self,
-        *,
-        splits: Mapping[str, Callable[[], Iterator[Record]]],
-        optional: Sequence[str] = (),
-        keypoints: int = 0,
-        **kwargs: Any,
-    ):
-        self._record_splits = splits
-        self._optional = tuple(optional)
-        self._keypoints = keypoints
-        super().__init__(file_format=tfds.core.FileFormat.ARRAY_RECORD, **kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        # Order is kept, so that source[i] is the i-th usable raw image; the loader does the shuffling.
-        features = _features(self._optional, self._keypoints)
-        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        return {name: self._generate_examples(records()) for name, records in self._record_splits.items()}
-
-    def _generate_examples(self, records: Iterator[Record]) -> Iterator[tuple[int, dict]]:
-        for index, record in enumerate(records):
-            yield index, record | {"image": io.BytesIO(record["image"])}
 
 
 def _features(optional: Sequence[str], keypoints: int) -> tfds.features.FeaturesDict:
@@ -109,15 +78,36 @@ def write_records(
     optional: Sequence[str] = (),
     keypoints: int = 0,
 ) -> None:
-    """Writes ArrayRecord files and TFDS metadata straight into `folder`. Images must be encoded bytes."""
+    """Writes ArrayRecord files and TFDS metadata into `folder`, in order. Images must be encoded bytes."""
+    features = _features(optional, keypoints)
+    unknown = {"label": UNKNOWN_LABEL} if "label" in optional else {}
+    as_file = lambda record: unknown | record | {"image": io.BytesIO(record["image"])}
+    write_examples(folder, "segjax_records", features, {name: map(as_file, make()) for name, make in splits.items()})
+
+
+def write_examples(
+    folder: pathlib.Path, name: str, features: tfds.features.FeaturesDict, splits: Mapping[str, Iterable[Mapping]]
+) -> None:
+    """Writes a TFDS data set as ArrayRecord straight into `folder`, which `tfds.builder_from_directory` reads.
+
+    One example after another goes to disk. A TFDS builder would collect them all first, to shuffle them, in memory or,
+    beyond 1 GB, in files that it writes with TensorFlow.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    work = folder / "tfds"
-    with _quiet(), contextlib.redirect_stdout(io.StringIO()):
-        builder = SegjaxRecords(data_dir=work, splits=splits, optional=optional, keypoints=keypoints)
-        builder.download_and_prepare(download_dir=work / "downloads")
-    for path in pathlib.Path(builder.data_dir).iterdir():
-        path.rename(folder / path.name)
-    shutil.rmtree(work)
+    identity = tfds.core.DatasetIdentity(
+        name=name, version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=__name__
+    )
+    with _quiet():
+        info = tfds.core.DatasetInfo(builder=identity, features=features, disable_shuffling=True)
+        writer = tfds.core.SequentialWriter(info, SHARD, file_format="array_record")
+        writer.initialize_splits(list(splits))
+        try:
+            for split, examples in splits.items():
+                examples = iter(examples)
+                while some := list(itertools.islice(examples, _AT_ONCE)):
+                    writer.add_examples({split: some})
+        finally:
+            writer.close_all()
 
 
 def write_info(folder: pathlib.Path, info: PreparedInfo) -> None:
@@ -195,4 +185,5 @@ def _from_tfds(example: Mapping[str, Any]) -> Record:
         "width": int(example["width"]),
         "objects": objects | {"rle": rle},
     }
-    return record | ({"label": int(example["label"])} if "label" in example else {})
+    label = int(example.get("label", UNKNOWN_LABEL))
+    return record | ({} if label == UNKNOWN_LABEL else {"label": label})

@@ -16,6 +16,7 @@ from segjax.data.records import Record, RecordError, encode_png, validate_record
 from segjax.data.resize_record import shrink_to_short_side
 from segjax.data.sources.bsds500 import Bsds500
 from segjax.data.sources.coco import CocoFolder
+from segjax.data.sources.images import ImageFolders
 from segjax.data.sources.label_maps import LabelMaps
 from segjax.data.sources.raw import RawSource, Skipped
 from segjax.data.sources.scenes import Scenes
@@ -34,6 +35,7 @@ def _nuclei(raw_dir: str | pathlib.Path, **options: Any) -> LabelMaps:
 SOURCES: dict[str, Callable[..., RawSource]] = {
     "bsds500": Bsds500,
     "coco": CocoFolder,
+    "images": ImageFolders,
     "label_maps": LabelMaps,
     "nuclei": _nuclei,
     "synthetic": Scenes,
@@ -61,7 +63,8 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{self.source} -> {self.out}"]
         for name, split in self.splits.items():
-            lines.append(f"  {name}: {split.images} images, {split.objects} objects, {split.seconds:.1f} s")
+            objects = f", {split.objects} objects" if split.objects else ""
+            lines.append(f"  {name}: {split.images} images{objects}, {split.seconds:.1f} s")
             for kind in ("images", "objects"):
                 for reason, count in sorted(getattr(split.skipped, kind).items(), key=lambda item: -item[1]):
                     lines.append(f"    skipped {count} {kind}: {reason}, such as {split.skipped.examples[reason][0]}")
@@ -86,7 +89,8 @@ def prepare(
       source_name: one of SOURCES. raw_dir: folder of the raw files; None for the synthetic source.
       splits: which to prepare (default: all there are). limit: at most so many images of each split.
       short_side: larger images and their masks are shrunk until the shorter side has so many pixels.
-      keep_empty: keep images without objects (detection needs them, prompts cannot use them).
+      keep_empty: keep images without objects (detection needs them, prompts cannot use them); those of a source that
+        has no objects at all are kept in any case.
       overwrite: replace an earlier preparation at `out`.
       options: the source's own, such as `difficulty` of synthetic scenes.
 
@@ -101,6 +105,7 @@ def prepare(
     out = pathlib.Path(out)
     _check_target(out, overwrite)
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
+    keep_empty = keep_empty or not raw.has_objects
     report = Report(source_name, str(out), {name: SplitReport() for name in names})
     readers = {
         name: lambda name=name: _usable(raw, name, report.splits[name], limit, short_side, keep_empty) for name in names

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from segjax.data.records import SIXTEEN_BITS
 
-_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of grey pictures
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 
@@ -95,7 +95,7 @@ def resized_window(
     percentiles: tuple[float, float] | None = None,
     reduced: bool = False,
 ) -> Image.Image:
-    """A part of a picture as RGB of canvas x canvas pixels; what is around it is not seen. Pillow's bicubic, antialiased.
+    """A part of a picture, RGB of canvas x canvas pixels; what is around it is not seen. Pillow's antialiased bicubic.
 
     Args:
       source, name, percentiles: see `decode_image`, whose errors are raised here too.
@@ -103,35 +103,47 @@ def resized_window(
       reduced: a JPEG of which the part would shrink to half or less is decoded at 1/2, 1/4 or 1/8 of its size, so
         that at least as many pixels as the canvas has are left: several times faster. The part stays the same.
     """
+    size = (canvas, canvas)
     if not isinstance(source, np.ndarray) and percentiles is None:
         with opened(source, name) as picture:
-            if picture.mode not in _SIXTEEN_BITS:
-                box = choose((picture.height, picture.width))
-                return _resized(picture, box, _reduce(picture, box, canvas) if reduced else 1, canvas)
+            if picture.mode not in SIXTEEN_BITS:
+                return resized(picture, choose((picture.height, picture.width)), size, reduced=reduced)
     picture = Image.fromarray(decode_image(source, name=name, percentiles=percentiles))
-    return _resized(picture, choose((picture.height, picture.width)), 1, canvas)
+    return resized(picture, choose((picture.height, picture.width)), size)
 
 
-def _reduce(picture: Image.Image, box: Box, canvas: int) -> int:
-    """Has libjpeg scale while it decodes, if that is for something; returns how many pixels become one."""
-    factor = max(k for k in (1, 2, 4, 8) if k == 1 or min(box[2:]) >= k * canvas)
+def resized(
+    picture: Image.Image,
+    box: Box,
+    size: tuple[int, int],
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+    *,
+    reduced: bool = False,
+) -> Image.Image:
+    """The box of an opened picture in ``size`` = (h, w) pixels, antialiased; RGB, or grey of 16 bits as it is.
+
+    reduced: see `resized_window`. A picture that is reduced is not to be used again.
+    """
+    factor = _reduce(picture, min(box[2] // size[0], box[3] // size[1])) if reduced else 1
+    top, left, height, width = box
+    outer = (left // factor, top // factor, -(-(left + width) // factor), -(-(top + height) // factor))
+    window = picture if outer == (0, 0, *picture.size) else picture.crop(outer)
+    window = window if picture.mode in SIXTEEN_BITS else _rgb(window)
+    if factor == 1:
+        return window.resize(size[::-1], resample)
+    x, y = left / factor - outer[0], top / factor - outer[1]
+    part = (x, y, min(x + width / factor, window.width), min(y + height / factor, window.height))
+    return window.resize(size[::-1], resample, box=part)
+
+
+def _reduce(picture: Image.Image, shrinks: int) -> int:
+    """Has libjpeg shrink by up to so much while it decodes; returns how many pixels become one in x and in y."""
+    factor = max((k for k in (2, 4, 8) if k <= shrinks), default=1)
     if factor == 1:
         return 1
     width = picture.width
     drafted = picture.draft(None, (width // factor, picture.height // factor))
     return 1 if drafted is None else round(width / drafted[1][2])  # None: no JPEG
-
-
-def _resized(picture: Image.Image, box: Box, factor: int, canvas: int) -> Image.Image:
-    """Of a picture in which `factor` x `factor` of the box's pixels are one."""
-    top, left, height, width = box
-    outer = (left // factor, top // factor, -(-(left + width) // factor), -(-(top + height) // factor))
-    window = _rgb(picture.crop(outer))
-    if factor == 1:
-        return window.resize((canvas, canvas), Image.BICUBIC)
-    x, y = left / factor - outer[0], top / factor - outer[1]
-    part = (x, y, min(x + width / factor, window.width), min(y + height / factor, window.height))
-    return window.resize((canvas, canvas), Image.BICUBIC, box=part)
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
@@ -198,7 +210,7 @@ def opened(data: bytes, name: str) -> Iterator[Image.Image]:
 
 def _decode_bytes(data: bytes, name: str) -> np.ndarray:
     with opened(data, name) as picture:
-        if picture.mode in _SIXTEEN_BITS:
+        if picture.mode in SIXTEEN_BITS:
             return np.asarray(picture).astype(np.uint16)
         return np.asarray(_rgb(picture))
 
