@@ -59,7 +59,7 @@ def _features(optional: Sequence[str], keypoints: int) -> tfds.features.Features
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """TFDS shows progress bars and log lines of its own; the command line reports for it."""
     bars, verbosity = tqdm_utils._active, absl_logging.get_verbosity()
     tfds.display_progress_bar(False)
@@ -97,7 +97,7 @@ def write_examples(
     identity = tfds.core.DatasetIdentity(
         name=name, version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=__name__
     )
-    with _quiet():
+    with quiet():
         info = tfds.core.DatasetInfo(builder=identity, features=features, disable_shuffling=True)
         writer = tfds.core.SequentialWriter(info, SHARD, file_format="array_record")
         writer.initialize_splits(list(splits))
@@ -140,10 +140,25 @@ def open_source(path: str | pathlib.Path, split: str) -> "RecordSource":
 
 
 class RecordSource:
-    """`source[i]` is a record (see segjax.data.records) with the image as encoded bytes."""
+    """`source[i]` is a record (see segjax.data.records) with the image as encoded bytes.
 
-    def __init__(self, path: pathlib.Path, split: str, info: PreparedInfo):
+    Args:
+      path: folder of a TFDS data set in a format of random access. split: one of its splits, or a part of one as TFDS
+        writes it. info: what it holds, with the number of images of `split` at least.
+      read: (example, position) -> record. encoded: fields that are pictures, which reading leaves as they are stored.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        split: str,
+        info: PreparedInfo,
+        *,
+        read: Callable[[Mapping, int], Record] | None = None,
+        encoded: Sequence[str] = ("image",),
+    ):
         self.path, self.split, self.info = path, split, info
+        self._read, self._encoded = read or _from_tfds, tuple(encoded)
         self._files: Any = None
 
     def __len__(self) -> int:
@@ -152,7 +167,8 @@ class RecordSource:
     def __getitem__(self, index: int) -> Record:
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)} in {self.path}, split {self.split!r}")
-        return _from_tfds(self._open()[int(index) % len(self)])
+        index = int(index) % len(self)
+        return self._read(self._open()[index], index)
 
     def __repr__(self) -> str:
         return f"RecordSource({str(self.path)!r}, {self.split!r}, {len(self)} records)"
@@ -163,14 +179,14 @@ class RecordSource:
     def _open(self) -> Any:
         with _OPENING:
             if self._files is None:
-                with _quiet():
+                with quiet():
                     builder = tfds.builder_from_directory(self.path)
-                    skip = {"image": tfds.decode.SkipDecoding()}
-                    self._files = builder.as_data_source(split=self.split, decoders=skip)
+                    decoders = {field: tfds.decode.SkipDecoding() for field in self._encoded}
+                    self._files = builder.as_data_source(split=self.split, decoders=decoders)
         return self._files
 
 
-def _from_tfds(example: Mapping[str, Any]) -> Record:
+def _from_tfds(example: Mapping[str, Any], position: int) -> Record:
     raw = example["objects"]
     rle = [text.decode("ascii") for text in raw["rle"]]
     objects = {}

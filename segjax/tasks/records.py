@@ -14,7 +14,8 @@ from segjax.data.splits import First, open_split
 def record_settings() -> dict[str, Any]:
     """Defaults of `config.data` that do not depend on what is made of the records."""
     return dict(
-        source="synthetic",
+        source="synthetic",  # or a folder that `segjax prepare` wrote, or "tfds:NAME"
+        tfds_dir="",  # where TFDS has prepared its data sets; "": ~/tensorflow_datasets or $TFDS_DATA_DIR
         train_split="train",
         eval_split="val",
         scenes=dict(train_count=2000, eval_count=64, size=128, difficulty="easy", seed=0),
