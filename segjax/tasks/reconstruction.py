@@ -1,6 +1,7 @@
 """Masked autoencoding: pictures of any source, MAE, and its loss on what was masked, bound together for the loop."""
 
 import math
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -68,6 +69,7 @@ class Reconstruction:
         process_index: int = 0,
         process_count: int = 1,
         seed: int = 0,
+        workdir: pathlib.Path | None = None,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Batches of `CropExample`s: "train" endless, shuffled and cropped at random, "eval" once."""
         train = split == "train"
@@ -83,6 +85,7 @@ class Reconstruction:
             process_index=process_index,
             process_count=process_count,
             seed=seed,
+            workdir=workdir,
         )
 
     def evaluate(
