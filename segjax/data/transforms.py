@@ -83,33 +83,31 @@ def middle_box(hw: tuple[int, int]) -> Box:
 
 def center_crop(image: np.ndarray, canvas: int) -> np.ndarray:
     """uint8 [H, W, 3] -> [canvas, canvas, 3]: the middle, the shorter side filling the canvas; Pillow's bicubic."""
-    return np.asarray(resized_window(image, middle_box, canvas))
+    return np.asarray(resized_window(image, lambda hw: (middle_box(hw), (canvas, canvas))))
 
 
 def resized_window(
     source: bytes | np.ndarray,
-    choose: Callable[[tuple[int, int]], Box],
-    canvas: int,
+    choose: Callable[[tuple[int, int]], tuple[Box, tuple[int, int]]],
     *,
     name: str = "image",
     percentiles: tuple[float, float] | None = None,
     reduced: bool = False,
 ) -> Image.Image:
-    """A part of a picture, RGB of canvas x canvas pixels; what is around it is not seen. Pillow's antialiased bicubic.
+    """A part of a picture, RGB, resized; what is around it is not seen. Pillow's antialiased bicubic.
 
     Args:
       source, name, percentiles: see `decode_image`, whose errors are raised here too.
-      choose: from (H, W) of the picture to the part.
+      choose: from (H, W) of the picture to the part and to the size (h, w) that it gets.
       reduced: a JPEG of which the part would shrink to half or less is decoded at 1/2, 1/4 or 1/8 of its size, so
-        that at least as many pixels as the canvas has are left: several times faster. The part stays the same.
+        that at least as many pixels are left as are wanted: much faster. The part stays the same.
     """
-    size = (canvas, canvas)
     if not isinstance(source, np.ndarray) and percentiles is None:
         with opened(source, name) as picture:
             if picture.mode not in SIXTEEN_BITS:
-                return resized(picture, choose((picture.height, picture.width)), size, reduced=reduced)
+                return resized(picture, *choose((picture.height, picture.width)), reduced=reduced)
     picture = Image.fromarray(decode_image(source, name=name, percentiles=percentiles))
-    return resized(picture, choose((picture.height, picture.width)), size)
+    return resized(picture, *choose((picture.height, picture.width)))
 
 
 def resized(
@@ -130,7 +128,7 @@ def resized(
     window = picture if outer == (0, 0, *picture.size) else picture.crop(outer)
     window = window if picture.mode in SIXTEEN_BITS else _rgb(window)
     if factor == 1:
-        return window.resize(size[::-1], resample)
+        return window if window.size == size[::-1] else window.resize(size[::-1], resample)
     x, y = left / factor - outer[0], top / factor - outer[1]
     part = (x, y, min(x + width / factor, window.width), min(y + height / factor, window.height))
     return window.resize(size[::-1], resample, box=part)

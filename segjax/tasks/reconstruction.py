@@ -15,6 +15,7 @@ from segjax.data.crops import CropExample
 from segjax.losses.reconstruction import reconstruction_loss
 from segjax.models.mae import Mae, build_mae, init_mae
 from segjax.ops.patches import predicted_images
+from segjax.ops.windows import resized_windows
 from segjax.tasks.reconstruction_config import completed
 from segjax.tasks.records import load, measured_batches, records_of
 from segjax.training.sharding import place_batch, to_host
@@ -48,6 +49,8 @@ class Reconstruction:
         self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array, train: bool
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """Masks, predicts and scores a batch of `CropExample`s: a sum over masked patches, and their number."""
+        if "window" in batch:
+            batch = {**batch, "image": resized_windows(batch["image"], batch["window"], self.model.canvas)}
         mask_key, drop_key = jax.random.split(key)
         noise = self.model.noise(jax.random.split(mask_key, len(batch["image"])))
         loss, weight, _ = self._scored(variables, batch, noise, train, drop_key)

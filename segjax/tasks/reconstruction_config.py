@@ -26,7 +26,8 @@ def reconstruction_config() -> ml_collections.ConfigDict:
         record_settings()
         | dict(
             # What a training example shows: a share of the picture's area, of a width over height, perhaps mirrored.
-            crop=dict(scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), flip=True),
+            # frame: above 0, the devices resize it, for pictures that were prepared with --short-side of this.
+            crop=dict(scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), flip=True, frame=0),
         )
     )
     config.eval = ml_collections.ConfigDict(

@@ -146,7 +146,7 @@ def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_and_shows_the_same_part()
     data = encoded(Image.fromarray(ramp), "JPEG", quality=95)
     for box in [(0, 0, 600, 800), (101, 203, 450, 390), (37, 1, 512, 797), (0, 0, 129, 800)]:
         whole, part = (
-            np.asarray(resized_window(data, lambda _, box=box: box, 64, reduced=reduced), int)
+            np.asarray(resized_window(data, lambda _, box=box: (box, (64, 64)), reduced=reduced), int)
             for reduced in (False, True)
         )
         # One level is 3.1 of the ramp's pixels: the part has not moved by a pixel of the decoded picture.
@@ -158,7 +158,8 @@ def test_a_part_that_would_be_smaller_than_the_canvas_is_decoded_in_full():
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     data = encoded(Image.fromarray(noise), "JPEG", quality=95)
     for side, same in ((100, False), (101, True)):  # 200 pixels become 100 by halves, 101 not
-        pictures = [np.asarray(resized_window(data, middle_box, side, reduced=reduced)) for reduced in (False, True)]
+        choose = lambda hw, side=side: (middle_box(hw), (side, side))
+        pictures = [np.asarray(resized_window(data, choose, reduced=reduced)) for reduced in (False, True)]
         assert np.array_equal(*pictures) == same
 
 
@@ -166,7 +167,7 @@ def test_what_is_around_the_part_is_not_seen():
     """As in the reference, which cuts first and resizes then."""
     pixels = np.zeros((60, 60, 3), np.uint8)
     pixels[20:40, 20:40] = 100
-    cut = np.asarray(resized_window(pixels, lambda _: (20, 20, 20, 20), 8))
+    cut = np.asarray(resized_window(pixels, lambda _: ((20, 20, 20, 20), (8, 8))))
     assert (cut == 100).all()
 
 

@@ -101,6 +101,19 @@ def test_training_pictures_are_cropped_and_those_measured_on_are_not(task):
     np.testing.assert_array_equal(again[0]["image"], again[1]["image"])
 
 
+def test_devices_resize_what_the_host_would_have(monkeypatch):
+    changed = config()
+    changed.data.crop.frame = 64
+    framed = make_task(changed)
+    host, device = (next(task.batches("train", batch_size=4, seed=3)) for task in (make_task(config()), framed))
+    assert device["image"].shape == (4, 64, 86, 3)
+    seen = []
+    monkeypatch.setattr(framed, "_scored", lambda _, batch, *__: seen.append(batch["image"]) or (0, 1, None))
+    framed.loss({}, device, jax.random.key(0), True)
+    difference = np.abs(np.asarray(seen[0], int) - host["image"])
+    assert seen[0].dtype == np.uint8 and difference.mean() < 0.1 and np.percentile(difference, 99) <= 1
+
+
 def test_records_that_cannot_be_read_are_named_in_the_run_s_folder(tmp_path, monkeypatch):
     class Cut(list):
         def __getitem__(self, index):
