@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from tensorflow_datasets.core.utils import tqdm_utils
 
-from segjax.data.records import OBJECT_FIELDS, OPTIONAL_OBJECT_FIELDS, Record
+from segjax.data.records import OBJECT_FIELDS, OPTIONAL_OBJECT_FIELDS, Record, no_objects
 
 INFO_FILE = "info.json"
 UNKNOWN_LABEL = -1  # how a record without a label is written beside others that have one, as ImageNet's test split is
@@ -40,7 +40,7 @@ class PreparedInfo:
     keypoints: int = 0
 
 
-def _features(optional: Sequence[str], keypoints: int) -> tfds.features.FeaturesDict:
+def _features(optional: Sequence[str], keypoints: int, has_objects: bool) -> tfds.features.FeaturesDict:
     objects = {"rle": tfds.features.Text()}
     for name in [*OBJECT_FIELDS, *(name for name in optional if name in OPTIONAL_OBJECT_FIELDS)]:
         dtype, shape = NUMPY_OF[name]
@@ -51,8 +51,9 @@ def _features(optional: Sequence[str], keypoints: int) -> tfds.features.Features
         "image_id": tfds.features.Text(),
         "height": tfds.features.Scalar(np.int32),
         "width": tfds.features.Scalar(np.int32),
-        "objects": tfds.features.Sequence(objects),
     }
+    if has_objects:
+        fields["objects"] = tfds.features.Sequence(objects)
     if "label" in optional:
         fields["label"] = tfds.features.Scalar(np.int32)
     return tfds.features.FeaturesDict(fields)
@@ -77,11 +78,16 @@ def write_records(
     *,
     optional: Sequence[str] = (),
     keypoints: int = 0,
+    has_objects: bool = True,
 ) -> None:
-    """Writes ArrayRecord files and TFDS metadata into `folder`, in order. Images must be encoded bytes."""
-    features = _features(optional, keypoints)
+    """Writes ArrayRecord files and TFDS metadata into `folder`, in order. Images must be encoded bytes.
+
+    has_objects: without, there is no room for any, and reading a record takes half as long.
+    """
+    features = _features(optional, keypoints, has_objects)
     unknown = {"label": UNKNOWN_LABEL} if "label" in optional else {}
-    as_file = lambda record: unknown | record | {"image": io.BytesIO(record["image"])}
+    kept = lambda record: {name: value for name, value in record.items() if has_objects or name != "objects"}
+    as_file = lambda record: unknown | kept(record) | {"image": io.BytesIO(record["image"])}
     write_examples(folder, "segjax_records", features, {name: map(as_file, make()) for name, make in splits.items()})
 
 
@@ -187,19 +193,22 @@ class RecordSource:
 
 
 def _from_tfds(example: Mapping[str, Any], position: int) -> Record:
-    raw = example["objects"]
+    record = {
+        "image": bytes(example["image"]),
+        "image_id": example["image_id"].decode("utf-8"),
+        "height": int(example["height"]),
+        "width": int(example["width"]),
+        "objects": _objects(example["objects"]) if "objects" in example else no_objects(),
+    }
+    label = int(example.get("label", UNKNOWN_LABEL))
+    return record | ({} if label == UNKNOWN_LABEL else {"label": label})
+
+
+def _objects(raw: Mapping[str, Any]) -> dict[str, Any]:
     rle = [text.decode("ascii") for text in raw["rle"]]
     objects = {}
     for name in raw.keys() & NUMPY_OF.keys():
         dtype, shape = NUMPY_OF[name]
         value = np.asarray(raw[name], dtype)
         objects[name] = value if len(rle) else value.reshape(0, *(size or 0 for size in shape))
-    record = {
-        "image": bytes(example["image"]),
-        "image_id": example["image_id"].decode("utf-8"),
-        "height": int(example["height"]),
-        "width": int(example["width"]),
-        "objects": objects | {"rle": rle},
-    }
-    label = int(example.get("label", UNKNOWN_LABEL))
-    return record | ({} if label == UNKNOWN_LABEL else {"label": label})
+    return objects | {"rle": rle}

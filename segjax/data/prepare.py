@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from segjax.data import builder
+from segjax.data.ahead import in_order
 from segjax.data.records import Record, RecordError, encode_png, validate_record
 from segjax.data.resize_record import shrink_to_short_side
 from segjax.data.sources.bsds500 import Bsds500
@@ -111,7 +112,8 @@ def prepare(
         name: lambda name=name: _usable(raw, name, report.splits[name], limit, short_side, keep_empty) for name in names
     }
     try:
-        builder.write_records(partial, readers, optional=raw.optional, keypoints=raw.keypoints)
+        fields = dict(optional=raw.optional, keypoints=raw.keypoints, has_objects=raw.has_objects)
+        builder.write_records(partial, readers, **fields)
         builder.write_info(partial, _info(raw, report))
         (partial / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
         _move_into_place(partial, out)
@@ -164,7 +166,8 @@ def _usable(
     keep_empty: bool,
 ) -> Iterator[Record]:
     start = time.perf_counter()
-    whole = _checked(raw.records(split, report.skipped), report.skipped, short_side, keep_empty)
+    threads = None if limit is None else 1  # nothing is counted of pictures that are not wanted
+    whole = _checked(raw.records(split, report.skipped), report.skipped, short_side, keep_empty, threads)
     for record in itertools.islice(whole, limit):
         report.images += 1
         report.objects += len(record["objects"]["rle"])
@@ -175,19 +178,28 @@ def _usable(
         raise EmptyDatasetError(f"split {split!r} has no usable image: {reasons}")
 
 
-def _checked(records: Iterator[Record], skipped: Skipped, short_side: int | None, keep_empty: bool) -> Iterator[Record]:
+def _checked(
+    records: Iterator[Record], skipped: Skipped, short_side: int | None, keep_empty: bool, threads: int | None
+) -> Iterator[Record]:
     seen: set[str] = set()
-    for record in records:
+
+    def checked(record: Record) -> tuple[Record | RecordError, Skipped]:
+        lost = Skipped()  # of this record, for others are being checked at the same time
         try:
             if not isinstance(record["image"], bytes):
                 record = record | {"image": encode_png(record["image"])}
             if short_side is not None:
-                record = shrink_to_short_side(record, short_side, skipped)
+                record = shrink_to_short_side(record, short_side, lost)
             validate_record(record)
+            return record, lost
         except RecordError as error:
-            skipped.image(error.reason, str(error))
-            continue
-        if record["image_id"] in seen:
+            return error, lost
+
+    for record, lost in in_order(checked, records, threads):
+        skipped.add(lost)
+        if isinstance(record, RecordError):
+            skipped.image(record.reason, str(record))
+        elif record["image_id"] in seen:
             skipped.image("image id is taken by an earlier image", record["image_id"])
         elif not keep_empty and not record["objects"]["rle"]:
             skipped.image("image has no objects", record["image_id"])

@@ -149,6 +149,14 @@ def _concrete(shape: tuple, rows: Sequence[Mapping[str, Any]], name: str) -> tup
     return tuple(size if size is not None else (len(rows[0][name]) if rows else 0) for size in shape)
 
 
+_NONE = stack_objects([])
+
+
+def no_objects() -> dict[str, Any]:
+    """The `objects` of a picture without any; its arrays, of no rows, are shared."""
+    return _NONE | {"rle": []}
+
+
 def validate_record(record: Mapping[str, Any]) -> None:
     """Raises RecordError, naming image id, field, what was found and what was expected, if the schema is broken.
 

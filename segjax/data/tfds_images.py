@@ -15,11 +15,10 @@ from tensorflow_datasets.core.file_adapters import FileFormat
 from tensorflow_datasets.core.registered import DatasetNotFoundError
 
 from segjax.data.builder import PreparedInfo, RecordSource, quiet
-from segjax.data.records import Record, image_size, stack_objects
+from segjax.data.records import Record, image_size, no_objects
 
 TFDS = "tfds:"  # how the name of such a source starts
 _IDS = ("file_name", "filename", "image/filename", "image_id", "id")  # fields that name a picture, the first counts
-_NO_OBJECTS = stack_objects([])
 
 
 def open_tfds(name: str, split: str, tfds_dir: str = "") -> RecordSource:
@@ -88,7 +87,7 @@ class _ImageExample:
         image_id = image_id.decode("utf-8", "replace") if isinstance(image_id, bytes) else str(image_id)
         image = bytes(example[self.image])
         height, width = image_size(image, f"record {image_id!r}")
-        record = {"image": image, "image_id": image_id, "height": height, "width": width, "objects": _NO_OBJECTS}
+        record = {"image": image, "image_id": image_id, "height": height, "width": width, "objects": no_objects()}
         label = int(example[self.label]) if self.label else -1
         return record | ({} if label < 0 else {"label": label})  # TFDS writes -1 where none is known
 

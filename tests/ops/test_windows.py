@@ -65,5 +65,5 @@ def test_placeholders_fit_and_the_evaluation_stays_on_the_host():
     }
     fixed = CropExample(32, frame=48, train=False)(record, None)
     assert fixed["image"].shape == (32, 32, 3) and "window" not in fixed
-    with pytest.raises(ValueError, match="crop frame is 16; expected 0, .*at least the canvas, 32"):
+    with pytest.raises(ValueError, match="crop frame is 16; expected at least the canvas, 32"):
         CropExample(32, frame=16)

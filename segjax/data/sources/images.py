@@ -13,7 +13,8 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from segjax.data.records import Record, stack_objects
+from segjax.data.ahead import in_order
+from segjax.data.records import Record, no_objects
 from segjax.data.sources.raw import (
     Skipped,
     Unusable,
@@ -64,15 +65,22 @@ class ImageFolders:
         """
         check_split(split, self.splits, self.raw_dir)
         label_of = {name: label for label, name in enumerate(self.categories)}
-        for image_id, path in self._pictures[split].items():
-            try:
-                image, height, width = read_picture(path, upright=True)
-            except Unusable as error:
-                skipped.image(error.reason, str(error))
+        pictures = self._pictures[split]
+        for image_id, read in zip(pictures, in_order(_read, pictures.values()), strict=True):
+            if isinstance(read, Unusable):
+                skipped.image(read.reason, str(read))
                 continue
-            record = {"image": image, "image_id": image_id, "height": height, "width": width}
+            image, height, width = read
+            record = {"image": image, "image_id": image_id, "height": height, "width": width, "objects": no_objects()}
             name = image_id.rpartition("/")[0]
-            yield record | {"objects": stack_objects([])} | ({"label": label_of[name]} if name else {})
+            yield record | ({"label": label_of[name]} if name else {})
+
+
+def _read(path: pathlib.Path) -> tuple[bytes, int, int] | Unusable:
+    try:
+        return read_picture(path, upright=True)
+    except Unusable as error:
+        return error
 
 
 def _split_folders(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:

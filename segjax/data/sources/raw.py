@@ -54,6 +54,14 @@ class Skipped:
         """Counts one object left out; `detail` names it and says what was found."""
         self._count(self.objects, reason, detail)
 
+    def add(self, other: "Skipped") -> None:
+        """Counts what `other` has counted, too."""
+        for ours, theirs in ((self.images, other.images), (self.objects, other.objects)):
+            for reason, count in theirs.items():
+                ours[reason] = ours.get(reason, 0) + count
+        for reason, details in other.examples.items():
+            self.examples[reason] = (self.examples.get(reason, []) + details)[:EXAMPLES_KEPT]
+
     def _count(self, counts: dict[str, int], reason: str, detail: str) -> None:
         counts[reason] = counts.get(reason, 0) + 1
         examples = self.examples.setdefault(reason, [])
