@@ -4,9 +4,9 @@
     .venv/bin/python tools/benchmark.py loader --source data/imagenet --source tfds:imagenet2012 --only
     taskset -c 0 .venv/bin/python tools/benchmark.py loader                       # on one core
 
-The photographs become JPEGs of ImageNet's size (500 pixels on the longer side, quality 95), which are read from a folder,
-from ArrayRecord, and from ArrayRecord prepared with --short-side 256; scenes are synthetic ones. Rates are of CPU time,
-so other work on the machine hardly counts: pictures / (seconds of all processes and threads).
+The photographs become JPEGs of ImageNet's size (500 pixels on the longer side, quality 95), which are read from a
+folder, from ArrayRecord, and from ArrayRecord prepared with --short-side 256; scenes are synthetic ones. Rates per core
+are of CPU time: pictures / (seconds of all processes and threads).
 """
 
 import argparse

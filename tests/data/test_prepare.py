@@ -53,7 +53,7 @@ def test_threads_count_what_one_does(tmp_path, monkeypatch):
             reports.append((report.splits["train"].images, report.splits["train"].skipped))
     assert reports[0] == reports[2] and reports[1] == reports[3]
     assert reports[0][0] == 8 and reports[0][1].images == {"image is truncated or not a picture": 4}
-    assert reports[1][0] == 4 and reports[1][1].images == {"image is truncated or not a picture": 2}
+    assert reports[1][0] == 4 and reports[1][1].images == {"image is truncated or not a picture": 1}
 
 
 def test_unknown_source_names_the_nearest_and_all(tmp_path):
