@@ -48,6 +48,22 @@ def test_the_real_config_traces(path, variant):
     assert names <= set(metrics)
 
 
+@pytest.mark.parametrize(("variant", "epochs"), [("", 800), (":1600ep", 1600)])
+@pytest.mark.parametrize("size", "blh")
+def test_imagenet_is_pretrained_by_the_paper_s_recipe(size, variant, epochs):
+    """Appendix A.1: 1,281,167 pictures, batches of 4096, 40 epochs of warm-up, (.9, .95), .05, 1.5e-4 for 256."""
+    config = read_config(f"{FOLDER}/mae/imagenet_{size}.py{variant}")
+    assert (config.total_steps, config.batch_size) == (epochs * 1_281_167 // 4096, 4096)
+    optimizer = config.optimizer
+    assert (optimizer.name, optimizer.schedule, optimizer.warmup_steps) == ("adamw", "cosine", 40 * 1_281_167 // 4096)
+    assert (optimizer.b1, optimizer.b2, optimizer.weight_decay, optimizer.base_lr) == (0.9, 0.95, 0.05, 1.5e-4)
+    assert (optimizer.clip_norm, optimizer.final_lr, optimizer.layer_decay, config.ema_decay) == (0, 0, 1, 0)
+    crop, model = config.data.crop, make_task(config).model
+    assert (tuple(crop.scale), tuple(crop.ratio), crop.flip) == ((0.2, 1.0), (3 / 4, 4 / 3), True)
+    assert (model.canvas, model.mask_ratio, model.mask_strategy, model.drop_path) == (224, 0.75, "random", 0.0)
+    assert (model.decoder_width, model.decoder_depth, model.decoder_heads) == (512, 8, 16) and model.norm_pix
+
+
 def test_miniatures_of_a_task_are_one_program():
     configs = [read_config(f"{path}:debug").to_dict() for path in EXPERIMENTS]
     by_task = {config["task"]: config for config in configs}

@@ -4,6 +4,7 @@
     .venv/bin/python tools/benchmark.py sam
     .venv/bin/python tools/benchmark.py sam --parts everything --points-per-side 16 --sides segjax compiled
     .venv/bin/python tools/benchmark.py memory          # segment everything at 4480 x 6720, ours alone
+    .venv/bin/python tools/benchmark.py loader --help   # pictures for a masked autoencoder, see benchmark_loader.py
 
 Each side is a process of its own with the same drawn weights; they take turns, one call each, while the others sleep.
 Every figure is a median (lowest in brackets); peak memory is what a call adds to what its process held before.
@@ -25,6 +26,10 @@ PARTS = ("matmul", "encoder", "decoder", "everything")
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["loader"]:
+        import benchmark_loader
+
+        return benchmark_loader.main(sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("sam", "memory"))
     parser.add_argument("--model", default="sam_vit_b")

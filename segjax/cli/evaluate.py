@@ -100,10 +100,10 @@ def evaluation_config(saved: dict[str, Any], data: str | None, split: str | None
         saved = {"task": "promptable", "model": saved["model"]}
     config = completed(saved)
     if data is not None:
-        from segjax.data.builder import read_info
+        from segjax.data.splits import splits_of
 
         config.data.source = data
-        splits = list(read_info(data).splits)
+        splits = splits_of(data, config.data.tfds_dir)
         if split is None and config.data.eval_split not in splits and len(splits) == 1:
             split = splits[0]
     if split is not None:

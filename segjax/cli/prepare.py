@@ -4,6 +4,7 @@
   segjax prepare nuclei ~/dsb2018 --out data/nuclei
   segjax prepare bsds500 ~/BSDS500 --out data/bsds500
   segjax prepare label_maps FOLDER --out data/mine --option category=cell
+  segjax prepare images imagenet --out data/imagenet --short-side 256
   segjax prepare synthetic --out data/scenes --option count=200 --option difficulty=medium
 
 What is broken is left out, counted and named in the report, which is also written to DIR/report.json.
@@ -17,7 +18,7 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
-    parser.add_argument("source", metavar="SOURCE", help="coco, label_maps, nuclei, bsds500 or synthetic")
+    parser.add_argument("source", metavar="SOURCE", help="coco, images, label_maps, nuclei, bsds500 or synthetic")
     parser.add_argument("raw_dir", metavar="RAW_DIR", nargs="?", help="folder of the raw files (none for synthetic)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--splits", metavar="A,B", help="only these splits (default: all there are)")

@@ -1,4 +1,4 @@
-"""Prepared data on disk: written by one TFDS builder as ArrayRecord, read back by random access.
+"""Prepared data on disk: written by one TFDS writer as ArrayRecord, read back by random access.
 
 TensorFlow is neither needed nor imported: images travel as encoded bytes, masks as text.
 """
@@ -6,11 +6,11 @@ TensorFlow is neither needed nor imported: images travel as encoded bytes, masks
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import pathlib
-import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,12 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from tensorflow_datasets.core.utils import tqdm_utils
 
-from segjax.data.records import OBJECT_FIELDS, OPTIONAL_OBJECT_FIELDS, Record
+from segjax.data.records import OBJECT_FIELDS, OPTIONAL_OBJECT_FIELDS, Record, no_objects
 
 INFO_FILE = "info.json"
+UNKNOWN_LABEL = -1  # how a record without a label is written beside others that have one, as ImageNet's test split is
+SHARD = 10_000  # examples in a file: of photographs, half a gigabyte or so
+_AT_ONCE = 64  # examples between two updates of the metadata
 NUMPY_OF = OBJECT_FIELDS | OPTIONAL_OBJECT_FIELDS
 _OPENING = threading.Lock()  # grain reads with many threads; one of them opens the files.
 
@@ -37,41 +40,7 @@ class PreparedInfo:
     keypoints: int = 0
 
 
-class SegjaxRecords(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes the records of one or more splits; `splits` maps a name to what yields them in order."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    # TFDS would look for download checksums beside this file, and for that imports importlib_resources, which
-    # it does not declare as a dependency.
-    code_path = None
-
-    def __init__(
-        self,
-        *,
-        splits: Mapping[str, Callable[[], Iterator[Record]]],
-        optional: Sequence[str] = (),
-        keypoints: int = 0,
-        **kwargs: Any,
-    ):
-        self._record_splits = splits
-        self._optional = tuple(optional)
-        self._keypoints = keypoints
-        super().__init__(file_format=tfds.core.FileFormat.ARRAY_RECORD, **kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        # Order is kept, so that source[i] is the i-th usable raw image; the loader does the shuffling.
-        features = _features(self._optional, self._keypoints)
-        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        return {name: self._generate_examples(records()) for name, records in self._record_splits.items()}
-
-    def _generate_examples(self, records: Iterator[Record]) -> Iterator[tuple[int, dict]]:
-        for index, record in enumerate(records):
-            yield index, record | {"image": io.BytesIO(record["image"])}
-
-
-def _features(optional: Sequence[str], keypoints: int) -> tfds.features.FeaturesDict:
+def _features(optional: Sequence[str], keypoints: int, has_objects: bool) -> tfds.features.FeaturesDict:
     objects = {"rle": tfds.features.Text()}
     for name in [*OBJECT_FIELDS, *(name for name in optional if name in OPTIONAL_OBJECT_FIELDS)]:
         dtype, shape = NUMPY_OF[name]
@@ -82,15 +51,16 @@ def _features(optional: Sequence[str], keypoints: int) -> tfds.features.Features
         "image_id": tfds.features.Text(),
         "height": tfds.features.Scalar(np.int32),
         "width": tfds.features.Scalar(np.int32),
-        "objects": tfds.features.Sequence(objects),
     }
+    if has_objects:
+        fields["objects"] = tfds.features.Sequence(objects)
     if "label" in optional:
         fields["label"] = tfds.features.Scalar(np.int32)
     return tfds.features.FeaturesDict(fields)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """TFDS shows progress bars and log lines of its own; the command line reports for it."""
     bars, verbosity = tqdm_utils._active, absl_logging.get_verbosity()
     tfds.display_progress_bar(False)
@@ -108,16 +78,42 @@ def write_records(
     *,
     optional: Sequence[str] = (),
     keypoints: int = 0,
+    has_objects: bool = True,
 ) -> None:
-    """Writes ArrayRecord files and TFDS metadata straight into `folder`. Images must be encoded bytes."""
+    """Writes ArrayRecord files and TFDS metadata into `folder`, in order. Images must be encoded bytes.
+
+    has_objects: without, there is no room for any, and reading a record takes half as long.
+    """
+    features = _features(optional, keypoints, has_objects)
+    unknown = {"label": UNKNOWN_LABEL} if "label" in optional else {}
+    kept = lambda record: {name: value for name, value in record.items() if has_objects or name != "objects"}
+    as_file = lambda record: unknown | kept(record) | {"image": io.BytesIO(record["image"])}
+    write_examples(folder, "segjax_records", features, {name: map(as_file, make()) for name, make in splits.items()})
+
+
+def write_examples(
+    folder: pathlib.Path, name: str, features: tfds.features.FeaturesDict, splits: Mapping[str, Iterable[Mapping]]
+) -> None:
+    """Writes a TFDS data set as ArrayRecord straight into `folder`, which `tfds.builder_from_directory` reads.
+
+    One example after another goes to disk. A TFDS builder would collect them all first, to shuffle them, in memory or,
+    beyond 1 GB, in files that it writes with TensorFlow.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    work = folder / "tfds"
-    with _quiet(), contextlib.redirect_stdout(io.StringIO()):
-        builder = SegjaxRecords(data_dir=work, splits=splits, optional=optional, keypoints=keypoints)
-        builder.download_and_prepare(download_dir=work / "downloads")
-    for path in pathlib.Path(builder.data_dir).iterdir():
-        path.rename(folder / path.name)
-    shutil.rmtree(work)
+    identity = tfds.core.DatasetIdentity(
+        name=name, version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=__name__
+    )
+    with quiet():
+        info = tfds.core.DatasetInfo(builder=identity, features=features, disable_shuffling=True)
+        writer = tfds.core.SequentialWriter(info, SHARD, file_format="array_record")
+        writer.initialize_splits(list(splits))
+        try:
+            for split, examples in splits.items():
+                examples = iter(examples)
+                while some := list(itertools.islice(examples, _AT_ONCE)):
+                    writer.add_examples({split: some})
+        finally:
+            writer.close_all()
 
 
 def write_info(folder: pathlib.Path, info: PreparedInfo) -> None:
@@ -150,10 +146,25 @@ def open_source(path: str | pathlib.Path, split: str) -> "RecordSource":
 
 
 class RecordSource:
-    """`source[i]` is a record (see segjax.data.records) with the image as encoded bytes."""
+    """`source[i]` is a record (see segjax.data.records) with the image as encoded bytes.
 
-    def __init__(self, path: pathlib.Path, split: str, info: PreparedInfo):
+    Args:
+      path: folder of a TFDS data set in a format of random access. split: one of its splits, or a part of one as TFDS
+        writes it. info: what it holds, with the number of images of `split` at least.
+      read: (example, position) -> record. encoded: fields that are pictures, which reading leaves as they are stored.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        split: str,
+        info: PreparedInfo,
+        *,
+        read: Callable[[Mapping, int], Record] | None = None,
+        encoded: Sequence[str] = ("image",),
+    ):
         self.path, self.split, self.info = path, split, info
+        self._read, self._encoded = read or _from_tfds, tuple(encoded)
         self._files: Any = None
 
     def __len__(self) -> int:
@@ -162,7 +173,8 @@ class RecordSource:
     def __getitem__(self, index: int) -> Record:
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)} in {self.path}, split {self.split!r}")
-        return _from_tfds(self._open()[int(index) % len(self)])
+        index = int(index) % len(self)
+        return self._read(self._open()[index], index)
 
     def __repr__(self) -> str:
         return f"RecordSource({str(self.path)!r}, {self.split!r}, {len(self)} records)"
@@ -173,26 +185,30 @@ class RecordSource:
     def _open(self) -> Any:
         with _OPENING:
             if self._files is None:
-                with _quiet():
+                with quiet():
                     builder = tfds.builder_from_directory(self.path)
-                    skip = {"image": tfds.decode.SkipDecoding()}
-                    self._files = builder.as_data_source(split=self.split, decoders=skip)
+                    decoders = {field: tfds.decode.SkipDecoding() for field in self._encoded}
+                    self._files = builder.as_data_source(split=self.split, decoders=decoders)
         return self._files
 
 
-def _from_tfds(example: Mapping[str, Any]) -> Record:
-    raw = example["objects"]
+def _from_tfds(example: Mapping[str, Any], position: int) -> Record:
+    record = {
+        "image": bytes(example["image"]),
+        "image_id": example["image_id"].decode("utf-8"),
+        "height": int(example["height"]),
+        "width": int(example["width"]),
+        "objects": _objects(example["objects"]) if "objects" in example else no_objects(),
+    }
+    label = int(example.get("label", UNKNOWN_LABEL))
+    return record | ({} if label == UNKNOWN_LABEL else {"label": label})
+
+
+def _objects(raw: Mapping[str, Any]) -> dict[str, Any]:
     rle = [text.decode("ascii") for text in raw["rle"]]
     objects = {}
     for name in raw.keys() & NUMPY_OF.keys():
         dtype, shape = NUMPY_OF[name]
         value = np.asarray(raw[name], dtype)
         objects[name] = value if len(rle) else value.reshape(0, *(size or 0 for size in shape))
-    record = {
-        "image": bytes(example["image"]),
-        "image_id": example["image_id"].decode("utf-8"),
-        "height": int(example["height"]),
-        "width": int(example["width"]),
-        "objects": objects | {"rle": rle},
-    }
-    return record | ({"label": int(example["label"])} if "label" in example else {})
+    return objects | {"rle": rle}

@@ -7,7 +7,7 @@ on with another number of processes, workers or threads.
 
 from __future__ import annotations
 
-import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,28 +15,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import grain
 import numpy as np
 
-_LOG = logging.getLogger(__name__)
-_BROKEN_IN_A_ROW = 16  # so many different records breaking one after another is no accident of single files
+from segjax.data.broken import BrokenRecords
 
+# Examples that a worker makes at a time, about. Whole batches of thousands would each keep one worker busy for many
+# seconds, and the memory that workers share would hold one for each of them and more.
+_PIECE = 32
 _ENDLESS = 2**48  # examples; grain's own endless repeat overflows in batches of one (it divides as floats)
 
 
 class Loader(Iterator):
     """Iterator of batches: dicts of stacked arrays [rows, ...]. Close it (or use ``with``) to end its workers."""
 
-    def __init__(self, batches: grain.IterDataset):
-        self._alive = [iter(batches)]
+    def __init__(self, pieces: grain.IterDataset, per_batch: int):
+        self._alive, self._per_batch = [iter(pieces)], per_batch
         # Closes at the latest before the interpreter takes modules apart; grain's own destructor fails after that.
         self._finalizer = weakref.finalize(self, _close_all, self._alive)
 
     def __next__(self) -> dict[str, np.ndarray]:
         if not self._alive:
             raise StopIteration
-        batch = next(self._alive[0])
-        # Workers hand arrays over in shared memory that lives as long as the array; copies free it at once.
-        return {
-            name: array if type(array) is np.ndarray else np.array(array, subok=False) for name, array in batch.items()
-        }
+        pieces = [next(self._alive[0]) for _ in range(self._per_batch)]
+        # Workers hand arrays over in shared memory that lives as long as the array; joining copies and so frees them.
+        return {name: _joined([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def close(self) -> None:
         """Stops workers and threads; the loader is then exhausted. Closing twice does nothing."""
@@ -47,6 +47,12 @@ class Loader(Iterator):
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    if len(parts) == 1 and type(parts[0]) is np.ndarray:
+        return parts[0]
+    return np.concatenate([part.view(np.ndarray) for part in parts])
 
 
 def _close_all(iterators: list) -> None:
@@ -67,11 +73,13 @@ def make_loader(
     workers: int = 0,
     threads: int = 2,
     cache_mb: float = 0,
+    max_broken: float = 0.01,
+    broken_folder: str | os.PathLike | None = None,
 ) -> Loader:
     """Batches of ``example_fn(source[i], rng)``; step k's rows of all processes, in order, are one process's batch k.
 
-    Each example gets an ``index`` int64, its position in the source (-1 for padding). A record that raises becomes a
-    placeholder (``example_fn.placeholder()``, of weight 0) and one logged warning.
+    Each example gets an ``index`` int64, its position in the source (-1 for padding). A record that raises is passed
+    over: a placeholder (``example_fn.placeholder()``, of weight 0) takes its place, so that all processes stay in step.
 
     Args:
       source: random access by position; picklable if ``workers``.
@@ -85,40 +93,65 @@ def make_loader(
       workers: processes that load; 0: threads of this process do.
       threads: threads of this process, or of each worker; 0 loads on demand.
       cache_mb: memory, over all workers, to keep records in; when it is full, later records are read again each time.
+      max_broken: share of the examples that may raise. broken_folder: where files name them; see `BrokenRecords`.
 
     Raises:
-      ValueError: an empty source, or numbers that do not fit together.
+      ValueError: an empty source, or numbers that do not fit together. A batch raises BrokenDataError, a ValueError
+      too, when too many records are broken.
     """
     _check(source, example_fn, batch_size, start, process_index, process_count)
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must lie in 0 .. 2**32 - 1, got {seed}")
-    fetch = _Fetch(source, example_fn, cache_mb * 2**20 / max(1, workers))
+    broken = BrokenRecords(broken_folder, process_index, max_broken)
+    fetch = _Fetch(source, example_fn, cache_mb * 2**20 / max(1, workers), broken)
     if train:
         positions = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(_ENDLESS // len(source))
     else:
         positions = grain.MapDataset.range(-(-len(source) // batch_size) * batch_size).seed(seed)
     examples = positions.random_map(fetch)[start:]
-    rows = examples.batch(batch_size // process_count, batch_fn=_stack)[process_index::process_count]
-    batches = rows.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+    local = batch_size // process_count
+    fitting = [size for size in range(1, local + 1) if local % size == 0]
+    rows = min(fitting, key=lambda size: max(size / _PIECE, _PIECE / size))
+    per_batch = local // rows
+    pieces = grain.MapDataset.source(_Pieces(examples, rows, per_batch, process_index, process_count))
+    ahead = max(2 * threads, per_batch) if threads else 0  # another batch is ready while the devices compute one
     if workers:
         _parse_flags()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
-    return Loader(batches)
+        pieces = pieces.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+        each = max(2, -(-per_batch // workers))
+        pieces = pieces.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each))
+    else:
+        pieces = pieces.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))
+    return Loader(pieces, per_batch)
+
+
+class _Pieces:
+    """This process's rows of one batch after another, `rows` at a time."""
+
+    def __init__(self, examples: grain.MapDataset, rows: int, per_batch: int, process_index: int, process_count: int):
+        self._all = examples.batch(rows, batch_fn=_stack)
+        self._per_batch, self._process, self._processes = per_batch, process_index, process_count
+
+    def __len__(self) -> int:
+        return len(self._all) // (self._per_batch * self._processes) * self._per_batch
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        batch, piece = divmod(index, self._per_batch)
+        return self._all[(batch * self._processes + self._process) * self._per_batch + piece]
 
 
 class _Fetch:
     """Position -> example, through the cache of records, with placeholders for what breaks."""
 
-    def __init__(self, source: Sequence[Mapping], example_fn: Callable, cache_bytes: float):
-        self.source, self.example_fn, self.cache_bytes = source, example_fn, cache_bytes
+    def __init__(self, source: Sequence[Mapping], example_fn: Callable, cache_bytes: float, broken: BrokenRecords):
+        self.source, self.example_fn, self.cache_bytes, self.broken = source, example_fn, cache_bytes, broken
         self._start()
 
     def _start(self) -> None:
         self._cache, self._cached_bytes, self._lock = {}, 0, threading.Lock()
-        self._warned, self._broken_in_a_row = set(), set()
 
     def __getstate__(self) -> dict:
-        return {name: getattr(self, name) for name in ("source", "example_fn", "cache_bytes")}
+        return {name: getattr(self, name) for name in ("source", "example_fn", "cache_bytes", "broken")}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -128,11 +161,13 @@ class _Fetch:
         position = int(position)
         if position >= len(self.source):
             return self.example_fn.placeholder() | {"index": np.int64(-1)}
+        record = None
         try:
-            example = self.example_fn(self._record(position), rng)
-            self._broken_in_a_row.clear()
+            record = self._record(position)
+            example = self.example_fn(record, rng)
+            self.broken.whole()
         except Exception as error:
-            self._report(position, error)
+            self.broken.broken(position, record and record.get("image_id"), error, len(self.source))
             example = self.example_fn.placeholder()
         return example | {"index": np.int64(position)}
 
@@ -146,23 +181,6 @@ class _Fetch:
                     self._cache[position] = record
                     self._cached_bytes += size
         return record
-
-    def _report(self, position: int, error: Exception) -> None:
-        with self._lock:
-            self._broken_in_a_row.add(position)
-            if len(self._broken_in_a_row) >= min(_BROKEN_IN_A_ROW, len(self.source)):
-                raise RuntimeError(
-                    f"{len(self._broken_in_a_row)} records broke one after another, the last at position {position}: "
-                    f"{type(error).__name__}: {error}"
-                ) from error
-            if position not in self._warned:
-                self._warned.add(position)
-                _LOG.warning(
-                    "record %d is broken and counts for nothing: %s: %s",
-                    position,
-                    type(error).__name__,
-                    error,
-                )
 
 
 def _stack(examples: Sequence[dict]) -> dict[str, np.ndarray]:

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from segjax.data import builder
+from segjax.data.ahead import in_order
 from segjax.data.records import Record, RecordError, encode_png, validate_record
 from segjax.data.resize_record import shrink_to_short_side
 from segjax.data.sources.bsds500 import Bsds500
 from segjax.data.sources.coco import CocoFolder
+from segjax.data.sources.images import ImageFolders
 from segjax.data.sources.label_maps import LabelMaps
 from segjax.data.sources.raw import RawSource, Skipped
 from segjax.data.sources.scenes import Scenes
@@ -34,6 +36,7 @@ def _nuclei(raw_dir: str | pathlib.Path, **options: Any) -> LabelMaps:
 SOURCES: dict[str, Callable[..., RawSource]] = {
     "bsds500": Bsds500,
     "coco": CocoFolder,
+    "images": ImageFolders,
     "label_maps": LabelMaps,
     "nuclei": _nuclei,
     "synthetic": Scenes,
@@ -61,7 +64,8 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{self.source} -> {self.out}"]
         for name, split in self.splits.items():
-            lines.append(f"  {name}: {split.images} images, {split.objects} objects, {split.seconds:.1f} s")
+            objects = f", {split.objects} objects" if split.objects else ""
+            lines.append(f"  {name}: {split.images} images{objects}, {split.seconds:.1f} s")
             for kind in ("images", "objects"):
                 for reason, count in sorted(getattr(split.skipped, kind).items(), key=lambda item: -item[1]):
                     lines.append(f"    skipped {count} {kind}: {reason}, such as {split.skipped.examples[reason][0]}")
@@ -86,7 +90,8 @@ def prepare(
       source_name: one of SOURCES. raw_dir: folder of the raw files; None for the synthetic source.
       splits: which to prepare (default: all there are). limit: at most so many images of each split.
       short_side: larger images and their masks are shrunk until the shorter side has so many pixels.
-      keep_empty: keep images without objects (detection needs them, prompts cannot use them).
+      keep_empty: keep images without objects (detection needs them, prompts cannot use them); those of a source that
+        has no objects at all are kept in any case.
       overwrite: replace an earlier preparation at `out`.
       options: the source's own, such as `difficulty` of synthetic scenes.
 
@@ -101,12 +106,14 @@ def prepare(
     out = pathlib.Path(out)
     _check_target(out, overwrite)
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
+    keep_empty = keep_empty or not raw.has_objects
     report = Report(source_name, str(out), {name: SplitReport() for name in names})
     readers = {
         name: lambda name=name: _usable(raw, name, report.splits[name], limit, short_side, keep_empty) for name in names
     }
     try:
-        builder.write_records(partial, readers, optional=raw.optional, keypoints=raw.keypoints)
+        fields = dict(optional=raw.optional, keypoints=raw.keypoints, has_objects=raw.has_objects)
+        builder.write_records(partial, readers, **fields)
         builder.write_info(partial, _info(raw, report))
         (partial / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
         _move_into_place(partial, out)
@@ -159,7 +166,8 @@ def _usable(
     keep_empty: bool,
 ) -> Iterator[Record]:
     start = time.perf_counter()
-    whole = _checked(raw.records(split, report.skipped), report.skipped, short_side, keep_empty)
+    threads = None if limit is None else 1  # nothing is counted of pictures that are not wanted
+    whole = _checked(raw.records(split, report.skipped), report.skipped, short_side, keep_empty, threads)
     for record in itertools.islice(whole, limit):
         report.images += 1
         report.objects += len(record["objects"]["rle"])
@@ -170,19 +178,28 @@ def _usable(
         raise EmptyDatasetError(f"split {split!r} has no usable image: {reasons}")
 
 
-def _checked(records: Iterator[Record], skipped: Skipped, short_side: int | None, keep_empty: bool) -> Iterator[Record]:
+def _checked(
+    records: Iterator[Record], skipped: Skipped, short_side: int | None, keep_empty: bool, threads: int | None
+) -> Iterator[Record]:
     seen: set[str] = set()
-    for record in records:
+
+    def checked(record: Record) -> tuple[Record | RecordError, Skipped]:
+        lost = Skipped()  # of this record, for others are being checked at the same time
         try:
             if not isinstance(record["image"], bytes):
                 record = record | {"image": encode_png(record["image"])}
             if short_side is not None:
-                record = shrink_to_short_side(record, short_side, skipped)
+                record = shrink_to_short_side(record, short_side, lost)
             validate_record(record)
+            return record, lost
         except RecordError as error:
-            skipped.image(error.reason, str(error))
-            continue
-        if record["image_id"] in seen:
+            return error, lost
+
+    for record, lost in in_order(checked, records, threads):
+        skipped.add(lost)
+        if isinstance(record, RecordError):
+            skipped.image(record.reason, str(record))
+        elif record["image_id"] in seen:
             skipped.image("image id is taken by an earlier image", record["image_id"])
         elif not keep_empty and not record["objects"]["rle"]:
             skipped.image("image has no objects", record["image_id"])

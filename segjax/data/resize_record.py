@@ -1,21 +1,19 @@
 """Shrinking a record, picture and masks together, so that prepared data of huge photographs stays small."""
 
-import io
-
 import numpy as np
 from PIL import Image
 
-from segjax.data.records import Record, decode_mask, encode_mask, mask_box
+from segjax.data.records import Record, decode_mask, encode_mask, encode_picture, mask_box
 from segjax.data.sources.raw import Skipped
-
-JPEG_QUALITY = 95
+from segjax.data.transforms import opened, resized
 
 
 def shrink_to_short_side(record: Record, short_side: int, skipped: Skipped) -> Record:
     """The record with its shorter side at most `short_side` px, aspect kept; unchanged if it already is.
 
-    The picture is filtered bilinearly with antialiasing; a mask pixel is set where half its area or more was.
-    Boxes and areas follow the new masks; annotated areas scale. Objects that vanish are counted in `skipped`.
+    The picture is filtered bilinearly with antialiasing and encoded as it was, see `encode_picture`; a mask pixel is
+    set where half its area or more was. Boxes and areas follow the new masks; annotated areas scale. Objects that
+    vanish are counted in `skipped`.
     """
     if short_side < 1:
         raise ValueError(f"short_side is {short_side}; expected at least 1 px")
@@ -40,7 +38,7 @@ def shrink_to_short_side(record: Record, short_side: int, skipped: Skipped) -> R
     shrunk["box"] = np.array(boxes, np.float32).reshape(-1, 4)
     if "keypoints" in shrunk:
         shrunk["keypoints"] = np.concatenate([shrunk["keypoints"][..., :2] * ratio, shrunk["keypoints"][..., 2:]], -1)
-    image = _shrink_picture(record["image"], size)
+    image = _shrink_picture(record["image"], size, f"image {record['image_id']!r}")
     return record | {"image": image, "height": size[0], "width": size[1], "objects": shrunk | {"rle": rles}}
 
 
@@ -49,12 +47,7 @@ def _shrink_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(soft) >= 0.5
 
 
-def _shrink_picture(image: bytes, size: tuple[int, int]) -> bytes:
-    buffer = io.BytesIO()
-    with Image.open(io.BytesIO(image)) as opened:
-        small = opened.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR)
-        if opened.format == "JPEG":
-            small.save(buffer, "JPEG", quality=JPEG_QUALITY)
-        else:
-            small.save(buffer, "PNG")
-    return buffer.getvalue()
+def _shrink_picture(image: bytes, size: tuple[int, int], name: str) -> bytes:
+    with opened(image, name) as picture:
+        small = resized(picture, (0, 0, picture.height, picture.width), size, Image.Resampling.BILINEAR, reduced=True)
+        return encode_picture(small, picture.format)

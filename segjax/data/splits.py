@@ -1,10 +1,11 @@
-"""Which records an experiment reads: a prepared folder, or scenes made on the spot."""
+"""Which records an experiment reads: a prepared folder, a data set of TFDS, or scenes made on the spot."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segjax.data.builder import open_source
+from segjax.data.builder import open_source, read_info
 from segjax.data.synthetic import SyntheticScenes
+from segjax.data.tfds_images import TFDS, open_tfds, tfds_splits
 
 SYNTHETIC = "synthetic"
 
@@ -13,23 +14,34 @@ def open_split(data: Mapping[str, Any], role: str):
     """The source of records for a role.
 
     Args:
-      data: `source`: a folder written by `segjax prepare`, or "synthetic". With a folder, `train_split` and
-        `eval_split` name its splits. With "synthetic", `scenes` holds `train_count`, `eval_count`, `size`,
-        `difficulty` and `seed`; the scenes for evaluation are made of photographs that the training scenes never show.
+      data: `source`: a folder written by `segjax prepare`, "tfds:NAME" for an image data set of TFDS (prepared in
+        `tfds_dir`), or "synthetic". With the first two, `train_split` and `eval_split` name its splits. With
+        "synthetic", `scenes` holds `train_count`, `eval_count`, `size`, `difficulty` and `seed`; the scenes for
+        evaluation are made of photographs that the training scenes never show.
       role: "train" or "eval".
 
     Raises:
-      ValueError: unknown role, or a source that is neither; open_source's errors for a folder that is not whole.
+      ValueError: unknown role, or an unknown split; open_source's and open_tfds's errors for data that is not whole.
     """
     if role not in ("train", "eval"):
         raise ValueError(f"role {role!r} is unknown; a split is opened to 'train' or to 'eval'")
-    if data["source"] != SYNTHETIC:
-        return open_source(data["source"], data[f"{role}_split"])
+    source = data["source"]
+    if source.startswith(TFDS):
+        return open_tfds(source.removeprefix(TFDS), data[f"{role}_split"], data.get("tfds_dir", ""))
+    if source != SYNTHETIC:
+        return open_source(source, data[f"{role}_split"])
     scenes = data["scenes"]
     split = "train" if role == "train" else "heldout"
     return SyntheticScenes(
         split, scenes[f"{role}_count"], size=scenes["size"], seed=scenes["seed"], difficulty=scenes["difficulty"]
     )
+
+
+def splits_of(source: str, tfds_dir: str = "") -> list[str]:
+    """Names of the splits of a prepared folder or of "tfds:NAME"; raises as `open_split`."""
+    if source.startswith(TFDS):
+        return tfds_splits(source.removeprefix(TFDS), tfds_dir)
+    return list(read_info(source).splits)
 
 
 class First:

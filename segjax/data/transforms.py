@@ -6,10 +6,16 @@ h x w pixels. Normalising happens on the device, so the padding here is plain ze
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from segjax.data.records import SIXTEEN_BITS
+
+Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 
 class ImageError(ValueError):
@@ -22,8 +28,9 @@ def decode_image(
     """RGB uint8 [H, W, 3] of encoded bytes or of an array.
 
     Accepted arrays: uint8 or uint16, [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Grey is repeated over the three
-    channels and alpha is dropped. 16-bit pictures are stretched from their own darkest to their own brightest
-    value, since what they use of the 16 bits differs between cameras. EXIF orientation is ignored: masks and points
+    channels, palettes are looked up, CMYK becomes RGB as Pillow does it, and alpha is dropped. 16-bit grey is stretched
+    from the picture's own darkest to its own brightest value, since what is used of the 16 bits differs between
+    cameras; of encoded 16-bit colours Pillow hands over the upper 8. EXIF orientation is ignored: masks and points
     refer to the stored pixels.
 
     Args:
@@ -68,12 +75,79 @@ def resize_longest_side(image: np.ndarray, canvas: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((w, h), Image.BILINEAR))
 
 
+def middle_box(hw: tuple[int, int]) -> Box:
+    """(top, left, height, width) of the largest square in the middle of a picture of ``hw``."""
+    side = min(hw)
+    return (hw[0] - side) // 2, (hw[1] - side) // 2, side, side
+
+
 def center_crop(image: np.ndarray, canvas: int) -> np.ndarray:
     """uint8 [H, W, 3] -> [canvas, canvas, 3]: the middle, the shorter side filling the canvas; Pillow's bicubic."""
-    side = min(image.shape[:2])
-    top, left = ((length - side) // 2 for length in image.shape[:2])
-    square = np.ascontiguousarray(image[top : top + side, left : left + side])
-    return np.asarray(Image.fromarray(square).resize((canvas, canvas), Image.BICUBIC))
+    return np.asarray(resized_window(image, lambda hw: (middle_box(hw), (canvas, canvas))))
+
+
+def resized_window(
+    source: bytes | np.ndarray,
+    choose: Callable[[tuple[int, int]], tuple[Box, tuple[int, int]]],
+    *,
+    name: str = "image",
+    percentiles: tuple[float, float] | None = None,
+    reduced: bool = False,
+) -> Image.Image:
+    """A part of a picture, RGB, resized; what is around it is not seen. Pillow's antialiased bicubic.
+
+    Args:
+      source, name, percentiles: see `decode_image`, whose errors are raised here too.
+      choose: from (H, W) of the picture to the part and to the size (h, w) that it gets.
+      reduced: a JPEG of which the part would shrink to half or less is decoded at 1/2, 1/4 or 1/8 of its size, so
+        that at least as many pixels are left as are wanted: much faster. The part stays the same.
+    """
+    if not isinstance(source, np.ndarray) and percentiles is None:
+        with opened(source, name) as picture:
+            if picture.mode not in SIXTEEN_BITS:
+                return resized(picture, *choose((picture.height, picture.width)), reduced=reduced)
+    picture = Image.fromarray(decode_image(source, name=name, percentiles=percentiles))
+    return resized(picture, *choose((picture.height, picture.width)))
+
+
+def resized(
+    picture: Image.Image,
+    box: Box,
+    size: tuple[int, int],
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+    *,
+    reduced: bool = False,
+) -> Image.Image:
+    """The box of an opened picture in ``size`` = (h, w) pixels, antialiased; RGB, or grey of 16 bits as it is.
+
+    reduced: see `resized_window`. A picture that is reduced is not to be used again.
+    """
+    factor = _reduce(picture, min(box[2] // size[0], box[3] // size[1])) if reduced else 1
+    top, left, height, width = box
+    outer = (left // factor, top // factor, -(-(left + width) // factor), -(-(top + height) // factor))
+    window = picture if outer == (0, 0, *picture.size) else picture.crop(outer)
+    window = window if picture.mode in SIXTEEN_BITS else _rgb(window)
+    if factor == 1:
+        return window if window.size == size[::-1] else window.resize(size[::-1], resample)
+    x, y = left / factor - outer[0], top / factor - outer[1]
+    part = (x, y, min(x + width / factor, window.width), min(y + height / factor, window.height))
+    return window.resize(size[::-1], resample, box=part)
+
+
+def _reduce(picture: Image.Image, shrinks: int) -> int:
+    """Has libjpeg shrink by up to so much while it decodes; returns how many pixels become one in x and in y."""
+    factor = max((k for k in (2, 4, 8) if k <= shrinks), default=1)
+    if factor == 1:
+        return 1
+    width = picture.width
+    drafted = picture.draft(None, (width // factor, picture.height // factor))
+    return 1 if drafted is None else round(width / drafted[1][2])  # None: no JPEG
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "P":
+        picture.info.pop("transparency", None)  # Pillow would warn that it is dropped
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def pad_to_canvas(image: np.ndarray, canvas: int) -> np.ndarray:
@@ -103,19 +177,22 @@ def scale_boxes(boxes: np.ndarray, from_hw: tuple[int, int], to_hw: tuple[int, i
     return scale_points(boxes.reshape(*boxes.shape[:-1], 2, 2), from_hw, to_hw).reshape(boxes.shape)
 
 
-def _decode_bytes(data: bytes, name: str) -> np.ndarray:
+@contextlib.contextmanager
+def opened(data: bytes, name: str) -> Iterator[Image.Image]:
+    """The picture of encoded bytes, which Pillow decodes when it is asked for pixels, inside the block.
+
+    Raises ImageError for whatever cannot be read, of the header or of the pixels, and for more than 16 bits a channel.
+    """
     if len(data) == 0:
         raise ImageError(f"{name}: the file is empty (0 bytes); expected an encoded PNG, JPEG or TIFF")
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            if picture.mode in ("I;16", "I;16L", "I;16B", "I;16N"):
-                return np.asarray(picture).astype(np.uint16)
             if picture.mode in ("I", "F"):
                 raise ImageError(
                     f"{name}: {picture.format} with 32 bits a pixel (mode {picture.mode}); expected 8 or 16 bits. "
                     "Convert it to a uint8 or uint16 array yourself and pass that"
                 )
-            return np.asarray(picture.convert("RGB"))
+            yield picture
     except UnidentifiedImageError:
         raise ImageError(
             f"{name}: {len(data)} bytes that are no known image (they start with {bytes(data[:8])!r}); "
@@ -127,6 +204,13 @@ def _decode_bytes(data: bytes, name: str) -> np.ndarray:
         raise ImageError(
             f"{name}: the image of {len(data)} bytes is truncated or damaged ({error}); fetch the file again"
         ) from error
+
+
+def _decode_bytes(data: bytes, name: str) -> np.ndarray:
+    with opened(data, name) as picture:
+        if picture.mode in SIXTEEN_BITS:
+            return np.asarray(picture).astype(np.uint16)
+        return np.asarray(_rgb(picture))
 
 
 def _check_pixels(pixels: np.ndarray, name: str) -> None:

@@ -1,5 +1,6 @@
 """Promptable segmentation: SAM, its losses and the simulated annotator, bound together for the loop."""
 
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -117,6 +118,7 @@ class Promptable:
         process_index: int = 0,
         process_count: int = 1,
         seed: int = 0,
+        workdir: pathlib.Path | None = None,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Batches of `PromptableExample`s: "train" endless and shuffled, "eval" once, masks at canvas size."""
         train = split == "train"
@@ -145,6 +147,7 @@ class Promptable:
             process_index=process_index,
             process_count=process_count,
             seed=seed,
+            workdir=workdir,
         )
 
     def evaluate(

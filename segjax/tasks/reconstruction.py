@@ -1,6 +1,7 @@
 """Masked autoencoding: pictures of any source, MAE, and its loss on what was masked, bound together for the loop."""
 
 import math
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from segjax.data.crops import CropExample
 from segjax.losses.reconstruction import reconstruction_loss
 from segjax.models.mae import Mae, build_mae, init_mae
 from segjax.ops.patches import predicted_images
+from segjax.ops.windows import resized_windows
 from segjax.tasks.reconstruction_config import completed
 from segjax.tasks.records import load, measured_batches, records_of
 from segjax.training.sharding import place_batch, to_host
@@ -47,6 +49,8 @@ class Reconstruction:
         self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array, train: bool
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """Masks, predicts and scores a batch of `CropExample`s: a sum over masked patches, and their number."""
+        if "window" in batch:
+            batch = {**batch, "image": resized_windows(batch["image"], batch["window"], self.model.canvas)}
         mask_key, drop_key = jax.random.split(key)
         noise = self.model.noise(jax.random.split(mask_key, len(batch["image"])))
         loss, weight, _ = self._scored(variables, batch, noise, train, drop_key)
@@ -68,6 +72,7 @@ class Reconstruction:
         process_index: int = 0,
         process_count: int = 1,
         seed: int = 0,
+        workdir: pathlib.Path | None = None,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Batches of `CropExample`s: "train" endless, shuffled and cropped at random, "eval" once."""
         train = split == "train"
@@ -83,6 +88,7 @@ class Reconstruction:
             process_index=process_index,
             process_count=process_count,
             seed=seed,
+            workdir=workdir,
         )
 
     def evaluate(

@@ -26,7 +26,8 @@ def reconstruction_config() -> ml_collections.ConfigDict:
         record_settings()
         | dict(
             # What a training example shows: a share of the picture's area, of a width over height, perhaps mirrored.
-            crop=dict(scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), flip=True),
+            # frame: above 0, the devices resize it, for pictures that were prepared with --short-side of this.
+            crop=dict(scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), flip=True, frame=0),
         )
     )
     config.eval = ml_collections.ConfigDict(
@@ -36,6 +37,23 @@ def reconstruction_config() -> ml_collections.ConfigDict:
             limit=0,  # pictures to measure on; 0 = all
         )
     )
+    return config
+
+
+def imagenet_config(epochs: int) -> ml_collections.ConfigDict:
+    """The paper's pretraining on ImageNet-1k (appendix A.1) for so many epochs, with what a run of that size needs.
+
+    The recipe is `reconstruction_config`'s. Here is how it is loaded, measured and saved: pictures prepared with
+    --short-side 256 are resized by the devices (`crop.frame`), and 4096 of those held out are measured on.
+    """
+    config = reconstruction_config()
+    config.total_steps = epochs * IMAGENET // config.batch_size
+    config.log_every = 50
+    config.eval_every = 3000  # about ten epochs
+    config.checkpoint.every = 1000
+    config.data.update(source="data/imagenet", train_split="train", eval_split="val", workers=16, threads=2)
+    config.data.crop.frame = 256
+    config.eval.update(batch_size=512, limit=4096)
     return config
 
 
@@ -68,7 +86,7 @@ def as_variant(
 
 def _miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     defaults = reconstruction_config()
-    for name in ("model", "data", "eval", "optimizer"):
+    for name in ("model", "data", "eval", "optimizer", "mesh", "checkpoint"):
         config[name] = defaults[name]
     config.update(total_steps=2, batch_size=4, microbatches=1, log_every=1, eval_every=0, ema_decay=0.0)
     config.model = ml_collections.ConfigDict(dict(name="mae_debug"))

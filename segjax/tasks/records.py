@@ -1,5 +1,6 @@
 """What every task says of the records that it reads, and of the variants of its experiments."""
 
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ from segjax.data.splits import First, open_split
 def record_settings() -> dict[str, Any]:
     """Defaults of `config.data` that do not depend on what is made of the records."""
     return dict(
-        source="synthetic",
+        source="synthetic",  # or a folder that `segjax prepare` wrote, or "tfds:NAME"
+        tfds_dir="",  # where TFDS has prepared its data sets; "": ~/tensorflow_datasets or $TFDS_DATA_DIR
         train_split="train",
         eval_split="val",
         scenes=dict(train_count=2000, eval_count=64, size=128, difficulty="easy", seed=0),
@@ -22,6 +24,7 @@ def record_settings() -> dict[str, Any]:
         workers=0,
         threads=1,
         cache_mb=0.0,
+        max_broken=0.01,  # a run stops when a larger share of its examples cannot be read
     )
 
 
@@ -34,14 +37,24 @@ def records_of(data: Mapping[str, Any], split: str, *, limit: int) -> Sequence:
     return First(source, limit) if limit else source
 
 
-def load(source: Sequence, example: Callable, data: Mapping[str, Any], *, train: bool, **place: int) -> Iterator:
+def load(
+    source: Sequence,
+    example: Callable,
+    data: Mapping[str, Any],
+    *,
+    train: bool,
+    workdir: pathlib.Path | None = None,
+    **place: int,
+) -> Iterator:
     """Batches of examples: in training endless, shuffled and by the workers and cache that `config.data` asks for.
 
     Args:
+      workdir: the run's folder; records that cannot be read are named in files of its folder `broken`.
       place: batch_size, start, seed, process_index and process_count, as of `make_loader`.
     """
     workers, cache_mb = (data["workers"], data["cache_mb"]) if train else (0, 0)
     options = dict(train=train, workers=workers, threads=data["threads"], cache_mb=cache_mb)
+    options |= dict(max_broken=data["max_broken"], broken_folder=workdir and workdir / "broken")
     return make_loader(source, example, **place, **options)
 
 

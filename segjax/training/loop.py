@@ -116,6 +116,7 @@ def train(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             seed=config.seed,
+            workdir=workdir,
         )
         stack.callback(getattr(batches, "close", lambda: None))
         return run_steps(run, state, done, batches, workdir, interruption)

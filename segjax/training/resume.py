@@ -26,7 +26,7 @@ MAY_CHANGE = (
     r"checkpoint\..*",
     r"mesh\..*",
     r"eval\..*",
-    r"data\.(eval_split|workers|threads|cache_mb)",
+    r"data\.(eval_split|workers|threads|cache_mb|max_broken)",
 )
 
 

@@ -1,5 +1,6 @@
 """What the loop asks of a task. A new paper is a new task; the loop and the step stay as they are."""
 
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -33,9 +34,20 @@ class Task(Protocol):
         """(sum of losses, weight, sums of metrics), float32 scalars; the step divides once by the weight."""
 
     def batches(
-        self, split: str, *, batch_size: int, start: int, process_index: int, process_count: int, seed: int
+        self,
+        split: str,
+        *,
+        batch_size: int,
+        start: int,
+        process_index: int,
+        process_count: int,
+        seed: int,
+        workdir: pathlib.Path | None,
     ) -> Iterator[Batch]:
-        """This process's rows of each global batch, `start` examples (counted globally) into the stream."""
+        """This process's rows of each global batch, `start` examples (counted globally) into the stream.
+
+        workdir: the run's folder, for what there is to say about examples that cannot be read.
+        """
 
     def evaluate(
         self, variables: Variables, *, mesh: jax.sharding.Mesh

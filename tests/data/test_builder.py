@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from raw_folders import write_bsds, write_label_maps
 
-from segjax.data.builder import open_source, read_info, write_info, write_records
+from segjax.data import builder
+from segjax.data.builder import PreparedInfo, open_source, read_info, write_info, write_records
 from segjax.data.prepare import prepare
 from segjax.data.records import encode_mask, encode_png, mask_box, stack_objects, validate_record
 from segjax.data.sources.label_maps import LabelMaps
 from segjax.data.sources.raw import Skipped
+from segjax.data.synthetic import SyntheticScenes
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +57,6 @@ def test_optional_fields_and_empty_pictures_survive(tmp_path):
     empty = base | {"image_id": "empty", "objects": stack_objects([], names)}
     optional = (*names, "label")
     write_records(tmp_path, {"train": lambda: iter([full, empty])}, optional=optional, keypoints=2)
-    from segjax.data.builder import PreparedInfo
-
     write_info(tmp_path, PreparedInfo("test", {"train": {"images": 2, "objects": 2}}, ("x",), (0,), optional, 2))
     source = open_source(tmp_path, "train")
     assert_same_record(source[0], full)
@@ -117,3 +117,22 @@ def test_neither_tensorflow_nor_jax_is_imported_and_nothing_is_printed(prepared,
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_many_examples_are_written_as_they_come_to_several_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(builder, "SHARD", 3)
+    monkeypatch.setattr(builder, "_AT_ONCE", 2)
+    scenes = SyntheticScenes("heldout", 8, size=32)
+    written = []
+
+    def records():
+        for index in range(8):
+            written.append(len(list(tmp_path.glob("*.array_record*"))))
+            yield scenes[index] | {"image": encode_png(scenes[index]["image"])}
+
+    write_records(tmp_path, {"train": records})
+    write_info(tmp_path, PreparedInfo("test", {"train": {"images": 8, "objects": 0}}, (), ()))
+    assert len(list(tmp_path.glob("*.array_record*"))) == 3
+    assert written[0] == 0 and written[6] == 2  # nothing is collected first
+    source = open_source(tmp_path, "train")
+    assert [source[i]["image_id"] for i in range(8)] == [scenes[i]["image_id"] for i in range(8)]

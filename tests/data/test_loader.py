@@ -6,6 +6,7 @@ import textwrap
 import numpy as np
 import pytest
 
+from segjax.data import loader
 from segjax.data.loader import make_loader
 from segjax.data.synthetic import SyntheticScenes
 from segjax.data.targets import PromptableExample
@@ -38,8 +39,8 @@ class Noisy:
 
 
 def take(steps, source=None, **options):
-    with make_loader(source or Numbers(10), Noisy(), **({"batch_size": 4, "seed": 3} | options)) as loader:
-        return [next(loader) for _ in range(steps)]
+    with make_loader(source or Numbers(10), Noisy(), **({"batch_size": 4, "seed": 3} | options)) as batches:
+        return [next(batches) for _ in range(steps)]
 
 
 def assert_same(a, b):
@@ -154,9 +155,17 @@ def test_a_broken_record_becomes_a_placeholder_and_one_warning(caplog):
     assert "record 7" in message and "disk sector of 7 is unreadable" in message
 
 
-def test_a_source_where_everything_breaks_stops_the_run():
-    with pytest.raises(RuntimeError, match="16 records broke one after another.*OSError: disk sector"):
-        take(30, source=Numbers(100, broken=set(range(100))), threads=0)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_large_batches_are_made_in_pieces_and_are_the_same(processes, monkeypatch):
+    def batches():
+        parts = [take(3, batch_size=24, process_index=p, process_count=processes) for p in range(processes)]
+        return [{k: np.concatenate([row[k] for row in step]) for k in step[0]} for step in zip(*parts, strict=True)]
+
+    whole = batches()
+    monkeypatch.setattr(loader, "_PIECE", 4)
+    assert_same(batches(), whole)
+    evaluated = list(make_loader(Numbers(30), Noisy(), batch_size=8, train=False))
+    assert np.concatenate([b["index"] for b in evaluated]).tolist() == [*range(30), -1, -1]
 
 
 def test_the_cache_saves_reads_and_respects_its_cap():

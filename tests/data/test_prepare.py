@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from raw_folders import annotation, square, truncate, write_bsds, write_coco, write_label_maps
 
+from segjax.data import ahead
 from segjax.data import prepare as prepare_module
 from segjax.data.builder import open_source, read_info
 from segjax.data.prepare import EmptyDatasetError, prepare
@@ -40,8 +41,23 @@ def test_splits_and_limit_choose_what_is_written(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_threads_count_what_one_does(tmp_path, monkeypatch):
+    folder = write_label_maps(tmp_path / "raw", count=12)
+    for number in range(0, 12, 3):
+        truncate(folder / "images" / f"a{number}.png")
+    reports = []
+    for cores in (1, 4):
+        monkeypatch.setattr(ahead, "_cores", lambda cores=cores: cores)
+        for limit in (None, 4):
+            report = prepare("label_maps", folder, tmp_path / "out", short_side=4, limit=limit, overwrite=True)
+            reports.append((report.splits["train"].images, report.splits["train"].skipped))
+    assert reports[0] == reports[2] and reports[1] == reports[3]
+    assert reports[0][0] == 8 and reports[0][1].images == {"image is truncated or not a picture": 4}
+    assert reports[1][0] == 4 and reports[1][1].images == {"image is truncated or not a picture": 1}
+
+
 def test_unknown_source_names_the_nearest_and_all(tmp_path):
-    with pytest.raises(ValueError, match="unknown data source 'nucli'; did you mean 'nuclei'.*bsds500, coco, label"):
+    with pytest.raises(ValueError, match="unknown data source 'nucli'; did you mean 'nuclei'.*coco, images, label"):
         prepare("nucli", tmp_path, tmp_path / "out")
     with pytest.raises(ValueError, match="'coco' needs the folder of its raw files"):
         prepare("coco", None, tmp_path / "out")

@@ -57,7 +57,7 @@ def break_map_size(folder):
 
 
 def break_image_depth(folder):
-    Image.fromarray(np.full((20, 30), 4000, np.uint16)).save(folder / "images" / "a0.png")
+    Image.fromarray(np.full((20, 30), 4000, np.int32)).save(folder / "images" / "a0.png", "TIFF")
 
 
 BREAKAGES = {
@@ -67,7 +67,7 @@ BREAKAGES = {
     "label map is not a single-channel picture": lambda folder: write_picture(folder / "labels" / "a0.png"),
     "image is truncated or not a picture": lambda folder: truncate(folder / "images" / "a0.png"),
     "image has zero size": lambda folder: (folder / "images" / "a0.png").write_bytes(png_of_zero_width()),
-    "image has more than 8 bits a channel": break_image_depth,
+    "image has more than 16 bits a channel": break_image_depth,
 }
 
 

@@ -75,6 +75,16 @@ def test_batches_that_change_shape_are_reported(tmp_path, caplog):
     assert "compiled 2 times" in caplog.text
 
 
+def test_the_batches_are_told_of_the_run_s_folder(tmp_path):
+    class Noting(ToyTask):
+        def batches(self, split, *, workdir, **options):
+            (workdir / "broken").write_text("none")
+            return super().batches(split, **options)
+
+    train(Noting(), toy_config(total_steps=1), tmp_path)
+    assert (tmp_path / "broken").read_text() == "none"
+
+
 @pytest.mark.parametrize("stop", [1, 3])
 def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(uninterrupted, tmp_path, stop):
     def interrupt(number):

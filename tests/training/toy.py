@@ -49,7 +49,7 @@ class ToyTask:
         weight = batch["weight"]
         return (error * weight).sum(), weight.sum(), {"absolute": (jnp.abs(out - batch["y"]) * weight).sum()}
 
-    def batches(self, split, *, batch_size, start, process_index, process_count, seed):
+    def batches(self, split, *, batch_size, start, process_index, process_count, seed, workdir=None):
         position = start
         while True:
             batch = examples(position, batch_size, seed)

@@ -32,6 +32,7 @@ class Bsds500:
     category_ids = (0,)
     optional = ("annotator",)
     keypoints = 0
+    has_objects = True
 
     def __init__(self, raw_dir: str | pathlib.Path):
         raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")

@@ -46,6 +46,7 @@ class CocoFolder:
 
     optional: tuple[str, ...] = ()
     keypoints = 0
+    has_objects = True
 
     def __init__(self, raw_dir: str | pathlib.Path):
         self.raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")

@@ -34,6 +34,7 @@ class LabelMaps:
     category_ids = (0,)
     optional: tuple[str, ...] = ()
     keypoints = 0
+    has_objects = True
 
     def __init__(self, raw_dir: str | pathlib.Path, *, category: str = "object"):
         self.raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from segjax.data.records import Record, encode_mask, encode_png, mask_box
+from segjax.data.records import JPEG_FORMATS, SIXTEEN_BITS, Record, encode_mask, encode_picture, mask_box
 
 EXAMPLES_KEPT = 3
+_ORIENTATION = 0x0112  # EXIF's tag
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -21,7 +22,8 @@ class RawSource(Protocol):
     """Raw files that can be prepared.
 
     splits: names of the splits. categories: name of each class 0..K-1. category_ids: the raw files' own id of each.
-    optional: the optional fields its records carry. keypoints: number of them per object.
+    optional: the optional fields its records carry. keypoints: number of them per object. has_objects: whether its
+    pictures have any, so that one without is of no use.
     """
 
     splits: tuple[str, ...]
@@ -29,6 +31,7 @@ class RawSource(Protocol):
     category_ids: tuple[int, ...]
     optional: tuple[str, ...]
     keypoints: int
+    has_objects: bool
 
     def records(self, split: str, skipped: "Skipped") -> Iterator[Record]:
         """Records of a split in a fixed order; what cannot be used is counted in `skipped`."""
@@ -50,6 +53,14 @@ class Skipped:
     def object(self, reason: str, detail: str) -> None:
         """Counts one object left out; `detail` names it and says what was found."""
         self._count(self.objects, reason, detail)
+
+    def add(self, other: "Skipped") -> None:
+        """Counts what `other` has counted, too."""
+        for ours, theirs in ((self.images, other.images), (self.objects, other.objects)):
+            for reason, count in theirs.items():
+                ours[reason] = ours.get(reason, 0) + count
+        for reason, details in other.examples.items():
+            self.examples[reason] = (self.examples.get(reason, []) + details)[:EXAMPLES_KEPT]
 
     def _count(self, counts: dict[str, int], reason: str, detail: str) -> None:
         counts[reason] = counts.get(reason, 0) + 1
@@ -78,10 +89,11 @@ def list_pictures(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
 
 
-def read_picture(path: pathlib.Path) -> tuple[bytes, int, int]:
+def read_picture(path: pathlib.Path, *, upright: bool = False) -> tuple[bytes, int, int]:
     """(PNG or JPEG bytes, height, width) of a picture file; other formats are stored as PNG.
 
-    Decodes every pixel, so that a truncated file is found now and not in the middle of a training run.
+    Decodes every pixel, so that a truncated file is found now and not in the middle of a training run. `upright` turns
+    a picture whose EXIF says that it lies on its side or is mirrored; no masks must refer to its pixels then.
     Raises Unusable, with a reason that says which, for a missing, empty, truncated or foreign file.
     """
     if not path.is_file():
@@ -95,11 +107,14 @@ def read_picture(path: pathlib.Path) -> tuple[bytes, int, int]:
             if 0 in opened.size:
                 raise Unusable("image has zero size", f"{path} ({opened.width} x {opened.height})")
             opened.load()
-            if opened.mode.startswith(("I", "F")):
-                raise Unusable("image has more than 8 bits a channel", f"{path} (Pillow mode {opened.mode})")
-            if opened.format not in ("PNG", "JPEG"):
-                data = encode_png(np.asarray(opened.convert("RGB")))
-            return data, opened.height, opened.width
+            if opened.mode.startswith(("I", "F")) and opened.mode not in SIXTEEN_BITS:
+                raise Unusable("image has more than 16 bits a channel", f"{path} (Pillow mode {opened.mode})")
+            turned = (
+                ImageOps.exif_transpose(opened) if upright and opened.getexif().get(_ORIENTATION, 1) != 1 else opened
+            )
+            if turned is not opened or opened.format not in ("PNG", *JPEG_FORMATS):
+                data = encode_picture(turned, opened.format)
+            return data, turned.height, turned.width
     except Unusable:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, DecompressionBombError and more.

@@ -17,6 +17,7 @@ class Scenes:
     category_ids = tuple(range(len(SHAPES)))
     optional: tuple[str, ...] = ()
     keypoints = 0
+    has_objects = True
 
     def __init__(
         self,

@@ -1,0 +1,176 @@
+"""Every kind of picture that turns up among a million: what it becomes in training and when it is prepared."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from raw_folders import truncate, write_picture
+
+from segjax.data.crops import CropExample
+from segjax.data.records import stack_objects, validate_record
+from segjax.data.resize_record import shrink_to_short_side
+from segjax.data.sources.raw import Skipped, Unusable, read_picture
+from segjax.data.transforms import decode_image, middle_box, resized_window
+
+RED, GREEN = (200, 40, 30), (20, 180, 60)
+
+
+def halves(left=RED, right=GREEN, height=40, width=60):
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:, : width // 2], pixels[:, width // 2 :] = left, right
+    return Image.fromarray(pixels)
+
+
+def encoded(picture, kind, **options):
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def turned_jpeg(orientation=6):
+    """Stored lying, with EXIF that says to turn it a quarter clockwise."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(halves(), "JPEG", quality=95, subsampling=0, exif=exif)
+
+
+def png_of_16_bit_colours(pixels):
+    """Pillow writes none."""
+    height, width, _ = pixels.shape
+    chunk = lambda kind, body: struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def grey_of_16_bits():
+    pixels = np.full((40, 60), 1000, np.uint16)
+    pixels[:, 30:] = 4000
+    return Image.fromarray(pixels)
+
+
+def transparent():
+    palette = halves().quantize(4)
+    return encoded(palette, "PNG", transparency=bytes([0, 128, 255]))
+
+
+KINDS = {  # name -> (bytes, the colours that its left and right halves have as RGB)
+    "RGB JPEG": (encoded(halves(), "JPEG", quality=95), (RED, GREEN)),
+    "grey JPEG": (encoded(halves((50,) * 3, (90,) * 3).convert("L"), "JPEG"), ((50,) * 3, (90,) * 3)),
+    "CMYK JPEG": (encoded(halves().convert("CMYK"), "JPEG", quality=95), (RED, GREEN)),
+    "palette": (encoded(halves().quantize(4), "PNG"), (RED, GREEN)),
+    "palette with transparency": (transparent(), (RED, GREEN)),
+    "alpha": (encoded(halves().convert("RGBA"), "PNG"), (RED, GREEN)),
+    "grey with alpha": (encoded(halves((50,) * 3, (90,) * 3).convert("LA"), "PNG"), ((50,) * 3, (90,) * 3)),
+    "black and white": (encoded(halves((0,) * 3, (255,) * 3).convert("1"), "PNG"), ((0,) * 3, (255,) * 3)),
+    "16-bit grey": (encoded(grey_of_16_bits(), "PNG"), ((0,) * 3, (255,) * 3)),  # stretched
+    "16-bit colours": (png_of_16_bit_colours(np.asarray(halves(), np.uint16) * 256 + 255), (RED, GREEN)),
+    "EXIF that says turn it": (turned_jpeg(), (RED, GREEN)),  # the stored pixels count
+}
+
+
+def assert_halves(pixels, colours, tolerance=4):
+    assert pixels.dtype == np.uint8 and pixels.shape[2] == 3
+    quarter = pixels.shape[1] // 4
+    for column, colour in ((quarter, colours[0]), (3 * quarter, colours[1])):
+        found = pixels[pixels.shape[0] // 2, column].astype(int)
+        assert np.abs(found - colour).max() <= tolerance, (found, colour)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_sees_rgb(kind):
+    data, colours = KINDS[kind]
+    assert_halves(decode_image(data), colours)
+    assert decode_image(data).shape == (40, 60, 3)
+    record = {"image": data, "image_id": kind}
+    assert_halves(CropExample(32, train=False)(record, np.random.default_rng(0))["image"], colours)
+    example = CropExample(32, scale=(1, 1), ratio=(1.5, 1.5), flip=False)(record, np.random.default_rng(0))
+    assert_halves(example["image"], colours)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_preparing_keeps_what_training_sees_also_when_it_shrinks(kind, tmp_path):
+    data, colours = KINDS[kind]
+    path = tmp_path / "picture"
+    path.write_bytes(data)
+    image, height, width = read_picture(path)
+    assert (image, height, width) == (data, 40, 60)
+    record = {"image": image, "image_id": "a", "height": height, "width": width, "objects": stack_objects([])}
+    small = shrink_to_short_side(record, 20, Skipped())
+    validate_record(small)
+    assert (small["height"], small["width"]) == (20, 30)
+    assert small["image"][:3] == data[:3]  # a JPEG is one again, and a PNG too
+    assert_halves(decode_image(small["image"]), colours, tolerance=8)
+
+
+def test_pictures_of_telephones_stay_jpeg(tmp_path):
+    """Pillow calls a JPEG with a second picture behind it MPO."""
+    data = encoded(halves(), "MPO", save_all=True, append_images=[halves()])
+    (tmp_path / "a.jpg").write_bytes(data)
+    with Image.open(tmp_path / "a.jpg") as opened:
+        assert opened.format == "MPO"
+    assert read_picture(tmp_path / "a.jpg")[0] == data
+    assert_halves(decode_image(data), (RED, GREEN))
+
+
+def test_other_formats_keep_their_bits(tmp_path):
+    grey_of_16_bits().save(tmp_path / "a.tif")
+    image, _, _ = read_picture(tmp_path / "a.tif")
+    with Image.open(io.BytesIO(image)) as opened:
+        assert opened.format == "PNG" and np.asarray(opened).max() == 4000
+
+
+@pytest.mark.parametrize("orientation, top_left", [(1, RED), (3, GREEN), (6, RED), (8, GREEN)])
+def test_a_picture_on_its_side_is_turned_upright_where_no_mask_refers_to_it(tmp_path, orientation, top_left):
+    (tmp_path / "a.jpg").write_bytes(turned_jpeg(orientation))
+    image, height, width = read_picture(tmp_path / "a.jpg", upright=True)
+    assert (height, width) == ((60, 40) if orientation >= 5 else (40, 60))
+    pixels = decode_image(image)
+    assert pixels.shape == (height, width, 3) and image[:2] == b"\xff\xd8"
+    assert np.abs(pixels[4, 4].astype(int) - top_left).max() <= 8
+    again, *_ = read_picture(_written(tmp_path / "b.jpg", image), upright=True)
+    assert again == image  # it says no more that it should be turned
+
+
+def _written(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_and_shows_the_same_part():
+    ramp = np.tile(np.linspace(0, 255, 800).astype(np.uint8)[None, :, None], (600, 1, 3))
+    data = encoded(Image.fromarray(ramp), "JPEG", quality=95)
+    for box in [(0, 0, 600, 800), (101, 203, 450, 390), (37, 1, 512, 797), (0, 0, 129, 800)]:
+        whole, part = (
+            np.asarray(resized_window(data, lambda _, box=box: (box, (64, 64)), reduced=reduced), int)
+            for reduced in (False, True)
+        )
+        # One level is 3.1 of the ramp's pixels: the part has not moved by a pixel of the decoded picture.
+        assert np.abs(whole - part).max() <= 1, box
+        assert np.abs((whole - part).mean()) < 0.25
+
+
+def test_a_part_that_would_be_smaller_than_the_canvas_is_decoded_in_full():
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    data = encoded(Image.fromarray(noise), "JPEG", quality=95)
+    for side, same in ((100, False), (101, True)):  # 200 pixels become 100 by halves, 101 not
+        choose = lambda hw, side=side: (middle_box(hw), (side, side))
+        pictures = [np.asarray(resized_window(data, choose, reduced=reduced)) for reduced in (False, True)]
+        assert np.array_equal(*pictures) == same
+
+
+def test_what_is_around_the_part_is_not_seen():
+    """As in the reference, which cuts first and resizes then."""
+    pixels = np.zeros((60, 60, 3), np.uint8)
+    pixels[20:40, 20:40] = 100
+    cut = np.asarray(resized_window(pixels, lambda _: ((20, 20, 20, 20), (8, 8))))
+    assert (cut == 100).all()
+
+
+def test_broken_pictures_are_refused_when_prepared(tmp_path):
+    with pytest.raises(Unusable, match="truncated"):
+        read_picture(truncate(write_picture(tmp_path / "cut.jpg")), upright=True)

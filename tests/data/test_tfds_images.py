@@ -1,0 +1,136 @@
+"""Image data sets of TFDS, written here by TFDS's own writer, under other schemas than ours."""
+
+import io
+import json
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from segjax.data.builder import write_examples
+from segjax.data.crops import CropExample
+from segjax.data.loader import make_loader
+from segjax.data.records import validate_record
+from segjax.data.splits import open_split, splits_of
+
+
+def jpeg(seed):
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+IMAGENETS = {
+    "image": tfds.features.Image(encoding_format="jpeg"),
+    "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+    "file_name": tfds.features.Text(),
+}
+
+
+def write(folder, name="tiny", features=IMAGENETS, version="1.0.0", **fields):
+    """Splits train (5) and validation (2); `fields` make other fields of an example from its number."""
+
+    def example(number):
+        usual = {"image": io.BytesIO(jpeg(number)), "label": number % 2, "file_name": f"n{number}.JPEG"}
+        return {key: (usual | {k: make(number) for k, make in fields.items()})[key] for key in features}
+
+    splits = {"train": map(example, range(5)), "validation": map(example, range(5, 7))}
+    write_examples(folder / name / version, name, tfds.features.FeaturesDict(features), splits)
+    return folder
+
+
+def opened(folder, role="train", name="tiny", **data):
+    splits = {"train_split": "train", "eval_split": "validation"}
+    return open_split(splits | data | {"source": f"tfds:{name}", "tfds_dir": str(folder)}, role)
+
+
+def test_records_hold_the_stored_bytes_the_name_and_the_label(tmp_path):
+    source, measured = opened(write(tmp_path)), opened(tmp_path, "eval")
+    assert (len(source), len(measured)) == (5, 2)
+    for number in range(5):
+        record = source[number]
+        validate_record(record)
+        assert record["image"] == jpeg(number) and record["image_id"] == f"n{number}.JPEG"
+        assert (record["height"], record["width"], record["label"]) == (20, 30, number % 2)
+    assert measured[0]["image_id"] == "n5.JPEG" and source.info.categories == ("cat", "dog")
+    assert pickle.loads(pickle.dumps(source))[1]["image_id"] == "n1.JPEG"
+    assert splits_of("tfds:tiny", str(tmp_path)) == ["train", "validation"]
+
+
+def test_a_part_of_a_split_is_a_split(tmp_path):
+    source = opened(write(tmp_path), train_split="train[:3]", eval_split="train[60%:]")
+    assert len(source) == 3
+    held = opened(tmp_path, "eval", eval_split="train[60%:]")
+    assert [held[i]["image_id"] for i in range(len(held))] == ["n3.JPEG", "n4.JPEG"]
+
+
+def test_other_names_and_fields_that_nobody_asks_for(tmp_path):
+    features = {
+        "photo": tfds.features.Image(),
+        "mask": tfds.features.LabeledImage(labels=2, shape=(None, None, 1)),
+        "text": tfds.features.Text(),
+    }
+    mask = lambda number: io.BytesIO(b"no picture: whoever decodes it fails")
+    write(tmp_path, features=features, photo=lambda n: io.BytesIO(jpeg(n)), mask=mask, text=lambda n: "x")
+    record = opened(tmp_path)[3]
+    assert record["image"] == jpeg(3) and record["image_id"] == "3" and "label" not in record
+
+
+def test_unknown_labels_are_left_out(tmp_path):
+    assert "label" not in opened(write(tmp_path, label=lambda number: -1))[0]
+
+
+def test_worker_processes_train_from_it(tmp_path):
+    with make_loader(opened(write(tmp_path)), CropExample(16), batch_size=4, workers=1) as loader:
+        batch = next(loader)
+    assert batch["image"].shape == (4, 16, 16, 3) and batch["weight"].all()
+
+
+def test_the_newest_version_is_taken_unless_one_is_named(tmp_path):
+    write(tmp_path, file_name=lambda number: "old")
+    write(tmp_path, version="1.1.0", file_name=lambda number: "new")
+    assert opened(tmp_path)[0]["image_id"] == "new"
+    assert opened(tmp_path, name="tiny:1.0.0")[0]["image_id"] == "old"
+
+
+def test_what_is_not_prepared_says_how_to(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has not prepared imagenet2012 in .*tfds build imagenet2012 --file_f"):
+        opened(tmp_path, name="imagenet2012")
+    with pytest.raises(FileNotFoundError, match="has not prepared nonesuch"):
+        opened(write(tmp_path), name="nonesuch")
+    with pytest.raises(ValueError, match="tiny has no split 'val'; it has train, validation"):
+        opened(tmp_path, train_split="val")
+    with pytest.raises(ValueError, match="tiny has no split 'train.:x.'"):
+        opened(tmp_path, train_split="train[:x]")
+
+
+def test_what_cannot_be_read_at_random_says_how_to_convert_it(tmp_path):
+    file = write(tmp_path) / "tiny" / "1.0.0" / "dataset_info.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"fileFormat": "tfrecord"}))
+    for path in file.parent.glob("*.array_record*"):
+        path.rename(str(path).replace("array_record", "tfrecord"))
+    with pytest.raises(ValueError, match="stored as tfrecord, which can be read in one order.*convert_format"):
+        opened(tmp_path)
+
+
+def test_a_data_set_without_pictures_is_refused(tmp_path):
+    write(tmp_path, features={"text": tfds.features.Text()}, text=lambda number: "x")
+    with pytest.raises(ValueError, match=r"tiny is no data set of images: .*it has text \(Text\)"):
+        opened(tmp_path)
+
+
+def test_neither_tensorflow_nor_jax_is_imported(tmp_path):
+    write(tmp_path)
+    code = (
+        "import sys\n"
+        "from segjax.data.splits import open_split\n"
+        f"data = dict(source='tfds:tiny', tfds_dir={str(tmp_path)!r}, train_split='train')\n"
+        "open_split(data, 'train')[0]\n"
+        "assert not {'tensorflow', 'jax'} & set(sys.modules), 'heavy imports'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
