@@ -17,8 +17,8 @@ class CropExample:
     """Callable (record, rng) -> example; a loader's ``example_fn``. S = canvas.
 
     Example: ``image`` uint8 [S, S, 3]; ``weight`` float32, 1 (0 of a placeholder). Training takes a random part of the
-    picture (`random_box`), resized to the canvas; evaluation the middle of the picture, its shorter side filling the
-    canvas. Both are filtered bicubically.
+    picture (`random_box`), resized to the canvas; evaluation the middle of the picture (`center_crop`). Both are
+    filtered bicubically.
 
     Args:
       canvas: side S in pixels.
@@ -26,6 +26,7 @@ class CropExample:
       scale: (low, high) of a crop's area, as a share of the picture's.
       ratio: (low, high) of a crop's width over its height.
       flip: mirror left-right half the time.
+      margin: in evaluation, the picture's shorter side in canvases; 1 fills the canvas, more cuts the borders off.
       percentiles: stretch intensities between these percentiles of each picture, see `decode_image`.
     """
 
@@ -37,20 +38,24 @@ class CropExample:
         scale: tuple[float, float] = (0.2, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip: bool = True,
+        margin: float = 1.0,
         percentiles: tuple[float, float] | None = None,
     ):
         if not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f"crop scale is (low, high) with 0 < low <= high <= 1, got {tuple(scale)}")
         if not 0 < ratio[0] <= ratio[1]:
             raise ValueError(f"crop ratio is (low, high) with 0 < low <= high, got {tuple(ratio)}")
+        if not margin >= 1:
+            raise ValueError(f"crop margin is at least 1 (the shorter side fills the canvas), got {margin}")
         self.canvas, self.train, self.flip, self.percentiles = canvas, train, flip, percentiles
+        self.margin = margin
         self.scale, self.ratio = tuple(scale), tuple(ratio)
 
     def __call__(self, record: Mapping, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The example of ``record``; see the class. Raises ImageError for a picture that cannot be read."""
         image = decode_image(record["image"], name=f"image {record['image_id']!r}", percentiles=self.percentiles)
         if not self.train:
-            return {"image": center_crop(image, self.canvas), "weight": np.float32(1)}
+            return {"image": center_crop(image, self.canvas, self.margin), "weight": np.float32(1)}
         top, left, height, width = random_box(image.shape[:2], self.scale, self.ratio, rng)
         window = Image.fromarray(np.ascontiguousarray(image[top : top + height, left : left + width]))
         pixels = np.asarray(window.resize((self.canvas, self.canvas), Image.BICUBIC))

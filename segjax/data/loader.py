@@ -21,6 +21,10 @@ _BROKEN_IN_A_ROW = 16  # so many different records breaking one after another is
 _ENDLESS = 2**48  # examples; grain's own endless repeat overflows in batches of one (it divides as floats)
 
 
+class SettingsError(ValueError):
+    """Raised by an ``example_fn`` for a record that is whole but does not fit what it was told: loading ends with it."""
+
+
 class Loader(Iterator):
     """Iterator of batches: dicts of stacked arrays [rows, ...]. Close it (or use ``with``) to end its workers."""
 
@@ -71,7 +75,7 @@ def make_loader(
     """Batches of ``example_fn(source[i], rng)``; step k's rows of all processes, in order, are one process's batch k.
 
     Each example gets an ``index`` int64, its position in the source (-1 for padding). A record that raises becomes a
-    placeholder (``example_fn.placeholder()``, of weight 0) and one logged warning.
+    placeholder (``example_fn.placeholder()``, of weight 0) and one logged warning; but a `SettingsError` goes through.
 
     Args:
       source: random access by position; picklable if ``workers``.
@@ -131,6 +135,8 @@ class _Fetch:
         try:
             example = self.example_fn(self._record(position), rng)
             self._broken_in_a_row.clear()
+        except SettingsError:
+            raise
         except Exception as error:
             self._report(position, error)
             example = self.example_fn.placeholder()

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segjax.data.builder import open_source
+from segjax.data.builder import open_source, read_info
+from segjax.data.shapes import SHAPES
 from segjax.data.synthetic import SyntheticScenes
 
 SYNTHETIC = "synthetic"
@@ -32,6 +33,11 @@ def open_split(data: Mapping[str, Any], role: str):
     )
 
 
+def categories_of(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the classes 0..K-1 of a source, as `open_split` opens it."""
+    return SHAPES if data["source"] == SYNTHETIC else read_info(data["source"]).categories
+
+
 class First:
     """The first `count` records of a source."""
 
@@ -43,3 +49,10 @@ class First:
 
     def __getitem__(self, index: int) -> Any:
         return self.source[index]
+
+
+class Spread(First):
+    """`count` records of a source, evenly spread over it: sources are often sorted by class."""
+
+    def __getitem__(self, index: int) -> Any:
+        return self.source[index * len(self.source) // self.count]

@@ -68,12 +68,20 @@ def resize_longest_side(image: np.ndarray, canvas: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((w, h), Image.BILINEAR))
 
 
-def center_crop(image: np.ndarray, canvas: int) -> np.ndarray:
-    """uint8 [H, W, 3] -> [canvas, canvas, 3]: the middle, the shorter side filling the canvas; Pillow's bicubic."""
+def center_crop(image: np.ndarray, canvas: int, margin: float = 1.0) -> np.ndarray:
+    """uint8 [H, W, 3] -> [canvas, canvas, 3], the middle, Pillow's bicubic.
+
+    The shorter side becomes `margin` times the canvas: with 1 it fills the canvas, with 256 / 224 some is cut off all
+    around, as ImageNet is measured.
+    """
     side = min(image.shape[:2])
+    if margin != 1:
+        height, width = (round(length * round(margin * canvas) / side) for length in image.shape[:2])
+        image = np.asarray(Image.fromarray(image).resize((width, height), Image.BICUBIC))
+        side = canvas
     top, left = ((length - side) // 2 for length in image.shape[:2])
     square = np.ascontiguousarray(image[top : top + side, left : left + side])
-    return np.asarray(Image.fromarray(square).resize((canvas, canvas), Image.BICUBIC))
+    return square if side == canvas else np.asarray(Image.fromarray(square).resize((canvas, canvas), Image.BICUBIC))
 
 
 def pad_to_canvas(image: np.ndarray, canvas: int) -> np.ndarray:

@@ -100,13 +100,13 @@ def decay_mask(params: Any) -> Any:
 def layer_scales(params: Any, layer_decay: float, trunk: str) -> Any:
     """Factor on the learning rate of each parameter: layer_decay ** (depth + 1 - layer), 1 outside the trunk.
 
-    `<trunk>/patch_embed` and `<trunk>/pos_embed` are layer 0, `<trunk>/block_i` is layer i + 1; the depth is
-    the number of blocks found. trunk is a regex; "" means that the blocks lie at the top of the tree. Raises
+    `<trunk>/patch_embed`, `<trunk>/pos_embed` and `<trunk>/cls_token` are layer 0, `<trunk>/block_i` is layer i + 1; the
+    depth is the number of blocks found. trunk is a regex; "" means that the blocks lie at the top of the tree. Raises
     ValueError when no block is found, naming the modules there are.
     """
     prefix = f"(?:^|/)(?:{trunk})/" if trunk else "^"
     stem, block = (
-        re.compile(prefix + r"(?:patch_embed|pos_embed)(?:/|$)"),
+        re.compile(prefix + r"(?:patch_embed|pos_embed|cls_token)(?:/|$)"),
         re.compile(prefix + r"block_(?P<number>\d+)/"),
     )
 
