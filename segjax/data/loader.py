@@ -22,7 +22,7 @@ _ENDLESS = 2**48  # examples; grain's own endless repeat overflows in batches of
 
 
 class SettingsError(ValueError):
-    """Raised by an ``example_fn`` for a record that is whole but does not fit what it was told: loading ends with it."""
+    """Raised by an ``example_fn`` for a whole record that does not fit its settings: loading ends with it."""
 
 
 class Loader(Iterator):

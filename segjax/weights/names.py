@@ -17,8 +17,8 @@ from segjax.weights.tree import CheckpointError, differences, flatten, unflatten
 OFFICIAL, HUGGINGFACE = "official", "huggingface"
 
 # (ours, the official name, transformers', leaves). `{i}` stands for a number (of a block, a mask), `{p}` for a
-# projection (q, k, v, out). Several names in place of one hold equal parts of the array, along torch's first axis; none,
-# (), is an array that the other implementation has no place for.
+# projection (q, k, v, out). Several names in place of one hold equal parts of the array, along torch's first axis; no
+# name, (), is an array that the other implementation has no place for.
 Entry = tuple[str, str | Sequence[str], str | Sequence[str], Leaves]
 
 
@@ -38,8 +38,8 @@ class NameTable:
       relatives: beginnings of keys of models that began as this one and are others now -> their names.
       fixed: (shapes of our arrays by path, family, cells of the grid's side) -> arrays that are stored there and
         computed here, by key.
-      said: (state dict as the newest version spells it, family) -> attributes of the model that its arrays tell, besides
-        the encoder's size.
+      said: (state dict as the newest version spells it, family) -> attributes of the model that its arrays tell
+        besides the encoder's size.
       plain: our variables of any kind of this model -> those that the entries name, the same function of a picture.
     """
 

@@ -1,6 +1,6 @@
 """A classifier's modules under three names: ours, timm's (which MAE's fine-tuned files have) and transformers'.
 
-transformers' is ViTForImageClassification, which pools the class token. `segjax.weights.names` moves arrays by the table.
+transformers' is ViTForImageClassification, which pools the class token. `segjax.weights.names` moves arrays by it.
 """
 
 from collections.abc import Mapping
