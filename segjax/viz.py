@@ -262,7 +262,7 @@ def classification_sheet(
     Returns:
       uint8 [H, W, 3]; small pictures are enlarged.
     """
-    side = int(np.clip(images.shape[1], _SMALLEST_PANEL // 2, _LARGEST_PANEL // 2))
+    side = int(np.clip(images.shape[1], 3 * _SMALLEST_PANEL // 4, _LARGEST_PANEL // 2))
     called = lambda label: names[label] if label < len(names) else str(label)
     panels = []
     for image, label, answer in zip(images, given.tolist(), named.tolist(), strict=True):

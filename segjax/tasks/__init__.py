@@ -11,6 +11,7 @@ from segjax.tasks.promptable import Promptable
 from segjax.tasks.reconstruction import Reconstruction
 
 TASKS = {"promptable": Promptable, "reconstruction": Reconstruction, "classification": Classification}
+FOR_MODELS = {"sam": "promptable", "mae": "reconstruction", "vit": "classification"}  # by the beginning of their names
 
 
 def make_task(config: ml_collections.ConfigDict):
