@@ -4,6 +4,7 @@
   segjax prepare nuclei ~/dsb2018 --out data/nuclei
   segjax prepare bsds500 ~/BSDS500 --out data/bsds500
   segjax prepare label_maps FOLDER --out data/mine --option category=cell
+  segjax prepare class_folders ~/imagenet --out data/imagenet --short-side 512
   segjax prepare synthetic --out data/scenes --option count=200 --option difficulty=medium
 
 What is broken is left out, counted and named in the report, which is also written to DIR/report.json.
@@ -17,13 +18,13 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
-    parser.add_argument("source", metavar="SOURCE", help="coco, label_maps, nuclei, bsds500 or synthetic")
+    parser.add_argument("source", metavar="SOURCE", help="coco, label_maps, class_folders, nuclei, bsds500, synthetic")
     parser.add_argument("raw_dir", metavar="RAW_DIR", nargs="?", help="folder of the raw files (none for synthetic)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--splits", metavar="A,B", help="only these splits (default: all there are)")
     parser.add_argument("--limit", type=int, metavar="N", help="at most N images of each split")
     parser.add_argument("--short-side", type=int, metavar="PX", help="shrink larger pictures to this shorter side")
-    parser.add_argument("--keep-empty", action="store_true", help="keep pictures without objects")
+    parser.add_argument("--keep-empty", action="store_true", help="keep pictures without objects or label")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier preparation wrote")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="the source's own; repeatable"

@@ -15,6 +15,7 @@ from segjax.data import builder
 from segjax.data.records import Record, RecordError, encode_png, validate_record
 from segjax.data.resize_record import shrink_to_short_side
 from segjax.data.sources.bsds500 import Bsds500
+from segjax.data.sources.class_folders import ClassFolders
 from segjax.data.sources.coco import CocoFolder
 from segjax.data.sources.label_maps import LabelMaps
 from segjax.data.sources.raw import RawSource, Skipped
@@ -33,6 +34,7 @@ def _nuclei(raw_dir: str | pathlib.Path, **options: Any) -> LabelMaps:
 
 SOURCES: dict[str, Callable[..., RawSource]] = {
     "bsds500": Bsds500,
+    "class_folders": ClassFolders,
     "coco": CocoFolder,
     "label_maps": LabelMaps,
     "nuclei": _nuclei,
@@ -86,7 +88,7 @@ def prepare(
       source_name: one of SOURCES. raw_dir: folder of the raw files; None for the synthetic source.
       splits: which to prepare (default: all there are). limit: at most so many images of each split.
       short_side: larger images and their masks are shrunk until the shorter side has so many pixels.
-      keep_empty: keep images without objects (detection needs them, prompts cannot use them).
+      keep_empty: keep images without objects (detection needs them, prompts cannot use them) and without a label.
       overwrite: replace an earlier preparation at `out`.
       options: the source's own, such as `difficulty` of synthetic scenes.
 
@@ -184,7 +186,7 @@ def _checked(records: Iterator[Record], skipped: Skipped, short_side: int | None
             continue
         if record["image_id"] in seen:
             skipped.image("image id is taken by an earlier image", record["image_id"])
-        elif not keep_empty and not record["objects"]["rle"]:
+        elif not keep_empty and not record["objects"]["rle"] and "label" not in record:
             skipped.image("image has no objects", record["image_id"])
         else:
             seen.add(record["image_id"])
