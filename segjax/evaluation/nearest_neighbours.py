@@ -43,7 +43,7 @@ def neighbour_votes(
     bank = jnp.asarray(np.pad(_unit(bank), [(0, padding), (0, 0)])).reshape(pieces, columns, -1)
     labels = jnp.asarray(np.pad(np.asarray(labels, np.int32), (0, padding), constant_values=-1)).reshape(pieces, -1)
     vote = functools.partial(_votes, classes=classes, k=k, temperature=temperature)
-    rows = min(rows, len(features))
+    rows = max(1, min(rows, len(features)))
     votes = []
     for start in range(0, len(features), rows):
         piece = _unit(features[start : start + rows])

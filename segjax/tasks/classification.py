@@ -175,6 +175,8 @@ class Classification:
             features, label, weight = to_host((self._embed(variables, placed), placed["label"], placed["weight"]))
             rows.append((features[weight > 0], label[weight > 0]))
         features, labels = map(np.concatenate, zip(*rows, strict=True))
+        if not len(features):
+            raise ValueError(f"none of the training pictures of {self.data['source']!r} could be read and has a class")
         return features, labels
 
     def _features(self, variables, images):

@@ -62,9 +62,10 @@ def first_state(
     with quick_compilation():
         state = jax.jit(first, out_shardings=shardings)(init_key, run_key, given)
     if hasattr(task, "measured_constants") and given.keys() != places.keys():
-        found = flatten({"constants": task.measured_constants(state.variables, mesh=mesh)})
+        found = flatten(task.measured_constants(state.variables, mesh=mesh), "constants")
         placed = {path: jax.device_put(array, places[path]) for path, array in found.items()}
-        state = state.replace(constants=unflatten(flatten(state.constants, "constants") | placed).get("constants", {}))
+        constants = unflatten(flatten(state.constants, "constants") | placed)
+        state = state.replace(constants=constants.get("constants", {}))
     return state, shardings
 
 

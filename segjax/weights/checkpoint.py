@@ -170,7 +170,7 @@ def write_checkpoint(
 
     Args:
       path: .safetensors, or .pth, .pt, .bin or .ckpt for torch.
-      variables: {"params", "constants"} of a SAM or MAE.
+      variables: {"params", "constants"} of a SAM, a classifier or a MAE.
       family: whose names: "segjax", "official" or "huggingface"; None: ours in .safetensors, the official ones else.
       metadata: what our own format says of the model: {"model": {"name": ...}}; the others have no place for it.
       canvas: the model's, in pixels; a MAE's files of the other families hold position tables for it.
