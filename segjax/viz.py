@@ -249,6 +249,35 @@ def reconstruction_sheet(images: np.ndarray, predicted: np.ndarray, masked: np.n
     return _lay_out(rows, ["masked", "reconstructed", "original"], side)
 
 
+def classification_sheet(
+    images: np.ndarray, given: np.ndarray, named: np.ndarray, names: Sequence[str] = (), *, columns: int = 4
+) -> np.ndarray:
+    """Pictures with their class below, and what a model called them where that is another; these have a frame.
+
+    Args:
+      images: uint8 [K, S, S, 3], K at least 1.
+      given, named: int [K], classes.
+      names: of the classes; the numbers where there is none.
+
+    Returns:
+      uint8 [H, W, 3]; small pictures are enlarged.
+    """
+    side = int(np.clip(images.shape[1], 3 * _SMALLEST_PANEL // 4, _LARGEST_PANEL // 2))
+    called = lambda label: names[label] if label < len(names) else str(label)
+    panels = []
+    for image, label, answer in zip(images, given.tolist(), named.tolist(), strict=True):
+        panel = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+        if answer == label:
+            panels.append((Image.fromarray(panel), called(label)))
+        else:
+            frame = np.pad(np.zeros((side - 8, side - 8), bool), 4, constant_values=True)
+            panel = np.where(frame[..., None], np.array(WRONG, np.uint8), panel)
+            panels.append((Image.fromarray(panel), f"{called(label)}, named {called(answer)}"))
+    columns = min(columns, len(panels))
+    rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
+    return _lay_out(rows, [""] * columns, side, [("named wrongly", WRONG)])
+
+
 def _interaction_row(picture: dict[str, np.ndarray], counts: Sequence[int], side: int) -> list[tuple[Image.Image, str]]:
     """Panels and captions of one image."""
     height, width = (int(x) for x in picture["size"])

@@ -70,7 +70,7 @@ def test_mask_and_seed_can_be_chosen(weights, photo, tmp_path):
         (["reconstruct", "PHOTO", "--mask-strategy", "rows"], "choose one of random, block, grid"),
         (["reconstruct", "nowhere.png"], "no picture nowhere.png"),
         (["predict", "PHOTO", "--point", "3,3"], "this command takes a SAM. `segjax reconstruct`"),
-        (["eval"], "this command takes a SAM"),
+        (["eval"], "these weights come without a run and its data"),
     ],
 )
 def test_what_cannot_be_done_is_said(weights, photo, tmp_path, capsys, command, said):

@@ -11,14 +11,17 @@ from jax.sharding import AxisType
 
 from segjax.cli.experiments import read_config
 from segjax.tasks import make_task
+from segjax.tasks.classification import Classification
 from segjax.tasks.reconstruction import Reconstruction
 from segjax.training import sharding
 from segjax.training.loop import train
+from segjax.weights.run_folder import load_variables
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "experiments"
 EXPERIMENTS = sorted(FOLDER.rglob("*.py"))
 name_of = lambda path: path if isinstance(path, str) else f"{path.parent.name}/{path.stem}"
 VARIANTS = [(path, "") for path in EXPERIMENTS] + [(FOLDER / "sam" / "coco.py", ":small")]
+VARIANTS += [(FOLDER / "mae" / "probe.py", ":imagenet_b"), (FOLDER / "mae" / "finetune.py", ":imagenet_h")]
 
 
 def batch_shapes(task):
@@ -27,6 +30,8 @@ def batch_shapes(task):
     batch = {"image": shape((2, canvas, canvas, 3), jnp.uint8), "weight": shape((2,), jnp.float32)}
     if isinstance(task, Reconstruction):
         return batch, set()
+    if isinstance(task, Classification):
+        return batch | {"label": shape((2,), jnp.int32)}, {"top1"}
     cells = canvas // task.data["mask_stride"]
     batch |= {
         "size": shape((2, 2), jnp.int32),
@@ -66,9 +71,11 @@ def test_imagenet_is_pretrained_by_the_paper_s_recipe(size, variant, epochs):
 
 def test_miniatures_of_a_task_are_one_program():
     configs = [read_config(f"{path}:debug").to_dict() for path in EXPERIMENTS]
-    by_task = {config["task"]: config for config in configs}
-    assert set(by_task) == {"promptable", "reconstruction"}
-    assert all(config == by_task[config["task"]] for config in configs)
+    program = lambda config: (config["task"], config["model"].get("frozen", False))
+    by_program = {program(config): config for config in configs}
+    classification = {("classification", False), ("classification", True)}
+    assert set(by_program) == {("promptable", False), ("reconstruction", False), *classification}
+    assert all(config == by_program[program(config)] for config in configs)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
@@ -77,14 +84,16 @@ def test_an_unknown_variant_is_named(path):
         read_config(f"{path}:tiny")
 
 
-@pytest.mark.parametrize(("task", "number"), [("sam", "iou@1"), ("mae", "eval_loss")])
-def test_the_miniature_trains_evaluates_and_resumes_bit_for_bit(tmp_path, monkeypatch, task, number):
+@pytest.mark.parametrize(
+    ("experiment", "number"), [("sam/quickstart", "iou@1"), ("mae/quickstart", "eval_loss"), ("mae/probe", "knn@3")]
+)
+def test_the_miniature_trains_evaluates_and_resumes_bit_for_bit(tmp_path, monkeypatch, experiment, number):
     # On one device: smaller programs are tested on many, this one takes minutes to compile for eight.
     one = jax.make_mesh((1, 1), sharding.BATCH_AXES, (AxisType.Auto, AxisType.Auto), devices=jax.devices()[:1])
     monkeypatch.setattr(sharding, "make_mesh", lambda data, fsdp: one)
 
     def run():
-        config = read_config(f"{FOLDER / task / 'quickstart.py'}:debug")
+        config = read_config(f"{FOLDER / experiment}.py:debug")
         config.checkpoint.every = 1
         return train(make_task(config), config, tmp_path)
 
@@ -96,3 +105,6 @@ def test_the_miniature_trains_evaluates_and_resumes_bit_for_bit(tmp_path, monkey
     assert int(straight.step) == int(resumed.step) == 2
     same = jax.tree.map(lambda a, b: np.array_equal(a, b), straight.params, resumed.params)
     assert all(jax.tree.leaves(same))
+    # What is frozen stayed as it was at the first step.
+    before, after = (load_variables(tmp_path, step)[0]["constants"] for step in (1, 2))
+    jax.tree.map(np.testing.assert_array_equal, before, after)

@@ -152,3 +152,14 @@ def test_the_reconstruction_sheet_has_three_panels_a_picture():
     top = round(1.9 * max(15, side // 17)) + side // 2
     middle = lambda column: sheet[top, gap + column * (side + gap) + side // 2].tolist()
     assert [middle(0), middle(1), middle(2)] == [[128] * 3, [255] * 3, [0] * 3]
+
+
+def test_the_classification_sheet_frames_what_was_named_wrongly():
+    images = np.zeros((5, 32, 32, 3), np.uint8)
+    sheet = viz.classification_sheet(images, np.arange(5), np.array([0, 1, 2, 0, 4]), ("asp", "owl"))
+    gap, side = viz._GAP, 192
+    assert sheet.shape[1] == gap + 4 * (side + gap)  # four columns, so two rows
+    top = round(1.9 * max(15, side // 17))
+    corner = lambda column: sheet[top, gap + column * (side + gap)].tolist()
+    assert [corner(column) for column in range(4)] == [[0] * 3] * 3 + [list(viz.WRONG)]
+    assert viz.classification_sheet(images[:1], np.array([0]), np.array([0])).shape[1] == gap + side + gap

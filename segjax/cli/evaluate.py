@@ -1,13 +1,19 @@
-"""Measure a checkpoint as the field does: mean IoU after 1, 2, 3, 5, 9 simulated clicks, clicks to 85 and 90 %.
+"""Measure a checkpoint as the field does, on the run's own evaluation split or on other data.
 
   segjax eval --checkpoint runs/quickstart --out runs/quickstart
   segjax eval --checkpoint runs/nuclei --data data/nuclei --split stage1_test --out runs/nuclei/test
   segjax eval --checkpoint sam_vit_b_01ec64.pth --data data/coco --out out/sam_vit_b
+  segjax eval --checkpoint runs/probe
+  segjax eval --checkpoint mae_finetuned_vit_base.pth --data data/imagenet --split val
+
+A SAM: mean IoU after 1, 2, 3, 5, 9 simulated clicks, clicks to 85 and 90 %. A classifier: the share of pictures that it
+names rightly, and of its nearest neighbours. A MAE: the loss on masked patches.
 
 Without --data the run's own evaluation split is used. --step best measures the checkpoint that the run's
-config.checkpoint.best kept. --config.key=value changes the run's config, for example --config.eval.limit=16. Written to
-DIR: interactive.json, which holds {"trained": {"iou@1": ..., ...}}, curve.png and pictures.png. With --untrained, fresh
-parameters are measured too, and interactive.json also has "untrained".
+config.checkpoint.best kept. --config.key=value changes the run's config, for example --config.eval.limit=16. With
+--untrained, fresh parameters are measured too. Written to DIR, if one is given: {"trained": {"iou@1": ..., ...}}, and
+perhaps "untrained", as interactive.json for a SAM, with curve.png and pictures.png, and as evaluation.json for others,
+with their pictures.
 """
 
 import argparse
@@ -24,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help="checkpoint (default: newest)")
     parser.add_argument("--data", metavar="PREPARED", help="a folder written by `segjax prepare`")
     parser.add_argument("--split", metavar="S", help="which of its splits")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--out", metavar="DIR", help="folder for the results (default: they are printed only)")
     parser.add_argument("--untrained", action="store_true", help="measure the model before training as well")
     parser.set_defaults(passes_flags=True)
 
@@ -35,37 +41,64 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from segjax.inference.loading import read_model
 
     keep_compiled_programs()
-    _, variables, checkpoint, model = read_model(args.checkpoint, step=args.step, only="sam")
+    _, variables, checkpoint, model = read_model(args.checkpoint, step=args.step)
     config = evaluation_config(checkpoint.saved | {"model": model}, args.data, args.split, rest)
 
     import jax
 
-    variables = jax.device_put(variables)
+    from segjax.tasks import make_task
+    from segjax.training.start import quick_compilation
 
+    task, measured = make_task(config), {"trained": jax.device_put(variables)}
+    if args.untrained:
+        with quick_compilation():
+            measured["untrained"] = jax.jit(task.init)(jax.random.key(config.seed))
+    out = None if args.out is None else pathlib.Path(args.out)
+    measure = _interactive if hasattr(task, "interactive_scores") else _numbers
+    return measure(task, measured, out, pathlib.Path(args.checkpoint).resolve().name)
+
+
+def _interactive(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None, name: str) -> int:
+    """A SAM's protocol, which has files of its own."""
     from segjax import plots, viz
     from segjax.data.records import encode_png
     from segjax.files import write_whole
-    from segjax.tasks import make_task
     from segjax.training.sharding import make_mesh
-    from segjax.training.start import quick_compilation
 
-    task, mesh = make_task(config), make_mesh()
-    scores = task.interactive_scores(variables, mesh=mesh)
-    out = pathlib.Path(args.out)
-    path = scores.save(out)
-    numbers = {pathlib.Path(args.checkpoint).resolve().name: scores.numbers()}
-    if args.untrained:
-        with quick_compilation():
-            fresh = jax.jit(task.init)(jax.random.key(config.seed))
-        untrained = task.interactive_scores(fresh, mesh=mesh)
-        scores.save(out, untrained)
-        numbers = {"trained": scores.numbers(), "untrained": untrained.numbers()}
-    plots.curve(numbers, out / "curve.png")
-    if scores.pictures:
-        write_whole(out / "pictures.png", encode_png(viz.interaction_sheet(scores.pictures)))
-    for name, values in numbers.items():
-        print(f"{name}\n{table(values)}")
-    print(f"{path}, {out / 'curve.png'}")
+    mesh, scores = make_mesh(), {}
+    for of, variables in measured.items():
+        scores[of] = task.interactive_scores(variables, mesh=mesh)
+        if out is not None:
+            path = scores["trained"].save(out, scores.get("untrained"))
+    numbers = {of if len(scores) > 1 else name: found.numbers() for of, found in scores.items()}
+    if out is not None:
+        plots.curve(numbers, out / "curve.png")
+        if pictures := scores["trained"].pictures:
+            write_whole(out / "pictures.png", encode_png(viz.interaction_sheet(pictures)))
+    for of, values in numbers.items():
+        print(f"{of}\n{table(values)}")
+    if out is not None:
+        print(f"{path}, {out / 'curve.png'}")
+    return 0
+
+
+def _numbers(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None, name: str) -> int:
+    """What the task's own evaluation finds, as training logs it."""
+    from segjax.data.records import encode_png
+    from segjax.files import write_json, write_whole
+    from segjax.training.sharding import make_mesh
+
+    found = {of: task.evaluate(variables, mesh=make_mesh()) for of, variables in measured.items()}
+    numbers = {of: values for of, (values, _) in found.items()}
+    if out is not None:
+        write_json(out / "evaluation.json", numbers)
+        for of, picture in found["trained"][1].items():
+            write_whole(out / f"{of}.png", encode_png(picture))
+    print(f"{'':<12}" + "".join(f"{of if len(numbers) > 1 else name:>12}" for of in numbers))
+    for key in numbers["trained"]:
+        print(f"{key:<12}" + "".join(f"{values[key]:>12.4f}" for values in numbers.values()))
+    if out is not None:
+        print(out / "evaluation.json")
     return 0
 
 
@@ -92,12 +125,12 @@ def evaluation_config(saved: dict[str, Any], data: str | None, split: str | None
     Raises ValueError for such weights without data, --split without data, or an unknown key.
     """
     from segjax.cli.experiments import apply_flags
-    from segjax.tasks import completed
+    from segjax.tasks import FOR_MODELS, completed
 
     if "task" not in saved:
         if data is None:
             raise ValueError("these weights come without a run and its data; say on what to measure: --data PREPARED")
-        saved = {"task": "promptable", "model": saved["model"]}
+        saved = {"task": FOR_MODELS[saved["model"]["name"].split("_")[0]], "model": saved["model"]}
     config = completed(saved)
     if data is not None:
         from segjax.data.splits import splits_of

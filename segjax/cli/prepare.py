@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--splits", metavar="A,B", help="only these splits (default: all there are)")
     parser.add_argument("--limit", type=int, metavar="N", help="at most N images of each split")
     parser.add_argument("--short-side", type=int, metavar="PX", help="shrink larger pictures to this shorter side")
-    parser.add_argument("--keep-empty", action="store_true", help="keep pictures without objects")
+    parser.add_argument("--keep-empty", action="store_true", help="keep pictures without objects or label")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier preparation wrote")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="the source's own; repeatable"

@@ -17,8 +17,8 @@ class CropExample:
     """Callable (record, rng) -> example; a loader's ``example_fn``. S = canvas.
 
     Example: ``image`` uint8 [S, S, 3]; ``weight`` float32, 1 (0 of a placeholder). Training takes a random part of the
-    picture (`random_box`), resized to the canvas; evaluation the middle of the picture, its shorter side filling the
-    canvas. Both are filtered bicubically.
+    picture (`random_box`), resized to the canvas; evaluation the middle of the picture (`middle_box`). Both are
+    filtered bicubically.
 
     With a `frame` F, training leaves resizing and mirroring to the devices (`segjax.ops.windows`), which takes half of
     the work from the host where pictures were prepared with a shorter side of F pixels. Then ``image`` is uint8
@@ -33,6 +33,7 @@ class CropExample:
       ratio: (low, high) of a crop's width over its height.
       flip: mirror left-right half the time.
       frame: shorter side F in pixels of what goes to the devices in training; 0: the canvas itself does.
+      margin: in evaluation, the picture's shorter side in canvases; 1 fills the canvas, more cuts the borders off.
       percentiles: stretch intensities between these percentiles of each picture, see `decode_image`.
     """
 
@@ -45,6 +46,7 @@ class CropExample:
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip: bool = True,
         frame: int = 0,
+        margin: float = 1.0,
         percentiles: tuple[float, float] | None = None,
     ):
         if not 0 < scale[0] <= scale[1] <= 1:
@@ -55,7 +57,10 @@ class CropExample:
             raise ValueError(
                 f"crop frame is {frame}; expected at least the canvas, {canvas}, or 0 to resize on the host"
             )
+        if not margin >= 1:
+            raise ValueError(f"crop margin is at least 1 (the shorter side fills the canvas), got {margin}")
         self.canvas, self.train, self.flip, self.percentiles = canvas, train, flip, percentiles
+        self.margin = margin
         self.scale, self.ratio = tuple(scale), tuple(ratio)
         self.frame = (frame, math.ceil((frame + 0.5) * max(ratio[1], 1 / ratio[0]))) if frame and train else None
 
@@ -63,7 +68,7 @@ class CropExample:
         """The example of ``record``; see the class. Raises ImageError for a picture that cannot be read."""
 
         def choose(hw: tuple[int, int]) -> tuple[Box, tuple[int, int]]:
-            box = random_box(hw, self.scale, self.ratio, rng) if self.train else middle_box(hw)
+            box = random_box(hw, self.scale, self.ratio, rng) if self.train else middle_box(hw, self.margin)
             fits = self.frame and min(box[2:]) <= self.frame[0] and max(box[2:]) <= self.frame[1]
             return box, box[2:] if fits else (self.canvas, self.canvas)
 

@@ -23,6 +23,10 @@ _PIECE = 32
 _ENDLESS = 2**48  # examples; grain's own endless repeat overflows in batches of one (it divides as floats)
 
 
+class SettingsError(ValueError):
+    """Raised by an ``example_fn`` for a whole record that does not fit its settings: loading ends with it."""
+
+
 class Loader(Iterator):
     """Iterator of batches: dicts of stacked arrays [rows, ...]. Close it (or use ``with``) to end its workers."""
 
@@ -79,7 +83,8 @@ def make_loader(
     """Batches of ``example_fn(source[i], rng)``; step k's rows of all processes, in order, are one process's batch k.
 
     Each example gets an ``index`` int64, its position in the source (-1 for padding). A record that raises is passed
-    over: a placeholder (``example_fn.placeholder()``, of weight 0) takes its place, so that all processes stay in step.
+    over: a placeholder (``example_fn.placeholder()``, of weight 0) takes its place, so that all processes stay in step;
+    but a `SettingsError` goes through.
 
     Args:
       source: random access by position; picklable if ``workers``.
@@ -166,6 +171,8 @@ class _Fetch:
             record = self._record(position)
             example = self.example_fn(record, rng)
             self.broken.whole()
+        except SettingsError:
+            raise
         except Exception as error:
             self.broken.broken(position, record and record.get("image_id"), error, len(self.source))
             example = self.example_fn.placeholder()

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segjax.data.builder import open_source, read_info
+from segjax.data.shapes import SHAPES
 from segjax.data.synthetic import SyntheticScenes
 from segjax.data.tfds_images import TFDS, open_tfds, tfds_splits
 
@@ -44,6 +45,11 @@ def splits_of(source: str, tfds_dir: str = "") -> list[str]:
     return list(read_info(source).splits)
 
 
+def categories_of(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the classes 0..K-1 of a source, as `open_split` opens it."""
+    return SHAPES if data["source"] == SYNTHETIC else open_split(data, "eval").info.categories
+
+
 class First:
     """The first `count` records of a source."""
 
@@ -55,3 +61,10 @@ class First:
 
     def __getitem__(self, index: int) -> Any:
         return self.source[index]
+
+
+class Spread(First):
+    """`count` records of a source, evenly spread over it: sources are often sorted by class."""
+
+    def __getitem__(self, index: int) -> Any:
+        return self.source[index * len(self.source) // self.count]

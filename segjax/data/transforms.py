@@ -75,9 +75,12 @@ def resize_longest_side(image: np.ndarray, canvas: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((w, h), Image.BILINEAR))
 
 
-def middle_box(hw: tuple[int, int]) -> Box:
-    """(top, left, height, width) of the largest square in the middle of a picture of ``hw``."""
-    side = min(hw)
+def middle_box(hw: tuple[int, int], margin: float = 1.0) -> Box:
+    """(top, left, height, width) of the square in the middle of a picture of ``hw``, the shorter side over `margin`.
+
+    256 / 224 cuts off as much all around as ImageNet is measured without.
+    """
+    side = max(round(min(hw) / margin), 1)
     return (hw[0] - side) // 2, (hw[1] - side) // 2, side, side
 
 

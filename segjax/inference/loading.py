@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 
 from segjax.models.build import SIZES, build_model, shapes_of
+from segjax.models.mae import Mae
 from segjax.models.sam.canvas import for_canvas
 from segjax.models.sam.sam import Sam
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
@@ -41,6 +42,7 @@ def load(
     load("sam_tiny", "runs/quickstart")           by name: an error unless every array fits
     load("sam_vit_b", "b.pth", canvas=512)        positions resized for pictures of 512 pixels
     load("mae_vit_b", "mae_visualize_vit_base.pth")    a masked autoencoder, encoder and decoder
+    load("vit_b", "mae_finetuned_vit_base.pth")   a classifier, which gives the logits of pictures
 
     Args:
       model: a name of `available_models()`, or, without `path`, a path.
@@ -109,8 +111,8 @@ def read_model(
     if "canvas" in overrides:
         if not isinstance(network, Sam):
             raise ValueError(
-                "a MAE stays on the canvas that it was trained for; config.init_from='mae:PATH' brings its encoder to "
-                "a SAM of any canvas"
+                f"a {'MAE' if isinstance(network, Mae) else 'classifier'} stays on the canvas that it was trained for; "
+                "config.init_from='mae:PATH' brings its encoder to a model of any canvas"
             )
         variables = for_canvas(variables, shapes_of(network))
     return network, variables, checkpoint, written | overrides
@@ -145,7 +147,7 @@ def _options(name: str | None, checkpoint: Checkpoint, path: pathlib.Path) -> di
     described = checkpoint.saved.get("model")
     described = dict(described) if isinstance(described, Mapping) else {}
     if guess := _looks_like(checkpoint):
-        described = {"name": guess, "canvas": checkpoint.size["canvas"], "patch": checkpoint.size["patch"]}
+        described = {"name": guess} | {k: v for k, v in checkpoint.size.items() if k not in ("width", "depth")}
     if name is None and "name" not in described:
         if checkpoint.relative:
             kind = checkpoint.table.model
@@ -160,7 +162,7 @@ def _options(name: str | None, checkpoint: Checkpoint, path: pathlib.Path) -> di
 def _looks_like(checkpoint: Checkpoint) -> str | None:
     """The model whose encoder is as wide and deep as a state dict's."""
     size = checkpoint.size
-    if len(size) < 4:
+    if not {"width", "depth", "patch", "canvas"} <= set(size):
         return None
     kin = ((n, options) for n, options in SIZES.items() if n.startswith(f"{checkpoint.table.model.lower()}_"))
     fits = (n for n, options in kin if all(options[key] == size[key] for key in ("width", "depth")))

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from segjax.models import mae
+from segjax.models import classifier, mae
+from segjax.models.classifier import Classifier, build_classifier, init_classifier
 from segjax.models.mae import Mae, build_mae, init_mae
 from segjax.models.sam import build as sam
 from segjax.models.sam.build import build_sam, init_sam
@@ -24,7 +25,11 @@ class Kind(NamedTuple):
     init: Callable[[nn.Module, jax.Array], dict]
 
 
-KINDS = (Kind(Sam, sam.SIZES, build_sam, init_sam), Kind(Mae, mae.SIZES, build_mae, init_mae))
+KINDS = (
+    Kind(Sam, sam.SIZES, build_sam, init_sam),
+    Kind(Mae, mae.SIZES, build_mae, init_mae),
+    Kind(Classifier, classifier.SIZES, build_classifier, init_classifier),
+)
 SIZES = {name: options for kind in KINDS for name, options in kind.sizes.items()}
 
 

@@ -9,7 +9,7 @@ from segjax.models.sizes import sized
 from segjax.models.vit import PatchEmbed, ViT
 from segjax.ops.patch_masking import mask_noise, split_patches, visible_count
 from segjax.ops.pixels import normalise
-from segjax.ops.positions import sincos_positions
+from segjax.ops.positions import position_table, sincos_positions
 
 # MAE, appendix A.1: Xavier-uniform linear maps, and the patches' projection is one of them.
 xavier = nn.initializers.xavier_uniform()
@@ -18,13 +18,21 @@ token_normal = nn.initializers.normal(0.02)
 
 
 class MaeEncoder(nn.Module):
-    """Normalised images [B, H, W, 3] -> tokens [B, 1 + T, width], the class token first."""
+    """Normalised images [B, H, W, 3] -> tokens [B, 1 + T, width], the class token first.
+
+    Attributes:
+      learned_positions: the table is a parameter, which starts as MAE's fixed one; row 0 is the class token's.
+      pool: "token" gives the class token alone, [B, width]; "mean" the mean of the patches' tokens, whose LayerNorm is
+        another one, behind the mean ("fc_norm", MAE, appendix A.1).
+    """
 
     trunk: dict
     width: int
     patch: int
     epsilon: float = 1e-6
     dtype: jnp.dtype = jnp.float32
+    learned_positions: bool = False
+    pool: str = ""
 
     @nn.compact
     def __call__(self, images: jax.Array, seen: jax.Array | None = None, *, train: bool = False) -> jax.Array:
@@ -37,12 +45,17 @@ class MaeEncoder(nn.Module):
 
         embed = PatchEmbed(self.width, self.patch, self.dtype, patch_xavier, bias_init, name="patch_embed")
         x = embed(images, seen)
-        positions = jnp.asarray(sincos_positions(grid, self.width).reshape(-1, self.width), self.dtype)
-        x = x.reshape(x.shape[0], -1, self.width) + (positions if seen is None else positions[seen])
-        token = self.param("cls_token", token_normal, (self.width,))  # its position is coded by zeros
-        x = jnp.concatenate([jnp.broadcast_to(token.astype(self.dtype), (len(x), 1, self.width)), x], axis=1)
+        table = position_table(grid, self.width)
+        if self.learned_positions:
+            table = self.param("pos_embed", lambda _: jnp.asarray(table))
+        table = jnp.asarray(table, self.dtype)
+        x = x.reshape(x.shape[0], -1, self.width) + (table[1:] if seen is None else table[1:][seen])
+        token = self.param("cls_token", token_normal, (self.width,)).astype(self.dtype) + table[0]
+        x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], axis=1)
         x = ViT(**self.trunk, name="trunk")(x, train=train)
-        return LayerNorm(self.epsilon, self.dtype, name="norm")(x)
+        if self.pool:
+            x = x[:, 0] if self.pool == "token" else x[:, 1:].mean(axis=1)
+        return LayerNorm(self.epsilon, self.dtype, name="fc_norm" if self.pool == "mean" else "norm")(x)
 
 
 class MaeDecoder(nn.Module):

@@ -34,6 +34,12 @@ def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
     return table.astype(np.float32)
 
 
+def position_table(grid: tuple[int, int], width: int) -> np.ndarray:
+    """float32 [1 + h * w, width]: `sincos_positions` row by row, behind zeros for the class token."""
+    table = sincos_positions(grid, width).reshape(-1, width)
+    return np.concatenate([np.zeros_like(table[:1]), table])
+
+
 def resize_bicubic(table: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """Bicubic resize of the first two axes, as `torch.nn.functional.interpolate(mode="bicubic")` does it.
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import ml_collections
 
+from segjax.tasks.classification import Classification
 from segjax.tasks.promptable import Promptable
 from segjax.tasks.reconstruction import Reconstruction
 
-TASKS = {"promptable": Promptable, "reconstruction": Reconstruction}
+TASKS = {"promptable": Promptable, "reconstruction": Reconstruction, "classification": Classification}
+FOR_MODELS = {"sam": "promptable", "mae": "reconstruction", "vit": "classification"}  # by the beginning of their names
 
 
 def make_task(config: ml_collections.ConfigDict):

@@ -7,22 +7,25 @@ from typing import Any
 import jax
 import numpy as np
 
-from segjax.models.build import shapes_of
-from segjax.models.mae import Mae, build_mae
-from segjax.models.sam.from_mae import encoder_from_mae
+from segjax.models.build import build_model, shapes_of
+from segjax.models.classifier import Classifier, classifier_encoder
+from segjax.models.from_mae import TakenEncoder
+from segjax.models.mae import Mae
+from segjax.models.sam.from_mae import sam_encoder
 from segjax.models.sam.sam import Sam
+from segjax.ops.positions import position_table
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
 from segjax.weights.mae_table import MAE
 from segjax.weights.tree import CheckpointError
+from segjax.weights.vit_table import VIT
 
 logger = logging.getLogger(__name__)
 
+_BLOCKS = ("patch_embed", "trunk")
+
 
 def sam_from_mae(path: str, sam: Sam, expected: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of a SAM's image encoder from a MAE: a run of ours, or any file that `read_checkpoint` reads.
-
-    Official files of the encoder alone will do, and of a fine-tuned model, whose positions may have been trained: what
-    SAM has no place for is left alone. Plain ViTs with the same names of arrays (timm's, DINO's) are taken alike.
+    """Parameters of a SAM's image encoder from a MAE, see `read_encoder`.
 
     Args:
       path: of the checkpoint. sam: the model. expected: its {"params", "constants"}, of anything with a shape.
@@ -35,50 +38,91 @@ def sam_from_mae(path: str, sam: Sam, expected: Mapping[str, Any]) -> dict[str, 
       ValueError: its encoder is of another width, depth or (as far as it says) number of heads than SAM's.
     """
     target = expected["params"]["image_encoder"]
-    checkpoint = read_checkpoint(path)
-    read = _ours(checkpoint, sam.heads) if checkpoint.table is None else _published(checkpoint)
-    encoder, grid, patch, positions = read
-    taken = encoder_from_mae(encoder, grid, target, positions)
-    cells, wanted = target["pos_embed"].shape[1:3], target["patch_embed"]["kernel"].shape[0]
-    resized = [f"positions from {grid} to {tuple(cells)} patches"] if grid != tuple(cells) else []
-    resized += [f"patches from {patch} to {wanted} pixels"] if patch != wanted else []
-    logger.info(
-        "image encoder from the MAE in %s; %s; neck, prompt encoder and mask decoder are fresh",
-        path,
-        "bicubically resized: " + ", ".join(resized) if resized else "nothing resized",
-    )
-    return {"params": {"image_encoder": taken}}
+    taken = read_encoder(path, _BLOCKS, heads=sam.heads, model="SAM")
+    encoder = sam_encoder(taken, target)
+    grid, patch = target["pos_embed"].shape[1:3], target["patch_embed"]["kernel"].shape[0]
+    _log("image encoder", path, taken, grid, patch, "neck, prompt encoder and mask decoder are fresh")
+    return {"params": {"image_encoder": encoder}}
 
 
-def _ours(checkpoint: Checkpoint, heads: int) -> tuple[dict[str, Any], tuple[int, int], int, None]:
-    """(encoder's parameters, grid, patch, None for positions that are computed) of a run or file of ours.
+def classifier_from_mae(path: str, model: Classifier, expected: Mapping[str, Any]) -> dict[str, Any]:
+    """A classifier's encoder from a MAE, see `read_encoder`; arguments and errors as `sam_from_mae`.
 
-    It is held against the model that it says it is.
+    Returns:
+      {"params": {"encoder": ...}}, or "constants" for a frozen one.
     """
+    kind = "constants" if model.frozen else "params"
+    target = expected[kind]["encoder"]
+    wanted = (*_BLOCKS, "cls_token", *(["norm"] if "norm" in target else []))
+    taken = read_encoder(path, wanted, heads=model.heads, model="classifier")
+    encoder = classifier_encoder(taken, target)
+    fresh = "the head is fresh" if "norm" in target else "the norm behind the mean and the head are fresh"
+    _log("frozen encoder" if model.frozen else "encoder", path, taken, model.grid, model.patch, fresh)
+    return {kind: {"encoder": encoder}}
+
+
+def read_encoder(path: str, wanted: tuple[str, ...], *, heads: int, model: str) -> TakenEncoder:
+    """The encoder of a MAE: a run of ours, or any file that `read_checkpoint` reads.
+
+    Official files of the encoder alone will do. Plain ViTs of the same build are taken alike: a classifier of ours,
+    official files of a fine-tuned model, whose positions may have been trained, timm's and DINO's.
+
+    Args:
+      wanted: which modules of it. heads, model: of whom it is for.
+
+    Raises:
+      CheckpointError, ValueError: as `sam_from_mae`.
+    """
+    checkpoint = read_checkpoint(path)
+    if checkpoint.table is None:
+        return _ours(checkpoint, wanted, heads, model)
+    return _published(checkpoint, wanted)
+
+
+def _ours(checkpoint: Checkpoint, wanted: tuple[str, ...], heads: int, model: str) -> TakenEncoder:
+    """Of a run or file of ours, which is held against the model that it says it is."""
     options = dict(checkpoint.saved.get("model", {}))
-    if not str(options.get("name", "")).startswith("mae_"):
+    if not str(options.get("name", "")).startswith(("mae_", "vit_")):
         raise CheckpointError(
             f"{checkpoint.source} holds {options.get('name', 'a model that it does not name')}, expected a MAE; to go "
             "on from a checkpoint of the same model leave out 'mae:'"
         )
-    model = build_mae(**options)
-    if model.heads != heads:
-        raise ValueError(f"{checkpoint.source} attends with {model.heads} heads, the SAM with {heads}; make them agree")
-    return checkpoint.variables(shapes_of(model))["params"]["encoder"], model.grid, model.patch, None
+    source = build_model(**options)
+    if source.heads != heads:
+        raise ValueError(
+            f"{checkpoint.source} attends with {source.heads} heads, the {model} with {heads}; make them agree"
+        )
+    variables = checkpoint.variables(shapes_of(source))
+    encoder = variables["constants" if getattr(source, "frozen", False) else "params"]["encoder"]
+    if absent := [name for name in wanted if name not in encoder]:
+        raise CheckpointError(
+            f"{checkpoint.source} pools the mean of its patches and has no {', '.join(absent)}; expected a MAE, or a "
+            "classifier with pool='token'. Or set config.model.pool='mean' here too"
+        )
+    positions = encoder.get("pos_embed", position_table(source.grid, source.width))
+    return TakenEncoder({name: encoder[name] for name in wanted}, source.grid, source.patch, positions)
 
 
-def _published(checkpoint: Checkpoint) -> tuple[dict[str, Any], tuple[int, int], int, np.ndarray]:
-    """The same of a file under the names of others."""
-    size = checkpoint.size
-    if checkpoint.table is not MAE or "canvas" not in size or "depth" not in size:
+def _published(checkpoint: Checkpoint, wanted: tuple[str, ...]) -> TakenEncoder:
+    """Of a file under the names of others."""
+    size, table = checkpoint.size, checkpoint.table
+    if table not in (MAE, VIT) or "canvas" not in size or "depth" not in size:
         raise CheckpointError(
             f"{checkpoint.source} is no MAE: expected a state dict with {MAE.positions[checkpoint.family]} and blocks; "
             "to go on from a checkpoint of the same model leave out 'mae:'"
         )
-    model = Mae(**size, heads=1)  # no array says how many heads there are, and none depends on it
+    # No array says how many heads there are, and none depends on it.
+    model = Mae(**{name: size[name] for name in ("width", "depth", "patch", "canvas")}, heads=1)
     encoder = shapes_of(model)["params"]["encoder"]
-    wanted = {"params": {"encoder": {name: encoder[name] for name in ("patch_embed", "trunk")}}}
-    found, _ = MAE.part_of(checkpoint.arrays, wanted, family=checkpoint.family, source=checkpoint.source)
+    expected = {"params": {"encoder": {name: encoder[name] for name in wanted}}}
+    found, _ = table.part_of(checkpoint.arrays, expected, family=checkpoint.family, source=checkpoint.source)
     arrays = jax.tree.map(lambda x: np.array(x, np.float32, order="C"), found)
-    positions = np.asarray(checkpoint.arrays[MAE.positions[checkpoint.family]], np.float32)[0, 1:]  # without the class
-    return arrays["params"]["encoder"], model.grid, model.patch, positions.reshape(*model.grid, -1)
+    positions = np.asarray(checkpoint.arrays[table.positions[checkpoint.family]], np.float32)[0]
+    return TakenEncoder(arrays["params"]["encoder"], model.grid, model.patch, positions)
+
+
+def _log(what: str, path: str, taken: TakenEncoder, grid: tuple[int, int], patch: int, fresh: str) -> None:
+    resized = [f"positions from {taken.grid} to {tuple(grid)} patches"] if taken.grid != tuple(grid) else []
+    resized += [f"patches from {taken.patch} to {patch} pixels"] if taken.patch != patch else []
+    done = "bicubically resized: " + ", ".join(resized) if resized else "nothing resized"
+    logger.info("%s from the MAE in %s; %s; %s", what, path, done, fresh)

@@ -1,9 +1,9 @@
-"""AdamW or Muon with masked weight decay, layer-wise learning rates, warm-up and a schedule.
+"""AdamW, Muon or LARS with masked weight decay, layer-wise learning rates, warm-up and a schedule.
 
 Sources: decoupled weight decay, Loshchilov and Hutter 2019; layer-wise rate decay as in BEiT (Bao et al.
 2022, appendix), used by MAE and SAM; schedules: Segment Anything appendix A (step), MAE appendix A (cosine), SAM 2
 (arXiv 2408.00714) appendix (reciprocal square root with a cool-down, as Zhai et al. 2022 have it). Muon: Jordan 2024,
-with updates of AdamW's size (Liu et al. 2025, arXiv 2502.16982).
+with updates of AdamW's size (Liu et al. 2025, arXiv 2502.16982). LARS: You et al. 2017, arXiv 1708.03888.
 """
 
 import inspect
@@ -19,7 +19,7 @@ import optax.contrib
 
 Schedule = Callable[[Any], jax.Array]
 
-OPTIMIZERS = ("adamw", "muon")
+OPTIMIZERS = ("adamw", "muon", "lars")
 SCHEDULES = ("constant", "cosine", "step", "rsqrt")
 # Learned tables (positions, tokens, point and class embeddings) are not weights of a map: decay would only
 # pull them to the origin. A module's kernel is one, whatever the module is called (patch_embed/kernel).
@@ -100,13 +100,13 @@ def decay_mask(params: Any) -> Any:
 def layer_scales(params: Any, layer_decay: float, trunk: str) -> Any:
     """Factor on the learning rate of each parameter: layer_decay ** (depth + 1 - layer), 1 outside the trunk.
 
-    `<trunk>/patch_embed` and `<trunk>/pos_embed` are layer 0, `<trunk>/block_i` is layer i + 1; the depth is
-    the number of blocks found. trunk is a regex; "" means that the blocks lie at the top of the tree. Raises
+    `patch_embed`, `pos_embed` and `cls_token` in the trunk are layer 0, its `block_i` is layer i + 1; the
+    depth is the number of blocks found. trunk is a regex; "" means that the blocks lie at the top of the tree. Raises
     ValueError when no block is found, naming the modules there are.
     """
     prefix = f"(?:^|/)(?:{trunk})/" if trunk else "^"
     stem, block = (
-        re.compile(prefix + r"(?:patch_embed|pos_embed)(?:/|$)"),
+        re.compile(prefix + r"(?:patch_embed|pos_embed|cls_token)(?:/|$)"),
         re.compile(prefix + r"block_(?P<number>\d+)/"),
     )
 
@@ -138,11 +138,12 @@ def make_optimizer(
     layer_decay: float = 1.0,
     trunk: str = "image_encoder(/trunk)?",
 ) -> optax.GradientTransformation:
-    """Clip by global norm (0: off), Adam or Muon, decoupled decay where `decay_mask` says, layer-wise scale, schedule.
+    """Clip by global norm (0: off), the optimizer, decoupled decay where `decay_mask` says, layer-wise scale, schedule.
 
     "muon" orthogonalises the momentum (of decay .95, b1 has no say in it) of the matrices that `muon_matrices` names,
     and is Adam with Nesterov's momentum for all else. Its updates are as large as Adam's, so a learning rate serves
-    both.
+    both. "lars" is momentum (b1) on gradients scaled to a thousandth of the norm of their parameters, for very large
+    batches; decay is part of the gradient, and what `decay_mask` leaves out is scaled as little as it is decayed.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer.name is {name!r}; expected one of {', '.join(OPTIMIZERS)}")
@@ -157,8 +158,11 @@ def make_optimizer(
     if not 0.0 < layer_decay <= 1.0:
         raise ValueError(f"optimizer.layer_decay is {layer_decay}; expected a number in (0, 1]")
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    parts.append(optax.scale_by_adam(b1=b1, b2=b2) if name == "adamw" else _scale_by_muon(b1, b2))
-    if weight_decay:
+    if name == "lars":
+        parts.append(_scale_by_lars(b1, weight_decay))
+    else:
+        parts.append(optax.scale_by_adam(b1=b1, b2=b2) if name == "adamw" else _scale_by_muon(b1, b2))
+    if weight_decay and name != "lars":
         parts.append(optax.add_decayed_weights(weight_decay, mask=decay_mask))
     if layer_decay < 1.0:
         # A constant tree times the updates: one transform, however deep the trunk is.
@@ -194,6 +198,12 @@ def _scale_by_muon(b1: float, b2: float) -> optax.GradientTransformation:
         muon_weight_dimension_numbers=muon_matrices,
     )
     return optax.chain(muon, optax.scale(-1.0))  # optax gives descent steps, the rest of the chain takes directions
+
+
+def _scale_by_lars(momentum: float, weight_decay: float) -> optax.GradientTransformation:
+    # The rate is applied behind the momentum, as in MoCo v3's LARS, which MAE's probe was trained with.
+    lars = optax.lars(1.0, weight_decay, weight_decay_mask=decay_mask, trust_ratio_mask=decay_mask, momentum=momentum)
+    return optax.chain(lars, optax.scale(-1.0))
 
 
 def from_config(config: ml_collections.ConfigDict) -> tuple[Schedule, optax.GradientTransformation]:

@@ -18,7 +18,7 @@ from segjax.training.optimizer import parameter_path
 from segjax.training.state import TrainState, create_state
 from segjax.training.task import Task, Variables
 from segjax.weights.checkpoint import read_checkpoint
-from segjax.weights.tree import check_parameters, check_variables, flatten
+from segjax.weights.tree import check_parameters, check_variables, flatten, unflatten
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,13 @@ def first_state(
     given = flatten(_given(task, config.init_from, {"params": shapes.params, "constants": shapes.constants}, variables))
     given = {path: jax.device_put(array, places[path]) for path, array in given.items()}
     with quick_compilation():
-        return jax.jit(first, out_shardings=shardings)(init_key, run_key, given), shardings
+        state = jax.jit(first, out_shardings=shardings)(init_key, run_key, given)
+    if hasattr(task, "measured_constants") and given.keys() != places.keys():
+        found = flatten(task.measured_constants(state.variables, mesh=mesh), "constants")
+        placed = {path: jax.device_put(array, places[path]) for path, array in found.items()}
+        constants = unflatten(flatten(state.constants, "constants") | placed)
+        state = state.replace(constants=constants.get("constants", {}))
+    return state, shardings
 
 
 def _given(task: Task, init_from: str, expected: Variables, variables: Variables | None) -> Variables:

@@ -28,6 +28,13 @@ class Task(Protocol):
         task knows no way from, CheckpointError for what cannot be read or does not fit.
         """
 
+    def measured_constants(self, variables: Variables, *, mesh: jax.sharding.Mesh) -> Variables:
+        """Some of the constants, which depend on the other variables and on training pictures.
+
+        Called once, before the first step, unless a checkpoint of the same model has them. A task whose constants are
+        all fixed leaves this method out.
+        """
+
     def loss(
         self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array, train: bool
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:

@@ -18,10 +18,11 @@ from segjax.weights.state_dict import state_of
 from segjax.weights.torch_file import SUFFIXES, read_torch
 from segjax.weights.torch_writer import write_torch
 from segjax.weights.tree import CheckpointError, check_variables, flatten, unflatten
+from segjax.weights.vit_table import VIT
 
 OURS = "segjax"
 FAMILIES = (OFFICIAL, HUGGINGFACE)
-TABLES = (SAM, MAE)
+TABLES = (SAM, VIT, MAE)  # in this order: a ViT with a head has all that marks a MAE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Checkpoint:
     table: NameTable | None = None
 
     @property
-    def size(self) -> dict[str, int]:
-        """What a state dict says of its encoder: "width", "depth", "patch", "canvas"; {} for our own checkpoints."""
+    def size(self) -> dict[str, Any]:
+        """What a state dict says of its model: "width", "depth", "patch", "canvas", ...; {} for our own checkpoints."""
         return self.table.encoder_size(self.arrays, self.family) if self.table else {}
 
     @property
@@ -63,12 +64,12 @@ class Checkpoint:
           CheckpointError: it is of another architecture (missing, unexpected and misshapen arrays are counted and
             listed) or no floats.
         """
+        hint = hint or self._hint(expected)
         if self.table is None:
-            check_variables(expected, self.arrays, source=self.source)
+            check_variables(expected, self.arrays, source=self.source, hint=hint)
             found = self.arrays
         else:
             self._check_model(expected)
-            hint = hint or self._canvas_hint(expected)
             found = self.table.from_published(self.arrays, expected, family=self.family, source=self.source, hint=hint)
         types = {path: leaf.dtype for path, leaf in flatten(expected).items()}
         # Copies: what is mapped from a file must not change under a model when the file does.
@@ -76,19 +77,33 @@ class Checkpoint:
         return {"params": {}, "constants": {}} | unflatten(flat)
 
     def _check_model(self, expected: Mapping[str, Any]) -> None:
+        is_of = f"{self.source} holds a {self.table.model} of {self.table.families[self.family]}; expected "
+        way = "starts from it with config.init_from='mae:PATH'"
         if not self.table.holds(expected):
             wanted = next((table.model for table in TABLES if table.holds(expected)), "another model")
-            raise CheckpointError(
-                f"{self.source} holds a {self.table.model} of {self.table.families[self.family]}; expected {wanted}"
-                + ("; a SAM's encoder starts from it with config.init_from='mae:PATH'" if self.table is MAE else "")
-            )
+            raise CheckpointError(is_of + wanted + ("" if self.table is SAM else f"; an encoder {way}"))
+        if "encoder" in expected.get("constants", {}):
+            raise CheckpointError(f"{is_of}one whose encoder is frozen, which {way}")
 
-    def _canvas_hint(self, expected: Mapping[str, Any]) -> str:
+    def _hint(self, expected: Mapping[str, Any]) -> str:
+        """How an error about another architecture may be mended."""
+        if "head" in expected.get("params", {}):
+            wanted, found = expected["params"]["head"]["kernel"].shape[-1], self._classes()
+            other = f"its head knows {found} classes, not {wanted}: set config.model.classes={found}; "
+            return (
+                f"; {other if found not in (None, wanted) else ''}config.init_from='mae:PATH' takes its encoder alone"
+            )
         wanted = next((leaf.shape[1] for path, leaf in flatten(expected).items() if path.endswith("pos_embed")), None)
-        found = np.shape(self.arrays.get(self.table.positions[self.family], ()))
+        found = np.shape(self.arrays.get(self.table.positions[self.family], ())) if self.table else ()
         if wanted is None or len(found) != 4 or found[1] == wanted:
             return ""
         return "; its positions are for another canvas: `segjax convert SRC DST --canvas PIXELS` resizes them"
+
+    def _classes(self) -> int | None:
+        if self.table:
+            return self.size.get("classes")
+        head = np.shape(self.arrays.get("params", {}).get("head", {}).get("kernel"))
+        return head[-1] if head else None
 
 
 def read_checkpoint(path: str | pathlib.Path, step: Step = None) -> Checkpoint:
@@ -155,7 +170,7 @@ def write_checkpoint(
 
     Args:
       path: .safetensors, or .pth, .pt, .bin or .ckpt for torch.
-      variables: {"params", "constants"} of a SAM or MAE.
+      variables: {"params", "constants"} of a SAM, a classifier or a MAE.
       family: whose names: "segjax", "official" or "huggingface"; None: ours in .safetensors, the official ones else.
       metadata: what our own format says of the model: {"model": {"name": ...}}; the others have no place for it.
       canvas: the model's, in pixels; a MAE's files of the other families hold position tables for it.

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segjax.ops.positions import sincos_positions
+from segjax.ops.positions import position_table
 from segjax.weights.layouts import CONVOLUTION, LINEAR, NORM, TOKEN
-from segjax.weights.names import HUGGINGFACE, OFFICIAL, NameTable
+from segjax.weights.names import HUGGINGFACE, OFFICIAL, Entry, NameTable
 
 _POSITIONS = {
     OFFICIAL: ("pos_embed", "decoder_pos_embed"),
@@ -17,7 +17,8 @@ _POSITIONS = {
 }
 
 
-def _blocks(ours: str, official: str, theirs: str) -> list[tuple]:
+def blocks_of(ours: str, official: str, theirs: str) -> list[Entry]:
+    """Entries of a trunk's blocks."""
     return [
         (f"{ours}/trunk/block_{{i}}/{module}", f"{official}.{{i}}.{name}", _within(f"{theirs}.{{i}}", other), leaves)
         for module, name, other, leaves in (
@@ -40,39 +41,44 @@ def _position_tables(shapes: Mapping[str, tuple[int, ...]], family: str, side: i
     tables = {}
     for key, path in zip(_POSITIONS[family], ("params/encoder/cls_token", "params/decoder/mask_token"), strict=True):
         if path in shapes:
-            table = sincos_positions((side, side), shapes[path][0]).reshape(side * side, -1)
-            tables[key] = np.concatenate([np.zeros_like(table[:1]), table])[None]
+            tables[key] = position_table((side, side), shapes[path][0])[None]
     return tables
 
 
+# What MAE's encoder and a ViT's are called alike.
+ENCODER: list[Entry] = [
+    ("params/encoder/cls_token", "cls_token", "vit.embeddings.cls_token", {"": ("", TOKEN)}),
+    ("params/encoder/patch_embed", "patch_embed.proj", "vit.embeddings.patch_embeddings.projection", CONVOLUTION),
+    *blocks_of("params/encoder", "blocks", "vit.layers"),
+    ("params/encoder/norm", "norm", "vit.layernorm", NORM),
+]
+
+# The published files and transformers 4 have the left ones, and so does what transformers 5 writes, with the
+# decoder's blocks named after the encoder's. Its models in memory have the right ones.
+SPELLINGS = (
+    (r"^vit\.encoder\.layer\.", "vit.layers."),
+    (r"^decoder\.decoder_encoder\.layer\.", "decoder.decoder_layers."),
+    (r"\.attention\.attention\.(query|key|value)\.", lambda match: f".attention.{match[1][0]}_proj."),
+    (r"\.attention\.output\.dense\.", ".attention.o_proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+)
+
 MAE = NameTable(
     model="MAE",
+    own="params/decoder",
     families={OFFICIAL: "facebookresearch/mae", HUGGINGFACE: "transformers' ViTMAEForPreTraining"},
     encoder="params/encoder",
     marks={HUGGINGFACE: ("vit.embeddings.", "vit.encoder.", "vit.layers."), OFFICIAL: ("cls_token", "patch_embed.")},
     positions={family: keys[0] for family, keys in _POSITIONS.items()},
     entries=[
-        ("params/encoder/cls_token", "cls_token", "vit.embeddings.cls_token", {"": ("", TOKEN)}),
-        ("params/encoder/patch_embed", "patch_embed.proj", "vit.embeddings.patch_embeddings.projection", CONVOLUTION),
-        *_blocks("params/encoder", "blocks", "vit.layers"),
-        ("params/encoder/norm", "norm", "vit.layernorm", NORM),
+        *ENCODER,
         ("params/decoder/embed", "decoder_embed", "decoder.decoder_embed", LINEAR),
         ("params/decoder/mask_token", "mask_token", "decoder.mask_token", {"": ("", TOKEN)}),
-        *_blocks("params/decoder", "decoder_blocks", "decoder.decoder_layers"),
+        *blocks_of("params/decoder", "decoder_blocks", "decoder.decoder_layers"),
         ("params/decoder/norm", "decoder_norm", "decoder.decoder_norm", NORM),
         ("params/decoder/predict", "decoder_pred", "decoder.decoder_pred", LINEAR),
     ],
-    # The published files and transformers 4 have the left ones, and so does what transformers 5 writes, with the
-    # decoder's blocks named after the encoder's. Its models in memory have the right ones.
-    spellings={
-        HUGGINGFACE: (
-            (r"^vit\.encoder\.layer\.", "vit.layers."),
-            (r"^decoder\.decoder_encoder\.layer\.", "decoder.decoder_layers."),
-            (r"\.attention\.attention\.(query|key|value)\.", lambda match: f".attention.{match[1][0]}_proj."),
-            (r"\.attention\.output\.dense\.", ".attention.o_proj."),
-            (r"\.intermediate\.dense\.", ".mlp.fc1."),
-            (r"\.output\.dense\.", ".mlp.fc2."),
-        )
-    },
+    spellings={HUGGINGFACE: SPELLINGS},
     fixed=_position_tables,
 )

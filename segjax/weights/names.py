@@ -17,7 +17,8 @@ from segjax.weights.tree import CheckpointError, differences, flatten, unflatten
 OFFICIAL, HUGGINGFACE = "official", "huggingface"
 
 # (ours, the official name, transformers', leaves). `{i}` stands for a number (of a block, a mask), `{p}` for a
-# projection (q, k, v, out). Several names in place of one hold equal parts of the array, along torch's first axis.
+# projection (q, k, v, out). Several names in place of one hold equal parts of the array, along torch's first axis; no
+# name, (), is an array that the other implementation has no place for.
 Entry = tuple[str, str | Sequence[str], str | Sequence[str], Leaves]
 
 
@@ -31,11 +32,15 @@ class NameTable:
       marks: by family, beginnings of keys that no other model has: they tell whose a state dict is.
       positions: by family, the key of the encoder's position table.
       entries: see `Entry`.
+      own: path of a module that no other model has; "" for the encoder.
       copies: by family, arrays that are there twice: the copy's key -> the original's.
       spellings: by family, (pattern, replacement) for keys as other versions of that implementation write them.
       relatives: beginnings of keys of models that began as this one and are others now -> their names.
       fixed: (shapes of our arrays by path, family, cells of the grid's side) -> arrays that are stored there and
         computed here, by key.
+      said: (state dict as the newest version spells it, family) -> attributes of the model that its arrays tell
+        besides the encoder's size.
+      plain: our variables of any kind of this model -> those that the entries name, the same function of a picture.
     """
 
     model: str
@@ -44,10 +49,13 @@ class NameTable:
     marks: Mapping[str, Sequence[str]]
     positions: Mapping[str, str]
     entries: Sequence[Entry]
+    own: str = ""
     copies: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     spellings: Mapping[str, Sequence[tuple[str, str]]] = dataclasses.field(default_factory=dict)
     relatives: Mapping[str, str] = dataclasses.field(default_factory=dict)
     fixed: Callable[[Mapping[str, tuple[int, ...]], str, int], dict[str, np.ndarray]] | None = None
+    said: Callable[[Mapping[str, Any], str], dict[str, Any]] = lambda state, family: {}
+    plain: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda variables: variables
 
     def __post_init__(self) -> None:
         rows = []
@@ -63,15 +71,20 @@ class NameTable:
         object.__setattr__(self, "_rows", rows)
 
     def published_names(self, path: str, family: str) -> tuple[list[str], Layout]:
-        """(their keys, layout) of an array of ours. Raises KeyError for an array that the model does not have."""
+        """(their keys, layout) of an array of ours.
+
+        Raises KeyError for an array that the model does not have, CheckpointError for one that they have no place for.
+        """
         for pattern, keys, layout in self._rows:
             if match := pattern.fullmatch(path):
+                if not keys[family]:
+                    raise CheckpointError(f"{self.families[family]} has no place for {path}; other formats have")
                 return [key.format(**match.groupdict()) for key in keys[family]], layout
         raise KeyError(f"{path} is no array of {self.model}'s")
 
     def holds(self, variables: Mapping[str, Any]) -> bool:
         """Whether variables {"params", ...} are of this model."""
-        collection, module = self.encoder.split("/")
+        collection, module = (self.own or self.encoder).split("/")
         return module in variables.get(collection, {})
 
     def family_of(self, state: Mapping[str, Any]) -> str | None:
@@ -97,6 +110,7 @@ class NameTable:
         Raises:
           ValueError: no canvas for a model that needs it.
         """
+        variables = self.plain(variables)
         state = self._moved(variables, family)
         if self.fixed:
             if canvas is None:
@@ -175,10 +189,10 @@ class NameTable:
             respelt = {re.sub(pattern, replacement, key): array for key, array in respelt.items()}
         return respelt
 
-    def encoder_size(self, state: Mapping[str, Any], family: str) -> dict[str, int]:
-        """What the arrays say of the encoder, as far as they are there.
+    def encoder_size(self, state: Mapping[str, Any], family: str) -> dict[str, Any]:
+        """What the arrays say of the model, as far as they are there.
 
-        "width", "depth", and "patch" and "canvas" in pixels.
+        "width", "depth", and "patch" and "canvas" in pixels; and what `said` adds.
         """
         state, size = self.respelt(state, family), {}
         patches = state.get(self.published_names(f"{self.encoder}/patch_embed/kernel", family)[0][0])
@@ -191,7 +205,7 @@ class NameTable:
             table = np.shape(state.get(self.positions[family]))
             if len(table) in (3, 4):  # [1, 1 + cells, D] with a class token, or [1, h, w, D]
                 size["canvas"] = patches.shape[-1] * (table[1] if len(table) == 4 else math.isqrt(table[1] - 1))
-        return size
+        return size | self.said(state, family)
 
     def _moved(self, variables: Mapping[str, Any], family: str) -> dict[str, np.ndarray]:
         state: dict[str, np.ndarray] = {}

@@ -44,18 +44,21 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def check_parameters(expected: Any, found: Any, *, source: str, kind: str = "params", first: int = 5) -> None:
+def check_parameters(
+    expected: Any, found: Any, *, source: str, kind: str = "params", first: int = 5, hint: str = ""
+) -> None:
     """Raises CheckpointError unless two trees have the same paths and shapes.
 
     Args:
       expected, found: nested dicts of anything with a shape.
       source: how the message calls what `found` was read from.
       kind: which collection this is. first: how many arrays of each kind of fault the message lists.
+      hint: what the message says at its end.
 
     The message counts and lists the missing (expected, not found), unexpected and misshapen arrays.
     """
     if found_differences := differences(expected, found, first=first):
-        raise CheckpointError(f"{source} is of another architecture; its {kind} differ: {found_differences}")
+        raise CheckpointError(f"{source} is of another architecture; its {kind} differ: {found_differences}{hint}")
 
 
 def differences(expected: Any, found: Any, *, first: int = 5) -> str:
@@ -73,10 +76,10 @@ def differences(expected: Any, found: Any, *, first: int = 5) -> str:
     )
 
 
-def check_variables(expected: Mapping[str, Any], found: Mapping[str, Any], *, source: str) -> None:
+def check_variables(expected: Mapping[str, Any], found: Mapping[str, Any], *, source: str, hint: str = "") -> None:
     """`check_parameters` for both collections of {"params", "constants"}."""
     for kind in ("params", "constants"):
-        check_parameters(expected.get(kind, {}), found.get(kind, {}), source=source, kind=kind)
+        check_parameters(expected.get(kind, {}), found.get(kind, {}), source=source, kind=kind, hint=hint)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

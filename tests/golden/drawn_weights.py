@@ -32,6 +32,8 @@ def _draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
         values = 1 + 0.2 * values
     elif kind == "bias":
         values *= 0.2
+    elif kind == "variance":
+        values = 0.5 + values**2
     elif kind.startswith("rel_pos"):
         values *= 0.3
     return values.astype(np.float32)

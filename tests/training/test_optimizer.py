@@ -59,7 +59,7 @@ def test_schedule_mistakes_say_what_was_expected(options, message):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"name": "sgd"}, "'sgd'; expected one of adamw, muon"),
+        ({"name": "sgd"}, "'sgd'; expected one of adamw, muon, lars"),
         ({"b1": 1.0}, "optimizer.b1"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"layer_decay": 1.5}, "layer_decay"),
@@ -149,6 +149,21 @@ def test_muon_takes_steps_along_the_orthogonal_factor_of_matrices_and_is_adam_el
     along = -np.diag(u.T @ np.asarray(got["mlp"]["kernel"]) @ vh.T) / (0.1 * 0.2 * 64**0.5)
     assert along.min() > 0.6 and along.max() < 1.3
     assert np.std(got["mlp"]["kernel"]) == pytest.approx(0.1 * 0.2, rel=0.5)
+
+
+def test_lars_scales_matrices_to_a_thousandth_of_their_norm_and_leaves_vectors_alone():
+    """Closed form of two steps: momentum .9, decay inside the trust ratio, the rate behind the momentum."""
+    params = {"kernel": jnp.full((4, 4), 2.0), "bias": jnp.full(4, 2.0)}
+    grads = {"kernel": jnp.full((4, 4), 0.5), "bias": jnp.full(4, 0.5)}
+    rate = make_schedule(0.1, 10, warmup_steps=1, schedule="constant")  # 0 in the first step, .1 in the second
+    optimizer = make_optimizer(rate, name="lars", b1=0.9, weight_decay=0.25)
+    state = optimizer.init(params)
+    first, state = optimizer.update(grads, state, params)
+    second, _ = optimizer.update(grads, state, params)
+    assert not np.any(first["kernel"])
+    # The gradient with decay is all 1; its norm is 4, the parameters' 8: 1e-3 * 8 / 4 each, and .9 of the first.
+    np.testing.assert_allclose(second["kernel"], -0.1 * 1.9 * 2e-3, rtol=1e-5)
+    np.testing.assert_allclose(second["bias"], -0.1 * 1.9 * 0.5, rtol=1e-5)
 
 
 def test_layers_are_found_below_an_optional_module_of_the_trunk():

@@ -5,12 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from segjax.ops.positions import resize_bicubic, sincos_positions
+from segjax.models.from_mae import TakenEncoder, check_sizes, resized_stem
 
 
-def encoder_from_mae(
-    encoder: Mapping[str, Any], grid: tuple[int, int], expected: Mapping[str, Any], positions: np.ndarray | None = None
-) -> dict[str, Any]:
+def sam_encoder(taken: TakenEncoder, expected: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of SAM's image encoder that a MAE has something to say of.
 
     Blocks and the patches' projection are taken as they are; a projection of other patches (MAE's H has 14 pixels,
@@ -19,9 +17,6 @@ def encoder_from_mae(
     then compute what MAE's do on the same tokens.
 
     Args:
-      encoder: "encoder" of a MAE's parameters, nested dicts of arrays.
-      grid: (h, w) of the patches that the MAE was trained on.
-      positions: [h, w, width], where they were trained (fine-tuning does that); None: MAE's own, which are computed.
       expected: "image_encoder" of a SAM's parameters, nested dicts of anything with a shape.
 
     Returns:
@@ -30,24 +25,13 @@ def encoder_from_mae(
     Raises:
       ValueError: another width or depth, or a SAM whose encoder is no plain stack of such blocks.
     """
-    blocks, wanted = encoder["trunk"], expected["trunk"]
-    size = lambda tree, trunk: (tree["patch_embed"]["kernel"].shape[-1], len(trunk))
-    if size(encoder, blocks) != size(expected, wanted):
-        said = lambda width, depth: f"of width {width} and depth {depth}"
-        raise ValueError(
-            f"the MAE's encoder is {said(*size(encoder, blocks))}, the SAM's {said(*size(expected, wanted))}; choose "
-            "sizes that go together, such as mae_tiny and sam_tiny or mae_vit_b and sam_vit_b"
-        )
-    kernel = np.asarray(encoder["patch_embed"]["kernel"], np.float32)
-    width = kernel.shape[-1]
-    positions = sincos_positions(grid, width) if positions is None else positions
-    positions = resize_bicubic(positions, expected["pos_embed"].shape[1:3])
+    check_sizes(taken.arrays, expected, model="SAM", pairs="mae_tiny and sam_tiny or mae_vit_b and sam_vit_b")
+    patch, grid = expected["patch_embed"]["kernel"].shape[0], expected["pos_embed"].shape[1:3]
+    stem, _, positions = resized_stem(taken, patch, grid)
+    blocks, wanted = taken.arrays["trunk"], expected["trunk"]
     tables = lambda block: {name: np.zeros(x.shape, np.float32) for name, x in block.items() if "rel_pos" in name}
     return {
-        "patch_embed": {
-            "kernel": resize_bicubic(kernel, expected["patch_embed"]["kernel"].shape[:2]),
-            "bias": encoder["patch_embed"]["bias"],
-        },
+        "patch_embed": stem,
         "pos_embed": positions[None],
         "trunk": {name: {**blocks[name], **tables(wanted[name])} for name in wanted},
     }

@@ -1,0 +1,193 @@
+"""Naming pictures: a classifier trained whole (fine-tuning) or on frozen features (the linear probe), for the loop."""
+
+import logging
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from segjax import viz
+from segjax.data.crops import CropExample
+from segjax.data.labels import LabelledExample, check_labels
+from segjax.data.splits import Spread, categories_of, open_split
+from segjax.evaluation.classification import ClassificationScores
+from segjax.evaluation.nearest_neighbours import neighbour_votes
+from segjax.models.classifier import Classifier, build_classifier, init_classifier
+from segjax.ops.mixing import mix, soft_labels
+from segjax.tasks.classification_config import completed
+from segjax.tasks.pretrained import classifier_from_mae
+from segjax.tasks.records import load, measured_batches, records_of
+from segjax.training.sharding import place_batch, to_host
+from segjax.weights.tree import check_variables
+
+logger = logging.getLogger(__name__)
+
+
+class Classification:
+    """The task of `config` (see `classification_config`): all that the loop asks for."""
+
+    def __init__(self, config: ml_collections.ConfigDict):
+        options = config.model.to_dict()
+        self.model: Classifier = build_classifier(options.pop("name"), **options)
+        self.mix = config.mix.to_dict()
+        self.data = config.data.to_dict()
+        self.eval = config.eval.to_dict()
+        self._measure = jax.jit(self._measured)
+        self._embed = jax.jit(lambda variables, batch: self._features(variables, batch["image"]))
+
+    @staticmethod
+    def completed(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+        """A config of this task with the defaults of what it leaves out; see `classification_config.completed`."""
+        return completed(settings)
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        """Fresh variables."""
+        return init_classifier(self.model, key)
+
+    def pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
+        """Kind "mae": the encoder, see `classifier_from_mae`. Raises ValueError for any other."""
+        if kind != "mae":
+            raise ValueError(
+                f"a classifier starts from its own checkpoints or from a MAE, 'mae:PATH'; got '{kind}:{path}'"
+            )
+        return classifier_from_mae(path, self.model, expected)
+
+    def measured_constants(self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+        """Mean and variance of a frozen encoder's features over `data.statistics` training pictures; {} for others.
+
+        The paper's batch norm takes them anew from every batch of 16,384 pictures.
+        """
+        if not self.model.frozen:
+            return {}
+        features, _ = self._embedded(variables, self._training_pictures(self.data["statistics"]), mesh)
+        logger.info("frozen features are standardised over %d training pictures", len(features))
+        wide = features.astype(np.float64)
+        statistics = {"mean": wide.mean(axis=0), "variance": wide.var(axis=0)}
+        return {"statistics": {name: values.astype(np.float32) for name, values in statistics.items()}}
+
+    def loss(
+        self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array, train: bool
+    ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        """Cross-entropy of a batch of `LabelledExample`s, mixed as `config.mix` says: sums over pictures, their number.
+
+        The metric "top1" counts the pictures of which the most visible class is named.
+        """
+        mix_key, drop_key = jax.random.split(key)
+        options = dict(self.mix)
+        smoothing = options.pop("smoothing")
+        targets = soft_labels(batch["label"], self.model.classes, smoothing if train else 0.0)
+        images, weight = batch["image"], batch["weight"]
+        if train and (options["mixup"] or options["cutmix"]):
+            images, targets = mix(images, targets, weight, mix_key, **options)
+        logits = self.model.apply(variables, images, train=train, rngs={"drop_path": drop_key} if train else {})
+        right = logits.argmax(axis=-1) == targets.argmax(axis=-1)
+        losses = optax.softmax_cross_entropy(logits, targets)
+        return jnp.sum(losses * weight), jnp.sum(weight), {"top1": jnp.sum(right * weight)}
+
+    def batches(
+        self,
+        split: str,
+        *,
+        batch_size: int,
+        start: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+        seed: int = 0,
+        workdir: pathlib.Path | None = None,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of `LabelledExample`s: "train" endless, shuffled and cropped at random, "eval" once.
+
+        Raises ValueError for a source without labels, or with more classes than the model has.
+        """
+        source = records_of(self.data, split, limit=self.eval["limit"])
+        self._check(source, split)
+        place = dict(process_index=process_index, process_count=process_count, workdir=workdir)
+        return self._load(source, train=split == "train", batch_size=batch_size, start=start, seed=seed, **place)
+
+    def _load(self, source: Sequence, *, train: bool, **place: Any) -> Iterator[dict[str, np.ndarray]]:
+        percentiles = tuple(self.data["percentiles"]) or None
+        crop = CropExample(self.model.canvas, train=train, percentiles=percentiles, **self.data["crop"])
+        example = LabelledExample(crop, self.data["label"], self.model.classes)
+        return load(source, example, self.data, train=train, **place)
+
+    def _check(self, source: Sequence, split: str) -> None:
+        name = f"{self.data['source']!r}, split {split!r}"
+        check_labels(source, self.data["label"], name)
+        known = len(categories_of(self.data))
+        if known > self.model.classes:
+            raise ValueError(
+                f"{self.data['source']!r} has {known} classes, the model {self.model.classes}; set "
+                f"config.model.classes={known}"
+            )
+
+    def evaluate(
+        self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """`ClassificationScores.numbers` of the evaluation split, and a sheet of pictures with given and named class.
+
+        With `config.eval.neighbours` = k also "knn@k", the share that the vote of the k nearest training pictures names
+        rightly: of the features alone, the head has no say in it.
+
+        Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them.
+        """
+        check_variables(jax.eval_shape(self.init, jax.random.key(0)), variables, source="what is to be measured")
+        scores, seen, shown = ClassificationScores(self.model.classes), [], []
+        for batch in measured_batches(self.batches, self.eval["batch_size"], mesh):
+            rows = to_host(self._measure(variables, place_batch(batch, mesh)))
+            scores.add(rows["logits"], rows["label"], rows["loss"], rows["weight"])
+            kept = np.flatnonzero(rows["weight"])
+            seen.append((rows["features"][kept], rows["label"][kept]))
+            if (missing := self.eval["pictures"] - sum(len(images) for images, *_ in shown)) > 0:
+                some = kept[kept < len(rows["image"])][:missing]
+                shown.append((rows["image"][some], rows["label"][some], rows["logits"][some].argmax(axis=1)))
+        if not scores.count:
+            raise ValueError(
+                f"nothing to measure: no picture of {self.data['eval_split']!r} could be read and has a class"
+            )
+        numbers = scores.numbers()
+        if self.eval["neighbours"]:
+            numbers |= self._neighbours(variables, *map(np.concatenate, zip(*seen, strict=True)), mesh)
+        if not self.eval["pictures"]:
+            return numbers, {}
+        images, given, named = map(np.concatenate, zip(*shown, strict=True))
+        return numbers, {"classes": viz.classification_sheet(images, given, named, categories_of(self.data))}
+
+    def _neighbours(self, variables, features, labels, mesh) -> dict[str, float]:
+        bank, bank_labels = self._embedded(variables, self._training_pictures(self.eval["bank"]), mesh)
+        k, temperature = self.eval["neighbours"], self.eval["temperature"]
+        votes = neighbour_votes(features, bank, bank_labels, classes=self.model.classes, k=k, temperature=temperature)
+        return {f"knn@{k}": float(np.mean(votes.argmax(axis=1) == labels))}
+
+    def _training_pictures(self, count: int) -> Sequence:
+        source = open_split(self.data, "train")
+        return Spread(source, count) if count else source
+
+    def _embedded(self, variables, source, mesh) -> tuple[np.ndarray, np.ndarray]:
+        """Features [N, width] and labels [N] of the middle of each picture that has a label."""
+        self._check(source, "train")
+        batches = lambda _, **place: self._load(source, train=False, **place)
+        rows = []
+        for batch in measured_batches(batches, self.eval["batch_size"], mesh):
+            placed = place_batch(batch, mesh)
+            features, label, weight = to_host((self._embed(variables, placed), placed["label"], placed["weight"]))
+            rows.append((features[weight > 0], label[weight > 0]))
+        features, labels = map(np.concatenate, zip(*rows, strict=True))
+        if not len(features):
+            raise ValueError(f"none of the training pictures of {self.data['source']!r} could be read and has a class")
+        return features, labels
+
+    def _features(self, variables, images):
+        return self.model.apply(variables, images, method="features")
+
+    def _measured(self, variables, batch):
+        features = self._features(variables, batch["image"])
+        logits = self.model.apply(variables, features, method="classify")
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        rows = {"features": features, "logits": logits, "loss": losses}
+        some = batch["image"][: max(self.eval["pictures"], 1)]  # to be shown; all of them would only be copied
+        return rows | {"label": batch["label"], "weight": batch["weight"], "image": some}

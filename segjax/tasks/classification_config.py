@@ -1,0 +1,111 @@
+"""What an experiment with labelled pictures may set, with MAE's choices, and how any of them shrinks for a test."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from segjax.evaluation.nearest_neighbours import TEMPERATURE
+from segjax.models.classifier import build_classifier
+from segjax.models.sizes import attributes
+from segjax.tasks.reconstruction_config import IMAGENET
+from segjax.tasks.records import record_settings, variant_of
+from segjax.training.defaults import base_config, with_defaults
+
+# MAE, appendix A.1, and the published code. Fine-tuning: epochs, base_lr, layer_decay, drop_path.
+FINE_TUNING = {"b": (100, 5e-4, 0.65, 0.1), "l": (50, 1e-3, 0.75, 0.2), "h": (50, 1e-3, 0.75, 0.3)}
+PROBE_EPOCHS = {"b": 90, "l": 50, "h": 50}
+
+
+def classification_config() -> ml_collections.ConfigDict:
+    """The loop's fields and this task's, for fine-tuning ViT-B as the paper does; experiments change what they need."""
+    config = base_config()
+    config.task = "classification"
+    config.model = ml_collections.ConfigDict({"name": "vit_b"}, convert_dict=True)
+    config.optimizer.update(trunk="encoder(/trunk)?")
+    # Pictures of a batch are blended pairwise, half of the time with a box of the other; 0 is off.
+    config.mix = ml_collections.ConfigDict(dict(mixup=0.8, cutmix=1.0, switch=0.5, smoothing=0.1))
+    config.data = ml_collections.ConfigDict(
+        record_settings()
+        | dict(
+            label="record",  # the record's own, or "largest": the category of its largest object
+            # As in pretraining; and in evaluation the picture's shorter side, in canvases.
+            crop=dict(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=True, margin=256 / 224),
+            statistics=16_384,  # training pictures over which a frozen encoder's features are standardised; 0: all
+        )
+    )
+    config.eval = ml_collections.ConfigDict(
+        dict(
+            batch_size=64,
+            pictures=12,
+            limit=0,  # pictures to measure on; 0 = all
+            neighbours=0,  # k of a vote of the nearest training pictures, by the features; 0: none
+            temperature=TEMPERATURE,  # of that vote
+            bank=0,  # training pictures, spread over the split, that may be neighbours; 0: all
+        )
+    )
+    return fine_tuning(config, "b")
+
+
+def fine_tuning(config: ml_collections.ConfigDict, size: str) -> ml_collections.ConfigDict:
+    """Sets model and optimizer as the paper's fine-tuning on ImageNet has them, for "b", "l" or "h"; returns config."""
+    epochs, base_lr, layer_decay, drop_path = FINE_TUNING[size]
+    options = dict(name=f"vit_{size}", classes=1000, pool="mean", drop_path=drop_path)
+    config.model = ml_collections.ConfigDict(options)
+    config.batch_size = 1024
+    config.total_steps = epochs * IMAGENET // 1024
+    config.optimizer.update(base_lr=base_lr, b1=0.9, b2=0.999, weight_decay=0.05, clip_norm=0.0, final_lr=1e-6)
+    config.optimizer.update(warmup_steps=5 * IMAGENET // 1024, schedule="cosine", layer_decay=layer_decay)
+    return config
+
+
+def probe(config: ml_collections.ConfigDict, size: str) -> ml_collections.ConfigDict:
+    """Sets model, optimizer and mixing as the paper's linear probe on ImageNet has them; returns config."""
+    options = dict(name=f"vit_{size}", classes=1000, pool="token", head_std=0.01, frozen=True)
+    config.model = ml_collections.ConfigDict(options)
+    config.batch_size = 16_384
+    config.total_steps = PROBE_EPOCHS[size] * IMAGENET // 16_384
+    config.optimizer.update(name="lars", base_lr=0.1, b1=0.9, weight_decay=0.0, clip_norm=0.0, final_lr=0.0)
+    config.optimizer.update(warmup_steps=10 * IMAGENET // 16_384, schedule="cosine", layer_decay=1.0)
+    config.mix.update(mixup=0.0, cutmix=0.0, smoothing=0.0)
+    config.eval.update(neighbours=20)
+    return config
+
+
+def completed(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A new config with every setting: those given, perhaps by an older version, and the defaults of the others.
+
+    Raises:
+      ValueError: unknown model, or a setting of another type than its default.
+    """
+    defaults = classification_config()
+    name = settings.get("model", {}).get("name", defaults.model.name)
+    defaults.model = ml_collections.ConfigDict({"name": name, **attributes(build_classifier(name))})
+    return with_defaults(settings, defaults)
+
+
+def as_variant(
+    config: ml_collections.ConfigDict, variant: str, known: tuple[str, ...] = ()
+) -> ml_collections.ConfigDict:
+    """The config itself, or for "debug" the experiment in miniature: two steps on synthetic scenes, seconds on a CPU.
+
+    Experiments shrink to two geometries: with a frozen encoder, and without.
+
+    Raises:
+      ValueError: a variant that is neither "", "debug" nor one of `known`, which the experiment has applied itself.
+    """
+    return variant_of(config, variant, known, _miniature)
+
+
+def _miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    defaults, frozen = classification_config(), bool(config.model.get("frozen", False))
+    for name in ("data", "eval", "optimizer", "mix"):
+        config[name] = defaults[name]
+    config.update(total_steps=2, batch_size=4, microbatches=1, log_every=1, eval_every=0, ema_decay=0.0, init_from="")
+    config.model = ml_collections.ConfigDict(dict(name="vit_debug", frozen=frozen))
+    config.optimizer.update(warmup_steps=1, layer_decay=1.0 if frozen else 0.65)
+    config.data.update(label="largest")
+    config.data.scenes.update(train_count=8, eval_count=3, size=64)
+    config.eval.update(batch_size=2, pictures=2, neighbours=3)
+    config.mesh.update(floor=2**10)
+    return config

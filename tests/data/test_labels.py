@@ -1,0 +1,85 @@
+"""What a picture is called, and what is said when it cannot be."""
+
+import numpy as np
+import pytest
+
+from segjax.data.crops import CropExample
+from segjax.data.labels import LabelledExample, check_labels, label_of
+from segjax.data.loader import SettingsError, make_loader
+from segjax.data.splits import Spread, categories_of
+from segjax.data.synthetic import SyntheticScenes
+
+
+def record(label=None, areas=(), categories=(), crowd=None):
+    objects = {
+        "area": np.array(areas, np.float32),
+        "category": np.array(categories, np.int32),
+        "crowd": np.zeros(len(areas), bool) if crowd is None else np.array(crowd),
+    }
+    image = np.full((40, 48, 3), 7, np.uint8)
+    return {"image": image, "image_id": "one", "objects": objects} | ({} if label is None else {"label": label})
+
+
+def example_of(record, rule="record", classes=5):
+    example = LabelledExample(CropExample(32, train=False), rule, classes)
+    return example(record, np.random.default_rng(0))
+
+
+def test_the_record_s_own_label_or_the_largest_object_that_is_no_crowd():
+    assert label_of(record(label=3), "record") == 3 and label_of(record(), "record") is None
+    objects = dict(areas=(5, 90, 20), categories=(1, 2, 4))
+    assert label_of(record(**objects), "largest") == 2
+    assert label_of(record(**objects, crowd=(False, True, False)), "largest") == 4
+    assert label_of(record(), "largest") is None
+
+
+def test_an_example_has_the_crop_and_the_label_and_without_a_label_no_weight():
+    found = example_of(record(label=3))
+    assert found["image"].shape == (32, 32, 3) and (found["label"], found["weight"]) == (3, 1)
+    found = example_of(record())
+    assert (found["label"], found["weight"]) == (0, 0) and found["label"].dtype == np.int32
+
+
+@pytest.mark.parametrize("label", [5, -1])
+def test_a_label_that_is_no_class_ends_the_loading_and_names_the_picture(label):
+    said = f"image 'one' is labelled {label}; expected 0 to 4: set config.model.classes"
+    with pytest.raises(SettingsError, match=said):
+        example_of(record(label=label))
+    example = LabelledExample(CropExample(32, train=False), "record", 5)
+    with pytest.raises(SettingsError, match=said):
+        next(make_loader([record(label=1), record(label=label)], example, batch_size=2, train=False, threads=0))
+
+
+def test_a_source_without_labels_is_an_error_that_says_which_other_rule_there_is():
+    with pytest.raises(ValueError, match="no picture of 'x' has a class: its records carry no label.*label='largest'"):
+        check_labels([record(areas=(3,), categories=(0,))], "record", "'x'")
+    with pytest.raises(ValueError, match="hold no objects.*label='record'"):
+        check_labels([record(label=2)] * 300, "largest", "'x'")
+    check_labels([record()] * 10 + [record(label=2)] * 10, "record", "'x'")
+    with pytest.raises(ValueError, match="config.data.label is 'biggest'; choose one of record, largest"):
+        LabelledExample(CropExample(32), "biggest", 5)
+
+
+def test_scenes_are_labelled_by_their_shapes():
+    names = categories_of({"source": "synthetic"})
+    scenes = SyntheticScenes("train", 12, size=48)
+    labels = [label_of(scenes[index], "largest") for index in range(12)]
+    assert len(set(labels)) > 2 and max(labels) < len(names) == 5
+
+
+def test_records_spread_over_a_source():
+    assert [Spread(range(10), 4)[i] for i in range(4)] == [0, 2, 5, 7]
+    assert len(Spread(range(3), 9)) == 3
+
+
+def test_a_margin_cuts_the_borders_off_as_imagenet_is_measured():
+    """256 / 224: the shorter side becomes 256 and the 224 in the middle are kept."""
+    image = np.zeros((512, 1024, 3), np.uint8)
+    image[32:-32, 288:-288] = 200  # the middle 448 x 448 pixels
+    picture = {"image": image, "image_id": "a"}
+    measured, whole = (
+        CropExample(224, train=False, margin=margin)(picture, None)["image"] for margin in (256 / 224, 1.0)
+    )
+    assert (measured == 200).all() and (whole[:10] == 0).all() and (whole[28:-28, 28:-28] >= 200).all()
+    with pytest.raises(ValueError, match="margin is at least 1"):
+        CropExample(32, margin=0.9)

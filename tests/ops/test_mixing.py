@@ -1,0 +1,75 @@
+"""Mixed pictures and labels: whatever the draw, labels say what is to be seen."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.ops.mixing import cut_box, mix, soft_labels
+
+# Pictures of one value each, 0, 10, 20, 30: a mixed pixel tells how much of which picture is in it.
+IMAGES = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.full((8, 10, 3), 10, np.uint8)
+LABELS = np.eye(4, dtype=np.float32)
+VALID = np.ones(4, np.float32)
+
+
+def mixed(seed=0, valid=VALID, **options):
+    return jax.device_get(jax.jit(lambda key: mix(IMAGES, LABELS, valid, key, **options))(jax.random.key(seed)))
+
+
+def test_smoothing_keeps_a_distribution():
+    labels = soft_labels(jnp.array([2, 0]), 4, 0.1)
+    np.testing.assert_allclose(labels, [[0.025, 0.025, 0.925, 0.025], [0.925, 0.025, 0.025, 0.025]], rtol=1e-6)
+    np.testing.assert_array_equal(soft_labels(jnp.array([1]), 3), [[0, 1, 0]])
+
+
+def test_mixup_blends_every_pixel_and_the_labels_alike():
+    images, labels = mixed(cutmix=0.0)
+    share = labels[0, 0]  # lambda
+    assert 0 < share < 1
+    np.testing.assert_allclose(images[0], (1 - share) * 30, rtol=1e-5)
+    np.testing.assert_allclose(images[1], share * 10 + (1 - share) * 20, rtol=1e-5)
+    want = share * LABELS + (1 - share) * LABELS[::-1]
+    np.testing.assert_allclose(labels, want, atol=1e-6)
+
+
+def test_cutmix_lays_a_box_and_labels_count_its_pixels():
+    shares = []
+    for seed in range(8):
+        images, labels = mixed(seed, mixup=0.0)
+        other = images[0] == 30  # of the last picture, over the first
+        assert np.isin(images[0], (0, 30)).all()
+        rows, columns = other.any((1, 2)), other.any((0, 2))
+        assert (other == (rows[:, None] & columns)[..., None]).all()  # a box
+        np.testing.assert_allclose(labels[0], [1 - other.mean(), 0, 0, other.mean()], atol=1e-6)
+        shares.append(other.mean())
+    assert len(set(shares)) > 4
+
+
+def test_one_of_the_two_is_taken_as_often_as_asked_for():
+    for switch, values in ((1.0, {0.0, 30.0}), (0.0, None)):
+        images, _ = mixed(1, switch=switch)
+        assert (set(np.unique(images[0])) <= {0.0, 30.0}) is (values is not None)
+
+
+def test_a_picture_whose_opposite_number_counts_for_nothing_stays_as_it_is():
+    images, labels = mixed(valid=np.array([1, 1, 1, 0], np.float32))
+    np.testing.assert_array_equal(images[0], IMAGES[0])
+    np.testing.assert_array_equal(labels[0], LABELS[0])
+    assert not np.array_equal(labels[1], LABELS[1])
+
+
+def test_nothing_is_mixed_unless_asked_for():
+    images, labels = mixed(mixup=0.0, cutmix=0.0)
+    np.testing.assert_array_equal(images, IMAGES)
+    np.testing.assert_array_equal(labels, LABELS)
+
+
+@pytest.mark.parametrize("share, most", [(0.0, 0), (0.25, 4 * 5), (1.0, 8 * 10)])
+def test_a_box_has_the_share_asked_for_but_for_what_is_cut_off(share, most):
+    areas = [int(cut_box(jax.random.key(seed), jnp.float32(share), (8, 10)).sum()) for seed in range(12)]
+    assert max(areas) <= most and (not most or min(areas) > 0)
+    if 0 < most < 80:
+        assert (
+            max(areas) == 4 * 4
+        )  # half a side, rounded down to whole steps around the centre: 2 * (4 // 2), 2 * (5 // 2)

@@ -1,0 +1,258 @@
+"""The classification task: sums over labelled pictures, frozen encoders, and where both come from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden.drawn_weights import drawn_variables
+from golden.sam_inputs import pictures
+from jax.sharding import AxisType
+
+from segjax.models.build import shapes_of
+from segjax.models.classifier import build_classifier, init_classifier
+from segjax.models.mae import build_mae, init_mae
+from segjax.ops.positions import cubic_weights, sincos_positions
+from segjax.tasks import completed, make_task
+from segjax.tasks.classification_config import classification_config, fine_tuning, probe
+from segjax.training.checkpoints import Checkpoints
+from segjax.training.optimizer import from_config, layer_scales
+from segjax.training.sharding import BATCH_AXES, make_mesh, place_batch, state_shardings
+from segjax.training.start import first_state
+from segjax.training.state import create_state
+from segjax.weights.checkpoint import write_checkpoint
+from segjax.weights.tree import CheckpointError, flatten
+
+
+def config(**changes):
+    config = classification_config()
+    config.model = dict(name="vit_debug", depth=1) | changes
+    config.optimizer.update(warmup_steps=1, layer_decay=1.0)
+    config.update(total_steps=2, batch_size=8)
+    config.data.update(label="largest", statistics=0)
+    config.data.scenes.update(train_count=6, eval_count=5, size=64)
+    config.eval.update(batch_size=2, pictures=3, neighbours=2)
+    return config
+
+
+def variables_of(task):
+    return jax.tree.map(jnp.asarray, drawn_variables(task.model, init_classifier))
+
+
+def one_device():
+    return jax.make_mesh((1, 1), BATCH_AXES, (AxisType.Auto, AxisType.Auto), devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make_task(config(pool="mean", drop_path=0.2))
+
+
+@pytest.fixture(scope="module")
+def probing():
+    return make_task(config(frozen=True))
+
+
+def outcome_of(task):
+    def outcome(variables, batch):
+        objective = lambda params: task.loss(variables | {"params": params}, batch, jax.random.key(1), True)[:2]
+        return jax.value_and_grad(objective, has_aux=True)(variables["params"])
+
+    return outcome
+
+
+def make_batch(count=8):
+    weight = np.array([1.0] * (count - 1) + [0.0], np.float32)
+    return {"image": pictures(64, count), "weight": weight, "label": np.arange(count, dtype=np.int32) % 5}
+
+
+def assert_same(ours, theirs, tolerance=1e-5):
+    """To a tolerance of the largest gradient, and of each number."""
+    ((loss, weight), gradient), ((their_loss, their_weight), their_gradient) = jax.device_get((ours, theirs))
+    np.testing.assert_allclose((loss, weight), (their_loss, their_weight), rtol=tolerance)
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(their_gradient))
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * largest)
+    jax.tree.map(close, gradient, their_gradient)
+
+
+def test_one_device_and_eight_agree_mixed_pictures_and_placeholders_included(task):
+    variables = variables_of(task)
+    compute = jax.jit(outcome_of(task))
+    expected = compute(variables, make_batch())
+    assert expected[0][1] == 7
+    other = make_batch()
+    other["image"][-1], other["label"][-1] = 255, 3
+    assert_same(compute(variables, other), expected, 1e-6)
+    mesh = make_mesh(data=2, fsdp=4)
+    shardings = state_shardings(variables, mesh, floor=512)
+    placed = jax.device_put(variables, shardings)
+    with jax.set_mesh(mesh):
+        step = jax.jit(outcome_of(task), out_shardings=((None, None), shardings["params"]))
+        result = step(placed, place_batch(make_batch(), mesh))
+    assert not result[1]["encoder"]["patch_embed"]["kernel"].sharding.is_fully_replicated
+    assert_same(result, expected)
+
+
+def test_nothing_is_mixed_or_smoothed_in_evaluation(task):
+    variables, batch = variables_of(task), make_batch()
+    loss, _, metrics = jax.jit(lambda v, b: task.loss(v, b, jax.random.key(1), False))(variables, batch)
+    logits = np.asarray(jax.jit(lambda v, x: task.model.apply(v, x))(variables, batch["image"]), np.float64)
+    chances = np.exp(logits - logits.max(1, keepdims=True))
+    chances /= chances.sum(1, keepdims=True)
+    want = -np.log(chances[np.arange(7), batch["label"][:7]])
+    assert loss == pytest.approx(want.sum(), rel=1e-4)
+    assert metrics["top1"] == (logits.argmax(1) == batch["label"])[:7].sum()
+
+
+def test_a_frozen_encoder_has_no_optimizer_state_no_gradient_and_no_average(probing):
+    assert set(shapes_of(probing.model)["params"]) == {"head"}
+    optimizer = from_config(config(frozen=True))[1]
+    make = lambda key: create_state(probing.init(key), optimizer, key, ema=True)
+    state = jax.eval_shape(make, jax.random.key(0))
+    head = {(5,), (32, 5)}
+    assert {leaf.shape for leaf in jax.tree.leaves(state.opt_state)} == head | {()}
+    assert {leaf.shape for leaf in jax.tree.leaves(state.ema)} == head
+    assert state.constants["encoder"]["trunk"]["block_0"]["qkv"]["kernel"].shape == (32, 96)
+
+
+def test_layer_decay_reaches_every_module_as_the_paper_counts_them():
+    """layer_decay ** (depth + 1 - i), i = 0 for stem, class token and positions, depth + 1 for norm and head."""
+    recipe = classification_config().optimizer
+    params = shapes_of(build_classifier("vit_debug", pool="mean"))["params"]
+    scales = flatten(layer_scales(params, 0.5, recipe.trunk))
+    found = {path: np.log2(1 / scale) for path, scale in scales.items()}
+    assert {path for path, layer in found.items() if layer == 5} == {
+        "encoder/cls_token",
+        "encoder/pos_embed",
+        "encoder/patch_embed/kernel",
+        "encoder/patch_embed/bias",
+    }
+    assert found["encoder/trunk/block_0/qkv/kernel"] == 4 and found["encoder/trunk/block_3/norm_2/scale"] == 1
+    assert found["encoder/fc_norm/scale"] == found["head/kernel"] == 0
+
+
+@pytest.fixture(scope="module")
+def mae_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("mae") / "mae.pth"
+    mae = build_mae("mae_debug", depth=1)
+    write_checkpoint(path, drawn_variables(mae, init_mae), metadata={}, canvas=mae.canvas)
+    return path
+
+
+def test_a_run_starts_from_a_mae_with_standardised_features_and_keeps_them_frozen(mae_file, tmp_path, caplog, probing):
+    """Closed form: over the pictures that the statistics are of, standardised features have mean 0 and variance 1."""
+    settings = config(frozen=True)
+    settings.init_from = f"mae:{mae_file}"
+    one = one_device()
+    probing.init = lambda key: drawn_variables(probing.model, init_classifier)  # drawing takes long to compile
+    with Checkpoints(tmp_path / "run") as checkpoints, caplog.at_level("INFO", "segjax"):
+        state, _ = first_state(probing, settings, one, from_config(settings)[1], checkpoints, None)
+    assert "frozen encoder from the MAE in" in caplog.text and "nothing resized; the head is fresh" in caplog.text
+    assert "standardised over 6 training pictures" in caplog.text
+    mae = flatten(drawn_variables(build_mae("mae_debug", depth=1), init_mae)["params"]["encoder"])
+    found = flatten(state.constants["encoder"])
+    assert set(found) == {*mae, "pos_embed"}
+    for path, array in mae.items():
+        np.testing.assert_array_equal(found[path], array, err_msg=path)
+    features, labels = probing._embedded(state.variables, probing._training_pictures(0), one)
+    statistics = jax.device_get(state.constants["statistics"])
+    assert features.shape == (6, 32) and set(labels) <= set(range(5))
+    np.testing.assert_allclose(statistics["mean"], features.mean(0), atol=1e-5)
+    np.testing.assert_allclose(statistics["variance"], features.var(0), rtol=1e-3, atol=1e-6)
+
+
+def test_the_evaluation_is_the_same_for_any_number_of_devices_and_names_neighbours(probing):
+    variables = variables_of(probing)
+    one, many = one_device(), make_mesh()
+    numbers, sheets = probing.evaluate(variables, mesh=one)
+    others, _ = probing.evaluate(variables, mesh=many)  # eight rows, three of them placeholders
+    assert numbers == pytest.approx(others, rel=1e-5)
+    assert set(numbers) == {"eval_loss", "top1", "per_class", "commonest", "knn@2"}
+    assert sheets["classes"].dtype == np.uint8 and sheets["classes"].shape[1] == 3 * 192 + 4 * 10
+
+
+def test_other_grids_patches_and_pools_are_resized_and_said(mae_file, caplog):
+    task = make_task(config(canvas=96, pool="mean"))
+    with caplog.at_level("INFO", "segjax"):
+        found = task.pretrained("mae", str(mae_file), shapes_of(task.model))["params"]["encoder"]
+    assert (
+        "bicubically resized: positions from (4, 4) to (6, 6) patches; the norm behind the mean and the" in caplog.text
+    )
+    assert "norm" not in found and not found["pos_embed"][0].any()
+    weights = cubic_weights(4, 6)
+    want = np.einsum("ab,cd,bdk->ack", weights, weights, sincos_positions((4, 4), 32))
+    np.testing.assert_allclose(found["pos_embed"][1:].reshape(6, 6, 32), want, atol=1e-6)
+
+
+def test_encoders_of_classifiers_are_taken_alike(tmp_path):
+    """Trained positions come along, from a fine-tuned file and from a frozen encoder of ours."""
+    whole = drawn_variables(build_classifier("vit_debug", depth=1, classes=3), init_classifier)
+    frozen = drawn_variables(build_classifier("vit_debug", depth=1, frozen=True), init_classifier)
+    write_checkpoint(tmp_path / "whole.pth", whole, metadata={})
+    model = {"model": {"name": "vit_debug", "depth": 1, "frozen": True}}
+    write_checkpoint(tmp_path / "frozen.safetensors", frozen, metadata=model)
+    task = make_task(config())
+    for name, encoder in (("whole.pth", whole["params"]), ("frozen.safetensors", frozen["constants"])):
+        found = task.pretrained("mae", str(tmp_path / name), shapes_of(task.model))["params"]["encoder"]
+        jax.tree.map(np.testing.assert_array_equal, found, encoder["encoder"])
+
+
+def start(settings, init_from, tmp_path):
+    settings.init_from = str(init_from)
+    one = one_device()
+    task = make_task(settings)
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        return first_state(task, settings, one, from_config(settings)[1], checkpoints, None)
+
+
+def test_a_checkpoint_with_other_classes_says_how_to_go_on(mae_file, tmp_path):
+    model = {"name": "vit_debug", "depth": 1, "classes": 3}
+    three = drawn_variables(build_classifier(**model), init_classifier)
+    for name in ("three.pth", "three.safetensors"):
+        write_checkpoint(tmp_path / name, three, metadata={"model": model})
+        said = r"its head knows 3 classes, not 5: set config.model.classes=3; config.init_from='mae:PATH' takes its enc"
+        with pytest.raises(CheckpointError, match=said):
+            start(config(), tmp_path / name, tmp_path)
+    with pytest.raises(CheckpointError, match="of facebookresearch/mae; expected ViT; an encoder starts from it with"):
+        start(config(), mae_file, tmp_path)
+    with pytest.raises(CheckpointError, match="expected one whose encoder is frozen, which starts from it with"):
+        start(config(frozen=True), tmp_path / "three.pth", tmp_path)
+    with pytest.raises(CheckpointError, match="missing: encoder.*'mae:PATH' takes its encoder alone"):
+        start(config(frozen=True, classes=3), tmp_path / "three.safetensors", tmp_path)
+
+
+def test_what_cannot_be_classified_is_said(tmp_path):
+    settings = config()
+    settings.data.label = "record"
+    with pytest.raises(
+        ValueError, match="no picture of 'synthetic', split 'train' has a class: its records carry no la"
+    ):
+        make_task(settings).batches("train", batch_size=2)
+    with pytest.raises(ValueError, match="'synthetic' has 5 classes, the model 4; set config.model.classes=5"):
+        make_task(config(classes=4)).batches("train", batch_size=2)
+    with pytest.raises(ValueError, match="from its own checkpoints or from a MAE, 'mae:PATH'; got 'dino:x'"):
+        make_task(config()).pretrained("dino", "x", {})
+
+
+def test_a_completed_config_spells_out_the_model_and_means_the_same():
+    full = completed(config(frozen=True))
+    assert (full.model.pool, full.model.head_std, full.model.frozen, full.model.dtype) == (
+        "token",
+        2e-5,
+        True,
+        "float32",
+    )
+    assert completed(full).to_dict() == full.to_dict() and make_task(full).model == make_task(config(frozen=True)).model
+
+
+def test_the_recipes_are_the_paper_s():
+    """Appendix A.1 and the published scripts: batches, epochs of ImageNet, and the peak rate of each batch."""
+    base, large = classification_config(), fine_tuning(classification_config(), "l")
+    assert (base.total_steps, base.optimizer.warmup_steps, base.batch_size) == (125_113, 6255, 1024)
+    assert base.optimizer.base_lr * base.batch_size / 256 == pytest.approx(2e-3)
+    assert (base.optimizer.layer_decay, base.model.drop_path, base.optimizer.final_lr) == (0.65, 0.1, 1e-6)
+    assert (base.mix.mixup, base.mix.cutmix, base.mix.switch, base.mix.smoothing) == (0.8, 1.0, 0.5, 0.1)
+    assert (large.total_steps, large.optimizer.layer_decay, large.model.drop_path) == (62_556, 0.75, 0.2)
+    linear = probe(classification_config(), "b")
+    assert (linear.total_steps, linear.optimizer.warmup_steps, linear.optimizer.name) == (7037, 781, "lars")
+    assert linear.optimizer.base_lr * linear.batch_size / 256 == pytest.approx(6.4)
+    assert linear.model.frozen and linear.model.pool == "token" and not linear.mix.smoothing
