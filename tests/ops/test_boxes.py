@@ -1,7 +1,23 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from segjax.ops.boxes import box_area, clip_boxes
+from segjax.ops import boxes as ops
+from segjax.ops.boxes import MAX_LOG_SCALE, box_area, clip_boxes
+
+box_iou, box_ioa = jax.jit(ops.box_iou), jax.jit(ops.box_ioa)
+encode_boxes = jax.jit(ops.encode_boxes, static_argnums=2)
+decode_boxes = jax.jit(ops.decode_boxes, static_argnums=2)
+
+UNIT = np.array([[0, 0, 1, 1]], np.float32)
+# The unit box, its left half, its bottom half, two of its quarters, and itself moved by half its side.
+PARTS = [[0, 0, 1, 1], [0, 0, 0.5, 1], [0, 0.5, 1, 1], [0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0.5, 0.5, 1.5, 1.5]]
+
+
+def random_boxes(rng, count, size=100):
+    corner = rng.uniform(0, size, (count, 2))
+    return np.concatenate([corner, corner + rng.uniform(0.5, size, (count, 2))], 1).astype(np.float32)
 
 
 def test_area():
@@ -16,3 +32,68 @@ def test_clip_to_height_and_width():
     np.testing.assert_array_equal(clipped[0], [[0, 0, 20, 10], [1, 2, 3, 4]])
     np.testing.assert_array_equal(clipped[1], [[8, 8, 9, 9], [40, 30, 50, 30]])
     assert clipped.dtype == jnp.float32
+
+
+def test_overlaps_by_hand():
+    np.testing.assert_allclose(box_iou(UNIT, np.array(PARTS))[0], [1, 0.5, 0.5, 0.25, 0.25, 0.25 / 1.75], rtol=1e-6)
+    np.testing.assert_allclose(box_ioa(UNIT, np.array(PARTS))[0], [1, 1, 1, 1, 1, 0.25], rtol=1e-6)
+
+
+def test_boxes_without_extent_overlap_nothing():
+    nothing = np.array([[3, 3, 3, 3], [5, 5, 2, 9], [0, 0, 0, 0]], np.float32)
+    for overlap in (box_iou, box_ioa):
+        np.testing.assert_array_equal(overlap(nothing, nothing), np.zeros((3, 3)))
+        assert overlap(np.zeros((0, 4), np.float32), UNIT).shape == (0, 1)
+
+
+def test_overlaps_of_half_precision_boxes_are_worked_out_in_float32():
+    """The area of this box is beyond what a float16 holds."""
+    boxes = np.array([[0, 0, 1000, 1000], [0, 0, 1000, 500]], np.float16)
+    np.testing.assert_allclose(box_iou(boxes, boxes), [[1, 0.5], [0.5, 1]])
+    assert box_iou(boxes, boxes).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1, 1), (5, 5, 10, 10), (10, 10, 5, 5)])
+def test_what_is_encoded_is_decoded(weights):
+    rng = np.random.default_rng(0)
+    boxes, anchors = random_boxes(rng, 50), random_boxes(rng, 50)
+    np.testing.assert_allclose(
+        decode_boxes(encode_boxes(boxes, anchors, weights), anchors, weights), boxes, rtol=1e-5, atol=1e-3
+    )
+
+
+def test_encoding_by_hand():
+    """Twice as wide, half as high, the centre a quarter of the anchor's width to the right and half its height up."""
+    anchor, box = np.array([[10, 20, 18, 40]]), np.array([[8, 15, 24, 25]])
+    np.testing.assert_allclose(
+        encode_boxes(box, anchor, (10, 10, 5, 5)), [[2.5, -5, 5 * np.log(2), 5 * np.log(0.5)]], rtol=1e-6
+    )
+
+
+def test_one_box_a_class_from_one_anchor():
+    anchors = random_boxes(np.random.default_rng(1), 3)
+    boxes = decode_boxes(np.zeros((3, 7, 4), np.float32), anchors[:, None])
+    np.testing.assert_allclose(boxes, np.repeat(anchors[:, None], 7, 1), rtol=1e-5)
+
+
+def test_growth_is_bounded_and_shrinking_is_not():
+    assert pytest.approx(4.135166556742356) == MAX_LOG_SCALE
+    deltas = np.array([[0, 0, 1e4, 1e4], [0, 0, 5, -100]], np.float32)
+    boxes = np.asarray(decode_boxes(deltas, np.tile(UNIT, (2, 1))))
+    np.testing.assert_allclose(boxes[:, 2] - boxes[:, 0], [62.5, 62.5], rtol=1e-5)
+    np.testing.assert_allclose(boxes[:, 3] - boxes[:, 1], [62.5, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_deltas_are_decoded_in_float32():
+    anchors = np.array([[1000.3, 500.2, 1030.7, 520.9]], np.float32)
+    boxes = decode_boxes(jnp.zeros((1, 4), jnp.bfloat16), anchors)
+    assert boxes.dtype == jnp.float32
+    np.testing.assert_allclose(boxes, anchors, rtol=1e-6)
+
+
+def test_padding_has_finite_numbers_and_gradients():
+    padding, boxes = np.zeros((1, 4), np.float32), np.array([[1, 2, 3, 5]], np.float32)
+    box, anchor = np.stack([padding, boxes, padding]), np.stack([boxes, padding, padding])
+    assert np.isfinite(encode_boxes(box, anchor)).all()
+    gradient = jax.jit(jax.grad(lambda box, anchor: encode_boxes(box, anchor).sum(), (0, 1)))(box, anchor)
+    assert np.isfinite(gradient).all()

@@ -47,7 +47,7 @@ def opencv() -> types.ModuleType:
 
 
 def _torchvision() -> dict[str, types.ModuleType]:
-    boxes = _module("torchvision.ops.boxes", batched_nms=_batched_nms, box_area=_box_area)
+    boxes = _module("torchvision.ops.boxes", batched_nms=batched_nms, box_area=_box_area)
     functional = _module(
         "torchvision.transforms.functional",
         to_pil_image=Image.fromarray,
@@ -61,17 +61,18 @@ def _box_area(boxes):
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def _batched_nms(boxes, scores, groups, iou_threshold):
-    order, kept = scores.sort(stable=True, descending=True)[1].tolist(), []
+def batched_nms(boxes, scores, groups, iou_threshold):
+    """Greedy suppression within groups as torchvision has it: places of the boxes that stay, best first."""
+    order, kept = scores.sort(stable=True, descending=True)[1], [torch.empty(0, dtype=torch.long)]
     area = _box_area(boxes)
-    while order:
-        best = order.pop(0)
-        kept.append(best)
-        low, high = torch.maximum(boxes[best, :2], boxes[:, :2]), torch.minimum(boxes[best, 2:], boxes[:, 2:])
+    while len(order):
+        best, order = order[0], order[1:]
+        kept.append(best[None])
+        low, high = torch.maximum(boxes[best, :2], boxes[order, :2]), torch.minimum(boxes[best, 2:], boxes[order, 2:])
         shared = (high - low).clamp(min=0).prod(1)
-        drops = (shared / (area[best] + area - shared) > iou_threshold) & (groups == groups[best])
-        order = [other for other in order if not drops[other]]
-    return torch.tensor(kept, dtype=torch.long)
+        drops = (shared / (area[best] + area[order] - shared) > iou_threshold) & (groups[order] == groups[best])
+        order = order[~drops]
+    return torch.cat(kept)
 
 
 def _module(name: str, **members) -> types.ModuleType:
