@@ -9,6 +9,9 @@ import flax.linen as nn
 import jax
 
 from segjax.models import mae
+from segjax.models.detection import build as detection
+from segjax.models.detection.build import build_mask_rcnn, init_mask_rcnn
+from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.models.mae import Mae, build_mae, init_mae
 from segjax.models.sam import build as sam
 from segjax.models.sam.build import build_sam, init_sam
@@ -24,7 +27,11 @@ class Kind(NamedTuple):
     init: Callable[[nn.Module, jax.Array], dict]
 
 
-KINDS = (Kind(Sam, sam.SIZES, build_sam, init_sam), Kind(Mae, mae.SIZES, build_mae, init_mae))
+KINDS = (
+    Kind(Sam, sam.SIZES, build_sam, init_sam),
+    Kind(Mae, mae.SIZES, build_mae, init_mae),
+    Kind(MaskRcnn, detection.SIZES, build_mask_rcnn, init_mask_rcnn),
+)
 SIZES = {name: options for kind in KINDS for name, options in kind.sizes.items()}
 
 
