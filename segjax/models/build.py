@@ -19,8 +19,9 @@ from segjax.models.sam.sam import Sam
 
 
 class Kind(NamedTuple):
-    """A family of models: its module, its sizes by name, and the functions that build and initialise one."""
+    """A family of models: what it is called, its sizes by name, and the functions that build and initialise one."""
 
+    title: str
     module: type[nn.Module]
     sizes: dict[str, dict[str, Any]]
     build: Callable[..., nn.Module]
@@ -28,9 +29,9 @@ class Kind(NamedTuple):
 
 
 KINDS = (
-    Kind(Sam, sam.SIZES, build_sam, init_sam),
-    Kind(Mae, mae.SIZES, build_mae, init_mae),
-    Kind(MaskRcnn, detection.SIZES, build_mask_rcnn, init_mask_rcnn),
+    Kind("SAM", Sam, sam.SIZES, build_sam, init_sam),
+    Kind("MAE", Mae, mae.SIZES, build_mae, init_mae),
+    Kind("Mask R-CNN", MaskRcnn, detection.SIZES, build_mask_rcnn, init_mask_rcnn),
 )
 SIZES = {name: options for kind in KINDS for name, options in kind.sizes.items()}
 
@@ -41,11 +42,16 @@ def build_model(name: str, **overrides: Any) -> nn.Module:
     Raises:
       ValueError: unknown name or attribute, naming the nearest ones.
     """
+    return kind_of(name).build(name, **overrides)
+
+
+def kind_of(name: str) -> Kind:
+    """The kind that a name is of. Raises ValueError for an unknown name, naming the nearest ones."""
     kind = next((kind for kind in KINDS if name in kind.sizes), None)
     if kind is None:
         near = difflib.get_close_matches(name, SIZES, cutoff=0)
         raise ValueError(f"unknown model {name!r}; nearest: {', '.join(near)}; all: {', '.join(SIZES)}")
-    return kind.build(name, **overrides)
+    return kind
 
 
 def init_model(model: nn.Module, key: jax.Array) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def _position_tables(shapes: Mapping[str, tuple[int, ...]], family: str, side: i
 MAE = NameTable(
     model="MAE",
     families={OFFICIAL: "facebookresearch/mae", HUGGINGFACE: "transformers' ViTMAEForPreTraining"},
+    own="params/encoder",
     encoder="params/encoder",
     marks={HUGGINGFACE: ("vit.embeddings.", "vit.encoder.", "vit.layers."), OFFICIAL: ("cls_token", "patch_embed.")},
     positions={family: keys[0] for family, keys in _POSITIONS.items()},

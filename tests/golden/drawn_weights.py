@@ -34,4 +34,8 @@ def _draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
         values *= 0.2
     elif kind.startswith("rel_pos"):
         values *= 0.3
+    elif kind == "mean":  # of a batch norm
+        values *= 0.1
+    elif kind == "variance":  # of about half of the kernel's, which makes up for what the ReLU takes
+        values = 0.5 * (1 + 0.2 * values) ** 2
     return values.astype(np.float32)

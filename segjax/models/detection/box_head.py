@@ -4,14 +4,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.detection.convolution import Conv, caffe_xavier
+from segjax.models.detection.convolution import Conv, caffe_xavier, numbered
 from segjax.models.layers import Linear
 
 
 class BoxHead(nn.Module):
     """Features of regions [R, h, w, C] -> scores of classes and boxes for them.
 
-    Modules are conv_{i}, fc_{i}, scores and deltas.
+    Modules are conv_{i}; fc, or fc_0, fc_1 where there are several; scores and deltas.
 
     Attributes:
       classes: K, without the background.
@@ -38,8 +38,8 @@ class BoxHead(nn.Module):
             options = dict(norm=self.norm, epsilon=self.epsilon, relu=True, dtype=self.dtype)
             x = Conv(self.conv_width, 3, name=f"conv_{i}", **options)(x)
         x = x.reshape(len(x), -1)  # by row, column, channel
-        for i in range(self.fcs):
-            x = jax.nn.relu(Linear(self.width, dtype=self.dtype, kernel_init=caffe_xavier, name=f"fc_{i}")(x))
+        for name in numbered("fc", self.fcs):
+            x = jax.nn.relu(Linear(self.width, dtype=self.dtype, kernel_init=caffe_xavier, name=name)(x))
         predict = lambda features, spread, name: Linear(
             features, dtype=self.dtype, kernel_init=nn.initializers.normal(spread), name=name
         )

@@ -27,6 +27,11 @@ def stored(module: nn.Module, frozen: bool, name: str, init: Callable, shape: tu
     return module.variable("constants", name, lambda: init(module.make_rng("params"), shape)).value
 
 
+def numbered(name: str, count: int) -> list[str]:
+    """Names of so many equal modules; a single one has no number. (Other libraries name it otherwise, too.)"""
+    return [name] if count == 1 else [f"{name}_{i}" for i in range(count)]
+
+
 class BatchNorm(nn.Module):
     """Batch norm with the statistics that it was trained with: they are constants, and so is the rest where frozen.
 

@@ -105,7 +105,7 @@ class MaskRcnn(nn.Module):
             trunk |= dict(grid=(self.canvas // self.patch,) * 2, drop_path=self.drop_path)
             trunk |= dict(remat=self.remat, scan=self.scan, impl=self.attention)
             self.body = VitBackbone(trunk, self.width, self.patch, (self.positions,) * 2, name="backbone", **same)
-            self.pyramid = SimplePyramid(self.features, **same)
+            self.pyramid = SimplePyramid(self.features, name="simple_pyramid", **same)
         elif self.backbone in RESNETS:
             norm = dict(norm=self.norm, epsilon=self.norm_epsilon, freeze_at=self.freeze_at)
             self.body = ResNet(self.backbone, rules.stride_in_1x1, name="backbone", **norm, **same)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.detection.convolution import Conv
+from segjax.models.detection.convolution import Conv, numbered
 
 _small = nn.initializers.normal(0.01)
 
@@ -12,7 +12,7 @@ _small = nn.initializers.normal(0.01)
 class RpnHead(nn.Module):
     """Levels [B, h, w, C] -> logits and deltas of their anchors; the same weights for every level.
 
-    Modules are conv_0 (and conv_1), 3x3 with a ReLU, logits and deltas.
+    Modules are conv, or conv_0, conv_1 where there are several, 3x3 with a ReLU; logits and deltas.
 
     Attributes:
       anchors: at each cell. convs: before the two predictions.
@@ -29,7 +29,8 @@ class RpnHead(nn.Module):
         Anchors count by row, column, then kind, as `segjax.ops.anchors` does; deltas are dx dy dw dh.
         """
         options = dict(kernel_init=_small, dtype=self.dtype)
-        convs = [Conv(levels[0].shape[-1], 3, relu=True, name=f"conv_{i}", **options) for i in range(self.convs)]
+        names = numbered("conv", self.convs)
+        convs = [Conv(levels[0].shape[-1], 3, relu=True, name=name, **options) for name in names]
         logits = Conv(self.anchors, 1, name="logits", **options)
         deltas = Conv(4 * self.anchors, 1, name="deltas", **options)
         all_logits, all_deltas = [], []
