@@ -140,7 +140,7 @@ def test_an_official_file_of_the_encoder_alone_will_do(tmp_path, mae_variables):
 
 
 def test_what_cannot_be_handed_over_is_said(files, tmp_path):
-    with pytest.raises(ValueError, match="of width 32 and depth 4, the SAM's of width 128 and depth 4; choose"):
+    with pytest.raises(ValueError, match="of width 32 and depth 4, the model's of width 128 and depth 4; choose"):
         taken(files / "official.pth", name="sam_tiny")
     with pytest.raises(ValueError, match="attends with 2 heads, the SAM with 4"):
         taken(files / "ours.safetensors", heads=4)

@@ -7,7 +7,8 @@ nothing else asks. As torchvision 0.28 and detectron2's defaults (config/default
 import dataclasses
 import difflib
 
-import numpy as np
+import jax
+import jax.numpy as jnp
 
 from segjax.ops.pixels import PIXEL_MEAN, PIXEL_STD
 
@@ -71,7 +72,7 @@ class Conventions:
     keypoint_probability: bool
 
 
-_MEAN, _STD = (tuple(float(value) for value in np.round(values, 3)) for values in (PIXEL_MEAN, PIXEL_STD))
+_MEAN, _STD = (tuple(round(float(value), 3) for value in values) for values in (PIXEL_MEAN, PIXEL_STD))
 
 _TORCHVISION = Conventions(
     library="torchvision",
@@ -140,6 +141,13 @@ CONVENTIONS = {
         _DETECTRON2, bgr=False, pixel_mean=_MEAN, pixel_std=_STD, stride_in_1x1=False
     ),
 }
+
+
+def normalised(images: jax.Array, rules: Conventions) -> jax.Array:
+    """RGB values 0..255 [..., 3], of any type, as the library's models take them, float32."""
+    x = images.astype(jnp.float32)
+    x = (x[..., ::-1] if rules.bgr else x) - jnp.float32(rules.pixel_mean)
+    return x / jnp.float32(rules.pixel_std)
 
 
 def conventions_named(name: str) -> Conventions:

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.detection.box_head import BoxHead
-from segjax.models.detection.conventions import Conventions, conventions_named
+from segjax.models.detection.conventions import Conventions, conventions_named, normalised
 from segjax.models.detection.fpn import FeaturePyramid, with_p6
 from segjax.models.detection.keypoint_head import KeypointHead
 from segjax.models.detection.mask_head import MaskHead
@@ -143,10 +143,7 @@ class MaskRcnn(nn.Module):
                 f"images are {images.shape}; this detector takes RGB [B, H, W, 3] with sides that are multiples of "
                 f"{self.divisor}: pad them at the bottom and the right, and pass `sizes`"
             )
-        rules = self.rules
-        x = images.astype(jnp.float32)
-        x = (x[..., ::-1] if rules.bgr else x) - jnp.float32(rules.pixel_mean)
-        x = x / jnp.float32(rules.pixel_std)
+        x = normalised(images, self.rules)
         if sizes is not None:
             x = jnp.where(content_mask(sizes, images.shape[1:3])[..., None], x, 0)
         maps = self.body(x, train=train) if self.backbone == "vit" else self.body(x)
