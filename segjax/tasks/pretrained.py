@@ -50,7 +50,7 @@ def detector_from(kind: str, path: str, model: MaskRcnn, expected: Mapping[str, 
         )
     if model.rules.stride_in_1x1 or "bn" not in model.norm or model.norm_epsilon == 0:
         raise ValueError(
-            "torchvision's ResNets have batch norms of epsilon 1e-5, and strides in their 3x3 convolutions; the model has "
+            "torchvision's ResNets have batch norms of epsilon 1e-5 and strides in 3x3 convolutions; the model has "
             f"norm {model.norm!r}, norm_epsilon {model.norm_epsilon}, conventions {model.conventions!r}. Set norm to "
             "'frozen_bn' or 'bn', norm_epsilon to 1e-5 and conventions to 'torchvision' or 'detectron2_rgb'"
         )

@@ -100,6 +100,10 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1" if encoding != "utf-8" else encoding)  # how protocol 2 writes bytes
 
 
+def _no_bytes() -> bytes:
+    return b""
+
+
 def _nothing(*_) -> None:
     return None
 
@@ -110,6 +114,7 @@ class _Unpickler(RestrictedUnpickler):
     may_name = {
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("_codecs", "encode"): _encode,
+        ("__builtin__", "bytes"): _no_bytes,  # how protocol 2 writes none
         ("numpy", "dtype"): _dtype,
         ("numpy", "ndarray"): _nothing,  # an argument of `_reconstruct`
         **{
