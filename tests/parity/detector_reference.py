@@ -60,3 +60,37 @@ def stages(theirs, images: np.ndarray, regions: dict[int, np.ndarray]) -> dict[s
             maps = channels_last(predict(head(channels_first(regions[14]))))
             answers[f"{name}s"] = [maps[..., 1:] if name == "mask" else maps]
     return answers
+
+
+@torch.no_grad()
+def inference(theirs, images, sizes, threshold: float) -> list[dict[str, np.ndarray]]:
+    """What the whole model makes of each picture, the content of that (height, width) of a canvas uint8 [H, W, 3].
+
+    proposals [N, 4], boxes, labels and scores, pasted masks [D, h, w] and, before they are pasted, masks
+    [D, 28, 28] or keypoints [D, 56, 56, K].
+    """
+    theirs.roi_heads.score_thresh = threshold
+    inner = {}
+
+    def keep(module, given, out):
+        inner.update({name: value.clone() for name, value in out[0][0].items()})
+
+    hooks = [theirs.rpn.register_forward_hook(lambda module, given, out: inner.update(proposals=out[0][0]))]
+    hooks.append(theirs.roi_heads.register_forward_hook(keep))
+    if theirs.roi_heads.has_keypoint():
+        predictor = theirs.roi_heads.keypoint_predictor
+        hooks.append(predictor.register_forward_hook(lambda module, given, out: inner.update(maps=out)))
+    answers = []
+    for image, (height, width) in zip(images, sizes, strict=True):
+        theirs.transform.min_size, theirs.transform.max_size = (min(height, width),), max(height, width)
+        (out,) = theirs([channels_first(image[:height, :width]) / 255])
+        answer = {name: inner[name].numpy() for name in ("proposals", "boxes", "labels", "scores")}
+        if "masks" in out:
+            answer |= dict(pasted=out["masks"][:, 0].numpy(), masks=inner["masks"][:, 0].numpy())
+        if "maps" in inner:
+            answer["keypoints"] = channels_last(inner["maps"])
+            answer["points"], answer["point_scores"] = out["keypoints"].numpy(), out["keypoints_scores"].numpy()
+        answers.append(answer)
+    for hook in hooks:
+        hook.remove()
+    return answers

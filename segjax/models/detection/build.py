@@ -39,10 +39,23 @@ SIZES = {
     # Ours, to train from nothing on a CPU: group norms, and heads of a quarter of the width.
     "maskrcnn_tiny": _SMALL
     | dict(backbone="resnet18", canvas=256, short_side=256, long_side=256, features=64, box_width=256, mask_width=64)
-    | dict(anchor_sizes=(16, 32, 64, 128, 256), proposals_before=(500, 250), proposals_after=(250, 100)),
+    | dict(
+        anchor_sizes=(16, 32, 64, 128, 256),
+        canonical_size=112.0,
+        proposals_before=(500, 250),
+        proposals_after=(250, 100),
+    ),
     # For tests and debug variants: all kinds of layer, in a second.
     "maskrcnn_debug": dict(conventions="torchvision", classes=3, backbone="resnet_debug", canvas=64, short_side=64)
-    | dict(long_side=64, features=16, anchor_sizes=(8, 16, 32, 64, 128), box_width=32, mask_convs=2, mask_width=16)
+    | dict(
+        long_side=64,
+        features=16,
+        anchor_sizes=(8, 16, 32, 64, 128),
+        canonical_size=56.0,
+        box_width=32,
+        mask_convs=2,
+        mask_width=16,
+    )
     | dict(keypoints=2, keypoint_convs=1, keypoint_width=16, head_norm="none")
     | dict(detections=8, candidates=32, proposals_before=(32, 32), proposals_after=(16, 16)),
 }

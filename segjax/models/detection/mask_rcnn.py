@@ -3,16 +3,23 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from segjax.models.detection.box_head import BoxHead
 from segjax.models.detection.conventions import Conventions, conventions_named, normalised
+from segjax.models.detection.detections import Detections, best_detections
 from segjax.models.detection.fpn import FeaturePyramid, with_p6
 from segjax.models.detection.keypoint_head import KeypointHead
 from segjax.models.detection.mask_head import MaskHead
+from segjax.models.detection.proposals import Proposals, best_proposals, pyramid_anchors
 from segjax.models.detection.resnet import RESNETS, ResNet
 from segjax.models.detection.rpn import RpnHead
 from segjax.models.detection.simple_pyramid import SimplePyramid, VitBackbone
 from segjax.ops.masks import content_mask
+from segjax.ops.pyramid import fpn_level
+from segjax.ops.roi_align import pyramid_roi_align
+
+POOLED_LEVELS = 4  # P2 to P5: regions are not taken from P6
 
 
 class MaskRcnn(nn.Module):
@@ -34,6 +41,8 @@ class MaskRcnn(nn.Module):
       score_threshold, nms_threshold, detections: what inference keeps: scores above, no two boxes of a class that
         overlap more, the best so many of a picture. candidates: so many of the best scores take part in that.
       proposals_before, proposals_after: (training, inference); () leaves them to the conventions.
+      canonical_size: side in pixels of a box that belongs to P4. roi_align: how regions are taken, see
+        `segjax.ops.roi_align`.
       dtype: of the computation; parameters, norms' statistics, boxes, scores and outputs stay float32.
     """
 
@@ -80,6 +89,8 @@ class MaskRcnn(nn.Module):
     candidates: int = 1000
     proposals_before: tuple[int, ...] = ()
     proposals_after: tuple[int, ...] = ()
+    canonical_size: float = 224.0
+    roi_align: str = "gather"
     dtype: jnp.dtype = jnp.float32
 
     @property
@@ -157,13 +168,105 @@ class MaskRcnn(nn.Module):
         """Regions [R, 7, 7, features] -> logits [R, 1 + K], deltas [R, K or 1, 4], float32; see `BoxHead`."""
         return self.box_head(regions)
 
-    def segment(self, regions: jax.Array) -> jax.Array:
-        """Regions [R, 14, 14, features] -> mask logits float32 [R, 28, 28, K or 1]; see `MaskHead`."""
-        return self.mask_head(regions)
+    def segment(self, regions: jax.Array, labels: jax.Array) -> jax.Array:
+        """Regions [R, 14, 14, features] of classes int [R], 1..K -> the class's mask logits float32 [R, 28, 28]."""
+        logits = self.mask_head(regions)
+        channel = jnp.clip(labels - 1, 0, logits.shape[-1] - 1)
+        return jnp.take_along_axis(logits, channel[:, None, None, None], axis=-1)[..., 0]
 
     def locate(self, regions: jax.Array) -> jax.Array:
         """Regions [R, 14, 14, features] -> keypoint logits float32 [R, 56, 56, keypoints]; see `KeypointHead`."""
         return self.keypoint_head(regions)
+
+    def proposals(
+        self,
+        logits: tuple[jax.Array, ...],
+        deltas: tuple[jax.Array, ...],
+        levels: tuple[jax.Array, ...],
+        canvas: tuple[int, int],
+        sizes: jax.Array,
+        *,
+        train: bool = False,
+    ) -> Proposals:
+        """The best boxes of the answers of `propose`; more of them in training, where the conventions have it so.
+
+        Args:
+          levels: of `encode_image`. canvas: (H, W) of the images. sizes: int [B, 2], (height, width) of the contents.
+        """
+        rules = self.rules
+        before, after = (
+            (own or usual)[0 if train else 1]
+            for own, usual in (
+                (self.proposals_before, rules.proposals_before),
+                (self.proposals_after, rules.proposals_after),
+            )
+        )
+        return best_proposals(rules, logits, deltas, self.anchors(canvas, levels), sizes, before=before, after=after)
+
+    def anchors(self, canvas: tuple[int, int], levels: tuple[jax.Array, ...]) -> list[np.ndarray]:
+        """Anchors float32 [n, 4] by level, in the order of `propose`; canvas (H, W), levels of `encode_image`."""
+        grids = [level.shape[1:3] for level in levels]
+        return pyramid_anchors(self.rules, self.anchor_sizes, self.anchor_ratios, canvas, grids)
+
+    def regions(self, levels: tuple[jax.Array, ...], boxes: jax.Array, side: int) -> jax.Array:
+        """RoIAlign of boxes float32 [B, N, 4], pixels of the canvas -> [B, N, side, side, features]; `side` is 7 or 14.
+
+        Each is taken from the one of P2 to P5 that its size names.
+        """
+        rules, pooled = self.rules, levels[:POOLED_LEVELS]
+        level = fpn_level(boxes, canonical_size=self.canonical_size, epsilon_inside=rules.level_epsilon_inside)
+        scales = [2.0**-n for n in range(2, 2 + POOLED_LEVELS)]
+        pool = lambda levels, boxes, level: pyramid_roi_align(
+            levels,
+            boxes,
+            level,
+            side,
+            scales,
+            samples=rules.roi_samples,
+            aligned=rules.roi_aligned,
+            impl=self.roi_align,
+        )
+        return jax.vmap(pool)(list(pooled), boxes, level)
+
+    def detect(
+        self, images: jax.Array, sizes: jax.Array | None = None
+    ) -> tuple[Detections, jax.Array | None, jax.Array | None]:
+        """Everything, from pictures to detections: one program for each size of the canvas.
+
+        Args:
+          images, sizes: as `encode_image`.
+
+        Returns:
+          detections: of D places, see `Detections`.
+          masks: float32 [B, D, 28, 28], the probability of the detection's class in the cells of its box, or None.
+          keypoints: float32 [B, D, 56, 56, keypoints], logits in the cells of its box, or None.
+        """
+        sizes = jnp.broadcast_to(jnp.array(images.shape[1:3]), (len(images), 2)) if sizes is None else sizes
+        levels = self.encode_image(images, sizes)
+        proposals = self.proposals(*self.propose(levels), levels, images.shape[1:3], sizes)
+        flat = lambda x: x.reshape(-1, *x.shape[2:])
+        logits, deltas = self.classify(flat(self.regions(levels, proposals.boxes, 7)))
+        unflat = lambda x: x.reshape(len(images), -1, *x.shape[1:])
+        found = best_detections(
+            unflat(logits),
+            unflat(deltas),
+            proposals,
+            sizes,
+            score_threshold=self.score_threshold,
+            nms_threshold=self.nms_threshold,
+            side=self.rules.detection_side,
+            candidates=self.candidates,
+            count=self.detections,
+        )
+        if not (self.mask_convs or self.keypoints):
+            return found, None, None
+        regions = flat(self.regions(levels, found.boxes, 14))
+        masks = self.segment(regions, found.labels.reshape(-1)) if self.mask_convs else None
+        return (
+            found,
+            None if masks is None else unflat(jax.nn.sigmoid(masks)),
+            unflat(self.locate(regions)) if self.keypoints else None,
+        )
 
     def __call__(self, images: jax.Array) -> dict[str, jax.Array]:
         """Every module once, the heads on an empty region: for shapes and fresh parameters."""
@@ -173,7 +276,7 @@ class MaskRcnn(nn.Module):
         scores, boxes = self.classify(regions(7))
         out = dict(logits=logits, deltas=deltas, scores=scores, boxes=boxes)
         if self.mask_convs:
-            out["masks"] = self.segment(regions(14))
+            out["masks"] = self.mask_head(regions(14))
         if self.keypoints:
             out["keypoints"] = self.locate(regions(14))
         return out
