@@ -392,7 +392,9 @@ def test_models_lists_sizes_with_their_parameters_and_the_published_weights(caps
     assert main(["models"]) == 0
     printed = capsys.readouterr().out
     lines = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line}
-    assert lines["sam_vit_b"] == ["1024", "16", "768", "12", "93,735,472"] and "sam_debug" in lines
+    assert (
+        lines["sam_vit_b"] == ["1024", "ViT", "768", "x", "12,", "patch", "16", "93,735,472"] and "sam_debug" in lines
+    )
     assert "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth\n  sam_vit_b, 375,042,383" in printed
     assert str(tmp_path / "segjax" / "weights") in printed and "not in the cache" in printed
 

@@ -4,10 +4,12 @@
   segjax convert sam_vit_b sam_vit_b_512.safetensors --canvas 512
   segjax convert runs/coco coco.pth --step best
   segjax convert runs/coco model.safetensors --format huggingface
+  segjax convert model_final_f10217.pkl mask_rcnn.safetensors --model mask_rcnn_R_50_FPN
 
-SRC is a run's workdir, a .safetensors file (ours or transformers'), a file of torch.save (.pth, .pt, .bin), or the
-name of a published model, which is fetched. DST is a .safetensors file (ours, unless --format says otherwise) or one
-for torch (with the official names, those of segment-anything or facebookresearch/mae, unless --format says otherwise).
+SRC is a run's workdir, a .safetensors file (ours or transformers'), a file of torch.save (.pth, .pt, .bin), a .pkl of
+detectron2's model zoo, or the name of a published model, which is fetched. DST is a .safetensors file (ours, unless
+--format says otherwise) or one for torch: with the official names, those of segment-anything or facebookresearch/mae,
+unless --format says otherwise; of a detector with those of the library whose conventions it follows.
 Every array of SRC must fit the model, and DST is written whole or not at all. Torch is not needed, and nothing in a
 .pth file is run.
 """
@@ -25,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="what to read")
     parser.add_argument("target", metavar="DST", help="the file to write")
     parser.add_argument("--model", metavar="NAME", help="which model SRC must be (default: what it says or looks like)")
-    parser.add_argument("--format", metavar="official|huggingface|segjax", help="whose names (default: see above)")
+    parser.add_argument(
+        "--format",
+        metavar="official|huggingface|torchvision|detectron2|segjax",
+        help="whose names (default: see above)",
+    )
     parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help="checkpoint of a run (default: newest)")
     parser.add_argument("--canvas", type=int, metavar="PX", help="resize the position tables to this canvas")
 
@@ -45,7 +51,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     print(f"read {args.source}: {checkpoint.family}, {options['name']}, {_amount(flatten(checkpoint.arrays))}")
     metadata = checkpoint.saved | {"model": options}
     family, arrays = write_checkpoint(
-        args.target, variables, family=args.format, metadata=metadata, canvas=network.canvas
+        args.target, variables, family=_family(network, args), metadata=metadata, canvas=network.canvas
     )
     count = sum(array.size for array in flatten(variables["params"]).values())
     size = pathlib.Path(args.target).stat().st_size
@@ -53,6 +59,22 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     if getattr(network, "iou_sigmoid", False) and family != "segjax":
         print(f"note: {family} has no place for iou_sigmoid=True; apply a sigmoid to the IoUs that it predicts")
     return 0
+
+
+def _family(network: Any, args: argparse.Namespace) -> str | None:
+    """Whose names DST gets; a detector's library is no choice, as its files have no place for what others decide."""
+    from segjax.weights.torch_file import SUFFIXES
+
+    library = getattr(network, "published_as", None)
+    if library is None:
+        return args.format
+    if args.format not in (None, "segjax", "official", library):
+        raise ValueError(
+            f"--format {args.format}: the model follows {library}'s conventions, and its arrays have no place in other "
+            f"files; choose {library} or segjax"
+        )
+    for_torch = pathlib.Path(args.target).suffix in SUFFIXES
+    return library if args.format == "official" or (for_torch and args.format is None) else args.format
 
 
 def _amount(arrays: Mapping[str, Any]) -> str:

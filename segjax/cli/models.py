@@ -18,11 +18,14 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     from segjax.weights.registry import PUBLISHED
     from segjax.weights.tree import flatten
 
-    print(f"{'name':<12} {'canvas':>6} {'patch':>5} {'width':>5} {'depth':>5} {'parameters':>12}")
+    print(f"{'name':<26} {'canvas':>6}  {'encoder':<29} {'parameters':>12}")
     for name in available_models():
         model = build_model(name)
         count = sum(int(np.prod(leaf.shape)) for leaf in flatten(shapes_of(model)["params"]).values())
-        print(f"{name:<12} {model.canvas:>6} {model.patch:>5} {model.width:>5} {model.depth:>5} {count:>12,}")
+        encoder = getattr(model, "backbone", "vit")
+        if encoder == "vit":
+            encoder = f"ViT {model.width} x {model.depth}, patch {model.patch}"
+        print(f"{name:<26} {model.canvas:>6}  {encoder:<29} {count:>12,}")
     print(f"\nPublished weights: segjax.load(NAME) fetches them once into {weights_folder()}, or finds them there.")
     for name, file in PUBLISHED.items():
         there = "in the cache" if (weights_folder() / file.name).is_file() else "not in the cache"

@@ -9,10 +9,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from segjax.inference.recognition import check_conventions, recognised
 from segjax.models.build import SIZES, build_model, shapes_of
+from segjax.models.classifier import Classifier
+from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.models.mae import Mae
 from segjax.models.sam.canvas import for_canvas
-from segjax.models.sam.sam import Sam
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
 from segjax.weights.download import fetch
 from segjax.weights.registry import PUBLISHED
@@ -43,12 +45,14 @@ def load(
     load("sam_vit_b", "b.pth", canvas=512)        positions resized for pictures of 512 pixels
     load("mae_vit_b", "mae_visualize_vit_base.pth")    a masked autoencoder, encoder and decoder
     load("vit_b", "mae_finetuned_vit_base.pth")   a classifier, which gives the logits of pictures
+    load("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")    a detector of torchvision's
+    load("mask_rcnn_R_50_FPN", "model_final_f10217.pkl")    one of detectron2's model zoo
 
     Args:
       model: a name of `available_models()`, or, without `path`, a path.
-      path: a run's workdir, its checkpoints folder, a .safetensors file (ours or transformers'), or a file of
-        torch.save (.pth, .pt, .bin, .ckpt) with the official names or transformers', read without torch and without
-        running anything in it. None with a published name: fetched once into the cache (`segjax models`
+      path: a run's workdir, its checkpoints folder, a .safetensors file (ours or transformers'), a file of torch.save
+        (.pth, .pt, .bin, .ckpt) with the official names or transformers', or detectron2's .pkl, read without torch and
+        without running anything in it. None with a published name: fetched once into the cache (`segjax models`
         lists what and whence).
       step: which checkpoint of a run; None: the newest that can be read; "best": the one that the run's
         config.checkpoint.best has kept.
@@ -105,11 +109,14 @@ def read_model(
         raise ValueError(f"{source} holds {written['name']}; {_WANTED[only]}")
     # Hold the arrays against the canvas they were written for, then resize.
     others = {key: value for key, value in overrides.items() if key != "canvas"}
-    expected = shapes_of(build_model(**written | others))
+    network = build_model(**written | others)
+    if isinstance(network, MaskRcnn):
+        check_conventions(network, checkpoint, written["name"])
+    expected = shapes_of(network)
     variables = checkpoint.variables(expected, hint=_hint(checkpoint, written["name"]))
     network = build_model(**written | overrides)
     if "canvas" in overrides:
-        if not isinstance(network, Sam):
+        if isinstance(network, Mae | Classifier):
             raise ValueError(
                 f"a {'MAE' if isinstance(network, Mae) else 'classifier'} stays on the canvas that it was trained for; "
                 "config.init_from='mae:PATH' brings its encoder to a model of any canvas"
@@ -146,8 +153,7 @@ def _options(name: str | None, checkpoint: Checkpoint, path: pathlib.Path) -> di
     """What to build: what the checkpoint says or its arrays show where the names agree, else the named model's own."""
     described = checkpoint.saved.get("model")
     described = dict(described) if isinstance(described, Mapping) else {}
-    if guess := _looks_like(checkpoint):
-        described = {"name": guess} | {k: v for k, v in checkpoint.size.items() if k not in ("width", "depth")}
+    described = recognised(checkpoint) or described
     if name is None and "name" not in described:
         if checkpoint.relative:
             kind = checkpoint.table.model
@@ -159,23 +165,15 @@ def _options(name: str | None, checkpoint: Checkpoint, path: pathlib.Path) -> di
     return described if name in (None, described.get("name")) else {"name": name}
 
 
-def _looks_like(checkpoint: Checkpoint) -> str | None:
-    """The model whose encoder is as wide and deep as a state dict's."""
-    size = checkpoint.size
-    if not {"width", "depth", "patch", "canvas"} <= set(size):
-        return None
-    kin = ((n, options) for n, options in SIZES.items() if n.startswith(f"{checkpoint.table.model.lower()}_"))
-    fits = (n for n, options in kin if all(options[key] == size[key] for key in ("width", "depth")))
-    return next(fits, None)
-
-
 def _hint(checkpoint: Checkpoint, name: str) -> str:
     """What a state dict is, when it is not the model of that name."""
     if checkpoint.relative:
         return f"; its names are those of {checkpoint.relative}, another model"
-    size, guess = checkpoint.size, _looks_like(checkpoint)
-    if "width" not in size or "depth" not in size or guess == name:
+    size, guess = checkpoint.size, recognised(checkpoint).get("name")
+    if guess == name or not (guess or {"width", "depth"} <= size.keys()):
         return ""
+    if not {"width", "depth"} <= size.keys():
+        return f"; its arrays are those of {guess}"
     return (
         f"; its encoder of width {size['width']} and depth {size['depth']} is that of {guess or 'no size known here'}"
     )

@@ -47,3 +47,34 @@ def resized_stem(
     embed, (first, rest) = taken.arrays["patch_embed"], (taken.positions[0], taken.positions[1:])
     kernel = resize_bicubic(np.asarray(embed["kernel"], np.float32), (patch, patch))
     return {"kernel": kernel, "bias": embed["bias"]}, first, resize_bicubic(rest.reshape(*taken.grid, -1), grid)
+
+
+def windowed_encoder(taken: TakenEncoder, expected: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """The parameters of SAM's image encoder (SAM, appendix A) or ViTDet's backbone that a MAE has something to say of.
+
+    Blocks and the patches' projection are taken as they are; a projection of other patches (MAE's H has 14 pixels,
+    SAM's 16) and the positions are resized bicubically; relative positions start at zero. The class token and the
+    last norm have no place there, and what follows the trunk none in MAE. With every block global and the same grid,
+    the blocks then compute what MAE's do on the same tokens.
+
+    Args:
+      expected: "image_encoder" of a SAM's parameters, "backbone" of a ViTDet's: nested dicts of anything with a shape.
+      model: how messages call it.
+
+    Returns:
+      {"patch_embed", "pos_embed", "trunk"}, float32.
+
+    Raises:
+      ValueError: another width or depth.
+    """
+    pairs = "mae_tiny and sam_tiny, or mae_vit_b and sam_vit_b or vitdet_vit_b"
+    check_sizes(taken.arrays, expected, model=model, pairs=pairs)
+    patch, grid = expected["patch_embed"]["kernel"].shape[0], expected["pos_embed"].shape[1:3]
+    stem, _, positions = resized_stem(taken, patch, grid)
+    blocks, wanted = taken.arrays["trunk"], expected["trunk"]
+    tables = lambda block: {name: np.zeros(x.shape, np.float32) for name, x in block.items() if "rel_pos" in name}
+    return {
+        "patch_embed": stem,
+        "pos_embed": positions[None],
+        "trunk": {name: {**blocks[name], **tables(wanted[name])} for name in wanted},
+    }

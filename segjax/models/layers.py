@@ -14,6 +14,9 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 small_normal = nn.initializers.truncated_normal(0.02)
+# torch draws a convolution's kernel by its fan-in, a transposed convolution's by its fan-out.
+torch_conv = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+torch_transposed_conv = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform", in_axis=0, out_axis=-1)
 
 
 class Linear(nn.Module):
@@ -74,6 +77,26 @@ class Mlp(nn.Module):
             if i + 1 < len(self.widths):
                 x = self.activation(x)
         return x
+
+
+class Upscale(nn.Module):
+    """Transposed convolution 2x2 of stride 2 without its last step, putting the four cells of each cell in place.
+
+    Norms, activations and products with a filter treat cells alike, so a decoder can put only its few masks in place,
+    not its many channels. Kernel [in, 2, 2, out], bias [out].
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+    kernel_init: Callable = torch_transposed_conv
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., C] -> [..., 4, features], the four in the order of `depth_to_space`."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], 2, 2, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        out = x.reshape(-1, x.shape[-1]) @ kernel.reshape(x.shape[-1], -1).astype(self.dtype)
+        return out.reshape(*x.shape[:-1], 4, self.features) + bias.astype(self.dtype)
 
 
 def drop_path(x: jax.Array, rate: jax.Array | float, key: jax.Array | None) -> jax.Array:

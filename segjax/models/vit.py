@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from segjax.models.attention import attention, merge_windows, partition_windows, relative_scores
 from segjax.models.layers import LayerNorm, Linear, Mlp, drop_path, small_normal
-from segjax.ops.resize import space_to_depth
+from segjax.ops.positions import cubic_weights
+from segjax.ops.resize import linear_weights, space_to_depth
 
 
 class PatchEmbed(nn.Module):
@@ -198,3 +199,24 @@ class ViT(nn.Module):
             return step
         # Inside scan XLA cannot merge the recomputation with the forward pass, so its guard would only cost.
         return jax.checkpoint(step, prevent_cse=False, policy=REMAT_POLICIES[self.remat])
+
+
+def encode_patches(module: nn.Module, images: jax.Array, *, train: bool = False, cubic: bool = False) -> jax.Array:
+    """Patches, learned positions and the trunk, as SAM and ViTDet have them, inside a compact method of a module.
+
+    Args:
+      module: has width, patch, grid, trunk (options of `ViT`) and dtype, and gets patch_embed, pos_embed and trunk.
+      images: normalised, [B, H, W, 3]; H and W any multiples of the patch: positions, learned for `grid`, are resized.
+      cubic: resize them bicubically, else bilinearly.
+
+    Returns:
+      [B, H/patch, W/patch, width].
+    """
+    x = PatchEmbed(module.width, module.patch, module.dtype, name="patch_embed")(images)
+    positions = module.param("pos_embed", nn.initializers.truncated_normal(0.02), (1, *module.grid, module.width))
+    if (grid := x.shape[1:3]) != tuple(module.grid):
+        weights = cubic_weights if cubic else linear_weights
+        rows, columns = (jnp.float32(weights(*sizes)) for sizes in zip(module.grid, grid, strict=True))
+        positions = jnp.einsum("yh,xw,bhwd->byxd", rows, columns, positions, precision="highest")
+    x = x + positions.astype(module.dtype)
+    return ViT(**module.trunk, dtype=module.dtype, name="trunk")(x, train=train)

@@ -1,4 +1,4 @@
-"""What a run can start from besides a checkpoint of its own model: `config.init_from = "mae:PATH"`."""
+"""What a run can start from besides a checkpoint of its own model: `config.init_from = "mae:PATH"`, "resnet:PATH"."""
 
 import logging
 from collections.abc import Mapping
@@ -9,13 +9,14 @@ import numpy as np
 
 from segjax.models.build import build_model, shapes_of
 from segjax.models.classifier import Classifier, classifier_encoder
-from segjax.models.from_mae import TakenEncoder
+from segjax.models.detection.mask_rcnn import MaskRcnn
+from segjax.models.from_mae import TakenEncoder, windowed_encoder
 from segjax.models.mae import Mae
-from segjax.models.sam.from_mae import sam_encoder
 from segjax.models.sam.sam import Sam
 from segjax.ops.positions import position_table
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
 from segjax.weights.mae_table import MAE
+from segjax.weights.torchvision_table import TORCHVISION_RESNETS
 from segjax.weights.tree import CheckpointError
 from segjax.weights.vit_table import VIT
 
@@ -37,12 +38,52 @@ def sam_from_mae(path: str, sam: Sam, expected: Mapping[str, Any]) -> dict[str, 
       CheckpointError: there is no MAE, or an array of its encoder is missing or misshapen.
       ValueError: its encoder is of another width, depth or (as far as it says) number of heads than SAM's.
     """
-    target = expected["params"]["image_encoder"]
-    taken = read_encoder(path, _BLOCKS, heads=sam.heads, model="SAM")
-    encoder = sam_encoder(taken, target)
-    grid, patch = target["pos_embed"].shape[1:3], target["patch_embed"]["kernel"].shape[0]
-    _log("image encoder", path, taken, grid, patch, "neck, prompt encoder and mask decoder are fresh")
-    return {"params": {"image_encoder": encoder}}
+    target, fresh = expected["params"]["image_encoder"], "neck, prompt encoder and mask decoder are fresh"
+    return {"params": {"image_encoder": _windowed(path, sam.heads, target, "SAM", fresh)}}
+
+
+def detector_from(kind: str, path: str, model: MaskRcnn, expected: Mapping[str, Any]) -> dict[str, Any]:
+    """The backbone of a detector from what was trained on whole pictures.
+
+    Args:
+      kind: "mae" for a ViTDet, see `read_encoder`; "resnet" for a file of torchvision's ResNet classifiers, whose
+        last layer is left alone.
+      path: of the checkpoint. model: the detector. expected: its {"params", "constants"}, of anything with a shape.
+
+    Returns:
+      {"params": {"backbone": ...}, "constants": ...}, what is frozen among the constants.
+
+    Raises:
+      CheckpointError: there is no such model, or an array of it is missing or misshapen.
+      ValueError: an unknown kind, or a model that does not start from it.
+    """
+    wanted = {name: {"backbone": tree["backbone"]} for name, tree in expected.items() if "backbone" in tree}
+    if kind == "mae" and model.backbone == "vit":
+        target, fresh = wanted["params"]["backbone"], "the pyramid and the heads are fresh"
+        return {"params": {"backbone": _windowed(path, model.heads, target, "ViTDet", fresh)}}
+    if kind != "resnet" or model.backbone == "vit":
+        raise ValueError(
+            f"a detector on {model.backbone} cannot start from '{kind}:{path}': a ResNet starts from torchvision's "
+            "classifiers, 'resnet:PATH', a ViT from a MAE, 'mae:PATH', and both from their own checkpoints"
+        )
+    if model.rules.stride_in_1x1 or "bn" not in model.norm or model.norm_epsilon == 0:
+        raise ValueError(
+            "torchvision's ResNets have batch norms of epsilon 1e-5 and strides in 3x3 convolutions; the model has "
+            f"norm {model.norm!r}, norm_epsilon {model.norm_epsilon}, conventions {model.conventions!r}. Set norm to "
+            "'frozen_bn' or 'bn', norm_epsilon to 1e-5 and conventions to 'torchvision' or 'detectron2_rgb'"
+        )
+    checkpoint = read_checkpoint(path)
+    if checkpoint.table is not TORCHVISION_RESNETS:
+        raise CheckpointError(
+            f"{checkpoint.source} is no ResNet of torchvision's; expected layer1.0.conv1.weight and so on"
+        )
+    found, rest = TORCHVISION_RESNETS.part_of(
+        checkpoint.arrays, wanted, family=checkpoint.family, source=checkpoint.source
+    )
+    if deeper := [key for key in rest if not key.startswith("fc.")]:
+        raise CheckpointError(f"{checkpoint.source} is of another depth than {model.backbone}: it has {deeper[0]} too")
+    logger.info("%s from %s; the pyramid and the heads are fresh", model.backbone, path)
+    return jax.tree.map(lambda x: np.array(x, np.float32, order="C"), found)
 
 
 def classifier_from_mae(path: str, model: Classifier, expected: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,6 +160,14 @@ def _published(checkpoint: Checkpoint, wanted: tuple[str, ...]) -> TakenEncoder:
     arrays = jax.tree.map(lambda x: np.array(x, np.float32, order="C"), found)
     positions = np.asarray(checkpoint.arrays[table.positions[checkpoint.family]], np.float32)[0]
     return TakenEncoder(arrays["params"]["encoder"], model.grid, model.patch, positions)
+
+
+def _windowed(path: str, heads: int, target: Mapping[str, Any], model: str, fresh: str) -> dict[str, Any]:
+    taken = read_encoder(path, _BLOCKS, heads=heads, model=model)
+    encoder = windowed_encoder(taken, target, model)
+    grid, patch = target["pos_embed"].shape[1:3], target["patch_embed"]["kernel"].shape[0]
+    _log("image encoder", path, taken, grid, patch, fresh)
+    return encoder
 
 
 def _log(what: str, path: str, taken: TakenEncoder, grid: tuple[int, int], patch: int, fresh: str) -> None:

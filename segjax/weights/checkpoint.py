@@ -9,20 +9,30 @@ from typing import Any
 
 import numpy as np
 
+from segjax.weights.detectron2_table import DETECTRON2_DETECTORS
 from segjax.weights.mae_table import MAE
-from segjax.weights.names import HUGGINGFACE, OFFICIAL, NameTable
+from segjax.weights.names import NameTable
+from segjax.weights.pickle_file import SUFFIX, read_pickle
 from segjax.weights.run_folder import Step, load_variables
 from segjax.weights.safetensors import as_variables, read_arrays, save_variables, write_arrays
 from segjax.weights.sam_table import SAM
 from segjax.weights.state_dict import state_of
 from segjax.weights.torch_file import SUFFIXES, read_torch
 from segjax.weights.torch_writer import write_torch
-from segjax.weights.tree import CheckpointError, check_variables, flatten, unflatten
+from segjax.weights.torchvision_table import TORCHVISION_DETECTORS, TORCHVISION_RESNETS
+from segjax.weights.tree import CheckpointError, check_variables, flatten, placed, unflatten
 from segjax.weights.vit_table import VIT
 
 OURS = "segjax"
-FAMILIES = (OFFICIAL, HUGGINGFACE)
-TABLES = (SAM, VIT, MAE)  # in this order: a ViT with a head has all that marks a MAE
+# In this order: a ViT with a head has all that marks a MAE.
+TABLES = (SAM, VIT, MAE, TORCHVISION_DETECTORS, DETECTRON2_DETECTORS, TORCHVISION_RESNETS)
+# What a file of one kind is good for when another kind is asked for.
+_AS_ENCODER = "; an encoder starts from it with config.init_from='mae:PATH'"
+_OTHER_USES = {
+    MAE.model: _AS_ENCODER,
+    VIT.model: _AS_ENCODER,
+    TORCHVISION_RESNETS.model: "; a Mask R-CNN's backbone starts from it with config.init_from='resnet:PATH'",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +41,7 @@ class Checkpoint:
 
     Attributes:
       source: how messages call it.
-      family: "segjax", or "official" or "huggingface" for a state dict under those names.
+      family: "segjax", or for a state dict whose names it has, such as "official", "huggingface" or "detectron2".
       table: the model whose names a state dict has; None for our own checkpoints.
       arrays: our variables {"params", "constants"}, or a state dict.
       saved: what it says of itself: a run's config or our metadata, {} where it says nothing; "model" is the model's.
@@ -56,6 +66,8 @@ class Checkpoint:
     def variables(self, expected: Mapping[str, Any], *, hint: str = "") -> dict[str, Any]:
         """Its arrays as our variables, strictly: every array of the expected model and no other, in its type.
 
+        What was frozen and is trained now, or the other way round, is moved between "params" and "constants".
+
         Args:
           expected: {"params", "constants"}, nested dicts of anything with shape and dtype.
           hint: what an error about another architecture says at its end.
@@ -66,8 +78,8 @@ class Checkpoint:
         """
         hint = hint or self._hint(expected)
         if self.table is None:
-            check_variables(expected, self.arrays, source=self.source, hint=hint)
-            found = self.arrays
+            found = placed(self.arrays, expected)
+            check_variables(expected, found, source=self.source, hint=hint)
         else:
             self._check_model(expected)
             found = self.table.from_published(self.arrays, expected, family=self.family, source=self.source, hint=hint)
@@ -78,12 +90,11 @@ class Checkpoint:
 
     def _check_model(self, expected: Mapping[str, Any]) -> None:
         is_of = f"{self.source} holds a {self.table.model} of {self.table.families[self.family]}; expected "
-        way = "starts from it with config.init_from='mae:PATH'"
         if not self.table.holds(expected):
             wanted = next((table.model for table in TABLES if table.holds(expected)), "another model")
-            raise CheckpointError(is_of + wanted + ("" if self.table is SAM else f"; an encoder {way}"))
+            raise CheckpointError(is_of + wanted + _OTHER_USES.get(self.table.model, ""))
         if "encoder" in expected.get("constants", {}):
-            raise CheckpointError(f"{is_of}one whose encoder is frozen, which {way}")
+            raise CheckpointError(f"{is_of}one whose encoder is frozen{_AS_ENCODER}")
 
     def _hint(self, expected: Mapping[str, Any]) -> str:
         """How an error about another architecture may be mended."""
@@ -94,7 +105,7 @@ class Checkpoint:
                 f"; {other if found not in (None, wanted) else ''}config.init_from='mae:PATH' takes its encoder alone"
             )
         wanted = next((leaf.shape[1] for path, leaf in flatten(expected).items() if path.endswith("pos_embed")), None)
-        found = np.shape(self.arrays.get(self.table.positions[self.family], ())) if self.table else ()
+        found = np.shape(self.arrays.get(self.table.positions.get(self.family), ())) if self.table else ()
         if wanted is None or len(found) != 4 or found[1] == wanted:
             return ""
         return "; its positions are for another canvas: `segjax convert SRC DST --canvas PIXELS` resizes them"
@@ -110,8 +121,8 @@ def read_checkpoint(path: str | pathlib.Path, step: Step = None) -> Checkpoint:
     """Whatever kind of checkpoint is at a path; the kind is found from what is there, not from who says what.
 
     Args:
-      path: a run's workdir, its checkpoints folder, a .safetensors file (ours or transformers') or a file of
-        torch.save (.pth, .pt, .bin, .ckpt).
+      path: a run's workdir, its checkpoints folder, a .safetensors file (ours or transformers'), a file of torch.save
+        (.pth, .pt, .bin, .ckpt) or of detectron2's zoo (.pkl).
       step: which checkpoint of a run.
 
     Raises:
@@ -120,7 +131,7 @@ def read_checkpoint(path: str | pathlib.Path, step: Step = None) -> Checkpoint:
       CheckpointError: what is there is no checkpoint of a model that we know, or is damaged.
     """
     path = pathlib.Path(path)
-    file = path.suffix in (".safetensors", *SUFFIXES)
+    file = path.suffix in (".safetensors", SUFFIX, *SUFFIXES)
     if file and step is not None:
         raise ValueError(f"{path} is a single file, it has no step {step}; leave step out")
     source = f"checkpoint {path}"
@@ -130,7 +141,8 @@ def read_checkpoint(path: str | pathlib.Path, step: Step = None) -> Checkpoint:
             return found
         return Checkpoint(source, OURS, *as_variables(arrays, header, source=str(path)))
     if file:
-        state = state_of(read_torch(path), source=source)
+        content = read_pickle(path) if path.suffix == SUFFIX else read_torch(path)
+        state = state_of(content, source=source)
         if (found := _recognised(state, source)) is None:
             some = ", ".join(sorted(state)[:3])
             known = " and no ".join(f"{table.model} of {' or '.join(table.families.values())}" for table in TABLES)
@@ -170,8 +182,9 @@ def write_checkpoint(
 
     Args:
       path: .safetensors, or .pth, .pt, .bin or .ckpt for torch.
-      variables: {"params", "constants"} of a SAM, a classifier or a MAE.
-      family: whose names: "segjax", "official" or "huggingface"; None: ours in .safetensors, the official ones else.
+      variables: {"params", "constants"} of a model.
+      family: whose names: "segjax" or one of the families that the model's `NameTable`s have; None: ours in
+        .safetensors, the first of those else.
       metadata: what our own format says of the model: {"model": {"name": ...}}; the others have no place for it.
       canvas: the model's, in pixels; a MAE's files of the other families hold position tables for it.
 
@@ -179,22 +192,22 @@ def write_checkpoint(
       (family, how many arrays were written).
 
     Raises:
-      ValueError: an unknown suffix or family, or our names in a file for torch.
+      ValueError: an unknown suffix, a family that the model has no names in, or our names in a file for torch.
     """
     path = pathlib.Path(path)
     if path.suffix not in (".safetensors", *SUFFIXES):
         raise ValueError(f"{path} is of an unknown kind; expected .safetensors or, for torch, {', '.join(SUFFIXES)}")
     for_torch = path.suffix in SUFFIXES
-    family = family or (OFFICIAL if for_torch else OURS)
-    if family not in (OURS, *FAMILIES):
-        raise ValueError(f"format {family!r} is unknown; choose one of {', '.join((OURS, *FAMILIES))}")
+    tables = {family: table for table in TABLES if table.holds(variables) for family in table.families}
+    family = family or (next(iter(tables)) if for_torch else OURS)
+    if family != OURS and family not in tables:
+        raise ValueError(f"format {family!r} has no names for this model; choose one of {', '.join((OURS, *tables))}")
     if for_torch and family == OURS:
         raise ValueError(f"{path} is a file for torch, which segjax's own names do not go into; write a .safetensors")
     if family == OURS:
         save_variables(path, variables, metadata)
         return family, len(flatten(variables))
-    table = next(table for table in TABLES if table.holds(variables))
-    state = table.to_published(variables, family, canvas=canvas)
+    state = tables[family].to_published(variables, family, canvas=canvas)
     if for_torch:
         write_torch(path, state)
     else:

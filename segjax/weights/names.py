@@ -1,6 +1,6 @@
 """A model's arrays from our names and layouts to those of other implementations, and back, strictly.
 
-A table of names (`sam_table`, `mae_table`) says what is called what; the moving is the same for all models.
+A table of names (`sam_table`, `mae_table`, `detection_table`) says what is called what; the moving is the same for all.
 """
 
 import dataclasses
@@ -16,23 +16,25 @@ from segjax.weights.tree import CheckpointError, differences, flatten, unflatten
 
 OFFICIAL, HUGGINGFACE = "official", "huggingface"
 
-# (ours, the official name, transformers', leaves). `{i}` stands for a number (of a block, a mask), `{p}` for a
-# projection (q, k, v, out). Several names in place of one hold equal parts of the array, along torch's first axis; no
-# name, (), is an array that the other implementation has no place for.
-Entry = tuple[str, str | Sequence[str], str | Sequence[str], Leaves]
+# (ours, the name in each of the table's families, leaves). `{i}` stands for a number (of a block, a mask), `{p}` for a
+# projection (q, k, v, out), `{c}` for the collection, where what is trained for one model is a constant of another.
+# Several names in place of one hold equal parts of the array, along torch's first axis; no name, (), is an array that
+# the other implementation has no place for.
+Entry = tuple[str | Sequence[str] | Leaves, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class NameTable:
-    """The names of one model's arrays in three families: ours, the official files' and transformers'.
+    """The names of one model's arrays in ours and in other families, such as the official files' and transformers'.
 
     Attributes:
       model: how messages call it. families: how messages call the others' files.
-      encoder: path of the module that holds patch_embed and trunk.
+      own: path of a module that no other model of ours has.
       marks: by family, beginnings of keys that no other model has: they tell whose a state dict is.
-      positions: by family, the key of the encoder's position table.
       entries: see `Entry`.
-      own: path of a module that no other model has; "" for the encoder.
+      encoder: path of the module that holds patch_embed and trunk, "" where there is none.
+      positions: by family, the key of the encoder's position table.
+      ignored: by family, a pattern of keys that say nothing of the model: counters, and tables that are computed anew.
       copies: by family, arrays that are there twice: the copy's key -> the original's.
       spellings: by family, (pattern, replacement) for keys as other versions of that implementation write them.
       relatives: beginnings of keys of models that began as this one and are others now -> their names.
@@ -45,11 +47,12 @@ class NameTable:
 
     model: str
     families: Mapping[str, str]
-    encoder: str
+    own: str
     marks: Mapping[str, Sequence[str]]
-    positions: Mapping[str, str]
     entries: Sequence[Entry]
-    own: str = ""
+    encoder: str = ""
+    positions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
     copies: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     spellings: Mapping[str, Sequence[tuple[str, str]]] = dataclasses.field(default_factory=dict)
     relatives: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -63,9 +66,10 @@ class NameTable:
             for leaf, (their_leaf, layout) in leaves.items():
                 path = f"{ours}/{leaf}" if leaf else ours
                 pattern = path.replace("{i}", r"(?P<i>\d+)").replace("{p}", "(?P<p>q|k|v|out)")
+                pattern = pattern.replace("{c}", "(?:params|constants)")
                 keys = {
                     family: [f"{name}.{their_leaf}" if leaf else name for name in _listed(names)]
-                    for family, names in zip((OFFICIAL, HUGGINGFACE), theirs, strict=True)
+                    for family, names in zip(self.families, theirs, strict=True)
                 }
                 rows.append((re.compile(pattern), keys, layout))
         object.__setattr__(self, "_rows", rows)
@@ -84,7 +88,7 @@ class NameTable:
 
     def holds(self, variables: Mapping[str, Any]) -> bool:
         """Whether variables {"params", ...} are of this model."""
-        collection, module = (self.own or self.encoder).split("/")
+        collection, module = self.own.split("/")
         return module in variables.get(collection, {})
 
     def family_of(self, state: Mapping[str, Any]) -> str | None:
@@ -151,8 +155,10 @@ class NameTable:
             for one, other in ((copy, key), (key, copy)):
                 if one not in state and other in state:
                     state[one] = state[other]
-        patch = _shapes(expected)[f"{self.encoder}/patch_embed/kernel"][0]
-        canvas = self.encoder_size(state, family).get("canvas", patch)
+        canvas = patch = None
+        if self.fixed:
+            patch = _shapes(expected)[f"{self.encoder}/patch_embed/kernel"][0]
+            canvas = self.encoder_size(state, family).get("canvas", patch)
         want = self.to_published(_empty(expected), family, canvas=canvas)
         if found := differences(want, state):
             raise CheckpointError(f"{source} ({self.families[family]}) is of another architecture: {found}{hint}")
@@ -183,8 +189,9 @@ class NameTable:
         return self._collected(state, flatten(expected), family), [key for key in state if key not in want]
 
     def respelt(self, state: Mapping[str, np.ndarray], family: str) -> dict[str, np.ndarray]:
-        """The state dict with its keys as the family's newest version spells them."""
-        respelt = dict(state)
+        """The state dict with its keys as the family's newest version spells them, without those that say nothing."""
+        ignored = re.compile(self.ignored.get(family, "(?!)"))
+        respelt = {key: array for key, array in state.items() if not ignored.fullmatch(key)}
         for pattern, replacement in self.spellings.get(family, ()):
             respelt = {re.sub(pattern, replacement, key): array for key, array in respelt.items()}
         return respelt
@@ -195,6 +202,8 @@ class NameTable:
         "width", "depth", and "patch" and "canvas" in pixels; and what `said` adds.
         """
         state, size = self.respelt(state, family), {}
+        if not self.encoder:
+            return size
         patches = state.get(self.published_names(f"{self.encoder}/patch_embed/kernel", family)[0][0])
         block = self.published_names(f"{self.encoder}/trunk/block_0/norm_1/scale", family)[0][0]
         numbers = [re.fullmatch(re.escape(block).replace("0", r"(\d+)", 1), key) for key in state]

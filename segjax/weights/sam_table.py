@@ -107,6 +107,7 @@ _ENTRIES = [
 SAM = NameTable(
     model="SAM",
     families={OFFICIAL: "segment-anything", HUGGINGFACE: "transformers' SamModel"},
+    own="params/image_encoder",
     encoder="params/image_encoder",
     marks={
         HUGGINGFACE: ("vision_encoder.", "shared_image_embedding."),

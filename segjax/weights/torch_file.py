@@ -11,6 +11,7 @@ import pathlib
 import pickle
 import types
 import zipfile
+from collections.abc import Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -24,8 +25,8 @@ STORAGES = {
     "ByteStorage": "uint8", "BoolStorage": "bool",
 }  # fmt: skip
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first object of a file without an archive
-_DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, TypeError, KeyError, IndexError)
-_DAMAGE += (AttributeError, NotImplementedError, OverflowError, RecursionError, MemoryError)
+DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, TypeError, KeyError, IndexError)
+DAMAGE += (AttributeError, NotImplementedError, OverflowError, RecursionError, MemoryError)
 
 
 def read_torch(path: str | pathlib.Path) -> Any:
@@ -57,7 +58,7 @@ def read_torch(path: str | pathlib.Path) -> Any:
                 return _read_legacy(path, file)
         except CheckpointError as error:
             raise CheckpointError(f"{path} ({size} bytes) {error}") from error
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise CheckpointError(
                 f"{path} ({size} bytes) is truncated or damaged ({type(error).__name__}: {error}); fetch it again and "
                 "compare its size"
@@ -103,23 +104,32 @@ _MAY_NAME = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """A pickle that can name what `_MAY_NAME` lists and nothing else; notes the storages that it refers to."""
+class RestrictedUnpickler(pickle.Unpickler):
+    """A pickle that can name what `may_name` lists and nothing else; another name ends it with a CheckpointError."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file)
-        self.storages: dict[str, np.dtype] = {}
+    may_name: Mapping[tuple[str, str], Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _MAY_NAME:
+        """What stands for a name in the pickle."""
+        if (module, name) not in self.may_name:
             raise CheckpointError(
                 f"is refused: its pickle asks for {module}.{name}, which is neither a tensor nor a plain container. "
                 "Nothing of it was run. If you trust the file, save its state dict alone with torch: "
                 "torch.save(model.state_dict(), path)"
             )
-        found = _MAY_NAME[module, name]
+        found = self.may_name[module, name]
         # A pickle may set attributes of what it names: of a function it gets a wrapper of its own.
         return (lambda *arguments: found(*arguments)) if isinstance(found, types.FunctionType) else found
+
+
+class _Unpickler(RestrictedUnpickler):
+    """One of torch's; notes the storages that it refers to."""
+
+    may_name = _MAY_NAME
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.storages: dict[str, np.dtype] = {}
 
     def persistent_load(self, pid: Any) -> tuple[str, str, int]:
         kind, storage_type, key, _, elements, *view = pid

@@ -44,6 +44,21 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def placed(variables: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables with each array in the collection where the expected ones have it; others stay.
+
+    What is trained lies in "params" and what is fixed in "constants", under the same path: a model with another part
+    frozen takes the same arrays from elsewhere.
+    """
+    wanted, other = flatten(expected), {"params": "constants", "constants": "params"}
+    flat = {}
+    for path, leaf in flatten(variables).items():
+        collection, _, rest = path.partition("/")
+        moved = f"{other.get(collection)}/{rest}"
+        flat[moved if path not in wanted and moved in wanted else path] = leaf
+    return {"params": {}, "constants": {}} | unflatten(flat)
+
+
 def check_parameters(
     expected: Any, found: Any, *, source: str, kind: str = "params", first: int = 5, hint: str = ""
 ) -> None:

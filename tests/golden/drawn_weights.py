@@ -27,7 +27,7 @@ def _draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
     kind = path.split("/")[-1]
     if kind == "kernel":
         fan_in = shape[0] if "upscale" in path else math.prod(shape[:-1])
-        values *= fan_in**-0.5
+        values *= fan_in**-0.5 * (0.2 if "/deltas/" in path else 1)  # boxes move, but not all to the edges
     elif kind == "scale":
         values = 1 + 0.2 * values
     elif kind == "bias":
@@ -36,4 +36,9 @@ def _draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
         values = 0.5 + values**2
     elif kind.startswith("rel_pos"):
         values *= 0.3
+    elif kind == "mean":  # of a batch norm
+        values *= 0.1
+    elif kind == "variance":
+        # Half of the kernel's makes up for what the ReLU takes; a block's last one adds little, or many blocks much.
+        values = (4 if "conv_3" in path else 0.5) * (1 + 0.2 * values) ** 2
     return values.astype(np.float32)

@@ -10,8 +10,8 @@ import pytest
 from golden.drawn_weights import drawn_variables
 from golden.sam_inputs import as_one_call, pictures, prompts
 
+from segjax.models.layers import Upscale
 from segjax.models.sam.build import build_sam, init_sam
-from segjax.models.sam.mask_decoder import Upscale
 from segjax.models.sam.prompt_encoder import Prompts
 
 MODEL = build_sam("sam_debug")

@@ -4,11 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.layers import LayerNorm
-from segjax.models.vit import PatchEmbed, ViT
-from segjax.ops.resize import resize_bilinear
-
-torch_conv = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+from segjax.models.layers import LayerNorm, torch_conv
+from segjax.models.vit import encode_patches
 
 
 class ImageEncoder(nn.Module):
@@ -26,12 +23,7 @@ class ImageEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        x = PatchEmbed(self.width, self.patch, self.dtype, name="patch_embed")(images)
-        positions = self.param("pos_embed", nn.initializers.truncated_normal(0.02), (1, *self.grid, self.width))
-        if x.shape[1:3] != self.grid:
-            positions = jnp.moveaxis(resize_bilinear(jnp.moveaxis(positions, -1, 1), x.shape[1:3]), 1, -1)
-        x = x + positions.astype(self.dtype)
-        x = ViT(**self.trunk, dtype=self.dtype, name="trunk")(x, train=train)
+        x = encode_patches(self, images, train=train)
         conv = lambda size, name: nn.Conv(
             self.out_width, (size, size), use_bias=False, dtype=self.dtype, kernel_init=torch_conv, name=name
         )

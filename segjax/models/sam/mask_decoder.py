@@ -4,35 +4,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.layers import LayerNorm, Mlp, gelu
-from segjax.models.sam.image_encoder import torch_conv
+from segjax.models.layers import LayerNorm, Mlp, Upscale, gelu, torch_conv
 from segjax.models.sam.two_way_transformer import TwoWayTransformer
 from segjax.ops.resize import depth_to_space
 
 MASKS = 4  # token 0 answers several prompts with one mask; tokens 1..3 answer an ambiguous one with three
-
-
-# torch draws a transposed convolution's kernel by its fan-out, a convolution's by its fan-in.
-torch_transposed_conv = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform", in_axis=0, out_axis=-1)
-
-
-class Upscale(nn.Module):
-    """Transposed convolution 2x2 of stride 2 without its last step, putting the four cells of each cell in place.
-
-    Norms, activations and products with a filter treat cells alike, so the mask decoder puts only its few masks in
-    place, not its many channels. Kernel [in, 2, 2, out], bias [out].
-    """
-
-    features: int
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., C] -> [..., 4, features], the four in the order of `depth_to_space`."""
-        kernel = self.param("kernel", torch_transposed_conv, (x.shape[-1], 2, 2, self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        out = x.reshape(-1, x.shape[-1]) @ kernel.reshape(x.shape[-1], -1).astype(self.dtype)
-        return out.reshape(*x.shape[:-1], 4, self.features) + bias.astype(self.dtype)
 
 
 class MaskDecoder(nn.Module):

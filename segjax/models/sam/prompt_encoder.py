@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.models.layers import LayerNorm, Linear, gelu
-from segjax.models.sam.image_encoder import torch_conv
+from segjax.models.layers import LayerNorm, Linear, gelu, torch_conv
 from segjax.ops.resize import space_to_depth
 
 FOREGROUND, BACKGROUND = 1, 0

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.attention import attention
-from segjax.models.layers import LayerNorm, Linear, Mlp
-from segjax.models.sam.image_encoder import torch_conv
+from segjax.models.layers import LayerNorm, Linear, Mlp, torch_conv
 
 EPSILON = 1e-5  # torch's default, as the published decoder has; the encoder's norms use 1e-6
 

@@ -1,0 +1,140 @@
+"""Reading detectron2's model zoo: plain pickles of NumPy arrays, without running anything in them.
+
+As in `torch_file` a pickle may name what rebuilds arrays and plain containers, and no more; arrays are made here, of
+numbers alone, and not by NumPy from whatever the file says.
+"""
+
+import collections
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from segjax.weights.torch_file import DAMAGE, RestrictedUnpickler
+from segjax.weights.tree import CheckpointError
+
+SUFFIX = ".pkl"
+
+
+def read_pickle(path: str | pathlib.Path) -> Any:
+    """What a pickle holds: dicts, lists, tuples, numbers, text and NumPy arrays of numbers.
+
+    Args:
+      path: a .pkl file as detectron2's zoo has them: {"model": {name: array}, "__author__": ...}, of Python 2 or 3 and
+        any version of NumPy.
+
+    Raises:
+      FileNotFoundError: no such file.
+      CheckpointError: no pickle, truncated or damaged, or it names anything else; nothing of it is run.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; expected a pickle of detectron2's")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        try:
+            return _opened(_Unpickler(file, encoding="latin1").load())
+        except CheckpointError as error:
+            raise CheckpointError(f"{path} ({size} bytes) {error}") from error
+        except DAMAGE as error:
+            raise CheckpointError(
+                f"{path} ({size} bytes) is no pickle, or is truncated or damaged ({type(error).__name__}: {error}); "
+                "fetch it again and compare its size"
+            ) from error
+
+
+class _Type:
+    """A dtype while the pickle is read: its name, and its byte order, which comes as a state."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.order = str(name), "<"
+
+    def __setstate__(self, state: tuple) -> None:
+        self.order = {"|": "<", "=": "<"}.get(str(state[1]), str(state[1]))
+
+    def numpy(self) -> np.dtype:
+        dtype = np.dtype(self.order + self.name if self.name[:1] in "fiu" else self.name)
+        if dtype.kind not in "fiub":
+            raise ValueError(f"an array of {self.name!r}, which is no number")
+        return dtype
+
+
+class _Array:
+    """An array while the pickle is read: shape, dtype, order and bytes come as a state."""
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, self.dtype, self.fortran, data = state
+        self.shape = tuple(map(int, shape))
+        self.data = data.encode("latin1") if isinstance(data, str) else bytes(data)
+
+    def numpy(self) -> np.ndarray:
+        dtype = self.dtype.numpy()
+        if len(self.data) != math.prod(self.shape) * dtype.itemsize:
+            raise ValueError(f"an array of shape {self.shape} and {dtype} has {len(self.data)} bytes")
+        flat = np.frombuffer(self.data, dtype).astype(dtype.newbyteorder("="), copy=False)
+        return flat.reshape(self.shape, order="F" if self.fortran else "C")
+
+
+def _reconstruct(*_) -> _Array:
+    return _Array()
+
+
+def _dtype(name, *_) -> _Type:
+    return _Type(name)
+
+
+def _scalar(dtype: _Type, data: Any) -> _Array:
+    array = _Array()
+    array.__setstate__((1, (), dtype, False, data))
+    return array
+
+
+def _from_buffer(data: Any, dtype: _Type, shape: tuple, order: str) -> _Array:
+    array = _Array()
+    array.__setstate__((1, shape, dtype, order == "F", data))
+    return array
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    return text.encode("latin1" if encoding != "utf-8" else encoding)  # how protocol 2 writes bytes
+
+
+def _no_bytes() -> bytes:
+    return b""
+
+
+def _nothing(*_) -> None:
+    return None
+
+
+class _Unpickler(RestrictedUnpickler):
+    """NumPy has moved these functions: numpy.core was renamed numpy._core."""
+
+    may_name = {
+        ("collections", "OrderedDict"): collections.OrderedDict,
+        ("_codecs", "encode"): _encode,
+        ("__builtin__", "bytes"): _no_bytes,  # how protocol 2 writes none
+        ("numpy", "dtype"): _dtype,
+        ("numpy", "ndarray"): _nothing,  # an argument of `_reconstruct`
+        **{
+            (f"numpy.{core}.{module}", name): function
+            for core in ("core", "_core")
+            for module, name, function in (
+                ("multiarray", "_reconstruct", _reconstruct),
+                ("multiarray", "scalar", _scalar),
+                ("numeric", "_frombuffer", _from_buffer),
+            )
+        },
+    }
+
+
+def _opened(value: Any) -> Any:
+    """The value with arrays in place of what stands for them."""
+    if isinstance(value, _Array):
+        return value.numpy()
+    if isinstance(value, dict):
+        return {name: _opened(child) for name, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_opened, value))
+    return value

@@ -1,0 +1,92 @@
+"""torchvision's names of Mask R-CNN's modules and of its ResNet classifiers'.
+
+`segjax.weights.names` moves arrays by the tables. What is frozen for one model and trained for another has the same
+name for both.
+"""
+
+from segjax.weights.layouts import BATCH_NORM, CONVOLUTION, FLATTENED, LINEAR, UPSCALING
+from segjax.weights.names import Entry, NameTable
+
+TORCHVISION = "torchvision"
+
+
+def conv_and_norm(ours: str, conv: str, norm: str) -> list[Entry]:
+    """A convolution and the norm behind it, whichever there is."""
+    return [(ours, conv, CONVOLUTION), (f"{ours}/norm", norm, BATCH_NORM)]
+
+
+def _torchvision_resnet(body: str) -> list[Entry]:
+    """`body` is what comes before conv1 and layer1."""
+    kinds = [(f"conv_{k}", f"conv{k}", f"bn{k}") for k in (1, 2, 3)] + [("shortcut", "downsample.0", "downsample.1")]
+    stages = (
+        conv_and_norm(
+            f"{{c}}/backbone/stage_{n + 1}_block_{{i}}/{ours}", *(f"{body}layer{n}.{{i}}.{name}" for name in theirs)
+        )
+        for n in (1, 2, 3, 4)
+        for ours, *theirs in kinds
+    )
+    return [
+        *conv_and_norm("{c}/backbone/stem", f"{body}conv1", f"{body}bn1"),
+        *(entry for stage in stages for entry in stage),
+    ]
+
+
+_TORCHVISION_HEADS = [
+    ("params/rpn/conv", "rpn.head.conv.0.0", CONVOLUTION),
+    ("params/rpn/conv_{i}", "rpn.head.conv.{i}.0", CONVOLUTION),
+    ("params/rpn/logits", "rpn.head.cls_logits", CONVOLUTION),
+    ("params/rpn/deltas", "rpn.head.bbox_pred", CONVOLUTION),
+    *conv_and_norm("{c}/box_head/conv_{i}", "roi_heads.box_head.{i}.0", "roi_heads.box_head.{i}.1"),
+    # The first generation has two maps, the second one, behind four convolutions and a flattening.
+    ("params/box_head/fc_0", "roi_heads.box_head.fc6", FLATTENED),
+    ("params/box_head/fc_1", "roi_heads.box_head.fc7", LINEAR),
+    ("params/box_head/fc", "roi_heads.box_head.5", FLATTENED),
+    ("params/box_head/scores", "roi_heads.box_predictor.cls_score", LINEAR),
+    ("params/box_head/deltas", "roi_heads.box_predictor.bbox_pred", LINEAR),
+    *conv_and_norm("{c}/mask_head/conv_{i}", "roi_heads.mask_head.{i}.0", "roi_heads.mask_head.{i}.1"),
+    ("params/mask_head/upscale", "roi_heads.mask_predictor.conv5_mask", UPSCALING),
+    ("params/mask_head/logits", "roi_heads.mask_predictor.mask_fcn_logits", CONVOLUTION),
+    *((f"params/keypoint_head/conv_{n}", f"roi_heads.keypoint_head.{2 * n}", CONVOLUTION) for n in range(8)),
+    ("params/keypoint_head/upscale", "roi_heads.keypoint_predictor.kps_score_lowres", UPSCALING),
+]
+
+TORCHVISION_DETECTORS = NameTable(
+    model="Mask R-CNN",
+    families={TORCHVISION: "torchvision"},
+    own="params/rpn",
+    marks={TORCHVISION: ("backbone.body.", "backbone.fpn.", "rpn.head.")},
+    entries=[
+        *_torchvision_resnet("backbone.body."),
+        *(
+            entry
+            for n in (2, 3, 4, 5)
+            for ours, theirs in (("lateral", "inner_blocks"), ("output", "layer_blocks"))
+            for entry in conv_and_norm(
+                f"{{c}}/pyramid/{ours}_{n}", *(f"backbone.fpn.{theirs}.{n - 2}.{k}" for k in (0, 1))
+            )
+        ),
+        *_TORCHVISION_HEADS,
+    ],
+    ignored={TORCHVISION: r".*\.num_batches_tracked"},
+    # As the published files of the first generation have them.
+    spellings={
+        TORCHVISION: (
+            (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
+            (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+            (
+                r"^roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)$",
+                lambda match: f"roi_heads.mask_head.{int(match[1]) - 1}.0.{match[2]}",
+            ),
+        )
+    },
+)
+
+# The backbone of a classifier alone (`NameTable.part_of`): no model of ours is one.
+TORCHVISION_RESNETS = NameTable(
+    model="ResNet",
+    families={TORCHVISION: "torchvision's classifiers"},
+    own="params/classifier",
+    marks={TORCHVISION: ("layer1.0.",)},
+    entries=_torchvision_resnet(""),
+    ignored={TORCHVISION: r".*\.num_batches_tracked"},
+)

@@ -1,0 +1,96 @@
+"""torchvision's detectors with our weights; arrays are NumPy, channel-last."""
+
+import numpy as np
+import torch
+
+from segjax.weights.torchvision_table import TORCHVISION, TORCHVISION_DETECTORS
+
+
+def torchvision_detector(torchvision, name: str, model, variables):
+    """torchvision's model of that name as its published weights are run, ours strictly loaded, in evaluation mode."""
+    detection = lambda module: torchvision(f"models.detection.{module}")
+    classes = model.classes + 1
+    if name.endswith("_v2"):
+        build = getattr(detection("mask_rcnn"), name)
+        theirs = build(weights=None, weights_backbone=None, num_classes=classes)
+    else:
+        backbone = detection("backbone_utils").resnet_fpn_backbone(backbone_name="resnet50", weights=None)
+        kind = {
+            "fasterrcnn_resnet50_fpn": lambda: detection("faster_rcnn").FasterRCNN,
+            "maskrcnn_resnet50_fpn": lambda: detection("mask_rcnn").MaskRCNN,
+            "keypointrcnn_resnet50_fpn": lambda: detection("keypoint_rcnn").KeypointRCNN,
+        }[name]()
+        theirs = kind(backbone, classes)
+        detection("_utils").overwrite_eps(theirs, model.norm_epsilon)
+    state = TORCHVISION_DETECTORS.to_published(variables, TORCHVISION)
+    theirs.load_state_dict({key: torch.from_numpy(np.array(array)) for key, array in state.items()}, strict=True)
+    return theirs.eval()
+
+
+def channels_first(x) -> torch.Tensor:
+    """[..., h, w, C] -> [..., C, h, w]."""
+    return torch.from_numpy(np.moveaxis(np.asarray(x, np.float32), -1, -3).copy())
+
+
+def channels_last(x: torch.Tensor) -> np.ndarray:
+    """[..., C, h, w] -> [..., h, w, C]."""
+    return np.moveaxis(x.numpy(), -3, -1)
+
+
+@torch.no_grad()
+def stages(theirs, images: np.ndarray, regions: dict[int, np.ndarray]) -> dict[str, list[np.ndarray]]:
+    """Every stage's answers: images uint8 [B, H, W, 3]; regions by side, [R, side, side, C], for the heads."""
+    x = theirs.transform.normalize(channels_first(images) / 255)
+    maps = theirs.backbone.body(x)
+    levels = theirs.backbone.fpn(maps)
+    logits, deltas = theirs.rpn.head(list(levels.values()))
+    heads = theirs.roi_heads
+    scores, boxes = heads.box_predictor(heads.box_head(channels_first(regions[7])))
+    answers = dict(
+        maps=[channels_last(y) for y in maps.values()],
+        levels=[channels_last(y) for y in levels.values()],
+        logits=[channels_last(y).reshape(len(y), -1) for y in logits],
+        deltas=[channels_last(y).reshape(len(y), -1, 4) for y in deltas],
+        scores=[scores.numpy()],
+        boxes=[boxes.reshape(len(boxes), -1, 4)[:, 1:].numpy()],
+    )
+    for name in ("mask", "keypoint"):
+        if getattr(heads, f"has_{name}")():
+            head, predict = getattr(heads, f"{name}_head"), getattr(heads, f"{name}_predictor")
+            maps = channels_last(predict(head(channels_first(regions[14]))))
+            answers[f"{name}s"] = [maps[..., 1:] if name == "mask" else maps]
+    return answers
+
+
+@torch.no_grad()
+def inference(theirs, images, sizes, threshold: float) -> list[dict[str, np.ndarray]]:
+    """What the whole model makes of each picture, the content of that (height, width) of a canvas uint8 [H, W, 3].
+
+    proposals [N, 4], boxes, labels and scores, pasted masks [D, h, w] and, before they are pasted, masks
+    [D, 28, 28] or keypoints [D, 56, 56, K].
+    """
+    theirs.roi_heads.score_thresh = threshold
+    inner = {}
+
+    def keep(module, given, out):
+        inner.update({name: value.clone() for name, value in out[0][0].items()})
+
+    hooks = [theirs.rpn.register_forward_hook(lambda module, given, out: inner.update(proposals=out[0][0]))]
+    hooks.append(theirs.roi_heads.register_forward_hook(keep))
+    if theirs.roi_heads.has_keypoint():
+        predictor = theirs.roi_heads.keypoint_predictor
+        hooks.append(predictor.register_forward_hook(lambda module, given, out: inner.update(maps=out)))
+    answers = []
+    for image, (height, width) in zip(images, sizes, strict=True):
+        theirs.transform.min_size, theirs.transform.max_size = (min(height, width),), max(height, width)
+        (out,) = theirs([channels_first(image[:height, :width]) / 255])
+        answer = {name: inner[name].numpy() for name in ("proposals", "boxes", "labels", "scores")}
+        if "masks" in out:
+            answer |= dict(pasted=out["masks"][:, 0].numpy(), masks=inner["masks"][:, 0].numpy())
+        if "maps" in inner:
+            answer["keypoints"] = channels_last(inner["maps"])
+            answer["points"], answer["point_scores"] = out["keypoints"].numpy(), out["keypoints_scores"].numpy()
+        answers.append(answer)
+    for hook in hooks:
+        hook.remove()
+    return answers

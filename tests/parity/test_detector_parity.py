@@ -1,0 +1,120 @@
+"""Our detectors beside torchvision's with the same weights, stage by stage.
+
+pip install --no-deps --target FOLDER torchvision==0.28.0
+SEGJAX_TORCHVISION=FOLDER pytest -m parity tests/parity/test_detector_parity.py
+"""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from golden.drawn_weights import drawn_variables
+from scipy.optimize import linear_sum_assignment
+
+from segjax.models.build import build_model, init_model
+
+pytestmark = pytest.mark.parity
+TOLERANCE = 1e-5  # of the largest magnitude of the reference
+
+NAMES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "keypointrcnn_resnet50_fpn")
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (1, 128, 160, 3), np.uint8)
+REGIONS = {side: RNG.normal(size=(3, side, side, 256)).astype(np.float32) for side in (7, 14)}
+
+
+def our_stages(model, variables):
+    def run(variables, images, regions):
+        def answers(module):
+            levels = module.encode_image(images)
+            logits, deltas = module.propose(levels)
+            scores, boxes = module.classify(regions[7])
+            out = dict(levels=levels, logits=logits, deltas=deltas, scores=[scores], boxes=[boxes])
+            if model.mask_convs:
+                out["masks"] = [module.mask_head(regions[14])]
+            if model.keypoints:
+                out["keypoints"] = [module.locate(regions[14])]
+            return out
+
+        return model.apply(variables, method=answers)
+
+    return jax.jit(run)(variables, IMAGES, REGIONS)
+
+
+@functools.cache
+def made(name):
+    model = build_model(name)
+    return model, drawn_variables(model, init_model)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_stage(torchvision, name, record_property):
+    from parity.detector_reference import stages, torchvision_detector
+
+    model, variables = made(name)
+    theirs = stages(torchvision_detector(torchvision, name, model, variables), IMAGES, REGIONS)
+    ours = our_stages(model, variables)
+    assert ours.keys() == theirs.keys() - {"maps"}
+    for stage, found in ours.items():
+        for place, (one, other) in enumerate(zip(found, theirs[stage], strict=True)):
+            assert one.shape == other.shape, (stage, place)
+            value = float(np.abs(one - other).max() / np.abs(other).max())
+            record_property(f"{stage} {place}", value)
+            print(f"{name}: {stage} {place} {one.shape}: {value:.1e} of {np.abs(other).max():.3g}")
+            assert value < TOLERANCE, f"{stage} {place} differs by {value:.1e} of the largest magnitude"
+
+
+THRESHOLD = 0.03  # of scores: drawn weights are never sure
+SIZES = ((128, 160), (100, 131))  # of pictures on canvases of 128 x 160
+
+
+def our_inference(model, variables, images, sizes):
+    def run(variables, images, sizes):
+        def answers(module):
+            levels = module.encode_image(images, sizes)
+            return module.proposals(*module.propose(levels), levels, images.shape[1:3], sizes)
+
+        return model.apply(variables, images, sizes, method="detect"), model.apply(variables, method=answers)
+
+    return jax.tree.map(np.asarray, jax.jit(run)(variables, images, np.array(sizes)))
+
+
+def matched(ours, theirs):
+    """For each of their rows one of ours, so that they differ by little in all: rows [N, n] of the same number.
+
+    Not just the nearest, as the same box may stand there twice.
+    """
+    assert len(ours) == len(theirs)
+    return linear_sum_assignment(np.abs(ours[None] - theirs[:, None]).max(-1))[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_inference(torchvision, name):
+    """Proposals as sets; detections, of which two with almost the same score may have changed places."""
+    from parity.detector_reference import inference, torchvision_detector
+
+    model, variables = made(name)
+    model = model.clone(score_threshold=THRESHOLD)
+    images = RNG.integers(0, 256, (2, 128, 160, 3), np.uint8)
+    theirs = inference(torchvision_detector(torchvision, name, model, variables), images, SIZES, THRESHOLD)
+    (found, masks, keypoints), proposals = our_inference(model, variables, images, SIZES)
+    for i, want in enumerate(theirs):
+        boxes = proposals.boxes[i][proposals.valid[i]]
+        order = matched(boxes, want["proposals"])
+        np.testing.assert_allclose(boxes[order], want["proposals"], atol=1e-2)
+        valid = found.valid[i]
+        rows = lambda boxes, labels, scores: np.concatenate([boxes, 1e3 * labels[:, None], scores[:, None]], axis=1)
+        order = matched(
+            rows(found.boxes[i][valid], found.labels[i][valid], found.scores[i][valid]),
+            rows(want["boxes"], want["labels"], want["scores"]),
+        )
+        print(f"{name} {i}: {len(boxes)} proposals, {len(order)} detections of {len(set(want['labels']))} classes")
+        assert len(order) > 10
+        np.testing.assert_array_equal(found.labels[i][valid][order], want["labels"])
+        np.testing.assert_allclose(found.boxes[i][valid][order], want["boxes"], atol=1e-2)
+        np.testing.assert_allclose(found.scores[i][valid][order], want["scores"], atol=1e-4)
+        if "masks" in want:
+            np.testing.assert_allclose(masks[i][valid][order], want["masks"], atol=1e-3)
+        if "keypoints" in want:
+            scale = np.abs(want["keypoints"]).max()
+            np.testing.assert_allclose(keypoints[i][valid][order], want["keypoints"], atol=1e-4 * scale)
