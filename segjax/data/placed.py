@@ -95,16 +95,23 @@ def left_right_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
 
 
 def place_record(
-    record: Record, image: np.ndarray, placement: Placement, pairs: Sequence[tuple[int, int]] = ()
+    record: Record,
+    image: np.ndarray,
+    placement: Placement,
+    pairs: Sequence[tuple[int, int]] = (),
+    min_visible: float = 0.0,
 ) -> Record:
     """The record of what a placement shows: picture [h, w, 3], masks, boxes, areas and keypoints; the rest is kept.
 
-    Objects of which no pixel is left are dropped.
+    Objects of which no pixel is left are dropped, and those of which less than a share `min_visible` is.
     """
     objects, kept, masks = record["objects"], [], []
+    shrunk = np.prod(placement.resized) / np.prod(placement.turned)
     for index in np.flatnonzero(placement.hits(objects["box"])):
-        mask = placement.apply_mask(decode_mask(objects["rle"][index], record["height"], record["width"]))
-        if mask.any():
+        mask = decode_mask(objects["rle"][index], record["height"], record["width"])
+        least = min_visible * shrunk * np.count_nonzero(mask)
+        mask = placement.apply_mask(mask)
+        if np.count_nonzero(mask) >= max(1, least):
             kept.append(index)
             masks.append(mask)
     if "keypoints" in objects:

@@ -63,11 +63,15 @@ def test_tight_boxes_have_an_exclusive_far_edge():
 
 def pasted(cells, box, size):
     """Mask bool of ``size``: the cells stretched over the box, sampled at the pixels' middles, at least half."""
-    y, x = (np.arange(side) + 0.5 for side in size)
+    left, top, right, bottom = np.array([*np.floor(box[:2]), *np.ceil(box[2:])], int)
+    y, x = np.arange(top, bottom) + 0.5, np.arange(left, right) + 0.5
     at_y = (y - box[1]) / (box[3] - box[1]) * len(cells) - 0.5
     at_x = (x - box[0]) / (box[2] - box[0]) * len(cells) - 0.5
     at = np.meshgrid(at_y, at_x, indexing="ij")
-    return ndimage.map_coordinates(cells.astype(float), at, order=1, mode="constant", cval=0) >= 0.5
+    mask = np.zeros(size, bool)
+    values = ndimage.map_coordinates(cells.astype(float), at, order=1, mode="constant", cval=0)
+    mask[top:bottom, left:right] = values >= 0.5
+    return mask
 
 
 def iou(a, b):
