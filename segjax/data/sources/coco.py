@@ -168,8 +168,8 @@ def _annotation_files(raw_dir: pathlib.Path, prefix: str) -> dict[str, pathlib.P
         named = [(path.parent.name, path) for path in sorted(raw_dir.glob(f"*/{ROBOFLOW}"))]
     if not named:
         # Captions and keypoints lie beside COCO's own instance files; elsewhere any annotation file will do.
-        others = {"captions_", *PREFIXES} - {prefix}
-        named = [(path.stem, path) for path in paths if not path.name.startswith(tuple(others))]
+        others = ("captions_", *(PREFIXES[1:] if prefix == PREFIXES[0] else ()))
+        named = [(_without_prefix(path.stem), path) for path in paths if not path.name.startswith(others)]
     if not named:
         raise FileNotFoundError(f"no annotation JSON in {raw_dir} or {raw_dir / 'annotations'}, and no */{ROBOFLOW}")
     return by_split(named)
