@@ -140,9 +140,14 @@ def short_side_size(
     """
     if resize not in RESIZES:
         raise ValueError(f"resize {resize!r} is unknown; choose one of {', '.join(RESIZES)}")
-    scale = min(short_side / min(hw), (long_side or math.inf) / max(hw))
-    half = 0.5 if resize == "pillow" else 0
-    return max(1, int(hw[0] * scale + half)), max(1, int(hw[1] * scale + half))
+    long_side = long_side or math.inf
+    if resize == "torchvision":
+        scale = min(short_side / min(hw), long_side / max(hw))
+        return max(1, int(hw[0] * scale)), max(1, int(hw[1] * scale))
+    # In two steps, as there: a product of both factors is rounded otherwise where it ends in a half.
+    sides = [short_side if side == min(hw) else side * (short_side / min(hw)) for side in hw]
+    shrunk = min(1, long_side / max(sides))
+    return max(1, int(sides[0] * shrunk + 0.5)), max(1, int(sides[1] * shrunk + 0.5))
 
 
 def _boxes_through(move, boxes: np.ndarray) -> np.ndarray:
