@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -87,18 +87,80 @@ def training_curves(metrics: str | os.PathLike, path: str | os.PathLike, *, titl
     return _save(figure, path)
 
 
+def precision_recall(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str | os.PathLike, *, title: str = ""
+) -> pathlib.Path:
+    """Plots precision against recall to a PNG, one line a curve, with the mean precision, which is AP, in the legend.
+
+    Args:
+      curves: name -> (recall [R], precision [R]), as `segjax.evaluation.coco.CocoScores.curve` gives them.
+      path: the PNG to write; folders are made.
+      title: above the plot.
+
+    Raises:
+      ValueError: no curve.
+    """
+    if not curves:
+        raise ValueError("there is no curve of precision and recall to plot")
+    figure = _figure(5.0, 4.6)
+    axes = figure.add_subplot()
+    for index, (name, (recall, precision)) in enumerate(curves.items()):
+        label = f"{name}: {np.mean(precision):.3f}"
+        axes.plot(recall, precision, color=_plot_color(index), lw=2, label=label, drawstyle="steps-pre")
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02), aspect="equal")
+    figure.suptitle(title or "Precision and recall", fontsize=12)
+    figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=9)
+    return _save(figure, path)
+
+
+def confusion(
+    counts: np.ndarray, names: Sequence[str], path: str | os.PathLike, *, title: str = "", most: int = 40
+) -> pathlib.Path:
+    """Plots how often each class was taken for each other to a PNG, as shares of the rows.
+
+    Args:
+      counts: int [given, named]; names: of both, in order.
+      path: the PNG to write; folders are made.
+      title: above the plot.
+      most: with more classes, those that occur most often are shown.
+
+    Raises:
+      ValueError: counts that are not square, or another number of names.
+    """
+    counts = np.asarray(counts)
+    if counts.shape != (len(names), len(names)):
+        raise ValueError(f"counts of shape {counts.shape} for {len(names)} names; expected one row and column a name")
+    shown = np.sort(np.argsort(-(counts.sum(0) + counts.sum(1)), kind="stable")[:most])
+    shares = (counts / np.maximum(1, counts.sum(1, keepdims=True)))[np.ix_(shown, shown)]
+    side = max(3.6, 0.36 * len(shown) + 2.2)
+    figure = _figure(side + 0.6, side)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    ticks = dict(ticks=range(len(shown)), labels=[names[index] for index in shown], fontsize=8)
+    axes.set_xticks(**ticks, rotation=90)
+    axes.set_yticks(**ticks)
+    axes.set(xlabel="named", ylabel="given")
+    for row, column in zip(*np.nonzero(counts[np.ix_(shown, shown)]), strict=True) if len(shown) <= 20 else ():
+        ink = "white" if shares[row, column] > 0.6 else "0.2"
+        count = counts[shown[row], shown[column]]
+        axes.annotate(f"{count}", (column, row), ha="center", va="center", fontsize=7, color=ink)
+    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the row")
+    figure.suptitle(title or "Confusion", fontsize=12)
+    return _save(figure, path, grid=False)
+
+
 def _figure(width: float, height: float):
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=140, layout="constrained")
 
 
-def _save(figure, path: str | os.PathLike) -> pathlib.Path:
+def _save(figure, path: str | os.PathLike, *, grid: bool = True) -> pathlib.Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="0.92")
+        axes.grid(grid, **({"color": "0.92"} if grid else {}))
         axes.set_axisbelow(True)
     with unfinished(path) as partial:
         FigureCanvasAgg(figure).print_png(partial)

@@ -19,7 +19,7 @@ INSIDE = {
     "models": {"ops"},
     "losses": {"ops"},
     "prompting": {"ops"},
-    "evaluation": {"ops"},
+    "evaluation": {"ops", "data.records"},  # records: run lengths
     "inference": {"models", "ops", "weights", "data.transforms", "data.records"},  # records: run lengths
     "training": {"ops", "weights"},
     "viz": set(),
@@ -39,7 +39,7 @@ OUTSIDE = {
     "models": {"jax", "flax", "numpy"},
     "losses": {"jax", "flax", "numpy", "optax"},
     "prompting": {"jax", "flax", "numpy"},
-    "evaluation": {"jax", "numpy"},
+    "evaluation": {"jax", "numpy", "pycocotools", "scipy"},
     "inference": {"jax", "flax", "numpy"},
     "viz": {"numpy", "PIL"},
     "plots": {"numpy", "matplotlib"},

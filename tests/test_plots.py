@@ -39,3 +39,18 @@ def test_training_curves_from_metrics_with_gaps(tmp_path):
     metrics.write_text("")
     with pytest.raises(ValueError, match="holds no number"):
         plots.training_curves(metrics, tmp_path / "curves.png")
+
+
+def test_precision_recall_and_confusion_write_pngs(tmp_path):
+    recall = np.linspace(0, 1, 101)
+    curves = {"AP50": (recall, 1 - recall**2), "AP75": (recall, np.where(recall < 0.4, 1.0, 0.0))}
+    picture = read_png(plots.precision_recall(curves, tmp_path / "new" / "pr.png"))
+    assert min(picture.shape[:2]) > 400 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
+    with pytest.raises(ValueError, match="no curve"):
+        plots.precision_recall({}, tmp_path / "pr.png")
+    few = read_png(plots.confusion(np.eye(3, dtype=int), ["a", "b", "nothing"], tmp_path / "few.png"))
+    names = [f"c{k}" for k in range(30)]
+    many, some = (read_png(plots.confusion(np.eye(30), names, tmp_path / "many.png", most=n)) for n in (30, 9))
+    assert few.shape[0] < some.shape[0] < many.shape[0]  # the second time nine classes alone
+    with pytest.raises(ValueError, match=r"counts of shape \(3, 3\) for 2 names"):
+        plots.confusion(np.eye(3), ["a", "b"], tmp_path / "few.png")

@@ -5,7 +5,11 @@
   segjax prepare bsds500 ~/BSDS500 --out data/bsds500
   segjax prepare label_maps FOLDER --out data/mine --option category=cell
   segjax prepare images imagenet --out data/imagenet --short-side 256
+  segjax prepare coco ~/coco --out data/people --option keypoints=True
+  segjax prepare lvis ~/lvis --out data/lvis
+  segjax prepare cityscapes ~/cityscapes --out data/cityscapes --keep-empty
   segjax prepare synthetic --out data/scenes --option count=200 --option difficulty=medium
+  segjax prepare synthetic --out data/figures --option kind=figures
 
 What is broken is left out, counted and named in the report, which is also written to DIR/report.json.
 """
@@ -18,7 +22,8 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
-    parser.add_argument("source", metavar="SOURCE", help="coco, images, label_maps, nuclei, bsds500 or synthetic")
+    sources = "coco, lvis, cityscapes, label_maps, images, nuclei, bsds500 or synthetic"
+    parser.add_argument("source", metavar="SOURCE", help=sources)
     parser.add_argument("raw_dir", metavar="RAW_DIR", nargs="?", help="folder of the raw files (none for synthetic)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--splits", metavar="A,B", help="only these splits (default: all there are)")

@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from tensorflow_datasets.core.utils import tqdm_utils
 
-from segjax.data.records import OBJECT_FIELDS, OPTIONAL_OBJECT_FIELDS, Record, no_objects
+from segjax.data.records import OBJECT_FIELDS, OPTIONAL_CLASS_LISTS, OPTIONAL_OBJECT_FIELDS, Record, no_objects
 
 INFO_FILE = "info.json"
 UNKNOWN_LABEL = -1  # how a record without a label is written beside others that have one, as ImageNet's test split is
@@ -30,7 +30,11 @@ _OPENING = threading.Lock()  # grain reads with many threads; one of them opens 
 
 @dataclasses.dataclass(frozen=True)
 class PreparedInfo:
-    """What a prepared folder holds. `category_ids` are the raw files' own ids of the classes 0..K-1."""
+    """What a prepared folder holds.
+
+    `category_ids` are the raw files' own ids of the classes 0..K-1, `frequencies` how common each is where the raw
+    files say it (LVIS: "r", "c" or "f"), `keypoint_names` the names of the `keypoints` of an object.
+    """
 
     source: str
     splits: Mapping[str, Mapping[str, int]]  # split -> {"images": n, "objects": n}
@@ -38,6 +42,8 @@ class PreparedInfo:
     category_ids: tuple[int, ...]
     optional: tuple[str, ...] = ()
     keypoints: int = 0
+    keypoint_names: tuple[str, ...] = ()
+    frequencies: tuple[str, ...] = ()
 
 
 def _features(optional: Sequence[str], keypoints: int, has_objects: bool) -> tfds.features.FeaturesDict:
@@ -54,6 +60,7 @@ def _features(optional: Sequence[str], keypoints: int, has_objects: bool) -> tfd
     }
     if has_objects:
         fields["objects"] = tfds.features.Sequence(objects)
+    fields |= {name: tfds.features.Sequence(np.int32) for name in OPTIONAL_CLASS_LISTS if name in optional}
     if "label" in optional:
         fields["label"] = tfds.features.Scalar(np.int32)
     return tfds.features.FeaturesDict(fields)
@@ -130,8 +137,7 @@ def read_info(path: str | pathlib.Path) -> PreparedInfo:
             f"Make it with `segjax prepare SOURCE RAW_DIR --out {path}`"
         )
     fields = json.loads(file.read_text())
-    lists = {name: tuple(fields[name]) for name in ("categories", "category_ids", "optional")}
-    return PreparedInfo(**(fields | lists))
+    return PreparedInfo(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
 
 def open_source(path: str | pathlib.Path, split: str) -> "RecordSource":
@@ -200,6 +206,7 @@ def _from_tfds(example: Mapping[str, Any], position: int) -> Record:
         "width": int(example["width"]),
         "objects": _objects(example["objects"]) if "objects" in example else no_objects(),
     }
+    record |= {name: np.asarray(example[name], np.int32) for name in OPTIONAL_CLASS_LISTS if name in example}
     label = int(example.get("label", UNKNOWN_LABEL))
     return record | ({} if label == UNKNOWN_LABEL else {"label": label})
 

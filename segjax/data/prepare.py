@@ -16,9 +16,11 @@ from segjax.data.ahead import in_order
 from segjax.data.records import Record, RecordError, encode_png, validate_record
 from segjax.data.resize_record import shrink_to_short_side
 from segjax.data.sources.bsds500 import Bsds500
+from segjax.data.sources.cityscapes import Cityscapes
 from segjax.data.sources.coco import CocoFolder
 from segjax.data.sources.images import ImageFolders
 from segjax.data.sources.label_maps import LabelMaps
+from segjax.data.sources.lvis import LvisFolder
 from segjax.data.sources.raw import RawSource, Skipped
 from segjax.data.sources.scenes import Scenes
 
@@ -35,9 +37,11 @@ def _nuclei(raw_dir: str | pathlib.Path, **options: Any) -> LabelMaps:
 
 SOURCES: dict[str, Callable[..., RawSource]] = {
     "bsds500": Bsds500,
+    "cityscapes": Cityscapes,
     "coco": CocoFolder,
     "images": ImageFolders,
     "label_maps": LabelMaps,
+    "lvis": LvisFolder,
     "nuclei": _nuclei,
     "synthetic": Scenes,
 }
@@ -217,4 +221,7 @@ def _info(raw: RawSource, report: Report) -> builder.PreparedInfo:
         tuple(raw.category_ids),
         tuple(raw.optional),
         raw.keypoints,
+        # Few sources have these.
+        tuple(getattr(raw, "keypoint_names", ())),
+        tuple(getattr(raw, "frequencies", ())),
     )

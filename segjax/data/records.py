@@ -10,8 +10,12 @@ pixel columns a..b has x1 = a and x2 = b + 1.
   objects   dict of arrays with one row per object:
     id int64 [G]     box float32 [G, 4] x1 y1 x2 y2     category int32 [G], 0..K-1     crowd bool [G]
     area float32 [G], px     rle list of G str, COCO's compressed run lengths, whose size is (height, width)
-    optional: keypoints float32 [G, K, 3] (x, y, visibility), annotator int32 [G], predicted_iou float32 [G],
-    stability float32 [G]
+    optional: keypoints float32 [G, K, 3] (x, y, visibility; continuous like boxes, so that the middle of the first
+    pixel is 0.5; visibility 0 not labelled, 1 hidden, 2 visible), annotated_box float32 [G, 4] (as an annotator drew
+    it, by which COCO measures boxes), annotator int32 [G], predicted_iou float32 [G], stability float32 [G]
+
+Where not every class was looked for in every picture (LVIS): neg_categories int32 [n], of which the picture has none
+for sure, and not_exhaustive_categories int32 [n], of which not every object is listed.
 """
 
 import io
@@ -36,10 +40,12 @@ OBJECT_FIELDS = {
 }
 OPTIONAL_OBJECT_FIELDS = {
     "keypoints": (np.float32, (None, 3)),
+    "annotated_box": (np.float32, (4,)),
     "annotator": (np.int32, ()),
     "predicted_iou": (np.float32, ()),
     "stability": (np.float32, ()),
 }
+OPTIONAL_CLASS_LISTS = ("neg_categories", "not_exhaustive_categories")
 
 
 class RecordError(ValueError):
@@ -156,9 +162,13 @@ def encode_picture(picture: Image.Image, kind: str | None) -> bytes:
 
 
 def stack_objects(rows: Sequence[Mapping[str, Any]], optional: Sequence[str] = ()) -> dict[str, Any]:
-    """The `objects` of a record from one dict per object, with the schema's fields and those of `optional`."""
+    """The `objects` of a record from one dict per object, with the schema's fields and those of `optional`.
+
+    Optional fields of the whole record are passed over.
+    """
     objects: dict[str, Any] = {}
-    for name, (dtype, shape) in (OBJECT_FIELDS | {k: OPTIONAL_OBJECT_FIELDS[k] for k in optional}).items():
+    fields = {name: kind for name, kind in OPTIONAL_OBJECT_FIELDS.items() if name in optional}
+    for name, (dtype, shape) in (OBJECT_FIELDS | fields).items():
         # A picture without objects still has rows of the right width (keypoints: of none, their number is unknown).
         objects[name] = np.array([row[name] for row in rows], dtype).reshape(len(rows), *_concrete(shape, rows, name))
     objects["rle"] = [row["rle"] for row in rows]

@@ -38,6 +38,8 @@ def shrink_to_short_side(record: Record, short_side: int, skipped: Skipped) -> R
     shrunk["box"] = np.array(boxes, np.float32).reshape(-1, 4)
     if "keypoints" in shrunk:
         shrunk["keypoints"] = np.concatenate([shrunk["keypoints"][..., :2] * ratio, shrunk["keypoints"][..., 2:]], -1)
+    if "annotated_box" in shrunk:
+        shrunk["annotated_box"] = shrunk["annotated_box"] * np.tile(ratio, 2)
     image = _shrink_picture(record["image"], size, f"image {record['image_id']!r}")
     return record | {"image": image, "height": size[0], "width": size[1], "objects": shrunk | {"rle": rles}}
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segjax.data.builder import open_source, read_info
-from segjax.data.shapes import SHAPES
-from segjax.data.synthetic import SyntheticScenes
+from segjax.data.figures import scenes_of
 from segjax.data.tfds_images import TFDS, open_tfds, tfds_splits
 
 SYNTHETIC = "synthetic"
@@ -17,8 +16,8 @@ def open_split(data: Mapping[str, Any], role: str):
     Args:
       data: `source`: a folder written by `segjax prepare`, "tfds:NAME" for an image data set of TFDS (prepared in
         `tfds_dir`), or "synthetic". With the first two, `train_split` and `eval_split` name its splits. With
-        "synthetic", `scenes` holds `train_count`, `eval_count`, `size`, `difficulty` and `seed`; the scenes for
-        evaluation are made of photographs that the training scenes never show.
+        "synthetic", `scenes` holds `train_count`, `eval_count`, `size`, `difficulty`, `seed` and `kind` ("shapes" or
+        "figures"); the scenes for evaluation are made of photographs that the training scenes never show.
       role: "train" or "eval".
 
     Raises:
@@ -33,7 +32,7 @@ def open_split(data: Mapping[str, Any], role: str):
         return open_source(source, data[f"{role}_split"])
     scenes = data["scenes"]
     split = "train" if role == "train" else "heldout"
-    return SyntheticScenes(
+    return scenes_of(scenes.get("kind", "shapes"))(
         split, scenes[f"{role}_count"], size=scenes["size"], seed=scenes["seed"], difficulty=scenes["difficulty"]
     )
 
@@ -47,7 +46,14 @@ def splits_of(source: str, tfds_dir: str = "") -> list[str]:
 
 def categories_of(data: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the classes 0..K-1 of a source, as `open_split` opens it."""
-    return SHAPES if data["source"] == SYNTHETIC else open_split(data, "eval").info.categories
+    return classes_of(data)["categories"]
+
+
+def classes_of(data: Mapping[str, Any]) -> dict[str, tuple]:
+    """What is known of a source's classes and keypoints: the options of `segjax.evaluation.coco_format.coco_truth`."""
+    source = open_split(data, "eval")
+    info = getattr(source, "info", source)  # scenes made on the spot are their own
+    return {name: getattr(info, name) for name in ("categories", "category_ids", "keypoint_names", "frequencies")}
 
 
 class First:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
@@ -57,7 +58,7 @@ MIN_PART_FRACTION, MAX_PART_FRACTION = 0.12, 0.6  # of its whole's area
 class SyntheticScenes:
     """A random-access source of ``count`` scenes of ``size`` x ``size`` pixels, in the record schema of `records`.
 
-    ``category`` is an index into `shapes.SHAPES`. Masks are what is visible: a pixel of two overlapping objects
+    ``category`` is an index into `categories`. Masks are what is visible: a pixel of two overlapping objects
     belongs to the upper one. A part's pixels belong to the part and to its whole. Nothing else overlaps.
 
     Args:
@@ -67,6 +68,12 @@ class SyntheticScenes:
       seed: other seeds give other scenes.
       difficulty: "easy" or "medium", or a `Difficulty`.
     """
+
+    categories: tuple[str, ...] = SHAPES
+    category_ids: tuple[int, ...] = tuple(range(len(SHAPES)))
+    keypoint_names: tuple[str, ...] = ()
+    frequencies: tuple[str, ...] = ()
+    difficulties: Mapping[str, Difficulty] = DIFFICULTIES
 
     def __init__(
         self,
@@ -78,14 +85,14 @@ class SyntheticScenes:
     ):
         if split not in photographs.SPLITS:
             raise ValueError(f"unknown split {split!r} of synthetic scenes; there are {list(photographs.SPLITS)}")
-        if isinstance(difficulty, str) and difficulty not in DIFFICULTIES:
-            raise ValueError(f"unknown difficulty {difficulty!r}; there are {list(DIFFICULTIES)}")
+        if isinstance(difficulty, str) and difficulty not in self.difficulties:
+            raise ValueError(f"unknown difficulty {difficulty!r}; there are {list(self.difficulties)}")
         if count < 1:
             raise ValueError(f"count must be at least 1 scene, got {count}")
         if size < 32:
             raise ValueError(f"size must be at least 32 pixels, got {size}: objects would be a few pixels wide")
         self.split, self.count, self.size, self.seed = split, count, size, seed
-        self.difficulty = DIFFICULTIES[difficulty] if isinstance(difficulty, str) else difficulty
+        self.difficulty = self.difficulties[difficulty] if isinstance(difficulty, str) else difficulty
 
     def __len__(self) -> int:
         return self.count
@@ -96,30 +103,33 @@ class SyntheticScenes:
             raise IndexError(f"scene {index} of {self.count}: expected 0 to {self.count - 1}")
         rng = np.random.default_rng([self.seed, list(photographs.SPLITS).index(self.split), index])
         canvas = _background(rng, self.split, self.size)
-        drawn: list[_Layer] = []  # bottom to top
+        drawn: list[Layer] = []  # bottom to top
         for _ in range(rng.integers(self.difficulty.objects[0], self.difficulty.objects[1] + 1)):
             self._add_object(rng, canvas, drawn)
         image = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
-        return _record(f"{self.split}-{self.seed}-{index}", image, drawn)
+        return self._record(
+            f"{self.split}-{self.seed}-{index}", image, [each for each in drawn if each.is_large_enough()]
+        )
 
-    def _add_object(self, rng: np.random.Generator, canvas: np.ndarray, drawn: list[_Layer]) -> None:
-        radius = rng.uniform(*self.difficulty.radius) * self.size
-        places = rng.uniform(0.7 * radius, self.size - 0.7 * radius, (self.difficulty.places, 2))
-        centre = places[np.argmin([_crowding(place, radius, drawn) for place in places])]
+    def _add_object(self, rng: np.random.Generator, canvas: np.ndarray, drawn: list[Layer]) -> None:
+        radius, centre = self._place(rng, drawn)
         kind = int(rng.integers(len(SHAPES)))
         whole = draw_polygon(polygon(rng, SHAPES[kind], radius) + centre, self.size)
-        for layer in drawn:
-            layer.visible &= ~whole.mask
         hard_edge = rng.random() < 0.3
         self._paint(rng, canvas, whole.mask.astype(np.float32) if hard_edge else whole.alpha, whole.box)
-        layer = _Layer(whole.mask.copy(), np.count_nonzero(whole.mask), kind, centre, radius)
-        drawn.append(layer)
+        layer = lay_down(Layer(whole.mask.copy(), np.count_nonzero(whole.mask), kind, centre, radius), drawn)
         carries = rng.random() < self.difficulty.part_probability
         if carries and radius >= self.difficulty.part_carrier * self.size:
             self._add_part(rng, canvas, whole, layer, drawn)
 
+    def _place(self, rng: np.random.Generator, drawn: list[Layer]) -> tuple[float, np.ndarray]:
+        """Radius, and centre [2] (x, y): the least crowded of some places."""
+        radius = rng.uniform(*self.difficulty.radius) * self.size
+        places = rng.uniform(0.7 * radius, self.size - 0.7 * radius, (self.difficulty.places, 2))
+        return radius, places[np.argmin([crowding(place, radius, drawn) for place in places])]
+
     def _add_part(
-        self, rng: np.random.Generator, canvas: np.ndarray, whole: Drawn, layer: _Layer, drawn: list[_Layer]
+        self, rng: np.random.Generator, canvas: np.ndarray, whole: Drawn, layer: Layer, drawn: list[Layer]
     ) -> None:
         """Paints a differently tinted part inside ``whole``: a smaller shape, which the whole's edge may cut."""
         angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.7) * layer.radius
@@ -132,7 +142,7 @@ class SyntheticScenes:
         if not MIN_PART_FRACTION < area / max(1, layer.area) < MAX_PART_FRACTION:
             return
         self._paint(rng, canvas, np.minimum(inner.alpha, whole.alpha), inner.box)
-        drawn.append(_Layer(mask, area, kind, centre, radius, is_part=True))
+        drawn.append(Layer(mask, area, kind, centre, radius, is_part=True))
 
     def _paint(self, rng: np.random.Generator, canvas: np.ndarray, alpha: np.ndarray, box: tuple) -> None:
         """Lays a re-tinted crop of a photograph over ``canvas`` (changed in place) where ``alpha`` says."""
@@ -150,10 +160,27 @@ class SyntheticScenes:
         paint *= weight
         region += paint
 
+    def _record(self, image_id: str, image: np.ndarray, kept: list[Layer]) -> dict:
+        return {
+            "image": image,
+            "image_id": image_id,
+            "height": image.shape[0],
+            "width": image.shape[1],
+            "objects": {
+                "id": np.arange(len(kept), dtype=np.int64),
+                "box": np.asarray([mask_box(layer.visible) for layer in kept], np.float32).reshape(-1, 4),
+                "category": np.asarray([layer.kind for layer in kept], np.int32),
+                "crowd": np.zeros(len(kept), bool),
+                "area": np.asarray([np.count_nonzero(layer.visible) for layer in kept], np.float32),
+                "rle": [encode_mask(layer.visible) for layer in kept],
+            },
+        }
+
 
 @dataclasses.dataclass
-class _Layer:
-    """An object of a scene in the making: what is visible of it so far, its area before occlusion, where it lies."""
+class Layer:
+    """An object of a scene in the making: what is visible of it so far, its area before occlusion, where it lies, and
+    its joints [K, 2] (x, y) if it has any."""
 
     visible: np.ndarray
     area: int
@@ -161,13 +188,22 @@ class _Layer:
     centre: np.ndarray
     radius: float
     is_part: bool = False
+    joints: np.ndarray | None = None
 
     def is_large_enough(self) -> bool:
         area = np.count_nonzero(self.visible)
         return area >= MIN_VISIBLE_AREA * self.visible.size and area >= MIN_VISIBLE_FRACTION * self.area
 
 
-def _crowding(place: np.ndarray, radius: float, drawn: list[_Layer]) -> float:
+def lay_down(layer: Layer, drawn: list[Layer]) -> Layer:
+    """Puts an object on top: what it covers of the others is no longer visible."""
+    for below in drawn:
+        below.visible &= ~layer.visible
+    drawn.append(layer)
+    return layer
+
+
+def crowding(place: np.ndarray, radius: float, drawn: list[Layer]) -> float:
     """How far an object there would reach into those already drawn; 0 is free."""
     x, y = place.tolist()
     return sum(
@@ -215,21 +251,3 @@ def _texture(rng: np.random.Generator, textures: tuple[np.ndarray, ...], hw: tup
     x = rng.integers(pixels.shape[1] - hw[1] + 1)
     crop = pixels[y : y + hw[0], x : x + hw[1]].astype(np.float32).reshape(*hw, -1)
     return crop - crop.mean((0, 1))
-
-
-def _record(image_id: str, image: np.ndarray, drawn: list[_Layer]) -> dict:
-    kept = [layer for layer in drawn if layer.is_large_enough()]
-    return {
-        "image": image,
-        "image_id": image_id,
-        "height": image.shape[0],
-        "width": image.shape[1],
-        "objects": {
-            "id": np.arange(len(kept), dtype=np.int64),
-            "box": np.asarray([mask_box(layer.visible) for layer in kept], np.float32).reshape(-1, 4),
-            "category": np.asarray([layer.kind for layer in kept], np.int32),
-            "crowd": np.zeros(len(kept), bool),
-            "area": np.asarray([np.count_nonzero(layer.visible) for layer in kept], np.float32),
-            "rle": [encode_mask(layer.visible) for layer in kept],
-        },
-    }

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segjax.data.augmentation import Augmentation, Placement, draw_placement, jitter_colours
+from segjax.data.augmentation import Augmentation, draw_placement, jitter_colours
+from segjax.data.placed import record_pixels
+from segjax.data.placement import Placement
 from segjax.data.records import decode_mask, mask_box
-from segjax.data.transforms import ImageError, decode_image, pad_to_canvas
+from segjax.data.transforms import pad_to_canvas
 
 _ATTEMPTS = 4  # random placements tried before an example is given up because its window shows no object
 
@@ -66,12 +68,7 @@ class PromptableExample:
         """The example of ``record``; see the class. Raises ImageError or RecordError for a broken record."""
         if not self.train:
             rng = np.random.default_rng(zlib.crc32(record["image_id"].encode()))
-        image = decode_image(record["image"], name=f"image {record['image_id']!r}", percentiles=self.percentiles)
-        if image.shape[:2] != (record["height"], record["width"]):
-            raise ImageError(
-                f"image {record['image_id']!r} has {image.shape[0]} x {image.shape[1]} pixels, but its record "
-                f"(and with it the masks) says {record['height']} x {record['width']}"
-            )
+        image = record_pixels(record, self.percentiles)
         for _ in range(_ATTEMPTS if self.augmentation.scale else 1):
             placement = draw_placement(image.shape[:2], self.canvas, self.augmentation, rng)
             masks = self._choose_masks(record, placement, rng)

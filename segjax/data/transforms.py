@@ -63,9 +63,11 @@ def stretch(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.clip((pixels - np.float32(low)) * np.float32(scale) + 0.5, 0, 255).astype(np.uint8)
 
 
-def fitted_size(hw: tuple[int, int], canvas: int) -> tuple[int, int]:
-    """(h, w) of a picture of ``hw`` resized so that its longest side is ``canvas``; rounded as SAM does, at least 1."""
-    scale = canvas / max(hw)
+def fitted_size(hw: tuple[int, int], canvas: int | tuple[int, int]) -> tuple[int, int]:
+    """(h, w) of a picture of ``hw`` resized until it fills a canvas of (H, W), or a square, along one side; rounded as
+    SAM does, at least 1."""
+    height, width = (canvas, canvas) if isinstance(canvas, int) else canvas
+    scale = min(height / hw[0], width / hw[1])
     return max(1, int(hw[0] * scale + 0.5)), max(1, int(hw[1] * scale + 0.5))
 
 
@@ -153,14 +155,18 @@ def _rgb(picture: Image.Image) -> Image.Image:
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def pad_to_canvas(image: np.ndarray, canvas: int) -> np.ndarray:
-    """[h, w, ...] -> [canvas, canvas, ...], zeros to the right and below. Raises ValueError if it does not fit."""
+def pad_to_canvas(image: np.ndarray, canvas: int | tuple[int, int]) -> np.ndarray:
+    """[h, w, ...] -> [H, W, ...] of a canvas (H, W) or a square, zeros to the right and below.
+
+    Raises ValueError if it does not fit.
+    """
     h, w = image.shape[:2]
-    if h > canvas or w > canvas:
+    height, width = (canvas, canvas) if isinstance(canvas, int) else canvas
+    if h > height or w > width:
         raise ValueError(
             f"content of {h} x {w} pixels does not fit a canvas of {canvas}; resize it first (resize_longest_side)"
         )
-    padded = np.zeros((canvas, canvas, *image.shape[2:]), image.dtype)
+    padded = np.zeros((height, width, *image.shape[2:]), image.dtype)
     padded[:h, :w] = image
     return padded
 

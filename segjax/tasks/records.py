@@ -19,7 +19,7 @@ def record_settings() -> dict[str, Any]:
         tfds_dir="",  # where TFDS has prepared its data sets; "": ~/tensorflow_datasets or $TFDS_DATA_DIR
         train_split="train",
         eval_split="val",
-        scenes=dict(train_count=2000, eval_count=64, size=128, difficulty="easy", seed=0),
+        scenes=dict(train_count=2000, eval_count=64, size=128, difficulty="easy", seed=0, kind="shapes"),
         percentiles=(),  # (low, high): stretch each picture's intensities, for microscopes
         workers=0,
         threads=1,

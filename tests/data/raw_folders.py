@@ -109,3 +109,42 @@ def write_coco(
     }
     (folder / f"instances_{split}.json").write_text(json.dumps(content))
     return folder
+
+
+def write_keypoints(
+    folder: pathlib.Path, annotations: list[dict], names: list[str], split: str = "train"
+) -> pathlib.Path:
+    """person_keypoints_<split>.json beside what `write_coco` writes; one category, 3."""
+    write_coco(folder, annotations, split)
+    path = folder / f"instances_{split}.json"
+    content = json.loads(path.read_text())
+    content["categories"] = [{"id": 3, "name": "person", "keypoints": names, "skeleton": [[1, 2]]}]
+    path.write_text(json.dumps(content))
+    path.rename(folder / f"person_keypoints_{split}.json")
+    return folder
+
+
+def write_lvis(folder: pathlib.Path, annotations: list[dict], **image: object) -> pathlib.Path:
+    """lvis_v1_val.json of the picture train2017/000000000007.jpg; categories 3 (frequent) and 9 (rare)."""
+    write_picture(folder / "train2017" / "000000000007.jpg")
+    place = "http://images.cocodataset.org/train2017/000000000007.jpg"
+    base = {"id": 7, "coco_url": place, "height": 20, "width": 30}
+    base |= {"neg_category_ids": [9], "not_exhaustive_category_ids": [3]}
+    categories = [("cup", 3, "f"), ("zebra", 9, "r")]
+    content = {
+        "images": [base | image],
+        "annotations": [{name: value for name, value in each.items() if name != "iscrowd"} for each in annotations],
+        "categories": [{"id": i, "name": n, "frequency": f, "synset": f"{n}.n.01"} for n, i, f in categories],
+    }
+    (folder / "lvis_v1_val.json").write_text(json.dumps(content))
+    return folder
+
+
+def write_cityscapes(folder: pathlib.Path, labels: np.ndarray, split: str = "val") -> pathlib.Path:
+    """One frame of Ulm with this instance map [H, W]."""
+    frame = "ulm_000001_000019"
+    write_picture(folder / "leftImg8bit" / split / "ulm" / f"{frame}_leftImg8bit.png", *labels.shape)
+    path = folder / "gtFine" / split / "ulm" / f"{frame}_gtFine_instanceIds.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(labels.astype(np.uint16)).save(path)
+    return folder

@@ -1,40 +1,11 @@
 import numpy as np
 import pytest
+from records_made import block, record_of
 
 from segjax.data.records import RecordError, encode_mask, encode_png
 from segjax.data.synthetic import SyntheticScenes
 from segjax.data.targets import PromptableExample, mask_cells
 from segjax.data.transforms import ImageError, resize_longest_side
-
-
-def record_of(masks, image=None, crowd=None):
-    masks = np.asarray(masks, bool)
-    height, width = masks.shape[1:]
-    boxes = []
-    for mask in masks:
-        rows, columns = np.nonzero(mask)
-        boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-    return {
-        "image": np.zeros((height, width, 3), np.uint8) if image is None else image,
-        "image_id": "picture",
-        "height": height,
-        "width": width,
-        "objects": {
-            "id": np.arange(len(masks)),
-            "box": np.array(boxes, np.float32),
-            "category": np.zeros(len(masks), np.int32),
-            "crowd": np.zeros(len(masks), bool) if crowd is None else np.array(crowd),
-            "area": masks.sum((1, 2)).astype(np.float32),
-            "rle": [encode_mask(mask) for mask in masks],
-        },
-    }
-
-
-def block(hw, y1, x1, y2, x2):
-    mask = np.zeros(hw, bool)
-    mask[y1:y2, x1:x2] = True
-    return mask
-
 
 RNG = np.random.default_rng
 

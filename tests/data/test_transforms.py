@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax.data.augmentation import Augmentation, Placement, draw_placement, jitter_colours
+from segjax.data.augmentation import Augmentation, draw_placement, jitter_colours
 from segjax.data.photographs import demonstration_photograph
+from segjax.data.placement import Placement
 from segjax.data.transforms import (
     ImageError,
     decode_image,
@@ -241,7 +242,7 @@ def test_colour_jitter_keeps_order_and_stays_in_range():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rotate": True}, "unknown augmentation rotate; there are scale, flip"),
+        ({"rotate": True}, "unknown augmentation rotate; there are scale, short_sides"),
         ({"scale": (0, 2)}, "0 < low <= high"),
         ({"scale": (2, 1)}, "0 < low <= high"),
         ({"brightness": 2.0}, "brightness lies in 0..1"),

@@ -2,7 +2,8 @@
 
 Annotations are <raw>/[annotations/]*.json with lists "images", "annotations" and "categories". A split is named
 as its file without "instances_": instances_val2017.json is val2017. Where there are such files, other JSON
-(captions, keypoints) is left alone. Images are sought in <raw>/<split>, <raw>/images/<split>, <raw>/images, <raw>.
+(captions, keypoints) is left alone; with keypoints=True those of people are read, person_keypoints_val2017.json.
+Images are sought in <raw>/<split>, <raw>/images/<split>, <raw>/images, <raw>.
 Without any, folders are splits (Roboflow's export): <raw>/<split>/_annotations.coco.json, the images beside it.
 """
 
@@ -39,24 +40,34 @@ from segjax.data.sources.raw import (
 # another image.
 POLYGON_SLACK = 2.0
 ROBOFLOW = "_annotations.coco.json"
+PREFIXES = ("instances_", "person_keypoints_")
 
 
 class CocoFolder:
-    """Raw source of a COCO-format folder. Raises FileNotFoundError when it holds no instance annotations."""
+    """Raw source of a COCO-format folder.
 
-    optional: tuple[str, ...] = ()
+    Args:
+      keypoints: read the files with keypoints, person_keypoints_<split>.json, and the keypoints of their objects.
+
+    Raises:
+      FileNotFoundError: no instance annotations. ValueError: files that contradict each other, or no keypoints in them.
+    """
+
+    optional: tuple[str, ...] = ("annotated_box",)
     keypoints = 0
     has_objects = True
+    keypoint_names: tuple[str, ...] = ()
 
-    def __init__(self, raw_dir: str | pathlib.Path):
+    def __init__(self, raw_dir: str | pathlib.Path, *, keypoints: bool = False):
         self.raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")
-        self._files = _annotation_files(self.raw_dir)
+        self._files = self._find_files(PREFIXES[keypoints])
         self.splits = tuple(self._files)
         names: dict[int, str] = {}
         for path in self._files.values():
             # Every split's classes count, so that train and val prepared apart still number them alike. The rest is
             # read again when its turn comes: two of COCO's files at once would take gigabytes.
-            for category in read_annotations(path)["categories"]:
+            for category in self._read(path)["categories"]:
+                self._see(category, path, keypoints)
                 if names.setdefault(category["id"], category["name"]) != category["name"]:
                     raise ValueError(
                         f"{path}: category {category['id']} is {category['name']!r}, "
@@ -64,11 +75,32 @@ class CocoFolder:
                     )
         self.category_ids = tuple(sorted(names))
         self.categories = tuple(names[identity] for identity in self.category_ids)
+        self.keypoints = len(self.keypoint_names)
+        if keypoints and not self.keypoints:
+            raise ValueError(f"no category in {', '.join(map(str, self._files.values()))} has a list of 'keypoints'")
+        self.optional += ("keypoints",) if keypoints else ()
+
+    def _find_files(self, prefix: str) -> dict[str, pathlib.Path]:
+        return _annotation_files(self.raw_dir, prefix)
+
+    def _read(self, path: pathlib.Path) -> dict[str, Any]:
+        return read_annotations(path)
+
+    def _see(self, category: Mapping[str, Any], path: pathlib.Path, keypoints: bool) -> None:
+        """Takes what is to be known of a category besides id and name."""
+        names = tuple(category.get("keypoints", ())) if keypoints else ()
+        if names and self.keypoint_names not in ((), names):
+            raise ValueError(f"{path}: {category['name']!r} has other keypoints than an earlier category: {names}")
+        self.keypoint_names = names or self.keypoint_names
+
+    def _of_picture(self, image: Mapping[str, Any]) -> dict[str, Any]:
+        """Further fields of a record."""
+        return {}
 
     def records(self, split: str, skipped: Skipped) -> Iterator[Record]:
         """Records of a split, in the order of its "images" list. What is broken is skipped and counted."""
         check_split(split, self.splits, self.raw_dir)
-        content = read_annotations(self._files[split])
+        content = self._read(self._files[split])
         known = {image["id"] for image in content["images"]}
         by_image = defaultdict(list)
         for annotation in content["annotations"]:
@@ -95,7 +127,7 @@ class CocoFolder:
             except Unusable as error:
                 skipped.object(error.reason, f"{self._files[split].name}, {error}")
         record = {"image": data, "image_id": str(image["id"]), "height": height, "width": width}
-        return record | {"objects": stack_objects(rows)}
+        return record | {"objects": stack_objects(rows, self.optional)} | self._of_picture(image)
 
     def _object(self, annotation: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
         name = _name(annotation)
@@ -115,11 +147,12 @@ class CocoFolder:
             # COCO's AP sorts objects into small, medium and large by the annotated (polygon) area.
             "area": float(area) if area and np.isfinite(area) and area > 0 else float(np.count_nonzero(mask)),
             "rle": encode_mask(mask),
-        }
+            "annotated_box": _corners(annotation["bbox"]) if "bbox" in annotation else mask_box(mask),
+        } | ({"keypoints": read_keypoints(annotation, self.keypoints, name)} if self.keypoints else {})
 
     def _find_image(self, image: Mapping[str, Any], split: str) -> pathlib.Path:
         name, annotations = image["file_name"], self._files[split]
-        named = annotations.stem.removeprefix("instances_")  # a split's name has lost what TFDS does not take in one
+        named = _without_prefix(annotations.stem)  # a split's name has lost what TFDS does not take in one
         images = self.raw_dir / "images"
         folders = [self.raw_dir / named, images / named, images, self.raw_dir]
         if annotations.name == ROBOFLOW:
@@ -127,17 +160,23 @@ class CocoFolder:
         return next((folder / name for folder in folders if (folder / name).is_file()), images / name)
 
 
-def _annotation_files(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
+def _annotation_files(raw_dir: pathlib.Path, prefix: str) -> dict[str, pathlib.Path]:
     folders = [raw_dir, raw_dir / "annotations"]
     paths = sorted(path for folder in folders if folder.is_dir() for path in folder.glob("*.json"))
-    named = [(path.stem.removeprefix("instances_"), path) for path in paths if path.name.startswith("instances_")]
+    named = [(_without_prefix(path.stem), path) for path in paths if path.name.startswith(prefix)]
     if not named:
         named = [(path.parent.name, path) for path in sorted(raw_dir.glob(f"*/{ROBOFLOW}"))]
     if not named:
         # Captions and keypoints lie beside COCO's own instance files; elsewhere any annotation file will do.
-        named = [(path.stem, path) for path in paths if not path.name.startswith(("captions_", "person_keypoints_"))]
+        others = ("captions_", *(PREFIXES[1:] if prefix == PREFIXES[0] else ()))
+        named = [(_without_prefix(path.stem), path) for path in paths if not path.name.startswith(others)]
     if not named:
         raise FileNotFoundError(f"no annotation JSON in {raw_dir} or {raw_dir / 'annotations'}, and no */{ROBOFLOW}")
+    return by_split(named)
+
+
+def by_split(named: Sequence[tuple[str, pathlib.Path]]) -> dict[str, pathlib.Path]:
+    """Split -> file, training first. Raises ValueError when two names become the same split."""
     files: dict[str, pathlib.Path] = {}
     for name, path in named:
         if (first := files.setdefault(split_name(name), path)) != path:
@@ -145,7 +184,13 @@ def _annotation_files(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
     return {name: files[name] for name in sorted(files, key=split_order)}
 
 
-def read_annotations(path: pathlib.Path) -> dict[str, Any]:
+def _without_prefix(name: str) -> str:
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def read_annotations(path: pathlib.Path, image_fields: tuple[str, ...] = ("id", "file_name")) -> dict[str, Any]:
     """The content of a COCO annotation file. Raises ValueError naming what is missing from it."""
     try:
         content = json.loads(path.read_text())
@@ -155,7 +200,7 @@ def read_annotations(path: pathlib.Path) -> dict[str, Any]:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(f"{path} is not a COCO instance file: it has no list {key!r}")
     for key, fields in (
-        ("images", ("id", "file_name")),
+        ("images", image_fields),
         ("annotations", ("id",)),
         ("categories", ("id", "name")),
     ):
@@ -208,6 +253,22 @@ def _rle_mask(segmentation: Mapping[str, Any], height: int, width: int, name: st
         return runs_to_mask(runs, height, width, name)
     except (RecordError, ValueError, TypeError) as error:
         raise Unusable("RLE does not fit its image", f"{name} ({error})") from error
+
+
+def read_keypoints(annotation: Mapping[str, Any], count: int, name: str) -> np.ndarray:
+    """Keypoints float32 [count, 3] of an annotation, in the middle of the pixels that COCO names (as detectron2 has
+    it); (0, 0, 0) where not labelled. Raises Unusable for another number of them."""
+    flat = annotation.get("keypoints") or [0] * 3 * count
+    try:
+        keypoints = np.asarray(flat, np.float32).reshape(count, 3)
+    except (ValueError, TypeError) as error:
+        raise Unusable(f"keypoints are not {count} times x, y, visibility", f"{name} ({error})") from error
+    return np.where(keypoints[:, 2:] > 0, keypoints + np.float32([0.5, 0.5, 0]), 0)
+
+
+def _corners(bbox: Sequence[float]) -> np.ndarray:
+    x, y, width, height = np.asarray(bbox, np.float64)
+    return np.array([x, y, x + width, y + height], np.float32)
 
 
 def _check_bbox(bbox: Any, name: str) -> None:

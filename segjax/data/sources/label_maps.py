@@ -10,12 +10,11 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from segjax.data.records import Record, stack_objects
 from segjax.data.sources.raw import (
     Skipped,
     Unusable,
+    check_size,
     check_split,
     list_pictures,
     object_from_mask,
@@ -79,7 +78,7 @@ def _map_record(path: pathlib.Path, skipped: Skipped) -> Record:
     image, height, width = read_picture(path)
     labels_path = path.parent.parent / "labels" / f"{path.stem}.png"
     labels = read_map(labels_path, "label map")
-    _check_size(labels, height, width, "label map", labels_path)
+    check_size(labels, height, width, "label map", labels_path)
     return _record(path.stem, image, height, width, objects_from_map(labels))
 
 
@@ -92,22 +91,13 @@ def _kaggle_record(folder: pathlib.Path, skipped: Skipped) -> Record:
     for number, path in enumerate(list_pictures(folder / "masks"), 1):
         try:
             mask = read_map(path, "mask file") != 0
-            _check_size(mask, height, width, "mask file", path)
+            check_size(mask, height, width, "mask file", path)
             if not mask.any():
                 raise Unusable("mask is empty", str(path))
             rows.append(object_from_mask(mask, number))
         except Unusable as error:
             skipped.object(error.reason, str(error))
     return _record(folder.name, image, height, width, rows)
-
-
-def _check_size(array: np.ndarray, height: int, width: int, what: str, path: pathlib.Path) -> None:
-    if array.shape != (height, width):
-        found = " x ".join(map(str, array.shape))
-        raise Unusable(
-            f"{what} is of another size than its image",
-            f"{path} ({found} for an image of {height} x {width})",
-        )
 
 
 def _record(image_id: str, image: bytes, height: int, width: int, rows: list[dict[str, Any]]) -> Record:

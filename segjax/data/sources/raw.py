@@ -143,6 +143,16 @@ def read_map(path: pathlib.Path, what: str) -> np.ndarray:
         raise Unusable(f"{what} is truncated or not a picture", f"{path} ({error})") from error
 
 
+def check_size(array: np.ndarray, height: int, width: int, what: str, path: pathlib.Path) -> None:
+    """Raises Unusable unless a map [H, W] is as large as its picture."""
+    if array.shape != (height, width):
+        found = " x ".join(map(str, array.shape))
+        raise Unusable(
+            f"{what} is of another size than its image",
+            f"{path} ({found} for an image of {height} x {width})",
+        )
+
+
 def object_from_mask(mask: np.ndarray, identity: int, category: int = 0, **fields: Any) -> dict[str, Any]:
     """One object's fields from its non-empty mask [H, W]: exact box, area in pixels, run lengths."""
     return {

@@ -3,20 +3,15 @@
 import pathlib
 from collections.abc import Iterator
 
+from segjax.data.figures import scenes_of
 from segjax.data.records import Record
-from segjax.data.shapes import SHAPES
 from segjax.data.sources.raw import Skipped, check_split
-from segjax.data.synthetic import SyntheticScenes
 
 
 class Scenes:
-    """Synthetic scenes of `count` images a split; needs no raw folder."""
+    """Synthetic scenes of `count` images a split, of the `kind` "shapes" or "figures"; needs no raw folder."""
 
     splits = ("train", "heldout")
-    categories = SHAPES
-    category_ids = tuple(range(len(SHAPES)))
-    optional: tuple[str, ...] = ()
-    keypoints = 0
     has_objects = True
 
     def __init__(
@@ -27,14 +22,18 @@ class Scenes:
         size: int = 128,
         seed: int = 0,
         difficulty: str = "easy",
+        kind: str = "shapes",
     ):
         if raw_dir is not None:
             raise ValueError(f"synthetic scenes are made from a seed and read no folder, got {raw_dir}; leave it out")
-        self.count = count
+        self.count, self._scenes = count, scenes_of(kind)
+        self.categories, self.keypoint_names = self._scenes.categories, self._scenes.keypoint_names
+        self.category_ids, self.keypoints = self._scenes.category_ids, len(self.keypoint_names)
+        self.optional = ("keypoints",) if self.keypoints else ()
         self._options = {"size": size, "seed": seed, "difficulty": difficulty}
 
     def records(self, split: str, skipped: Skipped) -> Iterator[Record]:
         """The scenes of a split, by index."""
         check_split(split, self.splits, "the synthetic source")
-        scenes = SyntheticScenes(split, self.count, **self._options)
+        scenes = self._scenes(split, self.count, **self._options)
         yield from (scenes[index] for index in range(len(scenes)))

@@ -1,0 +1,38 @@
+"""Pictures of masks, prompts and detections: uint8 RGB arrays in, uint8 RGB arrays out."""
+
+from segjax.viz.detection import detection_overlay, detection_sheet
+from segjax.viz.pictures import (
+    BACKGROUND,
+    FOREGROUND,
+    MISSED,
+    PALETTE,
+    WRONG,
+    completed_picture,
+    draw_prompts,
+    error_map,
+    interaction_sheet,
+    label_overlay,
+    masked_picture,
+    overlay,
+    reconstruction_sheet,
+    spotlight,
+)
+
+__all__ = [
+    "BACKGROUND",
+    "FOREGROUND",
+    "MISSED",
+    "PALETTE",
+    "WRONG",
+    "completed_picture",
+    "detection_overlay",
+    "detection_sheet",
+    "draw_prompts",
+    "error_map",
+    "interaction_sheet",
+    "label_overlay",
+    "masked_picture",
+    "overlay",
+    "reconstruction_sheet",
+    "spotlight",
+]

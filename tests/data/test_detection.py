@@ -1,0 +1,231 @@
+"""Examples for detectors: boxes, mask cells and keypoints stay with the picture; what is dropped is counted."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from records_made import block, record_of
+from scipy import ndimage
+
+from segjax.data.detection import DetectionExample, shown_whole
+from segjax.data.loader import make_loader
+from segjax.data.placed import left_right_pairs, mask_cells_of_box
+from segjax.data.records import RecordError, decode_mask
+from segjax.data.sources.coco import CocoFolder
+from segjax.data.sources.raw import Skipped
+from segjax.data.synthetic import SyntheticScenes
+from segjax.data.transforms import ImageError
+
+RNG = np.random.default_rng
+JITTER = {"scale": (0.1, 2.0), "flip": True, "brightness": 0.1}
+
+
+def test_shapes_and_types():
+    example = DetectionExample((96, 128), 7, keypoints=3)
+    expected = {
+        "image": ((96, 128, 3), np.uint8),
+        "size": ((2,), np.int32),
+        "original": ((2,), np.int32),
+        "weight": ((), np.float32),
+        "boxes": ((7, 4), np.float32),
+        "categories": ((7,), np.int32),
+        "valid": ((7,), bool),
+        "crowd": ((7,), bool),
+        "dropped": ((), np.int32),
+        "masks": ((7, 112, 112), np.uint8),
+        "keypoints": ((7, 3, 3), np.float32),
+    }
+    for made in (example(SyntheticScenes("train", 3)[0], RNG(0)), example.placeholder()):
+        assert {name: (np.shape(array), array.dtype) for name, array in made.items()} == expected
+    assert not {"masks", "keypoints"} & set(DetectionExample((96, 128), mask_side=0).placeholder())
+    assert example.placeholder()["weight"] == 0
+
+
+def test_boxes_and_cells_of_a_picture_twice_as_large():
+    mask = block((30, 60), 10, 20, 20, 40)
+    mask[10:15, 20:30] = False  # its upper left quarter
+    record = record_of([mask, block((30, 60), 0, 0, 30, 3)], category=[4, 2], crowd=[False, True])
+    example = DetectionExample((60, 140), 3)(record, RNG(0))
+    assert example["size"].tolist() == [60, 120] and example["original"].tolist() == [30, 60]
+    np.testing.assert_array_equal(example["boxes"], [[40, 20, 80, 40], [0, 0, 6, 60], [0, 0, 0, 0]])
+    assert example["categories"].tolist() == [4, 2, 0] and example["valid"].tolist() == [True, True, False]
+    assert example["crowd"].tolist() == [False, True, False] and example["dropped"] == 0
+    expected = np.ones((112, 112), np.uint8)
+    expected[:56, :56] = 0
+    np.testing.assert_array_equal(example["masks"], [expected, np.ones_like(expected), np.zeros_like(expected)])
+
+
+def test_tight_boxes_have_an_exclusive_far_edge():
+    """detectron2's cases: columns 1-3 and rows 0-3; columns 1-2 and rows 1-3."""
+    masks = [block((4, 4), 0, 1, 4, 4), block((4, 4), 1, 1, 4, 3)]
+    example = DetectionExample((4, 4), 2)(record_of(masks), RNG(0))
+    np.testing.assert_array_equal(example["boxes"], [[1, 0, 4, 4], [1, 1, 3, 4]])
+
+
+def pasted(cells, box, size):
+    """Mask bool of ``size``: the cells stretched over the box, sampled at the pixels' middles, at least half."""
+    left, top, right, bottom = np.array([*np.floor(box[:2]), *np.ceil(box[2:])], int)
+    y, x = np.arange(top, bottom) + 0.5, np.arange(left, right) + 0.5
+    at_y = (y - box[1]) / (box[3] - box[1]) * len(cells) - 0.5
+    at_x = (x - box[0]) / (box[2] - box[0]) * len(cells) - 0.5
+    at = np.meshgrid(at_y, at_x, indexing="ij")
+    mask = np.zeros(size, bool)
+    values = ndimage.map_coordinates(cells.astype(float), at, order=1, mode="constant", cval=0)
+    mask[top:bottom, left:right] = values >= 0.5
+    return mask
+
+
+def iou(a, b):
+    return (a & b).sum() / max(1, (a | b).sum())
+
+
+def test_pasted_cells_are_the_masks_on_the_canvas_whatever_was_drawn():
+    """Against the other way, by which promptable targets are made: the mask is resized with the picture."""
+    example = DetectionExample((96, 128), 12, augment=JITTER, min_side=6)
+    found = []
+    for index in range(25):
+        record = SyntheticScenes("train", 25)[index]
+        made = example(record, RNG(index))
+        placement = example.placement((128, 128), RNG(index))
+        masks = [placement.apply_mask(decode_mask(rle, 128, 128)) for rle in record["objects"]["rle"]]
+        for row in np.flatnonzero(made["valid"]):
+            shown = pasted(made["masks"][row], made["boxes"][row], placement.size)
+            found.append(max(iou(shown, mask) for mask in masks))
+    assert len(found) > 80 and np.mean(found) > 0.96 and np.quantile(found, 0.05) > 0.88
+
+
+def test_round_trip_of_coco_masks_at_28_cells(real_data):
+    """As detectron2's test of 100 annotations: cut to 28 x 28 and pasted back, mean IoU above 0.94."""
+    found = []
+    for record in CocoFolder(real_data("coco_cc")).records("val2017", Skipped()):
+        objects = record["objects"]
+        for index in np.flatnonzero(~objects["crowd"]):
+            mask = decode_mask(objects["rle"][index], record["height"], record["width"])
+            box = objects["box"][index]
+            cells = mask_cells_of_box(mask, box, 112)
+            coarse = cells.reshape(28, 4, 28, 4).mean((1, 3)) >= 0.5
+            found.append((iou(pasted(coarse, box, mask.shape), mask), iou(pasted(cells, box, mask.shape), mask)))
+        if len(found) >= 100:
+            break
+    coarse, fine = np.mean(found[:100], axis=0)
+    assert coarse > 0.94 and fine > 0.98
+
+
+def test_mirrored_masks_boxes_and_keypoints():
+    mask = block((20, 40), 5, 4, 15, 12)
+    mask[5:10, 4:6] = False
+    keypoints = np.array([[[5.5, 6.5, 2], [8, 9, 1], [0, 0, 0], [11, 14.5, 2]]], np.float32)
+    record = record_of([mask], keypoints=keypoints)
+    names = ("nose", "left_hand", "right_hand", "tail")
+    pairs = left_right_pairs(names)
+    assert pairs == ((1, 2),)
+    example = DetectionExample((20, 40), 1, augment={"flip": True}, keypoints=4, keypoint_pairs=pairs)
+    seen = set()
+    for seed in range(8):
+        rng = RNG(seed)
+        flipped = example.placement((20, 40), RNG(seed)).flip_x
+        made = example(record, rng)
+        seen.add(flipped)
+        if flipped:
+            np.testing.assert_array_equal(made["boxes"], [[28, 5, 36, 15]])
+            # What was the left hand is the right one now; the one that was not labelled still is not.
+            np.testing.assert_array_equal(made["keypoints"][0], [[34.5, 6.5, 2], [0, 0, 0], [32, 9, 1], [29, 14.5, 2]])
+            np.testing.assert_array_equal(made["masks"][0], mask_cells_of_box(mask, (4, 5, 12, 15), 112)[:, ::-1])
+        else:
+            np.testing.assert_array_equal(made["keypoints"], keypoints)
+    assert seen == {True, False}
+
+
+def test_keypoints_outside_the_crop_are_not_labelled_and_others_move_along():
+    keypoints = np.array([[[10, 10, 2], [70, 50, 2]]], np.float32)
+    record = record_of([block((60, 80), 2, 2, 58, 78)], keypoints=keypoints)
+    example = DetectionExample((48, 64), 1, augment={"scale": (2.0, 2.0)}, keypoints=2)
+    for seed in range(6):
+        placement, made = example.placement((60, 80), RNG(seed)), example(record, RNG(seed))
+        for point, (x, y, visibility) in zip(placement.points(keypoints[0, :, :2]), made["keypoints"][0], strict=True):
+            if (point >= 0).all() and (point <= (64, 48)).all():
+                np.testing.assert_allclose((x, y, visibility), (*point, 2), rtol=1e-6)
+            else:
+                assert (x, y, visibility) == (0, 0, 0)
+    without = record_of([block((60, 80), 2, 2, 58, 78)])
+    assert not example(without, RNG(0))["keypoints"].any()
+    with pytest.raises(RecordError, match="3 an object; expected 2 an object"):
+        example(record | {"objects": record["objects"] | {"keypoints": np.zeros((1, 3, 3), np.float32)}}, RNG(0))
+
+
+def test_cut_objects_have_the_box_of_what_is_left_and_slivers_can_be_dropped():
+    masks = [block((40, 40), 0, 0, 40, 40)]
+    record = record_of(masks)
+    whole = DetectionExample((20, 20), 1, augment={"scale": (2.0, 2.0)})
+    made = whole(record, RNG(0))
+    np.testing.assert_array_equal(made["boxes"], [[0, 0, 20, 20]])  # a quarter of it is left
+    picky = DetectionExample((20, 20), 1, augment={"scale": (2.0, 2.0)}, min_visible=0.3)
+    assert not picky(record, RNG(0))["valid"].any() and picky(record, RNG(0))["weight"] == 1
+    shy = DetectionExample((20, 20), 1, augment={"scale": (2.0, 2.0)}, min_visible=0.25)
+    assert shy(record, RNG(0))["valid"].all()
+
+
+def test_objects_of_less_than_a_pixel_are_dropped():
+    masks = [block((100, 100), 10, 10, 14, 90), block((100, 100), 30, 30, 50, 50)]
+    made = DetectionExample((20, 20), 4)(record_of(masks), RNG(0))  # 4 pixels become 0.8
+    np.testing.assert_allclose(made["boxes"][:2], [[6, 6, 10, 10], [0, 0, 0, 0]], rtol=1e-6)
+    assert made["dropped"] == 0
+    kept = DetectionExample((20, 20), 4, min_side=0.5)(record_of(masks), RNG(0))
+    np.testing.assert_allclose(kept["boxes"][0], [2, 2, 18, 2.8], rtol=1e-6)
+
+
+def test_the_largest_stay_where_there_is_no_room_and_crowds_go_first():
+    masks = [block((50, 50), 0, 0, size, size) for size in (10, 50, 20, 30)]
+    record = record_of(masks, crowd=[False, True, False, False], category=[0, 1, 2, 3])
+    made = DetectionExample((50, 50), 2)(record, RNG(0))
+    assert made["categories"].tolist() == [2, 3] and made["dropped"] == 2 and not made["crowd"].any()
+
+
+def test_multi_scale_draws_a_side_and_evaluation_never():
+    record = record_of([block((30, 60), 10, 20, 20, 40)])
+    options = dict(canvas=(128, 128), short_side=40, long_side=110)
+    train = DetectionExample(**options, augment={"short_sides": (20, 30, 60)})
+    sizes = {tuple(train(record, RNG(seed))["size"]) for seed in range(20)}
+    assert sizes == {(20, 40), (30, 60), (55, 110)}
+    evaluation = DetectionExample(**options, augment={"short_sides": (20,), "flip": True}, train=False)
+    made = [evaluation(record, RNG(seed)) for seed in range(3)]
+    assert all(tuple(each["size"]) == (40, 80) for each in made)
+    for name in made[0]:
+        np.testing.assert_array_equal(made[0][name], made[1][name])
+
+
+def test_answers_come_back_to_the_picture():
+    record = record_of([block((33, 71), 10, 20, 20, 40)])
+    example = DetectionExample((64, 64), 1, train=False)(record, RNG(0))
+    back = shown_whole(example["size"], example["original"])
+    np.testing.assert_allclose(back.boxes_back(example["boxes"]), [[20, 10, 40, 20]], rtol=1e-6)
+    np.testing.assert_array_equal(example["image"][: example["size"][0], :64], back.apply(record["image"]))
+
+
+def test_a_loader_gives_placeholders_and_the_index_of_each_picture():
+    scenes = SyntheticScenes("train", 3)
+    with make_loader(scenes, DetectionExample((64, 64), 5), batch_size=2, train=False, threads=0) as loader:
+        first, last = list(loader)
+    assert first["index"].tolist() == [0, 1] and last["index"].tolist() == [2, -1]
+    assert last["weight"].tolist() == [1, 0] and first["masks"].shape == (2, 5, 112, 112)
+
+
+def test_wrong_settings_and_broken_records_say_what_is_wrong():
+    with pytest.raises(ValueError, match="canvas is"):
+        DetectionExample((0, 20))
+    with pytest.raises(ValueError, match="more than the 2 keypoints"):
+        DetectionExample((20, 20), keypoints=2, keypoint_pairs=[(1, 2)])
+    with pytest.raises(ValueError, match="share of an object"):
+        DetectionExample((20, 20), min_visible=2)
+    with pytest.raises(ValueError, match="not both"):
+        DetectionExample((20, 20), augment={"scale": (1, 2), "short_sides": (3,)})
+    record = record_of([block((20, 20), 2, 2, 9, 9)], np.zeros((20, 21, 3), np.uint8))
+    with pytest.raises(ImageError, match="20 x 21 pixels, but its record"):
+        DetectionExample((20, 20))(record, RNG(0))
+
+
+def test_pictures_are_resized_as_pillow_does_it():
+    record = SyntheticScenes("train", 2)[1]
+    made = DetectionExample((96, 100), 4, train=False)(record, RNG(0))
+    expected = Image.fromarray(record["image"]).resize((96, 96), Image.BILINEAR)
+    np.testing.assert_array_equal(made["image"][:, :96], expected)
+    assert not made["image"][:, 96:].any()

@@ -1,0 +1,242 @@
+"""COCO's numbers: what pycocotools makes of the raw files, and cases that can be counted by hand."""
+
+import contextlib
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from records_made import block, record_of
+
+from segjax.data.records import decode_mask, encode_mask
+from segjax.data.sources.coco import CocoFolder
+from segjax.data.sources.raw import Skipped
+from segjax.evaluation.coco import boundary_of, evaluate_coco
+from segjax.evaluation.coco_format import CocoResults, coco_truth
+
+HW = (300, 300)
+
+
+def measured(records, answers, kind, categories=("thing",), ids=None, **options):
+    """Scores of answers {index: (masks, scores, categories)}, with the masks' own boxes."""
+    truth = coco_truth(records, categories, ids)
+    results = CocoResults(truth)
+    for index, (masks, scores, classes) in answers.items():
+        results.add(index, [box_of(mask) for mask in masks], scores, classes, np.asarray(masks))
+    return evaluate_coco(truth, results.rows(), kind, **options)
+
+
+def box_of(mask):
+    rows, columns = np.nonzero(mask)
+    return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm", "boundary"])
+def test_perfect_answers_have_ap_one_and_nothing_found_has_zero(kind):
+    sizes = (20, 60, 150)  # small, medium, large
+    masks = [block(HW, 5, 5, 5 + size, 5 + size) for size in sizes]
+    records = [record_of([mask], image_id=str(k)) for k, mask in enumerate(masks)]
+    numbers = measured(records, {k: ([mask], [0.9], [0]) for k, mask in enumerate(masks)}, kind).numbers()
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+    assert numbers == pytest.approx({f"{kind}/{name}": 1.0 for name in names})
+    assert set(measured(records, {}, kind).numbers().values()) == {0.0}
+
+
+def test_one_of_two_found_counts_for_51_of_the_101_recalls():
+    masks = [block(HW, 5, 5, 55, 55), block(HW, 100, 100, 150, 150)]
+    numbers = measured([record_of(masks)], {0: (masks[:1], [0.3], [0])}, "segm").numbers()
+    assert numbers["segm/AP"] == pytest.approx(51 / 101) and numbers["segm/AR100"] == 0.5
+    assert "segm/APs" not in numbers and numbers["segm/APm"] == pytest.approx(51 / 101)
+
+
+def test_a_wrong_answer_counts_by_its_place_in_the_order():
+    mask, elsewhere = block(HW, 5, 5, 55, 55), block(HW, 100, 100, 150, 150)
+    for wrong, ap in ((0.9, 0.5), (0.1, 1.0)):  # precision 1/2 at every recall; or none after the last find
+        scores = measured([record_of([mask])], {0: ([mask, elsewhere], [0.5, wrong], [0, 0])}, "bbox")
+        assert scores.numbers()["bbox/AP"] == pytest.approx(ap)
+    # The second answer for the same object is wrong as well.
+    twice = measured([record_of([mask, elsewhere])], {0: ([mask, mask, elsewhere], [0.9, 0.8, 0.7], [0] * 3)}, "bbox")
+    assert twice.numbers()["bbox/AP"] == pytest.approx((51 + 50 * 2 / 3) / 101)
+
+
+def test_overlap_of_77_percent_passes_six_of_ten_thresholds():
+    truth, answer = block(HW, 0, 0, 100, 100), block(HW, 0, 0, 77, 100)
+    for kind in ("bbox", "segm"):
+        numbers = measured([record_of([truth])], {0: ([answer], [0.5], [0])}, kind).numbers()
+        assert numbers[f"{kind}/AP"] == pytest.approx(0.6)
+        assert (numbers[f"{kind}/AP50"], numbers[f"{kind}/AP75"]) == pytest.approx((1, 1))
+
+
+def test_answers_in_a_crowd_are_neither_right_nor_wrong():
+    mask, crowd = block(HW, 5, 5, 55, 55), block(HW, 100, 100, 290, 290)
+    inside = [block(HW, 100 + k, 120, 130 + k, 150) for k in (0, 60)]
+    records = [record_of([mask, crowd], crowd=[False, True])]
+    answers = {0: ([mask, *inside], [0.1, 0.9, 0.8], [0, 0, 0])}
+    for kind in ("bbox", "segm", "boundary"):
+        assert measured(records, answers, kind).numbers()[f"{kind}/AP"] == pytest.approx(1)
+    uncrowded = [record_of([mask, crowd])]
+    assert measured(uncrowded, answers, "segm").numbers()["segm/AP"] < 0.3
+
+
+def test_area_decides_the_size_and_is_the_annotators():
+    record = record_of([block(HW, 5, 5, 55, 55)])  # 2500 pixels
+    record["objects"]["area"][:] = 1000  # below 32 * 32
+    numbers = measured([record], {0: ([block(HW, 5, 5, 55, 55)], [0.5], [0])}, "segm").numbers()
+    assert numbers["segm/APs"] == pytest.approx(1) and "segm/APm" not in numbers
+
+
+def test_most_detections_are_an_option():
+    masks = [block(HW, 10 * k, 10 * k, 10 * k + 9, 10 * k + 9) for k in range(20)]
+    answers = {0: (masks, np.linspace(1, 0.5, 20), [0] * 20)}
+    numbers = measured([record_of(masks)], answers, "bbox", detections=(1, 5)).numbers()
+    assert (numbers["bbox/AR1"], numbers["bbox/AR5"]) == (0.05, 0.25)
+    assert numbers["bbox/AP"] == pytest.approx(26 / 101)  # recalls 0 to .25
+
+
+def test_classes_apart_and_ids_with_gaps():
+    masks = [block(HW, 5, 5, 55, 55), block(HW, 100, 100, 150, 150)]
+    records = [record_of(masks, category=[0, 2], image_id="7")]
+    scores = measured(records, {0: (masks, [0.9, 0.8], [0, 1])}, "segm", ("cup", "zebra", "bus"), (3, 9, 90))
+    assert scores.per_class() == pytest.approx({"cup": 1.0, "bus": 0.0})  # there is no zebra to be found
+    assert scores.numbers()["segm/AP"] == pytest.approx(0.5)
+    recalls, precision = scores.curve(0.5)
+    assert recalls.shape == (101,) and np.allclose(precision, 0.5)
+    with pytest.raises(ValueError, match="no precision at IoU 0.3"):
+        scores.curve(0.3)
+
+
+def test_boundary_iou_of_a_square_shrunk_all_around():
+    """In 500 x 500 pixels a boundary is 14 wide (.02 of 707.1). Of a square of 100 and one of 98 in its middle: rings
+    of 100^2 - 72^2 and 98^2 - 70^2 pixels that share 98^2 - 72^2, so 4420 / 5100 = .867; the masks' IoU is .96."""
+    hw, whole = (500, 500), block((500, 500), 100, 100, 200, 200)
+    for margin, ap in ((1, 0.8), (10, 0.0)):  # with 10: (80^2 - 72^2) / 7296 = 1/6, masks .64
+        answer = block(hw, 100 + margin, 100 + margin, 200 - margin, 200 - margin)
+        numbers = measured([record_of([whole])], {0: ([answer], [0.5], [0])}, "boundary").numbers()
+        assert numbers["boundary/AP"] == pytest.approx(ap)
+    assert measured([record_of([whole])], {0: ([answer], [0.5], [0])}, "segm").numbers()["segm/AP"] == pytest.approx(
+        0.3
+    )
+
+
+def test_boundaries_are_those_that_repeated_erosion_leaves():
+    mask = np.random.default_rng(0).random((40, 60)) < 0.97
+    mask[:, 55:] = False
+    rle = {"size": [40, 60], "counts": encode_mask(mask)}
+    eroded = np.pad(mask, 1)
+    for _ in range(2):  # .03 of 72.1 px, rounded
+        shifted = [np.roll(eroded, (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+        eroded = np.pad(np.all(shifted, axis=0)[1:-1, 1:-1], 1)
+    found = decode_mask(boundary_of(rle, 0.03)["counts"], 40, 60)
+    np.testing.assert_array_equal(found, mask & ~eroded[1:-1, 1:-1])
+    empty = {"size": [4, 4], "counts": encode_mask(np.zeros((4, 4)))}
+    assert boundary_of(empty, 0.02) == empty
+
+
+def keypoint_case(offset, sigmas):
+    keypoints = np.array([[[20, 20, 2], [60, 20, 1], [0, 0, 0], [40, 60, 2]]], np.float32)
+    record = record_of([block(HW, 10, 10, 80, 80)], keypoints=keypoints)
+    truth = coco_truth([record], ["figure"], keypoint_names=tuple("abcd"))
+    results = CocoResults(truth)
+    found = keypoints[..., :2] + [offset, 0]
+    found[0, 2] = 250  # was not labelled: anything goes
+    results.add(0, record["objects"]["box"], [0.7], [0], keypoints=found)
+    return truth, results, evaluate_coco(truth, results.rows(), "keypoints", sigmas=sigmas).numbers()
+
+
+def test_keypoints_by_oks():
+    """All points off by d, of an object of 4900 px and sigma .1: OKS = exp(-d^2 / (2 * 4900 * .2^2))."""
+    sigmas = [0.1] * 4
+    assert list(keypoint_case(0, sigmas)[2].values()) == pytest.approx([1.0] * 6)
+    for oks, ap in ((0.77, 0.6), (0.52, 0.1), (0.3, 0.0)):
+        numbers = keypoint_case(math.sqrt(-2 * 4900 * 0.2**2 * math.log(oks)), sigmas)[2]
+        assert numbers["keypoints/AP"] == pytest.approx(ap) and "keypoints/APs" not in numbers
+        assert numbers["keypoints/AR20"] == numbers["keypoints/ARm"] == pytest.approx(ap)
+    with pytest.raises(ValueError, match="17 sigmas for 4 keypoints"):
+        keypoint_case(0, None)
+    truth, results, _ = keypoint_case(0, sigmas)
+    # COCO names the pixel, records its middle.
+    assert truth["annotations"][0]["keypoints"] == [19.5, 19.5, 2, 59.5, 19.5, 1, 0, 0, 0, 39.5, 59.5, 2]
+    assert truth["annotations"][0]["num_keypoints"] == 3 and results.rows()[0]["keypoints"][:3] == [19.5, 19.5, 1]
+    with pytest.raises(ValueError, match="truth has no keypoints"):
+        evaluate_coco(coco_truth([record_of([block(HW, 1, 1, 9, 9)])], ["x"]), [], "keypoints")
+
+
+def test_pictures_that_were_not_searched_wholly_are_measured_as_lvis_does():
+    mask, other = block(HW, 5, 5, 55, 55), block(HW, 100, 100, 150, 150)
+    lists = {"neg_categories": np.array([1], np.int32), "not_exhaustive_categories": np.array([], np.int32)}
+    record = record_of([mask], category=[0]) | lists
+    has_b = record_of([mask], category=[1], image_id="b") | lists | {"neg_categories": np.array([], np.int32)}
+    truth = coco_truth([record, has_b], ["a", "b", "c"], frequencies=("f", "r", "c"))
+
+    def ap(classes, changed=truth):
+        results = CocoResults(changed)
+        results.add(0, [box_of(mask), box_of(other)], [0.5, 0.9], classes, [mask, other])
+        results.add(1, [box_of(mask)], [0.5], [1], [mask])
+        return evaluate_coco(changed, results.rows(), "segm").numbers()
+
+    assert ap([0, 2])["segm/AP"] == pytest.approx(1)  # nobody looked for c in the first picture
+    assert (ap([0, 0])["segm/APf"], ap([0, 0])["segm/APr"]) == pytest.approx(
+        (0.5, 1)
+    )  # a was: the second answer is wrong
+    assert ap([0, 1])["segm/APr"] == pytest.approx(0.5)  # b is not there for sure
+    assert "segm/APc" not in ap([0, 2]) and "segm/AR300" in ap([0, 2])
+    unsure = coco_truth([record | {"not_exhaustive_categories": np.array([0], np.int32)}, has_b], ["a", "b", "c"])
+    assert ap([0, 0], unsure)["segm/AP"] == pytest.approx(1)  # there may be another a
+    results = CocoResults(truth)
+    results.add(0, [box_of(other), box_of(mask)], [0.9, 0.5], [0, 0])
+    few = evaluate_coco(truth, results.rows(), "bbox", detections=(1,)).numbers()
+    assert few["bbox/AR1"] == 0  # the wrong one, of all classes, is the only one that counts
+
+
+def test_truth_from_records_gives_what_pycocotools_makes_of_the_raw_files(real_data, tmp_path):
+    """The records of COCO's photographs, and answers that are shifted, mislabelled, missing and doubled."""
+    folder, rng = real_data("coco_cc"), np.random.default_rng(0)
+    source = CocoFolder(folder)
+    records = []
+    for record in source.records("val2017", Skipped()):
+        records.append(record)
+        if len(records) == 6:
+            break
+    truth = coco_truth(records, source.categories, source.category_ids)
+    results = CocoResults(truth)
+    for index, record in enumerate(records):
+        objects = record["objects"]
+        kept = np.flatnonzero(~objects["crowd"] & (rng.random(len(objects["id"])) < 0.8))
+        kept = np.concatenate([kept, kept[:2]])
+        masks = [decode_mask(objects["rle"][k], record["height"], record["width"]) for k in kept]
+        masks = [np.roll(mask, rng.integers(-6, 7, 2), (0, 1)) for mask in masks]
+        boxes = objects["box"][kept] + rng.normal(0, 3, (len(kept), 4))
+        boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
+        classes = np.where(rng.random(len(kept)) < 0.9, objects["category"][kept], 0)
+        results.add(index, boxes, rng.random(len(kept)), classes, masks)
+    results.write(tmp_path / "results.json")
+    for kind in ("bbox", "segm"):
+        rows = json.loads((tmp_path / "results.json").read_text())
+        for row in rows if kind == "segm" else ():
+            del row["bbox"]  # as detectron2 does: else areas would be the boxes'
+        with contextlib.redirect_stdout(io.StringIO()):
+            raw = COCO(str(folder / "instances_val2017.json"))
+            reference = COCOeval(raw, raw.loadRes(rows), kind)
+            reference.params.imgIds = [int(record["image_id"]) for record in records]
+            reference.evaluate()
+            reference.accumulate()
+            reference.summarize()
+        numbers = evaluate_coco(truth, results.rows(), kind).numbers()
+        assert 0.1 < numbers[f"{kind}/AP"] < 0.9
+        np.testing.assert_allclose(list(numbers.values()), reference.stats, atol=1e-12)
+
+
+def test_what_cannot_be_measured_is_said():
+    truth = coco_truth([record_of([block(HW, 1, 1, 9, 9)])], ["thing"])
+    row = {"image_id": "picture", "category_id": 0, "score": 0.5, "bbox": [1, 1, 2, 2]}
+    with pytest.raises(ValueError, match="choose one of bbox, segm, boundary, keypoints"):
+        evaluate_coco(truth, [], "box")
+    with pytest.raises(ValueError, match="results without 'segmentation' cannot be measured by 'segm'"):
+        evaluate_coco(truth, [row], "segm")
+    with pytest.raises(ValueError, match="picture 'other' and category 0"):
+        evaluate_coco(truth, [row | {"image_id": "other"}])
+    untouched = [dict(row)]
+    assert evaluate_coco(truth, untouched).numbers() and untouched == [row]

@@ -1,0 +1,66 @@
+"""Pictures of detections: what colour the pixels are."""
+
+import numpy as np
+import pytest
+
+from segjax import viz
+
+
+def grey(height=120, width=160, level=100):
+    return np.full((height, width, 3), level, np.uint8)
+
+
+RED, BLUE = (200, 0, 0), (0, 0, 250)
+
+
+def test_frames_masks_and_tags_have_the_objects_colour():
+    masks = np.zeros((2, 120, 160), bool)
+    masks[0, 30:60, 40:80] = True
+    boxes = [[40, 30, 80, 60], [100, 60, 150, 110]]
+    out = viz.detection_overlay(grey(), boxes, masks, [1, 0], [0.9, 0.5], ["cup", "zebra"], colors=[RED, BLUE])
+    np.testing.assert_array_equal(out[30, 50], RED)  # frame
+    np.testing.assert_array_equal(out[59, 79], RED)
+    np.testing.assert_array_equal(out[45, 60], [145, 55, 55])  # 45 % of red over grey
+    np.testing.assert_array_equal(out[90, 120], [100, 100, 100])  # no mask
+    np.testing.assert_array_equal(out[60, 120], BLUE)
+    assert (out[18:29, 40:100] == RED).all(-1).mean() > 0.3  # the tag above the frame
+    assert (out[:, 151:] == 100).all()
+    bare = viz.detection_overlay(grey(), boxes, colors=[RED, BLUE])
+    assert (bare[:29] == 100).all()
+
+
+def test_the_most_certain_lies_on_top_and_nothing_is_fine():
+    boxes = [[10, 30, 90, 90], [10, 30, 90, 90]]
+    out = viz.detection_overlay(grey(), boxes, scores=[0.2, 0.8], colors=[RED, BLUE])
+    np.testing.assert_array_equal(out[89, 50], BLUE)
+    image = grey()
+    nothing = viz.detection_overlay(image, np.zeros((0, 4)), np.zeros((0, 120, 160), bool), [], [])
+    np.testing.assert_array_equal(nothing, image)
+
+
+def test_keypoints_that_are_labelled_are_drawn():
+    keypoints = np.array([[[60, 60, 2], [100, 60, 1], [30, 100, 0]]])
+    out = viz.detection_overlay(
+        grey(), [[10, 40, 120, 110]], keypoints=keypoints, skeleton=[(0, 1), (1, 2)], colors=[RED]
+    )
+    np.testing.assert_array_equal(out[60, 60], RED)
+    np.testing.assert_array_equal(out[60, 80], RED)  # the line between both
+    assert (out[90:105, 20:40] == 100).all()
+
+
+def test_the_sheet_has_truth_beside_what_is_certain():
+    masks = np.zeros((1, 120, 160), bool)
+    masks[0, 30:60, 40:80] = True
+    truth = {"boxes": np.array([[40, 30, 80, 60]]), "masks": masks, "labels": [0]}
+    found = {"boxes": [[40, 30, 80, 60], [90, 60, 150, 110]], "scores": [0.9, 0.1], "labels": [0, 0]}
+    sheet = viz.detection_sheet([grey(), grey()], [truth, truth], [found, {"boxes": np.zeros((0, 4))}], ["cup"])
+    assert sheet.dtype == np.uint8 and 2 * 256 < sheet.shape[1] < 3 * 256
+    answer = viz.detection_sheet([grey()], [truth], [found], threshold=0.05)
+    assert (answer != viz.detection_sheet([grey()], [truth], [found])).any()
+
+
+def test_what_does_not_fit_is_named():
+    with pytest.raises(ValueError, match="2 scores for 1 boxes"):
+        viz.detection_overlay(grey(), [[1, 1, 9, 9]], scores=[0.1, 0.2])
+    with pytest.raises(ValueError, match="do not fit an image"):
+        viz.detection_overlay(grey(), [[1, 1, 9, 9]], np.zeros((1, 5, 5), bool))
