@@ -1,0 +1,98 @@
+"""What the anchors and the regions of a picture are trained to say (Mask R-CNN, section 3.1), with static shapes.
+
+All of it is of one picture, to be vmapped. G places of ground truth, some of them padding; A anchors; S samples.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from segjax.ops.boxes import box_iou, encode_boxes
+from segjax.ops.matching import IGNORED, in_crowd, match_boxes
+from segjax.ops.sampling import sample_balanced
+
+RPN_WEIGHTS, BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)
+
+
+class AnchorTargets(NamedTuple):
+    """S anchors: which (index, int32 [S]), valid and positive bool [S], and deltas float32 [S, 4] of positive ones."""
+
+    index: jax.Array
+    valid: jax.Array
+    positive: jax.Array
+    deltas: jax.Array
+
+
+class RegionTargets(NamedTuple):
+    """S regions; those that show an object come first.
+
+    boxes: float32 [S, 4]. valid: bool [S]. labels: int32 [S], 1..K, 0 is the background. deltas: float32 [S, 4] to the
+    object's box. matched: int32 [S], the object's place in the ground truth.
+    """
+
+    boxes: jax.Array
+    valid: jax.Array
+    labels: jax.Array
+    deltas: jax.Array
+    matched: jax.Array
+
+
+def anchor_targets(
+    key: jax.Array,
+    anchors: jax.Array,
+    truth: Mapping[str, jax.Array],
+    *,
+    samples: int = 256,
+    positive_fraction: float = 0.5,
+    low: float = 0.3,
+    high: float = 0.7,
+) -> AnchorTargets:
+    """Draws the anchors that a step trains on.
+
+    Args:
+      key: of this picture.
+      anchors: [A, 4].
+      truth: boxes [G, 4], valid and crowd bool [G], of a `DetectionExample`.
+      samples, positive_fraction, low, high: see `sample_balanced` and `match_boxes`.
+    """
+    alone, crowds = truth["valid"] & ~truth["crowd"], truth["valid"] & truth["crowd"]
+    ignored = in_crowd(anchors, truth["boxes"], crowds)
+    matched, label = match_boxes(box_iou(truth["boxes"], anchors), alone, low, high, True, ignored)
+    index, valid, positive = sample_balanced(key, label, samples, positive_fraction)
+    deltas = encode_boxes(truth["boxes"][matched[index]], anchors[index], RPN_WEIGHTS)
+    return AnchorTargets(index, valid, positive, deltas)
+
+
+def region_targets(
+    key: jax.Array,
+    proposals: jax.Array,
+    found: jax.Array,
+    truth: Mapping[str, jax.Array],
+    *,
+    samples: int = 512,
+    positive_fraction: float = 0.25,
+    threshold: float = 0.5,
+) -> RegionTargets:
+    """Draws the regions that a step trains on, out of the proposals and the objects' own boxes.
+
+    The latter are there from the first step on, when proposals are still poor.
+
+    Args:
+      key: of this picture.
+      proposals: [R, 4]; found: bool [R], others are padding. No gradient goes into them.
+      truth: as for `anchor_targets`, with categories int [G], 0..K-1.
+      threshold: IoU from which a region shows the object.
+    """
+    alone, crowds = truth["valid"] & ~truth["crowd"], truth["valid"] & truth["crowd"]
+    boxes = jax.lax.stop_gradient(jnp.concatenate([truth["boxes"], proposals]))
+    there = jnp.concatenate([alone, found])
+    ignored = in_crowd(boxes, truth["boxes"], crowds)
+    matched, label = match_boxes(box_iou(truth["boxes"], boxes), alone, threshold, threshold, False, ignored)
+    label = jnp.where(there, label, IGNORED)
+    index, valid, positive = sample_balanced(key, label, samples, positive_fraction)
+    matched = matched[index]
+    labels = jnp.where(positive, truth["categories"][matched] + 1, 0)
+    deltas = encode_boxes(truth["boxes"][matched], boxes[index], BOX_WEIGHTS)
+    return RegionTargets(boxes[index], valid, labels.astype(jnp.int32), deltas, matched)

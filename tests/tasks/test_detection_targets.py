@@ -1,0 +1,92 @@
+"""What anchors and regions are trained to say, on a picture small enough to work out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.ops.boxes import decode_boxes
+from segjax.tasks.detection_targets import BOX_WEIGHTS, anchor_targets, region_targets
+
+KEY = jax.random.key(0)
+OBJECT, OTHER, CROWD = [0.0, 0.0, 10.0, 10.0], [40.0, 40.0, 60.0, 60.0], [70.0, 70.0, 100.0, 100.0]
+
+
+def truth(*boxes, categories=None, crowd=(), places=4):
+    """Ground truth with padding behind it, whose boxes are such that they would match if they were looked at."""
+    padded = np.full((places, 4), [0.0, 0.0, 9.0, 9.0], np.float32)
+    padded[: len(boxes)] = np.reshape(boxes, (-1, 4))
+    numbers = np.zeros(places, np.int32)
+    numbers[: len(boxes)] = range(len(boxes)) if categories is None else categories
+    number = np.arange(places)
+    made = dict(boxes=padded, categories=numbers, valid=number < len(boxes), crowd=np.isin(number, crowd))
+    return jax.tree.map(jnp.asarray, made)
+
+
+def drawn(targets):
+    """Indices or boxes that are trained on, as (positives, negatives)."""
+    valid, positive = np.asarray(targets.valid), np.asarray(targets.positive)
+    index = np.asarray(targets.index)
+    return sorted(index[valid & positive]), sorted(index[valid & ~positive])
+
+
+def test_anchors_are_objects_background_or_neither():
+    anchors = jnp.array([OBJECT, [0.0, 0.0, 10.0, 16.0], [0.0, 5.0, 10.0, 25.0], [30.0, 30.0, 35.0, 35.0]])
+    found = anchor_targets(KEY, anchors, truth(OBJECT), samples=8)
+    # IoUs 1, .625 (neither), 50 / 250 and 0.
+    assert drawn(found) == ([0], [2, 3])
+    np.testing.assert_allclose(found.deltas[0], 0, atol=1e-6)
+
+
+def test_an_object_that_no_anchor_fits_takes_its_best_one():
+    anchors = jnp.array([OBJECT, [40.0, 40.0, 50.0, 50.0], [45.0, 45.0, 46.0, 46.0]])
+    found = anchor_targets(KEY, anchors, truth(OBJECT, OTHER), samples=8)
+    assert drawn(found) == ([0, 1], [2])
+    row = int(np.flatnonzero(np.asarray(found.index) == 1)[0])
+    np.testing.assert_allclose(decode_boxes(found.deltas[row], anchors[1]), OTHER, atol=1e-4)
+
+
+def test_a_crowd_is_neither_object_nor_background():
+    anchors = jnp.array([CROWD, [72.0, 72.0, 90.0, 90.0], [0.0, 0.0, 5.0, 5.0]])
+    found = anchor_targets(KEY, anchors, truth(OBJECT, CROWD, crowd=(1,)), samples=8)
+    assert drawn(found) == ([2], []), "the last anchor is the object's best, however poor"
+
+
+@pytest.mark.parametrize("make", [anchor_targets, region_targets])
+def test_a_picture_without_objects_has_background_alone(make):
+    boxes = jnp.array([OBJECT, OTHER])
+    options = dict(samples=4) if make is anchor_targets else dict(found=jnp.array([True, False]), samples=4)
+    found = make(KEY, boxes, truth=truth(), **options)
+    negatives = 2 if make is anchor_targets else 1
+    assert int(found.valid.sum()) == negatives and np.all(np.isfinite(found.deltas))
+    assert not np.any(found.positive if make is anchor_targets else found.labels)
+
+
+def test_regions_are_proposals_and_the_objects_themselves():
+    proposals = jnp.array([[0.0, 0.0, 10.0, 12.0], [0.0, 0.0, 10.0, 25.0], [40.0, 40.0, 60.0, 60.0]])
+    there = jnp.array([True, True, False])
+    found = region_targets(KEY, proposals, there, truth(OBJECT, OTHER, categories=[4, 2]), samples=16)
+    rows = zip(np.asarray(found.boxes), found.labels, found.valid, strict=True)
+    rows = {tuple(box): int(label) for box, label, valid in rows if valid}
+    # The third proposal is padding, but the second object's own box is the same; the second's IoU is .4.
+    assert rows == {tuple(OBJECT): 5, tuple(OTHER): 3, (0, 0, 10, 12): 5, (0, 0, 10, 25): 0}
+    labels = np.asarray(found.labels)
+    assert (labels[:3] > 0).all() and not labels[3:].any(), "those that show an object come first"
+    for row in range(3):
+        decoded = decode_boxes(found.deltas[row], found.boxes[row], BOX_WEIGHTS)
+        np.testing.assert_allclose(decoded, [OBJECT, OTHER][int(found.matched[row])], atol=1e-4)
+
+
+def test_a_quarter_of_the_regions_at_most_show_objects_and_crowds_none():
+    proposals = jnp.tile(jnp.array([OBJECT, [30.0, 0.0, 40.0, 10.0], CROWD]), (20, 1))
+    found = region_targets(KEY, proposals, jnp.ones(60, bool), truth(OBJECT, CROWD, crowd=(1,)), samples=16)
+    assert int((found.labels > 0).sum()) == 4 and int(found.valid.sum()) == 16
+    assert not np.any(np.all(np.asarray(found.boxes) == CROWD, axis=1) & np.asarray(found.valid))
+
+
+def test_nothing_flows_back_into_proposals():
+    def total(proposals):
+        found = region_targets(KEY, proposals, jnp.ones(2, bool), truth(OBJECT), samples=4)
+        return jnp.sum(found.boxes) + jnp.sum(found.deltas)
+
+    np.testing.assert_array_equal(jax.grad(total)(jnp.array([OBJECT, OTHER])), 0)
