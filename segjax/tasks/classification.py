@@ -18,6 +18,7 @@ from segjax.data.splits import Spread, categories_of, open_split
 from segjax.evaluation.classification import ClassificationScores
 from segjax.evaluation.nearest_neighbours import neighbour_votes
 from segjax.models.classifier import Classifier, build_classifier, init_classifier
+from segjax.models.operations import TRAINING, classifier_multiply_adds
 from segjax.ops.mixing import mix, soft_labels
 from segjax.tasks.classification_config import completed
 from segjax.tasks.pretrained import classifier_from_mae
@@ -88,6 +89,13 @@ class Classification:
         right = logits.argmax(axis=-1) == targets.argmax(axis=-1)
         losses = optax.softmax_cross_entropy(logits, targets)
         return jnp.sum(losses * weight), jnp.sum(weight), {"top1": jnp.sum(right * weight)}
+
+    def operations(self) -> tuple[float, str]:
+        """Encoder and head of one picture; a frozen encoder runs forward alone."""
+        encoder, head = classifier_multiply_adds(self.model)
+        return 2.0 * (encoder * (1 if self.model.frozen else TRAINING) + TRAINING * head), jnp.dtype(
+            self.model.dtype
+        ).name
 
     def batches(
         self,

@@ -15,7 +15,9 @@ from segjax.data.tiles import Tiles
 from segjax.evaluation.interactive import evaluate_interactive
 from segjax.evaluation.interactive_scores import InteractiveScores
 from segjax.losses.promptable import PromptableLoss
+from segjax.models.operations import TRAINING
 from segjax.models.sam.build import build_sam, init_sam
+from segjax.models.sam.operations import decoder_multiply_adds, encoder_multiply_adds
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
 from segjax.ops.masks import content_mask
@@ -108,6 +110,24 @@ class Promptable:
             masks=session.low_res if fed_back else None,
         )
         return self.model.apply(variables, embedding, prompts, method="decode")
+
+    def operations(self) -> tuple[float, str]:
+        """The encoder, and every round of the decoder for as many prompts as an example has room for.
+
+        The first round has one click or box, later ones as many clicks as have been made; of sampled rounds, those that
+        run forward only count as many as there are on average.
+        """
+        rounds = [decoder_multiply_adds(self.model, tokens=2 + number) for number in range(self.rounds.count)]
+        learnt, later = rounds[0], rounds[1:]
+        if self.rounds.sampled and later:
+            passes = [TRAINING + len(later) - 1 - place for place in range(len(later))]  # of round i, over all draws
+            learnt = TRAINING * learnt + sum(count * cost for count, cost in zip(passes, later, strict=True)) / len(
+                later
+            )
+        else:
+            learnt = TRAINING * sum(rounds)
+        encoder = TRAINING * encoder_multiply_adds(self.model)
+        return 2.0 * (encoder + self.data["max_prompts"] * learnt), jnp.dtype(self.model.dtype).name
 
     def batches(
         self,

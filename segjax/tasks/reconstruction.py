@@ -14,6 +14,7 @@ from segjax import viz
 from segjax.data.crops import CropExample
 from segjax.losses.reconstruction import reconstruction_loss
 from segjax.models.mae import Mae, build_mae, init_mae
+from segjax.models.operations import TRAINING, mae_multiply_adds
 from segjax.ops.patches import predicted_images
 from segjax.ops.windows import resized_windows
 from segjax.tasks.reconstruction_config import completed
@@ -62,6 +63,10 @@ class Reconstruction:
         counted = masked * batch["weight"][:, None]
         kind = dict(patch=self.model.patch, norm_pix=self.model.norm_pix)
         return *reconstruction_loss(prediction, batch["image"], counted, **kind), (prediction, masked)
+
+    def operations(self) -> tuple[float, str]:
+        """Encoder and decoder of one masked picture, see `mae_multiply_adds`."""
+        return 2.0 * TRAINING * sum(mae_multiply_adds(self.model)), jnp.dtype(self.model.dtype).name
 
     def batches(
         self,

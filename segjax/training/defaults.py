@@ -16,6 +16,7 @@ def base_config() -> ml_collections.ConfigDict:
     config.log_every = 50
     config.eval_every = 0  # 0: only at the end
     config.profile_steps = ()  # (first, last): a profiler trace of these steps goes to workdir/profile
+    config.peak_tflops = 0.0  # of one chip, for "mfu" in the log; 0: what is known of it, which of CPUs is nothing
     config.ema_decay = 0.0  # 0: no moving average of the parameters
     config.init_from = (
         ""  # another run's workdir or a file of weights, "mae:PATH" for a MAE's; own checkpoints come first

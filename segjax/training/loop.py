@@ -25,6 +25,7 @@ from segjax.training.start import first_state
 from segjax.training.state import TrainState
 from segjax.training.step import CompiledStep, make_train_step
 from segjax.training.task import Task, Variables
+from segjax.training.throughput import peak_tflops
 from segjax.training.workdir import open_workdir
 
 logger = logging.getLogger(__name__)
@@ -132,7 +133,10 @@ def run_steps(
 ) -> TrainState:
     """Steps `done` .. total_steps. Nothing here waits for the devices except where it says so."""
     config = run.config
-    monitor = Monitor(run.step, config.batch_size, config.profile_steps, workdir / "profile")
+    operations, dtype = run.task.operations()
+    peak = config.peak_tflops or peak_tflops(jax.devices()[0], dtype)
+    work = dict(operations=operations, peak_tflops=peak)
+    monitor = Monitor(run.step, config.batch_size, config.profile_steps, workdir / "profile", **work)
     with contextlib.closing(monitor), jax.transfer_guard("disallow"):
         while done < config.total_steps:
             with monitor.loading():

@@ -12,6 +12,7 @@ import numpy as np
 
 from segjax.training.metrics import means
 from segjax.training.step import CompiledStep
+from segjax.training.throughput import device_memory, utilisation
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ class NonFiniteError(FloatingPointError):
 class Monitor:
     """See the module. step: the compiled step; profile_steps: (first, last) to trace, or ().
 
+    operations: of one image, and peak_tflops: of one chip, as `utilisation` takes them.
+
     Close it, or the trace of a run that ends within these steps is lost.
     """
 
@@ -47,9 +50,13 @@ class Monitor:
         batch_size: int,
         profile_steps: Sequence[int] = (),
         profile_dir: pathlib.Path | None = None,
+        *,
+        operations: float = 0.0,
+        peak_tflops: float = 0.0,
     ) -> None:
         self._step = step
         self._batch_size = batch_size
+        self._work = dict(operations=operations, peak=peak_tflops)
         self._profile = tuple(profile_steps)
         self._profile_dir = profile_dir
         self._tracing = False
@@ -116,15 +123,16 @@ class Monitor:
         self._check_compilations()
 
     def row(self) -> dict[str, float]:
-        """Means of the metrics checked since the last row, the last learning rate, and times per step."""
+        """Means of the metrics checked since the last row, the last learning rate, times per step, and memory."""
         row = means(self._rows)
         row["lr"] = float(self._rows[-1]["lr"])
         self._rows = []
         if self._timed:
             seconds = time.perf_counter() - self._began
             row["seconds_per_step"] = seconds / self._timed
-            row["images_per_second"] = self._batch_size * self._timed / seconds
             row["loader_wait"] = self._waited / seconds
+            row |= utilisation(self._batch_size * self._timed / seconds, chips=jax.device_count(), **self._work)
+        row |= device_memory(jax.local_devices())
         self.restart_clock()
         return row
 

@@ -22,6 +22,7 @@ MAY_CHANGE = (
     r"log_every",
     r"eval_every",
     r"profile_steps",
+    r"peak_tflops",
     r"microbatches",
     r"checkpoint\..*",
     r"mesh\..*",

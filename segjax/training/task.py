@@ -40,6 +40,9 @@ class Task(Protocol):
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """(sum of losses, weight, sums of metrics), float32 scalars; the step divides once by the weight."""
 
+    def operations(self) -> tuple[float, str]:
+        """(of the model for one image in training, forward and backward, 0 if nobody has counted them; their dtype)."""
+
     def batches(
         self,
         split: str,

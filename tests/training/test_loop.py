@@ -51,6 +51,8 @@ def test_a_run_writes_everything_it_promises(uninterrupted):
     row = next(r for r in rows(workdir) if r["step"] == 3)
     assert {"loss", "absolute", "grad_norm", "lr", "seconds_per_step", "images_per_second", "loader_wait"} <= set(row)
     assert 0 <= row["loader_wait"] <= 1 and row["images_per_second"] > 0
+    assert row["images_per_second_per_chip"] == pytest.approx(row["images_per_second"] / jax.device_count())
+    assert row["tflops_per_chip"] > 0 and "mfu" not in row, "what a CPU could do is not known"
     assert (workdir / "pictures" / "truth_0000006.png").is_file() and list((workdir / "tb").iterdir())
     assert task.evaluations == 1 and rows(workdir)[-1]["score"] == 0.0
     _, config = load_variables(workdir)

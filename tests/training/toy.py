@@ -49,6 +49,9 @@ class ToyTask:
         weight = batch["weight"]
         return (error * weight).sum(), weight.sum(), {"absolute": (jnp.abs(out - batch["y"]) * weight).sum()}
 
+    def operations(self):
+        return 3 * 2 * (INPUTS * self.hidden + self.hidden), "float32"
+
     def batches(self, split, *, batch_size, start, process_index, process_count, seed, workdir=None):
         position = start
         while True:

@@ -1,9 +1,9 @@
 """Multiply-adds of a SAM, counted from its sizes as published: what a machine's utilisation is measured against.
 
-Two operations each. Padded window tokens count, norms and activations do not; what an implementation saves or
-adds by computing otherwise (`two_way_transformer`) changes nothing here.
+As `segjax.models.operations` counts; padded window tokens count too.
 """
 
+from segjax.models.operations import block_multiply_adds
 from segjax.models.sam.mask_decoder import MASKS
 from segjax.models.sam.sam import Sam
 
@@ -17,11 +17,9 @@ def encoder_multiply_adds(model: Sam) -> int:
         windowed = model.window and block not in model.global_blocks
         window = model.window if windowed else side
         windows = (-(-side // window)) ** 2
-        tokens = windows * window**2
-        total += tokens * 4 * width**2 + cells * 8 * width**2  # qkv and output; the MLP, on the cells alone
-        total += 2 * windows * window**4 * width  # scores and mixtures
+        total += block_multiply_adds(width, window**2, windows=windows, outside=cells)
         if model.rel_pos:
-            total += 2 * tokens * window * width  # each query with the rows and the columns of its window
+            total += 2 * windows * window**3 * width  # each query with the rows and the columns of its window
     neck = model.prompt_width
     return total + cells * (width * neck + 9 * neck**2)
 
