@@ -10,6 +10,7 @@ from golden.drawn_weights import drawn_variables
 
 from segjax.data.prepare import prepare
 from segjax.models.sam.build import init_sam
+from segjax.models.sam.operations import decoder_multiply_adds, encoder_multiply_adds
 from segjax.tasks import make_task
 from segjax.tasks.promptable_config import promptable_config
 from segjax.training.optimizer import make_optimizer, make_schedule
@@ -228,3 +229,18 @@ def test_an_evaluation_split_that_is_not_there_is_an_error_before_training(tmp_p
     options.data.update(source=str(tmp_path / "scenes"), train_split="train", eval_split="valid")
     with pytest.raises(ValueError, match="valid.*heldout"):
         make_task(options).batches("train", batch_size=2)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_operations_are_those_of_the_passes_that_a_step_makes(sampled):
+    """Three passes for what is learnt from and one for the rounds before a sampled one, averaged over the draws."""
+    settings = config()
+    settings.rounds.update(count=4, sampled=sampled)
+    task = make_task(settings)
+    cost = [decoder_multiply_adds(task.model, tokens=2 + number) for number in range(4)]
+    draws = [dict.fromkeys(range(4), 3)]
+    if sampled:
+        draws = [dict.fromkeys(range(1, drawn), 1) | {0: 3, drawn: 3} for drawn in (1, 2, 3)]
+    rounds = np.mean([sum(passes * cost[n] for n, passes in draw.items()) for draw in draws])
+    expected = 2 * (3 * encoder_multiply_adds(task.model) + task.data["max_prompts"] * rounds)
+    assert task.operations() == (pytest.approx(expected), "float32")
