@@ -57,7 +57,7 @@ def statuses(processes, seconds: float) -> list[int | None]:
 def meet(name: str) -> None:
     """Returns when every process has come here, however long one of them has compiled: gloo waits 30 s for a peer."""
     if jax.process_count() > 1:
-        distributed.global_state.client.wait_at_barrier(name, 250_000)
+        distributed.global_state.client.wait_at_barrier(name, 800_000)
 
 
 def launch(folder, function, processes: int, devices: int, **arguments) -> list:
@@ -67,15 +67,15 @@ def launch(folder, function, processes: int, devices: int, **arguments) -> list:
     port = free_port()
     command = lambda r: [sys.executable, __file__, *map(str, (r, processes, devices, port, folder))]
     workers = [start(command(r), folder / f"{r}.log") for r in range(processes)]
-    codes = statuses(workers, 300)
+    codes = statuses(workers, 900)
     assert codes == [0] * processes, "\n".join((folder / f"{r}.log").read_text()[-3000:] for r in range(processes))
     return [pickle.loads((folder / f"{r}.result").read_bytes()) for r in range(processes)]
 
 
 def main(rank: str, count: str, devices: str, port: str, folder: str) -> None:
     prepare_jax(int(devices))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if int(count) > 1:
+        jax.config.update("jax_compilation_cache_dir", None)  # see segjax.cli.processes.joined
         jax.distributed.initialize(f"localhost:{port}", int(count), int(rank))
     module, name, arguments = pickle.loads(pathlib.Path(folder, "call").read_bytes())
     try:

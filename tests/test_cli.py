@@ -86,6 +86,7 @@ def test_processes_join_before_anything_else_and_by_flag_alone(experiment, train
     monkeypatch.setenv("SEGJAX_GUARDED", "by the test")
     join = lambda *named, **timeouts: joined.append((named, timeouts["heartbeat_timeout_seconds"], len(trained)))
     monkeypatch.setattr(jax.distributed, "initialize", join)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # keep the cache of compiled programs
     command = ["train", f"--config={experiment}", "--workdir=runs/x"]
     main(command)
     assert joined == []

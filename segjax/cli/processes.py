@@ -65,6 +65,9 @@ def joined(args: argparse.Namespace) -> Iterator[None]:
         )
     try:
         _say_who_we_are()
+        if jax.default_backend() == "cpu":
+            # There process 0 alone would find its programs in the cache, and gloo waits but 30 s for those who compile.
+            jax.config.update("jax_compilation_cache_dir", None)
         yield
     except SystemExit:  # told to stop, and all stop together
         raise

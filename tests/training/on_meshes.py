@@ -38,18 +38,28 @@ def run_on(mesh, task, variables, batches, *, microbatches=1, floor=64) -> Outco
         state = jax.jit(fresh, out_shardings=shardings)(variables)
         step = CompiledStep(make_train_step(task.loss, optimizer, SCHEDULE, microbatches=microbatches), shardings, mesh)
         losses, gradient = [], None
-        if jax.process_count() > 1:
-            step.lower(state, place_batch(batches[0], mesh)).compile()  # the call below finds it in the cache
-            meet("compiled")
+        call = step if jax.process_count() == 1 else _compiled_by_all(step, state, place_batch(batches[0], mesh))
         for batch in batches:
             old = state
-            state, metrics = step(state, place_batch(batch, mesh))
+            state, metrics = call(state, place_batch(batch, mesh))
             assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params)), "the state is donated"
             losses.append(float(metrics["loss"]))
             gradient = gradient or whole(state.opt_state[0].trace)
         params = whole(state.params)
-    assert step.compilations == 1
+    assert step.compilations <= 1
     return Outcome(losses, gradient, params, state)
+
+
+def _compiled_by_all(step, state, batch):
+    """The step as a program of its own, once every process has it."""
+    program = step.lower(state, batch).compile()
+    meet("compiled")
+
+    def call(state, batch):
+        new, metrics = program(state.replace(key=None), state.key, batch)
+        return new.replace(key=state.key), metrics
+
+    return call
 
 
 def assert_same(ours: Outcome, theirs: Outcome, tolerance: float = 1e-5) -> None:

@@ -2,8 +2,8 @@
 # The same training on every host of a Cloud TPU slice. Run it where gcloud is set up; see docs/launching.md.
 #
 #   bash tools/launch/tpu_pod.sh NAME ZONE WORKDIR [--config.key=value ...]
-#   CONFIG=experiments/mae/quickstart.py bash tools/launch/tpu_pod.sh my-slice us-east5-a /mnt/runs/mae \
-#     --config.mesh.fsdp=16 --config.batch_size=1024
+#   CONFIG=experiments/mae/imagenet_h.py bash tools/launch/tpu_pod.sh my-slice us-east5-a /mnt/runs/mae-h \
+#     --config.data.source=/mnt/data/imagenet --config.mesh.fsdp=16
 #
 # Once before: on every host (ssh --worker=all) this repository at ~/segjax, `bash tools/environment tpu`, and the same
 # shared file system, so that WORKDIR is one folder for all.
@@ -16,7 +16,7 @@ set -euo pipefail
 name=$1 zone=$2 workdir=$3
 shift 3
 
-train=(.venv/bin/segjax train --distributed --config="${CONFIG:-experiments/mae/quickstart.py}" --workdir="$workdir" "$@")
+train=(.venv/bin/segjax train --distributed --config="${CONFIG:-experiments/mae/imagenet_b.py}" --workdir="$workdir" "$@")
 # 75: another process was lost, 137: this one was killed. Both begin again, and meet within --join_timeout. Anything else
 # (done; stopped and saved; an error that would come again) is the end. Detached, so that it outlives the connection.
 loop="cd ~/segjax && while :; do $(printf '%q ' "${train[@]}"); status=\$?; echo \"status \$status\""
