@@ -4,20 +4,21 @@
     .venv/bin/python tools/benchmark.py sam
     .venv/bin/python tools/benchmark.py sam --parts everything --points-per-side 16 --sides segjax compiled
     .venv/bin/python tools/benchmark.py memory          # segment everything at 4480 x 6720, ours alone
-    .venv/bin/python tools/benchmark.py loader --help   # pictures for a masked autoencoder, see benchmark_loader.py
+    .venv/bin/python tools/benchmark.py mae             # a training step of a masked autoencoder, see benchmark_mae.py
+    .venv/bin/python tools/benchmark.py loader          # pictures for one, see benchmark_loader.py
 
 Each side is a process of its own with the same drawn weights; they take turns, one call each, while the others sleep.
 Every figure is a median (lowest in brackets); peak memory is what a call adds to what its process held before.
 """
 
 import argparse
-import multiprocessing
 import pathlib
 import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
+from turns import Worker, in_turn, peak, reset_peak, table_head, table_row
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -30,6 +31,10 @@ def main() -> None:
         import benchmark_loader
 
         return benchmark_loader.main(sys.argv[2:])
+    if sys.argv[1:2] == ["mae"]:
+        import benchmark_mae
+
+        return benchmark_mae.main(sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("sam", "memory"))
     parser.add_argument("--model", default="sam_vit_b")
@@ -40,33 +45,20 @@ def main() -> None:
     args = parser.parse_args()
     if args.what == "memory":
         return memory(args.model, args.points_per_side)
-    print("| part | " + " | ".join(f"{side} | peak MiB" for side in args.sides) + " | ratios to the first |")
-    print("|---" * (2 + 2 * len(args.sides)) + "|")
-    workers = [Worker(side, args.model, args.points_per_side) for side in args.sides]
+    print(table_head(args.sides))
+    options = dict(model=args.model, points_per_side=args.points_per_side)
+    workers = [Worker(parts_of, side, options) for side in args.sides]
     rates = []
     for part, repeats in tasks(args.parts, args.repeats):
         peaks, times = in_turn(workers, part, repeats)
-        medians = [np.median(t) for t in times]
-        rows = zip(medians, times, peaks, strict=True)
-        cells = (f"{1e3 * median:.0f} ({1e3 * min(t):.0f}) ms | {peak:.0f}" for median, t, peak in rows)
-        print(
-            f"| {part} | {' | '.join(cells)} | {' '.join(f'{m / medians[0]:.2f}' for m in medians[1:])} |", flush=True
-        )
+        print(table_row(part, peaks, times), flush=True)
+        medians = [np.median(taken) for taken in times]
         operations = 2 * multiply_adds(part, args.model)
         if part == "matmul":
             rates = [operations / m for m in medians]
         elif operations and rates:
             shares = " | | ".join(f"{operations / m / rate:.0%}" for m, rate in zip(medians, rates, strict=True))
             print(f"| share of matmul's rate, for {operations:.2e} operations | {shares} | | |")
-
-
-def in_turn(workers: list["Worker"], part: str, repeats: int) -> tuple[list[float], list[list[float]]]:
-    """MiB that the first call added on each side, and the seconds of the counted calls after it."""
-    peaks, times = [worker.ask(part)[1] for worker in workers], [[] for _ in workers]
-    for _ in range(repeats):
-        for worker, taken in zip(workers, times, strict=True):
-            taken.append(worker.ask(part)[0])
-    return peaks, times
 
 
 def tasks(parts: tuple[str, ...], repeats: int) -> list[tuple[str, int]]:
@@ -91,35 +83,8 @@ def multiply_adds(part: str, model: str) -> float:
     return counts.get(kind, lambda: 0)()
 
 
-class Worker:
-    """A side in a process of its own, that runs a part when asked to."""
-
-    def __init__(self, side: str, model: str, points_per_side: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        context.Process(target=serve, args=(theirs, side, model, points_per_side), daemon=True).start()
-
-    def ask(self, part: str) -> tuple[float, float]:
-        """(seconds, MiB that it took beyond what was held)."""
-        self.pipe.send(part)
-        return self.pipe.recv()
-
-
-def serve(pipe, side: str, model: str, points_per_side: int) -> None:
-    parts = (ours if side == "segjax" else theirs)(model, points_per_side, side == "compiled")
-    while part := _next(pipe):
-        held = reset_peak()
-        began = time.perf_counter()
-        parts[part]()
-        pipe.send((time.perf_counter() - began, peak() - held))
-
-
-def _next(pipe) -> str | None:
-    """The part to run; None when nobody asks any more."""
-    try:
-        return pipe.recv()
-    except EOFError:
-        return None
+def parts_of(side: str, model: str, points_per_side: int) -> dict[str, Callable]:
+    return (ours if side == "segjax" else theirs)(model, points_per_side, side == "compiled")
 
 
 def ours(name: str, points_per_side: int, compiled: bool) -> dict[str, Callable]:
@@ -244,21 +209,6 @@ def noise(shape: tuple[int, ...]) -> np.ndarray:
 
 def clicks(count: int, canvas: int) -> np.ndarray:
     return np.random.default_rng(2).uniform(0, canvas - 1, (count, 2)).astype(np.float32)
-
-
-def reset_peak() -> float:
-    """Forgets the highest resident size so far (Linux); returns the present one, MiB."""
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def peak() -> float:
-    return _status("VmHWM")
-
-
-def _status(field: str) -> float:
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field + ":")).split()[1]) / 1024
 
 
 if __name__ == "__main__":

@@ -11,16 +11,16 @@ MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375
 
 
 class TransformersMae:
-    """A float32 model of the same size, strictly loaded."""
+    """A float32 model of the same size, strictly loaded. attention: "eager" or "sdpa", the same numbers nearly."""
 
-    def __init__(self, model, variables):
+    def __init__(self, model, variables, attention="eager"):
         config = ViTMAEConfig(
             hidden_size=model.width, num_hidden_layers=model.depth, num_attention_heads=model.heads,
             intermediate_size=4 * model.width, image_size=model.canvas, patch_size=model.patch,
             decoder_hidden_size=model.decoder_width, decoder_num_hidden_layers=model.decoder_depth,
             decoder_num_attention_heads=model.decoder_heads, decoder_intermediate_size=4 * model.decoder_width,
             mask_ratio=model.mask_ratio, norm_pix_loss=model.norm_pix, layer_norm_eps=model.epsilon,
-            attn_implementation="eager",
+            attn_implementation=attention,
         )  # fmt: skip
         self.mae = ViTMAEForPreTraining(config).eval()
         state = MAE.to_published(variables, HUGGINGFACE, canvas=model.canvas)

@@ -1,0 +1,130 @@
+"""A training step of a masked autoencoder beside transformers' ViTMAEForPreTraining: forward, backward and AdamW.
+
+    .venv/bin/pip install -e .[parity]      # brings the reference
+    .venv/bin/python tools/benchmark.py mae
+    .venv/bin/python tools/benchmark.py mae --model mae_vit_l --batch 64 --dtype bfloat16 --platform gpu
+
+All start from the same drawn weights and are given the same uint8 pictures; each draws its own masks. "eager" and "sdpa"
+are the reference's two attentions, "compiled" is the latter under torch.compile. In half precision the reference runs
+under autocast; its parameters, like ours, stay float32. On a GPU, memory is not what the table's "peak" says.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from turns import Worker, in_turn, table_head, table_row
+
+SIDES = ("segjax", "eager", "sdpa", "compiled")
+ADAM = dict(peak_lr=1e-4, weight_decay=0.05)
+
+
+def main(arguments: Sequence[str]) -> None:
+    from segjax.models.mae import build_mae
+    from segjax.models.operations import TRAINING, mae_multiply_adds
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mae_vit_b")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--platform", default="cpu", choices=("cpu", "gpu"))
+    parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args(arguments)
+    options = dict(model=args.model, batch=args.batch, dtype=args.dtype, platform=args.platform)
+    workers = [Worker(parts_of, side, options) for side in args.sides]
+    print(table_head(args.sides))
+    peaks, products = in_turn(workers, "matmul", 3 * args.repeats)
+    print(table_row("4096 x 4096 matrices multiplied", peaks, products), flush=True)
+    peaks, times = in_turn(workers, "step", args.repeats)
+    print(table_row(f"{args.model}, step of {args.batch}", peaks, times), flush=True)
+    operations = 2 * TRAINING * args.batch * sum(mae_multiply_adds(build_mae(args.model)))
+    rates = [2 * 4096**3 / np.median(taken) for taken in products]
+    medians = [np.median(taken) for taken in times]
+    shares = (f"{operations / median / rate:.0%} |" for median, rate in zip(medians, rates, strict=True))
+    print(f"| share of matmul's rate, for {operations:.2e} operations | {' | '.join(shares)} | |")
+    print(f"| images a second | {' | '.join(f'{args.batch / median:.2f} |' for median in medians)} | |")
+
+
+def parts_of(side: str, **options) -> dict[str, Callable]:
+    return (ours if side == "segjax" else theirs)(side, **options)
+
+
+def ours(side: str, model: str, batch: int, dtype: str, platform: str) -> dict[str, Callable]:
+    import jax
+
+    jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda"}[platform])
+    from golden.drawn_weights import drawn_variables
+
+    from segjax.models.mae import init_mae
+    from segjax.tasks.reconstruction import Reconstruction
+    from segjax.tasks.reconstruction_config import reconstruction_config
+    from segjax.training.optimizer import make_optimizer, make_schedule
+    from segjax.training.sharding import make_mesh, place_batch, state_shardings
+    from segjax.training.state import create_state
+    from segjax.training.step import CompiledStep, make_train_step
+
+    config = reconstruction_config()
+    config.model = dict(name=model, dtype=dtype)
+    task, mesh = Reconstruction(config), make_mesh()
+    schedule = make_schedule(ADAM["peak_lr"], 1000, schedule="constant")
+    optimizer = make_optimizer(schedule, b2=0.95, weight_decay=ADAM["weight_decay"])
+    state = create_state(drawn_variables(task.model, init_mae), optimizer, jax.random.key(0))
+    shardings = state_shardings(state, mesh)
+    state = jax.device_put(state, shardings)
+    square = jax.device_put(np.random.default_rng(0).standard_normal((4096, 4096), np.float32).astype(dtype))
+    product = jax.jit(lambda a: a @ a)
+    step = CompiledStep(make_train_step(task.loss, optimizer, schedule), shardings, mesh)
+    images = dict(image=pictures(batch, task.model.canvas), weight=np.ones(batch, np.float32))
+
+    def run() -> None:
+        nonlocal state
+        with jax.set_mesh(mesh):
+            state, metrics = step(state, place_batch(images, mesh))
+            jax.block_until_ready(metrics)
+
+    return {"matmul": lambda: product(square).block_until_ready(), "step": run}
+
+
+def theirs(side: str, model: str, batch: int, dtype: str, platform: str) -> dict[str, Callable]:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    import torch
+    from golden.drawn_weights import drawn_variables
+    from parity.mae_reference import MEAN, STD, TransformersMae
+
+    from segjax.models.mae import build_mae, init_mae
+
+    ours = build_mae(model)
+    device, kind = {"cpu": "cpu", "gpu": "cuda"}[platform], getattr(torch, dtype)
+    attention = "eager" if side == "eager" else "sdpa"
+    mae = TransformersMae(ours, drawn_variables(ours, init_mae), attention).mae.train().to(device)
+    forward = torch.compile(mae) if side == "compiled" else mae
+    optimizer = torch.optim.AdamW(
+        mae.parameters(), lr=ADAM["peak_lr"], betas=(0.9, 0.95), weight_decay=ADAM["weight_decay"]
+    )
+    images = torch.from_numpy(pictures(batch, ours.canvas))
+    mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in (MEAN, STD))
+    square = torch.randn(4096, 4096, device=device, dtype=kind)
+    done = torch.cuda.synchronize if platform == "gpu" else lambda: None
+
+    def run() -> None:
+        pixels = ((images.to(device) - mean) / std).permute(0, 3, 1, 2)
+        with torch.autocast(device, kind, enabled=dtype != "float32"):
+            loss = forward(pixels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        done()
+
+    def multiply() -> None:
+        with torch.no_grad():
+            square @ square
+        done()
+
+    return {"matmul": multiply, "step": run}
+
+
+def pictures(batch: int, canvas: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (batch, canvas, canvas, 3), np.uint8)
