@@ -27,7 +27,8 @@ def _draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
     kind = path.split("/")[-1]
     if kind == "kernel":
         fan_in = shape[0] if "upscale" in path else math.prod(shape[:-1])
-        values *= fan_in**-0.5 * (0.2 if "/deltas/" in path else 1)  # boxes move, but not all to the edges
+        # Boxes move, but not all to the edges; a pyramid's levels, sums of several, are no larger than other maps.
+        values *= fan_in**-0.5 * (0.2 if "/deltas/" in path else 0.5 if "/pyramid/" in path else 1)
     elif kind == "scale":
         values = 1 + 0.2 * values
     elif kind == "bias":
@@ -39,6 +40,6 @@ def _draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
     elif kind == "mean":  # of a batch norm
         values *= 0.1
     elif kind == "variance":
-        # Half of the kernel's makes up for what the ReLU takes; a block's last one adds little, or many blocks much.
-        values = (4 if "conv_3" in path else 0.5) * (1 + 0.2 * values) ** 2
+        # Half of the kernel's makes up for what the ReLU takes; what a block adds is little, or many blocks add much.
+        values = {"conv_3": 4, "shortcut": 2}.get(path.split("/")[-3], 0.5) * (1 + 0.2 * values) ** 2
     return values.astype(np.float32)

@@ -1,5 +1,7 @@
 """From scores to proposals and detections: by hand where two libraries differ, and the whole on the debug model."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,17 +31,20 @@ def test_anchors_of_a_picture_of_800_rows(rules, step, base):
         pyramid_anchors(rules, (32,), (1.0,), (800, 1344), grids)
 
 
-def proposed(rules, levels, size=(50, 100), before=4, after=6):
-    """levels: lists of (logit, box); the boxes are the anchors, which nothing moves."""
-    logits = [jnp.float32([[logit for logit, _ in level]]) for level in levels]
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("before", "after"))
+def run_proposals(rules, logits, deltas, anchors, sizes, before, after):
+    return best_proposals(rules, logits, deltas, anchors, sizes, before=before, after=after)
+
+
+def proposed(rules, levels, before=4, after=6):
+    """[(score, box)] of two levels of at most three (logit, box); the boxes are the anchors, which nothing moves."""
+    levels = [list(level) + [(-np.inf, [0, 0, 0, 0])] * (3 - len(level)) for level in (*levels, [])[:2]]
+    logits = [np.float32([[logit for logit, _ in level]]) for level in levels]
     anchors = [np.float32([box for _, box in level]) for level in levels]
-    deltas = [jnp.zeros((1, len(level), 4)) for level in levels]
-    found = best_proposals(rules, logits, deltas, anchors, jnp.array([size]), before=before, after=after)
-    return [
-        (round(float(score), 3), box.tolist())
-        for box, score, valid in zip(found.boxes[0], found.scores[0], found.valid[0], strict=True)
-        if valid
-    ]
+    deltas = [np.zeros((1, 3, 4), np.float32)] * 2
+    found = run_proposals(rules, logits, deltas, anchors, np.array([[50, 100]]), before=before, after=after)
+    rows = zip(*jax.tree.map(lambda x: np.asarray(x)[0], found), strict=True)
+    return [(round(float(score), 3), box.tolist()) for box, score, valid in rows if valid]
 
 
 def test_proposals_are_suppressed_level_by_level_and_ranked_together():
@@ -49,8 +54,11 @@ def test_proposals_are_suppressed_level_by_level_and_ranked_together():
     probability = lambda x: round(float(jax.nn.sigmoid(x)), 3)
     want = [(probability(2.0), near), (probability(1.5), box), (probability(0.5), other)]
     assert proposed(TORCHVISION, levels) == want
-    assert proposed(DETECTRON2, levels, after=2) == want[:0] + [(2.0, near), (1.5, box)]
-    assert proposed(DETECTRON2, levels, before=1) == [(2.0, near), (1.5, box)], "the best of each level take part"
+    levels[1].append((0.1, other))
+    assert proposed(DETECTRON2, levels, before=1, after=3) == [(2.0, near), (1.5, box)], (
+        "the best of each level take part"
+    )
+    assert proposed(DETECTRON2, levels, after=1, before=1) == [(2.0, near)]
 
 
 def test_proposals_are_cut_to_the_content_and_dropped_where_nothing_is_left():
@@ -67,25 +75,27 @@ def test_no_gradient_goes_through_proposals():
         found = best_proposals(DETECTRON2, [logit], [delta], anchors, jnp.array([[50, 50]]), before=1, after=1)
         return found.boxes.sum() + found.scores.sum()
 
-    gradients = jax.grad(total, (0, 1))(jnp.ones((1, 1)), jnp.ones((1, 1, 4)))
+    gradients = jax.jit(jax.grad(total, (0, 1)))(jnp.ones((1, 1)), jnp.ones((1, 1, 4)))
     assert not any(jnp.any(gradient) for gradient in gradients)
 
 
-def detected(scores, boxes, deltas=None, valid=None, **options):
-    """scores: rows of probabilities, the background first. Returns [(score, label, box)], and what was left out."""
-    scores, boxes = np.array(scores), jnp.float32([boxes])
-    regions, classes = scores.shape[0], scores.shape[1] - 1
-    deltas = jnp.zeros((1, regions, classes, 4)) if deltas is None else deltas
-    valid = jnp.ones((1, regions), bool) if valid is None else jnp.array([valid])
-    options = dict(score_threshold=0.05, nms_threshold=0.5, side=0.0, candidates=8, count=5) | options
-    proposals = Proposals(boxes, jnp.zeros((1, regions)), valid)
-    found = best_detections(jnp.log(jnp.float32(scores))[None], deltas, proposals, jnp.array([[50, 100]]), **options)
-    assert found.valid.shape == (1, options["count"])
-    rows = zip(found.scores[0], found.labels[0], found.boxes[0], found.valid[0], strict=True)
-    assert not any(float(score) or int(label) for score, label, _, valid in rows if not valid)
-    rows = zip(found.scores[0], found.labels[0], found.boxes[0], found.valid[0], strict=True)
-    kept = [(round(float(score), 3), int(label), box.tolist()) for score, label, box, valid in rows if valid]
-    return kept, int(found.left_out[0])
+@functools.partial(jax.jit, static_argnames=("candidates", "count"))
+def run_detections(logits, deltas, proposals, sizes, **options):
+    return best_detections(logits, deltas, proposals, sizes, **options)
+
+
+def detected(scores, boxes, deltas=None, valid=(True, True, True), **options):
+    """([(score, label, box)], what was left out) of three regions and two classes, rows of scores background first."""
+    room = 3 - len(scores)
+    scores, boxes = np.float32([*scores, *[[1, 0, 0]] * room]), np.float32([[*boxes, *[[0, 0, 1, 1]] * room]])
+    deltas = np.zeros((1, 3, 2, 4), np.float32) if deltas is None else deltas
+    options = dict(score_threshold=0.05, nms_threshold=0.5, side=0.0, candidates=6, count=5) | options
+    proposals = Proposals(boxes, np.zeros((1, 3), np.float32), np.array([valid]))
+    found = run_detections(np.log(scores + 1e-30)[None], deltas, proposals, np.array([[50, 100]]), **options)
+    boxes, scores, labels, valid, left_out = jax.tree.map(lambda x: np.asarray(x)[0], found)
+    assert len(valid) == options["count"] and not scores[~valid].any() and not labels[~valid].any()
+    rows = zip(scores[valid], labels[valid], boxes[valid], strict=True)
+    return [(round(float(score), 3), int(label), box.tolist()) for score, label, box in rows], int(left_out)
 
 
 BOX, NEAR, OTHER = [10, 10, 30, 30], [10, 10, 30, 31], [60, 10, 90, 30]
@@ -100,18 +110,18 @@ def test_a_region_may_be_of_two_classes_and_suppresses_those_of_its_own():
 def test_scores_must_be_above_the_threshold():
     scores = [[0.75, 0.25, 0.0], [0.5, 0.0, 0.5]]
     assert detected(scores, [BOX, OTHER], score_threshold=0.25)[0] == [(0.5, 2, OTHER)]
-    assert detected(scores, [BOX, OTHER], valid=[True, False])[0] == [(0.25, 1, BOX)]
+    assert detected(scores, [BOX, OTHER], valid=(True, False, True))[0] == [(0.25, 1, BOX)]
 
 
 def test_what_takes_no_part_is_counted():
-    kept, left_out = detected([[0.2, 0.4, 0.4], [0.1, 0.2, 0.7]], [BOX, OTHER], candidates=3)
-    assert [score for score, *_ in kept] == [0.7, 0.4, 0.4] and left_out == 1
-    assert len(detected([[0.2, 0.4, 0.4], [0.1, 0.2, 0.7]], [BOX, OTHER], count=2)[0]) == 2
+    kept, left_out = detected([[0.2, 0.4, 0.4], [0.1, 0.2, 0.7]], [BOX, OTHER], candidates=3, count=2)
+    assert [score for score, *_ in kept] == [0.7, 0.4] and left_out == 1
 
 
 def test_each_class_has_a_box_or_all_have_one():
     """A delta of 10 moves by a side, as the head's are weighted (10, 10, 5, 5)."""
-    deltas = jnp.zeros((1, 1, 2, 4)).at[0, 0, 1, 0].set(10.0)
+    deltas = np.zeros((1, 3, 2, 4), np.float32)
+    deltas[0, 0, 1, 0] = 10
     kept, _ = detected([[0.1, 0.5, 0.4]], [BOX], deltas)
     assert kept == [(0.5, 1, BOX), (0.4, 2, [30, 10, 50, 30])]
     kept, _ = detected([[0.1, 0.5, 0.4]], [BOX], deltas[:, :, 1:])
@@ -119,7 +129,8 @@ def test_each_class_has_a_box_or_all_have_one():
 
 
 def test_short_sides_are_dropped():
-    kept, _ = detected([[0.1, 0.9], [0.2, 0.8]], [[10, 10, 30, 10.005], BOX], side=TORCHVISION.detection_side)
+    scores = [[0.1, 0.9, 0.0], [0.2, 0.8, 0.0]]
+    kept, _ = detected(scores, [[10, 10, 30, 10.005], BOX], side=TORCHVISION.detection_side)
     assert kept == [(0.8, 1, BOX)]
 
 

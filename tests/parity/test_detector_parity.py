@@ -19,7 +19,7 @@ TOLERANCE = 1e-5  # of the largest magnitude of the reference
 
 NAMES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "keypointrcnn_resnet50_fpn")
 RNG = np.random.default_rng(0)
-IMAGES = RNG.integers(0, 256, (1, 128, 160, 3), np.uint8)
+IMAGES = RNG.integers(0, 256, (2, 16, 20, 3), np.uint8).repeat(8, 1).repeat(8, 2)  # squares, 128 x 160
 REGIONS = {side: RNG.normal(size=(3, side, side, 256)).astype(np.float32) for side in (7, 14)}
 
 
@@ -95,9 +95,8 @@ def test_whole_inference(torchvision, name):
 
     model, variables = made(name)
     model = model.clone(score_threshold=THRESHOLD)
-    images = RNG.integers(0, 256, (2, 128, 160, 3), np.uint8)
-    theirs = inference(torchvision_detector(torchvision, name, model, variables), images, SIZES, THRESHOLD)
-    (found, masks, keypoints), proposals = our_inference(model, variables, images, SIZES)
+    theirs = inference(torchvision_detector(torchvision, name, model, variables), IMAGES, SIZES, THRESHOLD)
+    (found, masks, keypoints), proposals = our_inference(model, variables, IMAGES, SIZES)
     for i, want in enumerate(theirs):
         boxes = proposals.boxes[i][proposals.valid[i]]
         order = matched(boxes, want["proposals"])
