@@ -50,7 +50,7 @@ def test_precision_recall_and_confusion_write_pngs(tmp_path):
         plots.precision_recall({}, tmp_path / "pr.png")
     few = read_png(plots.confusion(np.eye(3, dtype=int), ["a", "b", "nothing"], tmp_path / "few.png"))
     names = [f"c{k}" for k in range(30)]
-    many, some = (read_png(plots.confusion(np.eye(30), names, tmp_path / "many.png", most=n)) for n in (30, 9))
-    assert few.shape[0] < some.shape[0] < many.shape[0]  # the second time nine classes alone
+    some = read_png(plots.confusion(np.eye(30), names, tmp_path / "some.png", most=9))
+    assert few.shape[0] < some.shape[0] < 3 * few.shape[0]  # nine of the thirty classes
     with pytest.raises(ValueError, match=r"counts of shape \(3, 3\) for 2 names"):
         plots.confusion(np.eye(3), ["a", "b"], tmp_path / "few.png")

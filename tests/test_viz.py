@@ -158,7 +158,7 @@ def test_the_reconstruction_sheet_has_three_panels_a_picture():
 def test_the_classification_sheet_frames_what_was_named_wrongly():
     images = np.zeros((5, 32, 32, 3), np.uint8)
     sheet = viz.classification_sheet(images, np.arange(5), np.array([0, 1, 2, 0, 4]), ("asp", "owl"))
-    gap, side = viz._GAP, 192
+    gap, side = pictures._GAP, 192
     assert sheet.shape[1] == gap + 4 * (side + gap)  # four columns, so two rows
     top = round(1.9 * max(15, side // 17))
     corner = lambda column: sheet[top, gap + column * (side + gap)].tolist()

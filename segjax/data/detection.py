@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from segjax.data.augmentation import Augmentation, draw_placement, jitter_colours
+from segjax.data.loader import SettingsError
 from segjax.data.placed import cut_object, keypoints_of, placed_keypoints, record_pixels
 from segjax.data.placement import Placement, whole
 from segjax.data.records import decode_mask
@@ -39,6 +40,7 @@ class DetectionExample:
       train: False for evaluation: the whole picture, no augmentation.
       min_visible: share of an object that must be left after a crop.
       min_side: boxes with a shorter side, in canvas pixels, are dropped: nothing is learnt from less than a pixel.
+      classes: K, to find out that the data has more; 0 does not ask.
       keypoints: number of them; keypoint_pairs: (left, right) indices, exchanged when the picture is mirrored.
       percentiles: stretch intensities between these percentiles of each picture, see `decode_image`.
     """
@@ -54,6 +56,7 @@ class DetectionExample:
     mask_side: int = MASK_SIDE
     min_visible: float = 0.0
     min_side: float = 1.0
+    classes: int = 0
     keypoints: int = 0
     keypoint_pairs: Sequence[tuple[int, int]] = ()
     percentiles: tuple[float, float] | None = None
@@ -73,7 +76,10 @@ class DetectionExample:
         self.augmentation = Augmentation.from_dict(size | options)
 
     def __call__(self, record: Mapping, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The example of ``record``; see the class. Raises ImageError or RecordError for a broken record."""
+        """The example of ``record``; see the class.
+
+        Raises ImageError or RecordError for a broken record, SettingsError for one that has other classes or keypoints.
+        """
         image = record_pixels(record, self.percentiles)
         return self.filled(record, image, self.placement(image.shape[:2], rng), rng)
 
@@ -91,6 +97,11 @@ class DetectionExample:
         example["original"] = np.array([record["height"], record["width"]], np.int32)
         example["weight"] = np.float32(1)
         objects, found = record["objects"], self._objects(record, placement)
+        if self.classes and len(objects["category"]) and max(objects["category"]) >= self.classes:
+            raise SettingsError(
+                f"image {record['image_id']!r} has an object of class {max(objects['category'])}; expected 0 to "
+                f"{self.classes - 1}: set config.model.classes to the number of classes that the data has"
+            )
         by_size = sorted(found, key=lambda index: (objects["crowd"][index], -_area(found[index][0])))
         rows = sorted(by_size[: self.max_objects])
         example["dropped"] = np.int32(len(found) - len(rows))

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
+from segjax.data.loader import SettingsError
 from segjax.data.placement import Placement
-from segjax.data.records import Record, RecordError, decode_mask, encode_mask, mask_box
+from segjax.data.records import Record, decode_mask, encode_mask, mask_box
 from segjax.data.transforms import ImageError, decode_image
 
 
@@ -133,11 +134,13 @@ def with_masks(record: Record, kept: Sequence[int], masks: Sequence[np.ndarray])
 def keypoints_of(record: Mapping, count: int) -> np.ndarray:
     """Keypoints float32 [G, count, 3] of a record; one without any has them all unlabelled.
 
-    Raises RecordError for another number of them.
+    Raises SettingsError for another number of them.
     """
     objects = record["objects"]
     keypoints = objects.get("keypoints", np.zeros((len(objects["rle"]), count, 3), np.float32))
     if len(keypoints) and keypoints.shape[1] != count:
-        found = f"{keypoints.shape[1]} an object"
-        raise RecordError(f"record {record['image_id']!r}", "objects.keypoints", found, f"{count} an object")
+        raise SettingsError(
+            f"image {record['image_id']!r} has {keypoints.shape[1]} keypoints an object; expected {count}: set the "
+            "example's (and the model's) number of keypoints to that of the data"
+        )
     return keypoints.reshape(len(keypoints), count, 3)

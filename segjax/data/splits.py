@@ -5,6 +5,7 @@ from typing import Any
 
 from segjax.data.builder import open_source, read_info
 from segjax.data.figures import scenes_of
+from segjax.data.synthetic import SyntheticScenes
 from segjax.data.tfds_images import TFDS, open_tfds, tfds_splits
 
 SYNTHETIC = "synthetic"
@@ -32,7 +33,7 @@ def open_split(data: Mapping[str, Any], role: str):
         return open_source(source, data[f"{role}_split"])
     scenes = data["scenes"]
     split = "train" if role == "train" else "heldout"
-    return scenes_of(scenes.get("kind", "shapes"))(
+    return _scenes(data)(
         split, scenes[f"{role}_count"], size=scenes["size"], seed=scenes["seed"], difficulty=scenes["difficulty"]
     )
 
@@ -51,9 +52,12 @@ def categories_of(data: Mapping[str, Any]) -> tuple[str, ...]:
 
 def classes_of(data: Mapping[str, Any]) -> dict[str, tuple]:
     """What is known of a source's classes and keypoints: the options of `segjax.evaluation.coco_format.coco_truth`."""
-    source = open_split(data, "eval")
-    info = getattr(source, "info", source)  # scenes made on the spot are their own
+    info = _scenes(data) if data["source"] == SYNTHETIC else open_split(data, "eval").info
     return {name: getattr(info, name) for name in ("categories", "category_ids", "keypoint_names", "frequencies")}
+
+
+def _scenes(data: Mapping[str, Any]) -> type[SyntheticScenes]:
+    return scenes_of(data.get("scenes", {}).get("kind", "shapes"))
 
 
 class First:

@@ -148,10 +148,6 @@ class _Evaluation(COCOeval):
             for image, category in list(self._dts):
                 if (image, category) not in listed and category not in absent[image]:
                     del self._dts[image, category]
-        if self.boundary:
-            for rows in (*self._gts.values(), *self._dts.values()):
-                for row in rows:
-                    row["boundary"] = boundary_of(row["segmentation"], self.dilation_ratio)
 
     def computeIoU(self, imgId, catId):
         """IoU [D, G]; of boundaries the smaller of both, but crowds, whose outline means nothing, by their masks."""
@@ -161,7 +157,7 @@ class _Evaluation(COCOeval):
         gts, rows = self._gts[imgId, catId], self._gts[imgId, catId] + self._dts[imgId, catId]
         masks = [row["segmentation"] for row in rows]
         for row in rows:
-            row["segmentation"] = row["boundary"]
+            row["segmentation"] = boundary_of(row["segmentation"], self.dilation_ratio)
         edges = super().computeIoU(imgId, catId)
         for row, mask in zip(rows, masks, strict=True):
             row["segmentation"] = mask

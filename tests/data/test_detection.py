@@ -7,9 +7,9 @@ from records_made import block, record_of
 from scipy import ndimage
 
 from segjax.data.detection import DetectionExample, shown_whole
-from segjax.data.loader import make_loader
+from segjax.data.loader import SettingsError, make_loader
 from segjax.data.placed import left_right_pairs, mask_cells_of_box
-from segjax.data.records import RecordError, decode_mask
+from segjax.data.records import decode_mask
 from segjax.data.sources.coco import CocoFolder
 from segjax.data.sources.raw import Skipped
 from segjax.data.synthetic import SyntheticScenes
@@ -148,7 +148,7 @@ def test_keypoints_outside_the_crop_are_not_labelled_and_others_move_along():
                 assert (x, y, visibility) == (0, 0, 0)
     without = record_of([block((60, 80), 2, 2, 58, 78)])
     assert not example(without, RNG(0))["keypoints"].any()
-    with pytest.raises(RecordError, match="3 an object; expected 2 an object"):
+    with pytest.raises(SettingsError, match="3 keypoints an object; expected 2"):
         example(record | {"objects": record["objects"] | {"keypoints": np.zeros((1, 3, 3), np.float32)}}, RNG(0))
 
 
@@ -218,6 +218,9 @@ def test_wrong_settings_and_broken_records_say_what_is_wrong():
         DetectionExample((20, 20), min_visible=2)
     with pytest.raises(ValueError, match="not both"):
         DetectionExample((20, 20), augment={"scale": (1, 2), "short_sides": (3,)})
+    few = DetectionExample((20, 20), classes=3)
+    with pytest.raises(SettingsError, match="class 3; expected 0 to 2: set config.model.classes"):
+        few(record_of([block((20, 20), 2, 2, 9, 9)], category=[3]), RNG(0))
     record = record_of([block((20, 20), 2, 2, 9, 9)], np.zeros((20, 21, 3), np.uint8))
     with pytest.raises(ImageError, match="20 x 21 pixels, but its record"):
         DetectionExample((20, 20))(record, RNG(0))

@@ -9,7 +9,7 @@ from segjax.data.detection import DetectionExample
 from segjax.data.figures import JOINTS, SIGMAS, FigureScenes, figure, scenes_of
 from segjax.data.placed import left_right_pairs
 from segjax.data.records import decode_mask, validate_record
-from segjax.data.splits import open_split
+from segjax.data.splits import classes_of, open_split
 from segjax.data.synthetic import DIFFICULTIES, SyntheticScenes
 
 
@@ -60,12 +60,13 @@ def test_the_kind_is_an_option_of_an_experiment_and_of_prepare(tmp_path, capsys)
     scenes = dict(train_count=3, eval_count=2, size=64, difficulty="easy", seed=0)
     data = {"source": "synthetic", "scenes": scenes | {"kind": "figures"}}
     assert isinstance(open_split(data, "train"), FigureScenes) and len(open_split(data, "eval")) == 2
+    assert classes_of(data)["categories"] == ("figure",) and classes_of(data)["keypoint_names"] == JOINTS
     assert type(open_split({"source": "synthetic", "scenes": scenes}, "train")) is SyntheticScenes
     out = tmp_path / "figures"
     options = ["--option", "kind=figures", "--option", "count=2", "--option", "size=64"]
     assert main(["prepare", "synthetic", "--out", str(out), *options]) == 0
     source = open_source(out, "heldout")
-    assert source.info.keypoint_names == JOINTS and source.info.categories == ("figure",)
+    assert classes_of({"source": str(out), "eval_split": "heldout"}) == classes_of(data)
     expected = FigureScenes("heldout", 2, size=64)[0]["objects"]["keypoints"]
     np.testing.assert_array_equal(source[0]["objects"]["keypoints"], expected)
 

@@ -31,7 +31,12 @@ def test_photographs_of_version_half_are_found_by_name(tmp_path):
     write_lvis(tmp_path, [OBJECT], coco_url=None, file_name="000000000007.jpg")
     (tmp_path / "train2017").rename(tmp_path / "images")
     assert len(list(LvisFolder(tmp_path).records("val", Skipped()))) == 1
+    skipped = Skipped()
+    write_lvis(tmp_path, [OBJECT], height=21)
+    assert not list(LvisFolder(tmp_path).records("val", skipped))
+    assert skipped.images == {"image is not of the annotated size": 1}
     (tmp_path / "images" / "000000000007.jpg").unlink()
+    (tmp_path / "train2017" / "000000000007.jpg").unlink()
     skipped = Skipped()
     assert not list(LvisFolder(tmp_path).records("val", skipped)) and skipped.images == {"image file is missing": 1}
 

@@ -115,10 +115,11 @@ class CocoFolder:
                 skipped.image(error.reason, str(error))
 
     def _record(self, image: Mapping[str, Any], annotations: Sequence[Mapping], split: str, skipped: Skipped) -> Record:
-        data, height, width = read_picture(self._find_image(image, split))
+        path = self._find_image(image, split)
+        data, height, width = read_picture(path)
         declared = (image.get("height", height), image.get("width", width))
         if declared != (height, width):
-            detail = f"{image['file_name']} ({height} x {width}, annotated as {declared[0]} x {declared[1]})"
+            detail = f"{path.name} ({height} x {width}, annotated as {declared[0]} x {declared[1]})"
             raise Unusable("image is not of the annotated size", detail)
         rows = []
         for annotation in annotations:
