@@ -4,7 +4,7 @@
     .venv/bin/python tools/benchmark.py mae
     .venv/bin/python tools/benchmark.py mae --model mae_vit_l --batch 64 --dtype bfloat16 --platform gpu
 
-All start from the same drawn weights and are given the same uint8 pictures; each draws its own masks. "eager" and "sdpa"
+All start from the same drawn weights and get the same uint8 pictures; each draws its own masks. "eager" and "sdpa"
 are the reference's two attentions, "compiled" is the latter under torch.compile. In half precision the reference runs
 under autocast; its parameters, like ours, stay float32. On a GPU, memory is not what the table's "peak" says.
 """
