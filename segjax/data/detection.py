@@ -142,7 +142,8 @@ class DetectionExample:
         objects, found = record["objects"], {}
         for index in np.flatnonzero(placement.hits(objects["box"])):
             mask = decode_mask(objects["rle"][index], record["height"], record["width"])
-            cut = cut_object(mask, placement, self.mask_side or 1)
+            drawn = objects["annotated_box"][index] if "annotated_box" in objects else None
+            cut = cut_object(mask, placement, self.mask_side or 1, drawn)
             if cut is None:
                 continue
             box, share, cells = cut

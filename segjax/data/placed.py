@@ -25,7 +25,9 @@ def record_pixels(record: Mapping, percentiles: tuple[float, float] | None = Non
     return image
 
 
-def cut_object(mask: np.ndarray, placement: Placement, side: int) -> tuple[np.ndarray, float, np.ndarray] | None:
+def cut_object(
+    mask: np.ndarray, placement: Placement, side: int, drawn: np.ndarray | None = None
+) -> tuple[np.ndarray, float, np.ndarray] | None:
     """What of an object is left in the window, in a form that does not depend on the size of the canvas.
 
     The box is that of the mask's own pixels, carried over and clipped, so it need not lie on whole pixels of the
@@ -35,6 +37,8 @@ def cut_object(mask: np.ndarray, placement: Placement, side: int) -> tuple[np.nd
     Args:
       mask: bool [H, W] of the source.
       side: S, of the grid of mask cells that is laid over the box.
+      drawn: [4], the annotator's own box in the source, by which COCO measures: taken instead while all of the mask is
+        left, and else where it is the tighter one.
 
     Returns:
       box float64 [4], x1 y1 x2 y2 in the content's frame; the share of the mask's pixels that are left; cells uint8
@@ -44,14 +48,21 @@ def cut_object(mask: np.ndarray, placement: Placement, side: int) -> tuple[np.nd
     left, top, right, bottom = placement.window
     x, y = math.floor(left), math.floor(top)
     kept = mask[y : math.ceil(bottom), x : math.ceil(right)]
-    count = np.count_nonzero(kept)
+    count, total = np.count_nonzero(kept), np.count_nonzero(mask)
     if not count:
         return None
-    x1, y1, x2, y2 = (mask_box(kept) + (x, y, x, y)).tolist()
-    box = max(x1, left), max(y1, top), min(x2, right), min(y2, bottom)
     scale = np.divide(placement.resized, placement.turned)[::-1]
-    on_canvas = ((np.reshape(box, (2, 2)) - (left, top)) * scale).reshape(4)
-    return on_canvas, count / np.count_nonzero(mask), mask_cells_of_box(mask, box, side)
+    box = _overlap(mask_box(kept).astype(np.float64) + (x, y, x, y), placement.window)
+    if drawn is not None:
+        shown = (placement.boxes(drawn).reshape(2, 2) / scale + (left, top)).reshape(4)
+        other = _overlap(shown, placement.window if count == total else box)
+        box = other if (other[:2] < other[2:]).all() else box
+    on_canvas = ((box.reshape(2, 2) - (left, top)) * scale).reshape(4)
+    return on_canvas, count / total, mask_cells_of_box(mask, box, side)
+
+
+def _overlap(box: np.ndarray, other: Sequence[float]) -> np.ndarray:
+    return np.concatenate([np.maximum(box[:2], other[:2]), np.minimum(box[2:], other[2:])])
 
 
 def mask_cells_of_box(mask: np.ndarray, box: Sequence[float], side: int) -> np.ndarray:
@@ -121,9 +132,12 @@ def place_record(
 
 
 def with_masks(record: Record, kept: Sequence[int], masks: Sequence[np.ndarray]) -> Record:
-    """The record with the objects of these indices alone and new masks bool [h, w], none of them empty."""
+    """The record with the objects of these indices alone and new masks bool [h, w], none of them empty.
+
+    Boxes and areas are the masks'; what annotators drew is of other masks and left out.
+    """
     objects = record["objects"]
-    rows = {name: value[list(kept)] for name, value in objects.items() if name != "rle"}
+    rows = {name: value[list(kept)] for name, value in objects.items() if name not in ("rle", "annotated_box")}
     rows["box"] = np.array([mask_box(mask) for mask in masks], np.float32).reshape(-1, 4)
     rows["area"] = np.array([np.count_nonzero(mask) for mask in masks], np.float32)
     rows["rle"] = [encode_mask(mask) for mask in masks]

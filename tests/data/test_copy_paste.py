@@ -26,17 +26,23 @@ def masks_of(record):
 
 def test_pasted_objects_lie_on_top_and_hide_what_is_below():
     under, gone = block(HW, 10, 10, 30, 30), block(HW, 2, 2, 5, 5)
-    below = record_of([under, gone], grey(HW, 50), category=[1, 2])
+    below = record_of([under, gone], grey(HW, 50), category=[1, 2], annotated_box=np.ones((2, 4), np.float32))
     small = (36, 44)
     cover, crowd = block(small, 0, 0, 20, 20), block(small, 20, 20, 36, 44)
-    above = record_of([cover, crowd, block(small, 30, 0, 36, 9)], grey(small, 200), category=[3, 4, 5], crowd=[0, 1, 0])
+    above = record_of(
+        [cover, crowd, block(small, 30, 0, 36, 9)],
+        grey(small, 200),
+        category=[3, 4, 5],
+        crowd=[0, 1, 0],
+        annotated_box=np.ones((3, 4), np.float32),
+    )
     merged = paste(below, above, np.array([True, True, False]))
     validate_record(merged)
     np.testing.assert_array_equal(masks_of(merged)[0], under & ~block(HW, 0, 0, 20, 20))
     np.testing.assert_array_equal(masks_of(merged)[1], block(HW, 0, 0, 20, 20))
     objects = merged["objects"]
     assert objects["category"].tolist() == [1, 3]  # what was covered wholly, the crowd and the unchosen are not there
-    assert objects["area"].tolist() == [300, 400]
+    assert objects["area"].tolist() == [300, 400] and "annotated_box" not in objects
     np.testing.assert_array_equal(objects["box"], [[10, 10, 30, 30], [0, 0, 20, 20]])
     assert (merged["image"][:20, :20] == 200).all() and (merged["image"][20:] == 50).all()
     picky = paste(below, above, np.array([True, False, False]), min_visible=0.8)

@@ -164,6 +164,31 @@ def test_cut_objects_have_the_box_of_what_is_left_and_slivers_can_be_dropped():
     assert shy(record, RNG(0))["valid"].all()
 
 
+def test_an_annotators_box_is_learnt_where_it_is_known():
+    """It is the one that COCO measures by; the mask's cells lie over it."""
+    mask = block((40, 60), 4, 10, 24, 30)
+    drawn = np.array([[10.5, 4.25, 29.5, 24.5]], np.float32)
+    record = record_of([mask], annotated_box=drawn)
+    made = DetectionExample((80, 120), 1, train=False)(record, RNG(0))
+    np.testing.assert_allclose(made["boxes"], 2 * drawn)
+    np.testing.assert_array_equal(made["masks"][0], mask_cells_of_box(mask, drawn[0], 112))
+    mirrored = DetectionExample((40, 60), 1, augment={"flip": True})
+    seed = next(seed for seed in range(9) if mirrored.placement((40, 60), RNG(seed)).flip_x)
+    np.testing.assert_allclose(mirrored(record, RNG(seed))["boxes"], [[30.5, 4.25, 49.5, 24.5]])
+    # Cut through the middle it is as tight as what is left of the mask.
+    halves = DetectionExample((20, 20), 1, augment={"scale": (3.0, 3.0)})
+    for seed in range(9):
+        placement = halves.placement((40, 60), RNG(seed))
+        (x1, y1, x2, y2), (h, w) = placement.boxes(drawn[0]), placement.size
+        box = halves(record, RNG(seed))["boxes"][0]
+        if box.any():
+            np.testing.assert_allclose(
+                box, [max(x1, 0), max(y1, 0), min(x2, w), min(y2, h, placement.boxes([0, 0, 9, 24])[3])]
+            )
+    outside = record_of([mask], annotated_box=np.array([[10, -3, 70, 24]], np.float32))
+    np.testing.assert_allclose(DetectionExample((40, 60), 1)(outside, RNG(0))["boxes"], [[10, 0, 60, 24]])
+
+
 def test_objects_of_less_than_a_pixel_are_dropped():
     masks = [block((100, 100), 10, 10, 14, 90), block((100, 100), 30, 30, 50, 50)]
     made = DetectionExample((20, 20), 4)(record_of(masks), RNG(0))  # 4 pixels become 0.8
