@@ -64,12 +64,13 @@ def cubic_weights(size: int, target: int) -> np.ndarray:
     first = np.floor(position).astype(int) - 1
     weights = np.zeros((target, size))
     for tap in range(4):
-        distance = np.abs(position - (first + tap))
-        near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
-        far = _CUBIC * (((distance - 5) * distance + 8) * distance - 4)
-        np.add.at(
-            weights,
-            (np.arange(target), np.clip(first + tap, 0, size - 1)),
-            np.where(distance <= 1, near, far),
-        )
+        weight = cubic_tap(tap, abs(position - (first + tap)))
+        np.add.at(weights, (np.arange(target), np.clip(first + tap, 0, size - 1)), weight)
     return weights
+
+
+def cubic_tap(tap: int, distance: np.ndarray) -> np.ndarray:
+    """Weight of one of the four samples around a place, 0 to 3 from left to right, by its distance from there."""
+    if tap in (1, 2):
+        return ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
+    return _CUBIC * (((distance - 5) * distance + 8) * distance - 4)

@@ -26,6 +26,19 @@ def linear_weights(size: int, target: int) -> np.ndarray:
     return weights
 
 
+def weights_at(position: jax.Array, size: int) -> jax.Array:
+    """Linear interpolation at any places between `size` samples at 0, 1, 2 ..., zeros lying beyond them.
+
+    Args:
+      position: float [...], of NumPy or of jax.
+
+    Returns:
+      [..., size], of the same.
+    """
+    xp = np if isinstance(position, np.ndarray) else jnp
+    return xp.maximum(1 - abs(position[..., None] - xp.arange(size, dtype=position.dtype)), 0)
+
+
 def resize_bilinear(x: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """Bilinear resize of the last two axes, half-pixel centres, no antialiasing.
 

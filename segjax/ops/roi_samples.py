@@ -42,8 +42,14 @@ def _place(low: jax.Array, high: jax.Array, scale: jax.Array, length: jax.Array,
     low, high = (jnp.clip(jnp.where(usable, side, 0), -1e7, 1e7) * scale - grid.aligned * 0.5 for side in (low, high))
     extent = high - low if grid.aligned else jnp.maximum(high - low, 1)
     bin = extent / bins
-    count = jnp.clip(jnp.ceil(bin), 0, grid.max_samples).astype(jnp.int32) if not grid.samples else grid.samples
+    count = jnp.clip(_rounded_up(extent, bins), 0, grid.max_samples) if not grid.samples else grid.samples
     return Axis(low, bin, jnp.where(usable, count, 0), jnp.broadcast_to(length, low.shape))
+
+
+def _rounded_up(extent: jax.Array, bins: int) -> jax.Array:
+    """ceil(extent / bins), int32. XLA multiplies with the inverse of a constant, by which 21 / 7 is more than 3."""
+    quotient = jnp.clip(jnp.round(extent / bins), 0, 1e7)
+    return (quotient + (quotient * bins < extent)).astype(jnp.int32)
 
 
 def taps(axis: Axis, sample: jax.Array, bins: int) -> tuple[tuple[jax.Array, jax.Array], ...]:

@@ -10,6 +10,7 @@ import pytest
 from ops.plain_roi_align import roi_align as plain
 from segjax.ops.resize import resize_bilinear
 from segjax.ops.roi_align import IMPLEMENTATIONS, pyramid_roi_align, roi_align
+from segjax.ops.roi_samples import Grid, place_regions
 
 RAMP = np.arange(25, dtype=np.float32).reshape(5, 5, 1)
 ONES = np.ones((5, 5, 1), np.float32)
@@ -219,3 +220,14 @@ def test_wrong_calls_say_what_is_expected():
         roi_align(RAMP, np.zeros((1, 4)), 7, scale=1, impl="einsum")
     with pytest.raises(ValueError, match="3 levels and 2 scales"):
         pyramid_roi_align(LEVELS, np.zeros((1, 4)), np.zeros(1, int), 7, SCALES[:2])
+
+
+@pytest.mark.parametrize("bins", [7, 14])
+def test_a_bin_of_whole_cells_has_a_sample_a_cell(bins):
+    """Many more of them if the division were not exact: 21 cells in 7 bins are 3, not 4 each."""
+    sides = np.arange(1, 300, dtype=np.float32)
+    boxes = np.stack([0 * sides, 0 * sides, sides, sides + 0.25], 1)
+    grid = Grid((bins, bins), 0, True, 100)
+    y, x = jax.jit(lambda boxes: place_regions(boxes, jnp.float32(1), (50, 50), grid))(boxes)
+    np.testing.assert_array_equal(x.count, -(-sides // bins))
+    np.testing.assert_array_equal(y.count, sides // bins + 1)
