@@ -1,8 +1,13 @@
 """A MAE of the trunk of experiments/sam/nuclei.py, trained on the same pictures without their labels.
 
     segjax prepare nuclei path/to/dsb2018_nuclei --out data/nuclei
-    segjax train --config=experiments/mae/nuclei.py --workdir=runs/nuclei_mae
-    segjax train --config=experiments/sam/nuclei.py --workdir=runs/nuclei --config.init_from=mae:runs/nuclei_mae
+    segjax train --config=experiments/sam/nuclei.py --workdir=runs/scratch --config.total_steps=640
+    segjax train --config=experiments/mae/nuclei.py --workdir=runs/mae
+    segjax train --config=experiments/sam/nuclei.py --workdir=runs/after --config.total_steps=340 \\
+      --config.init_from=mae:runs/mae
+
+The same seven minutes of one CPU core with and without it, three seeds; stage1_test: iou@1 .52 from scratch, .47 after
+the MAE; iou@5 .61 and .54. It does not pay at this scale: docs/pretraining.md says how that was measured, and why.
 """
 
 import ml_collections
