@@ -6,7 +6,7 @@
 
 The photographs become JPEGs of ImageNet's size (500 pixels on the longer side, quality 95), which are read from a
 folder, from ArrayRecord, and from ArrayRecord prepared with --short-side 256; scenes are synthetic ones. Rates per core
-are of CPU time: pictures / (seconds of all processes and threads).
+are of CPU time: pictures / (seconds of all processes and threads). Every figure is a median (best in brackets).
 """
 
 import argparse
@@ -30,14 +30,18 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--only", action="store_true", help="nothing but --source")
     parser.add_argument("--count", type=int, default=150, help="photographs, and pictures of a --source, to go through")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--parts", nargs="+", choices=("core", "loader"), default=("core", "loader"))
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--frame", type=int, default=0, help="of the loader: data.crop.frame, 0 or 256")
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         sources = {} if args.only else made_sources(pathlib.Path(folder), args.photographs, args.count)
         sources |= {name: _opened(name, args.split, args.count) for name in args.source}
-        one_core(sources, args.repeats)
-        whole_loader(sources, args.workers, args.threads, args.repeats)
+        if "core" in args.parts:
+            one_core(sources, args.repeats)
+        if "loader" in args.parts:
+            whole_loader(sources, args)
 
 
 class Folder:
@@ -105,12 +109,12 @@ def one_core(sources: Mapping[str, Sequence[Mapping]], repeats: int) -> None:
     for name, source in sources.items():
         read = milliseconds(lambda record, rng: None, source, repeats)
         here, there = (milliseconds(CropExample(CANVAS, frame=frame), source, repeats) for frame in (0, SHORT_SIDE))
-        cells = (f"{ms:.2f} | {1e3 / ms:.0f}" for ms in (here, there))
-        print(f"| {name} | {_kilobytes(source):.0f} | {read:.2f} | {' | '.join(cells)} |", flush=True)
+        cells = (f"{_said(taken, '.2f')} | {_said([1e3 / ms for ms in taken], '.0f', max)}" for taken in (here, there))
+        print(f"| {name} | {_kilobytes(source):.0f} | {_said(read, '.2f')} | {' | '.join(cells)} |", flush=True)
 
 
-def milliseconds(example: Callable, source: Sequence[Mapping], repeats: int) -> float:
-    """CPU time of an example; the median of several passes over the source, after one that does not count."""
+def milliseconds(example: Callable, source: Sequence[Mapping], repeats: int) -> list[float]:
+    """CPU time of an example in each of several passes over the source, after one that does not count."""
     taken = []
     for repeat in range(repeats + 1):
         rng = np.random.default_rng(repeat)
@@ -118,25 +122,34 @@ def milliseconds(example: Callable, source: Sequence[Mapping], repeats: int) -> 
         for index in range(len(source)):
             example(source[index], rng)
         taken.append(1e3 * (time.process_time() - began) / len(source))
-    return float(np.median(taken[1:]))
+    return taken[1:]
 
 
-def whole_loader(sources: Mapping[str, Sequence[Mapping]], workers: Sequence[int], threads: int, repeats: int) -> None:
-    """Batches of 64, all processes and threads counted."""
+def _said(values: Sequence[float], form: str, best: Callable = min) -> str:
+    return f"{np.median(values):{form}} ({best(values):{form}})"
+
+
+def whole_loader(sources: Mapping[str, Sequence[Mapping]], args: argparse.Namespace) -> None:
+    """Batches of 64; the time of all processes and threads counts."""
     from segjax.data.crops import CropExample
     from segjax.data.loader import make_loader
 
-    print(f"\n| source, {threads} threads | workers | images/s/core | images/s |\n|---|---|---|---|")
+    print(f"\n| source, {args.threads} threads, frame {args.frame} | workers | images/s/core | images/s |")
+    print("|---|---|---|---|")
+    example, images = CropExample(CANVAS, frame=args.frame), 4 * 64
     for name, source in sources.items():
-        for count in workers:
-            with make_loader(source, CropExample(CANVAS), batch_size=64, workers=count, threads=threads) as batches:
-                for _ in range(4 + 2 * count):  # processes have started, buffers are full
+        for workers in args.workers:
+            rates, whole = [], []
+            with make_loader(source, example, batch_size=64, workers=workers, threads=args.threads) as batches:
+                for _ in range(4 + 2 * workers):  # processes have started, buffers are full
                     next(batches)
-                cores, began, steps = cpu_seconds(), time.perf_counter(), 4 * repeats
-                for _ in range(steps):
-                    next(batches)
-                cores, wall = cpu_seconds() - cores, time.perf_counter() - began
-            print(f"| {name} | {count} | {64 * steps / cores:.0f} | {64 * steps / wall:.0f} |", flush=True)
+                for _ in range(args.repeats):
+                    cpu, began = cpu_seconds(), time.perf_counter()
+                    for _ in range(images // 64):
+                        next(batches)
+                    rates.append(images / (cpu_seconds() - cpu))
+                    whole.append(images / (time.perf_counter() - began))
+            print(f"| {name} | {workers} | {_said(rates, '.0f', max)} | {_said(whole, '.0f', max)} |", flush=True)
 
 
 def cpu_seconds() -> float:
