@@ -1,6 +1,7 @@
 """One of several processes, joined and guarded as `segjax train` is; all it does is meet the others again and again."""
 
 import argparse
+import logging
 import pathlib
 import sys
 
@@ -25,6 +26,7 @@ def main() -> int:
     from jax.experimental import multihost_utils
 
     prepare_jax(1)
+    logging.basicConfig(level=logging.INFO)
     with processes.joined(args):
         for meeting in range(10**6):
             multihost_utils.process_allgather(np.float32(meeting))

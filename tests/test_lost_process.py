@@ -152,6 +152,17 @@ def test_the_same_command_goes_on_where_a_lost_process_left_the_training(tmp_pat
     assert rows() == list(range(1, rows()[-1] + 1)), "steps that were lost are done again, and logged once"
 
 
+@pytest.mark.slow
+def test_ctrl_c_ends_the_wait_for_the_others(tmp_path):
+    group = Group(tmp_path / "group", 2, absent=[1])
+    while "waiting for all processes" not in group.said(0):
+        time.sleep(0.1)
+    time.sleep(1)
+    group.members[0].send_signal(signal.SIGINT)
+    status, seconds, _ = group.ends(0)
+    assert status == 128 + signal.SIGINT and seconds < 5
+
+
 FATAL = "F1125 client.h:80] Terminating process because the JAX distributed service detected fatal errors. "
 
 

@@ -5,6 +5,7 @@ import atexit
 import contextlib
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -56,7 +57,8 @@ def joined(args: argparse.Namespace) -> Iterator[None]:
     """
     import jax
 
-    with _missing_processes_named(args.join_timeout):
+    logger.info("waiting for all processes to come, up to %d s", args.join_timeout)
+    with _missing_processes_named(args.join_timeout), _ctrl_c_ends():
         jax.distributed.initialize(
             *(args.coordinator, args.processes, args.process_id),
             # Process 0 gives up first and says who is missing; the others would only say that time is up.
@@ -79,6 +81,16 @@ def joined(args: argparse.Namespace) -> Iterator[None]:
             time.sleep(GRACE * computing)  # one is lost, and jax about to say so
             atexit.register(_leave)
         raise
+
+
+@contextlib.contextmanager
+def _ctrl_c_ends() -> Iterator[None]:
+    """Inside, Ctrl-C ends the process at once; Python's own handler would wait for jax to come back."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _say_who_we_are() -> None:

@@ -21,7 +21,7 @@ from segjax.training.sharding import make_mesh
 
 MODELS = {
     "mae": dict(name="mae_debug", depth=2, decoder_depth=1),
-    "sam": dict(name="sam_debug"),
+    "sam": dict(name="sam_debug", depth=2, global_blocks=(1,), decoder_depth=1),
 }
 SCANNED = dict(scan=True, remat="full")
 INIT = {"mae": init_mae, "sam": init_sam}
@@ -32,13 +32,14 @@ def config_of(kind, **model):
     config.model = MODELS[kind] | model
     config.data.scenes.update(train_count=40, eval_count=2, size=64)
     if kind == "sam":
-        config.rounds.update(count=2)
+        config.rounds.update(count=3, empty_last=False)
         config.data.max_prompts = 2
     return config
 
 
-def trained(kind, mesh, microbatches=1, steps=3, **model):
+def trained(kind, mesh, microbatches=1, **model):
     """Steps of 16 pictures, this process's rows of each, and the `index` of these rows."""
+    steps = 3 if kind == "mae" else 1  # a click lies where a mask is most wrong: rounding may move a later one
     task = make_task(config_of(kind, **model))
     variables = drawn_variables(make_task(config_of(kind)).model, INIT[kind])
     here = dict(process_index=jax.process_index(), process_count=jax.process_count())
@@ -103,7 +104,7 @@ def test_two_processes_of_four_devices_learn_what_one_device_does(tmp_path, case
     for (kind, *_, microbatches), *parts in zip(cases, *both, strict=True):
         theirs, order = reference(kind, microbatches)
         for ours, index in parts:
-            assert index.shape == (3, 8)
+            assert index.shape[1] == 8
             assert_same(ours, theirs)
         np.testing.assert_array_equal(np.concatenate([index for _, index in parts], axis=1), order)
 
