@@ -41,7 +41,9 @@ def test_splits_and_limit_choose_what_is_written(tmp_path):
 
 
 def test_unknown_source_names_the_nearest_and_all(tmp_path):
-    with pytest.raises(ValueError, match="unknown data source 'nucli'; did you mean 'nuclei'.*bsds500, class_folders, coco, label"):
+    with pytest.raises(
+        ValueError, match="unknown data source 'nucli'; did you mean 'nuclei'.*bsds500, class_folders, coco, label"
+    ):
         prepare("nucli", tmp_path, tmp_path / "out")
     with pytest.raises(ValueError, match="'coco' needs the folder of its raw files"):
         prepare("coco", None, tmp_path / "out")
