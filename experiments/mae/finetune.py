@@ -6,8 +6,8 @@
 
     segjax train --config=experiments/mae/finetune.py:imagenet_b --workdir=runs/ft_b --config.init_from=mae:FILE.pth
 
-The default names the largest object of synthetic scenes. imagenet_b, imagenet_l and imagenet_h are the paper's recipes
-(appendix A.1) but for RandAugment and random erasing, for accelerators; they have not been run here.
+The default names the one shape of each synthetic scene, of five. imagenet_b, imagenet_l and imagenet_h are the paper's
+recipes (appendix A.1) but for RandAugment and random erasing, for accelerators; they have not been run here.
 """
 
 import ml_collections
@@ -31,5 +31,5 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.mix.update(mixup=0.0, cutmix=0.0)
     config.data.update(label="largest", cache_mb=500.0)
     config.data.crop.update(scale=(0.6, 1.0), margin=1.0)
-    config.data.scenes.update(train_count=2000, eval_count=500)
+    config.data.scenes.update(train_count=2000, eval_count=500, difficulty="lone")
     return as_variant(config, variant, known=IMAGENET)

@@ -48,6 +48,7 @@ class Difficulty:
 
 DIFFICULTIES = {
     "easy": Difficulty(),
+    "lone": Difficulty(objects=(1, 1), radius=(0.25, 0.4), part_probability=0.0),  # one class a scene
     "medium": Difficulty(radius=(0.09, 0.26), places=1, texture=(14.0, 36.0), colours=2, chroma=True),
 }
 MIN_VISIBLE_FRACTION = 0.3  # of an object's own area; less, and it is no longer listed
@@ -66,7 +67,7 @@ class SyntheticScenes:
       count: number of scenes.
       size: side in pixels, at least 32.
       seed: other seeds give other scenes.
-      difficulty: "easy" or "medium", or a `Difficulty`.
+      difficulty: "easy", "lone" or "medium", or a `Difficulty`.
     """
 
     categories: tuple[str, ...] = SHAPES

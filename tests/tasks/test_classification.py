@@ -216,7 +216,7 @@ def test_a_checkpoint_with_other_classes_says_how_to_go_on(mae_file, tmp_path):
         start(config(), mae_file, tmp_path)
     with pytest.raises(CheckpointError, match="expected one whose encoder is frozen, which starts from it with"):
         start(config(frozen=True), tmp_path / "three.pth", tmp_path)
-    with pytest.raises(CheckpointError, match="missing: encoder.*'mae:PATH' takes its encoder alone"):
+    with pytest.raises(CheckpointError, match="18 unexpected: encoder/cls_token.*'mae:PATH' takes its enc"):
         start(config(frozen=True, classes=3), tmp_path / "three.safetensors", tmp_path)
 
 
