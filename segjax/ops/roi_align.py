@@ -59,8 +59,9 @@ def pyramid_roi_align(
 
     A region is cut into size x size bins; a bin's value is the mean of bilinear samples on a regular grid in it. A
     sample up to one cell beyond the first or last row or column takes the border's value, one farther out is 0 and
-    counts. Coordinates and sums are float32 whatever the features are. Differentiable in the features; boxes are
-    constants, as in torch. A box with a coordinate that is not finite is 0.
+    counts. Coordinates and sums are float32 whatever the features are (matmul rounds the weights of bfloat16 features).
+    Features have a gradient, in reverse mode; boxes are constants, as in torch. A box with a coordinate that is not
+    finite is 0.
 
     Args:
       levels: [h_l, w_l, C] each.
@@ -158,18 +159,22 @@ def _level_by_level(work, carry, boxes, level, grid, shapes, scales):
     some of one level at a time; rows [T, down, h], columns [T, across, w]; of regions of the next level rows are 0."""
     regions, together = boxes.shape[0], min(_TOGETHER, boxes.shape[0])
     order, ends = jnp.argsort(level), jnp.cumsum(jnp.bincount(level, length=len(shapes)))
-    for number, (shape, scale) in enumerate(zip(shapes, scales, strict=True)):
+
+    def fold(number, carry):
         begin, end = ends[number - 1] if number else 0, ends[number]
 
-        def step(turn, carry, number=number, shape=shape, scale=scale, begin=begin, end=end):
+        def step(turn, carry):
             first = begin + turn * together
             place = first + jnp.arange(together)
             some = boxes[order[jnp.minimum(place, regions - 1)]]
-            axes = place_regions(some, jnp.float32(scale), shape, grid)
-            rows, columns = (bin_weights(*axis) for axis in zip(axes, grid.size, shape, strict=True))
+            axes = place_regions(some, jnp.float32(scales[number]), shapes[number], grid)
+            rows, columns = (bin_weights(*axis) for axis in zip(axes, grid.size, shapes[number], strict=True))
             return work(number, first, jnp.where((place < end)[:, None, None], rows, 0), columns, carry)
 
-        carry = jax.lax.fori_loop(0, (end - begin + together - 1) // together, step, carry)
+        return jax.lax.fori_loop(0, (end - begin + together - 1) // together, step, carry)
+
+    for number in range(len(shapes)):
+        carry = fold(number, carry)
     return order, carry
 
 
