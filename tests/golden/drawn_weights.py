@@ -28,7 +28,7 @@ def _draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
     if kind == "kernel":
         fan_in = shape[0] if "upscale" in path else math.prod(shape[:-1])
         # Boxes move, but not all to the edges; a pyramid's levels, sums of several, are no larger than other maps.
-        values *= fan_in**-0.5 * (0.2 if "/deltas/" in path else 0.5 if "/pyramid/" in path else 1)
+        values *= fan_in**-0.5 * (0.2 if "/deltas/" in path else 0.8 if "/pyramid/" in path else 1)
     elif kind == "scale":
         values = 1 + 0.2 * values
     elif kind == "bias":

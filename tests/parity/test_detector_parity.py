@@ -64,7 +64,7 @@ def test_every_stage(torchvision, name, record_property):
             assert value < TOLERANCE, f"{stage} {place} differs by {value:.1e} of the largest magnitude"
 
 
-THRESHOLD = 0.03  # of scores: drawn weights are never sure
+THRESHOLD = 0.012  # of scores: drawn weights are never sure, and one class in 91 has 0.011
 SIZES = ((128, 160), (100, 131))  # of pictures on canvases of 128 x 160
 
 
@@ -94,8 +94,8 @@ def test_whole_inference(torchvision, name):
     from parity.detector_reference import inference, torchvision_detector
 
     model, variables = made(name)
-    model = model.clone(score_threshold=THRESHOLD)
-    theirs = inference(torchvision_detector(torchvision, name, model, variables), IMAGES, SIZES, THRESHOLD)
+    model = model.clone(score_threshold=THRESHOLD, nms_threshold=0.1)  # fewer of the class that most regions have
+    theirs = inference(model, torchvision_detector(torchvision, name, model, variables), IMAGES, SIZES)
     (found, masks, keypoints), proposals = our_inference(model, variables, IMAGES, SIZES)
     for i, want in enumerate(theirs):
         boxes = proposals.boxes[i][proposals.valid[i]]
