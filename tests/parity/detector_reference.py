@@ -66,8 +66,8 @@ def stages(theirs, images: np.ndarray, regions: dict[int, np.ndarray]) -> dict[s
 def inference(model, theirs, images, sizes) -> list[dict[str, np.ndarray]]:
     """What the whole model makes of each picture, the content of that (height, width) of a canvas uint8 [H, W, 3].
 
-    With the thresholds of `model`, ours. Answers: proposals [N, 4]; boxes, labels, scores; masks [D, 28, 28], and pasted
-    [D, h, w]; keypoints' maps [D, 56, 56, K], points [D, K, 3] and point_scores [D, K].
+    With the thresholds of `model`, ours. Answers: proposals [N, 4]; boxes, labels, scores; masks [D, 28, 28], pasted
+    too, [D, h, w]; keypoints' maps [D, 56, 56, K], points [D, K, 3] and point_scores [D, K].
     """
     theirs.roi_heads.score_thresh, theirs.roi_heads.nms_thresh = model.score_threshold, model.nms_threshold
     inner = {}
