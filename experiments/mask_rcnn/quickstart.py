@@ -12,8 +12,8 @@ from segjax.tasks.detection_config import as_variant, detection_config
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = detection_config()
-    config.total_steps = 1000
-    config.batch_size = 8
+    config.total_steps = 1500
+    config.batch_size = 4
     config.log_every = 50
     config.eval_every = 500
     # Objects are 31 to 72 pixels wide, parts and what is half hidden smaller; classes are the shapes.
