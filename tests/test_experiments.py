@@ -12,6 +12,7 @@ from jax.sharding import AxisType
 from segjax.cli.experiments import read_config
 from segjax.tasks import make_task
 from segjax.tasks.classification import Classification
+from segjax.tasks.detection import Detection
 from segjax.tasks.reconstruction import Reconstruction
 from segjax.training import sharding
 from segjax.training.loop import train
@@ -32,6 +33,8 @@ def batch_shapes(task):
         return batch, set()
     if isinstance(task, Classification):
         return batch | {"label": shape((2,), jnp.int32)}, {"top1"}
+    if isinstance(task, Detection):
+        return batch | detection_shapes(task.data["max_objects"]), {"rpn_scores", "classes", "masks", "dropped"}
     cells = canvas // task.data["mask_stride"]
     batch |= {
         "size": shape((2, 2), jnp.int32),
@@ -40,6 +43,15 @@ def batch_shapes(task):
         "valid": shape((2, 3), jnp.bool_),
     }
     return batch, {"first_dice", "later_dice", "first_iou_error"}
+
+
+def detection_shapes(objects):
+    """What a detector's batch holds besides pictures and weights."""
+    shape = jax.ShapeDtypeStruct
+    rows = {"boxes": ((4,), jnp.float32), "categories": ((), jnp.int32), "masks": ((112, 112), jnp.uint8)}
+    rows |= {"valid": ((), jnp.bool_), "crowd": ((), jnp.bool_)}
+    batch = {name: shape((2, objects, *size), dtype) for name, (size, dtype) in rows.items()}
+    return batch | {"size": shape((2, 2), jnp.int32), "dropped": shape((2,), jnp.int32)}
 
 
 @pytest.mark.parametrize(("path", "variant"), VARIANTS, ids=name_of)
@@ -74,7 +86,7 @@ def test_miniatures_of_a_task_are_one_program():
     program = lambda config: (config["task"], config["model"].get("frozen", False))
     by_program = {program(config): config for config in configs}
     classification = {("classification", False), ("classification", True)}
-    assert set(by_program) == {("promptable", False), ("reconstruction", False), *classification}
+    assert set(by_program) == {(name, False) for name in ("promptable", "reconstruction", "detection")} | classification
     assert all(config == by_program[program(config)] for config in configs)
 
 
@@ -85,7 +97,9 @@ def test_an_unknown_variant_is_named(path):
 
 
 @pytest.mark.parametrize(
-    ("experiment", "number"), [("sam/quickstart", "iou@1"), ("mae/quickstart", "eval_loss"), ("mae/probe", "knn@3")]
+    ("experiment", "number"),
+    [("sam/quickstart", "iou@1"), ("mae/quickstart", "eval_loss"), ("mae/probe", "knn@3")]
+    + [("mask_rcnn/quickstart", "segm/AP50")],
 )
 def test_the_miniature_trains_evaluates_and_resumes_bit_for_bit(tmp_path, monkeypatch, experiment, number):
     # On one device: smaller programs are tested on many, this one takes minutes to compile for eight.

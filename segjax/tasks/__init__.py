@@ -7,11 +7,18 @@ from typing import Any
 import ml_collections
 
 from segjax.tasks.classification import Classification
+from segjax.tasks.detection import Detection
 from segjax.tasks.promptable import Promptable
 from segjax.tasks.reconstruction import Reconstruction
 
-TASKS = {"promptable": Promptable, "reconstruction": Reconstruction, "classification": Classification}
+TASKS = {
+    "promptable": Promptable,
+    "reconstruction": Reconstruction,
+    "classification": Classification,
+    "detection": Detection,
+}
 FOR_MODELS = {"sam": "promptable", "mae": "reconstruction", "vit": "classification"}  # by the beginning of their names
+FOR_MODELS |= dict.fromkeys(("maskrcnn", "fasterrcnn", "mask", "faster", "vitdet"), "detection")
 
 
 def make_task(config: ml_collections.ConfigDict):

@@ -1,0 +1,80 @@
+"""What an experiment with a detector may set, with Mask R-CNN's choices, and how any of them shrinks for a test."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from segjax.models.detection.build import build_mask_rcnn
+from segjax.models.sizes import attributes
+from segjax.tasks.detection_terms import Samples
+from segjax.tasks.records import record_settings, variant_of
+from segjax.training.defaults import base_config, with_defaults
+
+
+def detection_config() -> ml_collections.ConfigDict:
+    """The loop's fields and this task's, with the paper's numbers of samples; experiments change what they need."""
+    config = base_config()
+    config.task = "detection"
+    config.model = ml_collections.ConfigDict({"name": "maskrcnn_resnet50_fpn"}, convert_dict=True)
+    config.optimizer.update(trunk="backbone(/trunk)?")
+    config.samples = ml_collections.ConfigDict(Samples()._asdict())  # of a picture and step, see `Samples`
+    config.data = ml_collections.ConfigDict(
+        record_settings()
+        | dict(
+            max_objects=100,  # of a picture; what there is no room for is dropped, the smallest first
+            min_visible=0.0,  # share of an object that must be left after a crop
+            # See `Augmentation`; () and 0 draw nothing, and pictures become as large as the model says.
+            augment=dict(scale=(), short_sides=(), flip=True, vertical_flip=False, quarter_turns=False)
+            | dict(brightness=0.0, contrast=0.0),
+        )
+    )
+    config.eval = ml_collections.ConfigDict(
+        dict(
+            batch_size=8,
+            pictures=6,
+            limit=0,  # pictures to measure on; 0 = all
+            shown_score=0.5,  # detections from this score on are drawn; all are measured
+        )
+    )
+    return config
+
+
+def completed(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A new config with every setting: those given, perhaps by an older version, and the defaults of the others.
+
+    Raises:
+      ValueError: unknown model, or a setting of another type than its default.
+    """
+    defaults = detection_config()
+    name = settings.get("model", {}).get("name", defaults.model.name)
+    defaults.model = ml_collections.ConfigDict({"name": name, **attributes(build_mask_rcnn(name))})
+    return with_defaults(settings, defaults)
+
+
+def as_variant(
+    config: ml_collections.ConfigDict, variant: str, known: tuple[str, ...] = ()
+) -> ml_collections.ConfigDict:
+    """The config itself, or for "debug" the experiment in miniature: two steps on synthetic scenes, seconds on a CPU.
+
+    All experiments shrink to one geometry, so that they share one compiled program.
+
+    Raises:
+      ValueError: a variant that is neither "", "debug" nor one of `known`, which the experiment has applied itself.
+    """
+    return variant_of(config, variant, known, _miniature)
+
+
+def _miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    defaults = detection_config()
+    for name in ("samples", "data", "eval", "optimizer"):
+        config[name] = defaults[name]
+    config.update(total_steps=2, batch_size=2, microbatches=1, log_every=1, eval_every=0, ema_decay=0.0, init_from="")
+    config.model = ml_collections.ConfigDict(dict(name="maskrcnn_debug", keypoints=0, classes=5, score_threshold=0.0))
+    config.optimizer.update(warmup_steps=1)
+    config.samples.update(anchors=16, regions=8)
+    config.data.update(max_objects=4)
+    config.data.scenes.update(train_count=4, eval_count=3, size=64)
+    config.eval.update(batch_size=2, pictures=2, shown_score=0.0)
+    config.mesh.update(floor=2**10)
+    return config

@@ -1,0 +1,97 @@
+"""The terms of Mask R-CNN's loss for a batch (arXiv 1703.06870, section 3; arXiv 1506.01497, section 3.1)."""
+
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from segjax.losses.detection import mask_loss, proposal_losses, region_losses
+from segjax.models.detection.mask_rcnn import MaskRcnn
+from segjax.ops.mask_targets import cropped_mask_targets
+from segjax.tasks.detection_targets import RegionTargets, anchor_targets, region_targets
+
+TRUTH = ("boxes", "categories", "valid", "crowd")
+
+
+class Samples(NamedTuple):
+    """How many anchors and regions of a picture a step trains on, and which share of them may show objects."""
+
+    anchors: int = 256
+    positive_anchors: float = 0.5
+    regions: int = 512
+    positive_regions: float = 0.25
+
+    @property
+    def objects(self) -> int:
+        """Places of the regions that can show an object: the first ones."""
+        return int(self.regions * self.positive_regions)
+
+
+def loss_terms(
+    model: MaskRcnn, batch: Mapping[str, jax.Array], key: jax.Array, samples: Samples, train: bool
+) -> dict[str, jax.Array]:
+    """Each term of the loss of a bound model, its sum over the batch divided by its own count over the batch.
+
+    Pictures of weight 0 count for nothing. Terms: rpn_scores and rpn_boxes; classes and boxes; masks, where there are
+    any. What the counts are, see `Conventions.rpn_samples_fixed` and section 3.1 of the paper.
+
+    Args:
+      model: inside of `apply`. batch: of `DetectionExample`s.
+      key: of what is drawn; a picture's draw depends on its place in the batch, not on the size of the batch.
+    """
+    rules, images, sizes = model.rules, batch["image"], batch["size"]
+    real, truth = batch["weight"] > 0, {name: batch[name] for name in TRUTH}
+    # By place, so that placeholders behind the pictures change nothing.
+    keys = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(key, place)))(jnp.arange(len(images)))
+
+    levels = model.encode_image(images, sizes, train=train)
+    logits, deltas = model.propose(levels)
+    anchors = jnp.concatenate(model.anchors(images.shape[1:3], levels))
+    draw = functools.partial(anchor_targets, samples=samples.anchors, positive_fraction=samples.positive_anchors)
+    drawn = jax.vmap(draw, in_axes=(0, None, 0))(keys[:, 0], anchors, truth)
+    rows = lambda x: jax.vmap(lambda x, index: x[index])(jnp.concatenate(x, axis=1), drawn.index)
+    valid = drawn.valid & real[:, None]
+    scores, boxes = proposal_losses(rows(logits), rows(deltas), drawn.deltas, drawn.positive, valid, rules.rpn_beta)
+    count = samples.anchors * jnp.sum(real) if rules.rpn_samples_fixed else jnp.sum(valid)
+    terms = {"rpn_scores": _share(scores, count), "rpn_boxes": _share(boxes, count)}
+
+    proposals = model.proposals(logits, deltas, levels, images.shape[1:3], sizes, train=train)
+    draw = functools.partial(region_targets, samples=samples.regions, positive_fraction=samples.positive_regions)
+    regions = jax.vmap(draw)(keys[:, 1], proposals.boxes, proposals.valid, truth)
+    regions = regions._replace(valid=regions.valid & real[:, None])
+    scores, deltas = model.classify(_flat(model.regions(levels, regions.boxes, 7)))
+    answers = scores, deltas, *(_flat(x) for x in (regions.deltas, regions.labels, regions.valid))
+    classes, boxes = region_losses(*answers, rules.box_beta)
+    count = jnp.sum(regions.valid)
+    terms |= {"classes": _share(classes, count), "boxes": _share(boxes, count)}
+    if model.mask_convs:
+        terms["masks"] = _share(*_masks(model, levels, batch, _first(regions, samples.objects)))
+    return terms
+
+
+def _masks(
+    model: MaskRcnn, levels: tuple[jax.Array, ...], batch: Mapping[str, jax.Array], regions: RegionTargets
+) -> tuple[jax.Array, jax.Array]:
+    """(sum, number of regions) of the masks' loss; of the places that can show an object alone."""
+    logits = model.mask_head(_flat(model.regions(levels, regions.boxes, 14)))
+    targets = jax.vmap(functools.partial(cropped_mask_targets, size=logits.shape[1]))(
+        batch["masks"], batch["boxes"], regions.boxes, regions.matched
+    )
+    shown = regions.valid & (regions.labels > 0)
+    return mask_loss(logits, _flat(targets), _flat(regions.labels), _flat(shown))
+
+
+def _first(regions: RegionTargets, count: int) -> RegionTargets:
+    return jax.tree.map(lambda x: x[:, :count], regions)
+
+
+def _flat(x: jax.Array) -> jax.Array:
+    """[B, S, ...] -> [B * S, ...]."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _share(total: jax.Array, count: jax.Array) -> jax.Array:
+    """The quotient; where there is nothing the total is 0, and so is this."""
+    return total / jnp.maximum(count, 1)
