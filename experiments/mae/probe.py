@@ -23,6 +23,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     if variant in IMAGENET:
         probe(config, variant[-1])
         config.data.update(source="data/imagenet", workers=16)
+        config.data.crop.frame = 256  # pictures prepared with --short-side 256 are resized by the devices
         config.eval.update(batch_size=512)
         return config
     probe(config, "b")

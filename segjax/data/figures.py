@@ -34,6 +34,7 @@ class FigureScenes(SyntheticScenes):
     keypoint_names = JOINTS
     difficulties: Mapping[str, Difficulty] = {
         "easy": Difficulty(objects=(1, 3), radius=(0.22, 0.4)),
+        "lone": Difficulty(objects=(1, 1), radius=(0.3, 0.45)),
         "medium": Difficulty(
             objects=(1, 5), radius=(0.16, 0.4), places=1, texture=(14.0, 36.0), colours=2, chroma=True
         ),

@@ -20,6 +20,7 @@ from segjax.evaluation.nearest_neighbours import neighbour_votes
 from segjax.models.classifier import Classifier, build_classifier, init_classifier
 from segjax.models.operations import TRAINING, classifier_multiply_adds
 from segjax.ops.mixing import mix, soft_labels
+from segjax.ops.windows import resized_windows
 from segjax.tasks.classification_config import completed
 from segjax.tasks.pretrained import classifier_from_mae
 from segjax.tasks.records import load, measured_batches, records_of
@@ -83,6 +84,8 @@ class Classification:
         smoothing = options.pop("smoothing")
         targets = soft_labels(batch["label"], self.model.classes, smoothing if train else 0.0)
         images, weight = batch["image"], batch["weight"]
+        if "window" in batch:
+            images = resized_windows(images, batch["window"], self.model.canvas)
         if train and (options["mixup"] or options["cutmix"]):
             images, targets = mix(images, targets, weight, mix_key, **options)
         logits = self.model.apply(variables, images, train=train, rngs={"drop_path": drop_key} if train else {})

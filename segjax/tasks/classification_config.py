@@ -30,7 +30,7 @@ def classification_config() -> ml_collections.ConfigDict:
         | dict(
             label="record",  # the record's own, or "largest": the category of its largest object
             # As in pretraining; and in evaluation the picture's shorter side, in canvases.
-            crop=dict(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=True, margin=256 / 224),
+            crop=dict(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=True, frame=0, margin=256 / 224),
             statistics=16_384,  # training pictures over which a frozen encoder's features are standardised; 0: all
         )
     )

@@ -256,3 +256,14 @@ def test_the_recipes_are_the_paper_s():
     assert (linear.total_steps, linear.optimizer.warmup_steps, linear.optimizer.name) == (7037, 781, "lars")
     assert linear.optimizer.base_lr * linear.batch_size / 256 == pytest.approx(6.4)
     assert linear.model.frozen and linear.model.pool == "token" and not linear.mix.smoothing
+
+
+def test_pictures_may_be_resized_by_the_devices():
+    settings = config()
+    settings.data.crop.frame = 64
+    framed = make_task(settings)
+    host, device = (next(task.batches("train", batch_size=4, seed=3)) for task in (make_task(config()), framed))
+    assert device["image"].shape == (4, 64, 86, 3) and (device["label"] == host["label"]).all()
+    placed = {name: rows for name, rows in device.items() if name != "index"}
+    shapes = jax.eval_shape(lambda v, b: framed.loss(v, b, jax.random.key(0), True), shapes_of(framed.model), placed)
+    assert shapes[0].shape == ()
