@@ -1,5 +1,7 @@
 """`segjax reconstruct`, and what the other commands do with a MAE."""
 
+import logging
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from segjax.cli import main
 from segjax.data.transforms import center_crop
 from segjax.models.mae import build_mae, init_mae
 from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
+from segjax.weights.safetensors import read_arrays, write_arrays
 from segjax.weights.tree import CheckpointError
 
 MODEL = build_mae("mae_debug")
@@ -89,5 +92,31 @@ def test_convert_writes_the_official_files_and_load_guesses_their_size(weights, 
     assert segjax.load(weights)[0].mask_ratio == 0.5
     with pytest.raises(CheckpointError, match="holds a MAE of facebookresearch/mae; expected SAM"):
         segjax.load("sam_debug", tmp_path / "mae.pth")
-    with pytest.raises(ValueError, match="a MAE stays on the canvas"):
-        segjax.load(weights, canvas=128)
+
+
+def test_a_mae_goes_to_another_canvas_with_the_positions_of_that(weights, tmp_path, caplog, capsys):
+    """Tables in a file are held against those of the file's own grid; those of the new one are computed."""
+    assert main(["convert", weights, str(tmp_path / "mae.pth")]) == 0
+    caplog.set_level(logging.INFO, "segjax")
+    model, variables = segjax.load("mae_debug", tmp_path / "mae.pth", canvas=96)
+    assert "MAE of 64 pixels on a canvas of 96: positions computed for 6 x 6 patches instead of 4 x 4" in caplog.text
+    jax.tree.map(np.testing.assert_array_equal, variables, drawn_variables(MODEL, init_mae))
+    prediction, masked = model.apply(variables, np.zeros((1, 96, 96, 3)), np.arange(36.0)[None])
+    assert prediction.shape == (1, 36, 768) and masked.sum() == 27
+
+    assert main(["convert", weights, str(tmp_path / "larger.pth"), "--canvas", "96"]) == 0
+    larger = segjax.load(tmp_path / "larger.pth")[0]
+    assert larger == model and read_checkpoint(tmp_path / "larger.pth").arrays["pos_embed"].shape == (1, 37, 32)
+
+    with pytest.raises(ValueError, match="canvas 100 is not a multiple of the patch 16; take 96 or 112"):
+        segjax.load(weights, canvas=100)
+
+
+def test_a_mae_whose_positions_were_trained_goes_nowhere(weights, tmp_path):
+    assert main(["convert", weights, str(tmp_path / "mae.safetensors"), "--format", "official"]) == 0
+    arrays, header = read_arrays(tmp_path / "mae.safetensors")
+    trained = {key: array + 0.01 * (key == "pos_embed") for key, array in arrays.items()}
+    write_arrays(tmp_path / "trained.safetensors", trained, header)
+    for overrides in ({}, {"canvas": 96}):
+        with pytest.raises(CheckpointError, match="holds another pos_embed than MAE computes"):
+            segjax.load("mae_debug", tmp_path / "trained.safetensors", **overrides)

@@ -1,6 +1,7 @@
 """From a name or a path to a model and its variables."""
 
 import difflib
+import logging
 import os
 import pathlib
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from segjax.weights.download import fetch
 from segjax.weights.registry import PUBLISHED
 from segjax.weights.run_folder import Step
 from segjax.weights.tree import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 _WANTED = {
     "sam": "this command takes a SAM. `segjax reconstruct` shows what a MAE makes of a picture, and "
@@ -57,7 +60,8 @@ def load(
       step: which checkpoint of a run; None: the newest that can be read; "best": the one that the run's
         config.checkpoint.best has kept.
       overrides: attributes of the model to replace, such as dtype="bfloat16" or attention="xla". With canvas=S the
-        stored position tables are resized to that canvas, as the encoder itself would do for each picture.
+        stored position tables are resized to that canvas, as the encoder itself would do for each picture; a MAE's
+        are computed for it. A classifier, whose positions were trained together with the rest, keeps its canvas.
 
     Returns:
       The linen module, and {"params", "constants"}: nested dicts of float32 arrays on the default device.
@@ -114,15 +118,26 @@ def read_model(
         check_conventions(network, checkpoint, written["name"])
     expected = shapes_of(network)
     variables = checkpoint.variables(expected, hint=_hint(checkpoint, written["name"]))
-    network = build_model(**written | overrides)
     if "canvas" in overrides:
-        if isinstance(network, Mae | Classifier):
-            raise ValueError(
-                f"a {'MAE' if isinstance(network, Mae) else 'classifier'} stays on the canvas that it was trained for; "
-                "config.init_from='mae:PATH' brings its encoder to a model of any canvas"
-            )
-        variables = for_canvas(variables, shapes_of(network))
+        stored, network = network, build_model(**written | overrides)
+        variables = _on_canvas(variables, stored, network)
     return network, variables, checkpoint, written | overrides
+
+
+def _on_canvas(variables: dict[str, Any], stored: nn.Module, network: nn.Module) -> dict[str, Any]:
+    """The variables of `stored`, on the canvas of `network`, which is the same model otherwise."""
+    if isinstance(network, Classifier):
+        raise ValueError(
+            "a classifier stays on the canvas that it was trained for; config.init_from='mae:PATH' brings a MAE's "
+            "encoder to a classifier of any canvas"
+        )
+    expected = shapes_of(network)  # refuses a canvas that the patch does not divide
+    if isinstance(network, Mae):
+        sides = [" x ".join(map(str, model.grid)) for model in (stored, network)]
+        logger.info("MAE of %d pixels on a canvas of %d: positions computed for %s patches instead of %s",
+                    stored.canvas, network.canvas, *reversed(sides))  # fmt: skip
+        return variables
+    return for_canvas(variables, expected)
 
 
 def _source(name: str, path: str | os.PathLike | None) -> pathlib.Path:

@@ -37,7 +37,8 @@ def cropped_mask_targets(
     Returns:
       float32 [R, size, size], 1 where the mean is at least 1/2, else 0; all 0 for a box or a proposal without extent.
     """
-    proposals, boxes = jnp.asarray(proposals, jnp.float32), jnp.asarray(boxes, jnp.float32)[matched]
+    proposals, boxes = jax.lax.stop_gradient((jnp.asarray(proposals, jnp.float32), jnp.asarray(boxes, jnp.float32)))
+    boxes = boxes[matched]
     place = (jnp.arange(size * samples, dtype=jnp.float32) + 0.5) / (size * samples)
 
     def weights(axis, cells):
@@ -74,8 +75,8 @@ def mask_targets(
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"mask targets know no convention {convention!r}; choose one of {', '.join(CONVENTIONS)}")
-    hard, shape, proposals = convention == "detectron2", masks.shape[1:], jnp.asarray(proposals, jnp.float32)
-    masks = jnp.asarray(masks)
+    hard, shape, masks = convention == "detectron2", masks.shape[1:], jnp.asarray(masks)
+    proposals = jax.lax.stop_gradient(jnp.asarray(proposals, jnp.float32))
     grid = Grid((size, size), 0, hard, 2 * math.ceil(max(shape) / size))
 
     def target(region):

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.ops.pyramid import flatten_levels, levels_of
-from segjax.ops.roi_samples import Axis, Grid, bin_weights, place_regions, taps
+from segjax.ops.roi_samples import Axis, Grid, bin_weights, most, place_regions, taps
 
 IMPLEMENTATIONS = ("gather", "matmul")
 _TOGETHER = 32  # regions that matmul pools at a time
@@ -119,7 +119,7 @@ def _corners(regions: _Regions, sample: jax.Array, grid: Grid):
 
 def _sample_count(regions: _Regions, grid: Grid) -> int | jax.Array:
     """Of the region with the most."""
-    return grid.samples**2 if grid.samples else jnp.max(regions.y.count * regions.x.count)
+    return grid.samples**2 if grid.samples else most(regions.y.count * regions.x.count)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -156,7 +156,8 @@ _gathered.defvjp(_gathered_forward, _gathered_backward)
 
 def _level_by_level(work, carry, boxes, level, grid, shapes, scales):
     """Folds `work(number of the level, place of the first region, rows, columns, carry)` over regions sorted by level,
-    some of one level at a time; rows [T, down, h], columns [T, across, w]; of regions of the next level rows are 0."""
+    some of one level at a time; rows [T, down, h], columns [T, across, w]. Rows of regions of the next level are 0, and
+    so are those of turns that other images need; what they leave behind the level's last place is the next one's."""
     regions, together = boxes.shape[0], min(_TOGETHER, boxes.shape[0])
     order, ends = jnp.argsort(level), jnp.cumsum(jnp.bincount(level, length=len(shapes)))
 
@@ -171,7 +172,7 @@ def _level_by_level(work, carry, boxes, level, grid, shapes, scales):
             rows, columns = (bin_weights(*axis) for axis in zip(axes, grid.size, shapes[number], strict=True))
             return work(number, first, jnp.where((place < end)[:, None, None], rows, 0), columns, carry)
 
-        return jax.lax.fori_loop(0, (end - begin + together - 1) // together, step, carry)
+        return jax.lax.fori_loop(0, most((end - begin + together - 1) // together), step, carry)
 
     for number in range(len(shapes)):
         carry = fold(number, carry)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.ops.pyramid import flatten_levels, levels_of
+from segjax.ops.roi_samples import most
 
 
 def round_to_cells(boxes: jax.Array, scale: float | jax.Array) -> jax.Array:
@@ -108,7 +109,7 @@ def _cell_of_each(bins: _Bins, number: jax.Array) -> tuple[jax.Array, jax.Array]
 
 def _for_all_cells(bins: _Bins, work, carry):
     down, across = _sides(bins)
-    return jax.lax.fori_loop(0, jnp.max(down * across, initial=0), work, carry)
+    return jax.lax.fori_loop(0, most(down * across), work, carry)
 
 
 def _search(cells: jax.Array, bins: _Bins) -> tuple[jax.Array, jax.Array]:

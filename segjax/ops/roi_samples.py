@@ -52,6 +52,21 @@ def _rounded_up(extent: jax.Array, bins: int) -> jax.Array:
     return (quotient + (quotient * bins < extent)).astype(jnp.int32)
 
 
+@jax.custom_batching.custom_vmap
+def most(count: jax.Array) -> jax.Array:
+    """The largest of some numbers, int32 [...]: how often to go through a loop that all of them share.
+
+    Images that are vmapped share it too. A number of turns of each image's own would have every turn copy what the
+    loop carries, which is the gradient of a whole pyramid.
+    """
+    return jnp.max(count, initial=0)
+
+
+@most.def_vmap
+def _(axis_size: int, is_mapped: list[bool], count: jax.Array) -> tuple[jax.Array, bool]:
+    return most(count), False
+
+
 def taps(axis: Axis, sample: jax.Array, bins: int) -> tuple[tuple[jax.Array, jax.Array], ...]:
     """The two cells that a sample of each bin lies between, and their weights in the bin's mean.
 
@@ -82,4 +97,4 @@ def bin_weights(axis: Axis, bins: int, length: int) -> jax.Array:
             weights = weights + jnp.where(cell[..., None] == cells, weight[..., None], 0)
         return weights
 
-    return jax.lax.fori_loop(0, jnp.max(axis.count), add, jnp.zeros((axis.low.shape[0], bins, length), jnp.float32))
+    return jax.lax.fori_loop(0, most(axis.count), add, jnp.zeros((axis.low.shape[0], bins, length), jnp.float32))

@@ -123,6 +123,15 @@ def test_images_at_once():
     np.testing.assert_array_equal(found[1], alone)
 
 
+def test_targets_are_constants_of_the_proposals_that_a_model_made():
+    masks, boxes, crops = ellipses(2)
+    value = lambda proposals: (
+        mask_targets(masks, proposals, np.arange(2), 14, convention="torchvision").sum()
+        + cropped_mask_targets(crops, boxes, proposals, np.arange(2), 14).sum()
+    )
+    assert not jax.jit(jax.grad(value))(boxes).any()
+
+
 def test_an_unknown_convention():
     with pytest.raises(ValueError, match="'mmdet'; choose one of detectron2, torchvision"):
         mask_targets(np.zeros((1, 9, 9)), np.zeros((1, 4)), np.zeros(1, int), convention="mmdet")
