@@ -51,6 +51,9 @@ def parts_of(side: str, **options) -> dict[str, Callable]:
 
 
 def ours(side: str, model: str, batch: int, dtype: str, platform: str) -> dict[str, Callable]:
+    from segjax.cli.memory import keep_freed_memory
+
+    keep_freed_memory()  # as `segjax train` does, before jax is there
     import jax
 
     jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda"}[platform])

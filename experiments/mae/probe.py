@@ -4,10 +4,13 @@
     segjax train --config=experiments/mae/probe.py --workdir=runs/probe                          # from runs/mae
     segjax train --config=experiments/mae/probe.py --workdir=runs/control --config.init_from=""  # a random encoder
 
+    segjax train --config=experiments/mae/probe.py:digits --workdir=runs/probe_digits            # from runs/digits
+
     segjax train --config=experiments/mae/probe.py:imagenet_b --workdir=runs/probe_b --config.init_from=mae:FILE.pth
 
-The default names the one shape of each synthetic scene, of five. imagenet_b, imagenet_l and imagenet_h are the paper's
-recipes (appendix A.1), for accelerators; they have not been run here.
+The default names the one shape of each synthetic scene, of five; digits those of tools/digit_folders.py.
+imagenet_b, imagenet_l and imagenet_h are the paper's recipes (appendix A.1), for accelerators; they have not been run
+here.
 """
 
 import ml_collections
@@ -33,4 +36,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.update(label="largest", cache_mb=500.0)
     config.data.crop.update(scale=(0.6, 1.0), margin=1.0)
     config.data.scenes.update(train_count=2000, eval_count=500, difficulty="lone")
-    return as_variant(config, variant, known=IMAGENET)
+    if variant == "digits":
+        config.init_from = "mae:runs/digits"
+        config.model.update(canvas=28, patch=4, classes=10)
+        config.data.update(label="record", source="data/digits")
+        config.data.crop.flip = False
+    return as_variant(config, variant, known=("digits", *IMAGENET))

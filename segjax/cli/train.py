@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from segjax.cli import guard, processes
+from segjax.cli.memory import keep_freed_memory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +50,7 @@ def _train(args: argparse.Namespace, rest: Sequence[str], together: contextlib.A
     from segjax.cli import keep_compiled_programs
     from segjax.cli.experiments import apply_flags, read_config
 
+    keep_freed_memory()
     keep_compiled_programs()
     config = apply_flags(read_config(args.config), rest)  # a mistake in it is told before the others are waited for
     _log_progress()

@@ -110,7 +110,7 @@ SIZES = {
     "vit_h": dict(canvas=224, patch=14, width=1280, depth=32, heads=16),
     # Ours: those of mae_tiny and mae_debug, and the five shapes of the synthetic scenes.
     "vit_tiny": dict(canvas=128, patch=16, width=128, depth=4, heads=4, classes=5),
-    "vit_debug": dict(canvas=64, patch=16, width=32, depth=4, heads=2, classes=5),
+    "vit_debug": dict(canvas=64, patch=16, width=32, depth=2, heads=2, classes=5),
 }
 
 

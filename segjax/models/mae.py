@@ -197,7 +197,7 @@ SIZES = {
     "mae_vit_h": dict(canvas=224, patch=14, width=1280, depth=32, heads=16),
     # Ours: the encoders of sam_tiny and sam_debug.
     "mae_tiny": _SMALL | dict(canvas=128, patch=16, width=128, depth=4, heads=4),
-    "mae_debug": dict(canvas=64, patch=16, width=32, depth=4, heads=2)
+    "mae_debug": dict(canvas=64, patch=16, width=32, depth=2, heads=2)
     | dict(decoder_width=16, decoder_depth=2, decoder_heads=2),
 }
 

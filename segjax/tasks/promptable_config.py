@@ -93,7 +93,7 @@ def _miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     for name in ("model", "rounds", "loss", "data", "eval", "optimizer"):
         config[name] = defaults[name]
     config.update(total_steps=2, batch_size=2, microbatches=1, log_every=1, eval_every=0, ema_decay=0.0)
-    config.model = ml_collections.ConfigDict(dict(name="sam_debug"))
+    config.model = ml_collections.ConfigDict(dict(name="sam_debug", decoder_depth=1))
     config.rounds.update(count=3)
     config.data.update(max_prompts=2)
     config.data.scenes.update(train_count=4, eval_count=2, size=64)

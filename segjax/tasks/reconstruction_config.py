@@ -89,7 +89,7 @@ def _miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     for name in ("model", "data", "eval", "optimizer", "mesh", "checkpoint"):
         config[name] = defaults[name]
     config.update(total_steps=2, batch_size=4, microbatches=1, log_every=1, eval_every=0, ema_decay=0.0)
-    config.model = ml_collections.ConfigDict(dict(name="mae_debug"))
+    config.model = ml_collections.ConfigDict(dict(name="mae_debug", decoder_depth=1))
     config.optimizer.update(warmup_steps=1)
     config.data.scenes.update(train_count=8, eval_count=3, size=64)
     config.eval.update(batch_size=2, pictures=2)

@@ -91,10 +91,10 @@ def test_a_file_without_a_model_name_asks_for_one(tmp_path):
 def test_another_architecture_is_an_error_that_counts_and_lists_what_differs(run, file):
     with pytest.raises(CheckpointError, match=r"another architecture.*\d+ misshapen: image_encoder/.*expected \("):
         segjax.load("sam_tiny", run)
-    with pytest.raises(CheckpointError, match=r"\d+ missing: .*block_4"):
-        segjax.load("sam_debug", file, depth=5)
-    with pytest.raises(CheckpointError, match=r"\d+ unexpected: .*block_3"):
-        segjax.load("sam_debug", file, depth=3, global_blocks=(1,))
+    with pytest.raises(CheckpointError, match=r"\d+ missing: .*block_2"):
+        segjax.load("sam_debug", file, depth=3)
+    with pytest.raises(CheckpointError, match=r"\d+ unexpected: .*block_1"):
+        segjax.load("sam_debug", file, depth=1, global_blocks=())
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,9 @@ def test_another_size_is_an_error_that_names_the_one_it_is(official):
         segjax.load("sam_tiny", official)
     said = str(error.value)
     assert "debug.pth (segment-anything) is of another architecture" in said
-    assert "193 misshapen: " in said and "image_encoder.neck.1.weight is (32,), expected (64,), ..." in said
-    assert said.endswith("its encoder of width 32 and depth 4 is that of sam_debug")
+    assert "28 missing: " in said and " misshapen: " in said
+    assert "image_encoder.neck.1.weight is (32,), expected (64,), ..." in said
+    assert said.endswith("its encoder of width 32 and depth 2 is that of sam_debug")
 
 
 def test_a_file_of_transformers_under_the_official_name_is_read_as_what_it_is(tmp_path):
@@ -114,8 +115,8 @@ def test_what_is_no_sam_is_said(tmp_path):
     write_torch(tmp_path / "sam2.pth", {"image_encoder.trunk.pos_embed": np.ones((1, 2), np.float32)})
     with pytest.raises(CheckpointError, match="sam2.pth holds no SAM that segjax has; its names are those of SAM 2"):
         segjax.load(tmp_path / "sam2.pth")
-    write_torch(tmp_path / "odd.pth", {k: a for k, a in state.items() if "blocks.3" not in k})
-    with pytest.raises(CheckpointError, match="does not say which model.*width 32 and depth 3 is that of no size"):
+    write_torch(tmp_path / "odd.pth", {k: a for k, a in state.items() if "blocks.1" not in k})
+    with pytest.raises(CheckpointError, match="does not say which model.*width 32 and depth 1 is that of no size"):
         segjax.load(tmp_path / "odd.pth")
 
 

@@ -136,10 +136,10 @@ def test_a_state_dict_is_taken_as_torch_loads_it(sam, state, ours):
         predictor.set_image(IMAGE)
     made.load_state_dict({key: np.zeros_like(value) for key, value in state.items()})
     predictor.set_image(IMAGE)
-    assert not np.any(predictor.get_image_embedding())
+    assert not np.asarray(predictor.get_image_embedding()).any()
     made.load_state_dict({f"module.{key}": value for key, value in state.items()})
     predictor.set_image(IMAGE)
-    assert np.any(predictor.get_image_embedding())
+    assert np.asarray(predictor.get_image_embedding()).any()
     jax.tree.map(np.testing.assert_array_equal, made.variables, ours.variables)
     with pytest.raises(
         CheckpointError, match="the state dict .segment-anything. is of another architecture: 1 missing"

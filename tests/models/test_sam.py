@@ -25,9 +25,9 @@ def variables():
     return jax.tree.map(jnp.asarray, drawn_variables(MODEL, init_sam))
 
 
-@jax.jit
-def decode(variables, embedding, prompts):
-    return MODEL.apply(variables, embedding, prompts, method="decode")
+@functools.partial(jax.jit, static_argnames="model")
+def decode(variables, embedding, prompts, model=MODEL):
+    return model.apply(variables, embedding, prompts, method="decode")
 
 
 @jax.jit
@@ -87,7 +87,7 @@ def test_prompts_in_one_call_equal_each_on_its_own(variables):
             np.testing.assert_allclose(iou[image, row], one_iou[0, 0], atol=1e-5 * np.abs(one_iou).max(), err_msg=kind)
 
 
-@pytest.mark.parametrize("size", [2, 3])  # 3 does not divide the 4 prompts
+@pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.slow), 3])  # 3 does not divide the 4 prompts
 def test_groups_of_prompts_say_the_same_and_so_do_their_gradients(variables, size):
     embedding = RNG.standard_normal((2, GRID, GRID, MODEL.prompt_width)).astype(np.float32)
     row = as_one_call({kind: CASES[kind] for kind in ("points", "box", "nothing", "point_mask")}, SIDE)
@@ -235,7 +235,7 @@ def test_predicted_ious_may_be_squashed(variables):
     ask = Prompts(points=jnp.full((1, 1, 1, 2), 20.0), labels=jnp.ones((1, 1, 1), jnp.int32))
     embedding = RNG.standard_normal((1, GRID, GRID, MODEL.prompt_width)).astype(np.float32)
     _, plain = decode(variables, embedding, ask)
-    _, iou = squashed.apply(variables, embedding, ask, method="decode")
+    _, iou = decode(variables, embedding, ask, squashed)
     np.testing.assert_allclose(iou, 1 / (1 + np.exp(-np.asarray(plain))), rtol=1e-5)
 
 

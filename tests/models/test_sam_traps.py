@@ -30,10 +30,8 @@ EMBEDDING = np.random.default_rng(5).standard_normal((GRID, GRID, MODEL.prompt_w
 CONTENT = pictures(CANVAS)[0]
 SQUARE, OBLONG = (CANVAS, CANVAS), (CANVAS, 80)  # maps of 4 x 4 and 4 x 5, in windows of 3: padded by 2, and by 2 and 1
 
-SAME, OTHER = (
-    5e-6,
-    1e-4,
-)  # of the largest magnitude: our arithmetic (measured: below 1e-6); what a mistake moves at least
+# Of the largest magnitude: our arithmetic (measured: below 1e-6), and what a mistake moves at least.
+SAME, OTHER = 5e-6, 5e-5
 
 
 def difference(a, b):

@@ -120,13 +120,13 @@ def test_layer_decay_reaches_every_module_as_the_paper_counts_them():
     params = shapes_of(build_classifier("vit_debug", pool="mean"))["params"]
     scales = flatten(layer_scales(params, 0.5, recipe.trunk))
     found = {path: np.log2(1 / scale) for path, scale in scales.items()}
-    assert {path for path, layer in found.items() if layer == 5} == {
+    assert {path for path, layer in found.items() if layer == 3} == {
         "encoder/cls_token",
         "encoder/pos_embed",
         "encoder/patch_embed/kernel",
         "encoder/patch_embed/bias",
     }
-    assert found["encoder/trunk/block_0/qkv/kernel"] == 4 and found["encoder/trunk/block_3/norm_2/scale"] == 1
+    assert found["encoder/trunk/block_0/qkv/kernel"] == 2 and found["encoder/trunk/block_1/norm_2/scale"] == 1
     assert found["encoder/fc_norm/scale"] == found["head/kernel"] == 0
 
 

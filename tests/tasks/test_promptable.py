@@ -25,7 +25,7 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 
 def config(**model):
     config = promptable_config()
-    config.model = dict(name="sam_debug", depth=2, global_blocks=(1,), decoder_depth=1) | model
+    config.model = dict(name="sam_debug", decoder_depth=1) | model
     config.rounds.count = 3
     config.rounds.empty_last = False  # a first prompt, a click, an empty round, in either order of the latter
     return config
@@ -97,6 +97,7 @@ def assert_same(ours, theirs, tolerance=1e-5):
     jax.tree.map(close, jax.device_get(gradient), jax.device_get(their_gradient))
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_agree_with_parameters_really_sharded(variables, expected):
     mesh = make_mesh(data=2, fsdp=4)
     shardings = state_shardings(variables, mesh, floor=512)

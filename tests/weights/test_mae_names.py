@@ -59,7 +59,7 @@ OFFICIAL_KEYS = (
     ]
     + [
         f"{blocks}.{i}.{module}.{leaf}"
-        for blocks, depth in (("blocks", 4), ("decoder_blocks", 2))
+        for blocks, depth in (("blocks", 2), ("decoder_blocks", 2))
         for i in range(depth)
         for module in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
         for leaf in ("weight", "bias")
@@ -82,7 +82,7 @@ def test_official_names(variables):
 def test_there_and_back_is_the_same_to_the_byte(family, variables):
     state = state_of(variables, family)
     assert MAE.family_of(state) == family and MAE.holds(variables)
-    assert MAE.encoder_size(state, family) == {"width": 32, "depth": 4, "patch": 16, "canvas": 64}
+    assert MAE.encoder_size(state, family) == {"width": 32, "depth": 2, "patch": 16, "canvas": 64}
     assert_same(restored(state, variables, family), variables)
 
 
@@ -96,7 +96,7 @@ def test_the_published_spelling_of_transformers_is_read_too(variables):
             key = key.replace(f".attention.{short}_proj.", f".attention.attention.{long}.")
         older[key] = array
     assert "decoder.decoder_layers.1.attention.attention.query.bias" in older
-    assert MAE.encoder_size(older, HUGGINGFACE)["depth"] == 4
+    assert MAE.encoder_size(older, HUGGINGFACE)["depth"] == 2
     assert_same(restored(older, variables, HUGGINGFACE), variables)
 
 

@@ -79,10 +79,10 @@ def test_layouts_are_those_of_torch():
     path = "params/prompt_encoder/mask_conv_2/kernel"  # convolution: [out, in, y, x], ours ordered (y, x, in)
     kernel = state["prompt_encoder.mask_downscaling.3.weight"]
     np.testing.assert_array_equal(kernel[7, 2, 1, 0], ours[path][(1 * 2 + 0) * 4 + 2, 7])
-    path = "params/image_encoder/trunk/block_3/qkv/kernel"
-    np.testing.assert_array_equal(state["image_encoder.blocks.3.attn.qkv.weight"][40, 3], ours[path][3, 40])
-    path = "params/image_encoder/trunk/block_3/rel_pos_w"
-    np.testing.assert_array_equal(state["image_encoder.blocks.3.attn.rel_pos_w"], ours[path])
+    path = "params/image_encoder/trunk/block_1/qkv/kernel"
+    np.testing.assert_array_equal(state["image_encoder.blocks.1.attn.qkv.weight"][40, 3], ours[path][3, 40])
+    path = "params/image_encoder/trunk/block_1/rel_pos_w"
+    np.testing.assert_array_equal(state["image_encoder.blocks.1.attn.rel_pos_w"], ours[path])
     kinds = ["background", "foreground", "top_left", "bottom_right"]
     for n, kind in enumerate(kinds):
         key = f"prompt_encoder.point_embeddings.{n}.weight"

@@ -19,7 +19,7 @@ SIZES = {
     "sam_tiny": _SMALL | dict(canvas=128, patch=16, width=128, depth=4, heads=4, window=0),
     # For tests and debug variants: all kinds of layer, in a second.
     "sam_debug": _SMALL
-    | dict(canvas=64, patch=16, width=32, depth=4, heads=2, window=3, global_blocks=(1, 3))
+    | dict(canvas=64, patch=16, width=32, depth=2, heads=2, window=3, global_blocks=(1,))
     | dict(prompt_width=32, decoder_mlp=64),
 }
 
