@@ -21,20 +21,24 @@ from segjax.weights.run_folder import load_variables
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "experiments"
 EXPERIMENTS = sorted(FOLDER.rglob("*.py"))
 name_of = lambda path: path if isinstance(path, str) else f"{path.parent.name}/{path.stem}"
+HEADS = {"masks": "mask_convs", "keypoints": "keypoints"}  # and the attribute of a detector that says it has one
 VARIANTS = [(path, "") for path in EXPERIMENTS] + [(FOLDER / "sam" / "coco.py", ":small")]
+VARIANTS += [(FOLDER / "mask_rcnn" / "roi_ablation.py", ":roi_pool,keypoints")]
 VARIANTS += [(FOLDER / "mae" / "probe.py", ":imagenet_b"), (FOLDER / "mae" / "finetune.py", ":imagenet_h")]
 
 
 def batch_shapes(task):
     """A batch of the task as shapes, and names that its metrics must have."""
     canvas, shape = task.model.canvas, jax.ShapeDtypeStruct
-    batch = {"image": shape((2, canvas, canvas, 3), jnp.uint8), "weight": shape((2,), jnp.float32)}
+    hw = task.canvas("train") if isinstance(task, Detection) else (canvas, canvas)
+    batch = {"image": shape((2, *hw, 3), jnp.uint8), "weight": shape((2,), jnp.float32)}
     if isinstance(task, Reconstruction):
         return batch, set()
     if isinstance(task, Classification):
         return batch | {"label": shape((2,), jnp.int32)}, {"top1"}
     if isinstance(task, Detection):
-        return batch | detection_shapes(task.data["max_objects"]), {"rpn_scores", "classes", "masks", "dropped"}
+        heads = {name for name in ("masks", "keypoints") if getattr(task.model, HEADS[name])}
+        return batch | detection_shapes(task), {"rpn_scores", "classes", "dropped", "proposals"} | heads
     cells = canvas // task.data["mask_stride"]
     batch |= {
         "size": shape((2, 2), jnp.int32),
@@ -45,11 +49,12 @@ def batch_shapes(task):
     return batch, {"first_dice", "later_dice", "first_iou_error"}
 
 
-def detection_shapes(objects):
+def detection_shapes(task):
     """What a detector's batch holds besides pictures and weights."""
-    shape = jax.ShapeDtypeStruct
+    shape, objects = jax.ShapeDtypeStruct, task.data["max_objects"]
     rows = {"boxes": ((4,), jnp.float32), "categories": ((), jnp.int32), "masks": ((112, 112), jnp.uint8)}
     rows |= {"valid": ((), jnp.bool_), "crowd": ((), jnp.bool_)}
+    rows |= {"keypoints": ((task.model.keypoints, 3), jnp.float32)} if task.model.keypoints else {}
     batch = {name: shape((2, objects, *size), dtype) for name, (size, dtype) in rows.items()}
     return batch | {"size": shape((2, 2), jnp.int32), "dropped": shape((2,), jnp.int32)}
 
