@@ -22,7 +22,10 @@ FOLDER = pathlib.Path(__file__).resolve().parent.parent / "experiments"
 EXPERIMENTS = sorted(FOLDER.rglob("*.py"))
 name_of = lambda path: path if isinstance(path, str) else f"{path.parent.name}/{path.stem}"
 HEADS = {"masks": "mask_convs", "keypoints": "keypoints"}  # and the attribute of a detector that says it has one
-VARIANTS = [(path, "") for path in EXPERIMENTS] + [(FOLDER / "sam" / "coco.py", ":small")]
+# Programs that differ in numbers alone: one of them is traced by default.
+LIKE_OTHERS = [FOLDER / "mask_rcnn" / f"{name}.py" for name in ("cityscapes", "coco_r50_lsj", "lvis", "keypoints")]
+VARIANTS = [(path, "") for path in EXPERIMENTS if path not in LIKE_OTHERS] + [(FOLDER / "sam" / "coco.py", ":small")]
+VARIANTS += [pytest.param(path, "", marks=pytest.mark.slow) for path in LIKE_OTHERS]
 VARIANTS += [(FOLDER / "mask_rcnn" / "roi_ablation.py", ":roi_pool,keypoints")]
 VARIANTS += [(FOLDER / "mae" / "probe.py", ":imagenet_b"), (FOLDER / "mae" / "finetune.py", ":imagenet_h")]
 
@@ -84,6 +87,37 @@ def test_imagenet_is_pretrained_by_the_paper_s_recipe(size, variant, epochs):
     assert (tuple(crop.scale), tuple(crop.ratio), crop.flip) == ((0.2, 1.0), (3 / 4, 4 / 3), True)
     assert (model.canvas, model.mask_ratio, model.mask_strategy, model.drop_path) == (224, 0.75, "random", 0.0)
     assert (model.decoder_width, model.decoder_depth, model.decoder_heads) == (512, 8, 16) and model.norm_pix
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "batch", "rate", "drops"),
+    [
+        ("coco_r50_fpn_1x.py", 90_000, 16, 0.02, (60_000, 80_000)),
+        ("coco_r50_fpn_1x.py:3x", 270_000, 16, 0.02, (210_000, 250_000)),
+        ("keypoints.py", 90_000, 16, 0.02, (60_000, 80_000)),
+        ("cityscapes.py", 24_000, 8, 0.01, (18_000,)),
+        ("lvis.py", 180_000, 16, 0.02, (120_000, 160_000)),
+        ("coco_r50_lsj.py", 184_375, 64, 0.1, (163_889, 177_546)),
+        ("coco_vitdet_b.py", 184_375, 64, 1e-4, (163_889, 177_546)),
+    ],
+)
+def test_detectors_are_trained_by_detectron2_s_recipes(name, steps, batch, rate, drops):
+    """Its configs' MAX_ITER, IMS_PER_BATCH, BASE_LR and STEPS; momentum and decay of its solver, or ViTDet's."""
+    config = read_config(f"{FOLDER}/mask_rcnn/{name}")
+    assert (config.total_steps, config.batch_size) == (steps, batch)
+    optimizer, model = config.optimizer, make_task(config).model
+    assert (optimizer.peak_lr, optimizer.base_lr, optimizer.schedule, optimizer.boundaries) == (rate, 0, "step", drops)
+    if model.backbone == "vit":
+        assert (optimizer.name, optimizer.weight_decay, optimizer.layer_decay, model.drop_path) == (
+            "adamw",
+            0.1,
+            0.7,
+            0.1,
+        )
+        return
+    jitter = tuple(config.data.augment.scale) == (0.1, 2.0)
+    assert (optimizer.name, optimizer.b1, optimizer.weight_decay) == ("sgd", 0.9, 4e-5 if jitter else 1e-4)
+    assert (model.freeze_at, model.norm) == ((0, "gn") if jitter else (2, "frozen_bn"))
 
 
 def test_miniatures_of_a_task_are_one_program():

@@ -11,7 +11,7 @@ synthetic, and their box and joints are learnt by a tiny model from nothing.
 
 import ml_collections
 
-from segjax.tasks.detection_config import apply_1x_recipe, as_variant, detection_config
+from segjax.tasks.detection_config import apply_1x_recipe, apply_cpu_recipe, as_variant, detection_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
@@ -25,15 +25,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     apply_1x_recipe(config)
     if variant == "figures":
         config = detection_config()
-        config.update(total_steps=1500, batch_size=4, eval_every=500)
-        config.model = ml_collections.ConfigDict(
-            dict(name="maskrcnn_tiny", classes=1, canvas=128, short_side=128, long_side=128, detections=20)
-            | dict(keypoints=7, keypoint_convs=4, keypoint_width=64, mask_convs=0)
-            | dict(anchor_sizes=(20, 32, 48, 64, 96), candidates=100)
-            | dict(proposals_before=(64, 64), proposals_after=(64, 32))
-        )
-        config.optimizer.update(peak_lr=1e-3, weight_decay=0.05, warmup_steps=50)
-        config.samples.update(anchors=64, regions=32)
-        config.data.update(max_objects=4, cache_mb=500.0)
-        config.data.scenes.update(kind="figures", train_count=2000, eval_count=200, size=128)
+        apply_cpu_recipe(config, figures=True)
+        config.update(total_steps=1500, eval_every=500)
+        config.data.scenes.eval_count = 200
     return as_variant(config, variant, known=("figures",))

@@ -9,7 +9,10 @@ import optax
 import pytest
 
 from segjax.data.figures import JOINTS
+from segjax.data.placed import mask_cells_of_box
+from segjax.data.records import decode_mask
 from segjax.data.splits import open_split
+from segjax.models.detection.operations import detector_multiply_adds
 from segjax.tasks import make_task
 from segjax.tasks.detection_config import as_variant, detection_config
 from segjax.training.sharding import make_mesh
@@ -155,8 +158,9 @@ def test_dropped_objects_are_counted(task, variables, batch):
 
 def test_perfect_answers_are_measured_as_perfect_in_the_pictures_own_pixels(monkeypatch):
     """The truth as the detector would see it, on a canvas half as large as the pictures."""
-    config = miniature(mask_convs=0)
+    config = miniature()
     config.data.scenes.update(eval_count=4, size=128)
+    config.eval.boundary = True
     task = make_task(config)
     records = open_split(config.data, "eval")
 
@@ -166,23 +170,45 @@ def test_perfect_answers_are_measured_as_perfect_in_the_pictures_own_pixels(monk
         rows |= {"boxes": np.zeros((len(batch["size"]), places, 4)), "scores": np.ones((len(batch["size"]), places))}
         rows |= {"labels": np.ones((len(batch["size"]), places), int), "valid": np.zeros(rows["scores"].shape, bool)}
         rows["keypoints"] = np.zeros((*rows["scores"].shape, len(JOINTS), 2))
+        rows["masks"] = np.zeros((*rows["scores"].shape, 28, 28))
         for row, index in enumerate(rows["example"]):
             objects = records[int(index)]["objects"] if rows["weight"][row] else {"rle": []}
-            for place in range(len(objects["rle"])):
-                rows["boxes"][row, place], rows["valid"][row, place] = objects["box"][place] / 2, True
+            for place, (box, rle) in enumerate(zip(objects.get("box", []), objects["rle"], strict=True)):
+                rows["boxes"][row, place], rows["valid"][row, place] = box / 2, True
                 rows["keypoints"][row, place] = objects["keypoints"][place, :, :2] / 2
+                rows["masks"][row, place] = mask_cells_of_box(decode_mask(rle, 128, 128), box, 28)
         return rows
 
     monkeypatch.setattr(task, "_detect", perfect)
     monkeypatch.setattr("segjax.tasks.detection.check_variables", lambda *arguments, **options: None)
     numbers, pictures = task.evaluate({}, mesh=make_mesh(8, 1))
-    assert numbers["bbox/AP"] == numbers["keypoints/AP"] == 1 and "segm/AP" not in numbers
+    assert numbers["bbox/AP"] == numbers["keypoints/AP"] == numbers["segm/AP50"] == 1
+    assert 0 < numbers["boundary/AP"] < 1, "28 x 28 cells do not hold an outline"
     assert numbers["detections_full"] == 0 and pictures["detections"].dtype == np.uint8
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     batch = {"image": np.zeros((2, 64, 64, 3), np.uint8), "size": np.full((2, 2), 64)}
     batch |= {name: np.zeros(2) for name in ("original", "weight", "example")}
     found = jax.eval_shape(task._detected, shapes, batch)
-    assert found["keypoints"].shape == (2, task.model.detections, len(JOINTS), 2) and "masks" not in found
+    assert found["keypoints"].shape == (2, task.model.detections, len(JOINTS), 2)
+    assert found["masks"].shape == (2, task.model.detections, 28, 28)
+
+
+def test_training_and_measuring_may_have_canvases_of_their_own():
+    config = miniature()
+    config.data.canvas, config.eval.canvas = (64, 96), (32, 64)
+    config.data.augment.scale = (2.0, 3.0)
+    task = make_task(config)
+    for split, hw in (("train", (64, 96)), ("eval", (32, 64))):
+        with task.batches(split, batch_size=2) as batches:
+            assert next(batches)["image"].shape == (2, *hw, 3)
+    assert make_task(miniature()).canvas("train") == make_task(miniature()).canvas("eval") == (64, 64)
+    small, large = make_task(miniature()).operations(), task.operations()
+    assert small[1] == "float32" and 1 < large[0] / small[0] < 1.5  # half as many cells more, and as many samples
+
+
+def test_operations_are_three_passes_over_a_picture_and_its_samples(task):
+    count = detector_multiply_adds(task.model, (64, 64))
+    assert task.operations()[0] == 2 * 3 * (count.picture + 8 * count.region + 2 * count.shown)
 
 
 def test_what_does_not_fit_is_said():
