@@ -22,8 +22,9 @@ FOLDER = pathlib.Path(__file__).resolve().parent.parent / "experiments"
 EXPERIMENTS = sorted(FOLDER.rglob("*.py"))
 name_of = lambda path: path if isinstance(path, str) else f"{path.parent.name}/{path.stem}"
 HEADS = {"masks": "mask_convs", "keypoints": "keypoints"}  # and the attribute of a detector that says it has one
-# Programs that differ in numbers alone: one of them is traced by default.
-LIKE_OTHERS = [FOLDER / "mask_rcnn" / f"{name}.py" for name in ("cityscapes", "coco_r50_lsj", "lvis", "keypoints")]
+# Programs that differ from others in numbers alone: these others are traced by default.
+LIKE_OTHERS = ("cityscapes", "coco_r50_lsj", "lvis", "keypoints", "nuclei", "roi_ablation")
+LIKE_OTHERS = [FOLDER / "mask_rcnn" / f"{name}.py" for name in LIKE_OTHERS]
 VARIANTS = [(path, "") for path in EXPERIMENTS if path not in LIKE_OTHERS] + [(FOLDER / "sam" / "coco.py", ":small")]
 VARIANTS += [pytest.param(path, "", marks=pytest.mark.slow) for path in LIKE_OTHERS]
 VARIANTS += [(FOLDER / "mask_rcnn" / "roi_ablation.py", ":roi_pool,keypoints")]
