@@ -14,10 +14,10 @@ from segjax.tasks.detection_config import as_variant, detection_config
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = detection_config()
-    config.total_steps = 4500
+    config.total_steps = 4000
     config.batch_size = 4
     config.log_every = 50
-    config.eval_every = 1500
+    config.eval_every = 2000
     # Group norms see what padding there is, so the canvas is one that most pictures fill. Some show 150 nuclei.
     config.model = ml_collections.ConfigDict(
         dict(name="maskrcnn_tiny", classes=1, canvas=384, short_side=384, long_side=384)
