@@ -24,7 +24,7 @@ class RepeatRare:
         self._ends = np.cumsum(repeat_factors([set(_categories(source[i])) for i in range(len(source))], threshold))
 
     def __len__(self) -> int:
-        return int(self._ends[-1] + 1e-6)
+        return int(self._ends[-1] + 0.5)
 
     def __getitem__(self, position: int) -> Any:
         if not 0 <= position < len(self):

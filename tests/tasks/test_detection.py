@@ -120,12 +120,14 @@ def test_a_placeholder_counts_for_nothing(task, variables, batch):
     jax.tree.map(same, gradient, measured(task, variables, blank)[3])
 
 
+ADAM = optax.adam(3e-3)
+update = jax.jit(ADAM.update)
+
+
 def trained(task, variables, batches):
     """(parameters, loss of each step) of one step a batch."""
-    optimizer = optax.adam(3e-3)
     params, losses = variables["params"], []
-    state = optimizer.init(params)
-    update = jax.jit(optimizer.update)
+    state = ADAM.init(params)
     for batch in batches:
         loss, _, _, gradient = measured(task, variables | {"params": params}, batch)
         updates, state = update(gradient, state)

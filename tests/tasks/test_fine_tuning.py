@@ -1,6 +1,5 @@
 """A detector of other classes as a start: all but the last layers, from every kind of file."""
 
-import jax
 import numpy as np
 import pytest
 from golden.drawn_weights import drawn_variables
@@ -56,14 +55,16 @@ def test_all_but_what_names_the_classes_is_taken(files, variables, name, model):
 
 
 def test_errors_say_how_to_ask_and_what_is_no_detector(files, tmp_path):
+    one_class, wider = expected(task_of(classes=1)), task_of(features=32)
+    shapes = expected(wider)
     for name in ("ours.safetensors", "theirs.pth"):
         with pytest.raises(CheckpointError, match=r"misshapen.*init_from='detector:PATH' takes all but"):
-            read_checkpoint(files / name).variables(expected(task_of(classes=1)))
+            read_checkpoint(files / name).variables(one_class)
         with pytest.raises(CheckpointError, match="of another architecture"):
-            task_of().pretrained("detector", str(files / name), expected(task_of(features=32)))
-    sam = build_model("sam_debug")
-    write_checkpoint(tmp_path / "sam.safetensors", drawn_variables(sam, init_model), metadata={"model": {}})
+            wider.pretrained("detector", str(files / name), shapes)
+    other = {"params": {"encoder": {"kernel": np.zeros((2, 2), np.float32)}}, "constants": {}}
+    write_checkpoint(tmp_path / "other.safetensors", other, metadata={"model": {}})
     with pytest.raises(CheckpointError, match="holds no detector"):
-        task_of().pretrained("detector", str(tmp_path / "sam.safetensors"), expected(task_of()))
+        wider.pretrained("detector", str(tmp_path / "other.safetensors"), shapes)
     with pytest.raises(ValueError, match="from another detector's, 'detector:PATH'"):
-        task_of().pretrained("mae", "x", jax.tree.map(lambda x: x, expected(task_of())))
+        wider.pretrained("mae", "x", shapes)

@@ -59,7 +59,7 @@ def test_schedule_mistakes_say_what_was_expected(options, message):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"name": "sgd"}, "'sgd'; expected one of adamw, muon, lars"),
+        ({"name": "adam"}, "'adam'; expected one of adamw, muon, lars, sgd"),
         ({"b1": 1.0}, "optimizer.b1"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"layer_decay": 1.5}, "layer_decay"),
