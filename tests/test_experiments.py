@@ -21,20 +21,28 @@ from segjax.weights.run_folder import load_variables
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "experiments"
 EXPERIMENTS = sorted(FOLDER.rglob("*.py"))
 name_of = lambda path: path if isinstance(path, str) else f"{path.parent.name}/{path.stem}"
-VARIANTS = [(path, "") for path in EXPERIMENTS] + [(FOLDER / "sam" / "coco.py", ":small")]
+HEADS = {"masks": "mask_convs", "keypoints": "keypoints"}  # and the attribute of a detector that says it has one
+# Programs that differ from others in numbers alone: these others are traced by default.
+LIKE_OTHERS = ("cityscapes", "coco_r50_lsj", "lvis", "keypoints", "nuclei", "roi_ablation")
+LIKE_OTHERS = [FOLDER / "mask_rcnn" / f"{name}.py" for name in LIKE_OTHERS]
+VARIANTS = [(path, "") for path in EXPERIMENTS if path not in LIKE_OTHERS] + [(FOLDER / "sam" / "coco.py", ":small")]
+VARIANTS += [pytest.param(path, "", marks=pytest.mark.slow) for path in LIKE_OTHERS]
+VARIANTS += [(FOLDER / "mask_rcnn" / "roi_ablation.py", ":roi_pool,keypoints")]
 VARIANTS += [(FOLDER / "mae" / "probe.py", ":imagenet_b"), (FOLDER / "mae" / "finetune.py", ":imagenet_h")]
 
 
 def batch_shapes(task):
     """A batch of the task as shapes, and names that its metrics must have."""
     canvas, shape = task.model.canvas, jax.ShapeDtypeStruct
-    batch = {"image": shape((2, canvas, canvas, 3), jnp.uint8), "weight": shape((2,), jnp.float32)}
+    hw = task.canvas("train") if isinstance(task, Detection) else (canvas, canvas)
+    batch = {"image": shape((2, *hw, 3), jnp.uint8), "weight": shape((2,), jnp.float32)}
     if isinstance(task, Reconstruction):
         return batch, set()
     if isinstance(task, Classification):
         return batch | {"label": shape((2,), jnp.int32)}, {"top1"}
     if isinstance(task, Detection):
-        return batch | detection_shapes(task.data["max_objects"]), {"rpn_scores", "classes", "masks", "dropped"}
+        heads = {name for name in ("masks", "keypoints") if getattr(task.model, HEADS[name])}
+        return batch | detection_shapes(task), {"rpn_scores", "classes", "dropped", "proposals"} | heads
     cells = canvas // task.data["mask_stride"]
     batch |= {
         "size": shape((2, 2), jnp.int32),
@@ -45,11 +53,12 @@ def batch_shapes(task):
     return batch, {"first_dice", "later_dice", "first_iou_error"}
 
 
-def detection_shapes(objects):
+def detection_shapes(task):
     """What a detector's batch holds besides pictures and weights."""
-    shape = jax.ShapeDtypeStruct
+    shape, objects = jax.ShapeDtypeStruct, task.data["max_objects"]
     rows = {"boxes": ((4,), jnp.float32), "categories": ((), jnp.int32), "masks": ((112, 112), jnp.uint8)}
     rows |= {"valid": ((), jnp.bool_), "crowd": ((), jnp.bool_)}
+    rows |= {"keypoints": ((task.model.keypoints, 3), jnp.float32)} if task.model.keypoints else {}
     batch = {name: shape((2, objects, *size), dtype) for name, (size, dtype) in rows.items()}
     return batch | {"size": shape((2, 2), jnp.int32), "dropped": shape((2,), jnp.int32)}
 
@@ -79,6 +88,37 @@ def test_imagenet_is_pretrained_by_the_paper_s_recipe(size, variant, epochs):
     assert (tuple(crop.scale), tuple(crop.ratio), crop.flip) == ((0.2, 1.0), (3 / 4, 4 / 3), True)
     assert (model.canvas, model.mask_ratio, model.mask_strategy, model.drop_path) == (224, 0.75, "random", 0.0)
     assert (model.decoder_width, model.decoder_depth, model.decoder_heads) == (512, 8, 16) and model.norm_pix
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "batch", "rate", "drops"),
+    [
+        ("coco_r50_fpn_1x.py", 90_000, 16, 0.02, (60_000, 80_000)),
+        ("coco_r50_fpn_1x.py:3x", 270_000, 16, 0.02, (210_000, 250_000)),
+        ("keypoints.py", 90_000, 16, 0.02, (60_000, 80_000)),
+        ("cityscapes.py", 24_000, 8, 0.01, (18_000,)),
+        ("lvis.py", 180_000, 16, 0.02, (120_000, 160_000)),
+        ("coco_r50_lsj.py", 184_375, 64, 0.1, (163_889, 177_546)),
+        ("coco_vitdet_b.py", 184_375, 64, 1e-4, (163_889, 177_546)),
+    ],
+)
+def test_detectors_are_trained_by_detectron2_s_recipes(name, steps, batch, rate, drops):
+    """Its configs' MAX_ITER, IMS_PER_BATCH, BASE_LR and STEPS; momentum and decay of its solver, or ViTDet's."""
+    config = read_config(f"{FOLDER}/mask_rcnn/{name}")
+    assert (config.total_steps, config.batch_size) == (steps, batch)
+    optimizer, model = config.optimizer, make_task(config).model
+    assert (optimizer.peak_lr, optimizer.base_lr, optimizer.schedule, optimizer.boundaries) == (rate, 0, "step", drops)
+    if model.backbone == "vit":
+        assert (optimizer.name, optimizer.weight_decay, optimizer.layer_decay, model.drop_path) == (
+            "adamw",
+            0.1,
+            0.7,
+            0.1,
+        )
+        return
+    jitter = tuple(config.data.augment.scale) == (0.1, 2.0)
+    assert (optimizer.name, optimizer.b1, optimizer.weight_decay) == ("sgd", 0.9, 4e-5 if jitter else 1e-4)
+    assert (model.freeze_at, model.norm) == ((0, "gn") if jitter else (2, "frozen_bn"))
 
 
 def test_miniatures_of_a_task_are_one_program():

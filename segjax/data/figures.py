@@ -31,7 +31,7 @@ class FigureScenes(SyntheticScenes):
     """
 
     categories, category_ids = ("figure",), (0,)
-    keypoint_names = JOINTS
+    keypoint_names, keypoint_sigmas = JOINTS, SIGMAS
     difficulties: Mapping[str, Difficulty] = {
         "easy": Difficulty(objects=(1, 3), radius=(0.22, 0.4)),
         "lone": Difficulty(objects=(1, 1), radius=(0.3, 0.45)),

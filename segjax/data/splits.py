@@ -56,6 +56,11 @@ def classes_of(data: Mapping[str, Any]) -> dict[str, tuple]:
     return {name: getattr(info, name) for name in ("categories", "category_ids", "keypoint_names", "frequencies")}
 
 
+def keypoint_sigmas_of(data: Mapping[str, Any]) -> tuple[float, ...] | None:
+    """How far off annotators are, for OKS: of each keypoint of synthetic figures; None, COCO's, for other sources."""
+    return _scenes(data).keypoint_sigmas if data["source"] == SYNTHETIC else None
+
+
 def _scenes(data: Mapping[str, Any]) -> type[SyntheticScenes]:
     return scenes_of(data.get("scenes", {}).get("kind", "shapes"))
 

@@ -73,6 +73,7 @@ class SyntheticScenes:
     categories: tuple[str, ...] = SHAPES
     category_ids: tuple[int, ...] = tuple(range(len(SHAPES)))
     keypoint_names: tuple[str, ...] = ()
+    keypoint_sigmas: tuple[float, ...] = ()
     frequencies: tuple[str, ...] = ()
     difficulties: Mapping[str, Difficulty] = DIFFICULTIES
 

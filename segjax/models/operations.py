@@ -4,6 +4,8 @@ Two operations each. Norms and activations do not count. What an implementation 
 by computing again in the backward pass, changes nothing here.
 """
 
+from collections.abc import Sequence
+
 from segjax.models.classifier import Classifier
 from segjax.models.mae import Mae
 
@@ -20,6 +22,24 @@ def block_multiply_adds(width: int, tokens: int, *, windows: int = 1, outside: i
     attending = windows * tokens
     outside = attending if outside is None else outside
     return attending * 4 * width**2 + outside * 8 * width**2 + 2 * windows * tokens**2 * width
+
+
+def windowed_multiply_adds(
+    width: int, depth: int, grid: tuple[int, int], window: int, global_blocks: Sequence[int], *, rel_pos: bool
+) -> int:
+    """Of all blocks of a ViT that attends in windows, and globally in some, on a grid of (h, w) patches.
+
+    Args:
+      window: side in patches; 0 attends globally everywhere. rel_pos: positions are added to the attention, as SAM's.
+    """
+    cells, total = grid[0] * grid[1], 0
+    for block in range(depth):
+        down, across = (window, window) if window and block not in global_blocks else grid
+        windows = -(-grid[0] // down) * -(-grid[1] // across)
+        total += block_multiply_adds(width, down * across, windows=windows, outside=cells)
+        if rel_pos:  # each query with the rows and the columns of its window
+            total += windows * down * across * (down + across) * width
+    return total
 
 
 def mae_multiply_adds(model: Mae) -> tuple[int, int]:

@@ -1,7 +1,4 @@
-"""Detection: pictures with objects, Mask R-CNN, and its losses, bound together for the loop.
-
-Keypoints are not trained yet.
-"""
+"""Detection: pictures with objects, Mask R-CNN, and its losses, bound together for the loop."""
 
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,13 +11,17 @@ import numpy as np
 
 from segjax import viz
 from segjax.data.detection import MASK_SIDE, DetectionExample, shown_whole
-from segjax.data.placed import record_pixels
+from segjax.data.placed import left_right_pairs, record_pixels
 from segjax.data.records import decode_mask, encode_part
-from segjax.data.splits import categories_of, classes_of
+from segjax.data.repeats import RepeatRare
+from segjax.data.splits import categories_of, classes_of, keypoint_sigmas_of
 from segjax.evaluation.coco import evaluate_coco
 from segjax.evaluation.coco_format import CocoResults, coco_truth
 from segjax.models.detection.build import build_mask_rcnn, init_mask_rcnn
 from segjax.models.detection.mask_rcnn import MaskRcnn
+from segjax.models.detection.operations import detector_multiply_adds
+from segjax.models.operations import TRAINING
+from segjax.ops.keypoints import decode_keypoints
 from segjax.ops.paste import paste_mask_on_host
 from segjax.tasks.detection_config import completed
 from segjax.tasks.detection_terms import Samples, loss_terms
@@ -36,15 +37,10 @@ class Detection:
     """The task of `config` (see `detection_config`): all that the loop asks for."""
 
     def __init__(self, config: ml_collections.ConfigDict):
-        """Raises ValueError for a model with keypoints, or samples of which none may show an object."""
+        """Raises ValueError for samples of which none may show an object."""
         options = config.model.to_dict()
         name = options.pop("name")
         self.model: MaskRcnn = build_mask_rcnn(name, **options)
-        if self.model.keypoints:
-            raise ValueError(
-                f"{name} has {self.model.keypoints} keypoints, which this task does not train yet; set "
-                "config.model.keypoints=0 to train its boxes and masks"
-            )
         self.samples = Samples(**config.samples.to_dict())
         if not self.samples.objects:
             raise ValueError(
@@ -74,21 +70,30 @@ class Detection:
         """The sum of `loss_terms` of a batch of `DetectionExample`s, times its real pictures; the number of these.
 
         The step divides by that number, which leaves the sum of the terms. Each term has a count of its own, so a batch
-        in several microbatches is not quite the same as in one. Metrics are the terms, and the objects of a picture
-        that there was no room for ("dropped").
+        in several microbatches is not quite the same as in one. Metrics are the terms, the objects of a picture that
+        there was no room for ("dropped"), and the share of the places for proposals that are filled ("proposals").
         """
         draw_key, drop_key = jax.random.split(key)
         rngs = {"drop_path": drop_key} if train else {}
         arguments = (batch, draw_key, self.samples, train)
-        terms = self.model.apply(variables, *arguments, method=loss_terms, rngs=rngs)
-        pictures = jnp.sum(batch["weight"] > 0, dtype=jnp.float32)
+        terms, proposals = self.model.apply(variables, *arguments, method=loss_terms, rngs=rngs)
+        real = (batch["weight"] > 0).astype(jnp.float32)
+        pictures = jnp.sum(real)
         metrics = {name: term * pictures for name, term in terms.items()}
-        dropped = jnp.sum(batch["dropped"] * (batch["weight"] > 0), dtype=jnp.float32)
-        return sum(terms.values()) * pictures, pictures, metrics | {"dropped": dropped}
+        metrics |= {"dropped": jnp.sum(batch["dropped"] * real), "proposals": jnp.sum(proposals * real)}
+        return sum(terms.values()) * pictures, pictures, metrics
+
+    def canvas(self, split: str) -> tuple[int, int]:
+        """(height, width) in pixels of the canvases of "train" or "eval": as config.data or config.eval says, else the
+        model's own."""
+        own = (self.data if split == "train" else self.eval)["canvas"]
+        return tuple(own) or (self.model.canvas,) * 2
 
     def operations(self) -> tuple[float, str]:
-        """(0, dtype): nobody has counted a detector's operations yet, and the log then says nothing of them."""
-        return 0.0, jnp.dtype(self.model.dtype).name
+        """Of one picture with all its samples, see `detector_multiply_adds`; frozen stages run forward alone."""
+        count = detector_multiply_adds(self.model, self.canvas("train"))
+        trained = count.picture + self.samples.regions * count.region + self.samples.objects * count.shown
+        return 2.0 * (count.frozen + TRAINING * trained), jnp.dtype(self.model.dtype).name
 
     def batches(
         self,
@@ -103,17 +108,15 @@ class Detection:
     ) -> Iterator[dict[str, np.ndarray]]:
         """Batches of `DetectionExample`s: "train" endless, shuffled and augmented, "eval" once, without masks.
 
-        Raises ValueError for a source with another number of classes than the model's.
+        Raises ValueError for a source with another number of classes or keypoints than the model's.
         """
         train, model = split == "train", self.model
         source = records_of(self.data, split, limit=self.eval["limit"])
-        if (known := len(categories_of(self.data))) != model.classes:
-            raise ValueError(
-                f"{self.data['source']!r} has {known} classes, the model {model.classes}; set "
-                f"config.model.classes={known}"
-            )
+        if train and self.data["repeat_threshold"]:
+            source = RepeatRare(source, self.data["repeat_threshold"])
+        names = self._keypoint_names()
         example = DetectionExample(
-            (model.canvas, model.canvas),
+            self.canvas(split),
             self.data["max_objects"],
             short_side=model.short_side,
             long_side=model.long_side,
@@ -123,6 +126,8 @@ class Detection:
             mask_side=MASK_SIDE if train and model.mask_convs else 0,
             min_visible=self.data["min_visible"],
             classes=model.classes,
+            keypoints=model.keypoints if train else 0,
+            keypoint_pairs=left_right_pairs(names) if train else (),
             percentiles=tuple(self.data["percentiles"]) or None,
         )
         place = dict(process_index=process_index, process_count=process_count, workdir=workdir)
@@ -131,49 +136,81 @@ class Detection:
     def evaluate(
         self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """COCO's AP, AP50 and AP75 of boxes ("bbox/AP") and masks ("segm/AP"), and a sheet of truth beside answers.
+        """COCO's AP, AP50 and AP75 of boxes ("bbox/AP"), masks ("segm/AP"), with `eval.boundary` their outlines
+        ("boundary/AP") and keypoints ("keypoints/AP"), and a sheet of truth beside answers.
 
         Numbers are shares of 1, as measured in the original pictures. One that has no object to find is left out.
+        "detections_full" is the share of pictures in which no place for another detection was left.
 
         Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them.
         """
         check_variables(jax.eval_shape(self.init, jax.random.key(0)), variables, source="what is to be measured")
         source = records_of(self.data, "eval", limit=self.eval["limit"])
         truth = coco_truth((source[index] for index in range(len(source))), **classes_of(self.data))
-        results = CocoResults(truth)
+        results, full = CocoResults(truth), {}
         for batch in measured_batches(self.batches, self.eval["batch_size"], mesh):
             batch["example"] = batch["index"].astype(np.int32)
             rows = to_host(self._detect(variables, place_batch(batch, mesh)))
             for row in np.flatnonzero(rows["weight"]):
+                full[int(rows["example"][row])] = bool(rows["valid"][row].all())
                 # Every process sees all answers; each pastes the masks of its share.
                 if rows["example"][row] % jax.process_count() == jax.process_index():
                     self._add(results, {name: values[row] for name, values in rows.items()})
         results = results.gather()
         if not results.pictures():
             raise ValueError(f"nothing to measure: none of the pictures of {self.data['eval_split']!r} could be read")
-        numbers: dict[str, float] = {}
-        for kind in ("bbox", "segm") if self.model.mask_convs else ("bbox",):
-            found = evaluate_coco(truth, results.rows(), kind).numbers()
-            numbers |= {f"{kind}/{name}": found[f"{kind}/{name}"] for name in MEASURED if f"{kind}/{name}" in found}
+        numbers = self._numbers(truth, results) | {"detections_full": sum(full.values()) / len(full)}
         if not self.eval["pictures"]:
             return numbers, {}
         return numbers, {"detections": self._sheet(source, truth, results)}
 
+    def _keypoint_names(self) -> tuple[str, ...]:
+        """Of the model's keypoints, if it has any. Raises ValueError where the data has others, or other classes."""
+        known = classes_of(self.data)
+        for what, found, expected in (
+            ("classes", len(known["categories"]), self.model.classes),
+            ("keypoints", len(known["keypoint_names"]), self.model.keypoints),
+        ):
+            if found != expected and (expected or what == "classes"):
+                mend = f"set config.model.{what}={found}"
+                mend += " or prepare the data with its keypoints" if what == "keypoints" else ""
+                raise ValueError(f"{self.data['source']!r} has {found} {what}, the model {expected}; {mend}")
+        return known["keypoint_names"] if self.model.keypoints else ()
+
+    def _numbers(self, truth: Mapping[str, Any], results: CocoResults) -> dict[str, float]:
+        """COCO's of all kinds of answers."""
+        masks = ("segm", "boundary") if self.eval["boundary"] else ("segm",)
+        kinds = ("bbox", *(masks if self.model.mask_convs else ()), *(("keypoints",) if self.model.keypoints else ()))
+        numbers = {}
+        for kind in kinds:
+            options: dict[str, Any] = {"sigmas": keypoint_sigmas_of(self.data)} if kind == "keypoints" else {}
+            if kind != "keypoints" and self.model.detections > 100 and "neg_category_ids" not in truth["images"][0]:
+                options["detections"] = (1, 10, 100, self.model.detections)  # COCO looks at 100 a picture, we at all
+            found = evaluate_coco(truth, results.rows(), kind, **options).numbers()
+            numbers |= {f"{kind}/{name}": found[f"{kind}/{name}"] for name in MEASURED if f"{kind}/{name}" in found}
+        return numbers
+
     def _detected(self, variables, batch):
-        found, masks, _ = self.model.apply(variables, batch["image"], batch["size"], method="detect")
+        found, masks, maps = self.model.apply(variables, batch["image"], batch["size"], method="detect")
         rows = found._asdict() | {name: batch[name] for name in ("size", "original", "weight", "example")}
-        return rows if masks is None else rows | {"masks": masks}
+        rows |= {} if masks is None else {"masks": masks}
+        if maps is None:
+            return rows
+        flat = lambda x: x.reshape(-1, *x.shape[2:])
+        return rows | {"keypoints": decode_keypoints(flat(maps), flat(found.boxes)).xy.reshape(*maps.shape[:2], -1, 2)}
 
     def _add(self, results: CocoResults, row: Mapping[str, np.ndarray]) -> None:
         """The answers for a picture, carried back into it."""
         found, hw = row["valid"], tuple(row["original"].tolist())
-        boxes = shown_whole(row["size"], row["original"]).boxes_back(row["boxes"][found])
+        placement = shown_whole(row["size"], row["original"])
+        boxes = placement.boxes_back(row["boxes"][found])
+        keypoints = placement.points_back(row["keypoints"][found]) if "keypoints" in row else None
         masks = None
         if "masks" in row:
             rule = "integer" if self.model.rules.integer_paste else "grid"
             pairs = zip(row["masks"][found], boxes, strict=True)
             masks = [_run_lengths(mask, box, hw, rule) for mask, box in pairs]
-        results.add(int(row["example"]), boxes, row["scores"][found], row["labels"][found] - 1, masks)
+        results.add(int(row["example"]), boxes, row["scores"][found], row["labels"][found] - 1, masks, keypoints)
 
     def _sheet(self, source: Sequence, truth: Mapping[str, Any], results: CocoResults) -> np.ndarray:
         """The first pictures, what is there and what was found."""
@@ -205,4 +242,9 @@ def _drawn(rows: Sequence[Mapping[str, Any]], number: Mapping[int, int]) -> dict
     if rows and "segmentation" in rows[0]:
         masks = [decode_mask(row["segmentation"]["counts"], *row["segmentation"]["size"]) for row in rows]
         drawn["masks"] = np.array(masks)
+    if rows and "keypoints" in rows[0]:
+        keypoints = np.array([row["keypoints"] for row in rows], float).reshape(len(rows), -1, 3)
+        keypoints[..., :2] += 0.5  # COCO's lie at the index of their pixel
+        keypoints[..., 2] = 2 if "scores" in drawn else keypoints[..., 2]
+        drawn["keypoints"] = keypoints
     return drawn

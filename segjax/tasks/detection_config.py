@@ -22,7 +22,9 @@ def detection_config() -> ml_collections.ConfigDict:
     config.data = ml_collections.ConfigDict(
         record_settings()
         | dict(
+            canvas=(),  # (height, width) of training's canvas, such as that of random crops; (): the model's
             max_objects=100,  # of a picture; what there is no room for is dropped, the smallest first
+            repeat_threshold=0.0,  # classes in a smaller share of pictures come more often, see `RepeatRare`; 0: off
             min_visible=0.0,  # share of an object that must be left after a crop
             # See `Augmentation`; () and 0 draw nothing, and pictures become as large as the model says.
             augment=dict(scale=(), short_sides=(), flip=True, vertical_flip=False, quarter_turns=False)
@@ -32,12 +34,58 @@ def detection_config() -> ml_collections.ConfigDict:
     config.eval = ml_collections.ConfigDict(
         dict(
             batch_size=8,
+            canvas=(),  # (height, width) to measure on; (): the model's
+            boundary=False,  # measure outlines too: AP by Boundary IoU, which large objects do not hide
             pictures=6,
             limit=0,  # pictures to measure on; 0 = all
             shown_score=0.5,  # detections from this score on are drawn; all are measured
         )
     )
     return config
+
+
+def apply_cpu_recipe(config: ml_collections.ConfigDict, figures: bool = False) -> None:
+    """Sets what a CPU learns in minutes from synthetic scenes of 128 pixels, in place.
+
+    Objects are 31 to 72 pixels wide, parts and what is half hidden smaller; classes are the shapes. Or, with `figures`,
+    stick figures of 56 pixels and more, their boxes and joints.
+    """
+    config.update(batch_size=4, log_every=50)
+    config.model = ml_collections.ConfigDict(
+        dict(name="maskrcnn_tiny", classes=5, canvas=128, short_side=128, long_side=128)
+        | dict(anchor_sizes=(20, 32, 48, 64, 96), detections=20, candidates=100)
+        | dict(proposals_before=(64, 64), proposals_after=(64, 32))
+        | (dict(classes=1, keypoints=7, keypoint_convs=4, keypoint_width=64, mask_convs=0) if figures else {})
+    )
+    config.optimizer.update(peak_lr=1e-3, weight_decay=0.05, warmup_steps=50)
+    config.samples.update(anchors=64, regions=32)
+    config.data.update(max_objects=12, cache_mb=500.0)
+    config.data.scenes.update(train_count=2000, size=128, kind="figures" if figures else "shapes")
+
+
+def apply_1x_recipe(config: ml_collections.ConfigDict) -> None:
+    """Sets detectron2's schedule "1x" (configs/Base-RCNN-FPN.yaml, 12 epochs of COCO), in place.
+
+    Momentum on 16 pictures, the rate divided by 10 twice; short sides of 640 to 800 pixels, at most 1333 long. The
+    backbone is torchvision's with frozen norms, its first two stages frozen. (There the warm-up begins at a thousandth
+    of the rate, and biases decay too.)
+    """
+    config.update(total_steps=90_000, batch_size=16, log_every=100, eval_every=10_000)
+    config.model.update(conventions="detectron2_rgb", freeze_at=2)
+    config.optimizer.update(name="sgd", peak_lr=0.02, b1=0.9, weight_decay=1e-4, clip_norm=0.0, warmup_steps=1000)
+    config.optimizer.update(schedule="step", boundaries=(60_000, 80_000))
+    config.data.update(train_split="train2017", eval_split="val2017", workers=8)
+    config.data.augment.update(short_sides=(640, 672, 704, 736, 768, 800), flip=True)
+    config.eval.update(batch_size=16)
+
+
+def apply_lsj_recipe(config: ml_collections.ConfigDict) -> None:
+    """Sets the schedule of large-scale jitter (arXiv 2012.07177), 100 epochs of COCO as in detectron2, in place."""
+    config.update(total_steps=184_375, batch_size=64, log_every=100, eval_every=18_000)
+    config.optimizer.update(schedule="step", boundaries=(163_889, 177_546))
+    config.data.update(train_split="train2017", eval_split="val2017", workers=8)
+    config.data.augment.update(scale=(0.1, 2.0), flip=True)
+    config.eval.update(batch_size=64)
 
 
 def completed(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.ConfigDict:

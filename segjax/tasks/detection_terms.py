@@ -7,8 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from segjax.losses.detection import mask_loss, proposal_losses, region_losses
+from segjax.losses.detection import keypoint_loss, mask_loss, proposal_losses, region_losses
 from segjax.models.detection.mask_rcnn import MaskRcnn
+from segjax.ops.keypoints import keypoint_targets
 from segjax.ops.mask_targets import cropped_mask_targets
 from segjax.tasks.detection_targets import RegionTargets, anchor_targets, region_targets
 
@@ -31,11 +32,13 @@ class Samples(NamedTuple):
 
 def loss_terms(
     model: MaskRcnn, batch: Mapping[str, jax.Array], key: jax.Array, samples: Samples, train: bool
-) -> dict[str, jax.Array]:
-    """Each term of the loss of a bound model, its sum over the batch divided by its own count over the batch.
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """(Each term of the loss of a bound model, its sum over the batch divided by its own count over the batch; the
+    share of the places for proposals that are filled, of each picture [B]).
 
-    Pictures of weight 0 count for nothing. Terms: rpn_scores and rpn_boxes; classes and boxes; masks, where there are
-    any. What the counts are, see `Conventions.rpn_samples_fixed` and section 3.1 of the paper.
+    Pictures of weight 0 count for nothing. Terms: rpn_scores and rpn_boxes; classes and boxes; masks and keypoints,
+    where there are any. What the counts are, see `Conventions.rpn_samples_fixed` and section 3.1 of the paper; of
+    keypoints it is the number of those that are visible, as in both libraries.
 
     Args:
       model: inside of `apply`. batch: of `DetectionExample`s.
@@ -63,24 +66,36 @@ def loss_terms(
     regions = regions._replace(valid=regions.valid & real[:, None])
     scores, deltas = model.classify(_flat(model.regions(levels, regions.boxes, 7)))
     answers = scores, deltas, *(_flat(x) for x in (regions.deltas, regions.labels, regions.valid))
-    classes, boxes = region_losses(*answers, rules.box_beta)
+    classes, boxes = region_losses(*answers, rules.keypoint_box_beta if model.keypoints else rules.box_beta)
     count = jnp.sum(regions.valid)
     terms |= {"classes": _share(classes, count), "boxes": _share(boxes, count)}
+    shown = _first(regions, samples.objects)
+    if model.mask_convs or model.keypoints:
+        pooled = _flat(model.regions(levels, shown.boxes, 14))
     if model.mask_convs:
-        terms["masks"] = _share(*_masks(model, levels, batch, _first(regions, samples.objects)))
-    return terms
+        terms["masks"] = _share(*_masks(model.mask_head(pooled), batch, shown))
+    if model.keypoints:
+        terms["keypoints"] = _share(*_keypoints(model.locate(pooled), batch, shown))
+    return terms, jnp.mean(proposals.valid, axis=1)
 
 
-def _masks(
-    model: MaskRcnn, levels: tuple[jax.Array, ...], batch: Mapping[str, jax.Array], regions: RegionTargets
-) -> tuple[jax.Array, jax.Array]:
-    """(sum, number of regions) of the masks' loss; of the places that can show an object alone."""
-    logits = model.mask_head(_flat(model.regions(levels, regions.boxes, 14)))
+def _masks(logits: jax.Array, batch: Mapping[str, jax.Array], regions: RegionTargets) -> tuple[jax.Array, jax.Array]:
+    """(sum, number of regions) of the masks' loss of the places that can show an object."""
     targets = jax.vmap(functools.partial(cropped_mask_targets, size=logits.shape[1]))(
         batch["masks"], batch["boxes"], regions.boxes, regions.matched
     )
     shown = regions.valid & (regions.labels > 0)
     return mask_loss(logits, _flat(targets), _flat(regions.labels), _flat(shown))
+
+
+def _keypoints(
+    logits: jax.Array, batch: Mapping[str, jax.Array], regions: RegionTargets
+) -> tuple[jax.Array, jax.Array]:
+    """(sum, number of visible keypoints) of the keypoints' loss of the places that can show an object."""
+    own = jax.vmap(lambda keypoints, matched: keypoints[matched])(batch["keypoints"], regions.matched)
+    cells, inside = keypoint_targets(_flat(own), _flat(regions.boxes), logits.shape[1])
+    shown = regions.valid & (regions.labels > 0)
+    return keypoint_loss(logits, cells, inside & _flat(shown)[:, None])
 
 
 def _first(regions: RegionTargets, count: int) -> RegionTargets:

@@ -1,4 +1,5 @@
-"""What a run can start from besides a checkpoint of its own model: `config.init_from = "mae:PATH"`, "resnet:PATH"."""
+"""What a run can start from besides a checkpoint of its own model: `config.init_from = "mae:PATH"`, "resnet:PATH",
+"detector:PATH"."""
 
 import logging
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from segjax.models.from_mae import TakenEncoder, windowed_encoder
 from segjax.models.mae import Mae
 from segjax.models.sam.sam import Sam
 from segjax.ops.positions import position_table
+from segjax.tasks.fine_tuning import detector_of_other_classes
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
 from segjax.weights.mae_table import MAE
 from segjax.weights.torchvision_table import TORCHVISION_RESNETS
@@ -43,11 +45,11 @@ def sam_from_mae(path: str, sam: Sam, expected: Mapping[str, Any]) -> dict[str, 
 
 
 def detector_from(kind: str, path: str, model: MaskRcnn, expected: Mapping[str, Any]) -> dict[str, Any]:
-    """The backbone of a detector from what was trained on whole pictures.
+    """The backbone of a detector from what was trained on whole pictures, or nearly all of it from another detector.
 
     Args:
       kind: "mae" for a ViTDet, see `read_encoder`; "resnet" for a file of torchvision's ResNet classifiers, whose
-        last layer is left alone.
+        last layer is left alone; "detector" for one of other classes, see `detector_of_other_classes`.
       path: of the checkpoint. model: the detector. expected: its {"params", "constants"}, of anything with a shape.
 
     Returns:
@@ -57,6 +59,8 @@ def detector_from(kind: str, path: str, model: MaskRcnn, expected: Mapping[str, 
       CheckpointError: there is no such model, or an array of it is missing or misshapen.
       ValueError: an unknown kind, or a model that does not start from it.
     """
+    if kind == "detector":
+        return detector_of_other_classes(path, expected)
     wanted = {name: {"backbone": tree["backbone"]} for name, tree in expected.items() if "backbone" in tree}
     if kind == "mae" and model.backbone == "vit":
         target, fresh = wanted["params"]["backbone"], "the pyramid and the heads are fresh"
@@ -64,7 +68,8 @@ def detector_from(kind: str, path: str, model: MaskRcnn, expected: Mapping[str, 
     if kind != "resnet" or model.backbone == "vit":
         raise ValueError(
             f"a detector on {model.backbone} cannot start from '{kind}:{path}': a ResNet starts from torchvision's "
-            "classifiers, 'resnet:PATH', a ViT from a MAE, 'mae:PATH', and both from their own checkpoints"
+            "classifiers, 'resnet:PATH', a ViT from a MAE, 'mae:PATH', and both from their own checkpoints or, with "
+            "other classes, from another detector's, 'detector:PATH'"
         )
     if model.rules.stride_in_1x1 or "bn" not in model.norm or model.norm_epsilon == 0:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""AdamW, Muon or LARS with masked weight decay, layer-wise learning rates, warm-up and a schedule.
+"""AdamW, Muon, LARS or SGD with masked weight decay, layer-wise learning rates, warm-up and a schedule.
 
 Sources: decoupled weight decay, Loshchilov and Hutter 2019; layer-wise rate decay as in BEiT (Bao et al.
 2022, appendix), used by MAE and SAM; schedules: Segment Anything appendix A (step), MAE appendix A (cosine), SAM 2
@@ -19,7 +19,7 @@ import optax.contrib
 
 Schedule = Callable[[Any], jax.Array]
 
-OPTIMIZERS = ("adamw", "muon", "lars")
+OPTIMIZERS = ("adamw", "muon", "lars", "sgd")
 SCHEDULES = ("constant", "cosine", "step", "rsqrt")
 # Learned tables (positions, tokens, point and class embeddings) are not weights of a map: decay would only
 # pull them to the origin. A module's kernel is one, whatever the module is called (patch_embed/kernel).
@@ -143,7 +143,8 @@ def make_optimizer(
     "muon" orthogonalises the momentum (of decay .95, b1 has no say in it) of the matrices that `muon_matrices` names,
     and is Adam with Nesterov's momentum for all else. Its updates are as large as Adam's, so a learning rate serves
     both. "lars" is momentum (b1) on gradients scaled to a thousandth of the norm of their parameters, for very large
-    batches; decay is part of the gradient, and what `decay_mask` leaves out is scaled as little as it is decayed.
+    batches; decay is part of the gradient, and what `decay_mask` leaves out is scaled as little as it is decayed. "sgd"
+    is momentum (b1) on gradients with decay, as torch has it and as detectors are trained.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer.name is {name!r}; expected one of {', '.join(OPTIMIZERS)}")
@@ -160,9 +161,11 @@ def make_optimizer(
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     if name == "lars":
         parts.append(_scale_by_lars(b1, weight_decay))
+    elif name == "sgd":
+        parts += [optax.add_decayed_weights(weight_decay, mask=decay_mask), optax.trace(decay=b1)]
     else:
         parts.append(optax.scale_by_adam(b1=b1, b2=b2) if name == "adamw" else _scale_by_muon(b1, b2))
-    if weight_decay and name != "lars":
+    if weight_decay and name not in ("lars", "sgd"):
         parts.append(optax.add_decayed_weights(weight_decay, mask=decay_mask))
     if layer_decay < 1.0:
         # A constant tree times the updates: one transform, however deep the trunk is.

@@ -3,6 +3,8 @@ import jax.numpy as jnp
 import pytest
 
 from segjax.models.classifier import build_classifier
+from segjax.models.detection.build import build_mask_rcnn
+from segjax.models.detection.operations import detector_multiply_adds
 from segjax.models.mae import build_mae, init_mae
 from segjax.models.operations import classifier_multiply_adds, mae_multiply_adds
 from segjax.models.sam.build import build_sam
@@ -43,3 +45,38 @@ def test_the_compiler_counts_the_same():
     compiled = jax.jit(model.apply).lower(shapes, images, noise).compile()
     counted = compiled.cost_analysis()["flops"] / (2 * sum(mae_multiply_adds(model)))
     assert 1.0 < counted < 1.1
+
+
+@pytest.mark.parametrize(
+    "name, billions, detections", [("maskrcnn_resnet50_fpn", 134.38, 0), ("maskrcnn_resnet50_fpn_v2", 333.58, 100)]
+)
+def test_a_detector_costs_what_is_published(name, billions, detections):
+    """torchvision's "GFLOPS" of its weights: multiply-adds at 800 x 800, of 1000 regions. What its first model finds in
+    a picture of noise is nothing, its second one 100 objects: the two numbers leave no other choice."""
+    found = detector_multiply_adds(build_mask_rcnn(name), (800, 800))
+    assert found.picture + 1000 * found.region + detections * found.shown == pytest.approx(billions * 1e9, rel=0.005)
+    assert found.frozen == 0
+    # The mask head by hand: 4 convolutions 3x3 of 14 x 14 cells, 28 x 28 cells of 256 channels and of 91 classes.
+    assert found.shown == 4 * 196 * 9 * 256**2 + 784 * 256**2 + 784 * 256 * 91
+    frozen = detector_multiply_adds(build_mask_rcnn(name, freeze_at=2), (800, 800))
+    assert frozen.frozen + frozen.picture == found.picture
+    # The stem and, on 200 x 200 cells, 3 bottlenecks of 64 channels, the first from 64 channels and with a projection.
+    assert frozen.frozen == 160_000 * 147 * 64 + 40_000 * (3 * (9 * 64**2 + 64 * 256) + 64**2 + 3 * 64 * 256)
+
+
+def test_a_plain_backbone_costs_what_sam_s_does():
+    """ViTDet's is SAM's without the neck; the rest by hand, see `SimplePyramid`, and 2 convolutions for proposals."""
+    found = detector_multiply_adds(build_mask_rcnn("vitdet_vit_b"), (1024, 1024))
+    sam = encoder_multiply_adds(build_sam("sam_vit_b")) - 4096 * (768 * 256 + 9 * 256**2)
+    enlarged = 4096 * 768 * 4 * (384 + 384) + 16384 * 384 * 4 * 192
+    projected = 256 * (65536 * 192 + 16384 * 384 + 4096 * 768 + 1024 * 768)
+    levels = 65536 + 16384 + 4096 + 1024
+    smoothed = (3 * levels + 2 * 256) * 9 * 256**2 + (levels + 256) * 15 * 256
+    assert found.picture == sam + enlarged + projected + smoothed
+
+
+def test_a_keypoint_head_costs_its_convolutions():
+    found = detector_multiply_adds(build_mask_rcnn("keypointrcnn_resnet50_fpn"), (800, 800))
+    assert (
+        found.shown == 196 * 9 * (256 * 512 + 7 * 512**2) + 784 * 4 * 512 * 17
+    )  # 4 of 16 taps reach each cell of 28 x 28

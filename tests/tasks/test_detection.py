@@ -8,16 +8,24 @@ import numpy as np
 import optax
 import pytest
 
+from segjax.data.figures import JOINTS
+from segjax.data.placed import mask_cells_of_box
+from segjax.data.records import decode_mask
+from segjax.data.splits import open_split
+from segjax.models.detection.operations import detector_multiply_adds
 from segjax.tasks import make_task
 from segjax.tasks.detection_config import as_variant, detection_config
+from segjax.training.sharding import make_mesh
 from segjax.training.start import quick_compilation
 
-TERMS = ("rpn_scores", "rpn_boxes", "classes", "boxes", "masks")
+TERMS = ("rpn_scores", "rpn_boxes", "classes", "boxes", "masks", "keypoints")
 
 
 def miniature(**model):
+    """Stick figures, with masks and joints: all terms in one program."""
     config = as_variant(detection_config(), "debug")
-    config.model.update(model)
+    config.model.update(dict(classes=1, keypoints=len(JOINTS)) | model)
+    config.data.scenes.update(kind="figures")
     config.data.augment.flip = False
     return config
 
@@ -62,22 +70,38 @@ def measured(task, variables, batch, key=0):
 
 def test_the_loss_is_the_sum_of_the_terms_whatever_the_number_of_pictures(task, variables, batch):
     loss, weight, metrics, _ = measured(task, variables, batch)
-    assert weight == 2 and set(metrics) == {*TERMS, "dropped"}
+    assert weight == 2 and set(metrics) == {*TERMS, "dropped", "proposals"}
     assert loss == pytest.approx(sum(metrics[name] for name in TERMS) / 2, rel=1e-5)
-    # Fresh heads say next to nothing: log 2 a cell, and an anchor; log 6 a region of five classes and the background.
+    # Fresh heads say next to nothing: log 2 a cell, an anchor, and a region of one class or the background; a joint is
+    # in one of 56 x 56 cells.
     assert metrics["masks"] / 2 == pytest.approx(np.log(2), rel=0.05)
     assert metrics["rpn_scores"] / 2 == pytest.approx(np.log(2), rel=0.1)
-    assert metrics["classes"] / 2 == pytest.approx(np.log(6), rel=0.3)
+    assert metrics["classes"] / 2 == pytest.approx(np.log(2), rel=0.3)
+    assert metrics["keypoints"] / 2 == pytest.approx(np.log(56 * 56), rel=0.05)
+    assert 0 < metrics["proposals"] <= 2
 
 
-def test_without_objects_boxes_and_masks_are_exactly_nothing(task, variables, batch):
-    empty = batch | {"valid": np.zeros_like(batch["valid"])}
+@pytest.mark.parametrize("there", ["nothing", "crowds"])
+def test_without_objects_boxes_masks_and_keypoints_are_exactly_nothing(task, variables, batch, there):
+    empty = batch | ({"valid": np.zeros_like(batch["valid"])} if there == "nothing" else {"crowd": batch["valid"]})
     loss, _, metrics, gradient = measured(task, variables, empty)
-    assert metrics["rpn_boxes"] == metrics["boxes"] == metrics["masks"] == 0
+    assert metrics["rpn_boxes"] == metrics["boxes"] == metrics["masks"] == metrics["keypoints"] == 0
     assert metrics["rpn_scores"] > 0 and metrics["classes"] > 0 and np.isfinite(loss)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient["mask_head"]))
-    assert any(leaf.any() for leaf in jax.tree.leaves(gradient["backbone"])), "all of it is background"
+    assert not any(leaf.any() for head in ("mask_head", "keypoint_head") for leaf in jax.tree.leaves(gradient[head]))
+    assert any(leaf.any() for leaf in jax.tree.leaves(gradient["backbone"])), "what is there is background"
+
+
+def test_boxes_without_extent_and_joints_outside_do_no_harm(task, variables, batch):
+    boxes = batch["boxes"].copy()
+    boxes[:, 0, 2:] = boxes[:, 0, :2]
+    loss, _, _, gradient = measured(task, variables, batch | {"boxes": boxes})
+    assert np.isfinite(loss) and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    # Known, but nowhere near the boxes; or near, but not known.
+    for joints in (batch["keypoints"] + [1000, 0, 0], batch["keypoints"] * [1, 1, 0]):
+        _, _, metrics, gradient = measured(task, variables, batch | {"keypoints": joints.astype(np.float32)})
+        assert metrics["keypoints"] == 0 and metrics["masks"] > 0
+        assert not any(leaf.any() for leaf in jax.tree.leaves(gradient["keypoint_head"]))
 
 
 def test_a_placeholder_counts_for_nothing(task, variables, batch):
@@ -96,17 +120,37 @@ def test_a_placeholder_counts_for_nothing(task, variables, batch):
     jax.tree.map(same, gradient, measured(task, variables, blank)[3])
 
 
-def test_a_few_steps_on_one_batch_make_the_loss_fall(task, variables, batch):
-    optimizer = optax.adam(3e-3)
+ADAM = optax.adam(3e-3)
+update = jax.jit(ADAM.update)
+
+
+def trained(task, variables, batches):
+    """(parameters, loss of each step) of one step a batch."""
     params, losses = variables["params"], []
-    state = optimizer.init(params)
-    update = jax.jit(optimizer.update)
-    for step in range(12):
-        loss, _, _, gradient = measured(task, variables | {"params": params}, batch, key=step)
+    state = ADAM.init(params)
+    for batch in batches:
+        loss, _, _, gradient = measured(task, variables | {"params": params}, batch)
         updates, state = update(gradient, state)
         params = optax.apply_updates(params, updates)
         losses.append(loss)
+    return params, losses
+
+
+def test_a_few_steps_on_one_batch_make_the_loss_fall(task, variables, batch):
+    losses = trained(task, variables, [batch] * 12)[1]
     assert np.mean(losses[-3:]) < 0.7 * losses[0], losses
+
+
+def test_the_same_seed_gives_the_same_bytes_and_all_batches_one_program(task, variables):
+    def run():
+        with task.batches("train", batch_size=2, seed=5) as batches:
+            some = [{name: rows for name, rows in next(batches).items() if name != "index"} for _ in range(4)]
+        assert len({int(each["valid"].sum()) for each in some}) > 1
+        return trained(task, variables, some)[0]
+
+    one, other = jax.device_get((run(), run()))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert compiled(task)._cache_size() == 1
 
 
 def test_dropped_objects_are_counted(task, variables, batch):
@@ -114,13 +158,66 @@ def test_dropped_objects_are_counted(task, variables, batch):
     assert measured(task, variables, crowded)[2]["dropped"] == 7
 
 
+def test_perfect_answers_are_measured_as_perfect_in_the_pictures_own_pixels(monkeypatch):
+    """The truth as the detector would see it, on a canvas half as large as the pictures."""
+    config = miniature()
+    config.data.scenes.update(eval_count=4, size=128)
+    config.eval.boundary = True
+    task = make_task(config)
+    records = open_split(config.data, "eval")
+
+    def perfect(variables, batch):
+        rows = {name: np.asarray(batch[name]) for name in ("size", "original", "weight", "example")}
+        places = task.model.detections
+        rows |= {"boxes": np.zeros((len(batch["size"]), places, 4)), "scores": np.ones((len(batch["size"]), places))}
+        rows |= {"labels": np.ones((len(batch["size"]), places), int), "valid": np.zeros(rows["scores"].shape, bool)}
+        rows["keypoints"] = np.zeros((*rows["scores"].shape, len(JOINTS), 2))
+        rows["masks"] = np.zeros((*rows["scores"].shape, 28, 28))
+        for row, index in enumerate(rows["example"]):
+            objects = records[int(index)]["objects"] if rows["weight"][row] else {"rle": []}
+            for place, (box, rle) in enumerate(zip(objects.get("box", []), objects["rle"], strict=True)):
+                rows["boxes"][row, place], rows["valid"][row, place] = box / 2, True
+                rows["keypoints"][row, place] = objects["keypoints"][place, :, :2] / 2
+                rows["masks"][row, place] = mask_cells_of_box(decode_mask(rle, 128, 128), box, 28)
+        return rows
+
+    monkeypatch.setattr(task, "_detect", perfect)
+    monkeypatch.setattr("segjax.tasks.detection.check_variables", lambda *arguments, **options: None)
+    numbers, pictures = task.evaluate({}, mesh=make_mesh(8, 1))
+    assert numbers["bbox/AP"] == numbers["keypoints/AP"] == numbers["segm/AP50"] == 1
+    assert 0 < numbers["boundary/AP"] < 1, "28 x 28 cells do not hold an outline"
+    assert numbers["detections_full"] == 0 and pictures["detections"].dtype == np.uint8
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    batch = {"image": np.zeros((2, 64, 64, 3), np.uint8), "size": np.full((2, 2), 64)}
+    batch |= {name: np.zeros(2) for name in ("original", "weight", "example")}
+    found = jax.eval_shape(task._detected, shapes, batch)
+    assert found["keypoints"].shape == (2, task.model.detections, len(JOINTS), 2)
+    assert found["masks"].shape == (2, task.model.detections, 28, 28)
+
+
+def test_training_and_measuring_may_have_canvases_of_their_own():
+    config = miniature()
+    config.data.canvas, config.eval.canvas = (64, 96), (32, 64)
+    config.data.augment.scale = (2.0, 3.0)
+    task = make_task(config)
+    for split, hw in (("train", (64, 96)), ("eval", (32, 64))):
+        with task.batches(split, batch_size=2) as batches:
+            assert next(batches)["image"].shape == (2, *hw, 3)
+    assert make_task(miniature()).canvas("train") == make_task(miniature()).canvas("eval") == (64, 64)
+    small, large = make_task(miniature()).operations(), task.operations()
+    assert small[1] == "float32" and 1 < large[0] / small[0] < 1.5  # half as many cells more, and as many samples
+
+
+def test_operations_are_three_passes_over_a_picture_and_its_samples(task):
+    count = detector_multiply_adds(task.model, (64, 64))
+    assert task.operations()[0] == 2 * 3 * (count.picture + 8 * count.region + 2 * count.shown)
+
+
 def test_what_does_not_fit_is_said():
-    with pytest.raises(
-        ValueError, match=r"2 keypoints, which this task does not train yet; set config.model.keypoints=0"
-    ):
-        make_task(miniature(keypoints=2))
-    with pytest.raises(ValueError, match="has 5 classes, the model 3; set config.model.classes=5"):
+    with pytest.raises(ValueError, match="has 1 classes, the model 3; set config.model.classes=1"):
         make_task(miniature(classes=3)).batches("train", batch_size=2)
+    with pytest.raises(ValueError, match="has 7 keypoints, the model 2; set config.model.keypoints=7 or prepare"):
+        make_task(miniature(keypoints=2)).batches("train", batch_size=2)
     config = miniature()
     config.samples.regions = 3
     with pytest.raises(ValueError, match="3 regions, 0.25 of which may show objects: that is none"):

@@ -59,7 +59,7 @@ def test_schedule_mistakes_say_what_was_expected(options, message):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"name": "sgd"}, "'sgd'; expected one of adamw, muon, lars"),
+        ({"name": "adam"}, "'adam'; expected one of adamw, muon, lars, sgd"),
         ({"b1": 1.0}, "optimizer.b1"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"layer_decay": 1.5}, "layer_decay"),
@@ -164,6 +164,19 @@ def test_lars_scales_matrices_to_a_thousandth_of_their_norm_and_leaves_vectors_a
     # The gradient with decay is all 1; its norm is 4, the parameters' 8: 1e-3 * 8 / 4 each, and .9 of the first.
     np.testing.assert_allclose(second["kernel"], -0.1 * 1.9 * 2e-3, rtol=1e-5)
     np.testing.assert_allclose(second["bias"], -0.1 * 1.9 * 0.5, rtol=1e-5)
+
+
+def test_sgd_is_momentum_on_gradients_with_decay():
+    """Two steps of torch.optim.SGD by hand: v = .9 v + g + .25 p, p -= .1 v."""
+    params = {"kernel": jnp.full((4, 4), 2.0), "bias": jnp.full(4, 2.0)}
+    grads = {"kernel": jnp.full((4, 4), 0.5), "bias": jnp.full(4, 0.5)}
+    optimizer = make_optimizer(lambda step: 0.1, name="sgd", b1=0.9, weight_decay=0.25)
+    state = optimizer.init(params)
+    first, state = optimizer.update(grads, state, params)
+    second, _ = optimizer.update(grads, state, params)
+    np.testing.assert_allclose(first["kernel"], -0.1, rtol=1e-6)
+    np.testing.assert_allclose(second["kernel"], -0.1 * 1.9, rtol=1e-6)
+    np.testing.assert_allclose(second["bias"], -0.1 * 1.9 * 0.5, rtol=1e-6)  # vectors do not decay
 
 
 def test_layers_are_found_below_an_optional_module_of_the_trunk():

@@ -16,8 +16,8 @@ from segjax.models.detection.resnet import RESNETS, ResNet
 from segjax.models.detection.rpn import RpnHead
 from segjax.models.detection.simple_pyramid import SimplePyramid, VitBackbone
 from segjax.ops.masks import content_mask
+from segjax.ops.pooling import pool_regions
 from segjax.ops.pyramid import fpn_level
-from segjax.ops.roi_align import pyramid_roi_align
 
 POOLED_LEVELS = 4  # P2 to P5: regions are not taken from P6
 
@@ -41,8 +41,8 @@ class MaskRcnn(nn.Module):
       score_threshold, nms_threshold, detections: what inference keeps: scores above, no two boxes of a class that
         overlap more, the best so many of a picture. candidates: so many of the best scores take part in that.
       proposals_before, proposals_after: (training, inference); () leaves them to the conventions.
-      canonical_size: side in pixels of a box that belongs to P4. roi_align: how regions are taken, see
-        `segjax.ops.roi_align`.
+      canonical_size: side in pixels of a box that belongs to P4. pooling: how regions are taken, one of
+        `segjax.ops.pooling.POOLINGS`.
       dtype: of the computation; parameters, norms' statistics, boxes, scores and outputs stay float32.
     """
 
@@ -90,7 +90,7 @@ class MaskRcnn(nn.Module):
     proposals_before: tuple[int, ...] = ()
     proposals_after: tuple[int, ...] = ()
     canonical_size: float = 224.0
-    roi_align: str = "gather"
+    pooling: str = "roi_align"
     dtype: jnp.dtype = jnp.float32
 
     @property
@@ -209,14 +209,14 @@ class MaskRcnn(nn.Module):
         return pyramid_anchors(self.rules, self.anchor_sizes, self.anchor_ratios, canvas, grids)
 
     def regions(self, levels: tuple[jax.Array, ...], boxes: jax.Array, side: int) -> jax.Array:
-        """RoIAlign of boxes float32 [B, N, 4], pixels of the canvas -> [B, N, side, side, features]; `side` is 7 or 14.
+        """What boxes float32 [B, N, 4], pixels of the canvas, show: [B, N, side, side, features]; `side` is 7 or 14.
 
         Each is taken from the one of P2 to P5 that its size names.
         """
         rules, pooled = self.rules, levels[:POOLED_LEVELS]
         level = fpn_level(boxes, canonical_size=self.canonical_size, epsilon_inside=rules.level_epsilon_inside)
         scales = [2.0**-n for n in range(2, 2 + POOLED_LEVELS)]
-        pool = lambda levels, boxes, level: pyramid_roi_align(
+        pool = lambda levels, boxes, level: pool_regions(
             levels,
             boxes,
             level,
@@ -224,7 +224,7 @@ class MaskRcnn(nn.Module):
             scales,
             samples=rules.roi_samples,
             aligned=rules.roi_aligned,
-            impl=self.roi_align,
+            pooling=self.pooling,
         )
         return jax.vmap(pool)(list(pooled), boxes, level)
 

@@ -3,7 +3,7 @@
 As `segjax.models.operations` counts; padded window tokens count too.
 """
 
-from segjax.models.operations import block_multiply_adds
+from segjax.models.operations import windowed_multiply_adds
 from segjax.models.sam.mask_decoder import MASKS
 from segjax.models.sam.sam import Sam
 
@@ -13,13 +13,8 @@ def encoder_multiply_adds(model: Sam) -> int:
     side, width = model.canvas // model.patch, model.width
     cells = side**2
     total = cells * width * 3 * model.patch**2
-    for block in range(model.depth):
-        windowed = model.window and block not in model.global_blocks
-        window = model.window if windowed else side
-        windows = (-(-side // window)) ** 2
-        total += block_multiply_adds(width, window**2, windows=windows, outside=cells)
-        if model.rel_pos:
-            total += 2 * windows * window**3 * width  # each query with the rows and the columns of its window
+    blocks = (width, model.depth, (side, side), model.window, model.global_blocks)
+    total += windowed_multiply_adds(*blocks, rel_pos=model.rel_pos)
     neck = model.prompt_width
     return total + cells * (width * neck + 9 * neck**2)
 

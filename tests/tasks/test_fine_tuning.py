@@ -1,0 +1,70 @@
+"""A detector of other classes as a start: all but the last layers, from every kind of file."""
+
+import numpy as np
+import pytest
+from golden.drawn_weights import drawn_variables
+
+from segjax.models.build import build_model, init_model, shapes_of
+from segjax.tasks import make_task
+from segjax.tasks.detection_config import as_variant, detection_config
+from segjax.tasks.fine_tuning import PREDICTORS
+from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
+from segjax.weights.tree import CheckpointError, flatten
+
+SOURCE = dict(keypoints=0)  # three classes
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return drawn_variables(build_model("maskrcnn_debug", **SOURCE), init_model)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, variables):
+    folder = tmp_path_factory.mktemp("detectors")
+    metadata = {"model": {"name": "maskrcnn_debug"} | SOURCE}
+    write_checkpoint(folder / "ours.safetensors", variables, metadata=metadata)
+    write_checkpoint(folder / "theirs.pth", variables, family="torchvision", metadata=metadata)
+    return folder
+
+
+def task_of(**model):
+    config = as_variant(detection_config(), "debug")
+    config.model.update(model)
+    return make_task(config)
+
+
+def expected(task):
+    return shapes_of(task.model)
+
+
+@pytest.mark.parametrize("name", ["ours.safetensors", "theirs.pth"])
+@pytest.mark.parametrize("model", [dict(classes=1), dict(classes=1, mask_convs=0), dict(keypoints=4)])
+def test_all_but_what_names_the_classes_is_taken(files, variables, name, model):
+    task = task_of(**model)
+    wanted = flatten(expected(task))
+    found = flatten(task.pretrained("detector", str(files / name), expected(task)))
+    have = flatten(variables)
+    for path, array in found.items():
+        assert array.shape == wanted[path].shape
+        np.testing.assert_array_equal(array, have[path], err_msg=path)
+    modules = {"/".join(path.split("/")[1:3]) for path in wanted.keys() - found.keys()}
+    last = {each for each in PREDICTORS if any(path.startswith(f"params/{each}/") for path in wanted)}
+    assert modules == last | ({"keypoint_head/conv_0"} if "keypoints" in model else set())
+    assert "params/backbone/stem/kernel" in found and "constants/backbone/stem/norm/mean" in found
+
+
+def test_errors_say_how_to_ask_and_what_is_no_detector(files, tmp_path):
+    one_class, wider = expected(task_of(classes=1)), task_of(features=32)
+    shapes = expected(wider)
+    for name in ("ours.safetensors", "theirs.pth"):
+        with pytest.raises(CheckpointError, match=r"misshapen.*init_from='detector:PATH' takes all but"):
+            read_checkpoint(files / name).variables(one_class)
+        with pytest.raises(CheckpointError, match="of another architecture"):
+            wider.pretrained("detector", str(files / name), shapes)
+    other = {"params": {"encoder": {"kernel": np.zeros((2, 2), np.float32)}}, "constants": {}}
+    write_checkpoint(tmp_path / "other.safetensors", other, metadata={"model": {}})
+    with pytest.raises(CheckpointError, match="holds no detector"):
+        wider.pretrained("detector", str(tmp_path / "other.safetensors"), shapes)
+    with pytest.raises(ValueError, match="from another detector's, 'detector:PATH'"):
+        wider.pretrained("mae", "x", shapes)
