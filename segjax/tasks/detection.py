@@ -12,17 +12,16 @@ import numpy as np
 from segjax import viz
 from segjax.data.detection import MASK_SIDE, DetectionExample, shown_whole
 from segjax.data.placed import left_right_pairs, record_pixels
-from segjax.data.records import decode_mask, encode_part
+from segjax.data.records import decode_mask
 from segjax.data.repeats import RepeatRare
 from segjax.data.splits import categories_of, classes_of, keypoint_sigmas_of
 from segjax.evaluation.coco import evaluate_coco
 from segjax.evaluation.coco_format import CocoResults, coco_truth
+from segjax.inference.found import detected, found_in_picture
 from segjax.models.detection.build import build_mask_rcnn, init_mask_rcnn
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.models.detection.operations import detector_multiply_adds
 from segjax.models.operations import TRAINING
-from segjax.ops.keypoints import decode_keypoints
-from segjax.ops.paste import paste_mask_on_host
 from segjax.tasks.detection_config import completed
 from segjax.tasks.detection_terms import Samples, loss_terms
 from segjax.tasks.pretrained import detector_from
@@ -120,7 +119,7 @@ class Detection:
             self.data["max_objects"],
             short_side=model.short_side,
             long_side=model.long_side,
-            resize="pillow" if model.rules.antialias else "torchvision",
+            resize=model.rules.resize,
             augment={name: value for name, value in self.data["augment"].items() if value},
             train=train,
             mask_side=MASK_SIDE if train and model.mask_convs else 0,
@@ -191,26 +190,14 @@ class Detection:
         return numbers
 
     def _detected(self, variables, batch):
-        found, masks, maps = self.model.apply(variables, batch["image"], batch["size"], method="detect")
-        rows = found._asdict() | {name: batch[name] for name in ("size", "original", "weight", "example")}
-        rows |= {} if masks is None else {"masks": masks}
-        if maps is None:
-            return rows
-        flat = lambda x: x.reshape(-1, *x.shape[2:])
-        return rows | {"keypoints": decode_keypoints(flat(maps), flat(found.boxes)).xy.reshape(*maps.shape[:2], -1, 2)}
+        rows = detected(self.model, variables, batch["image"], batch["size"])
+        return rows | {name: batch[name] for name in ("size", "original", "weight", "example")}
 
     def _add(self, results: CocoResults, row: Mapping[str, np.ndarray]) -> None:
         """The answers for a picture, carried back into it."""
-        found, hw = row["valid"], tuple(row["original"].tolist())
-        placement = shown_whole(row["size"], row["original"])
-        boxes = placement.boxes_back(row["boxes"][found])
-        keypoints = placement.points_back(row["keypoints"][found]) if "keypoints" in row else None
-        masks = None
-        if "masks" in row:
-            rule = "integer" if self.model.rules.integer_paste else "grid"
-            pairs = zip(row["masks"][found], boxes, strict=True)
-            masks = [_run_lengths(mask, box, hw, rule) for mask, box in pairs]
-        results.add(int(row["example"]), boxes, row["scores"][found], row["labels"][found] - 1, masks, keypoints)
+        found = found_in_picture(self.model, row, shown_whole(row["size"], row["original"]))
+        keypoints = None if found.keypoints is None else found.keypoints[..., :2]
+        results.add(int(row["example"]), found.boxes, found.scores, found.labels - 1, found.masks, keypoints)
 
     def _sheet(self, source: Sequence, truth: Mapping[str, Any], results: CocoResults) -> np.ndarray:
         """The first pictures, what is there and what was found."""
@@ -225,11 +212,6 @@ class Detection:
         images = [record_pixels(source[index], tuple(self.data["percentiles"]) or None) for index in range(count)]
         names = categories_of(self.data)
         return viz.detection_sheet(images, given, found, names, threshold=self.eval["shown_score"])
-
-
-def _run_lengths(mask: np.ndarray, box: np.ndarray, hw: tuple[int, int], rule: str) -> str:
-    part, corner = paste_mask_on_host(mask, box, hw, rule=rule, threshold=0.5)
-    return encode_part(part if part.size else np.zeros((1, 1), bool), corner if part.size else (0, 0), hw)
 
 
 def _drawn(rows: Sequence[Mapping[str, Any]], number: Mapping[int, int]) -> dict[str, np.ndarray]:
