@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import AxisType
 
 from segjax.cli.experiments import read_config
+from segjax.data.synthetic import SyntheticScenes
 from segjax.tasks import make_task
 from segjax.tasks.classification import Classification
 from segjax.tasks.detection import Detection
@@ -160,5 +161,8 @@ def test_the_miniature_trains_evaluates_and_resumes_bit_for_bit(tmp_path, monkey
     same = jax.tree.map(lambda a, b: np.array_equal(a, b), straight.params, resumed.params)
     assert all(jax.tree.leaves(same))
     # What is frozen stayed as it was at the first step.
-    before, after = (load_variables(tmp_path, step)[0]["constants"] for step in (1, 2))
-    jax.tree.map(np.testing.assert_array_equal, before, after)
+    (before, _), (after, saved) = (load_variables(tmp_path, step) for step in (1, 2))
+    jax.tree.map(np.testing.assert_array_equal, before["constants"], after["constants"])
+    # A detector's checkpoint says what its classes are called.
+    named = saved.get("classes", {}).get("categories")
+    assert named == (list(SyntheticScenes.categories) if experiment.startswith("mask_rcnn/") else None)
