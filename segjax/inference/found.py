@@ -35,6 +35,12 @@ class Found(NamedTuple):
     masks: list[str] | None = None
     keypoints: np.ndarray | None = None
 
+    def where(self, chosen: np.ndarray) -> "Found":
+        """Those of the objects of which bool [N] is true."""
+        masks = None if self.masks is None else [counts for counts, one in zip(self.masks, chosen, strict=True) if one]
+        keypoints = None if self.keypoints is None else self.keypoints[chosen]
+        return Found(self.hw, self.boxes[chosen], self.labels[chosen], self.scores[chosen], masks, keypoints)
+
 
 def detected(
     model: MaskRcnn, variables: Mapping[str, Any], images: jax.Array, sizes: jax.Array
