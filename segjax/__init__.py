@@ -1,9 +1,12 @@
-"""segjax: promptable image segmentation in JAX.
+"""segjax: image segmentation in JAX.
 
     model, variables = segjax.load("runs/quickstart")
     predictor = segjax.SamPredictor(model, variables)
     predictor.set_image(image)                                       # uint8 [H, W, 3], RGB
     masks, iou, low_res = predictor.predict(point_coords=[[x, y]], point_labels=[1])
+
+    detector = segjax.Detector.load("runs/mask_rcnn")
+    found = detector([image])[0]                                     # boxes, labels, scores, masks
 
 Importing this package imports nothing else: names are looked up when they are first used.
 """
@@ -12,6 +15,7 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "Detector": "segjax.inference.detector",
     "SamAutomaticMaskGenerator": "segjax.inference.automatic",
     "SamPredictor": "segjax.inference.predictor",
     "available_models": "segjax.inference.loading",
@@ -21,6 +25,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Detector",
     "SamAutomaticMaskGenerator",
     "SamPredictor",
     "__version__",

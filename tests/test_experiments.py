@@ -160,5 +160,10 @@ def test_the_miniature_trains_evaluates_and_resumes_bit_for_bit(tmp_path, monkey
     same = jax.tree.map(lambda a, b: np.array_equal(a, b), straight.params, resumed.params)
     assert all(jax.tree.leaves(same))
     # What is frozen stayed as it was at the first step.
-    before, after = (load_variables(tmp_path, step)[0]["constants"] for step in (1, 2))
-    jax.tree.map(np.testing.assert_array_equal, before, after)
+    (before, _), (after, saved) = (load_variables(tmp_path, step) for step in (1, 2))
+    jax.tree.map(np.testing.assert_array_equal, before["constants"], after["constants"])
+    # A detector's checkpoint says what its classes are called.
+    task = make_task(read_config(f"{FOLDER / experiment}.py:debug"))
+    assert hasattr(task, "classes") == isinstance(task, Detection)
+    known = {name: list(values) for name, values in task.classes().items()} if isinstance(task, Detection) else None
+    assert saved.get("classes") == known

@@ -20,12 +20,14 @@ INSIDE = {
     "losses": {"ops"},
     "prompting": {"ops"},
     "evaluation": {"ops", "data.records"},  # records: run lengths
-    "inference": {"models", "ops", "weights", "data.transforms", "data.records"},  # records: run lengths
+    # placement and transforms: pictures come to the canvas as in training; records: run lengths
+    "inference": {"models", "ops", "weights", "data.placement", "data.transforms", "data.records"},
     "training": {"ops", "weights"},
     "viz": set(),
     "plots": set(),
     "tasks": {"ops", "models", "losses", "prompting", "data", "training", "evaluation", "weights", "viz"},
 }
+INSIDE["tasks"] |= {"inference.found"}  # what is measured is what users get
 FOR_ALL = {"files"}  # needs the standard library alone
 INSIDE["cli"] = {*INSIDE, "tasks"} - {"__main__"}
 

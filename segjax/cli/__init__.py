@@ -9,12 +9,14 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "train": ("segjax.cli.train", "train the experiment of a config file; resumes by itself"),
-    "eval": ("segjax.cli.evaluate", "measure a checkpoint: IoU by number of clicks"),
+    "eval": ("segjax.cli.evaluate", "measure a checkpoint: IoU by number of clicks, COCO's AP, ..."),
     "predict": ("segjax.cli.predict", "segment a picture from points and boxes"),
     "everything": ("segjax.cli.everything", "segment every object of pictures"),
+    "detect": ("segjax.cli.detect", "find the objects of pictures with a Mask R-CNN"),
     "reconstruct": ("segjax.cli.reconstruct", "show what a masked autoencoder makes of a masked picture"),
     "prepare": ("segjax.cli.prepare", "turn raw data sets into prepared data"),
     "convert": ("segjax.cli.convert", "turn weights into another format: runs, .safetensors, .pth"),
+    "export": ("segjax.cli.export", "write a detector as one file that runs without segjax"),
     "models": ("segjax.cli.models", "list the models and the published weights"),
 }
 
@@ -22,6 +24,7 @@ EXAMPLES = """examples:
   segjax train --config=experiments/sam/quickstart.py --workdir=runs/quickstart
   segjax predict photo.jpg --checkpoint runs/quickstart --point 320,200 --out out
   segjax everything photo.jpg --checkpoint runs/quickstart --out out
+  segjax detect photo.jpg --checkpoint runs/mask_rcnn --out out
   segjax eval --checkpoint runs/quickstart --out runs/quickstart
   segjax prepare coco ~/coco --out data/coco
   segjax convert sam_vit_b_01ec64.pth sam_vit_b.safetensors
@@ -57,7 +60,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """Arguments of every command that `argv` names; the others get their one line of help."""
     parser = argparse.ArgumentParser(
         prog="segjax",
-        description="Train and use promptable segmenters.",
+        description="Train and use segmenters of images.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

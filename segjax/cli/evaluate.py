@@ -7,7 +7,8 @@
   segjax eval --checkpoint mae_finetuned_vit_base.pth --data data/imagenet --split val
 
 A SAM: mean IoU after 1, 2, 3, 5, 9 simulated clicks, clicks to 85 and 90 %. A classifier: the share of pictures that it
-names rightly, and of its nearest neighbours. A MAE: the loss on masked patches.
+names rightly, and of its nearest neighbours. A MAE: the loss on masked patches. A detector: COCO's AP of boxes
+and masks.
 
 Without --data the run's own evaluation split is used. --step best measures the checkpoint that the run's
 config.checkpoint.best kept. --config.key=value changes the run's config, for example --config.eval.limit=16. With
@@ -125,13 +126,14 @@ def evaluation_config(saved: dict[str, Any], data: str | None, split: str | None
     Raises ValueError for such weights without data, --split without data, or an unknown key.
     """
     from segjax.cli.experiments import apply_flags
+    from segjax.models.build import kind_of
     from segjax.tasks import FOR_MODELS, completed
 
     if "task" not in saved:
         if data is None:
             raise ValueError("these weights come without a run and its data; say on what to measure: --data PREPARED")
-        saved = {"task": FOR_MODELS[saved["model"]["name"].split("_")[0]], "model": saved["model"]}
-    config = completed(saved)
+        saved = {"task": FOR_MODELS[kind_of(saved["model"]["name"]).title], "model": saved["model"]}
+    config = completed({name: value for name, value in saved.items() if name != "classes"})
     if data is not None:
         from segjax.data.splits import splits_of
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from segjax.cli.pictures import add_model_arguments, check_pictures, load_model, read_image
+from segjax.cli.pictures import add_model_arguments, check_pictures, load_model, percentiles_of, read_image
 from segjax.files import write_json, write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG or TIFF; 'demo': segjax's photograph")
-    add_model_arguments(parser)
+    add_model_arguments(parser, "sam_vit_b")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--points-per-side", type=int, default=32, metavar="N", help="clicks a side (default 32)")
     parser.add_argument("--points-per-batch", type=int, default=64, metavar="N", help="clicks at once (default 64)")
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
 
     from segjax.inference.automatic import SamAutomaticMaskGenerator
 
-    model, variables, percentiles = load_model(args)
+    model, variables, config = load_model(args)
     generator = SamAutomaticMaskGenerator(
         model,
         variables,
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
         progress=True,
     )
     for number, (file, name) in enumerate(zip(args.images, names, strict=True)):
-        image = read_image(file, percentiles)
+        image = read_image(file, percentiles_of(config))
         records = generator.generate(image)
         path = write_results(pathlib.Path(args.out), name, file, image, records, number)
         hint = "" if records else "; lower --pred-iou or --stability to see weaker ones"

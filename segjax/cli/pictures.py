@@ -2,30 +2,28 @@
 
 import argparse
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """--checkpoint, --model and --step, for `load_model`."""
+def add_model_arguments(parser: argparse.ArgumentParser, published: str = "") -> None:
+    """--checkpoint, --model and --step, for `load_model`. published: a name whose weights are fetched, for the help."""
     from segjax.cli import checkpoint_step
 
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="PATH", help="a run's workdir, a file with weights, or sam_vit_b"
-    )
+    what = "a run's workdir or a file with weights" + (f", or {published}" if published else "")
+    parser.add_argument("--checkpoint", required=True, metavar="PATH", help=what)
     parser.add_argument("--model", metavar="NAME", help="which model it must be (default: what it says itself)")
     parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help="checkpoint (default: newest)")
 
 
 def load_model(
-    args: argparse.Namespace, kind: str = "sam", **overrides: Any
-) -> tuple[Any, dict[str, Any], tuple[float, float] | None]:
-    """(model, variables, percentiles) that the arguments ask for.
+    args: argparse.Namespace, kind: str = "SAM", **overrides: Any
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """(model, variables, what the checkpoint says of itself, such as a run's config) that the arguments ask for.
 
-    The percentiles are those of the run's training: `read_image` applies them, from the file's own depth, and once.
-    kind: "sam" or "mae", what the command can use. overrides: attributes of the model to replace.
+    kind: "SAM", "MAE" or "Mask R-CNN", what the command can use. overrides: attributes of the model to replace.
 
     Raises ValueError for a model of another kind, saying which commands take it; and as `segjax.load`.
     """
@@ -34,8 +32,12 @@ def load_model(
 
     keep_compiled_programs()
     named = (args.checkpoint,) if args.model is None else (args.model, args.checkpoint)
-    model, variables, config = load_with_config(*named, step=args.step, only=kind, **overrides)
-    return model, variables, tuple(config.get("data", {}).get("percentiles") or ()) or None
+    return load_with_config(*named, step=args.step, only=kind, **overrides)
+
+
+def percentiles_of(config: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Those of a run's training, by its config: `read_image` applies them, from the file's own depth, and once."""
+    return tuple(config.get("data", {}).get("percentiles") or ()) or None
 
 
 def check_pictures(files: Sequence[str]) -> list[str]:

@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from segjax.cli.pictures import add_model_arguments, load_model, read_image
+from segjax.cli.pictures import add_model_arguments, load_model, percentiles_of, read_image
 from segjax.files import write_json, write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
     parser.add_argument("image", metavar="IMAGE", help="PNG, JPEG or TIFF; 'demo': a photograph that comes with segjax")
-    add_model_arguments(parser)
+    add_model_arguments(parser, "sam_vit_b")
     parser.add_argument("--point", action="append", default=[], metavar="X,Y[,LABEL]", help="a click; repeatable")
     parser.add_argument("--box", action="append", default=[], metavar="X1,Y1,X2,Y2", help="a box; repeatable")
     parser.add_argument("--separate", action="store_true", help="each point is on an object of its own")
@@ -41,8 +41,8 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
 
     from segjax.inference.predictor import SamPredictor
 
-    model, variables, percentiles = load_model(args)
-    image = read_image(args.image, percentiles)
+    model, variables, config = load_model(args)
+    image = read_image(args.image, percentiles_of(config))
     predictor = SamPredictor(model, variables)
     predictor.set_image(image)
     results = [predict_object(predictor, prompt, args.multimask) for prompt in prompts]

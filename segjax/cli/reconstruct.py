@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segjax.cli.pictures import add_model_arguments, check_pictures, load_model, read_image
+from segjax.cli.pictures import add_model_arguments, check_pictures, load_model, percentiles_of, read_image
 from segjax.files import write_whole
 
 
@@ -40,9 +40,9 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     chosen = {"mask_ratio": args.mask_ratio, "mask_strategy": args.mask_strategy}
     overrides = {name: value for name, value in chosen.items() if value is not None}
     overrides |= {"norm_pix": False} if args.raw_pixels else {}
-    model, variables, percentiles = load_model(args, "mae", **overrides)
+    model, variables, config = load_model(args, "MAE", **overrides)
     for file, name in zip(args.images, names, strict=True):
-        found = reconstruct(model, variables, read_image(file, percentiles), seed=args.seed)
+        found = reconstruct(model, variables, read_image(file, percentiles_of(config)), seed=args.seed)
         sheet = write_results(pathlib.Path(args.out), name, found.image, found.predicted, found.masked)
         print(f"{sheet}  {found.masked.sum()} of {found.masked.size} patches masked")
     return 0

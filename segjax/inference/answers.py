@@ -135,13 +135,13 @@ def _take_masks(
             for place in range(row.asked.count):
                 yield answer, row.start + place, to_image(logits, number, place, *weights, **options)
 
-    for (masks, _, low_res), place, made in _one_ahead(on_the_device()):
+    for (masks, _, low_res), place, made in one_ahead(on_the_device()):
         full, small = jax.device_get(made)
         height, width = masks.shape[2:]
         masks[place], low_res[place] = full[:, :height, :width], small
 
 
-def _one_ahead(values: Iterable[T]) -> Iterator[T]:
+def one_ahead(values: Iterable[T]) -> Iterator[T]:
     """The same values, each begun while the one before is dealt with: the device computes as the host copies."""
     values = iter(values)
     waiting = next(values, None)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 
 from segjax.inference.recognition import check_conventions, recognised
-from segjax.models.build import SIZES, build_model, shapes_of
+from segjax.models.build import SIZES, build_model, kind_of, shapes_of
 from segjax.models.classifier import Classifier
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.models.mae import Mae
@@ -24,10 +24,14 @@ from segjax.weights.tree import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-_WANTED = {
-    "sam": "this command takes a SAM. `segjax reconstruct` shows what a MAE makes of a picture, and "
-    "--config.init_from=mae:PATH trains a SAM from it",
-    "mae": "this command takes a MAE (experiments/mae trains one); `segjax predict` and `segjax everything` take a SAM",
+# By `Kind.title`: where such a model comes from, and what it is good for where another is wanted.
+_FROM = {"MAE": " (experiments/mae trains one)", "Mask R-CNN": " (experiments/mask_rcnn trains one)"}
+_USES = {
+    "SAM": "`segjax predict` and `segjax everything` take a SAM",
+    "MAE": "`segjax reconstruct` shows what a MAE makes of a picture, and --config.init_from=mae:PATH trains a SAM or "
+    "a detector from it",
+    "ViT": "`segjax eval` measures a classifier",
+    "Mask R-CNN": "`segjax detect` finds the objects of pictures with a Mask R-CNN",
 }
 
 
@@ -50,6 +54,8 @@ def load(
     load("vit_b", "mae_finetuned_vit_base.pth")   a classifier, which gives the logits of pictures
     load("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")    a detector of torchvision's
     load("mask_rcnn_R_50_FPN", "model_final_f10217.pkl")    one of detectron2's model zoo
+
+    `Detector.load` takes the same, and knows what the classes are called.
 
     Args:
       model: a name of `available_models()`, or, without `path`, a path.
@@ -87,7 +93,7 @@ def load_with_config(
 ) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     """`load`, and third what the checkpoint says of itself: a run's whole config, or a safetensors file's metadata.
 
-    only: "sam" or "mae", as `read_model`.
+    only: as `read_model`.
     """
     network, variables, checkpoint, _ = read_model(model, path, step=step, only=only, **overrides)
     return network, jax.device_put(variables), checkpoint.saved
@@ -103,14 +109,17 @@ def read_model(
 ) -> tuple[nn.Module, dict[str, Any], Checkpoint, dict[str, Any]]:
     """(module, variables on the host, the checkpoint they are from, the options that `build_model` got); as `load`.
 
-    only: "sam" or "mae", the one kind of model that the caller can use; another is a ValueError that says who can.
+    only: the one kind of model (`segjax.models.build.Kind.title`) that the caller can use; another is a ValueError that
+    says who can.
     """
     source = _source(os.fspath(model), path)
     name = os.fspath(model) if path is not None or os.fspath(model) in SIZES else None
     checkpoint = read_checkpoint(source, step)
     written = _options(name, checkpoint, source)
-    if only and not written["name"].startswith(f"{only}_"):
-        raise ValueError(f"{source} holds {written['name']}; {_WANTED[only]}")
+    if only and (held := kind_of(written["name"]).title) != only:
+        raise ValueError(
+            f"{source} holds {written['name']}; this command takes a {only}{_FROM.get(only, '')}. {_USES[held]}"
+        )
     # Hold the arrays against the canvas they were written for, then resize.
     others = {key: value for key, value in overrides.items() if key != "canvas"}
     network = build_model(**written | others)

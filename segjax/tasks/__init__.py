@@ -17,8 +17,8 @@ TASKS = {
     "classification": Classification,
     "detection": Detection,
 }
-FOR_MODELS = {"sam": "promptable", "mae": "reconstruction", "vit": "classification"}  # by the beginning of their names
-FOR_MODELS |= dict.fromkeys(("maskrcnn", "fasterrcnn", "mask", "faster", "vitdet"), "detection")
+# By `segjax.models.build.Kind.title`.
+FOR_MODELS = {"SAM": "promptable", "MAE": "reconstruction", "ViT": "classification", "Mask R-CNN": "detection"}
 
 
 def make_task(config: ml_collections.ConfigDict):

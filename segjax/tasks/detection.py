@@ -12,17 +12,16 @@ import numpy as np
 from segjax import viz
 from segjax.data.detection import MASK_SIDE, DetectionExample, shown_whole
 from segjax.data.placed import left_right_pairs, record_pixels
-from segjax.data.records import decode_mask, encode_part
+from segjax.data.records import decode_mask
 from segjax.data.repeats import RepeatRare
 from segjax.data.splits import categories_of, classes_of, keypoint_sigmas_of
 from segjax.evaluation.coco import evaluate_coco
 from segjax.evaluation.coco_format import CocoResults, coco_truth
+from segjax.inference.found import detected, found_in_picture
 from segjax.models.detection.build import build_mask_rcnn, init_mask_rcnn
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.models.detection.operations import detector_multiply_adds
 from segjax.models.operations import TRAINING
-from segjax.ops.keypoints import decode_keypoints
-from segjax.ops.paste import paste_mask_on_host
 from segjax.tasks.detection_config import completed
 from segjax.tasks.detection_terms import Samples, loss_terms
 from segjax.tasks.pretrained import detector_from
@@ -89,6 +88,10 @@ class Detection:
         own = (self.data if split == "train" else self.eval)["canvas"]
         return tuple(own) or (self.model.canvas,) * 2
 
+    def classes(self) -> dict[str, tuple]:
+        """Names and numbers of the classes, and names of the keypoints, as the data has them."""
+        return classes_of(self.data)
+
     def operations(self) -> tuple[float, str]:
         """Of one picture with all its samples, see `detector_multiply_adds`; frozen stages run forward alone."""
         count = detector_multiply_adds(self.model, self.canvas("train"))
@@ -114,13 +117,14 @@ class Detection:
         source = records_of(self.data, split, limit=self.eval["limit"])
         if train and self.data["repeat_threshold"]:
             source = RepeatRare(source, self.data["repeat_threshold"])
+        self._class_of_label(train)
         names = self._keypoint_names()
         example = DetectionExample(
             self.canvas(split),
             self.data["max_objects"],
             short_side=model.short_side,
             long_side=model.long_side,
-            resize="pillow" if model.rules.antialias else "torchvision",
+            resize=model.rules.resize,
             augment={name: value for name, value in self.data["augment"].items() if value},
             train=train,
             mask_side=MASK_SIDE if train and model.mask_convs else 0,
@@ -147,7 +151,7 @@ class Detection:
         check_variables(jax.eval_shape(self.init, jax.random.key(0)), variables, source="what is to be measured")
         source = records_of(self.data, "eval", limit=self.eval["limit"])
         truth = coco_truth((source[index] for index in range(len(source))), **classes_of(self.data))
-        results, full = CocoResults(truth), {}
+        results, full, classes = CocoResults(truth), {}, self._class_of_label()
         for batch in measured_batches(self.batches, self.eval["batch_size"], mesh):
             batch["example"] = batch["index"].astype(np.int32)
             rows = to_host(self._detect(variables, place_batch(batch, mesh)))
@@ -155,7 +159,7 @@ class Detection:
                 full[int(rows["example"][row])] = bool(rows["valid"][row].all())
                 # Every process sees all answers; each pastes the masks of its share.
                 if rows["example"][row] % jax.process_count() == jax.process_index():
-                    self._add(results, {name: values[row] for name, values in rows.items()})
+                    self._add(results, {name: values[row] for name, values in rows.items()}, classes)
         results = results.gather()
         if not results.pictures():
             raise ValueError(f"nothing to measure: none of the pictures of {self.data['eval_split']!r} could be read")
@@ -165,17 +169,14 @@ class Detection:
         return numbers, {"detections": self._sheet(source, truth, results)}
 
     def _keypoint_names(self) -> tuple[str, ...]:
-        """Of the model's keypoints, if it has any. Raises ValueError where the data has others, or other classes."""
-        known = classes_of(self.data)
-        for what, found, expected in (
-            ("classes", len(known["categories"]), self.model.classes),
-            ("keypoints", len(known["keypoint_names"]), self.model.keypoints),
-        ):
-            if found != expected and (expected or what == "classes"):
-                mend = f"set config.model.{what}={found}"
-                mend += " or prepare the data with its keypoints" if what == "keypoints" else ""
-                raise ValueError(f"{self.data['source']!r} has {found} {what}, the model {expected}; {mend}")
-        return known["keypoint_names"] if self.model.keypoints else ()
+        """Of the model's keypoints, if it has any. Raises ValueError where the data has others."""
+        names = classes_of(self.data)["keypoint_names"]
+        if self.model.keypoints and len(names) != self.model.keypoints:
+            raise ValueError(
+                f"{self.data['source']!r} has {len(names)} keypoints, the model {self.model.keypoints}; set "
+                f"config.model.keypoints={len(names)} or prepare the data with its keypoints"
+            )
+        return names if self.model.keypoints else ()
 
     def _numbers(self, truth: Mapping[str, Any], results: CocoResults) -> dict[str, float]:
         """COCO's of all kinds of answers."""
@@ -190,27 +191,33 @@ class Detection:
             numbers |= {f"{kind}/{name}": found[f"{kind}/{name}"] for name in MEASURED if f"{kind}/{name}" in found}
         return numbers
 
-    def _detected(self, variables, batch):
-        found, masks, maps = self.model.apply(variables, batch["image"], batch["size"], method="detect")
-        rows = found._asdict() | {name: batch[name] for name in ("size", "original", "weight", "example")}
-        rows |= {} if masks is None else {"masks": masks}
-        if maps is None:
-            return rows
-        flat = lambda x: x.reshape(-1, *x.shape[2:])
-        return rows | {"keypoints": decode_keypoints(flat(maps), flat(found.boxes)).xy.reshape(*maps.shape[:2], -1, 2)}
+    def _class_of_label(self, train: bool = False) -> dict[int, int]:
+        """By label, 1..K, the data's class that the model means by it, 0..
 
-    def _add(self, results: CocoResults, row: Mapping[str, np.ndarray]) -> None:
-        """The answers for a picture, carried back into it."""
-        found, hw = row["valid"], tuple(row["original"].tolist())
-        placement = shown_whole(row["size"], row["original"])
-        boxes = placement.boxes_back(row["boxes"][found])
-        keypoints = placement.points_back(row["keypoints"][found]) if "keypoints" in row else None
-        masks = None
-        if "masks" in row:
-            rule = "integer" if self.model.rules.integer_paste else "grid"
-            pairs = zip(row["masks"][found], boxes, strict=True)
-            masks = [_run_lengths(mask, box, hw, rule) for mask, box in pairs]
-        results.add(int(row["example"]), boxes, row["scores"][found], row["labels"][found] - 1, masks, keypoints)
+        A model that comes from elsewhere may have the categories' own numbers for labels, gaps included, as
+        torchvision's of COCO; it can be measured. What is trained here has no gaps.
+        """
+        ids = classes_of(self.data)["category_ids"]
+        if len(ids) == self.model.classes:
+            return {place + 1: place for place in range(len(ids))}
+        if not train and ids and min(ids) > 0 and max(ids) == self.model.classes:
+            return {number: place for place, number in enumerate(ids)}
+        raise ValueError(
+            f"{self.data['source']!r} has {len(ids)} classes, the model {self.model.classes}; set "
+            f"config.model.classes={len(ids)}"
+        )
+
+    def _detected(self, variables, batch):
+        rows = detected(self.model, variables, batch["image"], batch["size"])
+        return rows | {name: batch[name] for name in ("size", "original", "weight", "example")}
+
+    def _add(self, results: CocoResults, row: Mapping[str, np.ndarray], classes: Mapping[int, int]) -> None:
+        """The answers for a picture, carried back into it; those of labels that the data does not have are left out."""
+        found = found_in_picture(self.model, row, shown_whole(row["size"], row["original"]))
+        found = found.where(np.isin(found.labels, list(classes)))
+        categories = [classes[label] for label in found.labels.tolist()]
+        keypoints = None if found.keypoints is None else found.keypoints[..., :2]
+        results.add(int(row["example"]), found.boxes, found.scores, categories, found.masks, keypoints)
 
     def _sheet(self, source: Sequence, truth: Mapping[str, Any], results: CocoResults) -> np.ndarray:
         """The first pictures, what is there and what was found."""
@@ -225,11 +232,6 @@ class Detection:
         images = [record_pixels(source[index], tuple(self.data["percentiles"]) or None) for index in range(count)]
         names = categories_of(self.data)
         return viz.detection_sheet(images, given, found, names, threshold=self.eval["shown_score"])
-
-
-def _run_lengths(mask: np.ndarray, box: np.ndarray, hw: tuple[int, int], rule: str) -> str:
-    part, corner = paste_mask_on_host(mask, box, hw, rule=rule, threshold=0.5)
-    return encode_part(part if part.size else np.zeros((1, 1), bool), corner if part.size else (0, 0), hw)
 
 
 def _drawn(rows: Sequence[Mapping[str, Any]], number: Mapping[int, int]) -> dict[str, np.ndarray]:

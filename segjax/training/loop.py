@@ -46,6 +46,8 @@ class Run:
         """Starts to save the state, with the config and what an evaluation of it has found."""
         done = int(jax.device_get(state.step))
         meta = {"config": plain(self.config), "examples": done * self.config.batch_size}
+        if hasattr(self.task, "classes"):
+            meta["classes"] = self.task.classes()
         with jax.transfer_guard("allow"):
             self.checkpoints.save(state, meta, metrics)
 

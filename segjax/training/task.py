@@ -1,7 +1,7 @@
 """What the loop asks of a task. A new paper is a new task; the loop and the step stay as they are."""
 
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -33,6 +33,11 @@ class Task(Protocol):
 
         Called once, before the first step, unless a checkpoint of the same model has them. A task whose constants are
         all fixed leaves this method out.
+        """
+
+    def classes(self) -> Mapping[str, Sequence]:
+        """What a checkpoint says of the model's classes, JSON: "categories" (names), "category_ids" (the data set's
+        numbers), "keypoint_names", ... A task whose model has none leaves this method out.
         """
 
     def loss(

@@ -24,6 +24,8 @@ def load_variables(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(variables, config) of a checkpoint, as NumPy arrays and plain dicts.
 
+    Where the run's task has classes, the config has what they are called too, as "classes": see `Task.classes`.
+
     Args:
       directory: a run's workdir or its checkpoints folder.
       step: None takes the newest that can be read; "best" the one that config.checkpoint.best has kept.
@@ -141,7 +143,9 @@ def _read_step(folder: pathlib.Path, step: int, ema: bool) -> tuple[dict[str, An
             partial_restore=True,
         ),
     )
-    return {"params": arrays[name], "constants": arrays["constants"]}, _saved_meta(folder, step)["config"]
+    meta = _saved_meta(folder, step)
+    saved = meta["config"] | ({"classes": meta["classes"]} if "classes" in meta else {})
+    return {"params": arrays[name], "constants": arrays["constants"]}, saved
 
 
 def _map(function: Callable, tree: Any) -> Any:

@@ -1,10 +1,8 @@
 """Several images at once: the answers of each alone, from few programs, whatever the numbers."""
 
-import contextlib
-
-import jax
 import numpy as np
 import pytest
+from compilations import compilations
 from written_run import debug_variables
 
 from segjax.inference import embedding_cache, network
@@ -23,22 +21,6 @@ IMAGES = [RNG.integers(0, 256, (*hw, 3), np.uint8) for hw in SIZES]
 @pytest.fixture(scope="module")
 def predictor():
     return SamPredictor(MODEL, debug_variables())
-
-
-@contextlib.contextmanager
-def compilations():
-    """The names of the events of every program that is compiled inside the block, the smallest too."""
-    seen = []
-
-    def listener(event, *_, **__):
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    try:
-        yield seen
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listener)
 
 
 def clicks(image, count, points):

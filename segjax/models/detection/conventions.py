@@ -71,6 +71,16 @@ class Conventions:
     integer_paste: bool
     keypoint_probability: bool
 
+    @property
+    def resize(self) -> str:
+        """How pictures are resized, as `segjax.data.placement.Placement` calls it."""
+        return "pillow" if self.antialias else "torchvision"
+
+    @property
+    def paste(self) -> str:
+        """How masks come to the picture's pixels, as `segjax.ops.paste` calls it."""
+        return "integer" if self.integer_paste else "grid"
+
 
 _MEAN, _STD = (tuple(round(float(value), 3) for value in values) for values in (PIXEL_MEAN, PIXEL_STD))
 

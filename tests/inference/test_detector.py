@@ -1,0 +1,238 @@
+"""The detector on pictures of any sizes: few programs, answers in the picture's pixels, and what is no picture."""
+
+import jax
+import numpy as np
+import pytest
+from compilations import compilations
+from golden.drawn_weights import drawn_variables
+
+import segjax
+from segjax.data.placement import whole
+from segjax.data.records import decode_mask
+from segjax.data.transforms import ImageError
+from segjax.inference import detector as module
+from segjax.inference.canvases import placed, usual_canvases
+from segjax.inference.classes import COCO, COCO_KEYPOINTS, Classes, classes_of
+from segjax.inference.detector import Detector
+from segjax.inference.export import export_detector, read_exported, write_exported
+from segjax.inference.found import detected, found_in_picture
+from segjax.models.build import build_model, init_model
+from segjax.models.sam.build import build_sam
+from segjax.weights.checkpoint import write_checkpoint
+
+MODEL = build_model("maskrcnn_debug", canvas=96, long_side=96, short_side=64)
+CANVASES = [(64, 96), (96, 64)]  # two of the usual three, for the time they take to compile
+VARIABLES = drawn_variables(MODEL, init_model)
+RNG = np.random.default_rng(5)
+
+
+def noise(height, width):
+    return RNG.integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return Detector(MODEL, VARIABLES, canvases=CANVASES)
+
+
+def test_pictures_of_all_sizes_share_one_program_a_canvas(detector):
+    sizes = [(64, 64), (1, 1), (3, 200), (200, 3), (7, 5), (300, 310), (1000, 20)]
+    sizes += [tuple(RNG.integers(10, 300, 2).tolist()) for _ in range(16)]
+    pictures = [noise(*hw) for hw in sizes]
+    module._detected.clear_cache()  # another test may have come first
+    with compilations() as seen:
+        answers = detector(pictures)
+    assert {placed(MODEL, hw, CANVASES)[1] for hw in sizes} == set(CANVASES)
+    assert len(seen) == len(CANVASES)
+    with compilations() as seen:
+        again = detector(pictures[6::-1])[::-1]
+    assert seen == []
+    for answer, other in zip(answers, again, strict=False):
+        for name, value in answer.items():
+            np.testing.assert_array_equal(value, other[name])
+    for (height, width), answer in zip(sizes, answers, strict=True):
+        count = len(answer["boxes"])
+        shapes = dict(boxes=(4,), labels=(), scores=(), masks=(height, width), keypoints=(2, 3), keypoints_scores=(2,))
+        assert {name: value.shape for name, value in answer.items()} == {n: (count, *s) for n, s in shapes.items()}
+        kinds = dict(boxes="f4", labels="i8", scores="f4", masks="?", keypoints="f4", keypoints_scores="f4")
+        assert {name: value.dtype for name, value in answer.items()} == {n: np.dtype(k) for n, k in kinds.items()}
+        x1, y1, x2, y2 = answer["boxes"].T
+        assert (x1 >= 0).all() and (y1 >= 0).all() and (x2 <= width).all() and (y2 <= height).all()
+        assert (x1 < x2).all() and (y1 < y2).all()
+        assert (answer["scores"] > MODEL.score_threshold).all() and (np.diff(answer["scores"]) <= 0).all()
+        assert np.isin(answer["labels"], (1, 2, 3)).all()
+    assert sum(len(answer["boxes"]) for answer in answers) > 50
+
+
+def test_many_at_once_are_what_each_is_alone(detector):
+    pictures = [noise(64, 90), noise(40, 40), noise(80, 100)]
+    many = Detector(MODEL, VARIABLES, images_per_batch=2, output_mode="coco_rle", canvases=CANVASES[:1])
+    with compilations() as seen:
+        found = many(pictures)
+    assert len(seen) == 1, "the call of one picture is filled up"
+    for picture, answer, alone in zip(pictures, found, detector(pictures), strict=True):
+        assert len(alone["boxes"]) and (answer["labels"] == alone["labels"]).all()
+        np.testing.assert_allclose(answer["boxes"], alone["boxes"], atol=1e-3)
+        for rle, mask in zip(answer["masks"], alone["masks"], strict=True):
+            assert rle["size"] == list(picture.shape[:2])
+            assert (decode_mask(rle["counts"], *rle["size"]) != mask).mean() < 0.01
+
+
+def test_a_picture_as_large_as_its_canvas_gets_the_model_s_own_answers(detector):
+    picture = noise(64, 96)
+    rows = module._detected(MODEL, detector.variables, picture[None], np.array([[64, 96]], np.int32))
+    valid = np.asarray(rows["valid"][0])
+    answer, three = detector([picture])[0], Detector(MODEL, VARIABLES, max_detections=3)([picture])[0]  # a usual canvas
+    assert valid.sum() > 3
+    for name in ("boxes", "scores", "labels"):
+        np.testing.assert_array_equal(answer[name], rows[name][0][valid])
+        np.testing.assert_array_equal(three[name], answer[name][:3])
+    sure = Detector(MODEL, VARIABLES, score_threshold=float(answer["scores"][2]))([picture])[0]
+    np.testing.assert_array_equal(sure["boxes"], answer["boxes"][answer["scores"] > answer["scores"][2]])
+
+
+def test_the_way_back_by_hand():
+    """A picture of twice the size: all that is found is doubled, and a mask that is full fills its box."""
+    cells = np.ones((3, 28, 28), np.float32)
+    cells[1, :, 14:] = 0  # its left half
+    keypoints = np.array([[[10.5, 20.5, 7.0]]] * 3, np.float32)
+    row = dict(
+        boxes=np.array([[10, 20, 30, 40], [0, 0, 8, 8], [1, 2, 3, 4]], np.float32),
+        scores=np.array([0.9, 0.8, 0], np.float32),
+        labels=np.array([2, 1, 0]),
+        valid=np.array([True, True, False]),
+        masks=cells,
+        keypoints=keypoints,
+    )
+    model = build_model("maskrcnn_debug", conventions="detectron2_rgb")
+    found = found_in_picture(model, row, whole((96, 128), (48, 64)))
+    assert found.hw == (96, 128) and found.labels.tolist() == [2, 1]
+    assert found.boxes.tolist() == [[20, 40, 60, 80], [0, 0, 16, 16]]
+    want = np.zeros((2, 96, 128), bool)
+    want[0, 40:80, 20:60] = want[1, :16, :8] = True
+    np.testing.assert_array_equal([decode_mask(counts, *found.hw) for counts in found.masks], want)
+    np.testing.assert_array_equal(found.keypoints, [[[21, 41, 7]], [[21, 41, 7]]])
+
+
+def test_nothing_found_is_empty_arrays_of_the_same_shapes(detector):
+    nothing = Detector(MODEL, VARIABLES, score_threshold=1)
+    shapes = {name: value.shape for name, value in nothing([noise(30, 40)])[0].items()}
+    assert shapes == dict(
+        boxes=(0, 4), labels=(0,), scores=(0,), masks=(0, 30, 40), keypoints=(0, 2, 3), keypoints_scores=(0, 2)
+    )
+    nothing.output_mode = "coco_rle"
+    assert nothing([noise(30, 40)])[0]["masks"] == []
+    assert detector([]) == []
+
+
+def test_what_is_a_picture(detector):
+    grey = RNG.integers(0, 65536, (50, 70), np.uint16)
+    eight = ((grey - np.float32(grey.min())) * np.float32(255 / (grey.max() - grey.min())) + 0.5).astype(np.uint8)
+    rgb = np.repeat(eight[..., None], 3, axis=2)
+    rgba = np.concatenate([rgb, np.full((50, 70, 1), 9, np.uint8)], axis=2)
+    colour = noise(50, 70)
+    same = detector([grey, rgb, rgba, eight])
+    assert all((answer["boxes"] == same[0]["boxes"]).all() for answer in same)
+    bgr = detector([colour[..., ::-1]], image_format="BGR")[0]
+    np.testing.assert_array_equal(bgr["boxes"], detector([colour])[0]["boxes"])
+    with pytest.raises(ValueError, match="RGB' or 'BGR'"):
+        detector([colour], "RGBA")
+    with pytest.raises(ValueError, match=r"one array of shape \(50, 70, 3\); expected a list of images: \[image\]"):
+        detector(colour)
+    with pytest.raises(ImageError, match="image 1: pixels are float64; expected uint8 or uint16 .* in 0..1"):
+        detector([colour, colour / 255])
+    with pytest.raises(ImageError, match="image 0"):
+        detector([np.zeros((0, 5, 3), np.uint8)])
+
+
+def test_what_does_not_fit_is_said():
+    broken = jax.tree.map(np.copy, VARIABLES)
+    broken["params"]["rpn"]["logits"]["bias"][0] = np.nan
+    for arguments, options, said in (
+        ((MODEL, broken), {}, "params/rpn/logits/bias holds NaN or infinity.*take an earlier"),
+        ((build_sam("sam_debug"), {}), {}, "takes a Mask R-CNN, got Sam; SamPredictor takes a SAM"),
+        ((MODEL, VARIABLES), dict(output_mode="soft"), "output_mode 'soft' is unknown; choose one of binary_mask"),
+        ((MODEL, VARIABLES), dict(canvases=[(64, 100)]), "expected at least one .height, width., in multiples of 32"),
+        ((MODEL, VARIABLES), dict(canvases=[]), "canvases are .*expected at least one"),
+        ((MODEL, VARIABLES), dict(images_per_batch=0), "images_per_batch is 0; expected at least 1"),
+        ((MODEL, VARIABLES), dict(max_detections=0), "max_detections is 0"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Detector(*arguments, **options)
+
+
+def test_canvases():
+    published = build_model("maskrcnn_resnet50_fpn")
+    usual = usual_canvases(published)
+    assert usual_canvases(MODEL) == ((64, 64), (64, 96), (96, 64))
+    assert set(usual) == {(800, 800), (800, 1088), (1088, 800), (800, 1344), (1344, 800)}
+    assert usual_canvases(build_model("vitdet_vit_b")) == ((1024, 1024),)
+    assert usual_canvases(published.clone(canvas=512)) == ((512, 512),)
+    for hw, canvas, size in (
+        ((480, 640), (800, 1088), (800, 1066)),
+        ((640, 480), (1088, 800), (1066, 800)),
+        ((600, 600), (800, 800), (800, 800)),
+        ((300, 1000), (800, 1344), (399, 1333)),
+        ((1080, 1920), (800, 1344), (749, 1333)),
+    ):
+        placement, found = placed(published, hw, usual)
+        assert (placement.size, found, placement.resize) == (size, canvas, "torchvision")
+    assert placed(published, (300, 1000), "tight")[1] == (416, 1344)
+    # None holds 800 x 1066: the picture shrinks into the canvas that shows it largest.
+    placement, found = placed(published, (480, 640), [(320, 320), (320, 640), (640, 320)])
+    assert (placement.size, found) == ((320, 427), (320, 640))
+
+
+def test_what_classes_are_called(tmp_path):
+    of = lambda name, **options: classes_of(build_model(name, **options))
+    torchvision, detectron2 = of("maskrcnn_resnet50_fpn"), of("mask_rcnn_R_50_FPN")
+    assert (torchvision.names[17], torchvision.ids[17], torchvision.names[11]) == ("dog", 18, "N/A")
+    assert (detectron2.names[16], detectron2.ids[16], detectron2.names[-1], len(COCO)) == ("dog", 18, "toothbrush", 80)
+    person = of("keypointrcnn_resnet50_fpn")
+    assert person.names == ("person",) and person.keypoint_names == COCO_KEYPOINTS and len(person.skeleton) == 19
+    assert of("maskrcnn_debug") == Classes(("class 1", "class 2", "class 3"), (1, 2, 3), ("keypoint 0", "keypoint 1"))
+    saved = {"classes": dict(categories=["a", "b", "c"], category_ids=[3, 5, 9], keypoint_names=["head", "neck"])}
+    options = dict(name="maskrcnn_debug", canvas=96, long_side=96)
+    metadata = {"model": options, "data": {"percentiles": [1, 99]}} | saved
+    write_checkpoint(tmp_path / "d.safetensors", VARIABLES, metadata=metadata)
+    loaded = segjax.Detector.load(tmp_path / "d.safetensors", overrides={"candidates": 64}, score_threshold=0.3)
+    assert loaded.names == ("a", "b", "c") and loaded.classes.ids == (3, 5, 9) and loaded.classes.skeleton == [(1, 0)]
+    assert (
+        loaded.model == MODEL.clone(candidates=64) and loaded.score_threshold == 0.3 and loaded.percentiles == (1, 99)
+    )
+    assert segjax.Detector(MODEL, VARIABLES, score_threshold=0.01, max_detections=20).model == MODEL.clone(
+        score_threshold=0.01, detections=20
+    )
+    with pytest.raises(ValueError, match=r"names 3 classes \(a, b, c\), its model has 4"):
+        classes_of(build_model("maskrcnn_debug", classes=4), saved)
+
+
+def test_an_exported_program_gives_the_same(tmp_path, detector):
+    images, sizes = noise(64, 96)[None], np.array([[60, 90]], np.int32)
+    written = write_exported(tmp_path / "d.stablehlo", export_detector(MODEL, VARIABLES, (64, 96)))
+    assert written == (tmp_path / "d.stablehlo").stat().st_size > 4 * sum(x.size for x in jax.tree.leaves(VARIABLES))
+    found = read_exported(tmp_path / "d.stablehlo").call(images, sizes)
+    want = module._detected(MODEL, detector.variables, images, sizes)
+    assert found.keys() == want.keys() == detected_names() and found["valid"].any()
+    for name, value in want.items():
+        np.testing.assert_allclose(found[name], value, atol=2e-4, err_msg=name)
+    (tmp_path / "bad").write_bytes(b"nothing of the kind")
+    with pytest.raises(ValueError, match=r"bad \(19 bytes\) is no program that jax.export wrote"):
+        read_exported(tmp_path / "bad")
+    with pytest.raises(ValueError, match="in multiples of 32"):
+        export_detector(MODEL, VARIABLES, (64, 97))
+
+
+def test_exported_without_variables_they_are_its_first_argument():
+    exported = export_detector(MODEL, None, (64, 64), batch=2, platforms=["cpu", "cuda", "tpu"])
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    leaves = len(jax.tree.leaves(VARIABLES))
+    assert [aval.shape for aval in exported.in_avals[leaves:]] == [(2, 64, 64, 3), (2, 2)]
+
+
+def detected_names():
+    """Keys of what the device gives, by shapes alone."""
+    shapes = jax.eval_shape(lambda v, x, s: detected(MODEL, v, x, s), VARIABLES, np.zeros((1, 64, 64, 3), np.uint8),
+                            np.array([[64, 64]]))  # fmt: skip
+    assert {"boxes", "scores", "labels", "valid", "masks", "keypoints"} <= shapes.keys()
+    return shapes.keys()
