@@ -22,6 +22,7 @@ INSIDE = {
     "evaluation": {"ops", "data.records"},  # records: run lengths
     "inference": {"models", "ops", "weights", "data.transforms", "data.records"},  # records: run lengths
     "training": {"ops", "weights"},
+    "scaling": {"training"},
     "viz": set(),
     "plots": set(),
     "tasks": {"ops", "models", "losses", "prompting", "data", "training", "evaluation", "weights", "viz"},
@@ -41,6 +42,7 @@ OUTSIDE = {
     "prompting": {"jax", "flax", "numpy"},
     "evaluation": {"jax", "numpy", "pycocotools", "scipy"},
     "inference": {"jax", "flax", "numpy"},
+    "scaling": {"jax", "numpy", "ml_collections"},
     "viz": {"numpy", "PIL"},
     "plots": {"numpy", "matplotlib"},
     "cli": {"numpy"},

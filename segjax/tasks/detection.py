@@ -25,7 +25,7 @@ from segjax.ops.paste import paste_mask_on_host
 from segjax.tasks.detection_config import completed
 from segjax.tasks.detection_terms import Samples, loss_terms
 from segjax.tasks.pretrained import detector_from
-from segjax.tasks.records import load, measured_batches, records_of
+from segjax.tasks.records import batch_shapes, load, measured_batches, records_of
 from segjax.training.sharding import place_batch, to_host
 from segjax.weights.tree import check_variables
 
@@ -90,6 +90,27 @@ class Detection:
         """(0, dtype): nobody has counted a detector's operations yet, and the log then says nothing of them."""
         return 0.0, jnp.dtype(self.model.dtype).name
 
+    def example(self, *, train: bool) -> DetectionExample:
+        """What is made of a record."""
+        model = self.model
+        return DetectionExample(
+            (model.canvas, model.canvas),
+            self.data["max_objects"],
+            short_side=model.short_side,
+            long_side=model.long_side,
+            resize="pillow" if model.rules.antialias else "torchvision",
+            augment={name: value for name, value in self.data["augment"].items() if value},
+            train=train,
+            mask_side=MASK_SIDE if train and model.mask_convs else 0,
+            min_visible=self.data["min_visible"],
+            classes=model.classes,
+            percentiles=tuple(self.data["percentiles"]) or None,
+        )
+
+    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a training batch; reads no data."""
+        return batch_shapes(self.example(train=True), batch_size)
+
     def batches(
         self,
         split: str,
@@ -112,21 +133,9 @@ class Detection:
                 f"{self.data['source']!r} has {known} classes, the model {model.classes}; set "
                 f"config.model.classes={known}"
             )
-        example = DetectionExample(
-            (model.canvas, model.canvas),
-            self.data["max_objects"],
-            short_side=model.short_side,
-            long_side=model.long_side,
-            resize="pillow" if model.rules.antialias else "torchvision",
-            augment={name: value for name, value in self.data["augment"].items() if value},
-            train=train,
-            mask_side=MASK_SIDE if train and model.mask_convs else 0,
-            min_visible=self.data["min_visible"],
-            classes=model.classes,
-            percentiles=tuple(self.data["percentiles"]) or None,
-        )
         place = dict(process_index=process_index, process_count=process_count, workdir=workdir)
-        return load(source, example, self.data, train=train, batch_size=batch_size, start=start, seed=seed, **place)
+        place |= dict(batch_size=batch_size, start=start, seed=seed)
+        return load(source, self.example(train=train), self.data, train=train, **place)
 
     def evaluate(
         self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
