@@ -17,6 +17,7 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 _SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
 _SIZES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "s8": 1, "u8": 1}
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^{}]*\})?")
+_ARRAYS = re.compile(r"\b[a-z]\w*\[[\d,]*\](?:\{[^{}]*\})?")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r"([a-z][\w\-]*)\(")
@@ -207,46 +208,60 @@ def _groups(attributes: str, chips: int) -> Sequence[Sequence[int]]:
 def _memory_bytes(instruction: _Instruction, around: dict, computations: dict) -> float:
     """What an instruction reads and writes; what it keeps in the chip's fast memory costs nothing here."""
     opcode = instruction.opcode
-    if opcode in _FREE or opcode.endswith("-done"):
+    if opcode in _FREE or opcode.endswith("-done") or '"AllocateBuffer"' in instruction.rest:
         return 0.0
-    if opcode.endswith("-start"):  # its type lists the source too
-        return array_bytes(instruction.type, in_memory=True)
+    written = _each(instruction.type)
+    if opcode.endswith("-start"):  # its type lists source and result, of which the smaller is what moves
+        whole = [size for size in _each(instruction.type, in_memory=False) if size > 4]
+        return min(whole, default=0.0) * sum(size > 4 for size in written)
     read = [array_bytes(around[name].type, in_memory=True) if name in around else 0.0 for name in instruction.operands]
-    written = array_bytes(instruction.type, in_memory=True)
     if opcode in ("dynamic-slice", "gather"):
-        read = [min(size, written) for size in read]
+        read = [min(size, sum(written)) for size in read]
     elif opcode == "dynamic-update-slice":
-        written, read = read[1], read[1:]
+        written, read = read[1:2], read[1:]
     elif opcode == "fusion" and (called := _CALLS.search(instruction.rest)) and called[1] in computations:
-        read, written = _of_fusion(computations[called[1]], read, written)
-    return sum(read) + written
+        inside = computations[called[1]]
+        read, written = _read_by_fusion(inside, read), _written_by_fusion(inside, written)
+    return sum(read) + sum(written)
 
 
-def _of_fusion(inside: dict[str, _Instruction], read: list[float], written: float) -> tuple[list[float], float]:
-    """A fusion reads of an operand that it slices the slice alone, and writes of one that it updates the update."""
+def _read_by_fusion(inside: dict[str, _Instruction], read: Sequence[float]) -> list[float]:
+    """Bytes of each operand that a fusion reads: of one that it slices the slices, of one that it updates nothing."""
     users: dict[str, list[_Instruction]] = defaultdict(list)
     for instruction in inside.values():
         for operand in instruction.operands:
             users[operand].append(instruction)
 
-    def uses(name: str) -> Iterator[tuple[str, _Instruction]]:
+    def parts(name: str) -> Iterator[float]:
         for user in users[name]:
-            yield from uses(user.name) if user.opcode == "bitcast" else [(name, user)]
+            if user.opcode == "bitcast":
+                yield from parts(user.name)
+            elif user.opcode == "dynamic-slice":
+                yield array_bytes(user.type)
+            else:
+                yield 0.0 if user.opcode == "dynamic-update-slice" and user.operands[0] == name else math.inf
 
     read = list(read)
     for instruction in inside.values():
         if instruction.opcode == "parameter" and (place := int(re.match(r"\d+", instruction.rest)[0])) < len(read):
-            found, part = list(uses(instruction.name)), 0.0
-            for name, user in found:
-                if user.opcode == "dynamic-slice":
-                    part += array_bytes(user.type)
-                elif user.opcode != "dynamic-update-slice" or user.operands[0] != name:
-                    break
-            else:
-                read[place] = min(read[place], part) if found else 0.0
+            read[place] = min(read[place], sum(parts(instruction.name)))
+    return read
+
+
+def _written_by_fusion(inside: dict[str, _Instruction], written: Sequence[float]) -> list[float]:
+    """Bytes of each result that a fusion writes: of one that is an update of an operand the update."""
     root = next(instruction for instruction in inside.values() if instruction.root)
-    while root.opcode == "bitcast":
-        root = inside[root.operands[0]]
-    if root.opcode == "dynamic-update-slice":
-        written = min(written, array_bytes(inside[root.operands[1]].type))
-    return read, written
+    results = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    if len(results) != len(written):
+        return list(written)
+    sizes = []
+    for result, size in zip(results, written, strict=True):
+        while result.opcode == "bitcast":
+            result = inside[result.operands[0]]
+        updates = result.opcode == "dynamic-update-slice"
+        sizes.append(min(size, array_bytes(inside[result.operands[1]].type)) if updates else size)
+    return sizes
+
+
+def _each(type_: str, *, in_memory: bool = True) -> list[float]:
+    return [array_bytes(array[0], in_memory=in_memory) for array in _ARRAYS.finditer(type_)]

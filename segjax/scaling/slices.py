@@ -112,7 +112,7 @@ def parse_slice(name: str, slices: int = 1) -> Slice:
     if slices < 1:
         raise ValueError(f"slices is {slices}; expected at least 1")
     kind, sign, size = re.fullmatch(
-        r"([a-z0-9]+)([-:]?)(.*)", name.strip().lower().replace("v5litepod", "v5e")
+        r"([a-z0-9]*)([-:]?)(.*)", name.strip().lower().replace("v5litepod", "v5e")
     ).groups()
     if kind not in CHIPS:
         near = difflib.get_close_matches(kind, CHIPS, 1, cutoff=0)[0]

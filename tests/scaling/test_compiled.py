@@ -48,7 +48,12 @@ def table(program):
 
 @pytest.mark.parametrize(
     "name, slice_name",
-    [("sam/sa1b_vit_b", "v5e-128"), ("sam/sa1b_vit_l", "v5e-128"), ("sam/sa1b_vit_h", "v5e-256"), ("mae/imagenet_h", "v5e-256")],
+    [
+        ("sam/sa1b_vit_b", "v5e-128"),
+        ("sam/sa1b_vit_l", "v5e-128"),
+        ("sam/sa1b_vit_h", "v5e-256"),
+        ("mae/imagenet_h", "v5e-256"),
+    ],
 )
 def test_parameters_lie_where_the_golden_tables_say(name, slice_name):
     program = program_for(*experiment(name), parse_slice(slice_name))
@@ -57,8 +62,14 @@ def test_parameters_lie_where_the_golden_tables_say(name, slice_name):
         golden.write_text(found)
     assert found == golden.read_text()
     of_params = jax.tree.map(lambda place: place.spec, program.shardings.params)
-    moments = [node for node in jax.tree.leaves(program.shardings.opt_state, is_leaf=lambda n: hasattr(n, "mu")) if hasattr(node, "mu")]
-    assert moments and all(jax.tree.map(lambda p: p.spec, m) == of_params for node in moments for m in (node.mu, node.nu))
+    moments = [
+        node
+        for node in jax.tree.leaves(program.shardings.opt_state, is_leaf=lambda n: hasattr(n, "mu"))
+        if hasattr(node, "mu")
+    ]
+    assert moments and all(
+        jax.tree.map(lambda p: p.spec, m) == of_params for node in moments for m in (node.mu, node.nu)
+    )
 
 
 @functools.cache

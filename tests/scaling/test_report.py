@@ -19,7 +19,7 @@ EXCHANGES = {
     Collective("all-reduce", "f32", 2, crosses=True): Amount(1, 1e8),
 }
 FOUND = Compilation(
-    SLICE, {"data": 1, "fsdp": 16}, 32, 1, 12.3, 2e12, 19.7e12, Memory(GIB, 3 * GIB, GIB // 8, 4 * GIB),
+    SLICE, {"data": 1, "fsdp": 16}, 32, 1, False, 12.3, 2e12, 19.7e12, Memory(GIB, 3 * GIB, GIB // 8, 4 * GIB),
     Traffic(EXCHANGES, 16.38e9),
 )  # fmt: skip
 

@@ -167,7 +167,7 @@ def _members(tar: tarfile.TarFile, shard: pathlib.Path, skipped: Skipped) -> dic
     try:
         for member in tar:
             if member.isfile():
-                members[member.name] = member
+                members[str(pathlib.PurePath(member.name))] = member  # without a leading ./
     except tarfile.TarError as error:
         skipped.image("tar is truncated", f"{shard} ({error})")
     return members
