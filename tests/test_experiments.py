@@ -1,5 +1,6 @@
 """Every shipped experiment: its config builds, its loss has shapes, its miniature trains, stops and resumes."""
 
+import contextlib
 import pathlib
 import shutil
 
@@ -11,9 +12,7 @@ from jax.sharding import AxisType
 
 from segjax.cli.experiments import read_config
 from segjax.tasks import make_task
-from segjax.tasks.classification import Classification
 from segjax.tasks.detection import Detection
-from segjax.tasks.reconstruction import Reconstruction
 from segjax.training import sharding
 from segjax.training.loop import train
 from segjax.weights.run_folder import load_variables
@@ -25,53 +24,29 @@ HEADS = {"masks": "mask_convs", "keypoints": "keypoints"}  # and the attribute o
 # Programs that differ from others in numbers alone: these others are traced by default.
 LIKE_OTHERS = ("cityscapes", "coco_r50_lsj", "lvis", "keypoints", "nuclei", "roi_ablation")
 LIKE_OTHERS = [FOLDER / "mask_rcnn" / f"{name}.py" for name in LIKE_OTHERS]
+LIKE_OTHERS += [FOLDER / "sam" / f"sa1b_vit_{size}.py" for size in "lh"]
 VARIANTS = [(path, "") for path in EXPERIMENTS if path not in LIKE_OTHERS] + [(FOLDER / "sam" / "coco.py", ":small")]
 VARIANTS += [pytest.param(path, "", marks=pytest.mark.slow) for path in LIKE_OTHERS]
 VARIANTS += [(FOLDER / "mask_rcnn" / "roi_ablation.py", ":roi_pool,keypoints")]
 VARIANTS += [(FOLDER / "mae" / "probe.py", ":imagenet_b"), (FOLDER / "mae" / "finetune.py", ":imagenet_h")]
-
-
-def batch_shapes(task):
-    """A batch of the task as shapes, and names that its metrics must have."""
-    canvas, shape = task.model.canvas, jax.ShapeDtypeStruct
-    hw = task.canvas("train") if isinstance(task, Detection) else (canvas, canvas)
-    batch = {"image": shape((2, *hw, 3), jnp.uint8), "weight": shape((2,), jnp.float32)}
-    if isinstance(task, Reconstruction):
-        return batch, set()
-    if isinstance(task, Classification):
-        return batch | {"label": shape((2,), jnp.int32)}, {"top1"}
-    if isinstance(task, Detection):
-        heads = {name for name in ("masks", "keypoints") if getattr(task.model, HEADS[name])}
-        return batch | detection_shapes(task), {"rpn_scores", "classes", "dropped", "proposals"} | heads
-    cells = canvas // task.data["mask_stride"]
-    batch |= {
-        "size": shape((2, 2), jnp.int32),
-        "masks": shape((2, 3, cells, cells), jnp.uint8),
-        "boxes": shape((2, 3, 4), jnp.float32),
-        "valid": shape((2, 3), jnp.bool_),
-    }
-    return batch, {"first_dice", "later_dice", "first_iou_error"}
-
-
-def detection_shapes(task):
-    """What a detector's batch holds besides pictures and weights."""
-    shape, objects = jax.ShapeDtypeStruct, task.data["max_objects"]
-    rows = {"boxes": ((4,), jnp.float32), "categories": ((), jnp.int32), "masks": ((112, 112), jnp.uint8)}
-    rows |= {"valid": ((), jnp.bool_), "crowd": ((), jnp.bool_)}
-    rows |= {"keypoints": ((task.model.keypoints, 3), jnp.float32)} if task.model.keypoints else {}
-    batch = {name: shape((2, objects, *size), dtype) for name, (size, dtype) in rows.items()}
-    return batch | {"size": shape((2, 2), jnp.int32), "dropped": shape((2,), jnp.int32)}
+METRICS = {  # that the loss must give
+    "promptable": {"first_dice", "later_dice", "first_iou_error"},
+    "reconstruction": set(),
+    "classification": {"top1"},
+    "detection": {"rpn_scores", "classes", "dropped", "proposals"},
+}
 
 
 @pytest.mark.parametrize(("path", "variant"), VARIANTS, ids=name_of)
 def test_the_real_config_traces(path, variant):
-    task = make_task(read_config(f"{path}{variant}"))
-    batch, names = batch_shapes(task)
-    key = jax.random.key(0)
+    config = read_config(f"{path}{variant}")
+    task, key = make_task(config), jax.random.key(0)
+    batch = task.batch_shapes(2)
     variables = jax.eval_shape(task.init, key)
     loss, weight, metrics = jax.eval_shape(lambda v, b, k: task.loss(v, b, k, True), variables, batch, key)
     assert loss.shape == weight.shape == () and loss.dtype == jnp.float32
-    assert names <= set(metrics)
+    heads = {name for name, attribute in HEADS.items() if getattr(task.model, attribute, 0)}
+    assert METRICS[config.task] | heads <= set(metrics)
 
 
 @pytest.mark.parametrize(("variant", "epochs"), [("", 800), (":1600ep", 1600)])
@@ -121,6 +96,16 @@ def test_detectors_are_trained_by_detectron2_s_recipes(name, steps, batch, rate,
     assert (model.freeze_at, model.norm) == ((0, "gn") if jitter else (2, "frozen_bn"))
 
 
+@pytest.mark.parametrize("experiment", ["sam/quickstart", "mae/quickstart", "mae/probe", "mask_rcnn/quickstart"])
+def test_what_is_said_of_batches_before_any_is_read_holds(experiment):
+    config = read_config(f"{FOLDER / experiment}.py:debug")
+    task = make_task(config)
+    with contextlib.closing(task.batches("train", batch_size=2)) as batches:
+        read = {name: (rows.shape, rows.dtype) for name, rows in next(batches).items()}
+    del read["index"]  # stays on the host
+    assert read == {name: (shape.shape, shape.dtype) for name, shape in task.batch_shapes(2).items()}
+
+
 def test_miniatures_of_a_task_are_one_program():
     configs = [read_config(f"{path}:debug").to_dict() for path in EXPERIMENTS]
     program = lambda config: (config["task"], config["model"].get("frozen", False))
@@ -167,3 +152,21 @@ def test_the_miniature_trains_evaluates_and_resumes_bit_for_bit(tmp_path, monkey
     assert hasattr(task, "classes") == isinstance(task, Detection)
     known = {name: list(values) for name, values in task.classes().items()} if isinstance(task, Detection) else None
     assert saved.get("classes") == known
+
+
+@pytest.mark.parametrize(
+    ("size", "steps", "batch", "rate", "decay", "drop"),
+    [("b", 180_000, 128, 8e-4, 0.6, 0.6), ("l", 180_000, 128, 4e-4, 0.8, 0.4), ("h", 90_000, 256, 8e-4, 0.8, 0.4)],
+)
+def test_sa1b_is_trained_on_by_the_paper_s_recipe(size, steps, batch, rate, decay, drop):
+    """SAM's appendix A: 90,000 steps of 256 for H, 180,000 of 128 for B and L; H's rate drops at 60,000 and 86,666."""
+    config = read_config(f"{FOLDER}/sam/sa1b_vit_{size}.py")
+    optimizer, rounds, model = config.optimizer, config.rounds, make_task(config).model
+    assert (config.total_steps, config.batch_size, model.drop_path, model.canvas) == (steps, batch, drop, 1024)
+    assert (optimizer.name, optimizer.peak_lr, optimizer.layer_decay) == ("adamw", rate, decay)
+    assert (optimizer.b1, optimizer.b2, optimizer.weight_decay, optimizer.schedule) == (0.9, 0.999, 0.1, "step")
+    assert tuple(optimizer.boundaries) == ((60_000, 86_666) if size == "h" else (120_000, 173_332))
+    assert (optimizer.warmup_steps, config.data.max_prompts, config.data.max_area_fraction) == (250, 64, 0.9)
+    assert (rounds.count, rounds.empty_random, rounds.empty_last, rounds.sampled) == (11, True, True, False)
+    assert not any(value for name, value in config.data.augment.items() if name != "resize")
+    assert (config.loss.focal_weight, config.loss.dice_weight, config.loss.iou_weight) == (20, 1, 1)

@@ -23,6 +23,7 @@ INSIDE = {
     # placement and transforms: pictures come to the canvas as in training; records: run lengths
     "inference": {"models", "ops", "weights", "data.placement", "data.transforms", "data.records"},
     "training": {"ops", "weights"},
+    "scaling": {"training"},
     "viz": set(),
     "plots": set(),
     "tasks": {"ops", "models", "losses", "prompting", "data", "training", "evaluation", "weights", "viz"},
@@ -43,6 +44,7 @@ OUTSIDE = {
     "prompting": {"jax", "flax", "numpy"},
     "evaluation": {"jax", "numpy", "pycocotools", "scipy"},
     "inference": {"jax", "flax", "numpy"},
+    "scaling": {"jax", "numpy", "ml_collections"},
     "viz": {"numpy", "PIL"},
     "plots": {"numpy", "matplotlib"},
     "cli": {"numpy"},

@@ -8,6 +8,7 @@
   segjax prepare coco ~/coco --out data/people --option keypoints=True
   segjax prepare lvis ~/lvis --out data/lvis
   segjax prepare cityscapes ~/cityscapes --out data/cityscapes --keep-empty
+  segjax prepare sa1b ~/sa1b --out data/sa1b --option min_stability=.97
   segjax prepare synthetic --out data/scenes --option count=200 --option difficulty=medium
   segjax prepare synthetic --out data/figures --option kind=figures
 
@@ -22,7 +23,7 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
-    sources = "coco, lvis, cityscapes, label_maps, images, nuclei, bsds500 or synthetic"
+    sources = "coco, lvis, cityscapes, label_maps, images, nuclei, bsds500, sa1b or synthetic"
     parser.add_argument("source", metavar="SOURCE", help=sources)
     parser.add_argument("raw_dir", metavar="RAW_DIR", nargs="?", help="folder of the raw files (none for synthetic)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")

@@ -22,6 +22,7 @@ from segjax.data.sources.images import ImageFolders
 from segjax.data.sources.label_maps import LabelMaps
 from segjax.data.sources.lvis import LvisFolder
 from segjax.data.sources.raw import RawSource, Skipped
+from segjax.data.sources.sa1b import Sa1b
 from segjax.data.sources.scenes import Scenes
 
 REPORT_FILE = "report.json"
@@ -43,6 +44,7 @@ SOURCES: dict[str, Callable[..., RawSource]] = {
     "label_maps": LabelMaps,
     "lvis": LvisFolder,
     "nuclei": _nuclei,
+    "sa1b": Sa1b,
     "synthetic": Scenes,
 }
 

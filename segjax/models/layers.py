@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 
 def gelu(x: jax.Array) -> jax.Array:
     """The exact, erf form, which the published models use; `jax.nn.gelu` takes the dearer erfc."""
-    return x * (0.5 + 0.5 * jax.lax.erf(x * np.float32(0.5**0.5)))
+    return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))  # a NumPy scalar would turn bfloat16 into float32
 
 
 small_normal = nn.initializers.truncated_normal(0.02)

@@ -200,7 +200,9 @@ class Simulator:
           sampled round times the number it stands for), "loss" with `correction_weight`.
         """
         first_key, empty_key, round_key, sample_key = jax.random.split(key, 4)
-        session, first = self.first_round(context, self.first_prompt(first_key, low_res_shape))
+        # Not in a loop, so the recomputation must be kept from being merged with the first computation.
+        first_round = jax.checkpoint(self.first_round) if self.rounds.remat else self.first_round
+        session, first = first_round(context, self.first_prompt(first_key, low_res_shape))
         empty = self.empty_rounds(empty_key)
         count = self.rounds.count
 

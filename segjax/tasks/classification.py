@@ -23,7 +23,7 @@ from segjax.ops.mixing import mix, soft_labels
 from segjax.ops.windows import resized_windows
 from segjax.tasks.classification_config import completed
 from segjax.tasks.pretrained import classifier_from_mae
-from segjax.tasks.records import load, measured_batches, records_of
+from segjax.tasks.records import batch_shapes, load, measured_batches, records_of
 from segjax.training.sharding import place_batch, to_host
 from segjax.weights.tree import check_variables
 
@@ -100,6 +100,16 @@ class Classification:
             self.model.dtype
         ).name
 
+    def example(self, *, train: bool) -> LabelledExample:
+        """What is made of a record."""
+        percentiles = tuple(self.data["percentiles"]) or None
+        crop = CropExample(self.model.canvas, train=train, percentiles=percentiles, **self.data["crop"])
+        return LabelledExample(crop, self.data["label"], self.model.classes)
+
+    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a training batch; reads no data."""
+        return batch_shapes(self.example(train=True), batch_size)
+
     def batches(
         self,
         split: str,
@@ -121,10 +131,7 @@ class Classification:
         return self._load(source, train=split == "train", batch_size=batch_size, start=start, seed=seed, **place)
 
     def _load(self, source: Sequence, *, train: bool, **place: Any) -> Iterator[dict[str, np.ndarray]]:
-        percentiles = tuple(self.data["percentiles"]) or None
-        crop = CropExample(self.model.canvas, train=train, percentiles=percentiles, **self.data["crop"])
-        example = LabelledExample(crop, self.data["label"], self.model.classes)
-        return load(source, example, self.data, train=train, **place)
+        return load(source, self.example(train=train), self.data, train=train, **place)
 
     def _check(self, source: Sequence, split: str) -> None:
         name = f"{self.data['source']!r}, split {split!r}"

@@ -25,7 +25,7 @@ from segjax.models.operations import TRAINING
 from segjax.tasks.detection_config import completed
 from segjax.tasks.detection_terms import Samples, loss_terms
 from segjax.tasks.pretrained import detector_from
-from segjax.tasks.records import load, measured_batches, records_of
+from segjax.tasks.records import batch_shapes, load, measured_batches, records_of
 from segjax.training.sharding import place_batch, to_host
 from segjax.weights.tree import check_variables
 
@@ -98,6 +98,29 @@ class Detection:
         trained = count.picture + self.samples.regions * count.region + self.samples.objects * count.shown
         return 2.0 * (count.frozen + TRAINING * trained), jnp.dtype(self.model.dtype).name
 
+    def example(self, *, train: bool, keypoint_pairs: tuple[tuple[int, int], ...] = ()) -> DetectionExample:
+        """What is made of a record. keypoint_pairs: those that a mirrored picture swaps."""
+        model = self.model
+        return DetectionExample(
+            self.canvas("train" if train else "eval"),
+            self.data["max_objects"],
+            short_side=model.short_side,
+            long_side=model.long_side,
+            resize=model.rules.resize,
+            augment={name: value for name, value in self.data["augment"].items() if value},
+            train=train,
+            mask_side=MASK_SIDE if train and model.mask_convs else 0,
+            min_visible=self.data["min_visible"],
+            classes=model.classes,
+            keypoints=model.keypoints if train else 0,
+            keypoint_pairs=keypoint_pairs,
+            percentiles=tuple(self.data["percentiles"]) or None,
+        )
+
+    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a training batch; reads no data."""
+        return batch_shapes(self.example(train=True), batch_size)
+
     def batches(
         self,
         split: str,
@@ -113,29 +136,15 @@ class Detection:
 
         Raises ValueError for a source with another number of classes or keypoints than the model's.
         """
-        train, model = split == "train", self.model
+        train = split == "train"
         source = records_of(self.data, split, limit=self.eval["limit"])
         if train and self.data["repeat_threshold"]:
             source = RepeatRare(source, self.data["repeat_threshold"])
         self._class_of_label(train)
-        names = self._keypoint_names()
-        example = DetectionExample(
-            self.canvas(split),
-            self.data["max_objects"],
-            short_side=model.short_side,
-            long_side=model.long_side,
-            resize=model.rules.resize,
-            augment={name: value for name, value in self.data["augment"].items() if value},
-            train=train,
-            mask_side=MASK_SIDE if train and model.mask_convs else 0,
-            min_visible=self.data["min_visible"],
-            classes=model.classes,
-            keypoints=model.keypoints if train else 0,
-            keypoint_pairs=left_right_pairs(names) if train else (),
-            percentiles=tuple(self.data["percentiles"]) or None,
-        )
+        pairs = left_right_pairs(self._keypoint_names()) if train else ()
         place = dict(process_index=process_index, process_count=process_count, workdir=workdir)
-        return load(source, example, self.data, train=train, batch_size=batch_size, start=start, seed=seed, **place)
+        place |= dict(batch_size=batch_size, start=start, seed=seed)
+        return load(source, self.example(train=train, keypoint_pairs=pairs), self.data, train=train, **place)
 
     def evaluate(
         self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh

@@ -24,7 +24,7 @@ from segjax.ops.masks import content_mask
 from segjax.prompting.simulation import Rounds, Session, Simulator
 from segjax.tasks.pretrained import sam_from_mae
 from segjax.tasks.promptable_config import completed
-from segjax.tasks.records import load, measured_batches, records_of
+from segjax.tasks.records import batch_shapes, load, measured_batches, records_of
 from segjax.training.sharding import place_batch
 from segjax.weights.tree import check_variables
 
@@ -129,6 +129,29 @@ class Promptable:
         encoder = TRAINING * encoder_multiply_adds(self.model)
         return 2.0 * (encoder + self.data["max_prompts"] * learnt), jnp.dtype(self.model.dtype).name
 
+    @property
+    def percentiles(self) -> tuple[float, float] | None:
+        """Between which intensities pictures are stretched."""
+        return tuple(self.data["percentiles"]) or None
+
+    def example(self, *, train: bool) -> PromptableExample:
+        """What is made of a record; in evaluation with masks at canvas size."""
+        tiled = not train and self.eval["tile"]
+        return PromptableExample(
+            self.model.canvas,
+            self.data["max_prompts"] if train else self.eval["max_prompts"],
+            self.data["mask_stride"] if train else 1,
+            train=train,
+            augment=self.data["augment"] | {"scale": self.data["augment"].get("scale") or None},
+            min_area=self.data["min_area"],
+            max_area_fraction=self.data["max_area_fraction"],
+            percentiles=None if tiled else self.percentiles,  # a tile's whole picture has been stretched
+        )
+
+    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a training batch; reads no data."""
+        return batch_shapes(self.example(train=True), batch_size)
+
     def batches(
         self,
         split: str,
@@ -142,24 +165,12 @@ class Promptable:
     ) -> Iterator[dict[str, np.ndarray]]:
         """Batches of `PromptableExample`s: "train" endless and shuffled, "eval" once, masks at canvas size."""
         train = split == "train"
-        percentiles = tuple(self.data["percentiles"]) or None
         source = records_of(self.data, split, limit=self.eval["limit"])
         if not train and self.eval["tile"]:  # the whole picture is stretched, not each tile by itself
-            source = Tiles(source, self.eval["tile"], self.eval["overlap"], percentiles=percentiles)
-            percentiles = None
-        example = PromptableExample(
-            self.model.canvas,
-            self.data["max_prompts"] if train else self.eval["max_prompts"],
-            self.data["mask_stride"] if train else 1,
-            train=train,
-            augment=self.data["augment"] | {"scale": self.data["augment"].get("scale") or None},
-            min_area=self.data["min_area"],
-            max_area_fraction=self.data["max_area_fraction"],
-            percentiles=percentiles,
-        )
+            source = Tiles(source, self.eval["tile"], self.eval["overlap"], percentiles=self.percentiles)
         return load(
             source,
-            example,
+            self.example(train=train),
             self.data,
             train=train,
             batch_size=batch_size,

@@ -18,7 +18,7 @@ from segjax.models.operations import TRAINING, mae_multiply_adds
 from segjax.ops.patches import predicted_images
 from segjax.ops.windows import resized_windows
 from segjax.tasks.reconstruction_config import completed
-from segjax.tasks.records import load, measured_batches, records_of
+from segjax.tasks.records import batch_shapes, load, measured_batches, records_of
 from segjax.training.sharding import place_batch, to_host
 from segjax.weights.tree import check_variables
 
@@ -68,6 +68,15 @@ class Reconstruction:
         """Encoder and decoder of one masked picture, see `mae_multiply_adds`."""
         return 2.0 * TRAINING * sum(mae_multiply_adds(self.model)), jnp.dtype(self.model.dtype).name
 
+    def example(self, *, train: bool) -> CropExample:
+        """What is made of a record."""
+        percentiles = tuple(self.data["percentiles"]) or None
+        return CropExample(self.model.canvas, train=train, percentiles=percentiles, **self.data["crop"])
+
+    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a training batch; reads no data."""
+        return batch_shapes(self.example(train=True), batch_size)
+
     def batches(
         self,
         split: str,
@@ -82,10 +91,9 @@ class Reconstruction:
         """Batches of `CropExample`s: "train" endless, shuffled and cropped at random, "eval" once."""
         train = split == "train"
         source = records_of(self.data, split, limit=self.eval["limit"])
-        percentiles = tuple(self.data["percentiles"]) or None
         return load(
             source,
-            CropExample(self.model.canvas, train=train, percentiles=percentiles, **self.data["crop"]),
+            self.example(train=train),
             self.data,
             train=train,
             batch_size=batch_size,

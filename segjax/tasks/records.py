@@ -58,6 +58,12 @@ def load(
     return make_loader(source, example, **place, **options)
 
 
+def batch_shapes(example: Callable, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a batch of examples holds on the devices, as shapes. example: of the task's batches, see `make_loader`."""
+    rows = {name: np.asarray(row) for name, row in example.placeholder().items()}
+    return {name: jax.ShapeDtypeStruct((batch_size, *row.shape), row.dtype) for name, row in rows.items()}
+
+
 def measured_batches(batches: Callable, batch_size: int, mesh: jax.sharding.Mesh) -> Iterator[dict[str, np.ndarray]]:
     """This process's batches of the evaluation split: at least `batch_size` examples, as many for each device.
 

@@ -11,19 +11,18 @@ from collections.abc import Iterator
 import jax
 import ml_collections
 import numpy as np
-from jax.sharding import Mesh
 
 from segjax.training import sharding
 from segjax.training.checkpoints import Checkpoints
 from segjax.training.defaults import check_config
 from segjax.training.interruption import Interrupted, Interruption
+from segjax.training.memory import explained
 from segjax.training.metrics import MetricWriter
 from segjax.training.monitor import Monitor
-from segjax.training.optimizer import from_config
+from segjax.training.program import Program, make_program
 from segjax.training.resume import plain, record_config
 from segjax.training.start import first_state
 from segjax.training.state import TrainState
-from segjax.training.step import CompiledStep, make_train_step
 from segjax.training.task import Task, Variables
 from segjax.training.throughput import peak_tflops
 from segjax.training.workdir import open_workdir
@@ -37,8 +36,7 @@ class Run:
 
     task: Task
     config: ml_collections.ConfigDict
-    mesh: Mesh
-    step: CompiledStep
+    program: Program
     checkpoints: Checkpoints
     writer: MetricWriter
 
@@ -59,7 +57,7 @@ class Run:
         began = time.perf_counter()
         try:
             with jax.transfer_guard("allow"):
-                numbers, images = self.task.evaluate(state.best_variables, mesh=self.mesh)
+                numbers, images = self.task.evaluate(state.best_variables, mesh=self.program.mesh)
             best = self.config.checkpoint.best
             if best and best not in numbers:
                 raise ValueError(f"checkpoint.best is {best!r}; the evaluation gives {', '.join(sorted(numbers))}")
@@ -92,14 +90,14 @@ def train(
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch_size(config.batch_size, config.microbatches, mesh)
     workdir = open_workdir(workdir)
-    schedule, optimizer = from_config(config)
     ckpt_options = {n: config.checkpoint[n] for n in ("keep", "best", "best_mode")}
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         interruption = stack.enter_context(Interruption())
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", **ckpt_options))
         record_config(config, workdir, task.completed, resuming=bool(checkpoints.steps))
-        state, shardings = first_state(task, config, mesh, optimizer, checkpoints, variables)
+        program = make_program(task, config, mesh)
+        state = first_state(task, config, program, checkpoints, variables)
         done = int(jax.device_get(state.step))
         if done >= config.total_steps:
             logger.info(
@@ -107,11 +105,8 @@ def train(
                 "config.total_steps goes on",
                 *(workdir, done, workdir),
             )
-        step = make_train_step(
-            task.loss, optimizer, schedule, microbatches=config.microbatches, ema_decay=config.ema_decay
-        )
         writer = stack.enter_context(MetricWriter(workdir, step=done, total_steps=config.total_steps))
-        run = Run(task, config, mesh, CompiledStep(step, shardings, mesh), checkpoints, writer)
+        run = Run(task, config, program, checkpoints, writer)
         batches = task.batches(
             "train",
             batch_size=config.batch_size,
@@ -134,20 +129,22 @@ def run_steps(
     interruption: Interruption,
 ) -> TrainState:
     """Steps `done` .. total_steps. Nothing here waits for the devices except where it says so."""
-    config = run.config
+    config, program = run.config, run.program
+    complete = functools.partial(run.task.completed, config)
     operations, dtype = run.task.operations()
     peak = config.peak_tflops or peak_tflops(jax.devices()[0], dtype)
     work = dict(operations=operations, peak_tflops=peak)
-    monitor = Monitor(run.step, config.batch_size, config.profile_steps, workdir / "profile", **work)
+    monitor = Monitor(program.step, config.batch_size, config.profile_steps, workdir / "profile", **work)
     with contextlib.closing(monitor), jax.transfer_guard("disallow"):
         while done < config.total_steps:
             with monitor.loading():
                 batch = next(batches)
-                placed = sharding.place_batch(batch, run.mesh)
-            with monitor.stepping(done):
-                state, metrics = run.step(state, placed)
-            done += 1
-            monitor.add(done, batch.get("index"), metrics)
+                placed = sharding.place_batch(batch, program.mesh)
+            with explained(program, complete, placed, done):
+                with monitor.stepping(done):
+                    state, metrics = program.step(state, placed)
+                done += 1
+                monitor.add(done, batch.get("index"), metrics)
             run.writer.advance(done)
 
             last, stop = done == config.total_steps, interruption.requested(done)

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -19,13 +19,16 @@ BATCH_AXES = ("data", "fsdp")
 HOST_ONLY = ("index",)  # example ids: for messages, never for the device
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Mesh over all devices of all processes with axes ("data", "fsdp"); one of the sizes may be -1.
 
+    devices: others than those attached, to compile for them. Neighbours along an axis are neighbours on a TPU's torus,
+    and of several TPU slices the slow links between them are crossed along "data" alone.
     Axes are Auto: jax.make_mesh's default, Explicit, breaks linen's initialisers.
     Raises ValueError that names the device count and a shape that works.
     """
-    count = jax.device_count()
+    devices = jax.devices() if devices is None else list(devices)
+    count = len(devices)
     sizes = [data, fsdp]
     if sizes.count(-1) == 1:
         known = sizes[0] if sizes[1] == -1 else sizes[1]
@@ -37,7 +40,22 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
             f"mesh.data={data}, mesh.fsdp={fsdp} does not fit {count} device{'s' * (count > 1)}: "
             f"data * fsdp must be {count}. For example mesh.data={count // fits}, mesh.fsdp={fits}"
         )
-    return jax.make_mesh(tuple(sizes), BATCH_AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+    return Mesh(_arranged(devices, *sizes), BATCH_AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def _arranged(devices: Sequence[jax.Device], data: int, fsdp: int) -> np.ndarray:
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
+    if data % slices:
+        raise ValueError(
+            f"mesh.data={data}, mesh.fsdp={fsdp}: there are {slices} TPU slices, and parameters are not split over the "
+            f"slow links between them; expected mesh.data to be a multiple of {slices}, such as mesh.data={slices}, "
+            f"mesh.fsdp={len(devices) // slices}"
+        )
+    # Without splitting, an axis of 8 would not fit a torus of 16 x 16.
+    options = dict(devices=devices, allow_split_physical_axes=True)
+    if slices == 1:
+        return mesh_utils.create_device_mesh((data, fsdp), **options)
+    return mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), **options)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

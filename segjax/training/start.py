@@ -5,17 +5,14 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import jax
 import ml_collections
-import optax
-from jax.sharding import Mesh
 
-from segjax.training import sharding
 from segjax.training.checkpoints import Checkpoints
-from segjax.training.optimizer import parameter_path
-from segjax.training.state import TrainState, create_state
+from segjax.training.program import Program
+from segjax.training.state import TrainState
 from segjax.training.task import Task, Variables
 from segjax.weights.checkpoint import read_checkpoint
 from segjax.weights.tree import check_parameters, check_variables, flatten, unflatten
@@ -37,36 +34,27 @@ def quick_compilation() -> Iterator[None]:
 def first_state(
     task: Task,
     config: ml_collections.ConfigDict,
-    mesh: Mesh,
-    optimizer: optax.GradientTransformation,
+    program: Program,
     checkpoints: Checkpoints,
     variables: Variables | None,
-) -> tuple[TrainState, TrainState]:
-    """(state to start from, its shardings). No device ever holds an array that the shardings split."""
-    init_key, run_key = jax.random.split(jax.random.key(config.seed))
-
-    def first(init_key: jax.Array, run_key: jax.Array, given: Mapping[str, jax.Array]) -> TrainState:
-        drawn = task.init(init_key)
-        variables = jax.tree_util.tree_map_with_path(lambda path, x: given.get(parameter_path(path), x), drawn)
-        return create_state(variables, optimizer, run_key, ema=config.ema_decay > 0)
-
-    shapes = jax.eval_shape(first, init_key, run_key, {})
-    rules = {n: config.mesh[n] for n in ("floor", "overrides", "unsharded_tolerance")}
-    shardings = sharding.state_shardings(shapes, mesh, **rules)
+) -> TrainState:
+    """The state to start from. No device ever holds an array that the program's shardings split."""
+    shapes, shardings = program.shapes, program.shardings
     if (restored := checkpoints.restore(shapes, shardings)) is not None:
         logger.info("resuming at step %d", restored[0].step)
-        return restored[0], shardings
+        return restored[0]
     places = flatten({"params": shardings.params, "constants": shardings.constants})
     given = flatten(_given(task, config.init_from, {"params": shapes.params, "constants": shapes.constants}, variables))
     given = {path: jax.device_put(array, places[path]) for path, array in given.items()}
     with quick_compilation():
-        state = jax.jit(first, out_shardings=shardings)(init_key, run_key, given)
+        keys = jax.random.split(jax.random.key(config.seed))
+        state = jax.jit(program.first, out_shardings=shardings)(*keys, given)
     if hasattr(task, "measured_constants") and given.keys() != places.keys():
-        found = flatten(task.measured_constants(state.variables, mesh=mesh), "constants")
+        found = flatten(task.measured_constants(state.variables, mesh=program.mesh), "constants")
         placed = {path: jax.device_put(array, places[path]) for path, array in found.items()}
         constants = unflatten(flatten(state.constants, "constants") | placed)
         state = state.replace(constants=constants.get("constants", {}))
-    return state, shardings
+    return state
 
 
 def _given(task: Task, init_from: str, expected: Variables, variables: Variables | None) -> Variables:

@@ -123,9 +123,13 @@ class CompiledStep:
         new, metrics = self._jitted(state.replace(key=None), state.key, batch)
         return new.replace(key=state.key), metrics
 
+    def trace(self, state: TrainState, batch: Mapping[str, Any]) -> jax.stages.Traced:
+        """Traces for arrays or ShapeDtypeStructs, to read the program, or to lower and compile it ahead of time."""
+        return self._jitted.trace(state.replace(key=None), state.key, batch)
+
     def lower(self, state: TrainState, batch: Mapping[str, Any]) -> jax.stages.Lowered:
-        """Lowers for arrays or ShapeDtypeStructs, to compile ahead of time or to read the program."""
-        return self._jitted.lower(state.replace(key=None), state.key, batch)
+        """`trace`, lowered."""
+        return self.trace(state, batch).lower()
 
     @property
     def compilations(self) -> int:

@@ -48,6 +48,9 @@ class Task(Protocol):
     def operations(self) -> tuple[float, str]:
         """(of the model for one image in training, forward and backward, 0 if nobody has counted them; their dtype)."""
 
+    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """What a batch of "train" holds on the devices; no data is read. For compiling ahead of the run."""
+
     def batches(
         self,
         split: str,

@@ -70,9 +70,9 @@ def variables():
 KEY = jax.random.key(7)
 
 
-def outcome(variables, batch):
+def outcome(variables, batch, of=None):
     def objective(params):
-        loss, weight, metrics = task().loss(variables | {"params": params}, batch, KEY, True)
+        loss, weight, metrics = (of or task()).loss(variables | {"params": params}, batch, KEY, True)
         return loss, (weight, metrics)
 
     return jax.value_and_grad(objective, has_aux=True)(variables["params"])
@@ -113,6 +113,13 @@ def test_one_device_and_eight_agree_with_parameters_really_sharded(variables, ex
     kernel = result[1]["image_encoder"]["patch_embed"]["kernel"]
     assert len(kernel.sharding.device_set) == 8 and not kernel.sharding.is_fully_replicated
     assert_same(result, expected)
+
+
+def test_what_saves_memory_changes_neither_loss_nor_gradient(variables, expected):
+    """As the recipes for SA-1B have it: blocks, rounds and groups of prompts (3 in groups of 2) computed again."""
+    thrifty = config(prompts_at_once=2, remat="full", scan=True)
+    thrifty.rounds.remat = True
+    assert_same(jit(functools.partial(outcome, of=make_task(thrifty)))(variables, make_batch()), expected)
 
 
 def test_weight_counts_the_real_prompts(expected):

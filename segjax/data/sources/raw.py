@@ -98,7 +98,11 @@ def read_picture(path: pathlib.Path, *, upright: bool = False) -> tuple[bytes, i
     """
     if not path.is_file():
         raise Unusable("image file is missing", str(path))
-    data = path.read_bytes()
+    return checked_picture(path.read_bytes(), str(path), upright=upright)
+
+
+def checked_picture(data: bytes, path: str, *, upright: bool = False) -> tuple[bytes, int, int]:
+    """`read_picture` of a file that has been read; `path` names it in errors."""
     if not data:
         raise Unusable("image has zero size", f"{path} (an empty file)")
     try:

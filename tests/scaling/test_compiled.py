@@ -1,0 +1,98 @@
+"""The flagship runs, compiled for TPUs that are not here: which parameter lies where, and what a chip must hold.
+
+    pytest -m tpu_compiler tests/scaling      # needs pip install -e .[tpu]; tens of minutes on one core
+
+Ceilings are what jax 0.10.2 with libtpu 0.0.42.1 compiled to, and a twentieth more; see docs/scaling.md.
+SEGJAX_WRITE_GOLDENS=1 writes the tables of shardings anew.
+"""
+
+import functools
+import importlib.util
+import os
+import pathlib
+import re
+
+import jax
+import pytest
+
+from segjax.cli.experiments import apply_flags, read_config
+from segjax.scaling.compilation import compile_step, program_for
+from segjax.scaling.slices import GIB, parse_slice
+from segjax.tasks import completed, make_task
+from segjax.training.optimizer import parameter_path
+
+pytestmark = [
+    pytest.mark.tpu_compiler,
+    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install 'segjax[tpu]'"),
+]
+HERE = pathlib.Path(__file__).resolve().parent
+EXPERIMENTS = HERE.parents[1] / "experiments"
+
+
+def experiment(name, *flags):
+    config = apply_flags(read_config(f"{EXPERIMENTS / name}.py"), flags)
+    return make_task(config), completed(config)
+
+
+def table(program):
+    """One line a parameter: path, shape, the axis of the mesh along each dimension. Equal blocks are one line."""
+    lines = {}
+    places = jax.tree_util.tree_leaves_with_path(program.shardings.params)
+    for (path, place), shape in zip(places, jax.tree.leaves(program.shapes.params), strict=True):
+        axes = [*place.spec, *[None] * (shape.ndim - len(place.spec))]
+        name = re.sub(r"block_\d+", "block_*", parameter_path(path))
+        line = f"{name} {'x'.join(map(str, shape.shape))} {','.join(axis or '-' for axis in axes)}"
+        assert lines.setdefault((name, shape.shape), line) == line, "blocks of one shape lie alike"
+    return "\n".join(lines.values()) + "\n"
+
+
+@pytest.mark.parametrize(
+    "name, slice_name",
+    [
+        ("sam/sa1b_vit_b", "v5e-128"),
+        ("sam/sa1b_vit_l", "v5e-128"),
+        ("sam/sa1b_vit_h", "v5e-256"),
+        ("mae/imagenet_h", "v5e-256"),
+    ],
+)
+def test_parameters_lie_where_the_golden_tables_say(name, slice_name):
+    program = program_for(*experiment(name), parse_slice(slice_name))
+    golden, found = HERE / "goldens" / f"{pathlib.Path(name).name}.txt", table(program)
+    if os.environ.get("SEGJAX_WRITE_GOLDENS"):
+        golden.write_text(found)
+    assert found == golden.read_text()
+    of_params = jax.tree.map(lambda place: place.spec, program.shardings.params)
+    moments = [
+        node
+        for node in jax.tree.leaves(program.shardings.opt_state, is_leaf=lambda n: hasattr(n, "mu"))
+        if hasattr(node, "mu")
+    ]
+    assert moments and all(
+        jax.tree.map(lambda p: p.spec, m) == of_params for node in moments for m in (node.mu, node.nu)
+    )
+
+
+@functools.cache
+def compiled(name, slice_name, *flags):
+    return compile_step(*experiment(name, *flags), parse_slice(slice_name))
+
+
+@pytest.mark.parametrize(
+    "name, slice_name, flags, ceiling",
+    [
+        ("mae/imagenet_b", "v5e-4", ("--config.batch_size=64", "--config.model.scan=true"), 0.0),
+        ("sam/sa1b_vit_b", "v5e-4", ("--config.batch_size=4",), 0.0),
+        ("sam/sa1b_vit_h", "v5e-256", (), 0.0),
+        ("sam/sa1b_vit_h", "v5p-128", (), 0.0),
+    ],
+)
+def test_a_chip_holds_the_step(name, slice_name, flags, ceiling):
+    found = compiled(name, slice_name, *flags)
+    assert found.fits, found.refusal
+    assert found.memory.peak <= ceiling * GIB
+
+
+def test_weights_are_gathered_in_half_precision():
+    found = compiled("sam/sa1b_vit_h", "v5e-256")
+    gathered = {c.dtype: a.bytes for c, a in found.traffic.collectives.items() if c.kind == "all-gather"}
+    assert gathered["bf16"] > 10 * gathered.get("f32", 0)

@@ -1,0 +1,65 @@
+"""Exchanges and traffic counted out of a small program's text, each number worked out by hand."""
+
+import pathlib
+
+import pytest
+
+from segjax.scaling.program_text import Amount, Collective, array_bytes, read_traffic
+
+# As the compiler of TPUs writes it, cut down: a loop of 12 turns gathers weights and scatters a gradient (a fusion that
+# it calls all-reduce-scatter), then one sum over all chips. S(1) is the chip's fast memory.
+PROGRAM = (pathlib.Path(__file__).parent / "program.txt").read_text()
+
+
+def test_exchanges_are_counted_as_often_as_they_run():
+    found = read_traffic(PROGRAM, chips=8).collectives
+    assert found == {
+        Collective("all-gather", "bf16", 4): Amount(12, 12 * 64 * 32 * 2),
+        Collective("reduce-scatter", "f32", 4): Amount(12, 12 * 64 * 32 * 4),
+        Collective("all-reduce", "f32", 8): Amount(1, 12 * 16 * 32 * 4),
+    }
+
+
+def test_what_crosses_slices_is_told_apart():
+    """Two slices of four chips: groups of the inner axis stay inside, the sum over all chips does not."""
+    crossing = {
+        collective.kind: collective.crosses for collective in read_traffic(PROGRAM, chips=8, slices=2).collectives
+    }
+    assert crossing == {"all-gather": False, "reduce-scatter": False, "all-reduce": True}
+
+
+def test_memory_traffic_takes_slices_and_updates_for_what_they_are():
+    """A turn reads a slice of the weights (the result is in fast memory), writes the whole ones as float32, reads them
+    and writes the scattered part, reads that and updates as much; the sum reads and writes everything once."""
+    part, whole, everything = 16 * 32, 64 * 32, 12 * 16 * 32
+    counter = 4  # the turn's number, read by both fusions
+    turn = 2 * part + counter + 4 * whole + 4 * (whole + part) + 4 * (part + part) + counter
+    assert read_traffic(PROGRAM, chips=8).memory_bytes == 12 * turn + 4 * 2 * everything
+
+
+@pytest.mark.parametrize(
+    "kind, sent", [("all-gather", 75), ("reduce-scatter", 75), ("all-reduce", 150), ("collective-permute", 100)]
+)
+def test_bytes_sent_around_a_ring_of_four(kind, sent):
+    assert Collective(kind, "f32", 4).sent(100) == sent
+
+
+@pytest.mark.parametrize(
+    "written, groups",
+    [
+        ("replica_groups={{0,2},{1,3}}", 2),
+        ("replica_groups=[2,4]<=[4,2]T(1,0)", 4),
+        ("source_target_pairs={{0,1},{1,0}}", 2),
+        ("", 8),
+    ],
+)
+def test_groups_in_each_way_of_writing(written, groups):
+    line = f"  ROOT %r = f32[8]{{0}} all-to-all(%x), channel_id=1, {written}\n"
+    text = f"ENTRY %main (x: f32[8]) -> f32[8] {{\n  %x = f32[8]{{0}} parameter(0)\n{line}}}\n"
+    (found,) = read_traffic(text, chips=8).collectives
+    assert found.group == groups
+
+
+def test_bytes_of_types():
+    type_ = "(f32[2,3]{1,0:T(8,128)}, bf16[4]{0:T(8)S(1)}, u32[]{:S(2)}, pred[8]{0})"
+    assert array_bytes(type_) == 24 + 8 + 4 + 8 and array_bytes(type_, in_memory=True) == 24 + 8

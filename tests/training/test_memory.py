@@ -1,0 +1,72 @@
+"""Out of memory, with stand-ins for devices that are too small."""
+
+import pathlib
+
+import jax
+import pytest
+
+from segjax.cli.experiments import read_config
+from segjax.tasks import completed
+from segjax.training import step as step_module
+from segjax.training.loop import train
+from segjax.training.memory import OutOfMemoryError, advice, needed_gib
+
+from .toy import ToyTask, toy_config
+
+EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
+COMPILER = (
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (23.89G) exceeds "
+    "available HBM (15.75G)."
+)
+
+
+def test_a_step_that_does_not_fit_says_what_is_largest_and_what_would_help(tmp_path, monkeypatch):
+    def too_much(self, state, batch):
+        raise jax.errors.JaxRuntimeError(COMPILER)
+
+    monkeypatch.setattr(step_module.CompiledStep, "__call__", too_much)
+    with pytest.raises(OutOfMemoryError) as caught:
+        train(ToyTask(hidden=2**14), toy_config(batch_size=64), tmp_path)
+    said = str(caught.value)
+    assert said.startswith("step 0: out of memory: 23.89 GiB a device are needed, 15.75 GiB are there.")
+    assert "activations of 8 images at a time" in said
+    # 16 x 16384 float32 are 1 MiB, in parameters and both moments; 0.00 GiB, but the largest.
+    assert "the largest: params/first/kernel" in said or "the largest: opt_state" in said
+    assert "--config.microbatches=2" in said and "--config.mesh.fsdp=8" in said and "more devices" in said
+
+
+def test_other_errors_of_the_devices_pass(tmp_path, monkeypatch):
+    def broken(self, state, batch):
+        raise jax.errors.JaxRuntimeError("INTERNAL: no such thing")
+
+    monkeypatch.setattr(step_module.CompiledStep, "__call__", broken)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        train(ToyTask(), toy_config(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "message, amounts",
+    [
+        (COMPILER, (23.89, 15.75)),
+        ("RESOURCE_EXHAUSTED: ... in memory space hbm. Used 17.5G of 15.75G hbm. Exceeded", (17.5, 15.75)),
+        ("Used 512.00M of 15.75G hbm", (0.5, 15.75)),
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.", None),
+    ],
+)
+def test_amounts_are_read_from_the_compiler_s_words(message, amounts):
+    assert needed_gib(message) == amounts
+
+
+def names(told):
+    return [line.split(" ")[0].split("=")[0].removeprefix("--config.") for line in told]
+
+
+def test_advice_leaves_out_what_is_used_already():
+    config = completed(read_config(str(EXPERIMENTS / "sam" / "coco.py")))
+    told = names(advice(config, devices=16))
+    assert told == ["model.prompts_at_once", "microbatches", "mesh.fsdp", "rounds.sampled"]
+    assert names(advice(config, devices=16, state_first=True))[0] == "mesh.fsdp"
+    plain = completed({"task": "promptable", "batch_size": 16})
+    assert names(advice(plain, devices=16))[:3] == ["model.dtype", "model.remat", "mesh.fsdp"]
+    config.batch_size, config.mesh.fsdp = 16, 16
+    assert names(advice(config, devices=16))[-1] == "more" and "microbatches" not in names(advice(config, devices=16))
