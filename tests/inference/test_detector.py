@@ -224,8 +224,8 @@ def test_an_exported_program_gives_the_same(tmp_path, detector):
 
 
 def test_exported_without_variables_they_are_its_first_argument():
-    exported = export_detector(MODEL, None, (64, 64), batch=2, platforms=["cpu", "cuda", "tpu"])
-    assert exported.platforms == ("cpu", "cuda", "tpu")
+    exported = export_detector(MODEL, None, (64, 64), batch=2, platforms=["cuda"])
+    assert exported.platforms == ("cuda",), "it may run elsewhere than here"
     leaves = len(jax.tree.leaves(VARIABLES))
     assert [aval.shape for aval in exported.in_avals[leaves:]] == [(2, 64, 64, 3), (2, 2)]
 

@@ -191,7 +191,7 @@ def test_perfect_answers_are_measured_as_perfect_in_the_pictures_own_pixels(monk
     batch = {"image": np.zeros((2, 64, 64, 3), np.uint8), "size": np.full((2, 2), 64)}
     batch |= {name: np.zeros(2) for name in ("original", "weight", "example")}
     found = jax.eval_shape(task._detected, shapes, batch)
-    assert found["keypoints"].shape == (2, task.model.detections, len(JOINTS), 2)
+    assert found["keypoints"].shape == (2, task.model.detections, len(JOINTS), 3)
     assert found["masks"].shape == (2, task.model.detections, 28, 28)
 
 
