@@ -29,7 +29,7 @@ def pooled():
         for pooling in POOLINGS:
             take = functools.partial(pool_regions, boxes=BOXES, level=LEVEL, size=7, scales=SCALES, pooling=pooling)
             regions, back = jax.vjp(take, levels)
-            found[pooling] = regions, back(weights)[0]
+            found[pooling] = regions, back(jnp.asarray(weights))[0]
         # The second box has its edges on those of cells already, the others have not.
         return found, pool_regions(levels, round_to_cells(BOXES, jnp.asarray(SCALES)[LEVEL]), LEVEL, 7, SCALES)
 
