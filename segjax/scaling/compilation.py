@@ -33,8 +33,8 @@ class Compilation:
     Attributes:
       mesh: sizes by axis. images: of a step. memory, traffic: of one chip; None where the step does not fit.
       quick: compiled in a hurry, see `compile_step`; seconds: that it took here.
-      counted: operations of the model for one image, by its sizes; 0: unknown.
-      executed: operations of one chip in one step, recomputation included. refusal: why it does not fit.
+      counted: operations of the model for one image, by its sizes; 0: unknown. executed: operations of one chip in one
+        step, recomputation included. refusal: why it does not fit.
     """
 
     on: Slice

@@ -66,7 +66,7 @@ def sa1b_config(
     config.eval.update(batch_size=batch_size, max_prompts=16, limit=2000)
     config.optimizer.update(peak_lr=peak_lr, warmup_steps=250, layer_decay=layer_decay, schedule="step")
     config.optimizer.boundaries = (steps * 60_000 // 90_000, steps * 86_666 // 90_000)
-    config.mesh.fsdp = fsdp
+    config.mesh.update(fsdp=fsdp, floor=2**20)  # the decoder's matrices are small, and used in every round: whole
     return config
 
 
