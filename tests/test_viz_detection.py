@@ -38,6 +38,16 @@ def test_the_most_certain_lies_on_top_and_nothing_is_fine():
     np.testing.assert_array_equal(nothing, image)
 
 
+@pytest.mark.parametrize(("count", "widest"), [(1, "cup 0.90"), (5, "0.90"), (40, "")])
+def test_words_do_not_hide_a_crowd(count, widest):
+    """All stand in one place here: the fewer words there is room for, the narrower their patch of colour."""
+    arrays = dict(boxes=[[20, 60, 22, 62]] * count, labels=[0] * count, scores=[0.9] * count)
+    out = viz.detection_overlay(grey(), **arrays, names=["cup"], colors=[RED])
+    width = (out[40:59] == RED).all(-1).any(0).sum()
+    want = {"cup 0.90": (35, 60), "0.90": (20, 34), "": (0, 0)}[widest]
+    assert want[0] <= width <= want[1]
+
+
 def test_keypoints_that_are_labelled_are_drawn():
     keypoints = np.array([[[60, 60, 2], [100, 60, 1], [30, 100, 0]]])
     out = viz.detection_overlay(

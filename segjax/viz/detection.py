@@ -9,6 +9,8 @@ from PIL import Image, ImageDraw
 
 from segjax.viz.pictures import _INK, _LARGEST_PANEL, _SMALLEST_PANEL, PALETTE, _check_image, _font, _lay_out, overlay
 
+_TAGGED = 0.1  # share of a picture that words may take
+
 
 def detection_overlay(
     image: np.ndarray,
@@ -23,6 +25,8 @@ def detection_overlay(
     colors: Sequence[tuple[int, int, int]] = PALETTE,
 ) -> np.ndarray:
     """Objects with a colour each: frame, mask, and the class and score above the frame; the most certain lie on top.
+
+    In a crowd that words would hide there are scores alone, or no words.
 
     Args:
       image: uint8 [H, W, 3].
@@ -55,11 +59,10 @@ def detection_overlay(
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=line)
         if keypoints is not None:
             _draw_keypoints(draw, np.asarray(keypoints[index], float), skeleton, color, line)
+    words = _words(len(boxes), labels, scores, names, picture.size)
     for index in order:
-        words = [] if labels is None else [_called(int(labels[index]), names)]
-        words += [] if scores is None else [f"{scores[index]:.2f}"]
-        if words:
-            _tag(draw, picture.size, boxes[index], " ".join(words), tuple(colors[index % len(colors)]))
+        if words[index]:
+            _tag(draw, picture.size, boxes[index], words[index], tuple(colors[index % len(colors)]))
     return np.asarray(picture)
 
 
@@ -116,16 +119,40 @@ def _called(label: int, names: Sequence[str]) -> str:
     return names[label] if 0 <= label < len(names) else str(label)
 
 
+def _words(
+    count: int,
+    labels: Sequence[int] | np.ndarray | None,
+    scores: Sequence[float] | np.ndarray | None,
+    names: Sequence[str],
+    size: tuple[int, int],
+) -> list[str]:
+    """What is said of each object: the most that leaves enough of the picture to be seen."""
+    classes = None if labels is None else [_called(int(label), names) for label in labels]
+    numbers = None if scores is None else [f"{score:.2f}" for score in scores]
+    both = [[f"{name} {number}" for name, number in zip(classes, numbers, strict=True)]] if classes and numbers else []
+    for words in (*both, *(some for some in (numbers, classes) if some)):
+        if sum(_tag_width(text, size) for text in words) * 1.3 * _tag_height(size) <= _TAGGED * size[0] * size[1]:
+            return words
+    return [""] * count
+
+
+def _tag_height(size: tuple[int, int]) -> int:
+    """Of the letters, px."""
+    return max(9, round(max(size) / 45))
+
+
+def _tag_width(text: str, size: tuple[int, int]) -> float:
+    return _font(_tag_height(size)).getlength(text) + _tag_height(size) * 0.5
+
+
 def _tag(draw: ImageDraw.ImageDraw, size: tuple[int, int], box: np.ndarray, text: str, color: tuple) -> None:
     """Words on a patch of colour above the box, or inside it at the picture's edge."""
-    height = max(9, round(max(size) / 45))
-    font = _font(height)
-    width = font.getlength(text) + height * 0.5
+    height, width = _tag_height(size), _tag_width(text, size)
     left = min(max(0, box[0]), max(0, size[0] - width))
     top = box[1] - 1.3 * height if box[1] >= 1.3 * height else box[1]
     ink = _INK if np.dot(color, (0.3, 0.59, 0.11)) > 110 else "white"
     draw.rectangle((left, top, left + width, top + 1.3 * height), fill=color)
-    draw.text((left + height * 0.25, top + 0.65 * height), text, ink, font, anchor="lm")
+    draw.text((left + height * 0.25, top + 0.65 * height), text, ink, _font(height), anchor="lm")
 
 
 def _draw_keypoints(draw: ImageDraw.ImageDraw, points: np.ndarray, skeleton: Sequence, color: tuple, line: int) -> None:
