@@ -24,7 +24,7 @@ HEADS = {"masks": "mask_convs", "keypoints": "keypoints"}  # and the attribute o
 # Programs that differ from others in numbers alone: these others are traced by default.
 LIKE_OTHERS = ("cityscapes", "coco_r50_lsj", "lvis", "keypoints", "nuclei", "roi_ablation")
 LIKE_OTHERS = [FOLDER / "mask_rcnn" / f"{name}.py" for name in LIKE_OTHERS]
-LIKE_OTHERS += [FOLDER / "sam" / f"sa1b_vit_{size}.py" for size in "lh"]
+LIKE_OTHERS += [FOLDER / "sam" / f"sa1b_vit_{size}.py" for size in "blh"]
 VARIANTS = [(path, "") for path in EXPERIMENTS if path not in LIKE_OTHERS] + [(FOLDER / "sam" / "coco.py", ":small")]
 VARIANTS += [pytest.param(path, "", marks=pytest.mark.slow) for path in LIKE_OTHERS]
 VARIANTS += [(FOLDER / "mask_rcnn" / "roi_ablation.py", ":roi_pool,keypoints")]

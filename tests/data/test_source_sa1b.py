@@ -56,7 +56,8 @@ def test_tars_and_folders_give_the_same_records_with_exact_boxes(tmp_path):
         write(tmp_path / "loose" / "sa_000000", name)
     packed(tmp_path / "loose" / "sa_000000", tmp_path / "tars" / "sa_000000.tar")
     (loose, _), (tars, skipped) = records(tmp_path / "loose"), records(tmp_path / "tars")
-    assert [r["image_id"] for r in loose] == ["sa_1", "sa_2"] and not skipped.images and not skipped.objects
+    assert [r["image_id"] for r in loose + tars] == ["sa_1", "sa_2"] * 2
+    assert not skipped.images and not skipped.objects
     for one, other in zip(loose, tars, strict=True):
         validate_record(one)
         assert one["image"] == other["image"] and one["objects"]["rle"] == other["objects"]["rle"]

@@ -115,8 +115,9 @@ def test_one_device_and_eight_agree_with_parameters_really_sharded(variables, ex
     assert_same(result, expected)
 
 
+@pytest.mark.slow  # each by itself is tested with the models, the rounds and the trunk
 def test_what_saves_memory_changes_neither_loss_nor_gradient(variables, expected):
-    """As the recipes for SA-1B have it: blocks, rounds and groups of prompts (3 in groups of 2) computed again."""
+    """All at once: blocks, rounds and groups of prompts (3 in groups of 2) computed again."""
     thrifty = config(prompts_at_once=2, remat="full", scan=True)
     thrifty.rounds.remat = True
     assert_same(jit(functools.partial(outcome, of=make_task(thrifty)))(variables, make_batch()), expected)

@@ -102,7 +102,7 @@ class Sa1b:
             for name, member in members.items():
                 if name.lower().endswith(_SUFFIXES) and self._is_of(split, name):
                     pair = (member, members.get(str(pathlib.PurePath(name).with_suffix(".json"))))
-                    yield f"{shard}:{name}", *(None if one is None else _content(tar, one) for one in pair)
+                    yield f"{shard}/{name}", *(None if one is None else _content(tar, one) for one in pair)
 
     def _read(self, files: _Files) -> tuple[Record | Unusable, Skipped]:
         where, picture, text = files
