@@ -85,7 +85,7 @@ def test_what_cannot_be_done_is_said(weights, photo, tmp_path, capsys, command, 
 def test_convert_writes_the_official_files_and_load_guesses_their_size(weights, tmp_path, capsys):
     assert main(["convert", weights, str(tmp_path / "mae.pth")]) == 0
     assert "read" in capsys.readouterr().out
-    assert read_checkpoint(tmp_path / "mae.pth").size == {"width": 32, "depth": 4, "patch": 16, "canvas": 64}
+    assert read_checkpoint(tmp_path / "mae.pth").size == {"width": 32, "depth": 2, "patch": 16, "canvas": 64}
     model, variables = segjax.load(tmp_path / "mae.pth")
     assert model == MODEL
     jax.tree.map(np.testing.assert_array_equal, variables, drawn_variables(MODEL, init_mae))

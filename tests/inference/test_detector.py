@@ -207,6 +207,7 @@ def test_what_classes_are_called(tmp_path):
         classes_of(build_model("maskrcnn_debug", classes=4), saved)
 
 
+@pytest.mark.slow
 def test_an_exported_program_gives_the_same(tmp_path, detector):
     images, sizes = noise(64, 96)[None], np.array([[60, 90]], np.int32)
     written = write_exported(tmp_path / "d.stablehlo", export_detector(MODEL, VARIABLES, (64, 96)))

@@ -16,6 +16,7 @@ from segjax.tasks import completed, make_task
 from segjax.tasks.classification_config import classification_config, fine_tuning, probe
 from segjax.training.checkpoints import Checkpoints
 from segjax.training.optimizer import from_config, layer_scales
+from segjax.training.program import make_program
 from segjax.training.sharding import BATCH_AXES, make_mesh, place_batch, state_shardings
 from segjax.training.start import first_state
 from segjax.training.state import create_state
@@ -145,7 +146,7 @@ def test_a_run_starts_from_a_mae_with_standardised_features_and_keeps_them_froze
     one = one_device()
     probing.init = lambda key: drawn_variables(probing.model, init_classifier)  # drawing takes long to compile
     with Checkpoints(tmp_path / "run") as checkpoints, caplog.at_level("INFO", "segjax"):
-        state, _ = first_state(probing, settings, one, from_config(settings)[1], checkpoints, None)
+        state = first_state(probing, settings, make_program(probing, settings, one), checkpoints, None)
     assert "frozen encoder from the MAE in" in caplog.text and "nothing resized; the head is fresh" in caplog.text
     assert "standardised over 6 training pictures" in caplog.text
     mae = flatten(drawn_variables(build_mae("mae_debug", depth=1), init_mae)["params"]["encoder"])
@@ -201,7 +202,7 @@ def start(settings, init_from, tmp_path):
     one = one_device()
     task = make_task(settings)
     with Checkpoints(tmp_path / "run") as checkpoints:
-        return first_state(task, settings, one, from_config(settings)[1], checkpoints, None)
+        return first_state(task, settings, make_program(task, settings, one), checkpoints, None)
 
 
 def test_a_checkpoint_with_other_classes_says_how_to_go_on(mae_file, tmp_path):

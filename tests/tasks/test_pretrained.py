@@ -17,7 +17,7 @@ from segjax.tasks import make_task
 from segjax.tasks.promptable_config import promptable_config
 from segjax.tasks.reconstruction_config import reconstruction_config
 from segjax.training.checkpoints import Checkpoints
-from segjax.training.optimizer import from_config
+from segjax.training.program import make_program
 from segjax.training.sharding import BATCH_AXES
 from segjax.training.start import first_state
 from segjax.weights.checkpoint import write_checkpoint
@@ -105,7 +105,7 @@ def start(init_from, tmp_path):
     task.init = lambda _: jax.tree.map(lambda x: jnp.full(x.shape, 7.0, x.dtype), shapes_of(task.model))
     one = jax.make_mesh((1, 1), BATCH_AXES, (AxisType.Auto, AxisType.Auto), devices=jax.devices()[:1])
     with Checkpoints(tmp_path / "run") as checkpoints:
-        return first_state(task, config, one, from_config(config)[1], checkpoints, None)[0]
+        return first_state(task, config, make_program(task, config, one), checkpoints, None)
 
 
 def test_a_run_takes_the_encoder_and_draws_the_rest(files, tmp_path, mae_variables):

@@ -91,6 +91,11 @@ def test_variables_of_a_run_without_average_are_its_parameters(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, load_variables(tmp_path)[0]["params"], jax.device_get(state.params))
 
 
+def said(caplog):
+    """What segjax logged; orbax's event loops may complain of an earlier test's damage when they are collected."""
+    return "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("segjax"))
+
+
 @pytest.mark.parametrize("fault", ["arrays cut short", "metadata gone", "state gone", "meta not JSON"])
 def test_a_corrupt_newest_checkpoint_is_passed_over_with_a_warning_that_names_it(copy, caplog, fault):
     newest = copy / "3"
@@ -147,7 +152,7 @@ def test_another_architecture_is_an_error_that_lists_what_differs(saved, caplog)
         ),
     ):
         checkpoints.restore(shapes, shardings)
-    assert "corrupt" not in caplog.text and (saved / "3").is_dir()
+    assert "corrupt" not in said(caplog) and (saved / "3").is_dir()
 
 
 @pytest.mark.parametrize(
@@ -165,7 +170,7 @@ def test_other_settings_are_no_corruption(saved, caplog, changed, message):
     _, shapes, shardings = make_state(make_mesh(), **changed)
     with Checkpoints(saved) as checkpoints, pytest.raises(CheckpointError, match=message):
         checkpoints.restore(shapes, shardings)
-    assert "corrupt" not in caplog.text
+    assert "corrupt" not in said(caplog)
     assert (saved / "3").is_dir() and not saved.with_name("checkpoints_unreadable").exists()
 
 
