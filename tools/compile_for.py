@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the experiment")
     parser.add_argument("--topology", required=True, metavar="NAME", help=", ".join(known_slices()))
     parser.add_argument("--slices", type=int, default=1, help="so many of them, joined by the data centre's network")
-    parser.add_argument("--quick", action="store_true", help="a quarter of the time; says somewhat more memory")
+    parser.add_argument("--quick", action="store_true", help="less than half of the time; says somewhat more memory")
     parser.add_argument("--row", action="store_true", help="print the row of docs/scaling.md alone")
     parser.add_argument("--text", default="", metavar="FILE", help="write the compiled program there")
     args, rest = parser.parse_known_args(argv)

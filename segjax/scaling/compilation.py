@@ -77,7 +77,7 @@ def compile_step(
 
     Args:
       task, config: as for `segjax.training.loop.train`; the config complete.
-      quick: with the compiler's least effort for speed: about a quarter of the time, and more memory than training
+      quick: with the compiler's least effort for speed: less than half of the time, and more memory than training
         would take, for less is fused.
       text: a file for the compiled program, to read; "": none.
 

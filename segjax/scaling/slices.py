@@ -16,13 +16,14 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One chip of a kind, as its maker states it (Google's pages of the TPU versions, read in 2025).
+    """One chip of a kind, as its maker states it (Google's pages of the TPU versions).
 
     Attributes:
       tflops: 1e12 operations a second on bfloat16. memory_gib: what the compiler may use of it, GiB, which is what it
         says when a program is too large. memory_gbs: of the memory, 1e9 bytes a second.
       link_gbs: of one link to a neighbour, 1e9 bytes a second each way; there are two of them along a torus's axis.
-      hosts_gbs: a chip's share of its host's way out of the slice, 1e9 bytes a second.
+      hosts_gbs: a chip's share of its host's way out of the slice, 1e9 bytes a second. Stated for v5e alone; the others
+        are assumed.
     """
 
     tflops: float
@@ -33,10 +34,10 @@ class Chip:
 
 
 CHIPS = {
-    "v4": Chip(275, 30.75, 1228, 50, 6.25),
+    "v4": Chip(275, 30.75, 1200, 50, 6.25),
     "v5e": Chip(197, 15.75, 819, 50, 3.125),
     "v5p": Chip(459, 95.74, 2765, 100, 6.25),
-    "v6e": Chip(918, 31.25, 1638, 112, 12.5),
+    "v6e": Chip(918, 31.25, 1638, 100, 12.5),
 }
 # What libtpu would else ask the cloud for, or complain about; two compilations at once are fine where there is no TPU.
 _NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16"}

@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 
 from segjax.scaling import slices
 from segjax.scaling.slices import SetupError, Slice, known_slices, parse_slice
+from segjax.training.throughput import peak_tflops
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,18 @@ def test_an_unknown_slice_is_answered_by_those_there_are(name, said):
         parse_slice(name)
     with pytest.raises(ValueError, match="slices is 0"):
         parse_slice("v5e-256", 0)
+
+
+def test_chips_do_what_the_log_of_a_run_takes_them_to_do():
+    kinds = {
+        "v4": "TPU v4",
+        "v5e": "TPU v5 lite",
+        "v5p": "TPU v5",
+        "v6e": "TPU v6 lite",
+    }  # as their compilers call them
+    for kind, chip in slices.CHIPS.items():
+        device = SimpleNamespace(device_kind=kinds[kind], platform="tpu")
+        assert peak_tflops(device, "bfloat16") == chip.tflops
 
 
 def test_without_libtpu_the_extra_is_named(monkeypatch):
