@@ -153,6 +153,7 @@ def test_the_detector_on_pictures_of_other_sizes(torchvision):
         assert len(want["boxes"]) > 10 and near.sum() > 0.9 * max(len(found["boxes"]), len(want["boxes"]))
         apart = np.abs(found["scores"][one[near]] - want["scores"][other[near]])
         print(f"scores: {np.median(apart):.1e} apart, {apart.max():.1e} at most")
+        # Measured first, then set: 1.3e-5 at most for the picture that shrinks, 2.4e-3 for the one that grows.
         assert np.median(apart) < 1e-3 and apart.max() < 1e-2
         masks = found["masks"][one[near]], want["masks"][other[near], 0] >= 0.5
         both, either = (joined.sum((1, 2)) for joined in (masks[0] & masks[1], masks[0] | masks[1]))
