@@ -81,6 +81,8 @@ def compiled(name, slice_name, *flags):
     "name, slice_name, flags, ceiling",
     [
         ("mae/imagenet_b", "v5e-4", ("--config.batch_size=64", "--config.model.scan=true"), 4.12),
+        ("mae/imagenet_h", "v5e-256", (), 1.82),
+        ("sam/sa1b_vit_b", "v5e-4", ("--config.batch_size=4",), 4.36),
         ("sam/sa1b_vit_h", "v5e-256", (), 4.54),
         ("sam/sa1b_vit_h", "v5p-128", (), 15.5),
     ],
