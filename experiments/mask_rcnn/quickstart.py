@@ -1,4 +1,4 @@
-"""A tiny Mask R-CNN learns to find five shapes, with boxes and masks, in minutes on a laptop's CPU.
+"""A tiny Mask R-CNN learns to find five shapes, with boxes and masks, on a laptop's CPU; it learns too little yet.
 
     segjax train --config=experiments/mask_rcnn/quickstart.py --workdir=runs/mask_rcnn
 

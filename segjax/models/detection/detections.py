@@ -50,6 +50,7 @@ def best_detections(
     """
 
     def of_picture(logits, deltas, regions, valid, size):
+        """The same without the batch: one row of each argument."""
         scores = jnp.where(valid[:, None], jax.nn.softmax(logits)[:, 1:], 0)
         classes = scores.shape[1]
         found, index = jax.lax.top_k(scores.reshape(-1), min(candidates, scores.size))
