@@ -1,31 +1,37 @@
-"""Where a promptable training step's time and memory go, part by part.
+"""Where a training step's time and memory go, part by part.
 
     .venv/bin/python tools/step_table.py --config=experiments/sam/quickstart.py [--config.batch_size=4 ...]
+    .venv/bin/python tools/step_table.py --config=experiments/mask_rcnn/quickstart.py
 
-Each part is compiled and timed by itself on one batch: the image encoder, the first round and a later one (decoder and
-loss), forward and with gradient; the loss alone, the optimizer, the input; then the whole step. The parts need not add
-up to it: XLA fuses across them, and they compete for memory.
+Each part is compiled and timed by itself on one batch. Of a SAM: the image encoder, the first round and a later one
+(decoder and loss), forward and with gradient, the loss alone. Of a detector: backbone and pyramid, proposals, the
+regions drawn, the regions and the head of each kind, and the detection of a batch. Of every task: the input, the
+optimizer, the whole step. The parts need not add up to it: XLA fuses across them, and they compete for memory.
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from segjax.cli.experiments import apply_flags, read_config
 from segjax.data.splits import open_split
+from segjax.inference.found import detected
 from segjax.prompting.simulation import Simulator
 from segjax.tasks import make_task
+from segjax.tasks.detection_targets import region_targets
 from segjax.training.optimizer import from_config
 from segjax.training.state import create_state
 from segjax.training.step import make_train_step
 
 
-def measure(name: str, function: Callable, *args: Any, repeats: int = 20) -> Any:
+def measure(name: str, function: Callable, *args: Any, repeats: int) -> Any:
     """Prints a row: median time by the clock and of all cores, and the memory needed beside the arguments."""
     began = time.perf_counter()
     compiled = jax.jit(function).lower(*args).compile()
@@ -45,45 +51,22 @@ def measure(name: str, function: Callable, *args: Any, repeats: int = 20) -> Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]")
+    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="counted calls of a part (default 20)")
     args, rest = parser.parse_known_args()
     config = apply_flags(read_config(args.config), rest)
     task = make_task(config)
 
-    print(
-        f"{args.config} on {jax.devices()[0].device_kind}, {config.batch_size} images, {config.rounds.count} rounds\n"
-    )
+    print(f"{args.config} on {jax.devices()[0].device_kind}, {config.batch_size} images\n")
     print("| part | ms | CPU ms | MiB | compile s |\n|---|---|---|---|---|")
     batches = task.batches("train", batch_size=config.batch_size)
     batch = next(batches)
-    examples = len(open_split(config.data.to_dict(), "train"))
-    for name, count in (("first epoch", max(1, examples // config.batch_size - 1)), ("later epochs, cached", 30)):
-        began = time.perf_counter()
-        for _ in range(count):
-            next(batches)
-        print(f"| input, 1 batch, {name} | {1e3 * (time.perf_counter() - began) / count:.0f} | | | |", flush=True)
-    batches.close()
+    time_input(batches, epoch=len(open_split(config.data.to_dict(), "train")) // config.batch_size)
     batch = {name: value for name, value in batch.items() if name != "index"}
 
+    row = functools.partial(measure, repeats=args.repeats)
     variables = jax.jit(task.init)(jax.random.key(0))
-    with_params = lambda params: {**variables, "params": params}
-    encode = lambda params: task.model.apply(
-        with_params(params), batch["image"], batch["size"], train=False, method="encode_image"
-    )
-    embedding = measure("encoder, forward", encode, variables["params"])
-    measure("encoder, with gradient", jax.grad(lambda params: encode(params).sum()), variables["params"])
-
-    simulator: Simulator = task.simulator(batch)
-    session = jax.jit(simulator.first_prompt, static_argnums=1)(jax.random.key(1), task.mask_size)
-    no_skip = np.zeros(batch["valid"].shape, bool)
-    measure("next click", lambda key: simulator.prompted(key, session, 1, no_skip), jax.random.key(2))
-    context = (variables["params"], embedding)
-    for name, play in (("first round", simulator.first_round), ("a later round", simulator.later_round)):
-        loss = lambda context, play=play: play((with_params(context[0]), context[1]), session)[1]["loss"].sum()
-        measure(f"{name}, forward", loss, context)
-        measure(f"{name}, with gradient", jax.grad(loss), context)
-    logits, iou = task.decode_session((variables, embedding), session, False)
-    score = lambda logits: simulator.score(simulator.upsampled(logits), iou[:, :, 1:], simulator.truth)["loss"].sum()
-    measure("loss of three masks, with gradient", jax.grad(score), logits[:, :, 1:])
+    if parts := PARTS.get(config.task):
+        parts(row, task, variables, batch)
 
     schedule, optimizer = from_config(config)
     state = create_state(variables, optimizer, jax.random.key(3))
@@ -92,8 +75,83 @@ def main() -> None:
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         return optax.apply_updates(state.params, updates), opt_state
 
-    measure("optimizer", update, variables["params"], state)
-    measure("**the step**", make_train_step(task.loss, optimizer, schedule), state, batch, repeats=40)
+    row("optimizer", update, variables["params"], state)
+    row("**the step**", make_train_step(task.loss, optimizer, schedule), state, batch)
+
+
+def time_input(batches: Any, epoch: int) -> None:
+    """Rows of what a batch takes from a loader of which one has been taken; epoch: batches of one."""
+    for name, count in (("first epoch", max(1, epoch - 1)), ("later epochs, cached", 30)):
+        began = time.perf_counter()
+        for _ in range(count):
+            next(batches)
+        print(f"| input, 1 batch, {name} | {1e3 * (time.perf_counter() - began) / count:.0f} | | | |", flush=True)
+    batches.close()
+
+
+def promptable_parts(row: Callable, task: Any, variables: dict, batch: dict) -> None:
+    """Rows of a SAM's step."""
+    with_params = lambda params: {**variables, "params": params}
+    encode = lambda params: task.model.apply(
+        with_params(params), batch["image"], batch["size"], train=False, method="encode_image"
+    )
+    embedding = row("encoder, forward", encode, variables["params"])
+    row("encoder, with gradient", jax.grad(lambda params: encode(params).sum()), variables["params"])
+
+    simulator: Simulator = task.simulator(batch)
+    session = jax.jit(simulator.first_prompt, static_argnums=1)(jax.random.key(1), task.mask_size)
+    no_skip = np.zeros(batch["valid"].shape, bool)
+    row("next click", lambda key: simulator.prompted(key, session, 1, no_skip), jax.random.key(2))
+    context = (variables["params"], embedding)
+    for name, play in (("first round", simulator.first_round), ("a later round", simulator.later_round)):
+        loss = lambda context, play=play: play((with_params(context[0]), context[1]), session)[1]["loss"].sum()
+        row(f"{name}, forward", loss, context)
+        row(f"{name}, with gradient", jax.grad(loss), context)
+    logits, iou = task.decode_session((variables, embedding), session, False)
+    score = lambda logits: simulator.score(simulator.upsampled(logits), iou[:, :, 1:], simulator.truth)["loss"].sum()
+    row("loss of three masks, with gradient", jax.grad(score), logits[:, :, 1:])
+
+
+def detection_parts(row: Callable, task: Any, variables: dict, batch: dict) -> None:
+    """Rows of a detector's step, and of detection."""
+    model, samples, images, sizes = task.model, task.samples, batch["image"], batch["size"]
+    call = lambda method, params, *args, **options: model.apply(
+        {**variables, "params": params}, *args, method=method, **options
+    )
+
+    def both(name: str, function: Callable, *args: Any, inputs: tuple[int, ...] = (0, 1)) -> Any:
+        """A part of (parameters, features, ...) forward, and with the gradients of those of the inputs."""
+        result = row(f"{name}, forward", function, variables["params"], *args)
+        total = lambda *args: sum(jnp.sum(x.astype(jnp.float32)) for x in jax.tree.leaves(function(*args)))
+        row(f"{name}, with gradient", jax.grad(total, inputs), variables["params"], *args)
+        return result
+
+    encode = lambda params, images: call("encode_image", params, images, sizes)
+    levels = both("backbone and pyramid", encode, images, inputs=(0,))
+    answers = both("proposal network", functools.partial(call, "propose"), levels)
+    choose = lambda levels, answers: call(
+        "proposals", variables["params"], *answers, levels, images.shape[1:3], sizes, train=True
+    )
+    proposals = row("proposals chosen", choose, levels, answers)
+    truth = {name: batch[name] for name in ("boxes", "categories", "valid", "crowd")}
+    draw = functools.partial(region_targets, samples=samples.regions, positive_fraction=samples.positive_regions)
+    regions = row(
+        "regions drawn", jax.vmap(draw), jax.random.split(jax.random.key(1), len(images)), *proposals[::2], truth
+    )
+
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    take = lambda side: lambda _, levels, boxes: flat(call("regions", variables["params"], levels, boxes, side))
+    pooled = both("regions of 7 x 7", take(7), levels, regions.boxes, inputs=(1,))
+    both("classes and boxes of regions", functools.partial(call, "classify"), pooled)
+    pooled = both("regions of 14 x 14", take(14), levels, regions.boxes[:, : samples.objects], inputs=(1,))
+    if model.mask_convs:
+        both("masks of regions", functools.partial(call, "segment"), pooled, flat(regions.labels[:, : samples.objects]))
+    if model.keypoints:
+        both("keypoints of regions", functools.partial(call, "locate"), pooled)
+    row("detection, from the pictures on", lambda variables: detected(model, variables, images, sizes), variables)
+
+
+PARTS = {"promptable": promptable_parts, "detection": detection_parts}
 
 
 if __name__ == "__main__":

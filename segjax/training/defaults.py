@@ -25,6 +25,7 @@ def base_config() -> ml_collections.ConfigDict:
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "adamw"  # or "muon", which learns faster from scratch; tiny models pay a third more a step;
     # or "lars", for the linear probe's very large batches, or "sgd" (the momentum of both is b1)
+    config.optimizer.muon_convolutions = False  # orthogonalise the kernels of convolutions too: dear for wide ones
     config.optimizer.peak_lr = 1e-3
     config.optimizer.base_lr = 0.0  # above 0: the peak is base_lr * batch_size / 256, and peak_lr is not looked at
     config.optimizer.b1 = 0.9

@@ -6,6 +6,7 @@ Sources: decoupled weight decay, Loshchilov and Hutter 2019; layer-wise rate dec
 with updates of AdamW's size (Liu et al. 2025, arXiv 2502.16982). LARS: You et al. 2017, arXiv 1708.03888.
 """
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Sequence
@@ -137,14 +138,16 @@ def make_optimizer(
     clip_norm: float = 0.0,
     layer_decay: float = 1.0,
     trunk: str = "image_encoder(/trunk)?",
+    muon_convolutions: bool = False,
 ) -> optax.GradientTransformation:
     """Clip by global norm (0: off), the optimizer, decoupled decay where `decay_mask` says, layer-wise scale, schedule.
 
     "muon" orthogonalises the momentum (of decay .95, b1 has no say in it) of the matrices that `muon_matrices` names,
     and is Adam with Nesterov's momentum for all else. Its updates are as large as Adam's, so a learning rate serves
-    both. "lars" is momentum (b1) on gradients scaled to a thousandth of the norm of their parameters, for very large
-    batches; decay is part of the gradient, and what `decay_mask` leaves out is scaled as little as it is decayed. "sgd"
-    is momentum (b1) on gradients with decay, as torch has it and as detectors are trained.
+    both. With muon_convolutions the kernels of convolutions are matrices too, which costs much where they are wide.
+    "lars" is momentum (b1) on gradients scaled to a thousandth of the norm of their parameters, for very large batches;
+    decay is part of the gradient, and what `decay_mask` leaves out is scaled as little as it is decayed. "sgd" is
+    momentum (b1) on gradients with decay, as torch has it and as detectors are trained.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer.name is {name!r}; expected one of {', '.join(OPTIMIZERS)}")
@@ -164,7 +167,9 @@ def make_optimizer(
     elif name == "sgd":
         parts += [optax.add_decayed_weights(weight_decay, mask=decay_mask), optax.trace(decay=b1)]
     else:
-        parts.append(optax.scale_by_adam(b1=b1, b2=b2) if name == "adamw" else _scale_by_muon(b1, b2))
+        parts.append(
+            optax.scale_by_adam(b1=b1, b2=b2) if name == "adamw" else _scale_by_muon(b1, b2, muon_convolutions)
+        )
     if weight_decay and name not in ("lars", "sgd"):
         parts.append(optax.add_decayed_weights(weight_decay, mask=decay_mask))
     if layer_decay < 1.0:
@@ -177,28 +182,29 @@ def make_optimizer(
     return optax.chain(*parts)
 
 
-def muon_matrices(params: Any) -> Any:
+def muon_matrices(params: Any, convolutions: bool = False) -> Any:
     """For each parameter the axes that Muon orthogonalises, None where Adam serves.
 
-    Those are matrices between features. Learned tables and vectors are none, nor are convolutions; maps from or to less
-    than 16 numbers are stems and heads, for which Adam is the better choice (Jordan 2024).
+    Those are matrices between features. Learned tables and vectors are none; maps from or to less than 16 numbers are
+    stems and heads, for which Adam is the better choice (Jordan 2024). With `convolutions` a kernel [h, w, in, out] is
+    the matrix [h * w * in, out], as Jordan's own runs of CIFAR-10 have it.
     """
-    return jax.tree.map(
-        lambda p, is_map: (
-            optax.contrib.MuonDimensionNumbers() if is_map and p.ndim == 2 and min(p.shape) >= 16 else None
-        ),
-        params,
-        decay_mask(params),
-    )
+
+    def axes(p: jax.Array, is_map: bool) -> optax.contrib.MuonDimensionNumbers | None:
+        if not is_map or p.ndim not in ((2, 4) if convolutions else (2,)) or min(p.shape[-2:]) < 16:
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), p.ndim - 1)
+
+    return jax.tree.map(axes, params, decay_mask(params))
 
 
-def _scale_by_muon(b1: float, b2: float) -> optax.GradientTransformation:
+def _scale_by_muon(b1: float, b2: float, convolutions: bool) -> optax.GradientTransformation:
     muon = optax.contrib.muon(
         1.0,
         consistent_rms=0.2,  # of an entry of an update, as AdamW's are
         adam_b1=b1,
         adam_b2=b2,
-        muon_weight_dimension_numbers=muon_matrices,
+        muon_weight_dimension_numbers=functools.partial(muon_matrices, convolutions=convolutions),
     )
     return optax.chain(muon, optax.scale(-1.0))  # optax gives descent steps, the rest of the chain takes directions
 

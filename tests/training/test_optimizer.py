@@ -151,6 +151,21 @@ def test_muon_takes_steps_along_the_orthogonal_factor_of_matrices_and_is_adam_el
     assert np.std(got["mlp"]["kernel"]) == pytest.approx(0.1 * 0.2, rel=0.5)
 
 
+def test_muon_takes_kernels_of_convolutions_as_matrices_where_asked():
+    rng = np.random.default_rng(0)
+    params = {"conv": {"kernel": jnp.zeros((3, 3, 16, 20))}, "stem": {"kernel": jnp.zeros((7, 7, 3, 64))}}
+    grads = jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape), jnp.float32), params)
+    updates = {}
+    for asked in (False, True):
+        muon = make_optimizer(make_schedule(0.1, 10, schedule="constant"), name="muon", muon_convolutions=asked)
+        updates[asked], _ = muon.update(grads, muon.init(params), params)
+    np.testing.assert_allclose(updates[True]["stem"]["kernel"], updates[False]["stem"]["kernel"], rtol=1e-5)
+    values = lambda tree: np.linalg.svd(np.asarray(tree["conv"]["kernel"]).reshape(144, 20), compute_uv=False)
+    scale = 0.1 * 0.2 * 144**0.5
+    assert values(updates[True]).min() / scale > 0.6 and values(updates[True]).max() / scale < 1.3
+    assert values(updates[False]).max() > 2 * values(updates[False]).min()  # Adam's are those of the gradient's signs
+
+
 def test_lars_scales_matrices_to_a_thousandth_of_their_norm_and_leaves_vectors_alone():
     """Closed form of two steps: momentum .9, decay inside the trust ratio, the rate behind the momentum."""
     params = {"kernel": jnp.full((4, 4), 2.0), "bias": jnp.full(4, 2.0)}

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.layers import LayerNorm
+from segjax.ops.convolution import convolve
 
 NORMS = ("none", "frozen_bn", "bn", "gn", "ln")
 GROUPS = 32
@@ -105,10 +106,7 @@ class Conv(nn.Module):
             x = x[:, :: self.stride, :: self.stride]
             x = (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], self.features)
         else:
-            padding = [(self.size // 2, self.size // 2)] * 2
-            x = jax.lax.conv_general_dilated(
-                x, kernel, (self.stride, self.stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
+            x = convolve(x, kernel, self.stride)
         if self.norm == "none":
             x = x + stored(self, self.frozen, "bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         else:

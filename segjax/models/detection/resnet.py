@@ -9,6 +9,7 @@ from segjax.models.detection.convolution import Conv, max_pool
 # Blocks of a stage, whether they are bottlenecks, and the channels of the first stage's inner convolutions.
 RESNETS = {
     "resnet18": ((2, 2, 2, 2), False, 64),
+    "resnet18_narrow": ((2, 2, 2, 2), False, 32),  # ours: half the channels, a quarter of the work
     "resnet34": ((3, 4, 6, 3), False, 64),
     "resnet50": ((3, 4, 6, 3), True, 64),
     "resnet101": ((3, 4, 23, 3), True, 64),
