@@ -21,7 +21,7 @@ VARIANTS = (*POOLINGS, "keypoints", *(f"{pooling},keypoints" for pooling in POOL
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config, asked = detection_config(), variant.split(",")
     apply_cpu_recipe(config, figures="keypoints" in asked)
-    config.total_steps = 600
+    config.update(total_steps=450, batch_size=4)
     config.model.canonical_size = 112.0 if "keypoints" in asked else 56.0
     config.model.pooling = next((pooling for pooling in POOLINGS if pooling in asked), "roi_align")
     config.data.scenes.eval_count = 200
