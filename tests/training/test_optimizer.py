@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 from segjax.training.defaults import base_config
@@ -164,6 +165,19 @@ def test_muon_takes_kernels_of_convolutions_as_matrices_where_asked():
     scale = 0.1 * 0.2 * 144**0.5
     assert values(updates[True]).min() / scale > 0.6 and values(updates[True]).max() / scale < 1.3
     assert values(updates[False]).max() > 2 * values(updates[False]).min()  # Adam's are those of the gradient's signs
+
+
+def test_a_step_of_a_matrix_is_that_of_optax():
+    """optax iterates on the matrix, we on its Gram matrix; singular values over five decades, tall and wide."""
+    rng = np.random.default_rng(0)
+    u, v = (np.linalg.qr(rng.standard_normal((side, 24)))[0] for side in (24, 200))
+    wide = jnp.asarray(u * np.geomspace(1e-5, 1, 24) @ v.T, jnp.float32)
+    params = {"kernel": wide, "tall": {"kernel": wide.T}}
+    ours = make_optimizer(make_schedule(0.1, 10, schedule="constant"), name="muon")
+    theirs = optax.contrib.muon(0.1, consistent_rms=0.2)
+    got, want = (jax.jit(of.update)(params, of.init(params), params)[0] for of in (ours, theirs))
+    compare = lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-3 * np.abs(theirs).max())
+    jax.tree.map(compare, got, want)
 
 
 def test_lars_scales_matrices_to_a_thousandth_of_their_norm_and_leaves_vectors_alone():
