@@ -72,6 +72,29 @@ def failed(capsys, *argv):
     return captured.err
 
 
+@pytest.mark.parametrize("status, command", [(141, ["shown"]), (141, ["at_once"]), (2, ["refused"])])
+def test_whoever_reads_the_output_may_go(status, command):
+    """As `segjax models | head -1` does: no traceback; what fails is said all the same."""
+    program = (
+        "import sys, types; from segjax import cli\n"
+        "def refuse(*_): raise BrokenPipeError('another pipe')\n"
+        "runs = dict(shown=lambda *_: print('x'), at_once=lambda *_: print('x', flush=True), refused=refuse)\n"
+        "for name, run in runs.items():\n"
+        "    sys.modules[name] = types.SimpleNamespace(run=run, add_arguments=lambda parser: None, __doc__='')\n"
+        "    cli.COMMANDS[name] = (name, '')\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    reader, writer = os.pipe()
+    if status == 141:
+        os.close(reader)
+    done = subprocess.run([sys.executable, "-c", program, *command], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    if status == 2:
+        os.close(reader)
+    assert done.returncode == status
+    assert done.stderr == ("" if status == 141 else "segjax refused: another pipe\n(--debug shows where)\n")
+
+
 def test_train_hands_task_config_and_workdir_to_the_loop(experiment, trained):
     changes = ["--config.optimizer.peak_lr=0.5", "--config.data.train_split=mine", "--config.data.percentiles=(1,99)"]
     assert main(["train", f"--config={experiment}:debug", "--workdir=runs/x", "--config.seed", "3", *changes]) == 0

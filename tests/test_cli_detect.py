@@ -56,7 +56,7 @@ def test_overlays_and_results_that_coco_s_own_reader_takes(weights, photos, tmp_
     assert pictures.imgs[508] == {"id": 508, "file_name": "0000508.png", "height": 50, "width": 70}
     assert [(c["id"], c["name"]) for c in pictures.cats.values()] == [(3, "cat"), (5, "dog"), (9, "owl")]
     detector = segjax.Detector.load(weights["detector"], score_threshold=0.05)
-    for path, number in zip(photos, (508, 12), strict=True):
+    for path, number, scale in zip(photos, (508, 12), (7, 8), strict=True):
         picture = np.asarray(Image.open(path))
         found, rows = detector([picture])[0], results.imgToAnns[number]
         assert [row["category_id"] for row in rows] == [(3, 5, 9)[label - 1] for label in found["labels"]]
@@ -66,7 +66,8 @@ def test_overlays_and_results_that_coco_s_own_reader_takes(weights, photos, tmp_
             np.testing.assert_array_equal(decode_mask(row["segmentation"]["counts"], *picture.shape[:2]), mask)
             np.testing.assert_allclose(np.reshape(row["keypoints"], (-1, 3))[:, :2], points[:, :2] - 0.5, atol=1e-4)
         overlay = np.asarray(Image.open(out / f"{path.rsplit('/', 1)[1][:-4]}_detections.png"))
-        assert overlay.shape == picture.shape and (overlay != picture).mean() > 0.05
+        large = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+        assert overlay.shape == large.shape and (overlay != large).mean() > 0.05
 
 
 def test_nothing_is_an_answer_too(weights, photos, tmp_path, capsys):
@@ -74,19 +75,25 @@ def test_nothing_is_an_answer_too(weights, photos, tmp_path, capsys):
     assert main(words) == 0
     assert "0000508_detections.png  nothing; lower --score" in capsys.readouterr().out
     assert json.loads((tmp_path / "o" / "detections.json").read_text()) == []
-    np.testing.assert_array_equal(Image.open(tmp_path / "o" / "0000508_detections.png"), Image.open(photos[0]))
+    large = np.asarray(Image.open(photos[0])).repeat(7, axis=0).repeat(7, axis=1)
+    np.testing.assert_array_equal(Image.open(tmp_path / "o" / "0000508_detections.png"), large)
 
 
 def test_a_sam_is_asked_for_masks(weights, photos, tmp_path, monkeypatch):
     """What it is asked, and what becomes of its answers: tests/inference/test_refinement.py."""
 
-    def left_column(predictor, image, found):
+    asked = []
+
+    def left_column(predictor, image, found, *, if_surer):
         assert predictor.model == build_model("sam_debug") and image.shape == (50, 70, 3)
+        asked.append(if_surer)
         return found._replace(masks=[encode_mask(np.arange(70) < 1 + np.zeros((50, 1)))] * len(found.boxes))
 
     monkeypatch.setattr("segjax.inference.refinement.refined", left_column)
     words = ["detect", photos[0], "--checkpoint", weights["detector"], "--score", ".05", "--out", str(tmp_path)]
-    assert main([*words, "--refine", weights["sam"]]) == 0
+    for options in (["--refine-if", "surer"], []):
+        assert main([*words, "--refine", weights["sam"], *options]) == 0
+    assert asked == [True, False]
     rows = json.loads((tmp_path / "detections.json").read_text())
     assert len(rows) == 8 and all(decode_mask(row["segmentation"]["counts"], 50, 70)[:, :1].all() for row in rows)
 

@@ -58,6 +58,17 @@ def test_keypoints_that_are_labelled_are_drawn():
     assert (out[90:105, 20:40] == 100).all()
 
 
+def test_a_small_picture_is_enlarged_for_its_words():
+    assert [viz.readable_scale(hw) for hw in ((64, 48), (256, 100), (480, 640), (8, 9000))] == [8, 2, 1, 1]
+    arrays = dict(labels=[0], scores=[0.9], keypoints=[[[20, 50, 2]]], names=["zebra"], colors=[RED])
+    small = viz.detection_overlay(grey(64, 64), [[10, 40, 30, 60]], **arrays)
+    large = viz.detection_overlay(grey(512, 512), [[10, 40, 30, 60]], **arrays, scale=8)
+    np.testing.assert_array_equal(large[320, 80:240], [RED] * 160)  # frame
+    np.testing.assert_array_equal(large[400, 160], RED)  # keypoint
+    tags = [(rows == RED).all(-1).any(0).sum() for rows in (small[28:39], large[300:319])]
+    assert 20 <= tags[0] <= 34 and 60 <= tags[1] <= 90, "there is room for the score alone, and for the name too"
+
+
 def test_the_sheet_has_truth_beside_what_is_certain():
     masks = np.zeros((1, 120, 160), bool)
     masks[0, 30:60, 40:80] = True

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -34,8 +35,19 @@ sooner; JAX_COMPILATION_CACHE_DIR names another folder, and "" keeps none."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns the exit status: 0, or 2 for what the user can mend."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    """Runs the command line and returns the exit status: 0, or 2 for what the user can mend; 141 where whoever read
+    the output has gone, as `head` does, which is the status of programs that the signal ends."""
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()  # what could not be written is an error here, not while the interpreter ends
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _run(argv: list[str]) -> int:
     parser = _parser(argv)
     args, rest = parser.parse_known_args(argv)
     args.argv = argv
@@ -48,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError, FloatingPointError) as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            raise
         if debug:
             traceback.print_exc()
         print(f"segjax {args.command}: {_said(error)}", file=sys.stderr)
@@ -99,6 +113,13 @@ def checkpoint_step(text: str) -> int | str:
     if text != "best" and not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r}: expected the number of steps of a checkpoint, or 'best'")
     return text if text == "best" else int(text)
+
+
+def _reader_has_gone() -> bool:
+    """Whether it is the output that broke, and not some other pipe of ours."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _said(error: BaseException) -> str:

@@ -4,10 +4,11 @@
   segjax detect *.jpg --checkpoint maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth --score .7 --out out
   segjax detect photo.jpg --checkpoint runs/mask_rcnn --refine sam_vit_b_01ec64.pth --out out
 
-Written to DIR: NAME_detections.png for each picture, the objects over it; and of all of them detections.json, in
-COCO's format of results (boxes as x, y, width, height; masks as run lengths; the data set's own category ids), and
-pictures.json, in its format of annotations without any: which picture and which category each id is.
-With --refine a SAM draws the masks anew, from the boxes.
+Written to DIR: NAME_detections.png for each picture, the objects over it, enlarged if it is small; and of all of them
+detections.json, in COCO's format of results (boxes as x, y, width, height; masks as run lengths; the data set's own
+category ids), and pictures.json, in its format of annotations without any: which picture and which category each id is.
+With --refine a SAM draws the masks anew, from the boxes; with --refine-if surer only those of which it expects a higher
+IoU than the detector's own probabilities promise.
 """
 
 import argparse
@@ -34,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-detections", type=int, metavar="N", help="of a picture (default: the model's, often 100)"
     )
     parser.add_argument("--refine", metavar="SAM", help="a SAM's run or file, which draws the masks from the boxes")
+    parser.add_argument(
+        "--refine-if",
+        choices=("always", "surer"),
+        default="always",
+        help="whose masks stay: replace all, as the SAM paper does (default), or where the SAM is surer of its own",
+    )
 
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
@@ -51,7 +58,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
         score_threshold=args.score,
         max_detections=args.max_detections,
     )
-    refine = _refiner(args.refine) if args.refine else lambda image, found: found
+    refine = _refiner(args.refine, args.refine_if == "surer") if args.refine else lambda image, found: found
     out, answers = pathlib.Path(args.out), []
     for file, name in zip(args.images, names, strict=True):
         image = read_image(file, percentiles_of(config))
@@ -65,19 +72,25 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def picture_of(image: np.ndarray, found: Any, classes: Any) -> bytes:
-    """PNG of a picture with what was found in it, the smaller masks above the larger; one mask at a time is decoded."""
+    """PNG of a picture with what was found in it, the smaller masks above the larger; one mask at a time is decoded.
+
+    A small picture is enlarged by a whole number, so that the words can be read.
+    """
     from segjax import viz
     from segjax.data.records import encode_png
     from segjax.inference.automatic import label_map
 
+    scale = viz.readable_scale(found.hw)
+    large = lambda pixels: pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+    image = large(image)
     if found.masks is not None:
         # Areas of boxes do as an order: to know those of masks they would be decoded twice.
         areas = np.prod(found.boxes[:, 2:] - found.boxes[:, :2], axis=1)
         masks = [{"size": found.hw, "counts": counts} for counts in found.masks]
         rows = [dict(segmentation=mask, area=area) for mask, area in zip(masks, areas, strict=True)]
-        image = viz.label_overlay(image, label_map(rows, found.hw))
+        image = viz.label_overlay(image, large(label_map(rows, found.hw)))
     keypoints = None if found.keypoints is None else found.keypoints[..., :2]
-    drawn = dict(scores=found.scores, keypoints=keypoints, skeleton=classes.skeleton)
+    drawn = dict(scores=found.scores, keypoints=keypoints, skeleton=classes.skeleton, scale=scale)
     return encode_png(viz.detection_overlay(image, found.boxes, None, found.labels - 1, names=classes.names, **drawn))
 
 
@@ -114,11 +127,11 @@ def write_results(
     results.write(out / "detections.json")
 
 
-def _refiner(checkpoint: str) -> Any:
+def _refiner(checkpoint: str, if_surer: bool) -> Any:
     from segjax.inference.loading import load_with_config
     from segjax.inference.predictor import SamPredictor
     from segjax.inference.refinement import refined
 
     model, variables, _ = load_with_config(checkpoint, only="SAM")
     predictor = SamPredictor(model, variables)
-    return lambda image, found: refined(predictor, image, found)
+    return lambda image, found: refined(predictor, image, found, if_surer=if_surer)

@@ -8,7 +8,7 @@
 
 A SAM: mean IoU after 1, 2, 3, 5, 9 simulated clicks, clicks to 85 and 90 %. A classifier: the share of pictures that it
 names rightly, and of its nearest neighbours. A MAE: the loss on masked patches. A detector: COCO's AP of boxes
-and masks.
+and masks; its labels are the data's classes of the same names, see docs/detection.md.
 
 Without --data the run's own evaluation split is used. --step best measures the checkpoint that the run's
 config.checkpoint.best kept. --config.key=value changes the run's config, for example --config.eval.limit=16. With
@@ -18,7 +18,9 @@ with their pictures.
 """
 
 import argparse
+import json
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,11 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Evaluates, writes the files and prints a table. Raises ValueError or OSError for bad input."""
     from segjax.cli import keep_compiled_programs
+    from segjax.inference.classes import classes_of
     from segjax.inference.loading import read_model
 
     keep_compiled_programs()
-    _, variables, checkpoint, model = read_model(args.checkpoint, step=args.step)
+    network, variables, checkpoint, model = read_model(args.checkpoint, step=args.step)
     config = evaluation_config(checkpoint.saved | {"model": model}, args.data, args.split, rest)
+    if config.task == "detection" and not config.eval.label_names:
+        config.eval.label_names = classes_of(network, checkpoint.saved).names
+        say_what_was_left_out(config.data.source, config.data.eval_split)
 
     import jax
 
@@ -57,6 +63,20 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     out = None if args.out is None else pathlib.Path(args.out)
     measure = _interactive if hasattr(task, "interactive_scores") else _numbers
     return measure(task, measured, out, pathlib.Path(args.checkpoint).resolve().name)
+
+
+def say_what_was_left_out(folder: str, split: str) -> None:
+    """Of a prepared split: a detector is wrong about pictures without objects too, where they are measured."""
+    from segjax.data.prepare import REPORT_FILE
+
+    report = pathlib.Path(folder) / REPORT_FILE
+    prepared = json.loads(report.read_text())["splits"].get(split, {}) if report.is_file() else {}
+    skipped = prepared.get("skipped", {"images": {}, "objects": {}})
+    for what in ("images", "objects"):
+        for reason, count in skipped[what].items():
+            print(f"{folder} was prepared without {count} {what} of {split}: {reason}", file=sys.stderr)
+    if "image has no objects" in skipped["images"]:
+        print("(`segjax prepare --keep-empty` keeps pictures without objects, as COCO measures)", file=sys.stderr)
 
 
 def _interactive(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None, name: str) -> int:
@@ -123,7 +143,8 @@ def evaluation_config(saved: dict[str, Any], data: str | None, split: str | None
     """The run's config, pointed at other data and changed by `--config.key=value` flags.
 
     Weights without a run ({"model": ...} is all they say) are measured by the protocol's defaults.
-    Raises ValueError for such weights without data, --split without data, or an unknown key.
+    Raises ValueError for such weights without data, data of which no split is named, --split without data, or an
+    unknown key.
     """
     from segjax.cli.experiments import apply_flags
     from segjax.models.build import kind_of
@@ -139,7 +160,11 @@ def evaluation_config(saved: dict[str, Any], data: str | None, split: str | None
 
         config.data.source = data
         splits = splits_of(data, config.data.tfds_dir)
-        if split is None and config.data.eval_split not in splits and len(splits) == 1:
+        named = split is not None or any("config.data.eval_split" in flag for flag in flags)
+        if not named and config.data.eval_split not in splits:
+            if len(splits) > 1:
+                choice = " or ".join(f"--split {name}" for name in splits)
+                raise ValueError(f"{data} has no split {config.data.eval_split!r} to measure on; choose {choice}")
             split = splits[0]
     if split is not None:
         if config.data.source == "synthetic":

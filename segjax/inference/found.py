@@ -25,7 +25,8 @@ class Found(NamedTuple):
     hw: (height, width) of the picture; all else is in its pixels. boxes: float32 [N, 4], x1 y1 x2 y2, inside of it.
     labels: int64 [N], 1..K. scores: float32 [N]. masks: N masks as COCO's compressed run lengths, of any resolution a
     few kB each; None if the model makes none. keypoints: float32 [N, J, 3], x, y (continuous: the middle of the first
-    pixel is .5) and a score as the model's conventions have it; None if the model makes none.
+    pixel is .5) and a score as the model's conventions have it; None if the model makes none. mask_iou: float32 [N],
+    the IoU with the truth that the masks' own probabilities promise, see `expected_iou`; None without masks.
     """
 
     hw: tuple[int, int]
@@ -34,12 +35,7 @@ class Found(NamedTuple):
     scores: np.ndarray
     masks: list[str] | None = None
     keypoints: np.ndarray | None = None
-
-    def where(self, chosen: np.ndarray) -> "Found":
-        """Those of the objects of which bool [N] is true."""
-        masks = None if self.masks is None else [counts for counts, one in zip(self.masks, chosen, strict=True) if one]
-        keypoints = None if self.keypoints is None else self.keypoints[chosen]
-        return Found(self.hw, self.boxes[chosen], self.labels[chosen], self.scores[chosen], masks, keypoints)
+    mask_iou: np.ndarray | None = None
 
 
 def detected(
@@ -75,8 +71,9 @@ def found_in_picture(model: MaskRcnn, row: Mapping[str, np.ndarray], placement: 
     """
     valid, hw = np.asarray(row["valid"]), placement.source
     boxes = placement.boxes_back(row["boxes"][valid]).clip(0, (*hw[::-1], *hw[::-1])).astype(np.float32)
-    masks = keypoints = None
+    masks = mask_iou = keypoints = None
     if "masks" in row:
+        mask_iou = expected_iou(row["masks"][valid])
         masks = [
             _run_lengths(cells, box, hw, model.rules.paste)
             for cells, box in zip(row["masks"][valid], boxes, strict=True)
@@ -85,7 +82,21 @@ def found_in_picture(model: MaskRcnn, row: Mapping[str, np.ndarray], placement: 
         on_canvas = row["keypoints"][valid]
         keypoints = np.concatenate([placement.points_back(on_canvas[..., :2]), on_canvas[..., 2:]], axis=-1)
         keypoints = keypoints.astype(np.float32)
-    return Found(hw, boxes, row["labels"][valid].astype(np.int64), row["scores"][valid], masks, keypoints)
+    return Found(hw, boxes, row["labels"][valid].astype(np.int64), row["scores"][valid], masks, keypoints, mask_iou)
+
+
+def expected_iou(cells: np.ndarray) -> np.ndarray:
+    """What IoU with the truth masks cut at `MASK_THRESHOLD` have, if their probabilities are right: float32 [N].
+
+    The expected intersection, the probabilities inside, over the expected union, all cells inside and the
+    probabilities outside. A detector has no estimate of its own; this one has the unit of a SAM's.
+
+    Args:
+      cells: [N, S, S], probabilities.
+    """
+    inside = cells >= MASK_THRESHOLD
+    shared, outside = (cells * inside).sum((1, 2)), (cells * ~inside).sum((1, 2))
+    return (shared / np.maximum(inside.sum((1, 2)) + outside, 1e-9)).astype(np.float32)
 
 
 def _run_lengths(cells: np.ndarray, box: np.ndarray, hw: tuple[int, int], rule: str) -> str:

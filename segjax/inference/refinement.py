@@ -9,16 +9,21 @@ from segjax.inference.predictor import SamPredictor
 BYTES_AT_ONCE = 2**28  # of full-size masks that the host holds at a time
 
 
-def refined(predictor: SamPredictor, image: np.ndarray, found: Found, *, least_iou: float = 0.0) -> Found:
-    """What was found, with the SAM's masks in place of the detector's.
+def refined(
+    predictor: SamPredictor, image: np.ndarray, found: Found, *, least_iou: float = 0.0, if_surer: bool = False
+) -> Found:
+    """What was found, with the SAM's masks in place of the detector's; the paper replaces all of them.
 
     As the paper segments instances: each box is a prompt, and then once more together with the most confident of the
     three masks that it gave. The box itself, the class and the score stay the detector's.
 
     Args:
       predictor: its image becomes this one. image: as `SamPredictor.set_image` takes it, the one of `found`.
-      least_iou: a mask is replaced where the SAM expects its own to have an IoU of at least that (the paper replaces
-        all of them), and has a pixel at all.
+      least_iou: a mask is replaced where the SAM expects its own to have an IoU of at least that, and has a pixel at
+        all. if_surer: and only where that is no less than the detector's probabilities promise, `Found.mask_iou`.
+
+    Returns:
+      Those objects; `mask_iou` of a mask that was replaced is the SAM's estimate.
 
     Raises:
       ValueError: an image of another size than that of `found`; as `SamPredictor.set_image`.
@@ -27,6 +32,8 @@ def refined(predictor: SamPredictor, image: np.ndarray, found: Found, *, least_i
     if predictor.original_size != found.hw:
         raise ValueError(f"the image has {predictor.original_size} pixels, but objects were found in one of {found.hw}")
     masks = list(found.masks) if found.masks is not None else [_nothing(found.hw)] * len(found.boxes)
+    own = np.zeros(len(masks), np.float32) if found.mask_iou is None else found.mask_iou
+    least, mask_iou = np.maximum(least_iou, own * if_surer), own.copy()
     at_once = max(1, BYTES_AT_ONCE // (3 * found.hw[0] * found.hw[1]))
     for start in range(0, len(masks), at_once):
         boxes = found.boxes[start : start + at_once]
@@ -34,9 +41,9 @@ def refined(predictor: SamPredictor, image: np.ndarray, found: Found, *, least_i
         best = low_res[np.arange(len(boxes)), iou.argmax(axis=1)]
         drawn, iou, _ = predictor.predict_batch(boxes=boxes, mask_input=best, multimask_output=False)
         for place, (mask, sure) in enumerate(zip(drawn[:, 0], iou[:, 0], strict=True), start):
-            if sure >= least_iou and mask.any():
-                masks[place] = encode_mask(mask)
-    return found._replace(masks=masks)
+            if sure >= least[place] and mask.any():
+                masks[place], mask_iou[place] = encode_mask(mask), sure
+    return found._replace(masks=masks, mask_iou=mask_iou)
 
 
 def _nothing(hw: tuple[int, int]) -> str:

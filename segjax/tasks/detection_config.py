@@ -38,6 +38,7 @@ def detection_config() -> ml_collections.ConfigDict:
             boundary=False,  # measure outlines too: AP by Boundary IoU, which large objects do not hide
             pictures=6,
             limit=0,  # pictures to measure on; 0 = all
+            label_names=(),  # of the labels 1.., to measure a model on data of other classes; (): as the data has them
             shown_score=0.5,  # detections from this score on are drawn; all are measured
         )
     )

@@ -1,6 +1,6 @@
 """Pictures of masks, prompts and detections: uint8 RGB arrays in, uint8 RGB arrays out."""
 
-from segjax.viz.detection import detection_overlay, detection_sheet
+from segjax.viz.detection import detection_overlay, detection_sheet, readable_scale
 from segjax.viz.pictures import (
     BACKGROUND,
     FOREGROUND,
@@ -35,6 +35,7 @@ __all__ = [
     "label_overlay",
     "masked_picture",
     "overlay",
+    "readable_scale",
     "reconstruction_sheet",
     "spotlight",
 ]

@@ -23,13 +23,14 @@ def detection_overlay(
     keypoints: np.ndarray | None = None,
     skeleton: Sequence[tuple[int, int]] = (),
     colors: Sequence[tuple[int, int, int]] = PALETTE,
+    scale: float = 1.0,
 ) -> np.ndarray:
     """Objects with a colour each: frame, mask, and the class and score above the frame; the most certain lie on top.
 
     In a crowd that words would hide there are scores alone, or no words.
 
     Args:
-      image: uint8 [H, W, 3].
+      image: uint8 [H, W, 3], `scale` times as large as the frame of boxes and keypoints; see `readable_scale`.
       boxes: [D, 4], x1 y1 x2 y2 in pixels, continuous edges.
       masks: bool [D, H, W].
       labels: int [D], classes; names: of the classes, the numbers where there is none.
@@ -45,7 +46,7 @@ def detection_overlay(
       ValueError: arrays that do not fit each other.
     """
     _check_image(image)
-    boxes = np.asarray(boxes, float).reshape(-1, 4)
+    boxes = np.asarray(boxes, float).reshape(-1, 4) * scale
     for name, values in (("masks", masks), ("labels", labels), ("scores", scores), ("keypoints", keypoints)):
         if values is not None and len(values) != len(boxes):
             raise ValueError(f"{len(values)} {name} for {len(boxes)} boxes; expected one a box")
@@ -58,12 +59,19 @@ def detection_overlay(
         x1, y1, x2, y2 = boxes[index]
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=line)
         if keypoints is not None:
-            _draw_keypoints(draw, np.asarray(keypoints[index], float), skeleton, color, line)
+            points = np.array(keypoints[index], float)
+            points[:, :2] *= scale
+            _draw_keypoints(draw, points, skeleton, color, line)
     words = _words(len(boxes), labels, scores, names, picture.size)
     for index in order:
         if words[index]:
             _tag(draw, picture.size, boxes[index], words[index], tuple(colors[index % len(colors)]))
     return np.asarray(picture)
+
+
+def readable_scale(hw: tuple[int, int]) -> int:
+    """How many times as large a picture should become, so that words on it can be read and leave something to see."""
+    return max(1, round(_LARGEST_PANEL / max(hw)))
 
 
 def detection_sheet(
@@ -104,15 +112,11 @@ def _panel(image: np.ndarray, objects: Mapping, side: int, names: Sequence[str],
     scale = side / max(image.shape[:2])
     size = tuple(max(1, round(length * scale)) for length in image.shape[1::-1])
     large = lambda pixels: np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
-    objects = dict(objects) | {"boxes": np.asarray(objects["boxes"], float) * scale}
+    objects = dict(objects)
     if objects.get("masks") is not None:
         masks = [large(np.asarray(mask, bool).astype(np.uint8) * 255) > 127 for mask in objects["masks"]]
         objects["masks"] = np.array(masks).reshape(-1, *size[::-1])
-    if objects.get("keypoints") is not None:
-        keypoints = np.array(objects["keypoints"], float)
-        keypoints[..., :2] *= scale
-        objects["keypoints"] = keypoints
-    return Image.fromarray(detection_overlay(large(image), **objects, names=names, skeleton=skeleton))
+    return Image.fromarray(detection_overlay(large(image), **objects, names=names, skeleton=skeleton, scale=scale))
 
 
 def _called(label: int, names: Sequence[str]) -> str:

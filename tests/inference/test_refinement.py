@@ -5,7 +5,7 @@ import pytest
 
 from segjax.data.records import decode_mask, encode_mask
 from segjax.inference import refinement
-from segjax.inference.found import Found
+from segjax.inference.found import Found, expected_iou
 from segjax.inference.refinement import refined
 
 HW = (6, 8)
@@ -42,7 +42,8 @@ class Annotator:
 
 def found(masks=True):
     rows = [encode_mask(mask_of(n)) for n in range(3)] if masks else None
-    return Found(HW, BOXES, np.array([1, 2, 1]), np.array([0.9, 0.8, 0.7], np.float32), rows)
+    promised = np.array([0.85, 0.3, 0.1], np.float32) if masks else None
+    return Found(HW, BOXES, np.array([1, 2, 1]), np.array([0.9, 0.8, 0.7], np.float32), rows, mask_iou=promised)
 
 
 def columns(answer):
@@ -55,12 +56,28 @@ def test_the_box_then_the_box_with_the_most_confident_mask(monkeypatch):
     answer = refined(sam, np.zeros((*HW, 3), np.uint8), before)
     assert sam.asked == [[0, 1], [(0, 1), (1, 10)], [2], [(2, 22)]], "two boxes at once have room"
     assert columns(answer) == [[5], [5], [2]], "an empty mask replaces none"
-    assert answer._replace(masks=before.masks) == before
+    np.testing.assert_allclose(answer.mask_iou, [0.8, 0.4, 0.1])
+    assert answer._replace(masks=before.masks, mask_iou=before.mask_iou) == before
 
 
 def test_an_unsure_mask_replaces_none_if_asked():
     answer = refined(Annotator(), np.zeros((*HW, 3), np.uint8), found(), least_iou=0.5)
     assert columns(answer) == [[5], [1], [2]]
+
+
+def test_the_surer_of_both_masks_stays_if_asked():
+    """The SAM promises .8 and .4, the detector's own probabilities .85 and .3."""
+    answer = refined(Annotator(), np.zeros((*HW, 3), np.uint8), found(), if_surer=True)
+    assert columns(answer) == [[0], [5], [2]]
+    np.testing.assert_allclose(answer.mask_iou, [0.85, 0.4, 0.1])
+
+
+def test_what_probabilities_promise():
+    cells = np.zeros((4, 4, 4))
+    cells[0, :2] = 1  # certain
+    cells[1, :2] = 0.75  # 6 of 8 cells are expected to be right, and none is missed
+    cells[2, :2], cells[2, 2:] = 0.75, 0.25  # and 2 of those outside to be wrong: 6 of 8 + 2
+    np.testing.assert_allclose(expected_iou(cells), [1, 0.75, 0.6, 0])
 
 
 def test_a_detector_of_boxes_alone_gets_masks():
