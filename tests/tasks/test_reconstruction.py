@@ -9,7 +9,7 @@ from golden.sam_inputs import pictures
 from jax.sharding import AxisType
 
 from segjax.models.mae import init_mae
-from segjax.tasks import completed, make_task, reconstruction
+from segjax.tasks import completed, make_task
 from segjax.tasks.reconstruction_config import reconstruction_config
 from segjax.training.sharding import BATCH_AXES, make_mesh
 
@@ -108,8 +108,9 @@ def test_records_that_cannot_be_read_are_named_in_the_run_s_folder(tmp_path, mon
             return super().__getitem__(index) | ({"image": b"cut"} if index == 1 else {})
 
     records = Cut({"image": np.zeros((9, 9, 3), np.uint8), "image_id": f"n{i}"} for i in range(4))
-    monkeypatch.setattr(reconstruction, "records_of", lambda *_, **__: records)
-    batch = next(make_task(config()).batches("train", batch_size=4, workdir=tmp_path))
+    task = make_task(config())
+    monkeypatch.setattr(task, "source", lambda split: records)
+    batch = next(task.batches("train", batch_size=4, workdir=tmp_path))
     assert batch["weight"].sum() == 3
     (file,) = (tmp_path / "broken").iterdir()
     assert '"position": 1, "image_id": "n1", "reason": "ImageError' in file.read_text()
