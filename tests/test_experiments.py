@@ -121,13 +121,13 @@ def test_an_unknown_variant_is_named(path):
         read_config(f"{path}:tiny")
 
 
-MEASURED = [("mae/quickstart", "eval_loss"), ("mae/probe", "knn@3"), ("mask_rcnn/quickstart", "segm/AP50")]
+MEASURED = [("sam/quickstart", "iou@1"), ("mae/probe", "knn@3"), ("mask_rcnn/quickstart", "segm/AP50")]
 
 
 @pytest.mark.parametrize(
     ("experiment", "number", "resumes"),
-    # How a run is resumed is the loop's business: one task shows it by default.
-    [("sam/quickstart", "iou@1", True), *((*case, False) for case in MEASURED)]
+    # How a run is resumed is the loop's business: the task that compiles soonest shows it by default.
+    [("mae/quickstart", "eval_loss", True), *((*case, False) for case in MEASURED)]
     + [pytest.param(*case, True, marks=pytest.mark.slow) for case in MEASURED],
 )
 def test_the_miniature_trains_evaluates_and_resumes_bit_for_bit(tmp_path, monkeypatch, experiment, number, resumes):

@@ -4,16 +4,14 @@ import numpy as np
 import pytest
 
 from segjax.models import attention as attention_module
-from segjax.models.attention import (
-    attention,
-    fold_relative,
-    merge_windows,
-    partition_windows,
-    relative_positions,
-    relative_scores,
-)
+from segjax.models.attention import fold_relative, relative_positions
 
 RNG = np.random.default_rng(0)
+# Compiled whole: operations one by one would be hundreds of programs.
+attention = jax.jit(attention_module.attention, static_argnames=("impl", "scale"))
+relative_scores = jax.jit(attention_module.relative_scores, static_argnums=3)
+partition_windows = jax.jit(attention_module.partition_windows, static_argnums=1)
+merge_windows = jax.jit(attention_module.merge_windows, static_argnums=1)
 
 
 def normal(*shape):
@@ -44,7 +42,7 @@ def test_invalid_keys_are_as_if_removed(impl):
     out = attention(q, k, v, key_valid=valid, impl=impl)
     np.testing.assert_allclose(out[0], oracle(q[0], k[0, valid[0]], v[0, valid[0]]), atol=1e-5)
     changed = np.where(valid[..., None, None], v, 1e6).astype(np.float32)
-    assert jnp.array_equal(out, attention(q, k, changed, key_valid=valid, impl=impl))
+    np.testing.assert_array_equal(out, attention(q, k, changed, key_valid=valid, impl=impl))
 
 
 @pytest.mark.parametrize("impl", ["xla", "chunked"])
@@ -139,10 +137,9 @@ def test_tables_of_numpy_work_inside_jit():
     """Loaded weights are NumPy arrays; closing over them in a jitted function must not fail."""
     q = normal(1, 4, 1, 8)
     table = normal(3, 8)
-    inside = jax.jit(lambda q: relative_scores(q, table, table, (2, 2)))(q)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), inside, relative_scores(q, table, table, (2, 2))
-    )
+    inside = jax.jit(lambda q: attention_module.relative_scores(q, table, table, (2, 2)))(q)
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6)
+    jax.tree.map(close, inside, relative_scores(q, table, table, (2, 2)))
 
 
 @pytest.mark.parametrize("grid, window, count", [((6, 6), 3, 4), ((5, 7), 3, 6), ((4, 4), 14, 1), ((64, 64), 14, 25)])
@@ -150,7 +147,7 @@ def test_windows_partition_and_merge(grid, window, count):
     x = normal(2, *grid, 3)
     windows = partition_windows(x, window)
     assert windows.shape == (2, count, window, window, 3)
-    assert jnp.array_equal(merge_windows(windows, grid), x)
+    np.testing.assert_array_equal(merge_windows(windows, grid), x)
 
 
 def test_windows_are_row_major_and_padded_with_zeros_at_the_end():

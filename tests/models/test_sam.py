@@ -35,6 +35,11 @@ def encode(variables, images, sizes):
     return MODEL.apply(variables, images, sizes, method="encode_image")
 
 
+@jax.jit
+def prompt_encoder(variables, prompts):
+    return MODEL.apply(variables, method=lambda module: module.prompt_encoder(prompts, (64, 64), (GRID, GRID)))
+
+
 def counts(shapes):
     return {name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for name, tree in shapes.items()}
 
@@ -133,9 +138,7 @@ def test_contents_of_empty_slots_count_for_nothing(variables):
 
 
 def test_points_close_with_not_a_point_unless_a_box_follows(variables):
-    encode = lambda prompts: MODEL.apply(
-        variables, method=lambda module: module.prompt_encoder(prompts, (64, 64), (GRID, GRID))
-    )
+    encode = lambda prompts: prompt_encoder(variables, prompts)
     points = dict(points=np.array([[[[3.0, 5]]]]), labels=np.array([[[1]]]))
     box = dict(boxes=np.array([[[1.0, 2, 30, 40]]]))
     not_a_point = variables["params"]["prompt_encoder"]["not_a_point"]
@@ -153,17 +156,18 @@ def test_points_close_with_not_a_point_unless_a_box_follows(variables):
 
 def test_positions_are_of_pixel_centres(variables):
     """A point at pixel 7 of 64 is embedded at 7.5 / 64; the centre of cell 0 of the map is 8 pixels in."""
-    positional = lambda xy: MODEL.apply(variables, xy, method=lambda m, xy: m.prompt_encoder.positional(xy))
+    encoder = lambda module, xy: (module.prompt_encoder.positional(xy), module.prompt_encoder.image_positions((2, 4)))
+    positional = jax.jit(lambda xy: MODEL.apply(variables, xy, method=encoder))
     matrix = np.asarray(variables["constants"]["prompt_encoder"]["gaussian_matrix"], np.float64)
     angles = 2 * np.pi * (2 * np.array([7.5 / 64, 20.5 / 64]) - 1) @ matrix
     expected = np.concatenate([np.sin(angles), np.cos(angles)])
-    np.testing.assert_allclose(positional(jnp.array([7.5 / 64, 20.5 / 64])), expected, atol=1e-4)
-    prompt = Prompts(points=jnp.array([[[[7.0, 20]]]]), labels=jnp.array([[[0]]]))
-    tokens, _, _ = MODEL.apply(variables, method=lambda m: m.prompt_encoder(prompt, (64, 64), (GRID, GRID)))
+    np.testing.assert_allclose(positional(np.array([7.5 / 64, 20.5 / 64]))[0], expected, atol=1e-4)
+    prompt = Prompts(points=np.array([[[[7.0, 20]]]]), labels=np.array([[[0]]]))
+    tokens, _, _ = prompt_encoder(variables, prompt)
     background = variables["params"]["prompt_encoder"]["background"]
     np.testing.assert_allclose(tokens[0, 0, 0], expected + background, atol=1e-4)
-    positions = MODEL.apply(variables, method=lambda m: m.prompt_encoder.image_positions((2, 4)))
-    np.testing.assert_allclose(positions[1, 0], positional(jnp.array([0.125, 0.75])), atol=1e-5)
+    xy, positions = positional(np.array([0.125, 0.75]))
+    np.testing.assert_allclose(positions[1, 0], xy, atol=1e-5)
 
 
 def test_images_do_not_mix_and_padding_is_the_mean_colour(variables):
