@@ -10,6 +10,7 @@ import pytest
 from golden.drawn_weights import drawn_variables
 from golden.sam_inputs import as_one_call, pictures, prompts
 
+from segjax.models.build import shapes_of
 from segjax.models.layers import Upscale
 from segjax.models.sam.build import build_sam, init_sam
 from segjax.models.sam.prompt_encoder import Prompts
@@ -44,16 +45,11 @@ def counts(shapes):
     return {name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for name, tree in shapes.items()}
 
 
-@functools.cache
-def shapes_of(name):
-    return jax.eval_shape(lambda key: init_sam(build_sam(name), key), jax.random.key(0))
-
-
 @pytest.mark.parametrize(
     "name, encoder", [("sam_vit_b", 89_670_912), ("sam_vit_l", 308_278_272), ("sam_vit_h", 637_026_048)]
 )
 def test_parameter_counts_are_the_published_ones(name, encoder):
-    shapes = shapes_of(name)
+    shapes = shapes_of(build_sam(name))
     expected = {"image_encoder": encoder, "prompt_encoder": 6_220, "mask_decoder": 4_058_340}
     assert counts(shapes["params"]) == expected
     assert counts(shapes["constants"]) == {"prompt_encoder": 2 * 128}
@@ -66,7 +62,7 @@ def test_parameter_counts_are_the_published_ones(name, encoder):
 )
 def test_global_blocks_and_channels_of_a_head_are_the_published_ones(name, everywhere, channels):
     """A block that attends everywhere has a table of 2 * 64 - 1 distances, one in windows of 2 * 14 - 1."""
-    trunk = shapes_of(name)["params"]["image_encoder"]["trunk"]
+    trunk = shapes_of(build_sam(name))["params"]["image_encoder"]["trunk"]
     for number in range(len(trunk)):
         length = 127 if number in everywhere else 27
         for table in ("rel_pos_h", "rel_pos_w"):
