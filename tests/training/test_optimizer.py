@@ -170,12 +170,12 @@ def test_muon_takes_steps_along_the_orthogonal_factor_of_matrices_and_is_adam_el
 
 def test_muon_takes_kernels_of_convolutions_as_matrices_where_asked():
     rng = np.random.default_rng(0)
-    params = {"conv": {"kernel": jnp.zeros((3, 3, 16, 20))}, "stem": {"kernel": jnp.zeros((7, 7, 3, 64))}}
-    grads = jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape), jnp.float32), params)
+    params = {"conv": {"kernel": full((3, 3, 16, 20), 0)}, "stem": {"kernel": full((7, 7, 3, 64), 0)}}
+    grads = jax.tree.map(lambda p: rng.standard_normal(p.shape).astype(np.float32), params)
     updates = {}
     for asked in (False, True):
         muon = make_optimizer(make_schedule(0.1, 10, schedule="constant"), name="muon", muon_convolutions=asked)
-        updates[asked], _ = muon.update(grads, muon.init(params), params)
+        updates[asked], _ = updates_of(muon, params, grads)
     np.testing.assert_allclose(updates[True]["stem"]["kernel"], updates[False]["stem"]["kernel"], rtol=1e-5)
     values = lambda tree: np.linalg.svd(np.asarray(tree["conv"]["kernel"]).reshape(144, 20), compute_uv=False)
     scale = 0.1 * 0.2 * 144**0.5
