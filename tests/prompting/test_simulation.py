@@ -267,16 +267,16 @@ CONTEXT = dict(
 FIVE = Rounds(count=5)
 
 
+def total(context, sampled_round, rounds):
+    play = simulator(toy_decode, rounds)
+    first, later = play.play(jax.random.key(9), context, (SIDE, SIDE), sampled_round)
+    return (first["loss"] + later["loss"]).sum()
+
+
 @functools.cache
 def played(rounds):
     """Jitted (context, sampled round) -> loss and gradient."""
-
-    def total(context, sampled_round):
-        play = simulator(toy_decode, rounds)
-        first, later = play.play(jax.random.key(9), context, (SIDE, SIDE), sampled_round)
-        return (first["loss"] + later["loss"]).sum()
-
-    return jax.jit(jax.value_and_grad(total))
+    return jax.jit(jax.value_and_grad(functools.partial(total, rounds=rounds)))
 
 
 @pytest.fixture(scope="module")
@@ -344,8 +344,9 @@ def test_sampled_rounds_are_drawn_uniformly():
 
 
 def test_corrections_are_weighted_and_a_single_round_is_the_first(full):
-    first = played(Rounds(count=1, empty_random=False, empty_last=False))(CONTEXT, None)[0]
-    half = played(dataclasses.replace(FIVE, correction_weight=0.5))(CONTEXT, None)[0]
+    loss = jax.jit(total, static_argnums=(1, 2))
+    first = loss(CONTEXT, None, Rounds(count=1, empty_random=False, empty_last=False))
+    half = loss(CONTEXT, None, dataclasses.replace(FIVE, correction_weight=0.5))
     np.testing.assert_allclose(half, first + 0.5 * (full[0] - first), rtol=1e-5)
     assert full[0] > first
 
