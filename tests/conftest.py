@@ -8,9 +8,31 @@ from absl import flags
 from processes import prepare_jax
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Files that take longest (10 s and more), longest first: begun last, one of them would keep one core busy alone.
+LONGEST = (
+    "test_experiments.py",
+    "training/test_loop.py",
+    "prompting/test_simulation.py",
+    "tasks/test_promptable.py",
+    "tasks/test_many_devices.py",
+    "tasks/test_detection.py",
+    "inference/test_predict_images.py",
+    "ops/test_roi_align.py",
+    "training/test_two_processes.py",
+    "models/test_mae.py",
+    "inference/test_detector.py",
+    "training/test_checkpoints.py",
+    "data/test_loader.py",
+    "test_lost_process.py",
+)
 
 prepare_jax(8)
 flags.FLAGS.mark_as_parsed()
+
+
+def pytest_collection_modifyitems(items):
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def real_data_root() -> pathlib.Path:

@@ -5,17 +5,17 @@ import numpy as np
 
 def greedy(boxes, scores, threshold):
     """Places of the boxes that stay, best first: each drops what overlaps it by more than the threshold."""
-    left, kept = list(np.argsort(-np.asarray(scores), kind="stable")), []
-    while left:
-        best = left.pop(0)
+    boxes, left, kept = np.asarray(boxes), np.argsort(-np.asarray(scores), kind="stable"), []
+    while len(left):
+        best, left = left[0], left[1:]
         kept.append(best)
-        left = [other for other in left if overlap(boxes[best], boxes[other]) <= threshold]
+        left = left[overlap(boxes[best], boxes[left]) <= threshold]
     return kept
 
 
-def overlap(a, b):
-    """IoU of two boxes; 0 of two empty ones."""
-    width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    shared = max(width, 0) * max(height, 0)
-    union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared
-    return shared / union if union else 0
+def overlap(box, others):
+    """IoU of a box with each of some others [N, 4]; 0 of two empty ones."""
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    shared = np.maximum(sides, 0).prod(1)
+    union = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - shared
+    return shared / np.where(union, union, 1)

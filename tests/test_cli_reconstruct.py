@@ -101,7 +101,7 @@ def test_a_mae_goes_to_another_canvas_with_the_positions_of_that(weights, tmp_pa
     model, variables = segjax.load("mae_debug", tmp_path / "mae.pth", canvas=96)
     assert "MAE of 64 pixels on a canvas of 96: positions computed for 6 x 6 patches instead of 4 x 4" in caplog.text
     jax.tree.map(np.testing.assert_array_equal, variables, drawn_variables(MODEL, init_mae))
-    prediction, masked = model.apply(variables, np.zeros((1, 96, 96, 3)), np.arange(36.0)[None])
+    prediction, masked = jax.jit(model.apply)(variables, np.zeros((1, 96, 96, 3)), np.arange(36.0)[None])
     assert prediction.shape == (1, 36, 768) and masked.sum() == 27
 
     assert main(["convert", weights, str(tmp_path / "larger.pth"), "--canvas", "96"]) == 0

@@ -1,5 +1,6 @@
-"""What `import segjax` costs, measured in fresh processes."""
+"""What `import segjax` costs, measured in a fresh process."""
 
+import json
 import subprocess
 import sys
 
@@ -7,40 +8,46 @@ import pytest
 
 import segjax
 
+NAMES = [name for name in segjax.__all__ if name != "__version__"]
 MEASURE = """
-import sys, time
+import json, sys, time
+
+def loaded():
+    started = parsed = False
+    if "jax" in sys.modules:
+        from jax._src import xla_bridge
+        started = xla_bridge.backends_are_initialized()
+    if "absl.flags" in sys.modules:
+        parsed = sys.modules["absl.flags"].FLAGS.is_parsed()
+    modules = [name for name in ("jax", "tensorflow", "torch", "matplotlib") if name in sys.modules]
+    return modules + ["a device"] * started + ["parsed flags"] * parsed
+
 start = time.perf_counter()
-{statement}
-seconds = time.perf_counter() - start
-loaded = [name for name in ("jax", "tensorflow", "torch", "matplotlib") if name in sys.modules]
-started = parsed = False
-if "jax" in sys.modules:
-    from jax._src import xla_bridge
-    started = xla_bridge.backends_are_initialized()
-if "absl.flags" in sys.modules:
-    parsed = sys.modules["absl.flags"].FLAGS.is_parsed()
-print(seconds, ",".join(loaded), started, parsed)
+import segjax
+seconds, found = time.perf_counter() - start, {"segjax": loaded()}
+for name in sys.argv[1:]:
+    getattr(segjax, name)
+    found[name] = loaded()
+print(json.dumps([seconds, found]))
 """
 
 
-def measured(statement):
-    run = subprocess.run([sys.executable, "-c", MEASURE.format(statement=statement)], capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def measured():
+    """Seconds that the import took, and what is there after it and after the use of each name, one after another."""
+    run = subprocess.run([sys.executable, "-c", MEASURE, *NAMES], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    seconds, loaded, started, parsed = run.stdout.split("\n")[-2].split(" ")
-    return float(seconds), loaded.split(","), started == "True", parsed == "True"
+    return json.loads(run.stdout.splitlines()[-1])
 
 
-def test_importing_segjax_is_fast_and_loads_nothing():
-    seconds, loaded, started, parsed = measured("import segjax")
-    assert seconds < 1.5
-    assert loaded == [""] and not started and not parsed
+def test_importing_segjax_is_fast_and_loads_nothing(measured):
+    seconds, found = measured
+    assert seconds < 1.5 and found["segjax"] == []
 
 
-@pytest.mark.parametrize("name", [name for name in segjax.__all__ if name != "__version__"])
-def test_using_a_name_starts_no_device_and_loads_no_tensorflow(name):
-    _, loaded, started, parsed = measured(f"import segjax; segjax.{name}")
-    assert not started and not parsed
-    assert "tensorflow" not in loaded and "torch" not in loaded
+@pytest.mark.parametrize("name", NAMES)
+def test_using_a_name_starts_no_device_and_loads_no_tensorflow(measured, name):
+    assert set(measured[1][name]) <= {"jax", "matplotlib"}
 
 
 def test_every_public_name_is_there_and_listed():

@@ -9,7 +9,8 @@ import ml_collections
 import numpy as np
 import optax
 
-from segjax.models.sam.build import build_sam, init_sam
+from segjax.models.build import shapes_of
+from segjax.models.sam.build import build_sam
 from segjax.tasks.promptable_config import promptable_config
 from segjax.training.checkpoints import Checkpoints
 from segjax.training.resume import plain
@@ -20,7 +21,7 @@ from segjax.training.state import create_state
 def debug_variables():
     """Variables of the smallest SAM as NumPy arrays, drawn on the host: compiling its initialisation takes longer."""
     model = build_sam("sam_debug")
-    shapes = jax.eval_shape(lambda: init_sam(model, jax.random.key(0)))
+    shapes = shapes_of(model)
     rng = np.random.default_rng(0)
     fan_in = lambda shape: np.prod(shape[:-1]) if len(shape) > 1 else 4
     return jax.tree.map(lambda s: (rng.normal(size=s.shape) / np.sqrt(fan_in(s.shape))).astype(np.float32), shapes)

@@ -15,7 +15,13 @@ here.
 
 import ml_collections
 
-from segjax.tasks.classification_config import as_variant, classification_config, probe
+from segjax.tasks.classification_config import (
+    apply_imagenet,
+    apply_small_data,
+    as_variant,
+    classification_config,
+    probe,
+)
 
 IMAGENET = ("imagenet_b", "imagenet_l", "imagenet_h")
 
@@ -25,20 +31,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.init_from = "mae:runs/mae"
     if variant in IMAGENET:
         probe(config, variant[-1])
-        config.data.update(source="data/imagenet", workers=16)
-        config.data.crop.frame = 256  # pictures prepared with --short-side 256 are resized by the devices
-        config.eval.update(batch_size=512)
+        apply_imagenet(config)
         return config
     probe(config, "b")
     config.model = ml_collections.ConfigDict(dict(name="vit_tiny", head_std=0.01, frozen=True))
     config.update(total_steps=1000, batch_size=64, log_every=100)
     config.optimizer.update(name="adamw", base_lr=0.0, peak_lr=3e-3, warmup_steps=50)
-    config.data.update(label="largest", cache_mb=500.0)
-    config.data.crop.update(scale=(0.6, 1.0), margin=1.0)
-    config.data.scenes.update(train_count=2000, eval_count=500, difficulty="lone")
-    if variant == "digits":
-        config.init_from = "mae:runs/digits"
-        config.model.update(canvas=28, patch=4, classes=10)
-        config.data.update(label="record", source="data/digits")
-        config.data.crop.flip = False
+    apply_small_data(config, digits="data/digits" if variant == "digits" else "")
     return as_variant(config, variant, known=("digits", *IMAGENET))

@@ -61,7 +61,7 @@ def init_model(model: nn.Module, key: jax.Array) -> dict[str, Any]:
     return next(kind for kind in KINDS if isinstance(model, kind.module)).init(model, key)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def shapes_of(model: nn.Module) -> dict[str, Any]:
     """The tree of `init_model` as shapes, without arrays. Do not change it: the next caller gets the same one."""
     return jax.eval_shape(lambda: init_model(model, jax.random.key(0)))

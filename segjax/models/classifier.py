@@ -15,6 +15,7 @@ from segjax.models.from_mae import TakenEncoder, check_sizes, resized_stem
 from segjax.models.layers import Linear
 from segjax.models.mae import MaeEncoder, xavier
 from segjax.models.sizes import sized
+from segjax.models.vit import check_canvas
 from segjax.ops.pixels import normalise
 
 POOLS = ("token", "mean")
@@ -62,10 +63,7 @@ class Classifier(nn.Module):
         """Encoder and head. Raises ValueError for an unknown pool, or a canvas that the patch does not divide."""
         if self.pool not in POOLS:
             raise ValueError(f"pool {self.pool!r} is unknown; choose one of {', '.join(POOLS)}")
-        if self.canvas % self.patch:
-            lower = self.canvas // self.patch * self.patch
-            sizes = " or ".join(str(size) for size in (lower, lower + self.patch) if size)
-            raise ValueError(f"canvas {self.canvas} is not a multiple of the patch {self.patch}; take {sizes}")
+        check_canvas(self.canvas, self.patch)
         same = dict(epsilon=self.epsilon, dtype=self.dtype)
         trunk = same | dict(depth=self.depth, heads=self.heads, drop_path=self.drop_path, kernel_init=xavier)
         trunk |= dict(remat=self.remat, scan=self.scan, impl=self.attention)

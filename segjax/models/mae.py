@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from segjax.models.layers import LayerNorm, Linear
 from segjax.models.sizes import sized
-from segjax.models.vit import PatchEmbed, ViT
+from segjax.models.vit import PatchEmbed, ViT, check_canvas
 from segjax.ops.patch_masking import mask_noise, split_patches, visible_count
 from segjax.ops.pixels import normalise
 from segjax.ops.positions import position_table, sincos_positions
@@ -122,10 +122,7 @@ class Mae(nn.Module):
 
     def setup(self) -> None:
         """The two halves. Raises ValueError for a canvas that the patch does not divide."""
-        if self.canvas % self.patch:
-            lower = self.canvas // self.patch * self.patch
-            sizes = " or ".join(str(size) for size in (lower, lower + self.patch) if size)
-            raise ValueError(f"canvas {self.canvas} is not a multiple of the patch {self.patch}; take {sizes}")
+        check_canvas(self.canvas, self.patch)
         same = dict(epsilon=self.epsilon, dtype=self.dtype)
         trunk = same | dict(kernel_init=xavier, remat=self.remat, scan=self.scan, impl=self.attention)
         encoder = trunk | dict(depth=self.depth, heads=self.heads, drop_path=self.drop_path)

@@ -16,6 +16,14 @@ from segjax.ops.positions import cubic_weights
 from segjax.ops.resize import linear_weights, space_to_depth
 
 
+def check_canvas(canvas: int, patch: int) -> None:
+    """Raises ValueError for a canvas that the patch does not divide, with the nearest that it does."""
+    if canvas % patch:
+        lower = canvas // patch * patch
+        sizes = " or ".join(str(size) for size in (lower, lower + patch) if size)
+        raise ValueError(f"canvas {canvas} is not a multiple of the patch {patch}; take {sizes}")
+
+
 class PatchEmbed(nn.Module):
     """Non-overlapping patches to tokens: a convolution whose stride is its kernel, computed as one matrix product.
 

@@ -1,8 +1,7 @@
 """Naming pictures: a classifier trained whole (fine-tuning) or on frozen features (the linear probe), for the loop."""
 
 import logging
-import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,39 +16,31 @@ from segjax.data.labels import LabelledExample, check_labels
 from segjax.data.splits import Spread, categories_of, open_split
 from segjax.evaluation.classification import ClassificationScores
 from segjax.evaluation.nearest_neighbours import neighbour_votes
-from segjax.models.classifier import Classifier, build_classifier, init_classifier
+from segjax.models.classifier import Classifier, build_classifier
 from segjax.models.operations import TRAINING, classifier_multiply_adds
 from segjax.ops.mixing import mix, soft_labels
 from segjax.ops.windows import resized_windows
-from segjax.tasks.classification_config import completed
+from segjax.tasks.classification_config import classification_config
 from segjax.tasks.pretrained import classifier_from_mae
-from segjax.tasks.records import batch_shapes, load, measured_batches, records_of
+from segjax.tasks.record_task import RecordTask
+from segjax.tasks.records import load, measured_batches
 from segjax.training.sharding import place_batch, to_host
-from segjax.weights.tree import check_variables
 
 logger = logging.getLogger(__name__)
 
 
-class Classification:
+class Classification(RecordTask):
     """The task of `config` (see `classification_config`): all that the loop asks for."""
 
+    defaults = staticmethod(classification_config)
+    build = staticmethod(build_classifier)
+    model: Classifier
+
     def __init__(self, config: ml_collections.ConfigDict):
-        options = config.model.to_dict()
-        self.model: Classifier = build_classifier(options.pop("name"), **options)
+        super().__init__(config)
         self.mix = config.mix.to_dict()
-        self.data = config.data.to_dict()
-        self.eval = config.eval.to_dict()
         self._measure = jax.jit(self._measured)
         self._embed = jax.jit(lambda variables, batch: self._features(variables, batch["image"]))
-
-    @staticmethod
-    def completed(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-        """A config of this task with the defaults of what it leaves out; see `classification_config.completed`."""
-        return completed(settings)
-
-    def init(self, key: jax.Array) -> dict[str, Any]:
-        """Fresh variables."""
-        return init_classifier(self.model, key)
 
     def pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
         """Kind "mae": the encoder, see `classifier_from_mae`. Raises ValueError for any other."""
@@ -106,32 +97,11 @@ class Classification:
         crop = CropExample(self.model.canvas, train=train, percentiles=percentiles, **self.data["crop"])
         return LabelledExample(crop, self.data["label"], self.model.classes)
 
-    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a training batch; reads no data."""
-        return batch_shapes(self.example(train=True), batch_size)
-
-    def batches(
-        self,
-        split: str,
-        *,
-        batch_size: int,
-        start: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
-        seed: int = 0,
-        workdir: pathlib.Path | None = None,
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """Batches of `LabelledExample`s: "train" endless, shuffled and cropped at random, "eval" once.
-
-        Raises ValueError for a source without labels, or with more classes than the model has.
-        """
-        source = records_of(self.data, split, limit=self.eval["limit"])
+    def source(self, split: str) -> Sequence:
+        """The records of a split. Raises ValueError for records without labels, or of more classes than the model's."""
+        source = super().source(split)
         self._check(source, split)
-        place = dict(process_index=process_index, process_count=process_count, workdir=workdir)
-        return self._load(source, train=split == "train", batch_size=batch_size, start=start, seed=seed, **place)
-
-    def _load(self, source: Sequence, *, train: bool, **place: Any) -> Iterator[dict[str, np.ndarray]]:
-        return load(source, self.example(train=train), self.data, train=train, **place)
+        return source
 
     def _check(self, source: Sequence, split: str) -> None:
         name = f"{self.data['source']!r}, split {split!r}"
@@ -153,9 +123,8 @@ class Classification:
 
         Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them.
         """
-        check_variables(jax.eval_shape(self.init, jax.random.key(0)), variables, source="what is to be measured")
         scores, seen, shown = ClassificationScores(self.model.classes), [], []
-        for batch in measured_batches(self.batches, self.eval["batch_size"], mesh):
+        for batch in self.measured_batches(variables, mesh):
             rows = to_host(self._measure(variables, place_batch(batch, mesh)))
             scores.add(rows["logits"], rows["label"], rows["loss"], rows["weight"])
             kept = np.flatnonzero(rows["weight"])
@@ -188,7 +157,7 @@ class Classification:
     def _embedded(self, variables, source, mesh) -> tuple[np.ndarray, np.ndarray]:
         """Features [N, width] and labels [N] of the middle of each picture that has a label."""
         self._check(source, "train")
-        batches = lambda _, **place: self._load(source, train=False, **place)
+        batches = lambda _, **place: load(source, self.example(train=False), self.data, train=False, **place)
         rows = []
         for batch in measured_batches(batches, self.eval["batch_size"], mesh):
             placed = place_batch(batch, mesh)

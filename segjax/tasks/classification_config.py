@@ -1,16 +1,11 @@
 """What an experiment with labelled pictures may set, with MAE's choices, and how any of them shrinks for a test."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import ml_collections
 
 from segjax.evaluation.nearest_neighbours import TEMPERATURE
-from segjax.models.classifier import build_classifier
-from segjax.models.sizes import attributes
 from segjax.tasks.reconstruction_config import IMAGENET
 from segjax.tasks.records import record_settings, variant_of
-from segjax.training.defaults import base_config, with_defaults
+from segjax.training.defaults import base_config
 
 # MAE, appendix A.1, and the published code. Fine-tuning: epochs, base_lr, layer_decay, drop_path.
 FINE_TUNING = {"b": (100, 5e-4, 0.65, 0.1), "l": (50, 1e-3, 0.75, 0.2), "h": (50, 1e-3, 0.75, 0.3)}
@@ -72,16 +67,26 @@ def probe(config: ml_collections.ConfigDict, size: str) -> ml_collections.Config
     return config
 
 
-def completed(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A new config with every setting: those given, perhaps by an older version, and the defaults of the others.
+def apply_imagenet(config: ml_collections.ConfigDict) -> None:
+    """Sets ImageNet for its data, in place: prepared with --short-side 256, pictures are resized by the devices."""
+    config.data.update(source="data/imagenet", workers=16)
+    config.data.crop.frame = 256
+    config.eval.update(batch_size=512)
 
-    Raises:
-      ValueError: unknown model, or a setting of another type than its default.
+
+def apply_small_data(config: ml_collections.ConfigDict, digits: str = "") -> None:
+    """Sets data that a tiny ViT learns in minutes on a CPU, in place: synthetic scenes of one shape, of five.
+
+    Or, with `digits`, a folder of tools/digit_folders.py prepared, and an encoder that has been pretrained on such.
     """
-    defaults = classification_config()
-    name = settings.get("model", {}).get("name", defaults.model.name)
-    defaults.model = ml_collections.ConfigDict({"name": name, **attributes(build_classifier(name))})
-    return with_defaults(settings, defaults)
+    config.data.update(label="largest", cache_mb=500.0)
+    config.data.crop.update(scale=(0.6, 1.0), margin=1.0)
+    config.data.scenes.update(train_count=2000, eval_count=500, difficulty="lone")
+    if digits:
+        config.init_from = "mae:runs/digits"
+        config.model.update(canvas=28, patch=4, classes=10)
+        config.data.update(label="record", source=digits)
+        config.data.crop.flip = False  # a mirrored digit is none
 
 
 def as_variant(

@@ -1,7 +1,6 @@
 """Promptable segmentation: SAM, its losses and the simulated annotator, bound together for the loop."""
 
-import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,44 +15,36 @@ from segjax.evaluation.interactive import evaluate_interactive
 from segjax.evaluation.interactive_scores import InteractiveScores
 from segjax.losses.promptable import PromptableLoss
 from segjax.models.operations import TRAINING
-from segjax.models.sam.build import build_sam, init_sam
+from segjax.models.sam.build import build_sam
 from segjax.models.sam.operations import decoder_multiply_adds, encoder_multiply_adds
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
 from segjax.ops.masks import content_mask
 from segjax.prompting.simulation import Rounds, Session, Simulator
 from segjax.tasks.pretrained import sam_from_mae
-from segjax.tasks.promptable_config import completed
-from segjax.tasks.records import batch_shapes, load, measured_batches, records_of
+from segjax.tasks.promptable_config import promptable_config
+from segjax.tasks.record_task import RecordTask
 from segjax.training.sharding import place_batch
-from segjax.weights.tree import check_variables
 
 
-class Promptable:
+class Promptable(RecordTask):
     """The task of `config` (see `promptable_config`): all that the loop asks for, and `interactive_scores`."""
 
+    defaults = staticmethod(promptable_config)
+    build = staticmethod(build_sam)
+    model: Sam
+
     def __init__(self, config: ml_collections.ConfigDict):
-        options = config.model.to_dict()
-        self.model: Sam = build_sam(options.pop("name"), **options)
+        """Raises ValueError for tiles of another size than the model's canvas."""
+        super().__init__(config)
         self.rounds = Rounds(**config.rounds)
         self.score = PromptableLoss(**config.loss)
-        self.data = config.data.to_dict()
-        self.eval = config.eval.to_dict()
         if self.eval["tile"] not in (0, self.model.canvas):
             raise ValueError(
                 f"config.eval.tile is {self.eval['tile']}, but the model's canvas is {self.model.canvas}: tiles would "
                 f"be resized; set it to {self.model.canvas}, or to 0 to measure whole pictures fitted to the canvas"
             )
         self.mask_size = (self.model.mask_side,) * 2
-
-    @staticmethod
-    def completed(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-        """A config of this task with the defaults of what it leaves out; see `promptable_config.completed`."""
-        return completed(settings)
-
-    def init(self, key: jax.Array) -> dict[str, Any]:
-        """Fresh variables."""
-        return init_sam(self.model, key)
 
     def pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
         """Kind "mae": the parameters of the image encoder but its neck, see `sam_from_mae`. Raises ValueError else."""
@@ -148,38 +139,13 @@ class Promptable:
             percentiles=None if tiled else self.percentiles,  # a tile's whole picture has been stretched
         )
 
-    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a training batch; reads no data."""
-        return batch_shapes(self.example(train=True), batch_size)
-
-    def batches(
-        self,
-        split: str,
-        *,
-        batch_size: int,
-        start: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
-        seed: int = 0,
-        workdir: pathlib.Path | None = None,
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """Batches of `PromptableExample`s: "train" endless and shuffled, "eval" once, masks at canvas size."""
-        train = split == "train"
-        source = records_of(self.data, split, limit=self.eval["limit"])
-        if not train and self.eval["tile"]:  # the whole picture is stretched, not each tile by itself
-            source = Tiles(source, self.eval["tile"], self.eval["overlap"], percentiles=self.percentiles)
-        return load(
-            source,
-            self.example(train=train),
-            self.data,
-            train=train,
-            batch_size=batch_size,
-            start=start,
-            process_index=process_index,
-            process_count=process_count,
-            seed=seed,
-            workdir=workdir,
-        )
+    def source(self, split: str) -> Sequence:
+        """The records of a split, in evaluation cut into tiles if config.eval.tile says so."""
+        source = super().source(split)
+        if split == "train" or not self.eval["tile"]:
+            return source
+        # The whole picture is stretched, not each tile by itself.
+        return Tiles(source, self.eval["tile"], self.eval["overlap"], percentiles=self.percentiles)
 
     def evaluate(
         self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
@@ -194,12 +160,10 @@ class Promptable:
 
         Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them.
         """
-        check_variables(jax.eval_shape(self.init, jax.random.key(0)), variables, source="what is to be measured")
-        batches = measured_batches(self.batches, self.eval["batch_size"], mesh)
         return evaluate_interactive(
             jax.tree_util.Partial(self._encode, variables),
             jax.tree_util.Partial(self._decode, variables),
-            batches,
+            self.measured_batches(variables, mesh),
             num_points=self.eval["num_points"],
             mask_size=self.mask_size,
             pictures=self.eval["pictures"],

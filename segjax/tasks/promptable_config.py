@@ -1,18 +1,14 @@
 """What a promptable experiment may set, with the SAM paper's choices, and how any of them shrinks for a test."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import ml_collections
 
 from segjax.data.augmentation import Augmentation
 from segjax.losses.promptable import PromptableLoss
-from segjax.models.sam.build import build_sam
-from segjax.models.sizes import attributes
 from segjax.prompting.simulation import Rounds
 from segjax.tasks.records import record_settings, variant_of
-from segjax.training.defaults import base_config, with_defaults
+from segjax.training.defaults import base_config
 
 
 def promptable_config() -> ml_collections.ConfigDict:
@@ -68,20 +64,6 @@ def sa1b_config(
     config.optimizer.boundaries = (steps * 60_000 // 90_000, steps * 86_666 // 90_000)
     config.mesh.update(fsdp=fsdp, floor=2**20)  # the decoder's matrices are small, and used in every round: whole
     return config
-
-
-def completed(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A new config with every setting: those given, perhaps by an older version, and the defaults of the others.
-
-    `promptable_config` leaves the model's attributes to its name; here they are spelt out.
-
-    Raises:
-      ValueError: unknown model, or a setting of another type than its default.
-    """
-    defaults = promptable_config()
-    name = settings.get("model", {}).get("name", defaults.model.name)
-    defaults.model = ml_collections.ConfigDict({"name": name, **attributes(build_sam(name))})
-    return with_defaults(settings, defaults)
 
 
 def apply_cpu_recipe(config: ml_collections.ConfigDict) -> None:

@@ -1,8 +1,7 @@
 """Masked autoencoding: pictures of any source, MAE, and its loss on what was masked, bound together for the loop."""
 
 import math
-import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,34 +12,25 @@ import numpy as np
 from segjax import viz
 from segjax.data.crops import CropExample
 from segjax.losses.reconstruction import reconstruction_loss
-from segjax.models.mae import Mae, build_mae, init_mae
+from segjax.models.mae import Mae, build_mae
 from segjax.models.operations import TRAINING, mae_multiply_adds
 from segjax.ops.patches import predicted_images
 from segjax.ops.windows import resized_windows
-from segjax.tasks.reconstruction_config import completed
-from segjax.tasks.records import batch_shapes, load, measured_batches, records_of
+from segjax.tasks.reconstruction_config import reconstruction_config
+from segjax.tasks.record_task import RecordTask
 from segjax.training.sharding import place_batch, to_host
-from segjax.weights.tree import check_variables
 
 
-class Reconstruction:
+class Reconstruction(RecordTask):
     """The task of `config` (see `reconstruction_config`): all that the loop asks for."""
 
+    defaults = staticmethod(reconstruction_config)
+    build = staticmethod(build_mae)
+    model: Mae
+
     def __init__(self, config: ml_collections.ConfigDict):
-        options = config.model.to_dict()
-        self.model: Mae = build_mae(options.pop("name"), **options)
-        self.data = config.data.to_dict()
-        self.eval = config.eval.to_dict()
+        super().__init__(config)
         self._measure = jax.jit(self._measured)
-
-    @staticmethod
-    def completed(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-        """A config of this task with the defaults of what it leaves out; see `reconstruction_config.completed`."""
-        return completed(settings)
-
-    def init(self, key: jax.Array) -> dict[str, Any]:
-        """Fresh variables."""
-        return init_mae(self.model, key)
 
     def pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
         """Nothing but checkpoints of its own kind, which need no name: raises ValueError."""
@@ -73,37 +63,6 @@ class Reconstruction:
         percentiles = tuple(self.data["percentiles"]) or None
         return CropExample(self.model.canvas, train=train, percentiles=percentiles, **self.data["crop"])
 
-    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a training batch; reads no data."""
-        return batch_shapes(self.example(train=True), batch_size)
-
-    def batches(
-        self,
-        split: str,
-        *,
-        batch_size: int,
-        start: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
-        seed: int = 0,
-        workdir: pathlib.Path | None = None,
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """Batches of `CropExample`s: "train" endless, shuffled and cropped at random, "eval" once."""
-        train = split == "train"
-        source = records_of(self.data, split, limit=self.eval["limit"])
-        return load(
-            source,
-            self.example(train=train),
-            self.data,
-            train=train,
-            batch_size=batch_size,
-            start=start,
-            process_index=process_index,
-            process_count=process_count,
-            seed=seed,
-            workdir=workdir,
-        )
-
     def evaluate(
         self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
@@ -114,9 +73,8 @@ class Reconstruction:
 
         Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them.
         """
-        check_variables(jax.eval_shape(self.init, jax.random.key(0)), variables, source="what is to be measured")
         sums, weights, shown = [], [], None
-        for batch in measured_batches(self.batches, self.eval["batch_size"], mesh):
+        for batch in self.measured_batches(variables, mesh):
             placed = place_batch(batch | {"example": batch["index"].astype(np.int32)}, mesh)
             loss, weight, pictures = to_host(self._measure(variables, placed))
             sums.append(loss)

@@ -1,14 +1,9 @@
 """What a pretraining experiment may set, with MAE's choices, and how any of them shrinks for a test."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import ml_collections
 
-from segjax.models.mae import build_mae
-from segjax.models.sizes import attributes
 from segjax.tasks.records import record_settings, variant_of
-from segjax.training.defaults import base_config, with_defaults
+from segjax.training.defaults import base_config
 
 IMAGENET = 1_281_167  # pictures in its training set, for recipes that count in epochs
 
@@ -55,20 +50,6 @@ def imagenet_config(epochs: int) -> ml_collections.ConfigDict:
     config.data.crop.frame = 256
     config.eval.update(batch_size=512, limit=4096)
     return config
-
-
-def completed(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A new config with every setting: those given, perhaps by an older version, and the defaults of the others.
-
-    `reconstruction_config` leaves the model's attributes to its name; here they are spelt out.
-
-    Raises:
-      ValueError: unknown model, or a setting of another type than its default.
-    """
-    defaults = reconstruction_config()
-    name = settings.get("model", {}).get("name", defaults.model.name)
-    defaults.model = ml_collections.ConfigDict({"name": name, **attributes(build_mae(name))})
-    return with_defaults(settings, defaults)
 
 
 def as_variant(

@@ -1,5 +1,6 @@
 """Weights that depend on nothing but the names of the parameters, so that a reference and a test make the same ones."""
 
+import functools
 import math
 import zlib
 
@@ -13,8 +14,13 @@ def drawn_variables(model, init) -> dict:
     Every parameter matters to the result (biases, norms and position tables are not at their neutral values), and
     activations keep their size through the layers.
     """
-    shapes = jax.eval_shape(lambda key: init(model, key), jax.random.key(0))
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: _draw(path_of(path), leaf.shape), shapes)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: _draw(path_of(path), leaf.shape), _shapes(model, init))
+
+
+@functools.lru_cache(maxsize=32)
+def _shapes(model, init):
+    """Many tests draw for the same few models, and tracing one takes up to a second."""
+    return jax.eval_shape(lambda key: init(model, key), jax.random.key(0))
 
 
 def path_of(path) -> str:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import segjax
-from segjax.models.sam.build import build_sam, init_sam
+from segjax.models.build import shapes_of
+from segjax.models.sam.build import build_sam
 from segjax.weights.names import HUGGINGFACE, OFFICIAL
 from segjax.weights.registry import PUBLISHED, PublishedFile
 from segjax.weights.safetensors import write_arrays
@@ -20,7 +21,7 @@ def drawn(**options):
     """Variables with position tables that are not zero."""
     model = build_sam("sam_debug", **options)
     rng = np.random.default_rng(1)
-    shapes = jax.eval_shape(lambda: init_sam(model, jax.random.key(0)))
+    shapes = shapes_of(model)
     return jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
 
 
@@ -135,7 +136,8 @@ def test_on_another_canvas_the_stored_tables_answer_as_the_encoder_would(kind, o
     assert tables[encoder + "trunk/block_1/rel_pos_h"] == (11, 16), "a global block"
     assert tables[encoder + "trunk/block_0/rel_pos_h"] == (5, 16), "a window of 3"
     image = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), np.uint8)
-    want, found = (m.apply(v, image, method="encode_image") for m, v in ((before, old), (after, new)))
+    answer = lambda model, variables: jax.jit(lambda v: model.apply(v, image, method="encode_image"))(variables)
+    want, found = np.asarray(answer(before, old)), answer(after, new)
     np.testing.assert_allclose(found, want, atol=1e-4 * np.abs(want).max())
 
 

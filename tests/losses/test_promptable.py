@@ -1,10 +1,15 @@
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.losses.promptable import PromptableLoss, dice_loss, focal_loss
+from segjax.losses import promptable
+from segjax.losses.promptable import PromptableLoss
 
+# Compiled whole, and of NumPy's arrays: operations one by one would be hundreds of programs.
+focal_loss = jax.jit(promptable.focal_loss, static_argnames="normalise")
+dice_loss = jax.jit(promptable.dice_loss)
 RNG = np.random.default_rng(0)
 LOGITS = (4 * RNG.standard_normal((2, 3, 5, 6))).astype(np.float32)
 TRUTH = RNG.integers(0, 2, (2, 1, 5, 6))
@@ -27,8 +32,8 @@ def test_focal_is_the_formula(alpha, gamma):
 
 def test_focal_defaults_and_a_case_by_hand():
     """Undecided everywhere: foreground costs .25 * .25 * log 2, background three times that."""
-    zeros = jnp.zeros((2, 2))
-    assert focal_loss(zeros, jnp.ones((2, 2))) == pytest.approx(0.25 * 0.25 * np.log(2), rel=1e-6)
+    zeros = np.zeros((2, 2))
+    assert focal_loss(zeros, np.ones((2, 2))) == pytest.approx(0.25 * 0.25 * np.log(2), rel=1e-6)
     assert focal_loss(zeros, zeros) == pytest.approx(0.75 * 0.25 * np.log(2), rel=1e-6)
     np.testing.assert_allclose(focal_loss(LOGITS, TRUTH), focal_loss(LOGITS, TRUTH, alpha=0.25, gamma=2.0))
 
@@ -47,8 +52,8 @@ def test_focal_by_difficulty():
     scale = weight.shape[-1] * weight.shape[-2] / weight.sum((-2, -1))
     expected = scale * focal_pixels(LOGITS, TRUTH, 0.25, 2.0).mean((-2, -1))
     np.testing.assert_allclose(focal_loss(LOGITS, TRUTH, normalise="difficulty"), expected, rtol=2e-5)
-    gradient = jax.grad(lambda x: focal_loss(x, TRUTH, normalise="difficulty").sum())(LOGITS)
-    plain = jax.grad(lambda x: focal_loss(x, TRUTH).sum())(LOGITS)
+    gradient = jax.jit(jax.grad(lambda x: focal_loss(x, TRUTH, normalise="difficulty").sum()))(LOGITS)
+    plain = jax.jit(jax.grad(lambda x: focal_loss(x, TRUTH).sum()))(LOGITS)
     np.testing.assert_allclose(gradient, scale[..., None, None] * plain, rtol=1e-4, atol=1e-7)
 
 
@@ -57,40 +62,49 @@ def test_unknown_normalisation():
         focal_loss(LOGITS, TRUTH, normalise="median")
 
 
+@functools.cache
+def with_gradient(loss, **options):
+    compiled = jax.jit(jax.value_and_grad(functools.partial(loss, **options)))
+    return lambda *arguments, **options: jax.device_get(compiled(*arguments, **options))
+
+
 @pytest.mark.parametrize("normalise", ["mean", "area", "difficulty"])
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
 def test_extreme_logits_stay_finite(normalise, gamma):
     """Right and wrong with all the confidence float32 has: values and gradients; the wrong ones are pulled back."""
-    logits = jnp.array([[-1e4, 1e4, -200.0, 200.0], [-1e4, 1e4, 0.0, -0.0]])
-    truth = jnp.array([[0, 1, 1, 0], [1, 0, 1, 0]])
-    value, gradient = jax.value_and_grad(lambda x: focal_loss(x, truth, gamma=gamma, normalise=normalise))(logits)
+    logits = np.array([[-1e4, 1e4, -200.0, 200.0], [-1e4, 1e4, 0.0, -0.0]])
+    truth = np.array([[0, 1, 1, 0], [1, 0, 1, 0]])
+    value, gradient = with_gradient(focal_loss, normalise=normalise)(logits, truth, gamma=gamma)
     assert np.isfinite(value) and np.isfinite(gradient).all()
     assert gradient[1, 0] < 0 < gradient[1, 1]
-    value, gradient = jax.value_and_grad(dice_loss)(logits, truth)
+    value, gradient = with_gradient(dice_loss)(logits, truth)
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
 def test_dice_by_hand():
-    sure = jnp.array([[1e3, 1e3, -1e3, -1e3]])
-    assert dice_loss(sure, jnp.array([[1, 1, 0, 0]])) == pytest.approx(0, abs=1e-6)
-    assert dice_loss(sure, jnp.array([[0, 0, 1, 1]])) == pytest.approx(1 - 1 / 5)
-    assert dice_loss(sure, jnp.array([[0, 1, 1, 0]])) == pytest.approx(1 - 3 / 5)
-    assert dice_loss(-jnp.abs(sure), jnp.zeros((1, 4))) == pytest.approx(0)  # nothing, and nothing said
-    assert dice_loss(jnp.zeros((1, 4)), jnp.ones((1, 4))) == pytest.approx(1 - (2 * 2 + 1) / (2 + 4 + 1))
+    sure = np.array([[1e3, 1e3, -1e3, -1e3]])
+    assert dice_loss(sure, np.array([[1, 1, 0, 0]])) == pytest.approx(0, abs=1e-6)
+    assert dice_loss(sure, np.array([[0, 0, 1, 1]])) == pytest.approx(1 - 1 / 5)
+    assert dice_loss(sure, np.array([[0, 1, 1, 0]])) == pytest.approx(1 - 3 / 5)
+    assert dice_loss(-np.abs(sure), np.zeros((1, 4), int)) == pytest.approx(0)  # nothing, and nothing said
+    assert dice_loss(np.zeros((1, 4)), np.ones((1, 4), int)) == pytest.approx(1 - (2 * 2 + 1) / (2 + 4 + 1))
 
 
-SCORE = PromptableLoss()
+@functools.cache
+def scored(**options):
+    compiled = jax.jit(PromptableLoss(**options))
+    return lambda *arguments: jax.device_get(compiled(*arguments))
 
 
-def best_masks(score=SCORE, **options):
-    """Which mask has the lowest weighted loss, from the two losses themselves."""
-    focal, dice = focal_loss(LOGITS, TRUTH, **options), dice_loss(LOGITS, TRUTH)
-    return np.asarray(score.focal_weight * focal + score.dice_weight * dice).argmin(-1)
+def best_masks(**options):
+    """Which mask has the lowest loss, weighted as by default, from the two losses themselves."""
+    focal, dice = np.asarray(focal_loss(LOGITS, TRUTH, **options)), np.asarray(dice_loss(LOGITS, TRUTH))
+    return (20 * focal + dice).argmin(-1)
 
 
 def test_loss_is_twenty_to_one_of_the_best_mask_plus_iou_error():
     iou = RNG.random((2, 3)).astype(np.float32)
-    terms = SCORE(LOGITS, iou, TRUTH[:, 0])
+    terms = scored()(LOGITS, iou, TRUTH[:, 0])
     focal, dice = np.asarray(focal_loss(LOGITS, TRUTH)), np.asarray(dice_loss(LOGITS, TRUTH))
     best = (20 * focal + dice).argmin(-1)
     rows = np.arange(2)
@@ -108,25 +122,26 @@ def test_mask_gradient_flows_through_the_best_mask_alone(iou_on):
     iou = RNG.random((2, 3)).astype(np.float32)
     score = PromptableLoss(iou_on=iou_on)
     best = best_masks()
-    to_logits, to_iou = jax.grad(lambda x, y: score(x, y, TRUTH[:, 0])["loss"].sum(), (0, 1))(LOGITS, iou)
+    gradient = jax.jit(jax.grad(lambda x, y: score(x, y, TRUTH[:, 0])["loss"].sum(), (0, 1)))
+    to_logits, to_iou = map(np.asarray, gradient(LOGITS, iou))
     is_best = np.arange(3) == best[:, None]
-    assert (np.asarray(to_logits)[~is_best] == 0).all()
+    assert (to_logits[~is_best] == 0).all()
     assert (np.abs(to_logits).max((-2, -1))[is_best] > 1e-4).all()
-    assert ((np.asarray(to_iou) != 0) == (is_best if iou_on == "best" else True)).all()
+    assert ((to_iou != 0) == (is_best if iou_on == "best" else True)).all()
 
 
 def test_iou_target_carries_no_gradient_to_the_mask():
     only_iou = PromptableLoss(focal_weight=0.0, dice_weight=0.0)
-    gradient = jax.grad(lambda x: only_iou(x, jnp.zeros((2, 3)), TRUTH[:, 0])["loss"].sum())(LOGITS)
+    gradient = jax.jit(jax.grad(lambda x: only_iou(x, np.zeros((2, 3)), TRUTH[:, 0])["loss"].sum()))(LOGITS)
     assert (np.asarray(gradient) == 0).all()
 
 
 def test_weights_and_options():
-    iou = jnp.zeros((2, 3))
-    terms = PromptableLoss(focal_weight=3.0, dice_weight=0.5, iou_weight=7.0)(LOGITS, iou, TRUTH[:, 0])
+    iou = np.zeros((2, 3))
+    terms = scored(focal_weight=3.0, dice_weight=0.5, iou_weight=7.0)(LOGITS, iou, TRUTH[:, 0])
     expected = 3 * terms["focal"] + 0.5 * terms["dice"] + 7 * terms["iou_error"]
     np.testing.assert_allclose(terms["loss"], expected, rtol=1e-6)
-    by_area = PromptableLoss(focal_normalise="area", focal_alpha=0.5, focal_gamma=1.0)(LOGITS, iou, TRUTH[:, 0])
+    by_area = scored(focal_normalise="area", focal_alpha=0.5, focal_gamma=1.0)(LOGITS, iou, TRUTH[:, 0])
     focal = focal_loss(LOGITS, TRUTH, alpha=0.5, gamma=1.0, normalise="area")
     best = best_masks(alpha=0.5, gamma=1.0, normalise="area")
     np.testing.assert_allclose(by_area["focal"], np.asarray(focal)[np.arange(2), best], rtol=1e-6)
@@ -138,12 +153,12 @@ def test_absolute_iou_error():
     iou = RNG.random((2, 3)).astype(np.float32)
     said, truth = LOGITS > 0, TRUTH > 0
     actual = (said & truth).sum((-2, -1)) / (said | truth).sum((-2, -1))
-    terms = PromptableLoss(iou_norm="absolute")(LOGITS, iou, TRUTH[:, 0])
+    terms = scored(iou_norm="absolute")(LOGITS, iou, TRUTH[:, 0])
     np.testing.assert_allclose(terms["iou_error"], np.abs(iou - actual).mean(-1), rtol=1e-5)
     with pytest.raises(ValueError, match="iou_norm is 'cubed'"):
         PromptableLoss(iou_norm="cubed")
 
 
 def test_a_single_mask():
-    terms = SCORE(LOGITS[:, :1], jnp.ones((2, 1)), TRUTH[:, 0])
+    terms = scored()(LOGITS[:, :1], np.ones((2, 1)), TRUTH[:, 0])
     np.testing.assert_allclose(terms["focal"], focal_loss(LOGITS[:, 0], TRUTH[:, 0]), rtol=1e-6)

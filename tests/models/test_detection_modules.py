@@ -1,5 +1,7 @@
 """The parts of detectors: closed forms of what ports get wrong (padding, mirrored kernels, order of cells), norms."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,11 @@ from segjax.models.detection.simple_pyramid import SimplePyramid
 RNG = np.random.default_rng(0)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def applied(module, variables, *arguments):
+    return module.apply(variables, *arguments)
+
+
 def drawn(*shape):
     return RNG.normal(size=shape).astype(np.float32)
 
@@ -24,7 +31,7 @@ def filled(module, *arguments, **values):
     """Variables of a module: every array drawn, but for those of `values` by their last name."""
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *arguments))
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.asarray(values.get(path[-1].key, drawn(*leaf.shape)), jnp.float32), shapes
+        lambda path, leaf: np.asarray(values.get(path[-1].key, drawn(*leaf.shape)), np.float32), shapes
     )
 
 
@@ -36,7 +43,7 @@ def test_a_strided_convolution_is_centred_on_every_second_cell(size):
     kernel[0, 0, 0, 1] = 10
     x = drawn(1, 6, 8, 2)
     conv = Conv(2, size, stride=2)
-    found = conv.apply(filled(conv, x, kernel=kernel, bias=np.zeros(2)), x)
+    found = applied(conv, filled(conv, x, kernel=kernel, bias=np.zeros(2)), x)
     reach = size // 2
     corner = np.pad(x[..., 0], [(0, 0), (reach, reach), (reach, reach)])[:, :6:2, :8:2]
     want = x[:, ::2, ::2] + np.stack([np.zeros_like(corner), 10 * corner], -1)
@@ -48,13 +55,13 @@ def test_a_convolution_of_one_cell_is_a_product():
     conv = Conv(6, 1, stride=2, relu=True)
     variables = filled(conv, x)
     want = x[:, ::2, ::2] @ variables["params"]["kernel"][0, 0] + variables["params"]["bias"]
-    np.testing.assert_allclose(conv.apply(variables, x), np.maximum(want, 0), atol=1e-5)
+    np.testing.assert_allclose(applied(conv, variables, x), np.maximum(want, 0), atol=1e-5)
 
 
 @pytest.mark.parametrize("grid", [(6, 8), (5, 7)])
 def test_max_pool(grid):
     x = drawn(1, *grid, 2)
-    found = max_pool(jnp.asarray(x))
+    found = jax.jit(max_pool)(x)
     padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=-np.inf)
     rows, columns = -(-grid[0] // 2), -(-grid[1] // 2)
     want = [[padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((1, 2)) for j in range(columns)] for i in range(rows)]
@@ -72,12 +79,12 @@ def test_batch_norm_divides_by_the_deviation_of_its_statistics():
         ]
         v = {name: np.asarray(a) for tree in variables.values() for name, a in tree.items()}
         want = (x - v["mean"]) / np.sqrt(v["variance"] + epsilon) * v["scale"] + v["bias"]
-        np.testing.assert_allclose(norm.apply(variables, x), want, atol=1e-5)
+        np.testing.assert_allclose(applied(norm, variables, x), want, atol=1e-5)
 
 
 def test_group_norm():
     x = drawn(2, 3, 4, 64) + 3
-    found = np.asarray(GroupNorm().apply({"params": {"scale": jnp.ones(64), "bias": jnp.zeros(64)}}, x))
+    found = np.asarray(applied(GroupNorm(), {"params": {"scale": np.ones(64), "bias": np.zeros(64)}}, x))
     groups = found.reshape(2, 12, 32, 2)
     np.testing.assert_allclose(groups.mean((1, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(groups.std((1, 3)), 1, atol=1e-3)
@@ -105,9 +112,9 @@ def test_a_pyramid_adds_the_coarser_level():
     centre[1, 1] = np.eye(2)
     kernels = {1: np.eye(2)[None, None], 3: centre}
     variables = jax.tree.map(
-        lambda x: jnp.asarray(kernels[len(x)]) if x.ndim == 4 else jnp.zeros(x.shape), filled(pyramid, maps)
+        lambda x: np.float32(kernels[len(x)]) if x.ndim == 4 else np.zeros(x.shape, np.float32), filled(pyramid, maps)
     )
-    p2, p3, p4 = pyramid.apply(variables, maps)
+    p2, p3, p4 = applied(pyramid, variables, maps)
     np.testing.assert_allclose(p4, maps[2])
     np.testing.assert_allclose(p3, maps[1] + maps[2].repeat(2, 1).repeat(2, 2), atol=1e-6)
     np.testing.assert_allclose(p2, maps[0] + np.asarray(p3).repeat(2, 1).repeat(2, 2), atol=1e-6)
@@ -118,8 +125,8 @@ def test_a_transposed_convolution_scatters_its_kernel():
     kernel = drawn(1, 4, 4, 1)
     x = np.zeros((1, 3, 3, 1), np.float32)
     x[0, 1, 1] = 1
-    variables = {"params": {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(1)}}
-    found = np.asarray(TransposedConv(1).apply(variables, x))[0, ..., 0]
+    variables = {"params": {"kernel": kernel, "bias": np.zeros(1, np.float32)}}
+    found = np.asarray(applied(TransposedConv(1), variables, x))[0, ..., 0]
     want = np.zeros((6, 6))
     want[1:5, 1:5] = kernel[0, ..., 0]
     np.testing.assert_allclose(found, want, atol=1e-6)
@@ -133,7 +140,7 @@ def test_the_mask_head_puts_the_cells_of_its_upscaling_in_place():
     cells = np.maximum(np.einsum("rhwc,cijd->rhiwjd", x, upscale["kernel"]) + upscale["bias"], 0).reshape(1, 4, 4, 3)
     want = cells @ logits["kernel"][0, 0] + logits["bias"]
     assert want.shape[-1] == 3
-    np.testing.assert_allclose(head.apply(variables, x), want[..., 1:], atol=1e-5)
+    np.testing.assert_allclose(applied(head, variables, x), want[..., 1:], atol=1e-5)
 
 
 def test_the_box_head_leaves_out_the_box_of_the_background():
@@ -143,7 +150,7 @@ def test_the_box_head_leaves_out_the_box_of_the_background():
     p = variables["params"]
     y = np.maximum(x.reshape(2, -1) @ p["fc_0"]["kernel"] + p["fc_0"]["bias"], 0)
     y = np.maximum(y @ p["fc_1"]["kernel"] + p["fc_1"]["bias"], 0)
-    logits, deltas = head.apply(variables, x)
+    logits, deltas = applied(head, variables, x)
     np.testing.assert_allclose(logits, y @ p["scores"]["kernel"] + p["scores"]["bias"], rtol=1e-4, atol=1e-4)
     want = (y @ p["deltas"]["kernel"] + p["deltas"]["bias"]).reshape(2, 5, 4)
     np.testing.assert_allclose(deltas, want[:, 1:], rtol=1e-4, atol=1e-4)
@@ -156,13 +163,13 @@ def test_anchors_of_a_cell_lie_side_by_side():
     """Kind is the fastest, then column, then row; each has four deltas."""
     x = drawn(1, 2, 3, 4)
     head = RpnHead(anchors=3)
-    (logits,), (deltas,) = head.apply(filled(head, (x,)), (x,))
+    (logits,), (deltas,) = applied(head, filled(head, (x,)), (x,))
     assert logits.shape == (1, 18) and deltas.shape == (1, 18, 4)
     variables = filled(head, (x,))
-    variables = jax.tree.map(jnp.zeros_like, variables)
-    variables["params"]["logits"]["bias"] = jnp.asarray([1.0, 2.0, 3.0])
-    variables["params"]["deltas"]["bias"] = jnp.arange(12.0)
-    (logits,), (deltas,) = head.apply(variables, (x,))
+    variables = jax.tree.map(np.zeros_like, variables)
+    variables["params"]["logits"]["bias"] = np.float32([1, 2, 3])
+    variables["params"]["deltas"]["bias"] = np.arange(12, dtype=np.float32)
+    (logits,), (deltas,) = applied(head, variables, (x,))
     assert logits[0].tolist() == [1, 2, 3] * 6
     assert deltas[0, 4].tolist() == [4, 5, 6, 7]
 
@@ -170,7 +177,7 @@ def test_anchors_of_a_cell_lie_side_by_side():
 def test_keypoint_maps_are_four_times_as_large():
     head = KeypointHead(keypoints=2, convs=1, width=4)
     x = drawn(1, 14, 14, 3)
-    assert head.apply(filled(head, x), x).shape == (1, 56, 56, 2)
+    assert applied(head, filled(head, x), x).shape == (1, 56, 56, 2)
 
 
 def test_the_simple_pyramid_has_four_strides_of_one_map():
@@ -186,11 +193,11 @@ def test_initialisation():
     params = jax.jit(lambda key: BoxHead(20, convs=1, conv_width=32, fcs=1, width=128).init(key, shape))(
         jax.random.key(0)
     )
-    params = params["params"]
-    spread = {name: float(jnp.std(module["kernel"])) for name, module in params.items()}
+    params = jax.device_get(params["params"])
+    spread = {name: float(np.std(module["kernel"])) for name, module in params.items()}
     want = dict(conv_0=(2 / (9 * 32)) ** 0.5, fc=(49 * 32) ** -0.5, scores=0.01, deltas=0.001)
     assert spread.keys() == want.keys()
     for name, value in want.items():
         assert abs(spread[name] / value - 1) < 0.05, name
-    assert float(jnp.abs(params["fc"]["kernel"]).max()) <= (3 / (49 * 32)) ** 0.5
-    assert not any(jnp.any(module["bias"]) for module in params.values())
+    assert np.abs(params["fc"]["kernel"]).max() <= (3 / (49 * 32)) ** 0.5
+    assert not any(np.any(module["bias"]) for module in params.values())

@@ -10,6 +10,7 @@ import pytest
 from golden.drawn_weights import drawn_variables
 from golden.sam_inputs import as_one_call, pictures, prompts
 
+from segjax.models.build import shapes_of
 from segjax.models.layers import Upscale
 from segjax.models.sam.build import build_sam, init_sam
 from segjax.models.sam.prompt_encoder import Prompts
@@ -35,20 +36,20 @@ def encode(variables, images, sizes):
     return MODEL.apply(variables, images, sizes, method="encode_image")
 
 
+@jax.jit
+def prompt_encoder(variables, prompts):
+    return MODEL.apply(variables, method=lambda module: module.prompt_encoder(prompts, (64, 64), (GRID, GRID)))
+
+
 def counts(shapes):
     return {name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for name, tree in shapes.items()}
-
-
-@functools.cache
-def shapes_of(name):
-    return jax.eval_shape(lambda key: init_sam(build_sam(name), key), jax.random.key(0))
 
 
 @pytest.mark.parametrize(
     "name, encoder", [("sam_vit_b", 89_670_912), ("sam_vit_l", 308_278_272), ("sam_vit_h", 637_026_048)]
 )
 def test_parameter_counts_are_the_published_ones(name, encoder):
-    shapes = shapes_of(name)
+    shapes = shapes_of(build_sam(name))
     expected = {"image_encoder": encoder, "prompt_encoder": 6_220, "mask_decoder": 4_058_340}
     assert counts(shapes["params"]) == expected
     assert counts(shapes["constants"]) == {"prompt_encoder": 2 * 128}
@@ -61,7 +62,7 @@ def test_parameter_counts_are_the_published_ones(name, encoder):
 )
 def test_global_blocks_and_channels_of_a_head_are_the_published_ones(name, everywhere, channels):
     """A block that attends everywhere has a table of 2 * 64 - 1 distances, one in windows of 2 * 14 - 1."""
-    trunk = shapes_of(name)["params"]["image_encoder"]["trunk"]
+    trunk = shapes_of(build_sam(name))["params"]["image_encoder"]["trunk"]
     for number in range(len(trunk)):
         length = 127 if number in everywhere else 27
         for table in ("rel_pos_h", "rel_pos_w"):
@@ -133,9 +134,7 @@ def test_contents_of_empty_slots_count_for_nothing(variables):
 
 
 def test_points_close_with_not_a_point_unless_a_box_follows(variables):
-    encode = lambda prompts: MODEL.apply(
-        variables, method=lambda module: module.prompt_encoder(prompts, (64, 64), (GRID, GRID))
-    )
+    encode = lambda prompts: prompt_encoder(variables, prompts)
     points = dict(points=np.array([[[[3.0, 5]]]]), labels=np.array([[[1]]]))
     box = dict(boxes=np.array([[[1.0, 2, 30, 40]]]))
     not_a_point = variables["params"]["prompt_encoder"]["not_a_point"]
@@ -153,17 +152,18 @@ def test_points_close_with_not_a_point_unless_a_box_follows(variables):
 
 def test_positions_are_of_pixel_centres(variables):
     """A point at pixel 7 of 64 is embedded at 7.5 / 64; the centre of cell 0 of the map is 8 pixels in."""
-    positional = lambda xy: MODEL.apply(variables, xy, method=lambda m, xy: m.prompt_encoder.positional(xy))
+    encoder = lambda module, xy: (module.prompt_encoder.positional(xy), module.prompt_encoder.image_positions((2, 4)))
+    positional = jax.jit(lambda xy: MODEL.apply(variables, xy, method=encoder))
     matrix = np.asarray(variables["constants"]["prompt_encoder"]["gaussian_matrix"], np.float64)
     angles = 2 * np.pi * (2 * np.array([7.5 / 64, 20.5 / 64]) - 1) @ matrix
     expected = np.concatenate([np.sin(angles), np.cos(angles)])
-    np.testing.assert_allclose(positional(jnp.array([7.5 / 64, 20.5 / 64])), expected, atol=1e-4)
-    prompt = Prompts(points=jnp.array([[[[7.0, 20]]]]), labels=jnp.array([[[0]]]))
-    tokens, _, _ = MODEL.apply(variables, method=lambda m: m.prompt_encoder(prompt, (64, 64), (GRID, GRID)))
+    np.testing.assert_allclose(positional(np.array([7.5 / 64, 20.5 / 64]))[0], expected, atol=1e-4)
+    prompt = Prompts(points=np.array([[[[7.0, 20]]]]), labels=np.array([[[0]]]))
+    tokens, _, _ = prompt_encoder(variables, prompt)
     background = variables["params"]["prompt_encoder"]["background"]
     np.testing.assert_allclose(tokens[0, 0, 0], expected + background, atol=1e-4)
-    positions = MODEL.apply(variables, method=lambda m: m.prompt_encoder.image_positions((2, 4)))
-    np.testing.assert_allclose(positions[1, 0], positional(jnp.array([0.125, 0.75])), atol=1e-5)
+    xy, positions = positional(np.array([0.125, 0.75]))
+    np.testing.assert_allclose(positions[1, 0], xy, atol=1e-5)
 
 
 def test_images_do_not_mix_and_padding_is_the_mean_colour(variables):

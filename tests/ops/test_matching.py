@@ -3,13 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.ops.boxes import box_iou
-from segjax.ops.matching import in_crowd, match_boxes
+from segjax.ops import boxes, matching
+from segjax.ops.matching import match_boxes
 
 # detectron2's tests/modeling/test_matcher.py: three objects and four anchors.
 QUALITY = np.array([[0.15, 0.45, 0.2, 0.6], [0.3, 0.65, 0.05, 0.1], [0.05, 0.4, 0.25, 0.4]], np.float32)
 ALL = np.ones(3, bool)
 match = jax.jit(match_boxes, static_argnums=(2, 3, 4))
+in_crowd, box_iou = jax.jit(matching.in_crowd), jax.jit(boxes.box_iou)
 
 
 def plain(iou, valid, low, high, force):

@@ -10,6 +10,8 @@ from PIL import Image
 from segjax.data.crops import CropExample
 from segjax.ops.windows import cubic_weights, resized_windows
 
+resized = jax.jit(resized_windows, static_argnums=2)
+
 
 def photograph(hw):
     """Smooth, with edges."""
@@ -31,7 +33,7 @@ def test_the_device_crops_as_the_host_does(hw):
     examples = [framed(record, np.random.default_rng(seed)) for seed in range(24)]
     image, window = (np.stack([example[name] for example in examples]) for name in ("image", "window"))
     assert image.shape == (24, 48, 65, 3)
-    found = np.asarray(jax.jit(resized_windows, static_argnums=2)(image, window, 32))
+    found = np.asarray(resized(image, window, 32))
     assert found.dtype == np.uint8
     difference = np.abs(found.astype(int) - np.stack(wanted))
     turned = window[:, 2] == 1
@@ -46,11 +48,11 @@ def test_what_lies_around_a_window_has_no_part_in_it():
     frames = np.full((2, 48, 64, 3), 255, np.uint8)
     frames[0, :30, :50] = frames[1, :20, :40] = 7
     windows = np.array([[30, 50, 0, 0], [40, 20, 1, 1]], np.int32)
-    assert (np.asarray(resized_windows(frames, windows, 32)) == 7).all()
+    assert (np.asarray(resized(frames, windows, 32)) == 7).all()
 
 
 def test_weights_of_the_same_size_change_nothing():
-    weights = np.asarray(cubic_weights(np.array([5, 3]), 7, 5))
+    weights = np.asarray(jax.jit(cubic_weights, static_argnums=(1, 2))(np.array([5, 3]), 7, 5))
     np.testing.assert_allclose(weights[0], np.eye(5, 7), atol=1e-6)
     np.testing.assert_allclose(weights[1].sum(-1), 1, rtol=1e-6)
     assert not weights[1][:, 3:].any()

@@ -88,7 +88,8 @@ def test_the_batched_example(torch, theirs, checkpoint):
 
 def test_where_torch_has_no_such_device_tensors_are_on_the_cpu(torch, checkpoint):
     missing = "cuda" if not torch.cuda.is_available() else "cuda:99"
-    batched_example(segment_anything, torch, checkpoint, IMAGES, device=missing)
+    found = batched_example(segment_anything, torch, checkpoint, IMAGES, device=missing)
+    assert {answer.device.type for answer in (*found["boxes"], *found["points"])} == {"cpu"}
 
 
 @pytest.mark.parametrize("overlap", [0.7, 1.0])

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from segjax.prompting.sampling import correction, noisy_box, point_in
+from segjax.prompting import sampling
+from segjax.prompting.sampling import correction, point_in
 
 DRAWS, STRIDE = 6000, 2
+noisy_box = jax.jit(sampling.noisy_box, static_argnums=3)
 
 
 def many(array):
-    return jnp.broadcast_to(jnp.asarray(array), (DRAWS, *np.shape(array)))
+    return np.broadcast_to(array, (DRAWS, *np.shape(array)))
 
 
 def pixel_counts(points, shape):
@@ -93,10 +95,10 @@ def test_a_perfect_prediction_may_be_confirmed_beside_the_object():
 
 
 def test_nothing_to_click_on_is_padding():
-    nothing = jnp.zeros((4, 5), bool)
-    _, label = correction(jax.random.key(0), nothing, nothing, jnp.asarray(CONTENT), STRIDE)
+    nothing = np.zeros((4, 5), bool)
+    _, label = click(jax.random.key(0), nothing, nothing, CONTENT, STRIDE, 0.0)
     assert label == -1
-    _, label = correction(jax.random.key(0), jnp.asarray(~CONTENT), nothing, jnp.asarray(CONTENT), STRIDE)
+    _, label = click(jax.random.key(0), ~CONTENT, nothing, CONTENT, STRIDE, 0.0)
     assert label == -1  # an error on padding alone is none
 
 
@@ -143,4 +145,4 @@ def test_boxes_stay_inside_the_picture():
 def test_no_noise_and_unknown_noise():
     assert (moved([1, 2, 30, 40], "none") == 0).all()
     with pytest.raises(ValueError, match="'gaussian'.*normal, uniform, none"):
-        noisy_box(jax.random.key(0), jnp.zeros(4), jnp.ones(2), "gaussian")
+        noisy_box(jax.random.key(0), np.zeros(4), np.ones(2), "gaussian")

@@ -77,24 +77,28 @@ def test_clicks_stay_in_a_picture_that_ends_within_a_cell():
     """13 of 16 columns are picture: the seventh cell of two pixels is half padding."""
     truth = np.ones((1, 2000, LOSS_SIDE, LOSS_SIDE), bool)
     truth[..., 7:] = False
-    said = jnp.zeros((1, 2000, SIDE, SIDE)) - 1
+    said = np.full((1, 2000, SIDE, SIDE), -1, np.float32)
     play = simulator(size=(CANVAS, 13), truth=truth)
-    session = play.first_prompt(jax.random.key(1), (SIDE, SIDE))
-    assert float(session.points[..., 0].max()) == 12
-    session = play.prompted(jax.random.key(2), session.replace(low_res=said), 1, jnp.zeros((1, 2000), bool))
-    assert float(session.points[:, :, 1, 0].max()) == 12
-    assert (np.asarray(session.labels[:, :, 1]) == 1).all()
+
+    @jax.jit
+    def two_rounds(first_key, key):
+        session = play.first_prompt(first_key, (SIDE, SIDE))
+        return session, play.prompted(key, session.replace(low_res=said), 1, jnp.zeros((1, 2000), bool))
+
+    first, second = jax.device_get(two_rounds(jax.random.key(1), jax.random.key(2)))
+    assert first.points[..., 0].max() == second.points[:, :, 1, 0].max() == 12
+    assert (second.labels[:, :, 1] == 1).all()
 
 
 def test_an_object_that_is_not_there_gets_no_point():
     truth = np.zeros((1, 50, LOSS_SIDE, LOSS_SIDE), bool)
-    session = simulator(truth=truth).first_prompt(jax.random.key(0), (SIDE, SIDE))
-    assert (session.labels == -1).all()
+    session = jax.jit(lambda key: simulator(truth=truth).first_prompt(key, (SIDE, SIDE)))(jax.random.key(0))
+    assert (np.asarray(session.labels) == -1).all()
 
 
 def test_one_empty_round_at_a_random_place_and_one_last():
     """Eleven rounds: a first prompt, eight clicks, an empty round uniformly among rounds 2 .. 10, and an empty last."""
-    empty = np.asarray(simulator(prompts=4000).empty_rounds(jax.random.key(0)))[0]
+    empty = np.asarray(jax.jit(simulator(prompts=4000).empty_rounds)(jax.random.key(0)))[0]
     assert empty.shape == (4000, 11)
     assert (empty.sum(1) == 2).all() and not empty[:, 0].any() and empty[:, -1].all()
     assert scipy.stats.chisquare(empty[:, 1:10].sum(0)).pvalue > 0.001
@@ -110,7 +114,7 @@ def test_one_empty_round_at_a_random_place_and_one_last():
     ],
 )
 def test_empty_rounds_by_option(options, places, each):
-    empty = np.asarray(simulator(rounds=Rounds(**options), prompts=500).empty_rounds(jax.random.key(0)))[0]
+    empty = np.asarray(jax.jit(simulator(rounds=Rounds(**options), prompts=500).empty_rounds)(jax.random.key(0)))[0]
     assert (empty.sum(1) == each).all()
     assert np.flatnonzero(empty.any(0)).tolist() == list(places)
 
@@ -227,8 +231,9 @@ def test_sam2_boxes_get_a_single_mask():
     np.testing.assert_array_equal(asked.low_res[0], np.asarray(logits)[0, np.arange(12), trusted])
     assert [scored.shape[2] for scored, _ in watched.scored] == [3, 1, 1]
 
+    loss = jax.jit(PromptableLoss())
     truth = simulator(prompts=12).truth
-    three, single = (PromptableLoss()(logits, iou, truth)["loss"] for logits, iou in watched.scored[:2])
+    three, single = (np.asarray(loss(logits, iou, truth)["loss"]) for logits, iou in watched.scored[:2])
     np.testing.assert_allclose(first["loss"], np.where(has_box, single, three), rtol=1e-5)
 
 
@@ -262,16 +267,16 @@ CONTEXT = dict(
 FIVE = Rounds(count=5)
 
 
+def total(context, sampled_round, rounds):
+    play = simulator(toy_decode, rounds)
+    first, later = play.play(jax.random.key(9), context, (SIDE, SIDE), sampled_round)
+    return (first["loss"] + later["loss"]).sum()
+
+
 @functools.cache
 def played(rounds):
     """Jitted (context, sampled round) -> loss and gradient."""
-
-    def total(context, sampled_round):
-        play = simulator(toy_decode, rounds)
-        first, later = play.play(jax.random.key(9), context, (SIDE, SIDE), sampled_round)
-        return (first["loss"] + later["loss"]).sum()
-
-    return jax.jit(jax.value_and_grad(total))
+    return jax.jit(jax.value_and_grad(functools.partial(total, rounds=rounds)))
 
 
 @pytest.fixture(scope="module")
@@ -339,8 +344,9 @@ def test_sampled_rounds_are_drawn_uniformly():
 
 
 def test_corrections_are_weighted_and_a_single_round_is_the_first(full):
-    first = played(Rounds(count=1, empty_random=False, empty_last=False))(CONTEXT, None)[0]
-    half = played(dataclasses.replace(FIVE, correction_weight=0.5))(CONTEXT, None)[0]
+    loss = jax.jit(total, static_argnums=(1, 2))
+    first = loss(CONTEXT, None, Rounds(count=1, empty_random=False, empty_last=False))
+    half = loss(CONTEXT, None, dataclasses.replace(FIVE, correction_weight=0.5))
     np.testing.assert_allclose(half, first + 0.5 * (full[0] - first), rtol=1e-5)
     assert full[0] > first
 

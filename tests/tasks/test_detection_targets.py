@@ -5,9 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.ops.boxes import decode_boxes
-from segjax.tasks.detection_targets import BOX_WEIGHTS, anchor_targets, region_targets
+from segjax.ops import boxes
+from segjax.tasks import detection_targets
+from segjax.tasks.detection_targets import BOX_WEIGHTS
 
+# Compiled whole: operations one by one would be hundreds of programs.
+anchor_targets = jax.jit(detection_targets.anchor_targets, static_argnames="samples")
+region_targets = jax.jit(detection_targets.region_targets, static_argnames="samples")
+decode_boxes = jax.jit(boxes.decode_boxes, static_argnums=2)
 KEY = jax.random.key(0)
 OBJECT, OTHER, CROWD = [0.0, 0.0, 10.0, 10.0], [40.0, 40.0, 60.0, 60.0], [70.0, 70.0, 100.0, 100.0]
 
@@ -19,19 +24,18 @@ def truth(*boxes, categories=None, crowd=(), places=4):
     numbers = np.zeros(places, np.int32)
     numbers[: len(boxes)] = range(len(boxes)) if categories is None else categories
     number = np.arange(places)
-    made = dict(boxes=padded, categories=numbers, valid=number < len(boxes), crowd=np.isin(number, crowd))
-    return jax.tree.map(jnp.asarray, made)
+    return dict(boxes=padded, categories=numbers, valid=number < len(boxes), crowd=np.isin(number, crowd))
 
 
 def drawn(targets):
     """Indices or boxes that are trained on, as (positives, negatives)."""
-    valid, positive = np.asarray(targets.valid), np.asarray(targets.positive)
-    index = np.asarray(targets.index)
-    return sorted(index[valid & positive]), sorted(index[valid & ~positive])
+    targets = jax.device_get(targets)
+    of = lambda chosen: sorted(targets.index[targets.valid & chosen])
+    return of(targets.positive), of(~targets.positive)
 
 
 def test_anchors_are_objects_background_or_neither():
-    anchors = jnp.array([OBJECT, [0.0, 0.0, 10.0, 16.0], [0.0, 5.0, 10.0, 25.0], [30.0, 30.0, 35.0, 35.0]])
+    anchors = np.float32([OBJECT, [0.0, 0.0, 10.0, 16.0], [0.0, 5.0, 10.0, 25.0], [30.0, 30.0, 35.0, 35.0]])
     found = anchor_targets(KEY, anchors, truth(OBJECT), samples=8)
     # IoUs 1, .625 (neither), 50 / 250 and 0.
     assert drawn(found) == ([0], [2, 3])
@@ -39,7 +43,7 @@ def test_anchors_are_objects_background_or_neither():
 
 
 def test_an_object_that_no_anchor_fits_takes_its_best_one():
-    anchors = jnp.array([OBJECT, [40.0, 40.0, 50.0, 50.0], [45.0, 45.0, 46.0, 46.0]])
+    anchors = np.float32([OBJECT, [40.0, 40.0, 50.0, 50.0], [45.0, 45.0, 46.0, 46.0]])
     found = anchor_targets(KEY, anchors, truth(OBJECT, OTHER), samples=8)
     assert drawn(found) == ([0, 1], [2])
     row = int(np.flatnonzero(np.asarray(found.index) == 1)[0])
@@ -47,41 +51,43 @@ def test_an_object_that_no_anchor_fits_takes_its_best_one():
 
 
 def test_a_crowd_is_neither_object_nor_background():
-    anchors = jnp.array([CROWD, [72.0, 72.0, 90.0, 90.0], [0.0, 0.0, 5.0, 5.0]])
+    anchors = np.float32([CROWD, [72.0, 72.0, 90.0, 90.0], [0.0, 0.0, 5.0, 5.0]])
     found = anchor_targets(KEY, anchors, truth(OBJECT, CROWD, crowd=(1,)), samples=8)
     assert drawn(found) == ([2], []), "the last anchor is the object's best, however poor"
 
 
 @pytest.mark.parametrize("make", [anchor_targets, region_targets])
 def test_a_picture_without_objects_has_background_alone(make):
-    boxes = jnp.array([OBJECT, OTHER])
-    options = dict(samples=4) if make is anchor_targets else dict(found=jnp.array([True, False]), samples=4)
+    boxes = np.float32([OBJECT, OTHER])
+    options = dict(samples=4) if make is anchor_targets else dict(found=np.array([True, False]), samples=4)
     found = make(KEY, boxes, truth=truth(), **options)
     negatives = 2 if make is anchor_targets else 1
-    assert int(found.valid.sum()) == negatives and np.all(np.isfinite(found.deltas))
+    found = jax.device_get(found)
+    assert found.valid.sum() == negatives and np.isfinite(found.deltas).all()
     assert not np.any(found.positive if make is anchor_targets else found.labels)
 
 
 def test_regions_are_proposals_and_the_objects_themselves():
-    proposals = jnp.array([[0.0, 0.0, 10.0, 12.0], [0.0, 0.0, 10.0, 25.0], [40.0, 40.0, 60.0, 60.0]])
-    there = jnp.array([True, True, False])
+    proposals = np.float32([[0.0, 0.0, 10.0, 12.0], [0.0, 0.0, 10.0, 25.0], [40.0, 40.0, 60.0, 60.0]])
+    there = np.array([True, True, False])
     found = region_targets(KEY, proposals, there, truth(OBJECT, OTHER, categories=[4, 2]), samples=16)
-    rows = zip(np.asarray(found.boxes), found.labels, found.valid, strict=True)
+    found = jax.device_get(found)
+    rows = zip(found.boxes, found.labels, found.valid, strict=True)
     rows = {tuple(box): int(label) for box, label, valid in rows if valid}
     # The third proposal is padding, but the second object's own box is the same; the second's IoU is .4.
     assert rows == {tuple(OBJECT): 5, tuple(OTHER): 3, (0, 0, 10, 12): 5, (0, 0, 10, 25): 0}
-    labels = np.asarray(found.labels)
-    assert (labels[:3] > 0).all() and not labels[3:].any(), "those that show an object come first"
+    assert (found.labels[:3] > 0).all() and not found.labels[3:].any(), "those that show an object come first"
     for row in range(3):
         decoded = decode_boxes(found.deltas[row], found.boxes[row], BOX_WEIGHTS)
         np.testing.assert_allclose(decoded, [OBJECT, OTHER][int(found.matched[row])], atol=1e-4)
 
 
 def test_a_quarter_of_the_regions_at_most_show_objects_and_crowds_none():
-    proposals = jnp.tile(jnp.array([OBJECT, [30.0, 0.0, 40.0, 10.0], CROWD]), (20, 1))
-    found = region_targets(KEY, proposals, jnp.ones(60, bool), truth(OBJECT, CROWD, crowd=(1,)), samples=16)
-    assert int((found.labels > 0).sum()) == 4 and int(found.valid.sum()) == 16
-    assert not np.any(np.all(np.asarray(found.boxes) == CROWD, axis=1) & np.asarray(found.valid))
+    proposals = np.tile(np.float32([OBJECT, [30.0, 0.0, 40.0, 10.0], CROWD]), (20, 1))
+    found = region_targets(KEY, proposals, np.ones(60, bool), truth(OBJECT, CROWD, crowd=(1,)), samples=16)
+    found = jax.device_get(found)
+    assert (found.labels > 0).sum() == 4 and found.valid.sum() == 16
+    assert not np.any(np.all(found.boxes == CROWD, axis=1) & found.valid)
 
 
 def test_nothing_flows_back_into_proposals():
@@ -89,4 +95,4 @@ def test_nothing_flows_back_into_proposals():
         found = region_targets(KEY, proposals, jnp.ones(2, bool), truth(OBJECT), samples=4)
         return jnp.sum(found.boxes) + jnp.sum(found.deltas)
 
-    np.testing.assert_array_equal(jax.grad(total)(jnp.array([OBJECT, OTHER])), 0)
+    np.testing.assert_array_equal(jax.jit(jax.grad(total))(np.float32([OBJECT, OTHER])), 0)

@@ -8,6 +8,7 @@ from golden.drawn_weights import drawn_variables
 from golden.mae_inputs import inputs
 from jax.sharding import AxisType
 
+from segjax.models.build import shapes_of
 from segjax.models.mae import build_mae, init_mae
 from segjax.models.sam.build import build_sam, init_sam
 from segjax.models.vit import PatchEmbed, ViT
@@ -30,10 +31,6 @@ GLOBAL = dict(window=0, global_blocks=())
 @pytest.fixture(scope="module")
 def mae_variables():
     return drawn_variables(MAE, init_mae)
-
-
-def shapes_of(model):
-    return jax.eval_shape(lambda: init_sam(model, jax.random.key(0)))
 
 
 def task_of(**model):
@@ -71,10 +68,15 @@ def test_on_the_same_grid_without_windows_sam_s_trunk_computes_what_mae_s_does(f
     found = state["intermediates"]["image_encoder"]["trunk"]["__call__"][0]
 
     params = mae_variables["params"]["encoder"]
-    x = PatchEmbed(MAE.width, MAE.patch).apply({"params": params["patch_embed"]}, normalise(jnp.asarray(images)))
-    x = (x + sincos_positions(MAE.grid, MAE.width)).reshape(2, 16, MAE.width)
-    want = ViT(depth=MAE.depth, heads=MAE.heads).apply({"params": params["trunk"]}, x)
-    np.testing.assert_allclose(found.reshape(want.shape), want, atol=1e-5 * float(jnp.abs(want).max()))
+
+    @jax.jit
+    def by_hand(params, images):
+        x = PatchEmbed(MAE.width, MAE.patch).apply({"params": params["patch_embed"]}, normalise(images))
+        x = (x + sincos_positions(MAE.grid, MAE.width)).reshape(2, 16, MAE.width)
+        return ViT(depth=MAE.depth, heads=MAE.heads).apply({"params": params["trunk"]}, x)
+
+    want = np.asarray(by_hand(params, images))
+    np.testing.assert_allclose(found.reshape(want.shape), want, atol=1e-5 * np.abs(want).max())
 
 
 def test_positions_come_to_any_grid_and_relative_ones_are_zero(files, mae_variables):

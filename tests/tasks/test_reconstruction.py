@@ -9,7 +9,7 @@ from golden.sam_inputs import pictures
 from jax.sharding import AxisType
 
 from segjax.models.mae import init_mae
-from segjax.tasks import completed, make_task, reconstruction
+from segjax.tasks import completed, make_task
 from segjax.tasks.reconstruction_config import reconstruction_config
 from segjax.training.sharding import BATCH_AXES, make_mesh
 
@@ -95,11 +95,10 @@ def test_devices_resize_what_the_host_would_have(monkeypatch):
     framed = make_task(changed)
     host, device = (next(task.batches("train", batch_size=4, seed=3)) for task in (make_task(config()), framed))
     assert device["image"].shape == (4, 64, 86, 3)
-    seen = []
-    monkeypatch.setattr(framed, "_scored", lambda _, batch, *__: seen.append(batch["image"]) or (0, 1, None))
-    framed.loss({}, device, jax.random.key(0), True)
-    difference = np.abs(np.asarray(seen[0], int) - host["image"])
-    assert seen[0].dtype == np.uint8 and difference.mean() < 0.1 and np.percentile(difference, 99) <= 1
+    monkeypatch.setattr(framed, "_scored", lambda _, batch, *__: (batch["image"], 1, None))
+    seen, *_ = jax.jit(lambda batch: framed.loss({}, batch, jax.random.key(0), True))(device)
+    difference = np.abs(np.asarray(seen, int) - host["image"])
+    assert seen.dtype == np.uint8 and difference.mean() < 0.1 and np.percentile(difference, 99) <= 1
 
 
 def test_records_that_cannot_be_read_are_named_in_the_run_s_folder(tmp_path, monkeypatch):
@@ -108,8 +107,9 @@ def test_records_that_cannot_be_read_are_named_in_the_run_s_folder(tmp_path, mon
             return super().__getitem__(index) | ({"image": b"cut"} if index == 1 else {})
 
     records = Cut({"image": np.zeros((9, 9, 3), np.uint8), "image_id": f"n{i}"} for i in range(4))
-    monkeypatch.setattr(reconstruction, "records_of", lambda *_, **__: records)
-    batch = next(make_task(config()).batches("train", batch_size=4, workdir=tmp_path))
+    task = make_task(config())
+    monkeypatch.setattr(task, "source", lambda split: records)
+    batch = next(task.batches("train", batch_size=4, workdir=tmp_path))
     assert batch["weight"].sum() == 3
     (file,) = (tmp_path / "broken").iterdir()
     assert '"position": 1, "image_id": "n1", "reason": "ImageError' in file.read_text()

@@ -1,5 +1,6 @@
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
@@ -8,9 +9,25 @@ import pytest
 from segjax.training.defaults import base_config
 from segjax.training.optimizer import decay_mask, from_config, layer_scales, make_optimizer, make_schedule
 
+full = functools.partial(np.full, dtype=np.float32)
+
 
 def rates(steps, **options):
-    return np.array([make_schedule(2.0, 100, **options)(s) for s in steps])
+    return np.asarray(jax.jit(jax.vmap(make_schedule(2.0, 100, **options)))(np.array(steps)))
+
+
+def updates_of(optimizer, params, *gradients):
+    """The updates of a step for each of the gradients, and the state after them: one program."""
+
+    @jax.jit
+    def run(params, gradients):
+        state, updates = optimizer.init(params), []
+        for gradient in gradients:
+            update, state = optimizer.update(gradient, state, params)
+            updates.append(update)
+        return *updates, state
+
+    return jax.device_get(run(params, gradients))
 
 
 def test_warmup_is_linear_from_zero_in_every_schedule():
@@ -122,10 +139,10 @@ def test_a_trunk_that_is_not_there_is_an_error_that_lists_the_modules():
 
 
 def test_first_update_is_adam_plus_decoupled_decay_times_rate_and_layer():
-    params = {"image_encoder": {"block_0": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full(2, 3.0)}}}
-    grads = jax.tree.map(lambda p: jnp.full_like(p, 7.0), params)
+    params = {"image_encoder": {"block_0": {"kernel": full((2, 2), 3.0), "bias": full(2, 3.0)}}}
+    grads = jax.tree.map(lambda p: np.full_like(p, 7.0), params)
     optimizer = make_optimizer(make_schedule(0.1, 10, schedule="constant"), weight_decay=0.2, layer_decay=0.5)
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    updates, _ = updates_of(optimizer, params, grads)
     block = updates["image_encoder"]["block_0"]
     # Adam's first step has size 1 whatever the gradient; the layer's factor is 0.5 ** 1.
     np.testing.assert_allclose(block["kernel"], -0.1 * 0.5 * (1.0 + 0.2 * 3.0), rtol=1e-5)
@@ -135,14 +152,14 @@ def test_first_update_is_adam_plus_decoupled_decay_times_rate_and_layer():
 def test_muon_takes_steps_along_the_orthogonal_factor_of_matrices_and_is_adam_elsewhere():
     """A first step is U V^T of the gradient, of AdamW's size; Newton-Schulz gives singular values of .7 to 1.2."""
     rng = np.random.default_rng(0)
-    params = {"mlp": {"kernel": jnp.zeros((16, 64)), "bias": jnp.zeros(64)}, "pos_embed": jnp.zeros((16, 64))}
-    params["head"] = {"kernel": jnp.zeros((64, 4))}
-    grads = jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape), jnp.float32), params)
+    params = {"mlp": {"kernel": full((16, 64), 0), "bias": full(64, 0)}, "pos_embed": full((16, 64), 0)}
+    params["head"] = {"kernel": full((64, 4), 0)}
+    grads = jax.tree.map(lambda p: rng.standard_normal(p.shape).astype(np.float32), params)
     constant = make_schedule(0.1, 10, schedule="constant")
     muon = make_optimizer(constant, name="muon")
     adam = optax.chain(optax.scale_by_adam(nesterov=True), optax.scale(-0.1))  # what optax's Muon has for the rest
-    got, _ = muon.update(grads, muon.init(params), params)
-    want, _ = adam.update(grads, adam.init(params), params)
+    got, _ = updates_of(muon, params, grads)
+    want, _ = updates_of(adam, params, grads)
     for name in ("pos_embed", "head"):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got[name], want[name])
     np.testing.assert_allclose(got["mlp"]["bias"], want["mlp"]["bias"], rtol=1e-5)
@@ -154,12 +171,12 @@ def test_muon_takes_steps_along_the_orthogonal_factor_of_matrices_and_is_adam_el
 
 def test_muon_takes_kernels_of_convolutions_as_matrices_where_asked():
     rng = np.random.default_rng(0)
-    params = {"conv": {"kernel": jnp.zeros((3, 3, 16, 20))}, "stem": {"kernel": jnp.zeros((7, 7, 3, 64))}}
-    grads = jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape), jnp.float32), params)
+    params = {"conv": {"kernel": full((3, 3, 16, 20), 0)}, "stem": {"kernel": full((7, 7, 3, 64), 0)}}
+    grads = jax.tree.map(lambda p: rng.standard_normal(p.shape).astype(np.float32), params)
     updates = {}
     for asked in (False, True):
         muon = make_optimizer(make_schedule(0.1, 10, schedule="constant"), name="muon", muon_convolutions=asked)
-        updates[asked], _ = muon.update(grads, muon.init(params), params)
+        updates[asked], _ = updates_of(muon, params, grads)
     np.testing.assert_allclose(updates[True]["stem"]["kernel"], updates[False]["stem"]["kernel"], rtol=1e-5)
     values = lambda tree: np.linalg.svd(np.asarray(tree["conv"]["kernel"]).reshape(144, 20), compute_uv=False)
     scale = 0.1 * 0.2 * 144**0.5
@@ -182,13 +199,11 @@ def test_a_step_of_a_matrix_is_that_of_optax():
 
 def test_lars_scales_matrices_to_a_thousandth_of_their_norm_and_leaves_vectors_alone():
     """Closed form of two steps: momentum .9, decay inside the trust ratio, the rate behind the momentum."""
-    params = {"kernel": jnp.full((4, 4), 2.0), "bias": jnp.full(4, 2.0)}
-    grads = {"kernel": jnp.full((4, 4), 0.5), "bias": jnp.full(4, 0.5)}
+    params = {"kernel": full((4, 4), 2.0), "bias": full(4, 2.0)}
+    grads = {"kernel": full((4, 4), 0.5), "bias": full(4, 0.5)}
     rate = make_schedule(0.1, 10, warmup_steps=1, schedule="constant")  # 0 in the first step, .1 in the second
     optimizer = make_optimizer(rate, name="lars", b1=0.9, weight_decay=0.25)
-    state = optimizer.init(params)
-    first, state = optimizer.update(grads, state, params)
-    second, _ = optimizer.update(grads, state, params)
+    first, second, _ = updates_of(optimizer, params, grads, grads)
     assert not np.any(first["kernel"])
     # The gradient with decay is all 1; its norm is 4, the parameters' 8: 1e-3 * 8 / 4 each, and .9 of the first.
     np.testing.assert_allclose(second["kernel"], -0.1 * 1.9 * 2e-3, rtol=1e-5)
@@ -197,19 +212,17 @@ def test_lars_scales_matrices_to_a_thousandth_of_their_norm_and_leaves_vectors_a
 
 def test_sgd_is_momentum_on_gradients_with_decay():
     """Two steps of torch.optim.SGD by hand: v = .9 v + g + .25 p, p -= .1 v."""
-    params = {"kernel": jnp.full((4, 4), 2.0), "bias": jnp.full(4, 2.0)}
-    grads = {"kernel": jnp.full((4, 4), 0.5), "bias": jnp.full(4, 0.5)}
+    params = {"kernel": full((4, 4), 2.0), "bias": full(4, 2.0)}
+    grads = {"kernel": full((4, 4), 0.5), "bias": full(4, 0.5)}
     optimizer = make_optimizer(lambda step: 0.1, name="sgd", b1=0.9, weight_decay=0.25)
-    state = optimizer.init(params)
-    first, state = optimizer.update(grads, state, params)
-    second, _ = optimizer.update(grads, state, params)
+    first, second, _ = updates_of(optimizer, params, grads, grads)
     np.testing.assert_allclose(first["kernel"], -0.1, rtol=1e-6)
     np.testing.assert_allclose(second["kernel"], -0.1 * 1.9, rtol=1e-6)
     np.testing.assert_allclose(second["bias"], -0.1 * 1.9 * 0.5, rtol=1e-6)  # vectors do not decay
 
 
 def test_layers_are_found_below_an_optional_module_of_the_trunk():
-    leaf = {"kernel": jnp.ones((2, 2))}
+    leaf = {"kernel": np.ones((2, 2))}
     params = {"image_encoder": {"patch_embed": leaf, "trunk": {"block_0": leaf, "block_1": leaf}}, "head": leaf}
     scales = layer_scales(params, 0.5, "image_encoder(/trunk)?")
     assert [scales["image_encoder"]["trunk"][f"block_{i}"]["kernel"] for i in (0, 1)] == [0.25, 0.5]
@@ -217,9 +230,9 @@ def test_layers_are_found_below_an_optional_module_of_the_trunk():
 
 
 def test_clipping_bounds_the_gradient_that_adam_sees():
-    params = {"w": jnp.zeros(4)}
+    params = {"w": full(4, 0)}
     optimizer = make_optimizer(make_schedule(0.1, 10), clip_norm=1.0)
-    _, state = optimizer.update({"w": jnp.full(4, 100.0)}, optimizer.init(params), params)
+    _, state = updates_of(optimizer, params, {"w": full(4, 100.0)})
     np.testing.assert_allclose(state[1].mu["w"], 0.1 * 0.5, rtol=1e-5)  # (1 - b1) * 1 / sqrt(4)
 
 
@@ -228,9 +241,10 @@ def test_the_settings_of_a_config_reach_the_schedule_and_the_optimizer():
     config.total_steps = 100
     config.optimizer.update(peak_lr=2.0, schedule="constant", cooldown_steps=40, weight_decay=0.2)
     schedule, optimizer = from_config(config)
-    np.testing.assert_allclose([schedule(0), schedule(60), schedule(80), schedule(100)], [2.0, 2.0, 1.0, 0.0])
-    params = {"w": jnp.full((2, 2), 3.0)}
-    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    found = jax.jit(jax.vmap(schedule))(np.array([0, 60, 80, 100]))
+    np.testing.assert_allclose(found, [2.0, 2.0, 1.0, 0.0])
+    params = {"w": full((2, 2), 3.0)}
+    updates, _ = updates_of(optimizer, params, {"w": full((2, 2), 0)})
     np.testing.assert_allclose(updates["w"], -2.0 * 0.2 * 3.0, rtol=1e-6)  # decay alone
 
 

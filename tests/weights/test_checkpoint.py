@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from written_run import debug_variables, write_run
 
-from segjax.models.sam.build import build_sam, init_sam
+from segjax.models.build import shapes_of
+from segjax.models.sam.build import build_sam
 from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
 from segjax.weights.safetensors import read_arrays
 from segjax.weights.tree import CheckpointError
@@ -55,6 +56,6 @@ def test_variables_come_in_the_type_of_the_model_and_are_copies(tmp_path):
 
 def test_weights_for_another_canvas_say_how_to_mend_it(tmp_path):
     write_checkpoint(tmp_path / "x.pth", debug_variables(), metadata={})
-    larger = jax.eval_shape(lambda: init_sam(build_sam("sam_debug", canvas=96), jax.random.key(0)))
+    larger = shapes_of(build_sam("sam_debug", canvas=96))
     with pytest.raises(CheckpointError, match="3 misshapen: .*for another canvas: `segjax convert SRC DST --canvas"):
         read_checkpoint(tmp_path / "x.pth").variables(larger)

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from segjax.models.sam.build import build_sam, init_sam
+from segjax.models.build import shapes_of
+from segjax.models.sam.build import build_sam
 from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
 from segjax.weights.names import HUGGINGFACE, OFFICIAL
 from segjax.weights.sam_table import SAM
@@ -46,7 +47,7 @@ def test_every_array_comes_back_to_the_byte(name, file, manifest, folder, real_d
     """Ours -> state dict -> file -> the same state dict -> ours."""
     published = json.loads((real_data("reference_manifests") / f"{manifest}.json").read_text())
     family = OFFICIAL if pathlib.Path(file).suffix == ".pth" else HUGGINGFACE
-    expected = jax.eval_shape(lambda: init_sam(build_sam(name), jax.random.key(0)))
+    expected = shapes_of(build_sam(name))
     rng = np.random.default_rng(0)
     ours = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32) - np.float32(0.5), expected)
 

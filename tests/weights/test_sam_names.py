@@ -6,7 +6,8 @@ import pytest
 from conftest import real_data_root
 from written_run import debug_variables
 
-from segjax.models.sam.build import build_sam, init_sam
+from segjax.models.build import shapes_of
+from segjax.models.sam.build import build_sam
 from segjax.weights.names import HUGGINGFACE, OFFICIAL
 from segjax.weights.sam_table import SAM
 from segjax.weights.state_dict import state_of
@@ -16,14 +17,13 @@ MATRIX = "shared_image_embedding.positional_embedding"
 COPY = "prompt_encoder.shared_embedding.positional_embedding"
 
 
-def shapes_of(name, **options):
-    model = build_sam(name, **options)
-    return jax.eval_shape(lambda: init_sam(model, jax.random.key(0)))
+def sam_shapes(name, **options):
+    return shapes_of(build_sam(name, **options))
 
 
 def drawn(name="sam_debug", **options):
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: rng.standard_normal(s.shape).astype(np.float32), shapes_of(name, **options))
+    return jax.tree.map(lambda s: rng.standard_normal(s.shape).astype(np.float32), sam_shapes(name, **options))
 
 
 def assert_same(found, want):
@@ -49,7 +49,7 @@ def test_every_array_of_a_published_file_has_one_place_and_its_shape(name, famil
     if not path.is_file():
         pytest.skip(f"no {path}; set SEGJAX_DATA to the folder that holds reference_manifests")
     published = {key: tuple(shape) for key, (shape, _) in json.loads(path.read_text()).items()}
-    expected = shapes_of(name)
+    expected = sam_shapes(name)
     assert len(published) == entries and SAM.published_shapes(expected, family) == published
     # and the other way round: arrays of those shapes (of one element in memory) become ours
     state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in published.items()}

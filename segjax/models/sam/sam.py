@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from segjax.models.sam.image_encoder import ImageEncoder
 from segjax.models.sam.mask_decoder import MaskDecoder
 from segjax.models.sam.prompt_encoder import PromptEncoder, Prompts
+from segjax.models.vit import check_canvas
 from segjax.ops.masks import content_mask
 from segjax.ops.pixels import normalise
 
@@ -52,8 +53,7 @@ class Sam(nn.Module):
 
     def setup(self) -> None:
         """The three parts. Raises ValueError for a canvas that the patch does not divide."""
-        if self.canvas % self.patch:
-            raise ValueError(f"canvas {self.canvas} is not a multiple of the patch {self.patch}")
+        check_canvas(self.canvas, self.patch)
         grid = (self.canvas // self.patch,) * 2
         trunk = dict(depth=self.depth, heads=self.heads, window=self.window, global_blocks=self.global_blocks)
         trunk |= dict(grid=grid if self.rel_pos else None, drop_path=self.drop_path)

@@ -1,0 +1,87 @@
+"""What tasks have in common that make their examples of records: a model by name, settings, batches."""
+
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import ml_collections
+import numpy as np
+
+from segjax.models.build import init_model, shapes_of
+from segjax.models.sizes import attributes
+from segjax.tasks.records import batch_shapes, load, measured_batches, records_of
+from segjax.training.defaults import with_defaults
+from segjax.weights.tree import check_variables
+
+
+class RecordTask:
+    """A task says which settings and models it has, what an example is, its loss and how it is measured."""
+
+    defaults: Callable[[], ml_collections.ConfigDict]  # its settings; of the model's, the name is enough
+    build: Callable[..., nn.Module]  # a model of its kind by name, see `models.build.Kind`
+    example: Callable[..., Callable]  # with `train`: what is made of a record, see `make_loader`
+
+    def __init__(self, config: ml_collections.ConfigDict):
+        options = config.model.to_dict()
+        self.model = self.build(options.pop("name"), **options)
+        self.data = config.data.to_dict()
+        self.eval = config.eval.to_dict()
+
+    @classmethod
+    def completed(cls, settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+        """A new config with every setting: those given, perhaps by an older version, and the defaults of the others.
+
+        The model's attributes are spelt out, which `defaults` leaves to its name.
+
+        Raises:
+          ValueError: unknown model, or a setting of another type than its default.
+        """
+        defaults = cls.defaults()
+        name = settings.get("model", {}).get("name", defaults.model.name)
+        defaults.model = ml_collections.ConfigDict({"name": name, **attributes(cls.build(name))})
+        return with_defaults(settings, defaults)
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        """Fresh variables."""
+        return init_model(self.model, key)
+
+    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a training batch; reads no data."""
+        return batch_shapes(self.example(train=True), batch_size)
+
+    def batches(
+        self,
+        split: str,
+        *,
+        batch_size: int,
+        start: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+        seed: int = 0,
+        workdir: pathlib.Path | None = None,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of examples: "train" endless, shuffled and drawn at random, "eval" once. Raises what `source` does.
+
+        Args:
+          workdir: the run's folder, see `load`.
+        """
+        train = split == "train"
+        place = dict(process_index=process_index, process_count=process_count, workdir=workdir)
+        place |= dict(batch_size=batch_size, start=start, seed=seed)
+        return load(self.source(split), self.example(train=train), self.data, train=train, **place)
+
+    def source(self, split: str) -> Sequence:
+        """The records of "train" or "eval". A task that wants others, or not any, says so here."""
+        return records_of(self.data, split, limit=self.eval["limit"])
+
+    def measured_batches(
+        self, variables: Mapping[str, Any], mesh: jax.sharding.Mesh
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """This process's batches to measure variables on, see `records.measured_batches`.
+
+        Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them.
+        """
+        check_variables(shapes_of(self.model), variables, source="what is to be measured")
+        return measured_batches(self.batches, self.eval["batch_size"], mesh)
