@@ -1,7 +1,6 @@
 """Detection: pictures with objects, Mask R-CNN, and its losses, bound together for the loop."""
 
-import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,45 +13,35 @@ from segjax.data.placed import left_right_pairs
 from segjax.data.repeats import RepeatRare
 from segjax.data.splits import classes_of
 from segjax.inference.found import detected
-from segjax.models.detection.build import build_mask_rcnn, init_mask_rcnn
+from segjax.models.detection.build import build_mask_rcnn
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.models.detection.operations import detector_multiply_adds
 from segjax.models.operations import TRAINING
-from segjax.tasks.detection_config import completed
+from segjax.tasks.detection_config import detection_config
 from segjax.tasks.detection_evaluation import Measurement
 from segjax.tasks.detection_terms import Samples, loss_terms
 from segjax.tasks.pretrained import detector_from
-from segjax.tasks.records import batch_shapes, load, measured_batches, records_of
+from segjax.tasks.record_task import RecordTask
 from segjax.training.sharding import place_batch, to_host
-from segjax.weights.tree import check_variables
 
 
-class Detection:
+class Detection(RecordTask):
     """The task of `config` (see `detection_config`): all that the loop asks for."""
+
+    defaults = staticmethod(detection_config)
+    build = staticmethod(build_mask_rcnn)
+    model: MaskRcnn
 
     def __init__(self, config: ml_collections.ConfigDict):
         """Raises ValueError for samples of which none may show an object."""
-        options = config.model.to_dict()
-        name = options.pop("name")
-        self.model: MaskRcnn = build_mask_rcnn(name, **options)
+        super().__init__(config)
         self.samples = Samples(**config.samples.to_dict())
         if not self.samples.objects:
             raise ValueError(
                 f"config.samples has {self.samples.regions} regions, {self.samples.positive_regions} of which may show "
                 "objects: that is none; expected one a picture at least"
             )
-        self.data = config.data.to_dict()
-        self.eval = config.eval.to_dict()
         self._detect = jax.jit(self._detected)
-
-    @staticmethod
-    def completed(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-        """A config of this task with the defaults of what it leaves out; see `detection_config.completed`."""
-        return completed(settings)
-
-    def init(self, key: jax.Array) -> dict[str, Any]:
-        """Fresh variables."""
-        return init_mask_rcnn(self.model, key)
 
     def pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
         """The backbone, see `detector_from`."""
@@ -112,35 +101,23 @@ class Detection:
             percentiles=tuple(self.data["percentiles"]) or None,
         )
 
-    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a training batch; reads no data."""
-        return batch_shapes(self.example(train=True), batch_size)
+    def source(self, split: str) -> Sequence:
+        """The records of a split, in training rare ones more often.
 
-    def batches(
-        self,
-        split: str,
-        *,
-        batch_size: int,
-        start: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
-        seed: int = 0,
-        workdir: pathlib.Path | None = None,
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """Batches of `DetectionExample`s: "train" endless, shuffled and augmented, "eval" once, without masks.
-
-        Raises ValueError for a source to train on with another number of classes or keypoints than the model's.
+        Raises ValueError for a source to train on with another number of classes than the model's.
         """
-        train = split == "train"
-        source = records_of(self.data, split, limit=self.eval["limit"])
+        source, train = super().source(split), split == "train"
         if train:
             self._check_classes()
-        if train and self.data["repeat_threshold"]:
-            source = RepeatRare(source, self.data["repeat_threshold"])
-        pairs = left_right_pairs(self._keypoint_names()) if train else ()
-        place = dict(process_index=process_index, process_count=process_count, workdir=workdir)
-        place |= dict(batch_size=batch_size, start=start, seed=seed)
-        return load(source, self.example(train=train, keypoint_pairs=pairs), self.data, train=train, **place)
+        return RepeatRare(source, self.data["repeat_threshold"]) if train and self.data["repeat_threshold"] else source
+
+    def maker(self, split: str) -> DetectionExample:
+        """In training it knows which keypoints a mirrored picture swaps.
+
+        Raises ValueError for a source with another number of keypoints than the model's.
+        """
+        pairs = left_right_pairs(self._keypoint_names()) if split == "train" else ()
+        return self.example(train=split == "train", keypoint_pairs=pairs)
 
     def evaluate(
         self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
@@ -155,9 +132,9 @@ class Detection:
 
         Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them.
         """
-        check_variables(jax.eval_shape(self.init, jax.random.key(0)), variables, source="what is to be measured")
+        batches = self.measured_batches(variables, mesh)
         measurement = Measurement(self.model, self.data, self.eval)
-        for batch in measured_batches(self.batches, self.eval["batch_size"], mesh):
+        for batch in batches:
             batch["example"] = batch["index"].astype(np.int32)
             measurement.add(to_host(self._detect(variables, place_batch(batch, mesh))))
         return measurement.outcome()

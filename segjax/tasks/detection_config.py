@@ -1,15 +1,10 @@
 """What an experiment with a detector may set, with Mask R-CNN's choices, and how any of them shrinks for a test."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import ml_collections
 
-from segjax.models.detection.build import build_mask_rcnn
-from segjax.models.sizes import attributes
 from segjax.tasks.detection_terms import Samples
 from segjax.tasks.records import record_settings, variant_of
-from segjax.training.defaults import base_config, with_defaults
+from segjax.training.defaults import base_config
 
 
 def detection_config() -> ml_collections.ConfigDict:
@@ -90,18 +85,6 @@ def apply_lsj_recipe(config: ml_collections.ConfigDict) -> None:
     config.data.update(train_split="train2017", eval_split="val2017", workers=8)
     config.data.augment.update(scale=(0.1, 2.0), flip=True)
     config.eval.update(batch_size=64)
-
-
-def completed(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A new config with every setting: those given, perhaps by an older version, and the defaults of the others.
-
-    Raises:
-      ValueError: unknown model, or a setting of another type than its default.
-    """
-    defaults = detection_config()
-    name = settings.get("model", {}).get("name", defaults.model.name)
-    defaults.model = ml_collections.ConfigDict({"name": name, **attributes(build_mask_rcnn(name))})
-    return with_defaults(settings, defaults)
 
 
 def as_variant(

@@ -70,11 +70,15 @@ class RecordTask:
         train = split == "train"
         place = dict(process_index=process_index, process_count=process_count, workdir=workdir)
         place |= dict(batch_size=batch_size, start=start, seed=seed)
-        return load(self.source(split), self.example(train=train), self.data, train=train, **place)
+        return load(self.source(split), self.maker(split), self.data, train=train, **place)
 
     def source(self, split: str) -> Sequence:
         """The records of "train" or "eval". A task that wants others, or not any, says so here."""
         return records_of(self.data, split, limit=self.eval["limit"])
+
+    def maker(self, split: str) -> Callable:
+        """What makes examples of a split's records: `example`, and what must be known of the data besides."""
+        return self.example(train=split == "train")
 
     def measured_batches(
         self, variables: Mapping[str, Any], mesh: jax.sharding.Mesh

@@ -182,7 +182,7 @@ def test_perfect_answers_are_measured_as_perfect_in_the_pictures_own_pixels(monk
         return rows
 
     monkeypatch.setattr(task, "_detect", perfect)
-    monkeypatch.setattr("segjax.tasks.detection.check_variables", lambda *arguments, **options: None)
+    monkeypatch.setattr("segjax.tasks.record_task.check_variables", lambda *arguments, **options: None)
     numbers, pictures = task.evaluate({}, mesh=make_mesh(8, 1))
     assert numbers["bbox/AP"] == numbers["keypoints/AP"] == numbers["segm/AP50"] == 1
     assert 0 < numbers["boundary/AP"] < 1, "28 x 28 cells do not hold an outline"
