@@ -26,7 +26,8 @@ LIKE_OTHERS = ("cityscapes", "coco_r50_lsj", "lvis", "keypoints", "nuclei", "roi
 LIKE_OTHERS = [FOLDER / "mask_rcnn" / f"{name}.py" for name in LIKE_OTHERS]
 LIKE_OTHERS += [FOLDER / "sam" / f"{name}.py" for name in ("bsds500", "sa1b_vit_b", "sa1b_vit_l", "sa1b_vit_h")]
 LIKE_OTHERS += [FOLDER / "mae" / "imagenet_l.py"]
-VARIANTS = [(path, "") for path in EXPERIMENTS if path not in LIKE_OTHERS]
+OWN_DATA = FOLDER / "mask_rcnn" / "finetune.py"  # whose classes are read from there
+VARIANTS = [(path, "") for path in EXPERIMENTS if path not in (*LIKE_OTHERS, OWN_DATA)]
 VARIANTS += [pytest.param(path, "", marks=pytest.mark.slow) for path in LIKE_OTHERS]
 VARIANTS += [pytest.param(FOLDER / "sam" / "coco.py", ":small", marks=pytest.mark.slow)]
 VARIANTS += [(FOLDER / "mask_rcnn" / "roi_ablation.py", ":roi_pool,keypoints")]
@@ -50,6 +51,14 @@ def test_the_real_config_traces(path, variant):
     assert loss.shape == weight.shape == () and loss.dtype == jnp.float32
     heads = {name for name, attribute in HEADS.items() if getattr(task.model, attribute, 0)}
     assert METRICS[config.task] | heads <= set(metrics)
+
+
+@pytest.mark.parametrize("variant", ["", ":tiny"])
+def test_a_detector_of_0_classes_gets_those_of_its_data(variant):
+    config = read_config(f"{OWN_DATA}{variant}")
+    config.data.source = "synthetic"
+    task = make_task(config)
+    assert task.model.classes == config.model.classes == 5  # so that the run's folder says it, too
 
 
 @pytest.mark.parametrize(("variant", "epochs"), [("", 800), (":1600ep", 1600)])
@@ -120,8 +129,8 @@ def test_miniatures_of_a_task_are_one_program():
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
 def test_an_unknown_variant_is_named(path):
-    with pytest.raises(ValueError, match="no variant 'tiny'"):
-        read_config(f"{path}:tiny")
+    with pytest.raises(ValueError, match="no variant 'unheard'"):
+        read_config(f"{path}:unheard")
 
 
 MEASURED = [("sam/quickstart", "iou@1"), ("mae/probe", "knn@3"), ("mask_rcnn/quickstart", "segm/AP50")]

@@ -26,7 +26,10 @@ from segjax.training.sharding import place_batch, to_host
 
 
 class Detection(RecordTask):
-    """The task of `config` (see `detection_config`): all that the loop asks for."""
+    """The task of `config` (see `detection_config`): all that the loop asks for.
+
+    A model of 0 classes gets those of the data, and the config says so from then on, as does the run's folder.
+    """
 
     defaults = staticmethod(detection_config)
     build = staticmethod(build_mask_rcnn)
@@ -34,6 +37,8 @@ class Detection(RecordTask):
 
     def __init__(self, config: ml_collections.ConfigDict):
         """Raises ValueError for samples of which none may show an object."""
+        if config.model.get("classes") == 0:
+            config.model.classes = len(classes_of(config.data.to_dict())["category_ids"])
         super().__init__(config)
         self.samples = Samples(**config.samples.to_dict())
         if not self.samples.objects:
@@ -155,8 +160,8 @@ class Detection(RecordTask):
         if classes != self.model.classes:
             raise ValueError(
                 f"{self.data['source']!r} has {classes} classes, the model {self.model.classes}; set "
-                f"config.model.classes={classes}. Weights of a detector of other classes are a start all the same: "
-                "config.init_from='detector:PATH', which draws the heads' last layers anew"
+                f"config.model.classes={classes}, or 0 for what there is. Weights of a detector of other classes are "
+                "a start all the same: config.init_from='detector:PATH', which draws the heads' last layers anew"
             )
 
     def _detected(self, variables, batch):
