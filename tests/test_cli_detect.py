@@ -149,6 +149,12 @@ def test_a_missing_picture_is_said_before_the_model_is_read(photos, tmp_path, ca
     assert "no picture no.png" in capsys.readouterr().err
 
 
+def test_a_condition_on_the_masks_of_no_sam_is_a_mistake(photos, tmp_path, capsys):
+    words = ["detect", photos[0], "--checkpoint", "nowhere", "--refine-if", "surer", "--out", str(tmp_path)]
+    assert main(words) == 2
+    assert "name its run or file with --refine" in capsys.readouterr().err
+
+
 def test_export_writes_one_file(weights, tmp_path, capsys):
     out = str(tmp_path / "d.stablehlo")
     assert main(["export", weights["detector"], "--canvas", "64", "96", "--platforms", "cpu,cuda", "--out", out]) == 0

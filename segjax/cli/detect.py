@@ -46,6 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     """Detects, writes the files and prints a line a picture. Raises ValueError or OSError for bad input."""
     names = check_pictures(args.images)
+    if args.refine_if != "always" and not args.refine:
+        raise ValueError(
+            f"--refine-if {args.refine_if} is about the masks of a SAM; name its run or file with --refine"
+        )
 
     from segjax.inference.classes import classes_of
     from segjax.inference.detector import Detector
