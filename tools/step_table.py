@@ -26,6 +26,7 @@ from segjax.inference.found import detected
 from segjax.prompting.simulation import Simulator
 from segjax.tasks import make_task
 from segjax.tasks.detection_targets import region_targets
+from segjax.tasks.detection_terms import TRUTH
 from segjax.training.optimizer import from_config
 from segjax.training.state import create_state
 from segjax.training.step import make_train_step
@@ -133,7 +134,7 @@ def detection_parts(row: Callable, task: Any, variables: dict, batch: dict) -> N
         "proposals", variables["params"], *answers, levels, images.shape[1:3], sizes, train=True
     )
     proposals = row("proposals chosen", choose, levels, answers)
-    truth = {name: batch[name] for name in ("boxes", "categories", "valid", "crowd")}
+    truth = {name: batch[name] for name in TRUTH}
     draw = functools.partial(region_targets, samples=samples.regions, positive_fraction=samples.positive_regions)
     regions = row(
         "regions drawn", jax.vmap(draw), jax.random.split(jax.random.key(1), len(images)), *proposals[::2], truth

@@ -12,7 +12,7 @@ nothing, on pictures of 256 pixels, in minutes to an hour on a CPU. The classes 
 
 import ml_collections
 
-from segjax.tasks.detection_config import as_variant, detection_config
+from segjax.tasks.detection_config import apply_tiny_model, as_variant, detection_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
@@ -22,10 +22,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.augment.flip = True
     if variant == "tiny":
         config.batch_size = 4
-        config.model = ml_collections.ConfigDict(
-            dict(name="maskrcnn_tiny", backbone="resnet18_narrow", mask_convs=2, classes=0)
-        )
-        config.optimizer.update(name="muon", muon_convolutions=True, b2=0.99, peak_lr=6e-3, weight_decay=0.05)
+        apply_tiny_model(config, dict(classes=0))
         config.samples.update(anchors=128, regions=64)
         config.data.augment.scale = (0.5, 2.0)
     else:

@@ -22,19 +22,23 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     Returns:
       [B, ceil(h / stride), ceil(w / stride), features].
     """
+    return _convolved(x, kernel, stride)
+
+
+def _convolved(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The same with the gradients that XLA has for it."""
     padding = [(side // 2, side // 2) for side in kernel.shape[:2]]
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_NUMBERS)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return convolve(x, kernel, stride), (x, kernel)
+    return _convolved(x, kernel, stride), (x, kernel)
 
 
 def _backward(stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    plain = lambda x, kernel: convolve.fun(x, kernel, stride)
-    _, to_x = jax.vjp(lambda x: plain(x, kernel), x)
-    as_xla_has_it = lambda x, gradient: jax.vjp(lambda kernel: plain(x, kernel), kernel)[1](gradient)[0]
+    _, to_x = jax.vjp(lambda x: _convolved(x, kernel, stride), x)
+    as_xla_has_it = lambda x, gradient: jax.vjp(lambda k: _convolved(x, k, stride), kernel)[1](gradient)[0]
     by_products = functools.partial(_products, size=kernel.shape[0], stride=stride)
     to_kernel = jax.lax.platform_dependent(x, gradient, cpu=by_products, default=as_xla_has_it)
     return to_x(gradient)[0], to_kernel

@@ -196,7 +196,7 @@ def muon_matrices(params: Any, convolutions: bool = False) -> Any:
 
 def _scale_by_muon(b1: float, b2: float, convolutions: bool) -> optax.GradientTransformation:
     def orthogonal(updates: Any, params: Any) -> Any:
-        return jax.tree.map(lambda u: u if isinstance(u, optax.MaskedNode) else _step_of_matrix(u), updates)
+        return jax.tree.map(_step_of_matrix, updates)
 
     def labels(params: Any) -> Any:
         return jax.tree.map(lambda is_one: "matrix" if is_one else "other", muon_matrices(params, convolutions))
