@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--refine", metavar="SAM", help="a SAM's run or file, which draws the masks from the boxes")
     parser.add_argument(
         "--refine-if",
-        choices=("always", "surer"),
+        choices=("always", "surer"),  # REFINE_IF; to import it would import jax
         default="always",
         help="whose masks stay: replace all, as the SAM paper does (default), or where the SAM is surer of its own",
     )
@@ -53,6 +53,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
 
     from segjax.inference.classes import classes_of
     from segjax.inference.detector import Detector
+    from segjax.inference.refinement import refiner
 
     model, variables, config = load_model(args, "Mask R-CNN")
     detector = Detector(
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
         score_threshold=args.score,
         max_detections=args.max_detections,
     )
-    refine = _refiner(args.refine, args.refine_if == "surer") if args.refine else lambda image, found: found
+    refine = refiner(args.refine, args.refine_if) if args.refine else lambda image, found: found
     out, answers = pathlib.Path(args.out), []
     for file, name in zip(args.images, names, strict=True):
         image = read_image(file, percentiles_of(config))
@@ -129,13 +130,3 @@ def write_results(
         results.add(place, found.boxes, found.scores, found.labels - 1, found.masks, found.keypoints)
     write_json(out / "pictures.json", pictures)
     results.write(out / "detections.json")
-
-
-def _refiner(checkpoint: str, if_surer: bool) -> Any:
-    from segjax.inference.loading import load_with_config
-    from segjax.inference.predictor import SamPredictor
-    from segjax.inference.refinement import refined
-
-    model, variables, _ = load_with_config(checkpoint, only="SAM")
-    predictor = SamPredictor(model, variables)
-    return lambda image, found: refined(predictor, image, found, if_surer=if_surer)

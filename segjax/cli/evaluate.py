@@ -8,7 +8,8 @@
 
 A SAM: mean IoU after 1, 2, 3, 5, 9 simulated clicks, clicks to 85 and 90 %. A classifier: the share of pictures that it
 names rightly, and of its nearest neighbours. A MAE: the loss on masked patches. A detector: COCO's AP of boxes
-and masks; its labels are the data's classes of the same names, see docs/detection.md.
+and masks; its labels are the data's classes of the same names, see docs/detection.md; with --config.eval.refine=SAM
+the masks that a SAM draws from its boxes.
 
 Without --data the run's own evaluation split is used. --step best measures the checkpoint that the run's
 config.checkpoint.best kept. --config.key=value changes the run's config, for example --config.eval.limit=16. With

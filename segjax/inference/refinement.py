@@ -1,11 +1,15 @@
 """Masks of a detector's boxes drawn by a SAM, sharper than 28 x 28 cells can be (SAM, section 7.4 and appendix D.4)."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from segjax.data.records import encode_mask
 from segjax.inference.found import Found
+from segjax.inference.loading import load_with_config
 from segjax.inference.predictor import SamPredictor
 
+REFINE_IF = ("always", "surer")
 BYTES_AT_ONCE = 2**28  # of full-size masks that the host holds at a time
 
 
@@ -44,6 +48,20 @@ def refined(
             if sure >= least[place] and mask.any():
                 masks[place], mask_iou[place] = encode_mask(mask), sure
     return found._replace(masks=masks, mask_iou=mask_iou)
+
+
+def refiner(checkpoint: str, refine_if: str = "always") -> Callable[[np.ndarray, Found], Found]:
+    """`refined` by the SAM of a run or a file, a function of (image, found).
+
+    refine_if: "always", as in the paper, or "surer".
+
+    Raises ValueError for another `refine_if`, and as `segjax.load`.
+    """
+    if refine_if not in REFINE_IF:
+        raise ValueError(f"refine_if is {refine_if!r}; expected one of {', '.join(REFINE_IF)}")
+    model, variables, _ = load_with_config(checkpoint, only="SAM")
+    predictor = SamPredictor(model, variables)
+    return lambda image, found: refined(predictor, image, found, if_surer=refine_if == "surer")
 
 
 def _nothing(hw: tuple[int, int]) -> str:

@@ -37,6 +37,8 @@ def detection_config() -> ml_collections.ConfigDict:
             pictures=6,
             limit=0,  # pictures to measure on; 0 = all
             label_names=(),  # of the labels 1.., to measure a model on data of other classes; (): as the data has them
+            refine="",  # a SAM's run or file, which draws the masks from the boxes before they are measured
+            refine_if="always",  # or "surer": where it expects a higher IoU than the detector's probabilities promise
             shown_score=0.5,  # detections from this score on are drawn; all are measured
         )
     )

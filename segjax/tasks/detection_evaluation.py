@@ -15,6 +15,7 @@ from segjax.data.splits import classes_of, keypoint_sigmas_of
 from segjax.evaluation.coco import evaluate_coco
 from segjax.evaluation.coco_format import CocoResults, coco_truth
 from segjax.inference.found import found_in_picture
+from segjax.inference.refinement import refiner
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.tasks.records import records_of
 
@@ -29,7 +30,7 @@ class Measurement:
       model: the detector. data, settings: config.data and config.eval, as dicts.
 
     Raises:
-      ValueError: data whose classes or keypoints are not the model's, see `classes_by_label`.
+      ValueError: data whose classes or keypoints are not the model's, see `classes_by_label`; as `refiner`.
     """
 
     def __init__(self, model: MaskRcnn, data: Mapping[str, Any], settings: Mapping[str, Any]):
@@ -45,6 +46,7 @@ class Measurement:
         self._classes = classes_by_label(
             model.classes, settings["label_names"], self.names, known["category_ids"], source=data["source"]
         )
+        self._refine = refiner(settings["refine"], settings["refine_if"]) if settings["refine"] else None
         self.source = records_of(data, "eval", limit=settings["limit"])
         self.truth = coco_truth((self.source[index] for index in range(len(self.source))), **known)
         self.results = CocoResults(self.truth)
@@ -61,6 +63,7 @@ class Measurement:
             if number % jax.process_count() == jax.process_index():
                 row["valid"] = row["valid"] & known
                 found = found_in_picture(self.model, row, shown_whole(row["size"], row["original"]))
+                found = found if self._refine is None else self._refine(self._pixels(number), found)
                 categories = [self._classes[label] for label in found.labels.tolist()]
                 keypoints = None if found.keypoints is None else found.keypoints[..., :2]
                 self.results.add(number, found.boxes, found.scores, categories, found.masks, keypoints)
@@ -111,9 +114,12 @@ class Measurement:
                     groups[row["image_id"]][which].append(row)
         number = {category["id"]: k for k, category in enumerate(self.truth["categories"])}
         given, found = zip(*([_drawn(rows, number) for rows in pair] for pair in groups.values()), strict=True)
-        percentiles = tuple(self.data["percentiles"]) or None
-        images = [record_pixels(self.source[index], percentiles) for index in shown]
+        images = [self._pixels(index) for index in shown]
         return viz.detection_sheet(images, given, found, self.names, threshold=self.settings["shown_score"])
+
+    def _pixels(self, number: int) -> np.ndarray:
+        """uint8 [H, W, 3] of a picture, as the model was shown it."""
+        return record_pixels(self.source[number], tuple(self.data["percentiles"]) or None)
 
 
 def classes_by_label(

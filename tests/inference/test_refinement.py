@@ -87,3 +87,8 @@ def test_a_detector_of_boxes_alone_gets_masks():
 def test_another_picture_is_refused():
     with pytest.raises(ValueError, match=r"\(8, 6\) pixels, but objects were found in one of \(6, 8\)"):
         refined(Annotator(), np.zeros((8, 6, 3), np.uint8), found())
+
+
+def test_another_rule_is_refused_before_anything_is_read():
+    with pytest.raises(ValueError, match="refine_if is 'never'; expected one of always, surer"):
+        refinement.refiner("nowhere", "never")

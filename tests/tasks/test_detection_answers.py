@@ -12,8 +12,9 @@ from pycocotools.coco import COCO
 from segjax.cli import main
 from segjax.cli.evaluate import evaluation_config, say_what_was_left_out
 from segjax.data.detection import DetectionExample
+from segjax.data.records import encode_mask
 from segjax.models.build import build_model, init_model
-from segjax.tasks import make_task
+from segjax.tasks import detection_evaluation, make_task
 from segjax.tasks.detection import Detection
 from segjax.tasks.detection_config import as_variant, detection_config
 from segjax.tasks.detection_evaluation import Measurement, classes_by_label
@@ -98,6 +99,32 @@ def test_labels_may_be_the_categories_own_numbers(raw, prepared, variables, tmp_
     assert 0.8 < numbers.pop("segm/AP") < 1
     perfect_numbers = dict.fromkeys(("bbox/AP", "bbox/AP50", "bbox/AP75", "segm/AP50", "segm/AP75"), 1)
     assert numbers == pytest.approx(perfect_numbers | {"detections_full": 0, "left_out": 1 / 5}), "one answer of five"
+
+
+def test_masks_that_a_sam_has_drawn_are_measured(raw, prepared, variables, tmp_path, monkeypatch):
+    """One that fills each box exactly: no edge is moved any more. It sees each picture, whose grey tells its number."""
+    monkeypatch.setattr(Detection, "_detected", perfect(raw, dict(zip(IDS, IDS, strict=True))))
+    seen = []
+
+    def filled(box):
+        x1, y1, x2, y2 = box.round().astype(int)
+        mask = np.zeros(HW, bool)
+        mask[y1:y2, x1:x2] = True
+        return encode_mask(mask)
+
+    def exact(checkpoint, refine_if):
+        assert (checkpoint, refine_if) == ("runs/sam", "surer")
+
+        def refine(image, found):
+            seen.append((image.shape, int(image.max()), len(found.boxes)))
+            return found._replace(masks=[filled(box) for box in found.boxes])
+
+        return refine
+
+    monkeypatch.setattr(detection_evaluation, "refiner", exact)
+    options = ["--config.eval.refine=runs/sam", "--config.eval.refine_if=surer"]
+    assert measured(prepared, variables, tmp_path, options=options)["segm/AP"] == pytest.approx(1)
+    assert seen == [((*HW, 3), 80, 2), ((*HW, 3), 160, 1), ((*HW, 3), 240, 1)]
 
 
 def test_names_that_the_checkpoint_has_count_for_more(raw, prepared, variables, tmp_path, monkeypatch, caplog):
