@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+
+from segjax.ops.product import affine, whole
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -17,26 +18,6 @@ small_normal = nn.initializers.truncated_normal(0.02)
 # torch draws a convolution's kernel by its fan-in, a transposed convolution's by its fan-out.
 torch_conv = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 torch_transposed_conv = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform", in_axis=0, out_axis=-1)
-
-
-@jax.custom_vjp
-def whole(weights: jax.Array) -> jax.Array:
-    """Weights as they are, but whole on every device of the mesh that is set; without a mesh nothing happens.
-
-    Parameters that are split over devices (FSDP) meet activations whose batch is split over the same ones. Left to
-    itself XLA gathers whichever of the two is smaller by its reckoning, which for a picture of 4096 tokens was the
-    activations: four times the traffic, compiled for 256 chips. Gradients are free to lie as they come.
-    """
-    return _constrained(weights)
-
-
-def _constrained(weights: jax.Array) -> jax.Array:
-    if jax.sharding.get_abstract_mesh().empty:
-        return weights
-    return jax.lax.with_sharding_constraint(weights, PartitionSpec())
-
-
-whole.defvjp(lambda weights: (_constrained(weights), None), lambda _, gradient: (gradient,))
 
 
 class Linear(nn.Module):
@@ -52,19 +33,22 @@ class Linear(nn.Module):
     kernel_init: Callable = small_normal
 
     @nn.compact
+    def stored(self, width: int) -> tuple[jax.Array, jax.Array | None]:
+        """(kernel [width, features], bias [features] or None) as they are, for inputs of that width."""
+        kernel = self.param("kernel", self.kernel_init, (width, self.features))
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+
     def weights(self, width: int) -> tuple[jax.Array, jax.Array | float]:
-        """(kernel [width, features], bias [features] or 0.0) in `dtype`, for inputs of that width."""
-        kernel = self.param("kernel", self.kernel_init, (width, self.features)).astype(self.dtype)
-        kernel = kernel if self.is_initializing() else whole(kernel)
-        if not self.use_bias:
-            return kernel, 0.0
-        return kernel, self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        """(kernel, bias or 0.0) in `dtype`, the kernel whole on every device."""
+        kernel, bias = self.stored(width)
+        return whole(kernel.astype(self.dtype)), 0.0 if bias is None else bias.astype(self.dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., width] -> [..., features]."""
-        kernel, bias = self.weights(x.shape[-1])
-        out = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel
-        return (out + bias).reshape(*x.shape[:-1], self.features)
+        weights = self.stored(x.shape[-1])
+        if self.is_initializing():  # parameters stay where they are drawn
+            return jnp.zeros((*x.shape[:-1], self.features), self.dtype)
+        return affine(x.astype(self.dtype), *weights)
 
 
 class LayerNorm(nn.Module):
@@ -116,8 +100,8 @@ class Upscale(nn.Module):
         """[..., C] -> [..., 4, features], the four in the order of `depth_to_space`."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], 2, 2, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        out = x.reshape(-1, x.shape[-1]) @ kernel.reshape(x.shape[-1], -1).astype(self.dtype)
-        return out.reshape(*x.shape[:-1], 4, self.features) + bias.astype(self.dtype)
+        out = affine(x.astype(self.dtype), kernel.reshape(x.shape[-1], -1), jnp.tile(bias, 4))
+        return out.reshape(*x.shape[:-1], 4, self.features)
 
 
 def drop_path(x: jax.Array, rate: jax.Array | float, key: jax.Array | None) -> jax.Array:

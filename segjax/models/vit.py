@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from segjax.models.attention import attention, merge_windows, partition_windows, relative_scores
 from segjax.models.layers import LayerNorm, Linear, Mlp, drop_path, small_normal
 from segjax.ops.positions import cubic_weights
+from segjax.ops.product import affine
 from segjax.ops.resize import linear_weights, space_to_depth
 
 
@@ -49,7 +50,7 @@ class PatchEmbed(nn.Module):
         shape = (self.patch, self.patch, images.shape[-1], self.width)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", self.bias_init, (self.width,))
-        return patches @ kernel.reshape(-1, self.width).astype(self.dtype) + bias.astype(self.dtype)
+        return affine(patches, kernel.reshape(-1, self.width), bias)
 
 
 class Block(nn.Module):

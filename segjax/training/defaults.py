@@ -47,6 +47,8 @@ def base_config() -> ml_collections.ConfigDict:
     config.mesh.fsdp = 1  # parameters and optimizer state are split this many ways
     config.mesh.floor = 2**18  # arrays with fewer elements stay whole on every device
     config.mesh.overrides = ()  # (regex on the parameter's path, axis name or None per dimension)
+    config.mesh.reduce_dtype = ""  # "float32": of linear layers, gradients are added up over devices in that type, not
+    # in the one that they are computed in; with bfloat16 twice the bytes, and no rounding on the way
     config.mesh.unsharded_tolerance = 0.1  # share of the state's bytes that may stay whole when fsdp > 1
 
     config.checkpoint = ml_collections.ConfigDict()
@@ -79,6 +81,9 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         "checkpoint.best_mode",
         config.checkpoint.best_mode,
         "'min' or 'max'",
+    )
+    _expect(
+        config.mesh.reduce_dtype in ("", "float32"), "mesh.reduce_dtype", config.mesh.reduce_dtype, "'' or 'float32'"
     )
     _expect(0.0 <= config.ema_decay < 1.0, "ema_decay", config.ema_decay, "in [0, 1)")
     profile = tuple(config.profile_steps)

@@ -51,5 +51,5 @@ def make_program(task: Task, config: ml_collections.ConfigDict, mesh: Mesh) -> P
     rules = {n: config.mesh[n] for n in ("floor", "overrides", "unsharded_tolerance")}
     shardings = sharding.state_shardings(shapes, mesh, **rules)
     pace = {n: config[n] for n in ("microbatches", "ema_decay")}
-    step = make_train_step(task.loss, optimizer, schedule, **pace)
+    step = make_train_step(task.loss, optimizer, schedule, reduce_dtype=config.mesh.reduce_dtype, **pace)
     return Program(mesh, first, shapes, shardings, CompiledStep(step, shardings, mesh))

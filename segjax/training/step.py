@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from segjax.ops.product import gradients_in
 from segjax.training.sharding import batch_sharding, replicated
 from segjax.training.state import TrainState
 
@@ -24,15 +25,19 @@ def train_step(
     schedule: Callable[[jax.Array], jax.Array],
     microbatches: int = 1,
     ema_decay: float = 0.0,
+    reduce_dtype: str = "",
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """The state after one step on a batch [B, ...], and scalar metrics.
 
     Loss, gradient and metrics are sums over the batch divided once by its weight, so that neither
     microbatches nor devices nor placeholder rows of weight 0 change them; a batch of no weight has gradient
-    0. When the loss or the gradient is not finite, the state stays as it was (`TrainState.finite`).
+    0. Gradients of linear layers' weights are added up over devices in `reduce_dtype`, see
+    `segjax.ops.product.gradients_in`. When the loss or the gradient is not finite, the state stays as it was
+    (`TrainState.finite`).
     """
     key = jax.random.fold_in(state.key, state.step)
-    grads, loss, weight, sums = gradient_sums(loss_fn, state, batch, key, microbatches)
+    with gradients_in(reduce_dtype):
+        grads, loss, weight, sums = gradient_sums(loss_fn, state, batch, key, microbatches)
     per_weight = jnp.where(weight > 0, 1.0 / jnp.where(weight > 0, weight, 1.0), 0.0)
     grads, loss, means = jax.tree.map(lambda total: total * per_weight, (grads, loss, sums))
     grad_norm = optax.tree.norm(grads)
@@ -85,6 +90,7 @@ def make_train_step(
     *,
     microbatches: int = 1,
     ema_decay: float = 0.0,
+    reduce_dtype: str = "",
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """`train_step` with everything but (state, batch) bound; not yet compiled."""
     return functools.partial(
@@ -94,6 +100,7 @@ def make_train_step(
         schedule=schedule,
         microbatches=microbatches,
         ema_decay=ema_decay,
+        reduce_dtype=reduce_dtype,
     )
 
 

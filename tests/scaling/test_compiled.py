@@ -97,3 +97,14 @@ def test_weights_are_gathered_in_half_precision():
     found = compiled("sam/sa1b_vit_h", "v5e-256")
     gathered = {c.dtype: a.bytes for c, a in found.traffic.collectives.items() if c.kind == "all-gather"}
     assert gathered["bf16"] > 10 * gathered.get("f32", 0)
+
+
+def test_gradients_are_reduced_in_the_type_that_is_asked_for():
+    options = ("--config.batch_size=64", "--config.model.scan=true", "--config.mesh.data=1", "--config.mesh.fsdp=4")
+    bytes_of = {}
+    for dtype in ("", "float32"):
+        found = compiled("mae/imagenet_b", "v5e-4", *options, f"--config.mesh.reduce_dtype={dtype}")
+        reduced = [(c, a) for c, a in found.traffic.collectives.items() if c.kind in ("reduce-scatter", "all-reduce")]
+        bytes_of[dtype] = {of: sum(a.bytes for c, a in reduced if c.dtype == of) for of in ("bf16", "f32")}
+    assert bytes_of[""]["bf16"] > 10 * bytes_of[""]["f32"]
+    assert bytes_of["float32"]["f32"] > 10 * bytes_of["float32"]["bf16"]
