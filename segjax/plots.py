@@ -43,7 +43,7 @@ def curve(results: Mapping[str, Mapping[str, float]], path: str | os.PathLike, *
     axes.set(xlabel="points", ylabel="mean IoU", ylim=(0, 1.02), xticks=sorted(ticks))
     axes.margins(x=0.1)
     figure.suptitle(title or "Interactive segmentation", fontsize=12)
-    figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=9)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=9)
     return _save(figure, path)
 
 
@@ -109,7 +109,7 @@ def precision_recall(
         axes.plot(recall, precision, color=_plot_color(index), lw=2, label=label, drawstyle="steps-pre")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02), aspect="equal")
     figure.suptitle(title or "Precision and recall", fontsize=12)
-    figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=9)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=9)
     return _save(figure, path)
 
 

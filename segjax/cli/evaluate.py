@@ -15,7 +15,8 @@ Without --data the run's own evaluation split is used. --step best measures the 
 config.checkpoint.best kept. --config.key=value changes the run's config, for example --config.eval.limit=16. With
 --untrained, fresh parameters are measured too. Written to DIR, if one is given: {"trained": {"iou@1": ..., ...}}, and
 perhaps "untrained", as interactive.json for a SAM, with curve.png and pictures.png, and as evaluation.json for others,
-with their pictures.
+with their pictures. For a detector that has all of COCO's numbers and AP by class, and beside it lie detections.json
+(COCO's format of results) and truth.json, precision_recall.png, confusion.png and detections.png.
 """
 
 import argparse
@@ -62,7 +63,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         with quick_compilation():
             measured["untrained"] = jax.jit(task.init)(jax.random.key(config.seed))
     out = None if args.out is None else pathlib.Path(args.out)
-    measure = _interactive if hasattr(task, "interactive_scores") else _numbers
+    kinds = {"interactive_scores": _interactive, "detection_scores": _detections}
+    measure = next((measure for name, measure in kinds.items() if hasattr(task, name)), _numbers)
     return measure(task, measured, out, pathlib.Path(args.checkpoint).resolve().name)
 
 
@@ -101,6 +103,32 @@ def _interactive(task: Any, measured: Mapping[str, Any], out: pathlib.Path | Non
         print(f"{of}\n{table(values)}")
     if out is not None:
         print(f"{path}, {out / 'curve.png'}")
+    return 0
+
+
+def _detections(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None, name: str) -> int:
+    """A detector's, with what it answered, how precise it is at which recall, and which class it took for which."""
+    from segjax import plots
+    from segjax.data.records import encode_png
+    from segjax.evaluation.detection_scores import table as detection_table
+    from segjax.files import write_json, write_whole
+    from segjax.training.sharding import make_mesh
+
+    scores = {of: task.detection_scores(variables, mesh=make_mesh()) for of, variables in measured.items()}
+    for of, found in scores.items():
+        print(f"{of if len(scores) > 1 else name}\n{detection_table(found)}")
+    if out is None:
+        return 0
+    found, least = scores["trained"], task.eval["shown_score"]
+    found.save(out)
+    if found.sheet is not None:
+        write_whole(out / "detections.png", encode_png(found.sheet))
+    plots.confusion(*found.confusion(least), out / "confusion.png", title=f"Answers with a score of {least:g} or more")
+    if curves := found.curves():
+        plots.precision_recall(curves, out / "precision_recall.png")
+    rows = {of: found.numbers() | {"per_class": found.per_class()} for of, found in scores.items()}
+    write_json(out / "evaluation.json", rows)
+    print(", ".join(sorted(path.name for path in out.iterdir() if path.is_file())), "in", out)
     return 0
 
 

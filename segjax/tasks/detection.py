@@ -1,5 +1,6 @@
 """Detection: pictures with objects, Mask R-CNN, and its losses, bound together for the loop."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from segjax.data.detection import MASK_SIDE, DetectionExample
 from segjax.data.placed import left_right_pairs
 from segjax.data.repeats import RepeatRare
 from segjax.data.splits import classes_of
+from segjax.evaluation.detection_scores import DetectionScores
 from segjax.inference.found import detected
 from segjax.models.detection.build import build_mask_rcnn
 from segjax.models.detection.mask_rcnn import MaskRcnn
@@ -23,6 +25,8 @@ from segjax.tasks.detection_terms import Samples, loss_terms
 from segjax.tasks.pretrained import detector_from
 from segjax.tasks.record_task import RecordTask
 from segjax.training.sharding import place_batch, to_host
+
+ANSWERED = ("image", "size", "original", "weight", "example")
 
 
 class Detection(RecordTask):
@@ -46,7 +50,7 @@ class Detection(RecordTask):
                 f"config.samples has {self.samples.regions} regions, {self.samples.positive_regions} of which may show "
                 "objects: that is none; expected one a picture at least"
             )
-        self._detect = jax.jit(self._detected)
+        self._detect, self._lost = jax.jit(self._detected), jax.jit(self._measured_loss)
 
     def pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
         """The backbone, see `detector_from`."""
@@ -89,7 +93,7 @@ class Detection(RecordTask):
 
     def example(self, *, train: bool, keypoint_pairs: tuple[tuple[int, int], ...] = ()) -> DetectionExample:
         """What is made of a record. keypoint_pairs: those that a mirrored picture swaps."""
-        model = self.model
+        model, learnt = self.model, train or self.eval["loss"]
         return DetectionExample(
             self.canvas("train" if train else "eval"),
             self.data["max_objects"],
@@ -98,10 +102,10 @@ class Detection(RecordTask):
             resize=model.rules.resize,
             augment={name: value for name, value in self.data["augment"].items() if value},
             train=train,
-            mask_side=MASK_SIDE if train and model.mask_convs else 0,
+            mask_side=MASK_SIDE if learnt and model.mask_convs else 0,
             min_visible=self.data["min_visible"],
-            classes=model.classes if train else 0,  # what is measured may have others
-            keypoints=model.keypoints if train else 0,
+            classes=model.classes if learnt else 0,  # what is measured may have others
+            keypoints=model.keypoints if learnt else 0,
             keypoint_pairs=keypoint_pairs,
             percentiles=tuple(self.data["percentiles"]) or None,
         )
@@ -109,10 +113,10 @@ class Detection(RecordTask):
     def source(self, split: str) -> Sequence:
         """The records of a split, in training rare ones more often.
 
-        Raises ValueError for a source to train on with another number of classes than the model's.
+        Raises ValueError for a source of which a loss is wanted, with another number of classes than the model's.
         """
         source, train = super().source(split), split == "train"
-        if train:
+        if train or self.eval["loss"]:
             self._check_classes()
         return RepeatRare(source, self.data["repeat_threshold"]) if train and self.data["repeat_threshold"] else source
 
@@ -121,28 +125,40 @@ class Detection(RecordTask):
 
         Raises ValueError for a source with another number of keypoints than the model's.
         """
-        pairs = left_right_pairs(self._keypoint_names()) if split == "train" else ()
+        learnt = split == "train" or self.eval["loss"]
+        pairs = left_right_pairs(self._keypoint_names()) if learnt else ()
         return self.example(train=split == "train", keypoint_pairs=pairs)
 
     def evaluate(
         self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """COCO's AP, AP50 and AP75 of boxes ("bbox/AP"), masks ("segm/AP"), with `eval.boundary` their outlines
-        ("boundary/AP") and keypoints ("keypoints/AP"), and a sheet of truth beside answers.
+        """The short numbers of `detection_scores`, and a sheet of truth beside answers."""
+        scores = self.detection_scores(variables, mesh=mesh)
+        return scores.short(), {} if scores.sheet is None else {"detections": scores.sheet}
+
+    def detection_scores(self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh) -> DetectionScores:
+        """COCO's numbers of boxes ("bbox/AP"), masks ("segm/AP"), with `eval.boundary` their outlines
+        ("boundary/AP") and keypoints ("keypoints/AP").
 
         Numbers are shares of 1, as measured in the original pictures. One that has no object to find is left out.
         "detections_full" is the share of pictures in which no place for another detection was left. Where there are
         any, "left_out" is the share of the answers whose classes the data does not have, which count for nothing, and
-        "unread" that of the pictures which could not be read, whose objects count as missed.
+        "unread" that of the pictures which could not be read, whose objects count as missed. With `eval.loss`,
+        "eval_loss" is the mean over the pictures of the loss that training has, of whole pictures with draws of its
+        own, the same ones every time for one size of batches; and its terms.
 
         Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them.
         """
         batches = self.measured_batches(variables, mesh)
-        measurement = Measurement(self.model, self.data, self.eval)
-        for batch in batches:
+        measurement, lost = Measurement(self.model, self.data, self.eval), []
+        for number, batch in enumerate(batches):
             batch["example"] = batch["index"].astype(np.int32)
-            measurement.add(to_host(self._detect(variables, place_batch(batch, mesh))))
-        return measurement.outcome()
+            placed = place_batch(batch, mesh)
+            measurement.add(to_host(self._detect(variables, {name: placed[name] for name in ANSWERED})))
+            if self.eval["loss"]:
+                lost.append(to_host(self._lost(variables, placed, number)))
+        scores = measurement.outcome()
+        return dataclasses.replace(scores, shares=scores.shares | _mean_loss(lost)) if lost else scores
 
     def _keypoint_names(self) -> tuple[str, ...]:
         """Of the model's keypoints, if it has any. Raises ValueError where the data has others."""
@@ -167,3 +183,13 @@ class Detection(RecordTask):
     def _detected(self, variables, batch):
         rows = detected(self.model, variables, batch["image"], batch["size"])
         return rows | {name: batch[name] for name in ("size", "original", "weight", "example")}
+
+    def _measured_loss(self, variables, batch, number):
+        return self.loss(variables, batch, jax.random.fold_in(jax.random.key(0), number), False)
+
+
+def _mean_loss(lost: Sequence[tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray]]]) -> dict[str, float]:
+    """Over all pictures, from `Detection.loss` of each batch."""
+    sums = [{"eval_loss": loss} | {f"eval_loss/{name}": x for name, x in terms.items()} for loss, _, terms in lost]
+    pictures = sum(float(weight) for _, weight, _ in lost)
+    return {name: sum(float(batch[name]) for batch in sums) / pictures for name in sums[0]}

@@ -33,6 +33,7 @@ def detection_config() -> ml_collections.ConfigDict:
         dict(
             batch_size=8,
             canvas=(),  # (height, width) to measure on; (): the model's
+            loss=False,  # measure training's loss too, on data of the model's own classes: "eval_loss" and its terms
             boundary=False,  # measure outlines too: AP by Boundary IoU, which large objects do not hide
             pictures=6,
             limit=0,  # pictures to measure on; 0 = all

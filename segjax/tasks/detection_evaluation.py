@@ -12,14 +12,14 @@ from segjax.data.detection import shown_whole
 from segjax.data.placed import record_pixels
 from segjax.data.records import decode_mask
 from segjax.data.splits import classes_of, keypoint_sigmas_of
-from segjax.evaluation.coco import evaluate_coco
+from segjax.evaluation.coco import CocoScores, evaluate_coco
 from segjax.evaluation.coco_format import CocoResults, coco_truth
+from segjax.evaluation.detection_scores import DetectionScores
 from segjax.inference.found import found_in_picture
 from segjax.inference.refinement import refiner
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.tasks.records import records_of
 
-MEASURED = ("AP", "AP50", "AP75")
 logger = logging.getLogger(__name__)
 
 
@@ -68,19 +68,18 @@ class Measurement:
                 keypoints = None if found.keypoints is None else found.keypoints[..., :2]
                 self.results.add(number, found.boxes, found.scores, categories, found.masks, keypoints)
 
-    def outcome(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """(numbers, pictures), the same in every process; each must call it.
+    def outcome(self) -> DetectionScores:
+        """What the answers are worth, the same in every process; each must call it.
 
         Raises ValueError where no picture could be read.
         """
         results = self.results.gather()
         if not results.pictures():
             raise ValueError(f"nothing to measure: none of the pictures of {self.data['eval_split']!r} could be read")
-        numbers = self._numbers(results) | {"detections_full": sum(self._full.values()) / len(self._full)}
-        numbers |= {name: share for name, share in self._left_out(results).items() if share}
-        if not self.settings["pictures"]:
-            return numbers, {}
-        return numbers, {"detections": self._sheet(results)}
+        shares = {"detections_full": sum(self._full.values()) / len(self._full)}
+        shares |= {name: share for name, share in self._left_out(results).items() if share}
+        sheet = self._sheet(results) if self.settings["pictures"] else None
+        return DetectionScores(self._scores(results), shares, self.truth, results, sheet)
 
     def _left_out(self, results: CocoResults) -> dict[str, float]:
         """Shares of 1: of the answers, those of classes that the data does not have; of the pictures, those that could
@@ -91,18 +90,17 @@ class Measurement:
             "unread": 1 - results.pictures() / len(self.source),
         }
 
-    def _numbers(self, results: CocoResults) -> dict[str, float]:
+    def _scores(self, results: CocoResults) -> dict[str, CocoScores]:
         """COCO's of all kinds of answers."""
         masks = ("segm", "boundary") if self.settings["boundary"] else ("segm",)
         kinds = ("bbox", *(masks if self.model.mask_convs else ()), *(("keypoints",) if self._keypoints else ()))
-        numbers, federated = {}, "neg_category_ids" in self.truth["images"][0]
+        found, federated = {}, "neg_category_ids" in self.truth["images"][0]
         for kind in kinds:
             options: dict[str, Any] = {"sigmas": keypoint_sigmas_of(self.data)} if kind == "keypoints" else {}
             if kind != "keypoints" and self.model.detections > 100 and not federated:
                 options["detections"] = (1, 10, 100, self.model.detections)  # COCO looks at 100 a picture, we at all
-            found = evaluate_coco(self.truth, results.rows(), kind, **options).numbers()
-            numbers |= {f"{kind}/{name}": found[f"{kind}/{name}"] for name in MEASURED if f"{kind}/{name}" in found}
-        return numbers
+            found[kind] = evaluate_coco(self.truth, results.rows(), kind, **options)
+        return found
 
     def _sheet(self, results: CocoResults) -> np.ndarray:
         """The first pictures that could be read, what is there and what was found."""

@@ -195,6 +195,29 @@ def test_perfect_answers_are_measured_as_perfect_in_the_pictures_own_pixels(monk
     assert found["masks"].shape == (2, task.model.detections, 28, 28)
 
 
+def test_the_loss_of_the_evaluation_is_training_s_over_all_pictures(task, variables, monkeypatch):
+    """Three pictures in batches of two; the terms add up, and a placeholder counts for nothing."""
+    config = miniature()
+    config.eval.loss = True
+    measuring = make_task(config)
+    nothing = {"boxes": (4,), "scores": (), "labels": (), "valid": (), "masks": (28, 28), "keypoints": (len(JOINTS), 3)}
+    empty = lambda variables, batch: (
+        {name: np.zeros((2, 1, *shape)) for name, shape in nothing.items()}
+        | {name: np.asarray(batch[name]) for name in ("size", "original", "weight", "example")}
+    )
+    monkeypatch.setattr(measuring, "_detect", lambda *given: empty(*given) | {"valid": np.zeros((2, 1), bool)})
+    shares = measuring.detection_scores(variables, mesh=make_mesh(1, 1, jax.devices()[:1])).shares
+    expected = pictures = 0
+    for number, batch in enumerate(measuring.batches("eval", batch_size=2)):
+        batch.pop("index")
+        key = jax.random.fold_in(jax.random.key(0), number)
+        outcome = compiled(task)(variables["params"], variables["constants"], batch, key)
+        (loss, (weight, _)), _ = jax.device_get(outcome)
+        expected, pictures = expected + loss * weight, pictures + weight
+    assert pictures == 3 and shares["eval_loss"] == pytest.approx(expected / 3, rel=1e-4)
+    assert shares["eval_loss"] == pytest.approx(sum(shares[f"eval_loss/{name}"] for name in TERMS), rel=1e-4)
+
+
 def test_training_and_measuring_may_have_canvases_of_their_own():
     config = miniature()
     config.data.canvas, config.eval.canvas = (64, 96), (32, 64)

@@ -1,0 +1,73 @@
+"""A detector's scores told: short in the log, whole in files and in a table for people."""
+
+import json
+
+import numpy as np
+import pytest
+
+from segjax.data.records import encode_mask
+from segjax.evaluation.coco import evaluate_coco
+from segjax.evaluation.coco_format import CocoResults
+from segjax.evaluation.detection_scores import DetectionScores, table
+
+NAMES = ("cat", "dog", "owl")
+
+
+def rectangle(x, y, width, height):
+    mask = np.zeros((40, 40), bool)
+    mask[y : y + height, x : x + width] = True
+    return mask
+
+
+@pytest.fixture(scope="module")
+def scores():
+    """A cat and a dog in a picture, and no owl: the cat is found, the dog is called a cat."""
+    boxes = ((2, 2, 20, 20), (25, 25, 10, 10))
+    rows = [
+        dict(id=n + 1, image_id=1, category_id=n, bbox=list(box), area=box[2] * box[3], iscrowd=0)
+        | dict(segmentation={"size": [40, 40], "counts": encode_mask(rectangle(*box))})
+        for n, box in enumerate(boxes)
+    ]
+    truth = {"images": [{"id": 1, "height": 40, "width": 40}], "annotations": rows}
+    truth["categories"] = [{"id": n, "name": name} for n, name in enumerate(NAMES)]
+    results = CocoResults(truth)
+    corners = np.array([[x, y, x + width, y + height] for x, y, width, height in boxes])
+    masks = np.array([rectangle(*box) for box in boxes])
+    results.add(0, corners, np.array([0.9, 0.6]), np.array([0, 0]), masks)
+    kinds = {kind: evaluate_coco(truth, results.rows(), kind) for kind in ("bbox", "segm")}
+    return DetectionScores(kinds, {"detections_full": 0.25}, truth, results)
+
+
+def test_what_the_log_has(scores):
+    """The cat's precision is 1 up to its only object; the second cat, less certain, comes after it. The dog's is 0."""
+    expected = {f"{kind}/{name}": 0.5 for kind in ("bbox", "segm") for name in ("AP", "AP50", "AP75")}
+    assert scores.short() == pytest.approx(expected | {"detections_full": 0.25})
+    assert scores.per_class() == {kind: pytest.approx({"cat": 1, "dog": 0}) for kind in ("bbox", "segm")}
+    assert scores.numbers()["segm/ARs"] == pytest.approx(0.5) and "bbox/APl" not in scores.numbers()
+
+
+def test_the_table(scores):
+    lines = table(scores).splitlines()
+    assert lines[0].split() == ["percent", "AP", "AP50", "AP75", "APs", "AR100", "ARs"]
+    assert lines[1].split() == ["bbox", *["50.0"] * 6] and lines[2].split()[0] == "segm"
+    assert [line.split() for line in lines[4:7]] == [["AP", "by", "class"], ["cat", "100.0"], ["dog", "0.0"]]
+    assert lines[-1] == "detections_full 0.2500"
+    assert [line.split() for line in table(scores, most=1).splitlines()[4:6]] == [
+        ["AP", "by", "class,", "the", "lowest", "1", "of", "2"],
+        ["dog", "0.0"],
+    ]
+
+
+def test_confusion_and_curves(scores):
+    counts, names = scores.confusion(0.5)
+    assert names == [*NAMES, "nothing"] and counts.tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [0] * 4, [0] * 4]
+    assert scores.confusion(0.7)[0][1].tolist() == [0, 0, 0, 1]
+    assert list(scores.curves()) == ["bbox/AP50", "bbox/AP75", "segm/AP50", "segm/AP75"]
+    recall, precision = scores.curves()["segm/AP50"]
+    assert recall.shape == precision.shape == (101,) and precision.mean() == pytest.approx(0.5)
+
+
+def test_files(scores, tmp_path):
+    truth, results = scores.save(tmp_path)
+    assert [row["category_id"] for row in json.loads(results.read_text())] == [0, 0]
+    assert json.loads(truth.read_text()) == scores.truth
