@@ -28,7 +28,8 @@ INSIDE = {
     "plots": set(),
     "tasks": {"ops", "models", "losses", "prompting", "data", "training", "evaluation", "weights", "viz"},
 }
-INSIDE["tasks"] |= {"inference.found", "inference.refinement"}  # what is measured is what users get
+# What is measured is what users get.
+INSIDE["tasks"] |= {"inference.found", "inference.refinement", "inference.canvases"}
 FOR_ALL = {"files"}  # needs the standard library alone
 INSIDE["cli"] = {*INSIDE, "tasks"} - {"__main__"}
 

@@ -2,10 +2,11 @@
 
     segjax prepare coco path/to/coco --out data/coco
     segjax train --config=experiments/mask_rcnn/coco_r50_lsj.py --workdir=runs/lsj
+    segjax train --config=experiments/mask_rcnn/coco_r50_lsj.py:copy_paste --workdir=runs/copy-paste
 
 As detectron2's new baselines (configs/new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py: box AP 44.6, mask AP 40.3), but
-with group norms where these have norms over the batches of all devices, which no model here has. Nobody has trained
-this here.
+with group norms where these have norms over the batches of all devices, which no model here has. With `copy_paste` each
+picture gets objects of another one (Simple Copy-Paste, arXiv 2012.07177). Nobody has trained this here.
 """
 
 import ml_collections
@@ -22,4 +23,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.source = "data/coco"
     config.optimizer.update(name="sgd", peak_lr=0.1, b1=0.9, weight_decay=4e-5, clip_norm=0.0, warmup_steps=500)
     apply_lsj_recipe(config)
-    return as_variant(config, variant)
+    if variant == "copy_paste":
+        config.data.copy_paste = 1.0
+    return as_variant(config, variant, known=("copy_paste",))

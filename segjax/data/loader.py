@@ -20,7 +20,7 @@ from segjax.data.broken import BrokenRecords
 # Examples that a worker makes at a time, about. Whole batches of thousands would each keep one worker busy for many
 # seconds, and the memory that workers share would hold one for each of them and more.
 _PIECE = 32
-_ENDLESS = 2**48  # examples; grain's own endless repeat overflows in batches of one (it divides as floats)
+ENDLESS = 2**48  # examples; grain's own endless repeat overflows in batches of one (it divides as floats)
 
 
 class SettingsError(ValueError):
@@ -79,6 +79,7 @@ def make_loader(
     cache_mb: float = 0,
     max_broken: float = 0.01,
     broken_folder: str | os.PathLike | None = None,
+    order: Sequence[int] | None = None,
 ) -> Loader:
     """Batches of ``example_fn(source[i], rng)``; step k's rows of all processes, in order, are one process's batch k.
 
@@ -88,7 +89,8 @@ def make_loader(
 
     Args:
       source: random access by position; picklable if ``workers``.
-      example_fn: has a method ``placeholder() -> example``; picklable if ``workers``.
+      example_fn: has a method ``placeholder() -> example``, and where these differ ``placeholder_at(position)``;
+        picklable if ``workers``.
       batch_size: examples in a batch over all processes; a multiple of ``process_count``.
       seed: of the order and of the augmentation.
       train: True: shuffled anew each epoch, without end. False: in order, once, the last batch padded with
@@ -99,6 +101,7 @@ def make_loader(
       threads: threads of this process, or of each worker; 0 loads on demand.
       cache_mb: memory, over all workers, to keep records in; when it is full, later records are read again each time.
       max_broken: share of the examples that may raise. broken_folder: where files name them; see `BrokenRecords`.
+      order: another order to train in, of positions in the source, as long as `ENDLESS` nearly; picklable.
 
     Raises:
       ValueError: an empty source, or numbers that do not fit together. A batch raises BrokenDataError, a ValueError
@@ -109,8 +112,10 @@ def make_loader(
         raise ValueError(f"seed must lie in 0 .. 2**32 - 1, got {seed}")
     broken = BrokenRecords(broken_folder, process_index, max_broken)
     fetch = _Fetch(source, example_fn, cache_mb * 2**20 / max(1, workers), broken)
-    if train:
-        positions = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(_ENDLESS // len(source))
+    if order is not None:
+        positions = grain.MapDataset.source(order).seed(seed)
+    elif train:
+        positions = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(ENDLESS // len(source))
     else:
         positions = grain.MapDataset.range(-(-len(source) // batch_size) * batch_size).seed(seed)
     examples = positions.random_map(fetch)[start:]
@@ -175,7 +180,8 @@ class _Fetch:
             raise
         except Exception as error:
             self.broken.broken(position, record and record.get("image_id"), error, len(self.source))
-            example = self.example_fn.placeholder()
+            at = getattr(self.example_fn, "placeholder_at", None)
+            example = at(position) if at else self.example_fn.placeholder()
         return example | {"index": np.int64(position)}
 
     def _record(self, position: int) -> Mapping:

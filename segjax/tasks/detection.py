@@ -1,7 +1,7 @@
 """Detection: pictures with objects, Mask R-CNN, and its losses, bound together for the loop."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from segjax.data.copy_paste import CopyPaste
 from segjax.data.detection import MASK_SIDE, DetectionExample
+from segjax.data.orientation import ByOrientation, OrientedExample
 from segjax.data.placed import left_right_pairs
 from segjax.data.repeats import RepeatRare
 from segjax.data.splits import classes_of
 from segjax.evaluation.detection_scores import DetectionScores
+from segjax.inference.canvases import usual_canvases
 from segjax.inference.found import detected
 from segjax.models.detection.build import build_mask_rcnn
 from segjax.models.detection.mask_rcnn import MaskRcnn
@@ -24,6 +27,7 @@ from segjax.tasks.detection_evaluation import Measurement
 from segjax.tasks.detection_terms import Samples, loss_terms
 from segjax.tasks.pretrained import detector_from
 from segjax.tasks.record_task import RecordTask
+from segjax.tasks.records import load
 from segjax.training.sharding import place_batch, to_host
 
 ANSWERED = ("image", "size", "original", "weight", "example")
@@ -77,13 +81,21 @@ class Detection(RecordTask):
 
     def canvas(self, split: str) -> tuple[int, int]:
         """(height, width) in pixels of the canvases of "train" or "eval": as config.data or config.eval says, else the
-        model's own."""
+        model's square; of pictures by their orientation the model's widest, and those that stand have it upright."""
         own = (self.data if split == "train" else self.eval)["canvas"]
+        if split == "train" and self.data["by_orientation"] and not own:
+            return max(usual_canvases(self.model), key=lambda hw: hw[1] / hw[0])
         return tuple(own) or (self.model.canvas,) * 2
 
     def classes(self) -> dict[str, tuple]:
         """Names and numbers of the classes, and names of the keypoints, as the data has them."""
         return classes_of(self.data)
+
+    @property
+    def programs(self) -> int:
+        """How many shapes batches have in training."""
+        height, width = self.canvas("train")
+        return 2 if self.data["by_orientation"] and height != width else 1
 
     def operations(self) -> tuple[float, str]:
         """Of one picture with all its samples, see `detector_multiply_adds`; frozen stages run forward alone."""
@@ -91,11 +103,14 @@ class Detection(RecordTask):
         trained = count.picture + self.samples.regions * count.region + self.samples.objects * count.shown
         return 2.0 * (count.frozen + TRAINING * trained), jnp.dtype(self.model.dtype).name
 
-    def example(self, *, train: bool, keypoint_pairs: tuple[tuple[int, int], ...] = ()) -> DetectionExample:
-        """What is made of a record. keypoint_pairs: those that a mirrored picture swaps."""
+    def example(
+        self, *, train: bool, keypoint_pairs: tuple[tuple[int, int], ...] = (), standing: bool = False
+    ) -> DetectionExample:
+        """What is made of a record. keypoint_pairs: those that a mirrored picture swaps. standing: on a canvas that is
+        as high as the usual one is wide."""
         model, learnt = self.model, train or self.eval["loss"]
         return DetectionExample(
-            self.canvas("train" if train else "eval"),
+            self.canvas("train" if train else "eval")[:: -1 if standing else 1],
             self.data["max_objects"],
             short_side=model.short_side,
             long_side=model.long_side,
@@ -120,14 +135,27 @@ class Detection(RecordTask):
             self._check_classes()
         return RepeatRare(source, self.data["repeat_threshold"]) if train and self.data["repeat_threshold"] else source
 
-    def maker(self, split: str) -> DetectionExample:
-        """In training it knows which keypoints a mirrored picture swaps.
+    def maker(self, split: str, *, standing: bool = False) -> DetectionExample | CopyPaste:
+        """In training it knows which keypoints a mirrored picture swaps, and perhaps pastes objects of other pictures.
 
         Raises ValueError for a source with another number of keypoints than the model's.
         """
-        learnt = split == "train" or self.eval["loss"]
-        pairs = left_right_pairs(self._keypoint_names()) if learnt else ()
-        return self.example(train=split == "train", keypoint_pairs=pairs)
+        train = split == "train"
+        pairs = left_right_pairs(self._keypoint_names()) if train or self.eval["loss"] else ()
+        example = self.example(train=train, keypoint_pairs=pairs, standing=standing)
+        if not train or not self.data["copy_paste"]:
+            return example
+        return CopyPaste(example, self.source(split), probability=self.data["copy_paste"])
+
+    def batches(self, split: str, *, batch_size: int, seed: int = 0, **place: Any) -> Iterator[dict[str, np.ndarray]]:
+        """As `RecordTask.batches`; with `data.by_orientation` each has pictures that lie, or that stand."""
+        if split != "train" or not self.data["by_orientation"]:
+            return super().batches(split, batch_size=batch_size, seed=seed, **place)
+        source = self.source(split)
+        order = ByOrientation(source, batch_size, seed)
+        makers = (self.maker(split, standing=standing) for standing in (False, True))
+        given = dict(train=True, order=order, batch_size=batch_size, seed=seed) | place
+        return load(source, OrientedExample(*makers, order), self.data, **given)
 
     def evaluate(
         self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh

@@ -22,6 +22,8 @@ def detection_config() -> ml_collections.ConfigDict:
         | dict(
             canvas=(),  # (height, width) of training's canvas, such as that of random crops; (): the model's
             max_objects=100,  # of a picture; what there is no room for is dropped, the smallest first
+            by_orientation=False,  # batches whose pictures all lie or all stand, on a canvas that they fill
+            copy_paste=0.0,  # share of the pictures that get objects of another one (arXiv 2012.07177)
             repeat_threshold=0.0,  # classes in a smaller share of pictures come more often, see `RepeatRare`; 0: off
             min_visible=0.0,  # share of an object that must be left after a crop
             # See `Augmentation`; () and 0 draw nothing, and pictures become as large as the model says.
@@ -89,7 +91,7 @@ def apply_1x_recipe(config: ml_collections.ConfigDict) -> None:
     config.model.update(conventions="detectron2_rgb", freeze_at=2)
     config.optimizer.update(name="sgd", peak_lr=0.02, b1=0.9, weight_decay=1e-4, clip_norm=0.0, warmup_steps=1000)
     config.optimizer.update(schedule="step", boundaries=(60_000, 80_000))
-    config.data.update(train_split="train2017", eval_split="val2017", workers=8)
+    config.data.update(train_split="train2017", eval_split="val2017", workers=8, by_orientation=True)
     config.data.augment.update(short_sides=(640, 672, 704, 736, 768, 800), flip=True)
     config.eval.update(batch_size=16)
 

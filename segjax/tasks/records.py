@@ -44,17 +44,19 @@ def load(
     *,
     train: bool,
     workdir: pathlib.Path | None = None,
+    order: Sequence[int] | None = None,
     **place: int,
 ) -> Iterator:
     """Batches of examples: in training endless, shuffled and by the workers and cache that `config.data` asks for.
 
     Args:
       workdir: the run's folder; records that cannot be read are named in files of its folder `broken`.
+      order: to train in, as of `make_loader`.
       place: batch_size, start, seed, process_index and process_count, as of `make_loader`.
     """
     workers, cache_mb = (data["workers"], data["cache_mb"]) if train else (0, 0)
     options = dict(train=train, workers=workers, threads=data["threads"], cache_mb=cache_mb)
-    options |= dict(max_broken=data["max_broken"], broken_folder=workdir and workdir / "broken")
+    options |= dict(max_broken=data["max_broken"], broken_folder=workdir and workdir / "broken", order=order)
     return make_loader(source, example, **place, **options)
 
 

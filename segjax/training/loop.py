@@ -134,6 +134,7 @@ def run_steps(
     operations, dtype = run.task.operations()
     peak = config.peak_tflops or peak_tflops(jax.devices()[0], dtype)
     work = dict(operations=operations, peak_tflops=peak)
+    work["programs"] = getattr(run.task, "programs", 1)
     monitor = Monitor(program.step, config.batch_size, config.profile_steps, workdir / "profile", **work)
     with contextlib.closing(monitor), jax.transfer_guard("disallow"):
         while done < config.total_steps:

@@ -39,7 +39,8 @@ class NonFiniteError(FloatingPointError):
 class Monitor:
     """See the module. step: the compiled step; profile_steps: (first, last) to trace, or ().
 
-    operations: of one image, and peak_tflops: of one chip, as `utilisation` takes them.
+    operations: of one image, and peak_tflops: of one chip, as `utilisation` takes them. programs: how often the step
+    may be compiled, once for each shape of batches.
 
     Close it, or the trace of a run that ends within these steps is lost.
     """
@@ -53,8 +54,9 @@ class Monitor:
         *,
         operations: float = 0.0,
         peak_tflops: float = 0.0,
+        programs: int = 1,
     ) -> None:
-        self._step = step
+        self._step, self._programs = step, programs
         self._batch_size = batch_size
         self._work = dict(operations=operations, peak=peak_tflops)
         self._profile = tuple(profile_steps)
@@ -138,9 +140,10 @@ class Monitor:
 
     def _check_compilations(self) -> None:
         count = self._step.compilations
-        if count > 1 and not self._warned:
+        if count > self._programs and not self._warned:
             self._warned = True
             logger.error(
-                "the training step was compiled %d times: batches must keep their shapes and dtypes from step to step",
-                count,
+                "the training step was compiled %d times, expected %d: batches must keep their shapes and dtypes from "
+                "step to step",
+                *(count, self._programs),
             )

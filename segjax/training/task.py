@@ -64,7 +64,8 @@ class Task(Protocol):
     ) -> Iterator[Batch]:
         """This process's rows of each global batch, `start` examples (counted globally) into the stream.
 
-        workdir: the run's folder, for what there is to say about examples that cannot be read.
+        workdir: the run's folder, for what there is to say about examples that cannot be read. Batches have one shape;
+        a task where they have more says how many in an attribute `programs`.
         """
 
     def evaluate(

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from records_made import block, record_of
 
+from segjax.data.copy_paste import CopyPaste
 from segjax.data.figures import JOINTS
 from segjax.data.placed import mask_cells_of_box
 from segjax.data.records import decode_mask
@@ -229,6 +231,26 @@ def test_training_and_measuring_may_have_canvases_of_their_own():
     assert make_task(miniature()).canvas("train") == make_task(miniature()).canvas("eval") == (64, 64)
     small, large = make_task(miniature()).operations(), task.operations()
     assert small[1] == "float32" and 1 < large[0] / small[0] < 1.5  # half as many cells more, and as many samples
+
+
+def test_pictures_that_lie_and_that_stand_have_batches_and_canvases_of_their_own(monkeypatch):
+    config = miniature(short_side=32)
+    config.data.update(by_orientation=True, copy_paste=1.0)
+    task = make_task(config)
+    hw = [(40, 60), (60, 40)] * 2
+    masks = [block(side, 5, 5, 30, 35) for side in hw]
+    joints = np.full((1, len(JOINTS), 3), 20, np.float32)
+    records = [record_of([mask], image_id=str(n), keypoints=joints) for n, mask in enumerate(masks)]
+    monkeypatch.setattr("segjax.tasks.record_task.records_of", lambda *given, **options: records)
+    assert task.canvas("train") == (32, 64) and task.programs == 2 and make_task(miniature()).programs == 1
+    with task.batches("train", batch_size=2) as batches:
+        for batch in (next(batches) for _ in range(4)):
+            standing = bool(batch["index"][0] % 2)
+            assert {int(index) % 2 for index in batch["index"]} == {standing}
+            assert batch["image"].shape[1:3] == ((64, 32) if standing else (32, 64))
+            assert batch["valid"].any() and batch["size"].max() == 48
+    assert task.batch_shapes(2)["image"].shape == (2, 32, 64, 3)
+    assert isinstance(task.maker("train"), CopyPaste) and not isinstance(task.maker("eval"), CopyPaste)
 
 
 def test_operations_are_three_passes_over_a_picture_and_its_samples(task):

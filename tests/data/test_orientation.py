@@ -1,0 +1,101 @@
+"""Batches of lying and of standing pictures: which come when, whoever asks, and what stands in for a broken one."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from segjax.data.loader import make_loader
+from segjax.data.orientation import ByOrientation, OrientedExample, stands
+
+BATCH = 4
+
+
+class Pictures:
+    """Every third one stands; those in `broken` cannot be read a second time."""
+
+    def __init__(self, count, broken=()):
+        self.count, self.broken, self.read = count, broken, set()
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if index in self.broken and index in self.read:
+            raise OSError("gone")
+        self.read.add(index)
+        return {"image_id": str(index), "height": 3 if index % 3 == 0 else 2, "width": 2}
+
+
+class Maker:
+    def __init__(self, shape):
+        self.shape = shape
+
+    def __call__(self, record, rng):
+        return {"image": np.full(self.shape, int(record["image_id"]), np.int32), "weight": np.float32(1)}
+
+    def placeholder(self):
+        return {"image": np.full(self.shape, -1, np.int32), "weight": np.float32(0)}
+
+
+def orders(count=17, seed=0):
+    return ByOrientation(Pictures(count), BATCH, seed)
+
+
+def test_a_batch_has_one_orientation_and_every_picture_its_turn():
+    order = orders()
+    batches = np.array([[order[BATCH * batch + row] for row in range(BATCH)] for batch in range(17 * 3)])
+    of_batch = {tuple(np.unique(rows % 3 == 0)) for rows in batches}
+    assert of_batch == {(False,), (True,)}
+    times = np.bincount(batches.ravel(), minlength=17)
+    assert times.sum() == 12 * 17 and set(times) <= {11, 12, 13}, "what waits comes in the next epoch"
+    assert not any(set(a) == set(b) for a, b in zip(batches[:4], batches[4:8], strict=True)), "drawn anew"
+
+
+def test_pictures_come_as_soon_as_there_are_enough():
+    """Six lying and three standing ones: the first epoch has one batch of four that lie, the second one of each."""
+    order = orders(9)
+    kinds = [order[BATCH * batch] % 3 == 0 for batch in range(6)]
+    assert not kinds[0] and any(kinds)
+    lying = [order[BATCH * b + r] for b in range(6) for r in range(BATCH) if not kinds[b]]
+    assert len(set(lying[:6])) == 6, "all six before any comes again"
+
+
+def test_the_order_is_the_seed_s_whoever_asks_and_from_wherever():
+    one, other = orders(), pickle.loads(pickle.dumps(orders()))
+    backwards = [other[place] for place in reversed(range(200))]
+    assert [one[place] for place in range(200)] == backwards[::-1]
+    assert [orders(seed=1)[place] for place in range(200)] != backwards[::-1]
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_loaded_in_shares_of_two_processes_and_resumed(workers):
+    def batches(count, start=0, **place):
+        source = Pictures(17)
+        order = ByOrientation(source, BATCH, 5)
+        example = OrientedExample(Maker((2, 3)), Maker((3, 2)), order)
+        options = dict(batch_size=BATCH, seed=5, start=start, order=order, workers=workers)
+        with make_loader(source, example, **options, **place) as loader:
+            return [next(loader) for _ in range(count)]
+
+    whole = batches(9)
+    for batch in whole:
+        assert batch["image"].shape[1:] == ((3, 2) if batch["index"][0] % 3 == 0 else (2, 3))
+        np.testing.assert_array_equal(batch["image"][:, 0, 0], batch["index"])
+    shares = [batches(9, process_index=process, process_count=2) for process in range(2)]
+    for batch, first, second in zip(whole, *shares, strict=True):
+        np.testing.assert_array_equal(batch["index"], np.concatenate([first["index"], second["index"]]))
+    for batch, again in zip(whole[5:], batches(4, start=5 * BATCH), strict=True):
+        np.testing.assert_array_equal(batch["index"], again["index"])
+
+
+def test_what_cannot_be_read_leaves_a_placeholder_of_its_batch():
+    source = Pictures(12, broken=(0, 1))
+    order = ByOrientation(source, BATCH, 0)
+    example = OrientedExample(Maker((2, 3)), Maker((3, 2)), order)
+    with make_loader(source, example, batch_size=BATCH, order=order, max_broken=1) as loader:
+        rows = [next(loader) for _ in range(3)]
+    places = [(batch, row) for batch in rows for row in np.flatnonzero(batch["weight"] == 0)]
+    broken = {int(batch["index"][row]): batch["image"][row].shape for batch, row in places}
+    assert broken == {0: (3, 2), 1: (2, 3)}
+    assert example.placeholder()["image"].shape == (2, 3) and not stands({"height": 2, "width": 2})
