@@ -11,7 +11,7 @@ from typing import Any
 from jax.extend import core
 
 from segjax.scaling.program_text import Traffic
-from segjax.scaling.slices import Slice
+from segjax.scaling.slices import Chip
 
 
 def operations(jaxpr: core.Jaxpr) -> float:
@@ -77,12 +77,11 @@ class StepTimes:
         return sum(dataclasses.astuple(self))
 
 
-def step_times(on: Slice, operations_per_chip: float, traffic: Traffic) -> StepTimes:
+def step_times(chip: Chip, operations_per_chip: float, traffic: Traffic) -> StepTimes:
     """The times of a step of which one chip does so many operations, and moves that."""
     sent = {False: 0.0, True: 0.0}
     for collective, amount in traffic.collectives.items():
         sent[collective.crosses] += collective.sent(amount.bytes)
-    chip = on.chip
     return StepTimes(
         compute=operations_per_chip / (chip.tflops * 1e12),
         memory=traffic.memory_bytes / (chip.memory_gbs * 1e9),

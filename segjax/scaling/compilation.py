@@ -57,7 +57,7 @@ class Compilation:
     @property
     def times(self) -> StepTimes | None:
         """What a step takes at least; None where nothing was compiled."""
-        return None if self.traffic is None else step_times(self.on, self.executed, self.traffic)
+        return None if self.traffic is None else step_times(self.on.chip, self.executed, self.traffic)
 
 
 def program_for(task: Any, config: ml_collections.ConfigDict, on: Slice) -> Program:

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 import ml_collections
@@ -46,15 +46,20 @@ def first_state(
     places = flatten({"params": shardings.params, "constants": shardings.constants})
     given = flatten(_given(task, config.init_from, {"params": shapes.params, "constants": shapes.constants}, variables))
     given = {path: jax.device_put(array, places[path]) for path, array in given.items()}
-    with quick_compilation():
-        keys = jax.random.split(jax.random.key(config.seed))
-        state = jax.jit(program.first, out_shardings=shardings)(*keys, given)
+    state = drawn_state(program, config.seed, given)
     if hasattr(task, "measured_constants") and given.keys() != places.keys():
         found = flatten(task.measured_constants(state.variables, mesh=program.mesh), "constants")
         placed = {path: jax.device_put(array, places[path]) for path, array in found.items()}
         constants = unflatten(flatten(state.constants, "constants") | placed)
         state = state.replace(constants=constants.get("constants", {}))
     return state
+
+
+def drawn_state(program: Program, seed: int, given: Mapping[str, jax.Array]) -> TrainState:
+    """The state of a fresh run; given: {path: array that is not to be drawn}. Call it under the mesh."""
+    with quick_compilation():
+        keys = jax.random.split(jax.random.key(seed))
+        return jax.jit(program.first, out_shardings=program.shardings)(*keys, given)
 
 
 def _given(task: Task, init_from: str, expected: Variables, variables: Variables | None) -> Variables:

@@ -45,7 +45,7 @@ def test_operations_of_a_convolution():
 
 
 def test_times_are_amounts_over_rates():
-    times = step_times(SLICE, 19.7e12, Traffic(EXCHANGES, 16.38e9))
+    times = step_times(SLICE.chip, 19.7e12, Traffic(EXCHANGES, 16.38e9))
     # 1e9 bytes over two links of 50e9; 1e8 bytes summed over two slices are 1e8 sent, at 3.125e9.
     assert times == StepTimes(*(pytest.approx(seconds) for seconds in (0.1, 0.02, 0.01, 0.032)))
     assert times.bound == "compute" and times.least == pytest.approx(0.1) and times.one_by_one == pytest.approx(0.162)
