@@ -45,6 +45,11 @@ def start(command, log, **more) -> subprocess.Popen:
         return subprocess.Popen(command, env=os.environ | paths | more, stdout=file, stderr=subprocess.STDOUT)
 
 
+def child_of(process: subprocess.Popen) -> int:
+    """The id of a process's only child."""
+    return int(subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(process.pid)], text=True))
+
+
 def statuses(processes, seconds: float) -> list[int | None]:
     """Exit statuses, once all have ended or one has failed, which leaves None for those that waited for it."""
     until = time.monotonic() + seconds

@@ -1,14 +1,12 @@
 """A process is lost: the others end in time, with a status to start again by and a line that names the lost one."""
 
-import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
-from processes import TESTS, free_port, start, statuses
+from processes import TESTS, child_of, free_port, start, statuses
 
 from segjax.cli import guard
 
@@ -43,10 +41,6 @@ class Group:
 
     def said(self, rank):
         return (self.folder / f"{rank}.log").read_text()
-
-
-def child_of(process):
-    return int(subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(process.pid)], text=True))
 
 
 def test_a_worker_killed_and_a_coordinator_killed_are_named_by_the_others(tmp_path):
@@ -106,50 +100,6 @@ def test_who_did_not_come_is_named(tmp_path, absent):
         status, _, last = group.ends(rank)
         assert status == guard.LOST
         assert last.startswith(f"segjax train: process {absent} did not come within --join_timeout=60 s")
-
-
-@pytest.mark.slow
-def test_the_same_command_goes_on_where_a_lost_process_left_the_training(tmp_path):
-    """MAE by `segjax train`, two processes; process 1 is killed, later all are told to stop."""
-    run, began = tmp_path / "run", 0
-
-    def rows():
-        path = run / "metrics.jsonl"
-        return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
-
-    def both():
-        nonlocal began
-        began += 1
-        fields = ["total_steps=100000", "checkpoint.every=3", "log_every=1"]
-        command = [sys.executable, "-m", "segjax", "train", "--config=experiments/mae/quickstart.py:debug"]
-        command += [f"--workdir={run}", f"--coordinator=localhost:{free_port()}", "--processes=2"]
-        command += [f"--heartbeat_timeout={3 * HEARTBEAT}", *(f"--config.{field}" for field in fields)]
-        logs = [tmp_path / f"{began}_{rank}.log" for rank in range(2)]
-        jax = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-        return [start([*command, f"--process_id={rank}"], log, **jax) for rank, log in enumerate(logs)], logs
-
-    def wait_for(step):
-        until = time.monotonic() + 280
-        while not rows() or rows()[-1] < step:
-            assert time.monotonic() < until, logs[0].read_text()
-            time.sleep(0.1)
-
-    workers, logs = both()
-    wait_for(5)
-    workers[1].kill()
-    assert statuses(workers[:1], 120) == [guard.LOST] and "process 1 is lost" in logs[0].read_text()
-    saved = max(int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdigit())
-    assert saved % 3 == 0
-
-    workers, logs = both()
-    wait_for(saved + 3)
-    workers[0].send_signal(signal.SIGTERM)
-    until = time.monotonic() + 120
-    while None in (codes := [worker.poll() for worker in workers]) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert codes == [128 + signal.SIGTERM] * 2
-    assert all(f"resuming at step {saved}" in log.read_text() for log in logs)
-    assert rows() == list(range(1, rows()[-1] + 1)), "steps that were lost are done again, and logged once"
 
 
 @pytest.mark.slow

@@ -33,11 +33,13 @@ def measured(experiment: str, flags: Sequence[str], devices: int, fsdp: bool, st
 
     Returns a `segjax.scaling.measured.Measured`; raises what reading the experiment and `measure_step` raise.
     """
+    from segjax.cli import keep_compiled_programs
     from segjax.cli.memory import keep_freed_memory
 
     keep_freed_memory()  # as `segjax train` does, before jax is there
     import jax
 
+    keep_compiled_programs()
     jax.config.update("jax_num_cpu_devices", devices)
     from segjax.scaling.measured import measure_step, measured_rates
     from segjax.tasks import completed, make_task
@@ -53,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     counts = lambda text: [int(count) for count in text.split(",")]
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the experiment")
-    parser.add_argument("--devices", type=counts, default=[1, 2, 4, 8], metavar="N,N", help="how many (default 1,2,4,8)")
+    parser.add_argument(
+        "--devices", type=counts, default=[1, 2, 4, 8], metavar="N,N", help="how many (default 1,2,4,8)"
+    )
     parser.add_argument("--fsdp", action="store_true", help="parameters split over the devices as well")
     parser.add_argument("--steps", type=int, default=10, metavar="N", help="counted steps (default 10)")
     args, rest = parser.parse_known_args(argv)
@@ -72,11 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             first = found
             from segjax.scaling.measured import HEAD, table_row
 
-            rates = found.rates
-            print(
-                f"{args.config}, {found.images} images, {args.steps} steps on {os.cpu_count()} cores; "
-                f"{rates.products / 1e9:.0f}e9 operations a second, {rates.memory / 1e9:.1f}e9 bytes of memory\n\n{HEAD}"
-            )
+            rates = f"{found.rates.products / 1e9:.0f}e9 operations and {found.rates.memory / 1e9:.1f}e9 bytes a second"
+            print(f"{args.config}, {found.images} images, {args.steps} steps on {os.cpu_count()} cores; {rates}")
+            print(f"\n{HEAD}")
         print(table_row(found, first), flush=True)
     return 0
 

@@ -75,15 +75,13 @@ class Measured:
     """A step on devices that are here.
 
     Attributes:
-      mesh: sizes by axis. images: of a step. seconds: of each counted step. compiling: seconds that it took.
-      loss: of the first step. executed: operations of one device in a step. traffic: of one device. rates: of the
-        machine that the devices share.
+      mesh: sizes by axis. images: of a step. seconds: of each counted step. loss: of the first step.
+      executed: operations of one device in a step, if all share them. traffic: of one device. rates: of the machine.
     """
 
     mesh: dict[str, int]
     images: int
     seconds: tuple[float, ...]
-    compiling: float
     loss: float
     executed: float
     traffic: Traffic
@@ -130,15 +128,12 @@ def measure_step(
     batch = sharding.place_batch(next(batches), mesh)
     getattr(batches, "close", lambda: None)()
     traced = program.trace(batch)
-    began = time.perf_counter()
     compiled = traced.lower().compile()
-    compiling = time.perf_counter() - began
     losses, seconds = _run(program, compiled, drawn_state(program, config.seed, {}), batch, steps + 1)
     return Measured(
         mesh=dict(mesh.shape),
         images=config.batch_size,
         seconds=tuple(seconds[1:]),
-        compiling=compiling,
         loss=losses[0],
         executed=operations(traced.jaxpr.jaxpr) / mesh.size,
         traffic=read_traffic(compiled.as_text(), chips=mesh.size),
@@ -163,7 +158,7 @@ def _run(program: Program, compiled: Any, state: Any, batch: Any, steps: int) ->
 
 HEAD = (
     "| devices | mesh | ms a step | images/s | of the first | exchanges | MiB sent by a device "
-    "| arithmetic, ms | of the longest | of the sum | loss | compiled, s |\n" + "|---" * 12 + "|"
+    "| arithmetic, ms | of the longest | of the sum | loss |\n" + "|---" * 11 + "|"
 )
 
 
@@ -181,4 +176,4 @@ def table_row(found: Measured, first: Measured) -> str:
     cells += [f"{sum(amount.times for _, amount in amounts)}", f"{sent:.1f}"]
     cells += [" / ".join(f"{1e3 * part:.0f}" for part in (times.compute, times.memory, times.links))]
     cells += [f"{found.step / times.least:.2f}", f"{found.step / times.one_by_one:.2f}"]
-    return "| " + " | ".join([*cells, f"{found.loss:.5f}", f"{found.compiling:.0f}"]) + " |"
+    return "| " + " | ".join([*cells, f"{found.loss:.5f}"]) + " |"

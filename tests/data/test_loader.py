@@ -108,6 +108,18 @@ def test_each_process_reads_its_own_rows_alone_and_together_they_read_all_whoeve
     np.testing.assert_array_equal(order, np.concatenate([b["index"] for b in take(4, Numbers(48), batch_size=12)]))
 
 
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 8])
+def test_shards_of_an_epoch_are_disjoint_and_complete(processes):
+    """Two epochs of 60 examples in batches of 24, so that the second begins in the middle of the third batch."""
+    parts = []
+    for process in range(processes):
+        batches = take(5, Numbers(60), batch_size=24, process_index=process, process_count=processes)
+        parts.append(np.stack([batch["index"] for batch in batches]))
+        assert parts[-1].shape == (5, 24 // processes)
+    epochs = np.concatenate(parts, axis=1).reshape(2, 60)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(60), (2, 1)))
+
+
 def test_threads_change_nothing():
     assert_same(take(8, threads=0), take(8, threads=3))
 
@@ -125,7 +137,7 @@ def test_workers_change_nothing_and_hand_over_plain_arrays():
     assert all(type(array) is np.ndarray for batch in by_workers for array in batch.values())
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, 2, 4])
 def test_evaluation_is_in_order_once_and_padded(processes):
     parts = []
     for process in range(processes):

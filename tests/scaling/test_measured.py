@@ -1,0 +1,77 @@
+"""A step that is run on feigned devices: its exchanges and operations worked out by hand, and the rows of the table."""
+
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+from training.toy import HIDDEN, INPUTS, ToyTask, toy_config
+
+from segjax.scaling.arithmetic import StepTimes
+from segjax.scaling.measured import HEAD, Measured, Rates, measure_step, measured_rates, table_row
+from segjax.scaling.program_text import Amount, Collective, Traffic
+
+TOOL = pathlib.Path(__file__).resolve().parents[2] / "tools" / "device_scaling.py"
+RATES = Rates(products=80e9, memory=20e9)
+
+
+def measured(devices, fsdp=1):
+    """The toy, 16 rows, on so many devices."""
+    config = toy_config(mesh__fsdp=fsdp, mesh__unsharded_tolerance=1.0)
+    return measure_step(ToyTask(), config, jax.devices()[:devices], RATES, steps=3)
+
+
+def test_a_step_on_one_device_two_and_two_that_share_the_parameters():
+    one, two, split = measured(1), measured(2), measured(2, fsdp=2)
+    assert [found.mesh for found in (one, two, split)] == [
+        {"data": 1, "fsdp": 1},
+        {"data": 2, "fsdp": 1},
+        {"data": 1, "fsdp": 2},
+    ]
+    assert one.loss == pytest.approx(two.loss, rel=1e-5) == pytest.approx(split.loss, rel=1e-5)
+    assert len(one.seconds) == 3 and min(one.seconds) > 0
+    # Forward, the gradients of both matrices, and of what goes into the second.
+    operations = 2 * 16 * (2 * INPUTS * HIDDEN + 3 * HIDDEN)
+    assert (one.executed, two.executed, split.executed) == (operations, operations / 2, operations / 2)
+
+    assert not one.traffic.collectives and split.traffic.collectives
+    parameters = INPUTS * HIDDEN + HIDDEN + HIDDEN + 1
+    (exchange,) = two.traffic.collectives  # all the gradients, with the sums of the loss
+    assert (exchange.kind, exchange.dtype, exchange.group) == ("all-reduce", "f32", 2)
+    sent = exchange.sent(two.traffic.collectives[exchange].bytes)
+    assert 4 * parameters < sent <= 4 * (parameters + 4)
+
+
+def test_devices_share_the_rates_of_the_machine():
+    """4 devices: a quarter of the rates each; what one sends is read and written, at the memory's rate."""
+    exchange = {Collective("all-gather", "f32", 4): Amount(3, 4 / 3 * 1e9)}
+    found = Measured({"data": 2, "fsdp": 2}, 8, (3.0, 2.0, 2.5), 1.25, 20e9, Traffic(exchange, 2.5e9), RATES)
+    assert found.devices == 4 and found.step == 2.5
+    assert found.times == StepTimes(*(pytest.approx(seconds) for seconds in (1.0, 0.5, 0.4, 0.0)))
+    first = Measured({"data": 1, "fsdp": 1}, 8, (2.0,), 1.25, 80e9, Traffic({}, 10e9), RATES)
+    row = "| 4 | 2 x 2 | 2500 | 3.2 | 0.80 | 3 | 953.7 | 1000 / 500 / 400 | 2.50 | 1.32 | 1.25000 |"
+    assert table_row(found, first) == row
+    assert HEAD.splitlines()[0].count("|") == HEAD.splitlines()[1].count("|") == row.count("|")
+
+
+def test_rates_are_operations_and_bytes_by_the_clock(monkeypatch):
+    """By a clock that says .5 s of a call: 2 * 64 ** 3 operations, and 1 MiB read and as much written."""
+    monkeypatch.setattr("segjax.scaling.measured._seconds", lambda call, repeats: [9.0, *[0.5] * (repeats - 1)])
+    rates = measured_rates(width=64, mib=1, repeats=2)
+    assert rates == Rates(products=2 * 64**3 / 0.5, memory=2 * 2**20 / 0.5)
+
+
+@pytest.mark.slow
+def test_the_tool_prints_a_row_of_each_number_of_devices():
+    def run(*flags):
+        command = [sys.executable, TOOL, "--config=experiments/mae/quickstart.py:debug", *flags]
+        return subprocess.run(command, cwd=TOOL.parents[1], capture_output=True, text=True)
+
+    ended = run("--devices=1,2", "--fsdp", "--steps=2", "--config.mesh.unsharded_tolerance=0.5")
+    assert ended.returncode == 0, ended.stderr
+    rows = [line.split(" | ") for line in ended.stdout.splitlines() if line.startswith("| ")][1:]
+    assert [row[:2] for row in rows] == [["| 1", "1 x 1"], ["| 2", "2 x 1"], ["| 2", "1 x 2"]]
+    assert len({row[-1] for row in rows}) == 1, "the same loss"
+    ended = run("--devices=3")
+    assert ended.returncode == 2 and "batch_size 4 does not divide over 3 devices" in ended.stderr
