@@ -31,15 +31,14 @@ from segjax.cli.experiments import apply_flags, read_config
 def measured(experiment: str, flags: Sequence[str], devices: int, fsdp: bool, steps: int) -> Any:
     """In a process of its own: the step of an experiment on so many devices, its parameters split over them or whole.
 
+    It is compiled anew, and not kept: a program is cut into as many pieces as there were cores when it was compiled.
     Returns a `segjax.scaling.measured.Measured`; raises what reading the experiment and `measure_step` raise.
     """
-    from segjax.cli import keep_compiled_programs
     from segjax.cli.memory import keep_freed_memory
 
     keep_freed_memory()  # as `segjax train` does, before jax is there
     import jax
 
-    keep_compiled_programs()
     jax.config.update("jax_num_cpu_devices", devices)
     from segjax.scaling.measured import measure_step, measured_rates
     from segjax.tasks import completed, make_task

@@ -20,7 +20,7 @@ from segjax.scaling.arithmetic import StepTimes, operations, step_times
 from segjax.scaling.program_text import Traffic, read_traffic
 from segjax.scaling.slices import Chip
 from segjax.training import sharding
-from segjax.training.program import Program, make_program
+from segjax.training.program import make_program
 from segjax.training.start import drawn_state
 
 
@@ -129,7 +129,9 @@ def measure_step(
     getattr(batches, "close", lambda: None)()
     traced = program.trace(batch)
     compiled = traced.lower().compile()
-    losses, seconds = _run(program, compiled, drawn_state(program, config.seed, {}), batch, steps + 1)
+    with jax.set_mesh(mesh):
+        state = drawn_state(task, program, config.seed, {})
+        losses, seconds = _run(compiled, state, batch, steps + 1)
     return Measured(
         mesh=dict(mesh.shape),
         images=config.batch_size,
@@ -141,18 +143,17 @@ def measure_step(
     )
 
 
-def _run(program: Program, compiled: Any, state: Any, batch: Any, steps: int) -> tuple[list[float], list[float]]:
+def _run(step: Any, state: Any, batch: Any, times: int) -> tuple[list[float], list[float]]:
     """Losses and seconds of so many steps."""
     key, losses = state.key, []
 
-    def step() -> Any:
+    def call() -> Any:
         nonlocal state
-        state, metrics = compiled(state.replace(key=None), key, batch)
+        state, metrics = step(state.replace(key=None), key, batch)
         losses.append(metrics["loss"])
         return state, metrics
 
-    with jax.set_mesh(program.mesh):
-        seconds = _seconds(step, steps)
+    seconds = _seconds(call, times)
     return [float(loss) for loss in losses], seconds
 
 

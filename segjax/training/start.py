@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import jax
 import ml_collections
@@ -43,23 +43,24 @@ def first_state(
     if (restored := checkpoints.restore(shapes, shardings)) is not None:
         logger.info("resuming at step %d", restored[0].step)
         return restored[0]
+    expected = {"params": shapes.params, "constants": shapes.constants}
+    return drawn_state(task, program, config.seed, _given(task, config.init_from, expected, variables))
+
+
+def drawn_state(task: Task, program: Program, seed: int, given: Variables) -> TrainState:
+    """The state of a fresh run; `given` holds the variables that are not to be drawn. Call it under the mesh."""
+    shardings = program.shardings
     places = flatten({"params": shardings.params, "constants": shardings.constants})
-    given = flatten(_given(task, config.init_from, {"params": shapes.params, "constants": shapes.constants}, variables))
-    given = {path: jax.device_put(array, places[path]) for path, array in given.items()}
-    state = drawn_state(program, config.seed, given)
+    given = {path: jax.device_put(array, places[path]) for path, array in flatten(given).items()}
+    with quick_compilation():
+        keys = jax.random.split(jax.random.key(seed))
+        state = jax.jit(program.first, out_shardings=shardings)(*keys, given)
     if hasattr(task, "measured_constants") and given.keys() != places.keys():
         found = flatten(task.measured_constants(state.variables, mesh=program.mesh), "constants")
         placed = {path: jax.device_put(array, places[path]) for path, array in found.items()}
         constants = unflatten(flatten(state.constants, "constants") | placed)
         state = state.replace(constants=constants.get("constants", {}))
     return state
-
-
-def drawn_state(program: Program, seed: int, given: Mapping[str, jax.Array]) -> TrainState:
-    """The state of a fresh run; given: {path: array that is not to be drawn}. Call it under the mesh."""
-    with quick_compilation():
-        keys = jax.random.split(jax.random.key(seed))
-        return jax.jit(program.first, out_shardings=program.shardings)(*keys, given)
 
 
 def _given(task: Task, init_from: str, expected: Variables, variables: Variables | None) -> Variables:
