@@ -8,10 +8,12 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 from jax.extend import core
 
 from segjax.scaling.program_text import Traffic
 from segjax.scaling.slices import Chip
+from segjax.training.program import Program
 
 
 def operations(jaxpr: core.Jaxpr) -> float:
@@ -36,6 +38,18 @@ def operations(jaxpr: core.Jaxpr) -> float:
         else:
             total += parameters.get("length", 1) * sum(operations(inner) for inner in _inside(parameters))
     return total
+
+
+def operations_per_chip(program: Program, traced: jax.stages.Traced) -> float:
+    """Operations of one chip in a step that was traced.
+
+    A chip does its part of the batch. What the optimizer does with a parameter (nothing that counts, but for Muon)
+    every chip does that holds it: all of them, and where parameters are split each its part, if XLA finds one.
+    """
+    shapes, sizes = program.shapes, program.mesh.shape
+    update = jax.make_jaxpr(program.update)(shapes.params, shapes.opt_state, shapes.params)
+    of_update = operations(update.jaxpr)
+    return (operations(traced.jaxpr.jaxpr) - of_update) / program.mesh.size + of_update / sizes["fsdp"]
 
 
 def _inside(parameters: dict[str, Any]) -> Iterator[core.Jaxpr]:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from segjax.scaling.arithmetic import StepTimes, operations, step_times
+from segjax.scaling.arithmetic import StepTimes, operations_per_chip, step_times
 from segjax.scaling.program_text import Traffic, read_traffic
 from segjax.scaling.slices import GIB, Slice
 from segjax.training import sharding
@@ -87,7 +87,7 @@ def compile_step(
     batch = task.batch_shapes(config.batch_size)
     traced = program.trace(batch)
     known = dict(on=on, mesh=dict(program.mesh.shape), images=config.batch_size, microbatches=config.microbatches)
-    known |= dict(quick=quick, counted=task.operations()[0], executed=operations(traced.jaxpr.jaxpr) / on.chips)
+    known |= dict(quick=quick, counted=task.operations()[0], executed=operations_per_chip(program, traced))
     began = time.perf_counter()
     try:
         compiled = traced.lower().compile({"exec_time_optimization_effort": -1.0} if quick else None)

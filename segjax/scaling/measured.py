@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from segjax.scaling.arithmetic import StepTimes, operations, step_times
+from segjax.scaling.arithmetic import StepTimes, operations_per_chip, step_times
 from segjax.scaling.program_text import Traffic, read_traffic
 from segjax.scaling.slices import Chip
 from segjax.training import sharding
@@ -76,7 +76,7 @@ class Measured:
 
     Attributes:
       mesh: sizes by axis. images: of a step. seconds: of each counted step. loss: of the first step.
-      executed: operations of one device in a step, if all share them. traffic: of one device. rates: of the machine.
+      executed: operations of one device in a step. traffic: of one device. rates: of the machine.
     """
 
     mesh: dict[str, int]
@@ -137,7 +137,7 @@ def measure_step(
         images=config.batch_size,
         seconds=tuple(seconds[1:]),
         loss=losses[0],
-        executed=operations(traced.jaxpr.jaxpr) / mesh.size,
+        executed=operations_per_chip(program, traced),
         traffic=read_traffic(compiled.as_text(), chips=mesh.size),
         rates=rates,
     )

@@ -21,6 +21,7 @@ class Program:
     Attributes:
       first: (init key, run's key, {path: array that is not to be drawn}) -> state before the first step. Pure.
       shapes, shardings: of the state; no array has been made.
+      update: the optimizer's, of (gradients, optimizer state, parameters); a part of the step.
       step: (state, batch) -> (state, metrics), not compiled before it is called or lowered.
     """
 
@@ -28,6 +29,7 @@ class Program:
     first: Callable[[jax.Array, jax.Array, Mapping[str, jax.Array]], TrainState]
     shapes: TrainState
     shardings: TrainState
+    update: Callable[..., tuple]
     step: CompiledStep
 
     def trace(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> jax.stages.Traced:
@@ -52,4 +54,4 @@ def make_program(task: Task, config: ml_collections.ConfigDict, mesh: Mesh) -> P
     shardings = sharding.state_shardings(shapes, mesh, **rules)
     pace = {n: config[n] for n in ("microbatches", "ema_decay")}
     step = make_train_step(task.loss, optimizer, schedule, reduce_dtype=config.mesh.reduce_dtype, **pace)
-    return Program(mesh, first, shapes, shardings, CompiledStep(step, shardings, mesh))
+    return Program(mesh, first, shapes, shardings, optimizer.update, CompiledStep(step, shardings, mesh))

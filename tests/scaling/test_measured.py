@@ -6,13 +6,17 @@ import sys
 
 import jax
 import pytest
-from training.toy import HIDDEN, INPUTS, ToyTask, toy_config
+from training.toy import HIDDEN, INPUTS, ToyTask, examples, toy_config
 
-from segjax.scaling.arithmetic import StepTimes
+from segjax.scaling.arithmetic import StepTimes, operations_per_chip
 from segjax.scaling.measured import HEAD, Measured, Rates, measure_step, measured_rates, table_row
 from segjax.scaling.program_text import Amount, Collective, Traffic
+from segjax.training.program import make_program
+from segjax.training.sharding import make_mesh, place_batch
 
 TOOL = pathlib.Path(__file__).resolve().parents[2] / "tools" / "device_scaling.py"
+# Of 16 rows: forward, the gradients of both matrices, and of what goes into the second.
+OPERATIONS = 2 * 16 * (2 * INPUTS * HIDDEN + 3 * HIDDEN)
 RATES = Rates(products=80e9, memory=20e9)
 
 
@@ -31,9 +35,7 @@ def test_a_step_on_one_device_two_and_two_that_share_the_parameters():
     ]
     assert one.loss == pytest.approx(two.loss, rel=1e-5) == pytest.approx(split.loss, rel=1e-5)
     assert len(one.seconds) == 3 and min(one.seconds) > 0
-    # Forward, the gradients of both matrices, and of what goes into the second.
-    operations = 2 * 16 * (2 * INPUTS * HIDDEN + 3 * HIDDEN)
-    assert (one.executed, two.executed, split.executed) == (operations, operations / 2, operations / 2)
+    assert (one.executed, two.executed, split.executed) == (OPERATIONS, OPERATIONS / 2, OPERATIONS / 2)
 
     assert not one.traffic.collectives and split.traffic.collectives
     parameters = INPUTS * HIDDEN + HIDDEN + HIDDEN + 1
@@ -41,6 +43,19 @@ def test_a_step_on_one_device_two_and_two_that_share_the_parameters():
     assert (exchange.kind, exchange.dtype, exchange.group) == ("all-reduce", "f32", 2)
     sent = exchange.sent(two.traffic.collectives[exchange].bytes)
     assert 4 * parameters < sent <= 4 * (parameters + 4)
+
+
+def test_what_muon_does_with_whole_parameters_every_device_does():
+    def executed(data, fsdp, name):
+        mesh = make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+        config = toy_config(optimizer__name=name, mesh__unsharded_tolerance=1.0)
+        program = make_program(ToyTask(), config, mesh)
+        return operations_per_chip(program, program.trace(place_batch(examples(0, 16), mesh)))
+
+    update = executed(1, 1, "muon") - OPERATIONS
+    assert executed(1, 1, "adamw") == OPERATIONS and update > 0
+    assert executed(2, 1, "muon") == OPERATIONS / 2 + update
+    assert executed(2, 2, "muon") == OPERATIONS / 4 + update / 2
 
 
 def test_devices_share_the_rates_of_the_machine():
