@@ -18,6 +18,7 @@ from segjax.cli import main
 from segjax.cli.evaluate import evaluation_config
 from segjax.cli.experiments import apply_flags, read_config
 from segjax.cli.predict import read_prompts
+from segjax.data.ahead import usable_cores
 from segjax.data.records import decode_mask
 from segjax.evaluation.interactive_scores import InteractiveScores
 from segjax.inference.loading import load_with_config
@@ -508,7 +509,8 @@ def test_compiled_programs_go_to_the_users_cache_unless_a_place_is_chosen(tmp_pa
         environment = clean | {"XDG_CACHE_HOME": str(tmp_path)} | extra
         run = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, env=environment, check=True)
         places[name] = run.stdout.strip()
-    assert places == {"default": str(tmp_path / "segjax" / "jax"), "chosen": "/elsewhere"}
+    of_cores = str(tmp_path / "segjax" / "jax" / f"{usable_cores()}-cores")
+    assert places == {"default": of_cores, "chosen": "/elsewhere"}
 
 
 @pytest.mark.slow

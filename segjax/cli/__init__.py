@@ -99,13 +99,18 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def keep_compiled_programs() -> None:
-    """Points jax's compilation cache at ~/.cache/segjax/jax, unless the user has chosen."""
+    """Points jax's compilation cache at a folder of ~/.cache/segjax/jax, unless the user has chosen.
+
+    A program for CPUs is cut into as many pieces as there are cores when it is compiled, which jax's cache passes over:
+    one core's would be slow on two. So each number of cores that we may use has a folder.
+    """
     import jax
 
+    from segjax.data.ahead import usable_cores
     from segjax.files import cache_folder
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax" / f"{usable_cores()}-cores"))
 
 
 def checkpoint_step(text: str) -> int | str:

@@ -14,7 +14,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads:
 
     Items are drawn in this thread, in order. An error is raised where its result would have come.
     """
-    threads = threads or _cores()
+    threads = threads or usable_cores()
     if threads == 1:
         yield from map(function, items)
         return
@@ -32,6 +32,6 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads:
                 future.cancel()
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from segjax.viz.pictures import _INK, _LARGEST_PANEL, _SMALLEST_PANEL, PALETTE, _check_image, _font, _lay_out, overlay
 
-_TAGGED = 0.1  # share of a picture that words may take
+_TAGGED = 0.1  # share of a picture that words may take, and of the boxes three times that
 
 
 def detection_overlay(
@@ -62,7 +62,7 @@ def detection_overlay(
             points = np.array(keypoints[index], float)
             points[:, :2] *= scale
             _draw_keypoints(draw, points, skeleton, color, line)
-    words = _words(len(boxes), labels, scores, names, picture.size)
+    words = _words(boxes, labels, scores, names, picture.size)
     for index in order:
         if words[index]:
             _tag(draw, picture.size, boxes[index], words[index], tuple(colors[index % len(colors)]))
@@ -124,7 +124,7 @@ def _called(label: int, names: Sequence[str]) -> str:
 
 
 def _words(
-    count: int,
+    boxes: np.ndarray,
     labels: Sequence[int] | np.ndarray | None,
     scores: Sequence[float] | np.ndarray | None,
     names: Sequence[str],
@@ -135,9 +135,28 @@ def _words(
     numbers = None if scores is None else [f"{score:.2f}" for score in scores]
     both = [[f"{name} {number}" for name, number in zip(classes, numbers, strict=True)]] if classes and numbers else []
     for words in (*both, *(some for some in (numbers, classes) if some)):
-        if sum(_tag_width(text, size) for text in words) * 1.3 * _tag_height(size) <= _TAGGED * size[0] * size[1]:
+        tags = np.array([_tag_frame(box, text, size) for box, text in zip(boxes, words, strict=True)]).reshape(-1, 4)
+        if _area(tags).sum() <= _TAGGED * size[0] * size[1] and _hidden(boxes, tags) <= 3 * _TAGGED:
             return words
-    return [""] * count
+    return [""] * len(boxes)
+
+
+def _hidden(boxes: np.ndarray, tags: np.ndarray) -> float:
+    """Share of the boxes' area that lies under words, those of one another counted each."""
+    shared = np.minimum(boxes[:, None, 2:], tags[:, 2:]) - np.maximum(boxes[:, None, :2], tags[:, :2])
+    return shared.clip(0).prod(-1).sum() / max(_area(boxes).sum(), 1)
+
+
+def _area(frames: np.ndarray) -> np.ndarray:
+    return (frames[:, 2:] - frames[:, :2]).clip(0).prod(-1)
+
+
+def _tag_frame(box: np.ndarray, text: str, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Where words stand, x1 y1 x2 y2: above the box, or inside it at the picture's edge."""
+    height, width = 1.3 * _tag_height(size), _tag_width(text, size)
+    left = min(max(0, box[0]), max(0, size[0] - width))
+    top = box[1] - height if box[1] >= height else box[1]
+    return left, top, left + width, top + height
 
 
 def _tag_height(size: tuple[int, int]) -> int:
@@ -150,12 +169,10 @@ def _tag_width(text: str, size: tuple[int, int]) -> float:
 
 
 def _tag(draw: ImageDraw.ImageDraw, size: tuple[int, int], box: np.ndarray, text: str, color: tuple) -> None:
-    """Words on a patch of colour above the box, or inside it at the picture's edge."""
-    height, width = _tag_height(size), _tag_width(text, size)
-    left = min(max(0, box[0]), max(0, size[0] - width))
-    top = box[1] - 1.3 * height if box[1] >= 1.3 * height else box[1]
+    """Words on a patch of colour."""
+    height, (left, top, right, bottom) = _tag_height(size), _tag_frame(box, text, size)
     ink = _INK if np.dot(color, (0.3, 0.59, 0.11)) > 110 else "white"
-    draw.rectangle((left, top, left + width, top + 1.3 * height), fill=color)
+    draw.rectangle((left, top, right, bottom), fill=color)
     draw.text((left + height * 0.25, top + 0.65 * height), text, ink, _font(height), anchor="lm")
 
 
