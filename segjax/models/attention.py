@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.models.tpu_attention import splash_attention, takes
 from segjax.ops.resize import resize_table
 
-IMPLEMENTATIONS = ("xla", "chunked", "cudnn")
+IMPLEMENTATIONS = ("xla", "chunked", "cudnn", "pallas")
 QUERY_CHUNK = 128  # queries of a long sequence that "chunked" scores at once: enough rows for a fast matrix product
 SCORES_AT_ONCE = 2**18  # a group of short sequences has about as many scores: they stay in a CPU core's cache
 
@@ -41,7 +42,8 @@ def attention(
         makes them; added to the scaled products.
       impl: "xla" scores all queries at once; "chunked" goes through heads and queries a few at a time and never holds
         the whole score matrix, which is fastest on CPUs; "cudnn" is the fused kernel of NVIDIA GPUs (half precision
-        only).
+        only); "pallas" is the fused kernel of TPUs if Tq and Tk are multiples of 128 and key_valid is None, else
+        "xla": in windows of 14 x 14, say.
 
     Returns:
       [..., Tq, heads, Cv].
@@ -54,14 +56,16 @@ def attention(
         return _cudnn(q, k, v, key_valid, scale, relative)
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"attention impl {impl!r} is unknown; choose one of {', '.join(IMPLEMENTATIONS)}")
+    if impl == "pallas" and key_valid is None and takes(q.shape[-3], k.shape[-3]):
+        return _pallas(q, k, v, scale, relative)
     lead = jnp.broadcast_shapes(q.shape[:-3], k.shape[:-3])
     per_query = [jnp.swapaxes(x, -2, -3) for x in (q, *(relative or ()))]
     per_key = [jnp.moveaxis(k, -3, -1), jnp.swapaxes(v, -2, -3)]
     valid = None if key_valid is None else key_valid[..., None, None, :]
-    if impl == "xla":
-        out = _attend(per_query, per_key, valid, scale)
-    else:
+    if impl == "chunked":
         out = _chunked(per_query, per_key, valid, scale, (*lead, q.shape[-2]))
+    else:
+        out = _attend(per_query, per_key, valid, scale)
     return jnp.swapaxes(out, -2, -3)
 
 
@@ -133,6 +137,17 @@ def _cudnn(q, k, v, key_valid, scale, relative):
         prepared(q), prepared(k), prepared(v), mask=mask, scale=scale, implementation="cudnn"
     )
     return out.reshape(*lead, *out.shape[-3:])[..., : v.shape[-1]]
+
+
+def _pallas(q, k, v, scale, relative):
+    """The kernel has no factor of its own, and examples on one axis: the batch's, which devices share, comes first."""
+    q = q * scale
+    if relative is not None:
+        q, k = fold_relative(q, k, relative)
+    lead = jnp.broadcast_shapes(q.shape[:-3], k.shape[:-3])
+    flat = lambda x, own: jnp.broadcast_to(x, (*lead, *own)).reshape(math.prod(lead), *own)
+    q, k, v = (flat(x, x.shape[-3:]) for x in (q, k, v))
+    return splash_attention(q, k, v).reshape(*lead, *q.shape[-3:-1], v.shape[-1])
 
 
 def relative_positions(table: jax.Array, size: int) -> jax.Array:

@@ -20,7 +20,7 @@ def operations(jaxpr: core.Jaxpr) -> float:
     """Operations of a program's products and convolutions, two a multiply-add, as often as its loops run them.
 
     Recomputation counts. A loop whose turns are not known when it is traced (rounds that are sampled) counts once, and
-    of branches the dearest.
+    of branches the dearest. What each device does by itself (`shard_map`) counts for every device.
     """
     total = 0.0
     for equation in jaxpr.eqns:
@@ -36,7 +36,7 @@ def operations(jaxpr: core.Jaxpr) -> float:
         elif kind == "cond":
             total += max(operations(branch) for branch in _inside(parameters))
         else:
-            total += parameters.get("length", 1) * sum(operations(inner) for inner in _inside(parameters))
+            total += _times(kind, parameters) * sum(operations(inner) for inner in _inside(parameters))
     return total
 
 
@@ -50,6 +50,15 @@ def operations_per_chip(program: Program, traced: jax.stages.Traced) -> float:
     update = jax.make_jaxpr(program.update)(shapes.params, shapes.opt_state, shapes.params)
     of_update = operations(update.jaxpr)
     return (operations(traced.jaxpr.jaxpr) - of_update) / program.mesh.size + of_update / sizes["fsdp"]
+
+
+def _times(kind: str, parameters: dict[str, Any]) -> int:
+    """How often the program inside an equation runs."""
+    if kind == "pallas_call":
+        return math.prod(parameters["grid_mapping"].grid)  # a kernel's program is that of one step of its grid
+    if kind == "shard_map":
+        return parameters["mesh"].size  # over all axes, as this package has them
+    return parameters.get("length", 1)
 
 
 def _inside(parameters: dict[str, Any]) -> Iterator[core.Jaxpr]:

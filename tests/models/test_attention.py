@@ -82,7 +82,7 @@ def test_half_precision_scores_and_softmax_run_in_float32():
 
 
 def test_unknown_implementation():
-    with pytest.raises(ValueError, match="flash.*xla, chunked, cudnn"):
+    with pytest.raises(ValueError, match="flash.*xla, chunked, cudnn, pallas"):
         attention(normal(1, 1, 4), normal(1, 1, 4), normal(1, 1, 4), impl="flash")
 
 

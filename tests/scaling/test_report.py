@@ -2,11 +2,14 @@
 
 import importlib.util
 import pathlib
+from contextlib import nullcontext
 
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType
 
+from segjax.models.attention import attention
 from segjax.scaling.arithmetic import StepTimes, operations, step_times
 from segjax.scaling.compilation import Compilation, Memory, report, table_row
 from segjax.scaling.program_text import Amount, Collective, Traffic
@@ -14,6 +17,7 @@ from segjax.scaling.slices import GIB, parse_slice
 
 TOOL = pathlib.Path(__file__).resolve().parents[2] / "tools" / "compile_for.py"
 SLICE = parse_slice("v5e-16")  # 197e12 operations, 819e9 bytes of memory, 2 links of 50e9 a second
+SEQUENCES = (256, 3, 8), (2048, 3, 8), (2048, 3, 4)  # of q, k and v
 EXCHANGES = {
     Collective("all-gather", "bf16", 16): Amount(32, 16 / 15 * 1e9),
     Collective("all-reduce", "f32", 2, crosses=True): Amount(1, 1e8),
@@ -42,6 +46,25 @@ def test_operations_of_a_convolution():
         x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     assert operations(jax.make_jaxpr(convolve)(image, kernel).jaxpr) == 2 * (2 * 8 * 8 * 7) * (3 * 3 * 3)
+
+
+@pytest.mark.parametrize("mesh", [(), (4, 2)])
+def test_operations_of_a_kernel_on_one_device_and_on_eight(mesh):
+    """8 examples of 256 x 2048 scores: two blocks of keys backward. Two products forward, of widths 8 and 4; backward
+    three of width 8 and two of width 4. Each of eight devices has one example, or all of them if they are 12."""
+    loss = lambda q, k, v: attention(q, k, v, impl="pallas").sum()
+    shapes = lambda batch: [jax.ShapeDtypeStruct((batch, *rest), jnp.float32) for rest in SEQUENCES]
+    with (
+        jax.set_mesh(jax.make_mesh(mesh, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)) if mesh else nullcontext()
+    ):
+        forward = jax.make_jaxpr(loss)(*shapes(8)).jaxpr
+        backward = jax.make_jaxpr(jax.grad(loss, range(3)))(*shapes(8)).jaxpr
+        uneven = jax.make_jaxpr(loss)(*shapes(12)).jaxpr
+    of_one = 2 * 3 * 256 * 2048  # heads and scores, two operations each
+    assert operations(forward) == 8 * of_one * (8 + 4)
+    before = 2 * 8 * 3 * 256 * 4  # products of the result and its gradient, outside the kernel
+    assert operations(backward) == 8 * of_one * (8 + 4 + 3 * 8 + 2 * 4) + before
+    assert operations(uneven) == 12 * of_one * (8 + 4) * (8 if mesh else 1)
 
 
 def test_times_are_amounts_over_rates():
