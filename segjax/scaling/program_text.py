@@ -122,7 +122,9 @@ def _computations(text: str) -> tuple[dict[str, dict[str, _Instruction]], str]:
             if head := _HEAD.match(line):
                 inside = computations[head[2]] = {}
                 entry = head[2] if head[1] else entry
-        elif line.startswith("}"):
+        elif line.startswith("}") and not line.startswith(
+            "}}"
+        ):  # the latter ends a kernel's attributes, of several lines
             inside = None
         elif found := _INSTRUCTION.match(line):
             root, name, rest = found.groups()

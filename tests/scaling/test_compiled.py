@@ -29,8 +29,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 EXPERIMENTS = HERE.parents[1] / "experiments"
 
 
-def experiment(name, *flags):
-    config = apply_flags(read_config(f"{EXPERIMENTS / name}.py"), flags)
+def experiment(name, *flags, variant=""):
+    config = apply_flags(read_config(f"{EXPERIMENTS / name}.py:{variant}"), flags)
     return make_task(config), completed(config)
 
 
@@ -108,3 +108,16 @@ def test_gradients_are_reduced_in_the_type_that_is_asked_for():
         bytes_of[dtype] = {of: sum(a.bytes for c, a in reduced if c.dtype == of) for of in ("bf16", "f32")}
     assert bytes_of[""]["bf16"] > 10 * bytes_of[""]["f32"]
     assert bytes_of["float32"]["f32"] > 10 * bytes_of["float32"]["bf16"]
+
+
+def test_the_attention_kernel_compiles_in_a_step(tmp_path):
+    """A small SAM whose one global block has 16 x 16 tokens: forward, once more, backward, on each of four chips."""
+    flags = ("--config.batch_size=4", "--config.mesh.fsdp=2", "--config.model.dtype=bfloat16")
+    flags += ("--config.model.attention=pallas", "--config.model.canvas=256", "--config.model.remat=full")
+    program = tmp_path / "program.txt"
+    found = compile_step(
+        *experiment("sam/sa1b_vit_b", *flags, variant="debug"), parse_slice("v5e-4"), quick=True, text=str(program)
+    )
+    assert found.fits, found.refusal
+    called = re.findall(r"splash_mha_(\w+?)_(?:no_)?residuals\S* = .*tpu_custom_call", program.read_text())
+    assert sorted(called) == ["dkv", "fwd", "fwd"]

@@ -37,6 +37,28 @@ def test_memory_traffic_takes_slices_and_updates_for_what_they_are():
     assert read_traffic(PROGRAM, chips=8).memory_bytes == 12 * turn + 4 * 2 * everything
 
 
+# A kernel as jax 0.10.2 writes it, cut down: its attributes take two lines more, the last of which begins with }}.
+KERNEL = """
+ENTRY %main (q: bf16[2,256,64], k: bf16[2,256,64]) -> bf16[2,256,64] {
+  %q = bf16[2,256,64]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %k = bf16[2,256,64]{2,1,0:T(8,128)(2,1)S(1)} parameter(1)
+  %both.1 = (f32[256,128]{1,0:T(8,128)}, bf16[2,256,64]{2,1,0:T(8,128)(2,1)}) custom-call(%q, %k, /*index=2*/%q), custom_call_target="tpu_custom_call", operand_layout_constraints={bf16[2,256,64]{2,1,0}, bf16[2,256,64]{2,1,0}}, frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 256, \\"block_kv\\": 256}"
+}}, metadata={op_name="jit(f)/pallas_call"}, backend_config={"custom_call_config":{"body":"TUzvUg==","has_communication":false}}
+  %out = bf16[2,256,64]{2,1,0:T(8,128)(2,1)} get-tuple-element(%both.1), index=1, frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 256, \\"block_kv\\": 256}"
+}}, metadata={op_name="jit(f)/pallas_call"}
+  ROOT %copy.1 = bf16[2,256,64]{2,1,0:T(8,128)(2,1)} copy(%out)
+}
+"""  # noqa: E501
+
+
+def test_a_kernel_reads_its_operands_and_writes_its_results():
+    """Two operands and two results in the main memory, one operand in the fast one; and what comes behind it counts."""
+    array, scratch = 2 * 256 * 64 * 2, 256 * 128 * 4
+    assert read_traffic(KERNEL, chips=1).memory_bytes == 2 * array + array + scratch + 2 * array
+
+
 @pytest.mark.parametrize(
     "kind, sent", [("all-gather", 75), ("reduce-scatter", 75), ("all-reduce", 150), ("collective-permute", 100)]
 )
