@@ -123,6 +123,13 @@ def test_processes_join_before_anything_else_and_by_flag_alone(experiment, train
     assert len(joined) == 1, "mistakes are told before the others are waited for"
 
 
+def test_a_kernel_of_other_devices_is_refused_by_the_name_of_its_setting(experiment, trained, capsys):
+    command = "train", f"--config={experiment}:debug", "--workdir=runs/x"
+    said = failed(capsys, *command, "--config.model.attention=pallas")
+    assert "config.model.attention='pallas' is a kernel of TPUs, and jax finds a CPU" in said and "=xla" in said
+    assert "kernel of GPUs" in failed(capsys, *command, "--config.model.attention=cudnn") and not trained
+
+
 def test_a_missing_experiment_names_the_nearest_and_the_others(experiment, trained, capsys):
     said = failed(capsys, "train", "--config=experiments/smal.py", "--workdir=runs/x")
     assert "no experiment experiments/smal.py; did you mean experiments/small.py?" in said

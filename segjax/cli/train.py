@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from segjax.cli import guard, processes
 from segjax.cli.memory import keep_freed_memory
@@ -59,7 +60,22 @@ def _train(args: argparse.Namespace, rest: Sequence[str], together: contextlib.A
     from segjax.training.loop import train
 
     with together:
+        _check_attention(config)
         train(make_task(config), config, args.workdir)
+
+
+def _check_attention(config: Any) -> None:
+    """Raises ValueError for a kernel of other devices than are here; what jax says would not name the setting."""
+    import jax
+
+    from segjax.models.attention import KERNEL_OF
+
+    asked, here = config.model.get("attention"), jax.default_backend()
+    if (needed := KERNEL_OF.get(asked, here)) != here:
+        raise ValueError(
+            f"config.model.attention={asked!r} is a kernel of {needed.upper()}s, and jax finds a {here.upper()} here; "
+            "set --config.model.attention=xla, which runs everywhere"
+        )
 
 
 def _log_progress() -> None:

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 
 from segjax.inference.recognition import check_conventions, recognised
+from segjax.models.attention import KERNEL_OF
 from segjax.models.build import SIZES, build_model, kind_of, shapes_of
 from segjax.models.classifier import Classifier
 from segjax.models.detection.mask_rcnn import MaskRcnn
@@ -115,7 +116,7 @@ def read_model(
     source = _source(os.fspath(model), path)
     name = os.fspath(model) if path is not None or os.fspath(model) in SIZES else None
     checkpoint = read_checkpoint(source, step)
-    written = _options(name, checkpoint, source)
+    written = _runnable(_options(name, checkpoint, source))
     if only and (held := kind_of(written["name"]).title) != only:
         raise ValueError(
             f"{source} holds {written['name']}; this command takes a {only}{_FROM.get(only, '')}. {_USES[held]}"
@@ -187,6 +188,12 @@ def _options(name: str | None, checkpoint: Checkpoint, path: pathlib.Path) -> di
             f"segjax.load(name, {str(path)!r}) with one of {', '.join(SIZES)}"
         )
     return described if name in (None, described.get("name")) else {"name": name}
+
+
+def _runnable(options: dict[str, Any]) -> dict[str, Any]:
+    """The options as they are, but plain attention for one that a run was trained with on devices of another kind."""
+    kernel_of = KERNEL_OF.get(options.get("attention"))
+    return options | ({"attention": "xla"} if kernel_of not in (None, jax.default_backend()) else {})
 
 
 def _hint(checkpoint: Checkpoint, name: str) -> str:

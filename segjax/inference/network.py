@@ -54,11 +54,8 @@ def for_device(model: Sam) -> Sam:
     """The model, computed as is fastest on the device at hand: the same numbers but for rounding.
 
     On CPUs that is chunked attention where the model asks for plain "xla", and as many prompts at once as their
-    upscaled embeddings fit into the cache. A model that was trained with the kernel of TPUs, "pallas", does without it
-    elsewhere. What else a model asks for it gets.
+    upscaled embeddings fit into the cache. What else a model asks for it gets.
     """
-    if model.attention == "pallas" and jax.default_backend() != "tpu":
-        model = model.clone(attention="xla")
     if jax.default_backend() != "cpu":
         return model
     upscaled = 4 * model.mask_side**2 * model.prompt_width // 8  # bytes a prompt

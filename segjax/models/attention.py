@@ -14,6 +14,7 @@ from segjax.models.tpu_attention import splash_attention, takes
 from segjax.ops.resize import resize_table
 
 IMPLEMENTATIONS = ("xla", "chunked", "cudnn", "pallas")
+KERNEL_OF = {"cudnn": "gpu", "pallas": "tpu"}  # the devices that alone can run it
 QUERY_CHUNK = 128  # queries of a long sequence that "chunked" scores at once: enough rows for a fast matrix product
 SCORES_AT_ONCE = 2**18  # a group of short sequences has about as many scores: they stay in a CPU core's cache
 

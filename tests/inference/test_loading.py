@@ -64,6 +64,14 @@ def test_by_name_the_saved_options_hold_and_overrides_come_on_top(run):
     assert model.drop_path == 0.25 and model.dtype == np.dtype("bfloat16")
 
 
+@pytest.mark.parametrize("attention, here", [("pallas", "xla"), ("cudnn", "xla"), ("chunked", "chunked")])
+def test_a_run_that_was_trained_with_the_kernel_of_other_devices_loads_without_it(tmp_path, attention, here):
+    path = tmp_path / "debug.safetensors"
+    segjax.save_variables(path, debug_variables(), {"model": {"name": "sam_debug", "attention": attention}})
+    assert segjax.load(path)[0].attention == here
+    assert segjax.load(path, attention="pallas")[0].attention == "pallas"  # what is asked for stays
+
+
 def test_a_safetensors_file_loads_by_itself_and_by_name(file):
     alone, variables = segjax.load(file)
     assert alone.drop_path == 0.25

@@ -220,4 +220,3 @@ def test_on_a_cpu_sam_is_computed_as_is_fastest_there(predictor):
     assert (published.attention, published.prompts_at_once) == ("chunked", 2)
     asked = build_sam("sam_vit_b", attention="cudnn", prompts_at_once=5)
     assert network.for_device(asked) == asked and predictor.model == MODEL
-    assert network.for_device(build_sam("sam_vit_b", attention="pallas")) == published  # for TPUs alone
