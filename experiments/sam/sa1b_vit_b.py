@@ -7,7 +7,7 @@
 180,000 steps of 128 pictures with up to 64 masks each, 11 rounds of prompts, no augmentation. The rate
 falls to a tenth after two thirds and again near the end: the places that the paper names, for H, stretched.
 Every device holds all parameters. docs/scaling.md has what was compiled for which slice.
-For TPUs: elsewhere add --config.model.attention=xla. No run of it has been made by us: nothing is claimed for it.
+On TPUs try --config.model.attention=pallas. No run of it has been made by us: nothing is claimed for it.
 """
 
 import ml_collections

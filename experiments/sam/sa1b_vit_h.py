@@ -7,7 +7,7 @@
 90,000 steps of 256 pictures with up to 64 masks each, 11 rounds of prompts, no augmentation. The rate
 falls to a tenth after 60,000 and 86,666.
 Parameters and optimizer are split over groups of 16 devices. docs/scaling.md has what was compiled for which slice.
-For TPUs: elsewhere add --config.model.attention=xla. No run of it has been made by us: nothing is claimed for it.
+On TPUs try --config.model.attention=pallas. No run of it has been made by us: nothing is claimed for it.
 """
 
 import ml_collections

@@ -50,14 +50,13 @@ def sa1b_config(
     AdamW with the rate a tenth after two thirds and again near the end, 11 rounds, up to 64 masks a picture, no
     augmentation, as `promptable_config` has it. Blocks are computed again for their gradients, and prompts decoded in
     groups that are too, so that a chip of 16 GiB holds a picture with all of its masks. To compute whole rounds again
-    on top (`rounds.remat`) would take longer and, compiled for v5e-256, not one byte less. Attention is the kernel of
-    TPUs, which moves less and takes less memory there (docs/scaling.md); other devices need another `model.attention`.
+    on top (`rounds.remat`) would take longer and, compiled for v5e-256, not one byte less.
     """
     config = promptable_config()
     config.total_steps, config.batch_size = steps, batch_size
     config.eval_every = 5000
     config.checkpoint.every = 1000
-    memory = dict(remat="full", scan=True, dtype="bfloat16", prompts_at_once=16, attention="pallas")
+    memory = dict(remat="full", scan=True, dtype="bfloat16", prompts_at_once=16)
     config.model = ml_collections.ConfigDict(dict(name=f"sam_vit_{size}", drop_path=drop_path, **memory))
     config.data.update(source="data/sa1b", train_split="train", eval_split="val", workers=16, threads=2)
     config.eval.update(batch_size=batch_size, max_prompts=16, limit=2000)
