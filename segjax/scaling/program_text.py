@@ -22,6 +22,8 @@ _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r"([a-z][\w\-]*)\(")
 _CALLS = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
+# Each chip hands its part to its host, which exchanges it with those of the same place in the other slices.
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional", "after-all"}
 _FREE |= {"partition-id", "replica-id", "opt-barrier", "reshape"}
 
@@ -92,8 +94,14 @@ def read_traffic(text: str, *, chips: int, slices: int = 1) -> Traffic:
     for computation, times, fused in _runs(computations, entry):
         for instruction in computations[computation].values():
             opcode = instruction.opcode.removesuffix("-start")
+            found, size = None, 0.0
             if opcode in KINDS:
                 found, size = _collective(instruction, opcode, computation, chips, slices)
+            elif opcode == "send" and (between := _BETWEEN_SLICES.search(instruction.rest)):
+                dtype, sizes, _ = _ARRAY.search(instruction.type).groups()
+                found = Collective(between[1].lower().replace("_", "-"), dtype, slices, crosses=True)
+                size = array_bytes(f"{dtype}[{sizes}]")
+            if found:
                 collectives[found].times += times
                 collectives[found].bytes += times * size
             if not fused:

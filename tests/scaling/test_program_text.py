@@ -28,6 +28,21 @@ def test_what_crosses_slices_is_told_apart():
     assert crossing == {"all-gather": False, "reduce-scatter": False, "all-reduce": True}
 
 
+def test_what_hosts_exchange_between_slices_counts():
+    """A sum over two slices as the compiler of TPUs writes it: each chip hands 5 x 8 x 128 numbers to its host."""
+    hosts = 'frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",'
+    hosts += '_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}'
+    sent = "(bf16[5,8,128]{2,1,0:T(8,128)(2,1)}, u32[], token[])"
+    text = PROGRAM.replace(
+        "  ROOT %total",
+        f"  %some = {sent} send(%out, %token), channel_id=4, is_host_transfer=true, {hosts}\n"
+        f"  %done = token[] send-done(%some), channel_id=4, is_host_transfer=true, {hosts}\n  ROOT %total",
+    )
+    found = read_traffic(text, chips=8, slices=2).collectives
+    between = Collective("all-reduce", "bf16", 2, crosses=True)
+    assert found[between] == Amount(1, 5 * 8 * 128 * 2) and between.sent(found[between].bytes) == 5 * 8 * 128 * 2
+
+
 def test_memory_traffic_takes_slices_and_updates_for_what_they_are():
     """A turn reads a slice of the weights (the result is in fast memory), writes the whole ones as float32, reads them
     and writes the scattered part, reads that and updates as much; the sum reads and writes everything once."""
