@@ -225,37 +225,42 @@ def _memory_bytes(instruction: _Instruction, around: dict, computations: dict) -
         whole = [size for size in _each(instruction.type, in_memory=False) if size > 4]
         return min(whole, default=0.0) * sum(size > 4 for size in written)
     read = [array_bytes(around[name].type, in_memory=True) if name in around else 0.0 for name in instruction.operands]
-    if opcode in ("dynamic-slice", "gather"):
+    if opcode in ("slice", "dynamic-slice", "gather"):
         read = [min(size, sum(written)) for size in read]
     elif opcode == "dynamic-update-slice":
         written, read = read[1:2], read[1:]
     elif opcode == "fusion" and (called := _CALLS.search(instruction.rest)) and called[1] in computations:
         inside = computations[called[1]]
-        read, written = _read_by_fusion(inside, read), _written_by_fusion(inside, written)
+        read, written = _read_by_fusion(inside, read, computations), _written_by_fusion(inside, written)
     return sum(read) + sum(written)
 
 
-def _read_by_fusion(inside: dict[str, _Instruction], read: Sequence[float]) -> list[float]:
+def _read_by_fusion(
+    inside: dict[str, _Instruction], read: Sequence[float], computations: dict[str, dict[str, _Instruction]]
+) -> list[float]:
     """Bytes of each operand that a fusion reads: of one that it slices the slices, of one that it updates nothing."""
-    users: dict[str, list[_Instruction]] = defaultdict(list)
-    for instruction in inside.values():
-        for operand in instruction.operands:
-            users[operand].append(instruction)
+    names = {int(re.match(r"\d+", i.rest)[0]): i.name for i in inside.values() if i.opcode == "parameter"}
+    parts = lambda place: sum(_parts_read(names[place], inside, computations)) if place in names else math.inf
+    return [min(size, parts(place)) for place, size in enumerate(read)]
 
-    def parts(name: str) -> Iterator[float]:
-        for user in users[name]:
+
+def _parts_read(
+    name: str, inside: dict[str, _Instruction], computations: dict[str, dict[str, _Instruction]]
+) -> Iterator[float]:
+    """Bytes that each use of a value in a fusion reads of it, infinity where that is all; fusions may be inside."""
+    for user in inside.values():
+        for place, operand in enumerate(user.operands):
+            if operand != name:
+                continue
             if user.opcode == "bitcast":
-                yield from parts(user.name)
-            elif user.opcode == "dynamic-slice":
+                yield from _parts_read(user.name, inside, computations)
+            elif user.opcode in ("slice", "dynamic-slice"):
                 yield array_bytes(user.type)
+            elif user.opcode == "fusion" and (called := _CALLS.search(user.rest)) and called[1] in computations:
+                reads = [math.inf] * len(user.operands)
+                yield _read_by_fusion(computations[called[1]], reads, computations)[place]
             else:
-                yield 0.0 if user.opcode == "dynamic-update-slice" and user.operands[0] == name else math.inf
-
-    read = list(read)
-    for instruction in inside.values():
-        if instruction.opcode == "parameter" and (place := int(re.match(r"\d+", instruction.rest)[0])) < len(read):
-            read[place] = min(read[place], sum(parts(instruction.name)))
-    return read
+                yield 0.0 if user.opcode == "dynamic-update-slice" and place == 0 else math.inf
 
 
 def _written_by_fusion(inside: dict[str, _Instruction], written: Sequence[float]) -> list[float]:

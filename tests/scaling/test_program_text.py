@@ -100,3 +100,51 @@ def test_groups_in_each_way_of_writing(written, groups):
 def test_bytes_of_types():
     type_ = "(f32[2,3]{1,0:T(8,128)}, bf16[4]{0:T(8)S(1)}, u32[]{:S(2)}, pred[8]{0})"
     assert array_bytes(type_) == 24 + 8 + 4 + 8 and array_bytes(type_, in_memory=True) == 24 + 8
+
+
+# A turn of a scan over 24 blocks: a fusion multiplies with one block's weights, which a fusion inside of it slices out
+# of all; the optimizer then takes one block's gradient, by a slice at a fixed place.
+NESTED = """HloModule nested
+
+%slicing (all: f32[24,8,16], place: s32[]) -> bf16[8,16] {
+  %all = f32[24,8,16]{2,1,0:T(8,128)} parameter(0)
+  %place = s32[]{:T(128)} parameter(1)
+  %one = f32[1,8,16]{2,1,0:T(8,128)} dynamic-slice(%all, %place), dynamic_slice_sizes={1,8,16}
+  %flat = f32[8,16]{1,0:T(8,128)} bitcast(%one)
+  ROOT %half = bf16[8,16]{1,0:T(8,128)(2,1)} convert(%flat)
+}
+
+%product (rows: bf16[4,8], whole: f32[24,8,16], turn: s32[]) -> bf16[4,16] {
+  %rows = bf16[4,8]{1,0:T(8,128)(2,1)} parameter(0)
+  %whole = f32[24,8,16]{2,1,0:T(8,128)} parameter(1)
+  %turn = s32[]{:T(128)} parameter(2)
+  %weights = bf16[8,16]{1,0:T(8,128)(2,1)} fusion(%whole, %turn), kind=kLoop, calls=%slicing
+  ROOT %out = bf16[4,16]{1,0:T(8,128)(2,1)} convolution(%rows, %weights), dim_labels=bf_io->bf
+}
+
+%update (gradients: f32[24,8,16], old: f32[8,16]) -> f32[8,16] {
+  %gradients = f32[24,8,16]{2,1,0:T(8,128)} parameter(0)
+  %old = f32[8,16]{1,0:T(8,128)} parameter(1)
+  %third = f32[1,8,16]{2,1,0:T(8,128)} slice(%gradients), slice={[2:3], [0:8], [0:16]}
+  %its = f32[8,16]{1,0:T(8,128)} bitcast(%third)
+  ROOT %new = f32[8,16]{1,0:T(8,128)} add(%its, %old)
+}
+
+ENTRY %main (x: bf16[4,8], w: f32[24,8,16], i: s32[], g: f32[24,8,16], p: f32[8,16]) -> (bf16[4,16], f32[8,16]) {
+  %x = bf16[4,8]{1,0:T(8,128)(2,1)} parameter(0)
+  %w = f32[24,8,16]{2,1,0:T(8,128)} parameter(1)
+  %i = s32[]{:T(128)} parameter(2)
+  %g = f32[24,8,16]{2,1,0:T(8,128)} parameter(3)
+  %p = f32[8,16]{1,0:T(8,128)} parameter(4)
+  %y = bf16[4,16]{1,0:T(8,128)(2,1)} fusion(%x, %w, %i), kind=kOutput, calls=%product
+  %q = f32[8,16]{1,0:T(8,128)} fusion(%g, %p), kind=kLoop, calls=%update
+  ROOT %both = (bf16[4,16]{1,0:T(8,128)(2,1)}, f32[8,16]{1,0:T(8,128)}) tuple(%y, %q)
+}
+"""
+
+
+def test_a_slice_inside_of_a_fusion_or_of_one_in_it_reads_no_more_than_itself():
+    block = 4 * 8 * 16
+    product = 2 * 4 * 8 + block + 4 + 2 * 4 * 16  # rows, one block's weights, the turn's number, the result
+    update = block + block + block  # one block's gradient, the old and the new parameters
+    assert read_traffic(NESTED, chips=1).memory_bytes == product + update
