@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import AxisType
 
 from segjax.cli.experiments import read_config
+from segjax.models.detection.convolution import numbered
 from segjax.tasks import make_task
 from segjax.tasks.detection import Detection
 from segjax.training import sharding
@@ -31,13 +32,15 @@ VARIANTS = [(path, "") for path in EXPERIMENTS if path not in (*LIKE_OTHERS, OWN
 VARIANTS += [pytest.param(path, "", marks=pytest.mark.slow) for path in LIKE_OTHERS]
 VARIANTS += [pytest.param(FOLDER / "sam" / "coco.py", ":small", marks=pytest.mark.slow)]
 VARIANTS += [(FOLDER / "mask_rcnn" / "roi_ablation.py", ":roi_pool,keypoints")]
+VARIANTS += [(FOLDER / "mask_rcnn" / "coco_r50_fpn_1x.py", ":cascade")]
+VARIANTS += [pytest.param(FOLDER / "mask_rcnn" / "coco_vitdet_b.py", ":cascade", marks=pytest.mark.slow)]
 VARIANTS += [(FOLDER / "mae" / f"{name}.py", ":imagenet_b") for name in ("probe", "finetune")]
 VARIANTS += [pytest.param(FOLDER / "mae" / "finetune.py", ":imagenet_h", marks=pytest.mark.slow)]
 METRICS = {  # that the loss must give
     "promptable": {"first_dice", "later_dice", "first_iou_error"},
     "reconstruction": set(),
     "classification": {"top1"},
-    "detection": {"rpn_scores", "classes", "dropped", "proposals"},
+    "detection": {"rpn_scores", "dropped", "proposals"},
 }
 
 
@@ -50,6 +53,7 @@ def test_the_real_config_traces(path, variant):
     loss, weight, metrics = jax.eval_shape(lambda v, b, k: task.loss(v, b, k, True), variables, batch, key)
     assert loss.shape == weight.shape == () and loss.dtype == jnp.float32
     heads = {name for name, attribute in HEADS.items() if getattr(task.model, attribute, 0)}
+    heads |= set(numbered("classes", getattr(task.model, "box_stages", 0)))
     assert METRICS[config.task] | heads <= set(metrics)
 
 
@@ -82,11 +86,14 @@ def test_imagenet_is_pretrained_by_the_paper_s_recipe(size, variant, epochs):
     [
         ("coco_r50_fpn_1x.py", 90_000, 16, 0.02, (60_000, 80_000)),
         ("coco_r50_fpn_1x.py:3x", 270_000, 16, 0.02, (210_000, 250_000)),
+        ("coco_r50_fpn_1x.py:cascade", 90_000, 16, 0.02, (60_000, 80_000)),
+        ("coco_r50_fpn_1x.py:3x,cascade", 270_000, 16, 0.02, (210_000, 250_000)),
         ("keypoints.py", 90_000, 16, 0.02, (60_000, 80_000)),
         ("cityscapes.py", 24_000, 8, 0.01, (18_000,)),
         ("lvis.py", 180_000, 16, 0.02, (120_000, 160_000)),
         ("coco_r50_lsj.py", 184_375, 64, 0.1, (163_889, 177_546)),
         ("coco_vitdet_b.py", 184_375, 64, 1e-4, (163_889, 177_546)),
+        ("coco_vitdet_b.py:cascade", 184_375, 64, 1e-4, (163_889, 177_546)),
     ],
 )
 def test_detectors_are_trained_by_detectron2_s_recipes(name, steps, batch, rate, drops):
@@ -94,6 +101,7 @@ def test_detectors_are_trained_by_detectron2_s_recipes(name, steps, batch, rate,
     config = read_config(f"{FOLDER}/mask_rcnn/{name}")
     assert (config.total_steps, config.batch_size) == (steps, batch)
     optimizer, model = config.optimizer, make_task(config).model
+    assert model.box_stages == (3 if "cascade" in name else 1)
     assert (optimizer.peak_lr, optimizer.base_lr, optimizer.schedule, optimizer.boundaries) == (rate, 0, "step", drops)
     if model.backbone == "vit":
         assert (optimizer.name, optimizer.weight_decay, optimizer.layer_decay, model.drop_path) == (

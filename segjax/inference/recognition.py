@@ -3,6 +3,7 @@
 from typing import Any
 
 from segjax.models.build import SIZES, build_model, kind_of, shapes_of
+from segjax.models.detection.convolution import numbered
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.weights.checkpoint import Checkpoint
 from segjax.weights.tree import CheckpointError
@@ -19,7 +20,7 @@ def recognised(checkpoint: Checkpoint) -> dict[str, Any]:
     kin = [name for name in SIZES if kind_of(name).title == checkpoint.table.model]
     if kin and kind_of(kin[0]).module is MaskRcnn:
         name = next((name for name in kin if _same_arrays(name, checkpoint)), None)
-        return {"name": name, "classes": _classes(checkpoint)} if name else {}
+        return {"name": name, "classes": _classes(name, checkpoint)} if name else {}
     size = checkpoint.size
     fits = (name for name in kin if all(SIZES[name][key] == size.get(key) for key in ("width", "depth")))
     if not {"width", "depth", "patch", "canvas"} <= size.keys() or (name := next(fits, None)) is None:
@@ -48,7 +49,8 @@ def _same_arrays(name: str, checkpoint: Checkpoint) -> bool:
     return shapes.keys() == checkpoint.table.respelt(checkpoint.arrays, family).keys()
 
 
-def _classes(checkpoint: Checkpoint) -> int:
-    """Without the background."""
-    (scores,), _ = checkpoint.table.published_names("params/box_head/scores/bias", checkpoint.family)
+def _classes(name: str, checkpoint: Checkpoint) -> int:
+    """Without the background. name: of a detector with the same arrays."""
+    head = numbered("box_head", build_model(name).box_stages)[0]
+    (scores,), _ = checkpoint.table.published_names(f"params/{head}/scores/bias", checkpoint.family)
     return len(checkpoint.arrays[scores]) - 1

@@ -1,17 +1,22 @@
-"""The terms of Mask R-CNN's loss for a batch (arXiv 1703.06870, section 3; arXiv 1506.01497, section 3.1)."""
+"""The terms of Mask R-CNN's loss for a batch (arXiv 1703.06870, section 3; arXiv 1506.01497, section 3.1).
+
+Of a cascade's too (arXiv 1712.00726, section 4): all of its stages see the regions that were drawn for the first.
+"""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from segjax.losses.detection import keypoint_loss, mask_loss, proposal_losses, region_losses
+from segjax.models.detection.box_head import BoxAnswers
+from segjax.models.detection.convolution import numbered
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.ops.keypoints import keypoint_targets
 from segjax.ops.mask_targets import cropped_mask_targets
-from segjax.tasks.detection_targets import RegionTargets, anchor_targets, region_targets
+from segjax.tasks.detection_targets import RegionTargets, anchor_targets, refined_targets, region_targets
 
 TRUTH = ("boxes", "categories", "valid", "crowd")
 
@@ -36,9 +41,10 @@ def loss_terms(
     """(Each term of the loss of a bound model, its sum over the batch divided by its own count over the batch; the
     share of the places for proposals that are filled, of each picture [B]).
 
-    Pictures of weight 0 count for nothing. Terms: rpn_scores and rpn_boxes; classes and boxes; masks and keypoints,
-    where there are any. What the counts are, see `Conventions.rpn_samples_fixed` and section 3.1 of the paper; of
-    keypoints it is the number of those that are visible, as in both libraries.
+    Pictures of weight 0 count for nothing. Terms: rpn_scores and rpn_boxes; classes and boxes, in a cascade classes_0,
+    boxes_0 and so on; masks and keypoints, where there are any, of the regions as they were drawn. What the counts are,
+    see `Conventions.rpn_samples_fixed` and section 3.1 of the paper; of keypoints it is the number of those that are
+    visible, as in both libraries.
 
     Args:
       model: inside of `apply`. batch: of `DetectionExample`s.
@@ -64,11 +70,7 @@ def loss_terms(
     draw = functools.partial(region_targets, samples=samples.regions, positive_fraction=samples.positive_regions)
     regions = jax.vmap(draw)(keys[:, 1], proposals.boxes, proposals.valid, truth)
     regions = regions._replace(valid=regions.valid & real[:, None])
-    scores, deltas = model.classify(_flat(model.regions(levels, regions.boxes, 7)))
-    answers = scores, deltas, *(_flat(x) for x in (regions.deltas, regions.labels, regions.valid))
-    classes, boxes = region_losses(*answers, rules.keypoint_box_beta if model.keypoints else rules.box_beta)
-    count = jnp.sum(regions.valid)
-    terms |= {"classes": _share(classes, count), "boxes": _share(boxes, count)}
+    terms |= _box_terms(model, model.box_answers(levels, regions.boxes, sizes), regions, truth)
     shown = _first(regions, samples.objects)
     if model.mask_convs or model.keypoints:
         pooled = _flat(model.regions(levels, shown.boxes, 14))
@@ -77,6 +79,22 @@ def loss_terms(
     if model.keypoints:
         terms["keypoints"] = _share(*_keypoints(model.locate(pooled), batch, shown))
     return terms, jnp.mean(proposals.valid, axis=1)
+
+
+def _box_terms(
+    model: MaskRcnn, answers: Sequence[BoxAnswers], drawn: RegionTargets, truth: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Of each stage's classes and boxes, divided by the regions that count in it. drawn: for the first stage."""
+    beta = model.rules.keypoint_box_beta if model.keypoints else model.rules.box_beta
+    terms = {}
+    for place, (stage, answer) in enumerate(zip(model.stages, answers, strict=True)):
+        match = jax.vmap(functools.partial(refined_targets, stage=stage))
+        regions = match(answer.boxes, drawn.valid, truth) if place else drawn
+        rows = answer.logits, answer.deltas, regions.deltas, regions.labels, regions.valid
+        losses, count = region_losses(*map(_flat, rows), beta), jnp.sum(regions.valid)
+        names = (numbered(name, len(answers))[place] for name in ("classes", "boxes"))
+        terms |= {name: _share(loss, count) for name, loss in zip(names, losses, strict=True)}
+    return terms
 
 
 def _masks(logits: jax.Array, batch: Mapping[str, jax.Array], regions: RegionTargets) -> tuple[jax.Array, jax.Array]:

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from segjax.models.detection.box_head import STAGES
+from segjax.models.detection.convolution import numbered
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
 from segjax.weights.detectron2_table import DETECTRON2_DETECTORS
 from segjax.weights.torchvision_table import TORCHVISION_DETECTORS
@@ -14,15 +16,17 @@ from segjax.weights.tree import CheckpointError, check_parameters, flatten, plac
 
 logger = logging.getLogger(__name__)
 
-# As many outputs as there are classes, or keypoints.
-PREDICTORS = ("box_head/scores", "box_head/deltas", "mask_head/logits", "keypoint_head/upscale")
-OPTIONAL_HEADS = ("mask_head", "keypoint_head")
+_CASCADE = tuple(numbered("box_head", len(STAGES)))
+# As many outputs as there are classes, or keypoints; a cascade's boxes are the same for all classes.
+PREDICTORS = ("box_head/scores", "box_head/deltas", *(f"{head}/scores" for head in _CASCADE))
+PREDICTORS += ("mask_head/logits", "keypoint_head/upscale")
+OPTIONAL_HEADS = ("box_head", *_CASCADE, "mask_head", "keypoint_head")
 
 
 def detector_of_other_classes(path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
     """Backbone, pyramid, proposals and heads of a detector, without the heads' last layers.
 
-    A head for masks or keypoints that only one of the two has is left out too.
+    A head that only one of the two has is left out too: for masks, for keypoints, or the box heads of a cascade.
 
     Args:
       path: a run's folder or a file of ours, torchvision's or detectron2's.
@@ -63,6 +67,9 @@ def _is_of(path: str, modules: tuple[str, ...]) -> bool:
 def _has(checkpoint: Checkpoint, module: str) -> bool:
     if checkpoint.table is None:
         return any(module in checkpoint.arrays.get(kind, {}) for kind in ("params", "constants"))
-    first = {"rpn": "rpn/logits", "mask_head": "mask_head/upscale", "keypoint_head": "keypoint_head/upscale"}[module]
-    keys, _ = checkpoint.table.published_names(f"params/{first}/kernel", checkpoint.family)
+    layer = {"rpn": "logits", "mask_head": "upscale", "keypoint_head": "upscale"}.get(module, "scores")
+    try:
+        keys, _ = checkpoint.table.published_names(f"params/{module}/{layer}/kernel", checkpoint.family)
+    except CheckpointError:  # there is no such head under the names of this library
+        return False
     return keys[0] in checkpoint.table.respelt(checkpoint.arrays, checkpoint.family)

@@ -104,7 +104,7 @@ class Checkpoint:
             return (
                 f"; {other if found not in (None, wanted) else ''}config.init_from='mae:PATH' takes its encoder alone"
             )
-        if "box_head" in expected.get("params", {}):
+        if "rpn" in expected.get("params", {}):
             return "; of a detector of other classes config.init_from='detector:PATH' takes all but their last layers"
         wanted = next((leaf.shape[1] for path, leaf in flatten(expected).items() if path.endswith("pos_embed")), None)
         found = np.shape(self.arrays.get(self.table.positions.get(self.family), ())) if self.table else ()

@@ -15,6 +15,19 @@ def _with_norm(ours: str, conv: str) -> list[Entry]:
     return conv_and_norm(ours, conv, f"{conv}.norm")
 
 
+def _box_head(ours: str, head: str, predictor: str) -> list[Entry]:
+    """detectron2 counts the layers of its heads from 1, a cascade's stages from 0."""
+    convolutions = (_with_norm(f"{{c}}/{ours}/conv_{n}", f"{head}.conv{n + 1}") for n in range(8))
+    return [
+        *(entry for convolution in convolutions for entry in convolution),
+        (f"params/{ours}/fc", f"{head}.fc1", FLATTENED),
+        (f"params/{ours}/fc_0", f"{head}.fc1", FLATTENED),
+        (f"params/{ours}/fc_1", f"{head}.fc2", LINEAR),
+        (f"params/{ours}/scores", f"{predictor}.cls_score", BACKGROUND_LAST),
+        (f"params/{ours}/deltas", f"{predictor}.bbox_pred", LINEAR),
+    ]
+
+
 DETECTRON2_DETECTORS = NameTable(
     model="Mask R-CNN",
     families={DETECTRON2: "detectron2"},
@@ -60,17 +73,8 @@ DETECTRON2_DETECTORS = NameTable(
         ("params/rpn/conv_{i}", "proposal_generator.rpn_head.conv.conv{i}", CONVOLUTION),
         ("params/rpn/logits", "proposal_generator.rpn_head.objectness_logits", CONVOLUTION),
         ("params/rpn/deltas", "proposal_generator.rpn_head.anchor_deltas", CONVOLUTION),
-        # detectron2 counts the layers of its heads from 1.
-        *(
-            entry
-            for n in range(8)
-            for entry in _with_norm(f"{{c}}/box_head/conv_{n}", f"roi_heads.box_head.conv{n + 1}")
-        ),
-        ("params/box_head/fc", "roi_heads.box_head.fc1", FLATTENED),
-        ("params/box_head/fc_0", "roi_heads.box_head.fc1", FLATTENED),
-        ("params/box_head/fc_1", "roi_heads.box_head.fc2", LINEAR),
-        ("params/box_head/scores", "roi_heads.box_predictor.cls_score", BACKGROUND_LAST),
-        ("params/box_head/deltas", "roi_heads.box_predictor.bbox_pred", LINEAR),
+        *_box_head("box_head", "roi_heads.box_head", "roi_heads.box_predictor"),
+        *_box_head("box_head_{i}", "roi_heads.box_head.{i}", "roi_heads.box_predictor.{i}"),
         *(
             entry
             for n in range(8)

@@ -10,8 +10,8 @@ from segjax.weights.names import Entry, NameTable
 TORCHVISION = "torchvision"
 
 
-def conv_and_norm(ours: str, conv: str, norm: str) -> list[Entry]:
-    """A convolution and the norm behind it, whichever there is."""
+def conv_and_norm(ours: str, conv: str | tuple[()], norm: str | tuple[()]) -> list[Entry]:
+    """A convolution and the norm behind it, whichever there is; () where they have no place for one."""
     return [(ours, conv, CONVOLUTION), (f"{ours}/norm", norm, BATCH_NORM)]
 
 
@@ -43,6 +43,9 @@ _TORCHVISION_HEADS = [
     ("params/box_head/fc", "roi_heads.box_head.5", FLATTENED),
     ("params/box_head/scores", "roi_heads.box_predictor.cls_score", LINEAR),
     ("params/box_head/deltas", "roi_heads.box_predictor.bbox_pred", LINEAR),
+    # Of a cascade it has none.
+    *((f"params/box_head_{{i}}/{layer}", (), LINEAR) for layer in ("fc", "fc_0", "fc_1", "scores", "deltas")),
+    *(entry for n in range(8) for entry in conv_and_norm(f"{{c}}/box_head_{{i}}/conv_{n}", (), ())),
     *conv_and_norm("{c}/mask_head/conv_{i}", "roi_heads.mask_head.{i}.0", "roi_heads.mask_head.{i}.1"),
     ("params/mask_head/upscale", "roi_heads.mask_predictor.conv5_mask", UPSCALING),
     ("params/mask_head/logits", "roi_heads.mask_predictor.mask_fcn_logits", CONVOLUTION),

@@ -21,6 +21,7 @@ DEBUG = {
     "debug_tv": dict(conventions="torchvision"),
     "debug_tv_boxes": dict(conventions="torchvision", mask_convs=0, keypoints=0),
     "debug_d2": dict(conventions="detectron2"),
+    "debug_d2_cascade": dict(conventions="detectron2", box_stages=3, agnostic_boxes=True),
 }
 
 
@@ -56,7 +57,10 @@ def written(path, name, **options):
     return variables
 
 
-@pytest.mark.parametrize("name, file", [("debug_tv", "tv.pth"), ("debug_tv_boxes", "tv.pth"), ("debug_d2", "d2.pkl")])
+@pytest.mark.parametrize(
+    "name, file",
+    [("debug_tv", "tv.pth"), ("debug_tv_boxes", "tv.pth"), ("debug_d2", "d2.pkl"), ("debug_d2_cascade", "d2.pkl")],
+)
 @pytest.mark.parametrize("named", [True, False])
 def test_by_name_and_by_itself(tmp_path, name, file, named):
     variables = written(tmp_path / file, name)
@@ -90,7 +94,7 @@ def test_the_other_library_s_file_is_refused_by_name(tmp_path):
         segjax.load("debug_tv", tmp_path / "d2.pkl")
     said = str(error.value)
     assert "d2.pkl has the names of detectron2, and debug_tv follows torchvision's conventions" in said
-    assert said.endswith("name one of debug_d2")
+    assert said.endswith("name one of debug_d2, debug_d2_cascade")
 
 
 def test_another_detector_is_named(tmp_path):

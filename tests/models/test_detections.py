@@ -9,8 +9,9 @@ import pytest
 from golden.drawn_weights import drawn_variables
 
 from segjax.models.build import build_model, init_model
+from segjax.models.detection.box_head import STAGES
 from segjax.models.detection.conventions import CONVENTIONS
-from segjax.models.detection.detections import best_detections
+from segjax.models.detection.detections import best_detections, mean_probabilities
 from segjax.models.detection.proposals import Proposals, best_proposals, pyramid_anchors
 from segjax.ops.boxes import box_iou
 
@@ -79,9 +80,9 @@ def test_no_gradient_goes_through_proposals():
     assert not any(jnp.any(gradient) for gradient in gradients)
 
 
-@functools.partial(jax.jit, static_argnames=("candidates", "count"))
-def run_detections(logits, deltas, proposals, sizes, **options):
-    return best_detections(logits, deltas, proposals, sizes, **options)
+@functools.partial(jax.jit, static_argnames=("candidates", "count", "weights"))
+def run_detections(probabilities, deltas, proposals, sizes, **options):
+    return best_detections(probabilities, deltas, proposals, sizes, **options)
 
 
 def detected(scores, boxes, deltas=None, valid=(True, True, True), **options):
@@ -91,7 +92,7 @@ def detected(scores, boxes, deltas=None, valid=(True, True, True), **options):
     deltas = np.zeros((1, 3, 2, 4), np.float32) if deltas is None else deltas
     options = dict(score_threshold=0.05, nms_threshold=0.5, side=0.0, candidates=6, count=5) | options
     proposals = Proposals(boxes, np.zeros((1, 3), np.float32), np.array([valid]))
-    found = run_detections(np.log(scores + 1e-30)[None], deltas, proposals, np.array([[50, 100]]), **options)
+    found = run_detections(scores[None], deltas, proposals, np.array([[50, 100]]), **options)
     boxes, scores, labels, valid, left_out = jax.tree.map(lambda x: np.asarray(x)[0], found)
     assert len(valid) == options["count"] and not scores[~valid].any() and not labels[~valid].any()
     rows = zip(scores[valid], labels[valid], boxes[valid], strict=True)
@@ -126,6 +127,18 @@ def test_each_class_has_a_box_or_all_have_one():
     assert kept == [(0.5, 1, BOX), (0.4, 2, [30, 10, 50, 30])]
     kept, _ = detected([[0.1, 0.5, 0.4]], [BOX], deltas[:, :, 1:])
     assert [box for *_, box in kept] == [[30, 10, 50, 30]] * 2
+
+
+def test_a_cascade_s_last_boxes_have_its_last_weights_and_scores_are_means():
+    """A delta of 10 moves by a third of a side in the third stage. A softmax of logarithms takes them back."""
+    deltas = np.zeros((1, 3, 1, 4), np.float32)
+    deltas[0, 0, 0, 0] = 10
+    stages = np.float32([[0.2, 0.5, 0.3], [0.6, 0.4, 0.0], [0.1, 0.0, 0.9]])
+    with np.errstate(divide="ignore"):
+        mean = np.asarray(jax.jit(mean_probabilities)(list(np.log(stages))))
+    np.testing.assert_allclose(mean, [0.3, 0.3, 0.4], atol=1e-6)
+    kept, _ = detected([mean], [[10, 10, 40, 30]], deltas, weights=STAGES[2].weights)
+    assert kept == [(0.4, 2, [20, 10, 50, 30]), (0.3, 1, [20, 10, 50, 30])]
 
 
 def test_short_sides_are_dropped():

@@ -42,6 +42,9 @@ def test_parameter_counts_are_torchvision_s(name, published):
         ("mask_rcnn_R_50_FPN", 44_343_216, 53_120),
         # By hand: convolutions of ResNet-101 42,394,816, pyramid 3,344,384, heads 593,935 + 14,306,705 + 2,643,280.
         pytest.param("mask_rcnn_R_101_FPN", 63_283_120, 105_344, marks=pytest.mark.slow),
+        # By hand: of R50-FPN's 44,343,216 all but its box head and predictor, 13,895,680 + 1025 x (81 + 320), and three
+        # times a box head whose predictor has one box for all classes, 13,895,680 + 1025 x (81 + 4).
+        ("cascade_mask_rcnn_R_50_FPN", 44_343_216 - 14_306_705 + 3 * 13_982_805, 53_120),
     ],
 )
 def test_parameter_counts_are_detectron2_s(name, trained, norms):

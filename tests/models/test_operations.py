@@ -76,6 +76,15 @@ def test_a_plain_backbone_costs_what_sam_s_does():
     assert found.picture == sam + enlarged + projected + smoothed
 
 
+def test_a_cascade_costs_three_box_heads():
+    """By hand: 7 x 7 cells of 256 channels to 1024, to 1024, to 81 classes and one box, for each region and stage."""
+    cascade, alone = (
+        detector_multiply_adds(build_mask_rcnn(f"{name}mask_rcnn_R_50_FPN"), (800, 800)) for name in ("cascade_", "")
+    )
+    assert cascade.region == 3 * (49 * 256 * 1024 + 1024**2 + 1024 * (81 + 4))
+    assert cascade._replace(region=0) == alone._replace(region=0)
+
+
 def test_a_keypoint_head_costs_its_convolutions():
     found = detector_multiply_adds(build_mask_rcnn("keypointrcnn_resnet50_fpn"), (800, 800))
     assert (

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.models.detection.box_head import STAGES
 from segjax.ops import boxes
 from segjax.tasks import detection_targets
-from segjax.tasks.detection_targets import BOX_WEIGHTS
 
 # Compiled whole: operations one by one would be hundreds of programs.
 anchor_targets = jax.jit(detection_targets.anchor_targets, static_argnames="samples")
 region_targets = jax.jit(detection_targets.region_targets, static_argnames="samples")
+refined_targets = jax.jit(detection_targets.refined_targets, static_argnames="stage")
 decode_boxes = jax.jit(boxes.decode_boxes, static_argnums=2)
 KEY = jax.random.key(0)
 OBJECT, OTHER, CROWD = [0.0, 0.0, 10.0, 10.0], [40.0, 40.0, 60.0, 60.0], [70.0, 70.0, 100.0, 100.0]
@@ -78,7 +79,7 @@ def test_regions_are_proposals_and_the_objects_themselves():
     assert rows == {tuple(OBJECT): 5, tuple(OTHER): 3, (0, 0, 10, 12): 5, (0, 0, 10, 25): 0}
     assert (found.labels[:3] > 0).all() and not found.labels[3:].any(), "those that show an object come first"
     for row in range(3):
-        decoded = decode_boxes(found.deltas[row], found.boxes[row], BOX_WEIGHTS)
+        decoded = decode_boxes(found.deltas[row], found.boxes[row], STAGES[0].weights)
         np.testing.assert_allclose(decoded, [OBJECT, OTHER][int(found.matched[row])], atol=1e-4)
 
 
@@ -96,3 +97,23 @@ def test_nothing_flows_back_into_proposals():
         return jnp.sum(found.boxes) + jnp.sum(found.deltas)
 
     np.testing.assert_array_equal(jax.jit(jax.grad(total))(np.float32([OBJECT, OTHER])), 0)
+
+
+def test_later_stages_of_a_cascade_ask_for_more_overlap_and_draw_nothing():
+    """The IoU of boxes as wide as OBJECT and h high is 10 / h, .645 and .588; that of the shifted one .8."""
+    shifted = [10 / 9, 0.0, 100 / 9, 10.0]
+    boxes = np.float32([[0, 0, 10, 15.5], [0, 0, 10, 17], OBJECT, shifted, OTHER, CROWD, [5, 5, 5, 30], OBJECT])
+    filled = np.arange(8) < 7
+    wanted = truth(OBJECT, OTHER, CROWD, categories=[4, 2, 0], crowd=(2,))
+    for stage, labels in ((STAGES[1], [5, 0, 5, 5, 3]), (STAGES[2], [0, 0, 5, 5, 3])):
+        found = jax.device_get(refined_targets(boxes, filled, wanted, stage=stage))
+        np.testing.assert_array_equal(found.boxes, boxes)
+        assert found.labels[:5].tolist() == labels
+        assert found.valid.tolist() == [True] * 5 + [False] * 3, "in a crowd, without extent, not filled"
+        # The object lies a ninth of 10 pixels to the left, counted in sides.
+        np.testing.assert_allclose(found.deltas[3], [-stage.weights[0] / 9, 0, 0, 0], atol=1e-5)
+        np.testing.assert_allclose(decode_boxes(found.deltas[0], boxes[0], stage.weights), OBJECT, atol=1e-4)
+    empty = jax.device_get(refined_targets(boxes, filled, truth(), stage=STAGES[1]))
+    assert (
+        not empty.labels.any() and empty.valid.tolist() == [True] * 6 + [False] * 2 and np.isfinite(empty.deltas).all()
+    )

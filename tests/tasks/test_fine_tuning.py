@@ -54,6 +54,23 @@ def test_all_but_what_names_the_classes_is_taken(files, variables, name, model):
     assert "params/backbone/stem/kernel" in found and "constants/backbone/stem/norm/mean" in found
 
 
+@pytest.mark.parametrize("name", ["ours.safetensors", "theirs.pth"])
+def test_a_cascade_starts_from_what_is_there(files, variables, name):
+    """Its box heads are fresh on a detector that has none; of one that has, the boxes are kept with the rest."""
+    cascade = dict(box_stages=3, agnostic_boxes=True)
+    task = task_of(**cascade)
+    found = task.pretrained("detector", str(files / name), expected(task))
+    assert not any("box_head" in module for module in found["params"]) and "mask_head" in found["params"]
+    own = drawn_variables(build_model("maskrcnn_debug", **SOURCE | cascade), init_model)
+    write_checkpoint(files / "cascade.safetensors", own, metadata={})
+    found = flatten(task.pretrained("detector", str(files / "cascade.safetensors"), expected(task)))
+    fresh = {"/".join(path.split("/")[1:3]) for path in flatten(expected(task)).keys() - found.keys()}
+    assert fresh == {"mask_head/logits", *(f"box_head_{stage}/scores" for stage in range(3))}
+    ordinary = task_of()
+    found = ordinary.pretrained("detector", str(files / "cascade.safetensors"), expected(ordinary))
+    assert not any("box_head" in module for module in found["params"]) and "rpn" in found["params"]
+
+
 def test_errors_say_how_to_ask_and_what_is_no_detector(files, tmp_path):
     one_class, wider = expected(task_of(classes=1)), task_of(features=32)
     shapes = expected(wider)

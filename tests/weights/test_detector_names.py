@@ -14,6 +14,7 @@ from segjax.weights.tree import CheckpointError, flatten, placed
 SECOND = dict(norm="bn", pyramid_norm="bn", head_norm="bn", rpn_convs=2, box_convs=4, box_fcs=1)
 VITDET = dict(backbone="vit", width=32, depth=2, heads=2, window=2, global_blocks=(1,), positions=3)
 VITDET |= dict(head_norm="ln", rpn_convs=2, box_convs=2, box_fcs=1)
+CASCADE = dict(box_stages=3, agnostic_boxes=True)
 MODELS = {
     "torchvision": {},
     "torchvision, second generation": SECOND,
@@ -21,6 +22,8 @@ MODELS = {
     "detectron2": dict(conventions="detectron2"),
     "detectron2, group norms": dict(conventions="detectron2", norm="gn", pyramid_norm="gn", head_norm="gn"),
     "detectron2, ViTDet": dict(conventions="detectron2_rgb") | VITDET,
+    "detectron2, cascade": dict(conventions="detectron2") | CASCADE,
+    "detectron2, ViTDet, cascade": dict(conventions="detectron2_rgb") | VITDET | CASCADE,
 }
 
 
@@ -141,6 +144,26 @@ def test_vitdet_s_names_and_its_unused_position():
         "roi_heads.box_head.fc1.weight",
     ):
         assert key in state
+
+
+def test_a_cascade_s_names():
+    table, family, variables, state = made("detectron2, cascade")
+    ours = flatten(variables)
+    layers = ("box_head.{}.fc1", "box_head.{}.fc2", "box_predictor.{}.cls_score", "box_predictor.{}.bbox_pred")
+    keys = {f"roi_heads.{layer.format(stage)}.weight" for layer in layers for stage in range(3)}
+    assert {key for key in state if ".box_" in key and key.endswith("weight")} == keys
+    for stage in range(3):
+        scores = ours[f"params/box_head_{stage}/scores/bias"]
+        np.testing.assert_array_equal(state[f"roi_heads.box_predictor.{stage}.cls_score.bias"], scores[[1, 2, 3, 0]])
+        assert state[f"roi_heads.box_predictor.{stage}.bbox_pred.weight"].shape == (4, 32)
+    norms = made("detectron2, ViTDet, cascade")[3]
+    assert {"roi_heads.box_head.2.conv1.norm.weight", "roi_heads.box_head.0.fc1.bias"} < set(norms)
+    with pytest.raises(
+        CheckpointError, match="24 missing: .*box_head.0.fc1.bias .*; 8 unexpected: .*box_head.fc1.bias "
+    ):
+        table.from_published(made("detectron2")[3], variables, family=family, source="file")
+    with pytest.raises(CheckpointError, match="torchvision has no place for params/box_head_0/"):
+        TORCHVISION_DETECTORS.to_published(variables, "torchvision")
 
 
 def test_what_detectron2_computes_anew_is_left_alone():

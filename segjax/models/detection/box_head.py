@@ -1,4 +1,6 @@
-"""What a region of interest shows, and its box: Fast R-CNN's head (arXiv 1504.08083) as FPN has it."""
+"""What a region of interest shows, and its box: Fast R-CNN's head (arXiv 1504.08083) as FPN has it, and cascades."""
+
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -6,6 +8,37 @@ import jax.numpy as jnp
 
 from segjax.models.detection.convolution import Conv, caffe_xavier, numbered
 from segjax.models.layers import Linear
+
+
+class Stage(NamedTuple):
+    """A box head's place in a cascade (Cascade R-CNN, arXiv 1712.00726, section 4).
+
+    weights: of its deltas, see `segjax.ops.boxes.encode_boxes`: those of a later stage stand for smaller moves.
+    iou: with an object, from which on a region shows it in training.
+    """
+
+    weights: tuple[float, float, float, float]
+    iou: float
+
+
+# An ordinary detector has the first alone.
+STAGES = (
+    Stage((10.0, 10.0, 5.0, 5.0), 0.5),
+    Stage((20.0, 20.0, 10.0, 10.0), 0.6),
+    Stage((30.0, 30.0, 15.0, 15.0), 0.7),
+)
+
+
+class BoxAnswers(NamedTuple):
+    """What a stage says of N regions of each of B pictures.
+
+    boxes: float32 [B, N, 4], of the regions, pixels of the canvas. logits: float32 [B, N, 1 + K], the background first.
+    deltas: float32 [B, N, K or 1, 4], to be decoded from the boxes with the stage's weights.
+    """
+
+    boxes: jax.Array
+    logits: jax.Array
+    deltas: jax.Array
 
 
 class BoxHead(nn.Module):

@@ -16,6 +16,8 @@ _PERSON = dict(classes=1, keypoints=17, mask_convs=0)
 # arXiv 2203.16527, appendix: SAM's trunks, heads with LayerNorm, pictures of 1024 x 1024.
 _VITDET = dict(conventions="detectron2_rgb", classes=80, backbone="vit", canvas=1024, short_side=1024, long_side=1024)
 _VITDET |= dict(head_norm="ln", head_epsilon=1e-6, rpn_convs=2, box_convs=4, box_fcs=1)
+# Cascade R-CNN as detectron2 has it.
+_CASCADE = dict(box_stages=3, agnostic_boxes=True)
 _SMALL = dict(conventions="detectron2_rgb", classes=80, norm="gn", pyramid_norm="gn", head_norm="gn")
 
 SIZES = {
@@ -33,6 +35,7 @@ SIZES = {
     "faster_rcnn_R_50_FPN": _DETECTRON2 | dict(mask_convs=0),
     "faster_rcnn_R_101_FPN": _DETECTRON2 | dict(mask_convs=0, backbone="resnet101"),
     "keypoint_rcnn_R_50_FPN": _DETECTRON2 | _PERSON,
+    "cascade_mask_rcnn_R_50_FPN": _DETECTRON2 | _CASCADE | dict(proposals_after=(2000, 1000)),
     "vitdet_vit_b": _VITDET | dict(width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11), drop_path=0.1),
     "vitdet_vit_l": _VITDET | dict(width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23), drop_path=0.4),
     "vitdet_vit_h": _VITDET | dict(width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31), drop_path=0.5),
@@ -59,16 +62,17 @@ SIZES = {
     | dict(keypoints=2, keypoint_convs=1, keypoint_width=16, head_norm="none")
     | dict(detections=8, candidates=32, proposals_before=(32, 32), proposals_after=(16, 16)),
 }
+SIZES |= {f"cascade_{name}": SIZES[name] | _CASCADE for name in ("vitdet_vit_b", "vitdet_vit_l", "vitdet_vit_h")}
 
 
 def build_mask_rcnn(name: str, **overrides) -> MaskRcnn:
     """A detector by name, with any attribute of `MaskRcnn` replaced; `dtype` may be a string.
 
     Raises:
-      ValueError: unknown size, attribute or conventions, naming the nearest ones.
+      ValueError: unknown size, attribute or conventions, naming the nearest ones; a cascade that cannot be.
     """
     model = sized(MaskRcnn, SIZES, name, overrides)
-    model.rules  # noqa: B018 - unknown ones are said here, not when the model first runs
+    model.rules, model.stages  # noqa: B018 - what is wrong is said here, not when the model first runs
     return model
 
 

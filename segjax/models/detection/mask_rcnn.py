@@ -1,13 +1,17 @@
-"""Mask R-CNN (arXiv 1703.06870): proposals on a feature pyramid, then class, box, mask and keypoints of each."""
+"""Mask R-CNN (arXiv 1703.06870): proposals on a feature pyramid, then class, box, mask and keypoints of each.
+
+Or with a cascade of box heads, each of which refines the boxes of the one before (Cascade R-CNN, arXiv 1712.00726).
+"""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.models.detection.box_head import BoxHead
+from segjax.models.detection.box_head import STAGES, BoxAnswers, BoxHead, Stage
 from segjax.models.detection.conventions import Conventions, conventions_named, normalised
-from segjax.models.detection.detections import Detections, best_detections
+from segjax.models.detection.convolution import numbered
+from segjax.models.detection.detections import Detections, best_detections, mean_probabilities
 from segjax.models.detection.fpn import FeaturePyramid, with_p6
 from segjax.models.detection.keypoint_head import KeypointHead
 from segjax.models.detection.mask_head import MaskHead
@@ -15,6 +19,8 @@ from segjax.models.detection.proposals import Proposals, best_proposals, pyramid
 from segjax.models.detection.resnet import RESNETS, ResNet
 from segjax.models.detection.rpn import RpnHead
 from segjax.models.detection.simple_pyramid import SimplePyramid, VitBackbone
+from segjax.ops.boxes import clip_boxes, decode_boxes
+from segjax.ops.gradient import scaled_gradient
 from segjax.ops.masks import content_mask
 from segjax.ops.pooling import pool_regions
 from segjax.ops.pyramid import fpn_level
@@ -35,6 +41,7 @@ class MaskRcnn(nn.Module):
         the grid of learned positions), drop_path, remat, scan, attention: of a ViT, see `ViT`.
       features, pyramid_norm: channels and norm of the pyramid. anchor_sizes: side of the anchors by level, P2 to P6;
         anchor_ratios: height over width.
+      box_stages: box heads one after another, of `STAGES`; 1: no cascade. More need agnostic_boxes.
       rpn_convs; box_convs, box_fcs, box_width, agnostic_boxes; mask_convs (0: no masks), mask_width, agnostic_masks;
         keypoints (0: none), keypoint_convs, keypoint_width: of the heads. head_norm, head_epsilon: of the boxes' and
         masks' convolutions.
@@ -71,6 +78,7 @@ class MaskRcnn(nn.Module):
     anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     rpn_convs: int = 1
+    box_stages: int = 1
     box_convs: int = 0
     box_fcs: int = 2
     box_width: int = 1024
@@ -97,6 +105,18 @@ class MaskRcnn(nn.Module):
     def rules(self) -> Conventions:
         """The conventions by name."""
         return conventions_named(self.conventions)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Of the box heads. Raises ValueError for another number than there are, and where each class has its box."""
+        if not 1 <= self.box_stages <= len(STAGES):
+            raise ValueError(f"box_stages is {self.box_stages}; expected 1 (no cascade) to {len(STAGES)}")
+        if self.box_stages > 1 and not self.agnostic_boxes:
+            raise ValueError(
+                f"box_stages is {self.box_stages} and agnostic_boxes False; a cascade hands one box of a region on, "
+                "not one of each class: set agnostic_boxes=True, or box_stages=1 for no cascade"
+            )
+        return STAGES[: self.box_stages]
 
     @property
     def divisor(self) -> int:
@@ -126,7 +146,9 @@ class MaskRcnn(nn.Module):
         self.rpn = RpnHead(len(self.anchor_ratios), self.rpn_convs, **same)
         heads = same | dict(norm=self.head_norm, epsilon=self.head_epsilon, background_rows=rules.background_rows)
         boxes = dict(convs=self.box_convs, conv_width=self.features, fcs=self.box_fcs, width=self.box_width)
-        self.box_head = BoxHead(self.classes, agnostic=self.agnostic_boxes, **boxes, **heads)
+        boxes |= dict(agnostic=self.agnostic_boxes)
+        names = numbered("box_head", len(self.stages))
+        self.box_heads = [BoxHead(self.classes, name=name, **boxes, **heads) for name in names]
         if self.mask_convs:
             masks = dict(convs=self.mask_convs, width=self.mask_width, agnostic=self.agnostic_masks)
             self.mask_head = MaskHead(self.classes, **masks, **heads)
@@ -164,9 +186,34 @@ class MaskRcnn(nn.Module):
         """(logits [B, anchors], deltas [B, anchors, 4]) by level, float32; see `RpnHead`."""
         return self.rpn(levels)
 
-    def classify(self, regions: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Regions [R, 7, 7, features] -> logits [R, 1 + K], deltas [R, K or 1, 4], float32; see `BoxHead`."""
-        return self.box_head(regions)
+    def classify(self, regions: jax.Array, stage: int = 0) -> tuple[jax.Array, jax.Array]:
+        """Regions [R, 7, 7, features] -> logits [R, 1 + K], deltas [R, K or 1, 4], float32; see `BoxHead`.
+
+        What flows back into the regions is divided by the number of stages, so that the pyramid learns from their mean
+        while each head learns from all of its own loss (as detectron2's CascadeROIHeads have it).
+        """
+        if self.box_stages > 1:
+            regions = scaled_gradient(regions, 1 / self.box_stages)
+        return self.box_heads[stage](regions)
+
+    def box_answers(self, levels: tuple[jax.Array, ...], boxes: jax.Array, sizes: jax.Array) -> list[BoxAnswers]:
+        """What each stage says: the first of these boxes, a later one of what the one before has made of its own.
+
+        No gradient goes through boxes.
+
+        Args:
+          levels: of `encode_image`. boxes: float32 [B, N, 4]. sizes: int [B, 2], (height, width) of the contents, to
+            which refined boxes are cut.
+        """
+        answers = []
+        for stage in range(self.box_stages):
+            if answers:
+                refined = decode_boxes(answers[-1].deltas[:, :, 0], boxes, STAGES[stage - 1].weights)
+                boxes = jax.lax.stop_gradient(clip_boxes(refined, sizes[:, None]))
+            regions = self.regions(levels, boxes, 7)
+            found = self.classify(regions.reshape(-1, *regions.shape[2:]), stage)
+            answers.append(BoxAnswers(boxes, *(x.reshape(*boxes.shape[:2], *x.shape[1:]) for x in found)))
+        return answers
 
     def segment(self, regions: jax.Array, labels: jax.Array) -> jax.Array:
         """Regions [R, 14, 14, features] of classes int [R], 1..K -> the class's mask logits float32 [R, 28, 28]."""
@@ -244,14 +291,13 @@ class MaskRcnn(nn.Module):
         sizes = jnp.broadcast_to(jnp.array(images.shape[1:3]), (len(images), 2)) if sizes is None else sizes
         levels = self.encode_image(images, sizes)
         proposals = self.proposals(*self.propose(levels), levels, images.shape[1:3], sizes)
-        flat = lambda x: x.reshape(-1, *x.shape[2:])
-        logits, deltas = self.classify(flat(self.regions(levels, proposals.boxes, 7)))
-        unflat = lambda x: x.reshape(len(images), -1, *x.shape[1:])
+        answers = self.box_answers(levels, proposals.boxes, sizes)
         found = best_detections(
-            unflat(logits),
-            unflat(deltas),
-            proposals,
+            mean_probabilities([each.logits for each in answers]),
+            answers[-1].deltas,
+            proposals._replace(boxes=answers[-1].boxes),
             sizes,
+            weights=self.stages[-1].weights,
             score_threshold=self.score_threshold,
             nms_threshold=self.nms_threshold,
             side=self.rules.detection_side,
@@ -260,6 +306,8 @@ class MaskRcnn(nn.Module):
         )
         if not (self.mask_convs or self.keypoints):
             return found, None, None
+        flat = lambda x: x.reshape(-1, *x.shape[2:])
+        unflat = lambda x: x.reshape(len(images), -1, *x.shape[1:])
         regions = flat(self.regions(levels, found.boxes, 14))
         masks = self.segment(regions, found.labels.reshape(-1)) if self.mask_convs else None
         return (
@@ -273,7 +321,7 @@ class MaskRcnn(nn.Module):
         levels = self.encode_image(images)
         logits, deltas = self.propose(levels)
         regions = lambda side: jnp.zeros((1, side, side, self.features), self.dtype)
-        scores, boxes = self.classify(regions(7))
+        scores, boxes = [self.classify(regions(7), stage) for stage in range(self.box_stages)][-1]
         out = dict(logits=logits, deltas=deltas, scores=scores, boxes=boxes)
         if self.mask_convs:
             out["masks"] = self.mask_head(regions(14))

@@ -77,7 +77,7 @@ def _region(model: MaskRcnn) -> int:
     total += sum(before * after for before, after in zip(sides, sides[1:], strict=False))
     unused = int(model.rules.background_rows and not model.agnostic_boxes)
     boxes = 1 if model.agnostic_boxes else model.classes + unused
-    return total + sides[-1] * (1 + model.classes + 4 * boxes)
+    return model.box_stages * (total + sides[-1] * (1 + model.classes + 4 * boxes))
 
 
 def _shown(model: MaskRcnn) -> int:
