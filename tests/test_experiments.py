@@ -32,8 +32,8 @@ VARIANTS = [(path, "") for path in EXPERIMENTS if path not in (*LIKE_OTHERS, OWN
 VARIANTS += [pytest.param(path, "", marks=pytest.mark.slow) for path in LIKE_OTHERS]
 VARIANTS += [pytest.param(FOLDER / "sam" / "coco.py", ":small", marks=pytest.mark.slow)]
 VARIANTS += [(FOLDER / "mask_rcnn" / "roi_ablation.py", ":roi_pool,keypoints")]
-VARIANTS += [(FOLDER / "mask_rcnn" / "coco_r50_fpn_1x.py", ":cascade")]
-VARIANTS += [pytest.param(FOLDER / "mask_rcnn" / "coco_vitdet_b.py", ":cascade", marks=pytest.mark.slow)]
+CASCADES = [FOLDER / "mask_rcnn" / f"{name}.py" for name in ("coco_r50_fpn_1x", "coco_vitdet_b")]
+VARIANTS += [pytest.param(path, ":cascade", marks=pytest.mark.slow) for path in CASCADES]
 VARIANTS += [(FOLDER / "mae" / f"{name}.py", ":imagenet_b") for name in ("probe", "finetune")]
 VARIANTS += [pytest.param(FOLDER / "mae" / "finetune.py", ":imagenet_h", marks=pytest.mark.slow)]
 METRICS = {  # that the loss must give
