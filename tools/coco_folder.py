@@ -15,15 +15,28 @@ from segjax.files import write_json, write_whole
 JPEG = b"\xff\xd8"  # how such a file begins
 
 
+def renamed(text: str) -> tuple[str, str]:
+    """(new name, split) of NEW=SPLIT."""
+    new, _, split = text.partition("=")
+    if not new or not split:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NEW=SPLIT, such as train=stage1_train")
+    return new, split
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="a folder that `segjax prepare` wrote")
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("splits", nargs="+", metavar="NEW=SPLIT", help="a split's new name, and the data's own")
+    parser.add_argument(
+        "splits", nargs="+", type=renamed, metavar="NEW=SPLIT", help="a split's new name, and the data's own"
+    )
     args = parser.parse_args()
-    for name, split in (pair.split("=") for pair in args.splits):
+    for name, split in args.splits:
         data = {"source": args.data, "eval_split": split}
-        records = open_split(data, "eval")
+        try:
+            records = open_split(data, "eval")
+        except (ValueError, FileNotFoundError) as error:
+            parser.error(str(error))
         truth = coco_truth((records[index] for index in range(len(records))), **classes_of(data))
         for index, image in enumerate(truth["images"]):
             picture = records[index]["image"]

@@ -48,17 +48,28 @@ def measured(experiment: str, flags: Sequence[str], devices: int, fsdp: bool, st
     return measure_step(make_task(config), completed(config), jax.devices(), measured_rates(), steps=steps)
 
 
+def number(text: str) -> int:
+    """Of devices or steps."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, at least 1")
+    return int(text)
+
+
+def numbers(text: str) -> list[int]:
+    """Of devices, with commas between them."""
+    return [number(each) for each in text.split(",")]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    counts = lambda text: [int(count) for count in text.split(",")]
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the experiment")
     parser.add_argument(
-        "--devices", type=counts, default=[1, 2, 4, 8], metavar="N,N", help="how many (default 1,2,4,8)"
+        "--devices", type=numbers, default=[1, 2, 4, 8], metavar="N,N", help="how many (default 1,2,4,8)"
     )
     parser.add_argument("--fsdp", action="store_true", help="parameters split over the devices as well")
-    parser.add_argument("--steps", type=int, default=10, metavar="N", help="counted steps (default 10)")
+    parser.add_argument("--steps", type=number, default=10, metavar="N", help="counted steps (default 10)")
     args, rest = parser.parse_known_args(argv)
     os.environ["JAX_PLATFORMS"] = "cpu"  # of the processes begun here, too
     meshes = [(count, split) for split in (False, True)[: 1 + args.fsdp] for count in args.devices]

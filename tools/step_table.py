@@ -143,7 +143,13 @@ def detection_parts(row: Callable, task: Any, variables: dict, batch: dict) -> N
     flat = lambda x: x.reshape(-1, *x.shape[2:])
     take = lambda side: lambda _, levels, boxes: flat(call("regions", variables["params"], levels, boxes, side))
     pooled = both("regions of 7 x 7", take(7), levels, regions.boxes, inputs=(1,))
-    both("classes and boxes of regions", functools.partial(call, "classify"), pooled)
+    both(
+        "classes and boxes of regions (of a cascade's first stage)"
+        if model.box_stages > 1
+        else "classes and boxes of regions",
+        functools.partial(call, "classify"),
+        pooled,
+    )
     pooled = both("regions of 14 x 14", take(14), levels, regions.boxes[:, : samples.objects], inputs=(1,))
     if model.mask_convs:
         both("masks of regions", functools.partial(call, "segment"), pooled, flat(regions.labels[:, : samples.objects]))

@@ -14,7 +14,7 @@ import ml_collections
 
 from segjax.tasks.detection_config import apply_1x_recipe, as_variant, detection_config
 
-VARIANTS = ("3x", "cascade", "3x,cascade")
+VARIANTS = ("3x", "cascade", "3x,cascade", "cascade,3x")
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

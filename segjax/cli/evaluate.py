@@ -15,8 +15,8 @@ Without --data the run's own evaluation split is used. --step best measures the 
 config.checkpoint.best kept. --config.key=value changes the run's config, for example --config.eval.limit=16. With
 --untrained, fresh parameters are measured too. Written to DIR, if one is given: {"trained": {"iou@1": ..., ...}}, and
 perhaps "untrained", as interactive.json for a SAM, with curve.png and pictures.png, and as evaluation.json for others,
-with their pictures. For a detector that has all of COCO's numbers and AP by class, and beside it lie detections.json
-(COCO's format of results) and truth.json, precision_recall.png, confusion.png and detections.png.
+with their pictures. A detector's evaluation.json has all of COCO's numbers and AP by class; beside it lie
+detections.json (COCO's format of results) and truth.json, precision_recall.png, confusion.png and detections.png.
 """
 
 import argparse

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from segjax.data.detection import DetectionExample
+from segjax.data.loader import SettingsError
 from segjax.data.placed import place_record, record_pixels, with_masks
 from segjax.data.placement import whole
-from segjax.data.records import Record, RecordError, decode_mask
-from segjax.data.transforms import ImageError, pad_to_canvas
+from segjax.data.records import Record, decode_mask
+from segjax.data.transforms import pad_to_canvas
 
 FILL = (124, 116, 104)  # ImageNet's mean colour: what padding is once it is normalised
 
@@ -30,7 +31,7 @@ class CopyPaste:
 
     def __init__(self, example: DetectionExample, source: Sequence[Mapping], *, probability: float = 1.0):
         if not 0 <= probability <= 1:
-            raise ValueError(f"probability of pasting lies in 0 .. 1, got {probability}")
+            raise ValueError(f"the probability of pasting (data.copy_paste) lies in 0 .. 1, got {probability}")
         self.example, self.source, self.probability = example, source, probability
 
     def __call__(self, record: Mapping, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -41,7 +42,9 @@ class CopyPaste:
         below = self._placed(record, rng)
         try:
             above = self._placed(self.source[other], rng)
-        except (ImageError, RecordError):  # the loader reports it when its own turn comes
+        except SettingsError:
+            raise
+        except Exception:  # the loader reports it when its own turn comes
             above = with_masks(below, [], [])
         pasted = paste(below, above, rng.random(len(above["objects"]["rle"])) < 0.5, self.example.min_visible)
         placement = whole((pasted["height"], pasted["width"]))

@@ -1,5 +1,6 @@
 """Batches of pictures that all lie or all stand: their canvas fits, where one for both would be mostly padding."""
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from segjax.data.loader import ENDLESS
+
+logger = logging.getLogger(__name__)
 
 
 def stands(record: Mapping[str, Any]) -> bool:
@@ -21,15 +24,28 @@ class ByOrientation:
     batch, so an epoch's last ones may come in the next. An order for `make_loader`; picklable.
 
     Args:
-      source: records; every one is read once here, for its orientation.
+      source: records; every one is read here, for its orientation.
       batch_size: of all processes together: every run of so many examples has one orientation.
       seed: of the order.
+
+    Raises ValueError for a record that cannot be read: the processes of a run might else disagree.
     """
 
     def __init__(self, source: Sequence[Mapping[str, Any]], batch_size: int, seed: int):
-        self.standing = np.array([stands(source[index]) for index in range(len(source))], bool)
+        logger.info("reading which of %d pictures stand", len(source))
+        self.standing = np.array([self._stands(source, index) for index in range(len(source))], bool)
         self._batch_size, self._seed = batch_size, seed
         self._start()
+
+    @staticmethod
+    def _stands(source: Sequence[Mapping[str, Any]], index: int) -> bool:
+        try:
+            return stands(source[index])
+        except Exception as error:
+            raise ValueError(
+                f"picture {index} of the training data cannot be read ({error}); data.by_orientation needs the height "
+                "and width of each: prepare the data again, or set config.data.by_orientation=False"
+            ) from error
 
     def __getitem__(self, place: int) -> int:
         batch, row = divmod(int(place), self._batch_size)

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+import jax
 import numpy as np
+from jax.sharding import AxisType
 
 from segjax.data.records import encode_mask
 from segjax.inference.found import Found
@@ -53,6 +55,8 @@ def refined(
 def refiner(checkpoint: str, refine_if: str = "always") -> Callable[[np.ndarray, Found], Found]:
     """`refined` by the SAM of a run or a file, a function of (image, found).
 
+    It runs on one of this process's devices, whatever mesh is set: processes may have different numbers of pictures.
+
     refine_if: "always", as in the paper, or "surer".
 
     Raises ValueError for another `refine_if`, and as `segjax.load`.
@@ -61,7 +65,13 @@ def refiner(checkpoint: str, refine_if: str = "always") -> Callable[[np.ndarray,
         raise ValueError(f"refine_if is {refine_if!r}; expected one of {', '.join(REFINE_IF)}")
     model, variables, _ = load_with_config(checkpoint, only="SAM")
     predictor = SamPredictor(model, variables)
-    return lambda image, found: refined(predictor, image, found, if_surer=refine_if == "surer")
+    alone = jax.make_mesh((1,), ("alone",), (AxisType.Auto,), devices=jax.local_devices()[:1])
+
+    def refine(image: np.ndarray, found: Found) -> Found:
+        with jax.set_mesh(alone):
+            return refined(predictor, image, found, if_surer=refine_if == "surer")
+
+    return refine
 
 
 def _nothing(hw: tuple[int, int]) -> str:

@@ -39,7 +39,8 @@ class Linear(nn.Module):
         return kernel, self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
 
     def weights(self, width: int) -> tuple[jax.Array, jax.Array | float]:
-        """(kernel, bias or 0.0) in `dtype`, the kernel whole on every device."""
+        """(kernel, bias or 0.0) in `dtype`, the kernel whole on every device; for products of another form than a call,
+        which `gradients_in` does not reach."""
         kernel, bias = self.stored(width)
         return whole(kernel.astype(self.dtype)), 0.0 if bias is None else bias.astype(self.dtype)
 

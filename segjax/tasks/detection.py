@@ -18,6 +18,7 @@ from segjax.data.splits import classes_of
 from segjax.evaluation.detection_scores import DetectionScores
 from segjax.inference.canvases import usual_canvases
 from segjax.inference.found import detected
+from segjax.inference.refinement import refiner
 from segjax.models.detection.build import build_mask_rcnn
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.models.detection.operations import detector_multiply_adds
@@ -30,6 +31,7 @@ from segjax.tasks.record_task import RecordTask
 from segjax.tasks.records import load
 from segjax.training.sharding import place_batch, to_host
 
+COUNTED = ("dropped", "proposals")  # metrics that are no terms of the loss
 ANSWERED = ("image", "size", "original", "weight", "example")
 
 
@@ -44,7 +46,8 @@ class Detection(RecordTask):
     model: MaskRcnn
 
     def __init__(self, config: ml_collections.ConfigDict):
-        """Raises ValueError for samples of which none may show an object."""
+        """Raises ValueError for samples of which none may show an object, and for settings that contradict each other;
+        as `refiner`, for the SAM of `eval.refine`."""
         if config.model.get("classes") == 0:
             config.model.classes = len(classes_of(config.data.to_dict())["category_ids"])
         super().__init__(config)
@@ -54,6 +57,13 @@ class Detection(RecordTask):
                 f"config.samples has {self.samples.regions} regions, {self.samples.positive_regions} of which may show "
                 "objects: that is none; expected one a picture at least"
             )
+        if self.data["by_orientation"] and self.data["augment"]["quarter_turns"]:
+            raise ValueError(
+                "config.data.by_orientation gives lying and standing pictures canvases of their own, and "
+                "config.data.augment.quarter_turns turns them afterwards: set one of the two to False"
+            )
+        self._refine = refiner(self.eval["refine"], self.eval["refine_if"]) if self.eval["refine"] else None
+        self._sources: dict[str, Sequence] = {}
         self._detect, self._lost = jax.jit(self._detected), jax.jit(self._measured_loss)
 
     def pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,7 +86,8 @@ class Detection(RecordTask):
         real = (batch["weight"] > 0).astype(jnp.float32)
         pictures = jnp.sum(real)
         metrics = {name: term * pictures for name, term in terms.items()}
-        metrics |= {"dropped": jnp.sum(batch["dropped"] * real), "proposals": jnp.sum(proposals * real)}
+        counted = jnp.sum(batch["dropped"] * real), jnp.sum(proposals * real)
+        metrics |= dict(zip(COUNTED, counted, strict=True))
         return sum(terms.values()) * pictures, pictures, metrics
 
     def canvas(self, split: str) -> tuple[int, int]:
@@ -130,10 +141,11 @@ class Detection(RecordTask):
 
         Raises ValueError for a source of which a loss is wanted, with another number of classes than the model's.
         """
-        source, train = super().source(split), split == "train"
-        if train or self.eval["loss"]:
-            self._check_classes()
-        return RepeatRare(source, self.data["repeat_threshold"]) if train and self.data["repeat_threshold"] else source
+        if split not in self._sources:
+            source, threshold = super().source(split), self.data["repeat_threshold"]
+            self._check_classes(split)
+            self._sources[split] = RepeatRare(source, threshold) if split == "train" and threshold else source
+        return self._sources[split]
 
     def maker(self, split: str, *, standing: bool = False) -> DetectionExample | CopyPaste:
         """In training it knows which keypoints a mirrored picture swaps, and perhaps pastes objects of other pictures.
@@ -173,12 +185,16 @@ class Detection(RecordTask):
         any, "left_out" is the share of the answers whose classes the data does not have, which count for nothing, and
         "unread" that of the pictures which could not be read, whose objects count as missed. With `eval.loss`,
         "eval_loss" is the mean over the pictures of the loss that training has, of whole pictures with draws of its
-        own, the same ones every time for one size of batches; and its terms.
+        own, the same ones every time for one size of batches; and its terms. Masks are those of the SAM of
+        `eval.refine`, if there is one.
 
-        Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them.
+        Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them;
+        ValueError where a loss is wanted and the data's classes are not the model's, in their order.
         """
         batches = self.measured_batches(variables, mesh)
-        measurement, lost = Measurement(self.model, self.data, self.eval), []
+        measurement, lost = Measurement(self.model, self.data, self.eval, self._refine), []
+        if self.eval["loss"] and not measurement.in_order:
+            raise ValueError(self._no_loss("the model's classes in another order"))
         for number, batch in enumerate(batches):
             batch["example"] = batch["index"].astype(np.int32)
             placed = place_batch(batch, mesh)
@@ -198,10 +214,20 @@ class Detection(RecordTask):
             )
         return names if self.model.keypoints else ()
 
-    def _check_classes(self) -> None:
-        """Raises ValueError where the model has not just the data's classes."""
+    def _no_loss(self, what: str) -> str:
+        return (
+            f"{self.data['source']!r} has {what}, so that training's loss cannot be measured there; set "
+            "config.eval.loss=False"
+        )
+
+    def _check_classes(self, split: str) -> None:
+        """Raises ValueError where a loss is wanted, and the model has not just the data's classes."""
         classes = len(classes_of(self.data)["category_ids"])
-        if classes != self.model.classes:
+        if classes == self.model.classes:
+            return
+        if split == "eval" and self.eval["loss"]:
+            raise ValueError(self._no_loss(f"{classes} classes, the model {self.model.classes}"))
+        if split == "train":
             raise ValueError(
                 f"{self.data['source']!r} has {classes} classes, the model {self.model.classes}; set "
                 f"config.model.classes={classes}, or 0 for what there is. Weights of a detector of other classes are "
@@ -217,7 +243,8 @@ class Detection(RecordTask):
 
 
 def _mean_loss(lost: Sequence[tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray]]]) -> dict[str, float]:
-    """Over all pictures, from `Detection.loss` of each batch."""
-    sums = [{"eval_loss": loss} | {f"eval_loss/{name}": x for name, x in terms.items()} for loss, _, terms in lost]
+    """The loss and its terms, over all pictures, from `Detection.loss` of each batch."""
+    terms = [name for name in lost[0][2] if name not in COUNTED]
+    sums = [{"eval_loss": loss} | {f"eval_loss/{name}": metrics[name] for name in terms} for loss, _, metrics in lost]
     pictures = sum(float(weight) for _, weight, _ in lost)
     return {name: sum(float(batch[name]) for batch in sums) / pictures for name in sums[0]}

@@ -1,7 +1,7 @@
 """A detector's answers for the pictures of an evaluation split against what is there, in the pictures' own pixels."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,8 +15,7 @@ from segjax.data.splits import classes_of, keypoint_sigmas_of
 from segjax.evaluation.coco import CocoScores, evaluate_coco
 from segjax.evaluation.coco_format import CocoResults, coco_truth
 from segjax.evaluation.detection_scores import DetectionScores
-from segjax.inference.found import found_in_picture
-from segjax.inference.refinement import refiner
+from segjax.inference.found import Found, found_in_picture
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.tasks.records import records_of
 
@@ -28,12 +27,19 @@ class Measurement:
 
     Args:
       model: the detector. data, settings: config.data and config.eval, as dicts.
+      refine: what is done to the answers for a picture before they are measured, see `refinement.refiner`.
 
     Raises:
-      ValueError: data whose classes or keypoints are not the model's, see `classes_by_label`; as `refiner`.
+      ValueError: data whose classes or keypoints are not the model's, see `classes_by_label`.
     """
 
-    def __init__(self, model: MaskRcnn, data: Mapping[str, Any], settings: Mapping[str, Any]):
+    def __init__(
+        self,
+        model: MaskRcnn,
+        data: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        refine: Callable[[np.ndarray, Found], Found] | None = None,
+    ):
         self.model, self.data, self.settings = model, data, settings
         known = classes_of(data)
         self.names, keypoints = known["categories"], len(known["keypoint_names"])
@@ -46,12 +52,17 @@ class Measurement:
         self._classes = classes_by_label(
             model.classes, settings["label_names"], self.names, known["category_ids"], source=data["source"]
         )
-        self._refine = refiner(settings["refine"], settings["refine_if"]) if settings["refine"] else None
+        self._refine = refine
         self.source = records_of(data, "eval", limit=settings["limit"])
         self.truth = coco_truth((self.source[index] for index in range(len(self.source))), **known)
         self.results = CocoResults(self.truth)
         self._full: dict[int, bool] = {}  # by picture
         self._answers: dict[int, np.ndarray] = {}  # whether the data has such a class, of each answer
+
+    @property
+    def in_order(self) -> bool:
+        """Whether label k is the data's class k - 1, for all."""
+        return self._classes == {place + 1: place for place in range(self.model.classes)}
 
     def add(self, rows: Mapping[str, np.ndarray]) -> None:
         """The answers for a batch: `detected`'s rows of all processes, with `size`, `original`, `weight` and `example`,
@@ -93,7 +104,11 @@ class Measurement:
     def _scores(self, results: CocoResults) -> dict[str, CocoScores]:
         """COCO's of all kinds of answers."""
         masks = ("segm", "boundary") if self.settings["boundary"] else ("segm",)
-        kinds = ("bbox", *(masks if self.model.mask_convs else ()), *(("keypoints",) if self._keypoints else ()))
+        kinds = (
+            "bbox",
+            *(masks if self.model.mask_convs or self._refine else ()),
+            *(("keypoints",) if self._keypoints else ()),
+        )
         found, federated = {}, "neg_category_ids" in self.truth["images"][0]
         for kind in kinds:
             options: dict[str, Any] = {"sigmas": keypoint_sigmas_of(self.data)} if kind == "keypoints" else {}

@@ -85,5 +85,5 @@ def variant_of(
       ValueError: a variant that is neither "", "debug" nor one of `known`, which the experiment has applied itself.
     """
     if variant not in ("", "debug", *known):
-        raise ValueError(f"the experiment has no variant {variant!r}; it has {', '.join(('debug', *known))}")
+        raise ValueError(f"the experiment has no variant {variant!r}; it has {'; '.join(('debug', *known))}")
     return miniature(config) if variant == "debug" else config

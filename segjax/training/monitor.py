@@ -64,7 +64,7 @@ class Monitor:
         self._tracing = False
         self._pending: list[tuple[int, Any, dict[str, jax.Array]]] = []
         self._rows: list[dict[str, np.ndarray]] = []
-        self._compiled = False
+        self._compiled = 0
         self._warned = False
         self.restart_clock()
 
@@ -94,10 +94,11 @@ class Monitor:
         self._timed += 1
         if len(self._pending) > _AHEAD:
             jax.block_until_ready(self._pending[-1 - _AHEAD][2]["finite"])
-        if not self._compiled:
+        if (compiled := self._step.compilations) > self._compiled:
             jax.block_until_ready(metrics)
-            logger.info("first step, compilation included: %.1f s", time.perf_counter() - self._began)
-            self._compiled = True
+            which = "first step" if not self._compiled else f"step {done}, of batches of another shape"
+            logger.info("%s, compilation included: %.1f s", which, time.perf_counter() - self._began)
+            self._compiled = compiled
             self.restart_clock()
         if self._tracing and done > self._profile[1]:
             jax.block_until_ready(metrics)

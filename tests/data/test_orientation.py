@@ -89,7 +89,14 @@ def test_loaded_in_shares_of_two_processes_and_resumed(workers):
         np.testing.assert_array_equal(batch["index"], again["index"])
 
 
-def test_what_cannot_be_read_leaves_a_placeholder_of_its_batch():
+def test_a_picture_that_cannot_be_read_at_the_start_is_named():
+    source = Pictures(5, broken=(3,))
+    source[3]
+    with pytest.raises(ValueError, match="picture 3 of the training data cannot be read .gone.*by_orientation=False"):
+        ByOrientation(source, BATCH, 0)
+
+
+def test_what_cannot_be_read_later_leaves_a_placeholder_of_its_batch():
     source = Pictures(12, broken=(0, 1))
     order = ByOrientation(source, BATCH, 0)
     example = OrientedExample(Maker((2, 3)), Maker((3, 2)), order)

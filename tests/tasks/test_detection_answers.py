@@ -15,7 +15,7 @@ from segjax.cli.evaluate import evaluation_config, say_what_was_left_out
 from segjax.data.detection import DetectionExample
 from segjax.data.records import encode_mask
 from segjax.models.build import build_model, init_model
-from segjax.tasks import detection_evaluation, make_task
+from segjax.tasks import make_task
 from segjax.tasks.detection import Detection
 from segjax.tasks.detection_config import as_variant, detection_config
 from segjax.tasks.detection_evaluation import Measurement, classes_by_label
@@ -129,10 +129,35 @@ def test_masks_that_a_sam_has_drawn_are_measured(raw, prepared, variables, tmp_p
 
         return refine
 
-    monkeypatch.setattr(detection_evaluation, "refiner", exact)
+    monkeypatch.setattr("segjax.tasks.detection.refiner", exact)
     options = ["--config.eval.refine=runs/sam", "--config.eval.refine_if=surer"]
     assert measured(prepared, variables, tmp_path, options=options)["segm/AP"] == pytest.approx(1)
     assert seen == [((*HW, 3), 80, 2), ((*HW, 3), 160, 1), ((*HW, 3), 240, 1)]
+
+
+def test_a_loss_is_of_the_model_s_own_classes_in_their_order(prepared, variables, monkeypatch, capsys, tmp_path):
+    options = ["--config.eval.loss=True"]
+    with pytest.raises(AssertionError):
+        measured(prepared, variables, tmp_path, options=options)
+    assert "has 3 classes, the model 9, so that training's loss cannot be measured" in capsys.readouterr().err
+    task = make_task(as_variant(detection_config(), "debug"))
+    task.data["source"], task.eval["loss"], task.eval["label_names"] = prepared, True, NAMES[::-1]
+    task.model = build_model("maskrcnn_debug", classes=3, keypoints=0)
+    monkeypatch.setattr(Detection, "measured_batches", lambda *given: iter(()))
+    with pytest.raises(ValueError, match="classes in another order.*set config.eval.loss=False"):
+        task.detection_scores({}, mesh=None)
+
+
+def test_boxes_alone_are_enough_for_the_masks_of_a_sam(prepared):
+    task = make_task(as_variant(detection_config(), "debug"))
+    task.data["source"], model = prepared, build_model("maskrcnn_debug", classes=3, keypoints=0, mask_convs=0)
+    whole = encode_mask(np.ones(HW, bool))
+    refine = lambda image, found: found._replace(masks=[whole] * len(found.boxes))
+    measurement = Measurement(model, task.data, task.eval, refine)
+    row = dict(boxes=np.array([[[0, 0, 60, 40]]]), scores=np.ones((1, 1)), labels=np.ones((1, 1), int))
+    row |= dict(valid=np.ones((1, 1)) > 0, weight=np.ones(1), size=np.array([HW]), original=np.array([HW]))
+    measurement.add(row | dict(example=np.zeros(1, int)))
+    assert set(measurement.outcome().kinds) == {"bbox", "segm"}
 
 
 def test_names_that_the_checkpoint_has_count_for_more(raw, prepared, variables, tmp_path, monkeypatch, caplog):
