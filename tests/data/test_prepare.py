@@ -47,7 +47,7 @@ def test_threads_count_what_one_does(tmp_path, monkeypatch):
         truncate(folder / "images" / f"a{number}.png")
     reports = []
     for cores in (1, 4):
-        monkeypatch.setattr(ahead, "_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(ahead, "usable_cores", lambda cores=cores: cores)
         for limit in (None, 4):
             report = prepare("label_maps", folder, tmp_path / "out", short_side=4, limit=limit, overwrite=True)
             reports.append((report.splits["train"].images, report.splits["train"].skipped))
