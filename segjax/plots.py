@@ -43,7 +43,7 @@ def curve(results: Mapping[str, Mapping[str, float]], path: str | os.PathLike, *
     axes.set(xlabel="points", ylabel="mean IoU", ylim=(0, 1.02), xticks=sorted(ticks))
     axes.margins(x=0.1)
     figure.suptitle(title or "Interactive segmentation", fontsize=12)
-    figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=9)
+    figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=9)
     return _save(figure, path)
 
 

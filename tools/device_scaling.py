@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from segjax.cli.experiments import apply_flags, read_config
+from segjax.data.ahead import usable_cores
 
 
 def measured(experiment: str, flags: Sequence[str], devices: int, fsdp: bool, steps: int) -> Any:
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from segjax.scaling.measured import HEAD, table_row
 
             rates = f"{found.rates.products / 1e9:.0f}e9 operations and {found.rates.memory / 1e9:.1f}e9 bytes a second"
-            print(f"{args.config}, {found.images} images, {args.steps} steps on {os.cpu_count()} cores; {rates}")
+            print(f"{args.config}, {found.images} images, {args.steps} steps on {usable_cores()} cores; {rates}")
             print(f"\n{HEAD}")
         print(table_row(found, first), flush=True)
     return 0
