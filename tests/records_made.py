@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from segjax.data.records import encode_mask, mask_box
+from segjax.masks import encode_mask, mask_box
 
 
 def block(hw, y1, x1, y2, x2):

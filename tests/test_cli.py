@@ -19,9 +19,9 @@ from segjax.cli.evaluate import evaluation_config
 from segjax.cli.experiments import apply_flags, read_config
 from segjax.cli.predict import read_prompts
 from segjax.data.ahead import usable_cores
-from segjax.data.records import decode_mask
 from segjax.evaluation.interactive_scores import InteractiveScores
 from segjax.inference.loading import load_with_config
+from segjax.masks import decode_mask
 from segjax.models.sam.build import build_sam
 from segjax.tasks import make_task
 from segjax.tasks.promptable_config import promptable_config

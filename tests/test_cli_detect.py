@@ -12,7 +12,7 @@ from written_run import debug_variables
 import segjax
 from segjax.cli import main
 from segjax.cli.evaluate import evaluation_config
-from segjax.data.records import decode_mask, encode_mask
+from segjax.masks import decode_mask, encode_mask
 from segjax.models.build import build_model, init_model
 from segjax.models.mae import build_mae, init_mae
 from segjax.weights.checkpoint import write_checkpoint

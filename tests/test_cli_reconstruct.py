@@ -10,7 +10,7 @@ from PIL import Image
 
 import segjax
 from segjax.cli import main
-from segjax.data.transforms import center_crop
+from segjax.images.transforms import center_crop
 from segjax.models.mae import build_mae, init_mae
 from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
 from segjax.weights.safetensors import read_arrays, write_arrays

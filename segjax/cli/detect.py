@@ -82,7 +82,7 @@ def picture_of(image: np.ndarray, found: Any, classes: Any) -> bytes:
     A small picture is enlarged by a whole number, so that the words can be read.
     """
     from segjax import viz
-    from segjax.data.records import encode_png
+    from segjax.images.encoding import encode_png
     from segjax.inference.automatic import label_map
 
     scale = viz.readable_scale(found.hw)

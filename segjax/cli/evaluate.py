@@ -85,8 +85,8 @@ def say_what_was_left_out(folder: str, split: str) -> None:
 def _interactive(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None, name: str) -> int:
     """A SAM's protocol, which has files of its own."""
     from segjax import plots, viz
-    from segjax.data.records import encode_png
     from segjax.files import write_whole
+    from segjax.images.encoding import encode_png
     from segjax.training.sharding import make_mesh
 
     mesh, scores = make_mesh(), {}
@@ -109,9 +109,9 @@ def _interactive(task: Any, measured: Mapping[str, Any], out: pathlib.Path | Non
 def _detections(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None, name: str) -> int:
     """A detector's, with what it answered, how precise it is at which recall, and which class it took for which."""
     from segjax import plots
-    from segjax.data.records import encode_png
     from segjax.evaluation.detection_scores import table as detection_table
     from segjax.files import write_json, write_whole
+    from segjax.images.encoding import encode_png
     from segjax.training.sharding import make_mesh
 
     scores = {of: task.detection_scores(variables, mesh=make_mesh()) for of, variables in measured.items()}
@@ -134,8 +134,8 @@ def _detections(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None
 
 def _numbers(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None, name: str) -> int:
     """What the task's own evaluation finds, as training logs it."""
-    from segjax.data.records import encode_png
     from segjax.files import write_json, write_whole
+    from segjax.images.encoding import encode_png
     from segjax.training.sharding import make_mesh
 
     found = {of: task.evaluate(variables, mesh=make_mesh()) for of, variables in measured.items()}

@@ -69,7 +69,7 @@ def write_results(
 ) -> pathlib.Path:
     """Writes the overlay and, last, the records; each file whole or not at all. Returns the latter's path."""
     from segjax import viz
-    from segjax.data.records import encode_png
+    from segjax.images.encoding import encode_png
     from segjax.inference.automatic import label_map
 
     height, width = image.shape[:2]

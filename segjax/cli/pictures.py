@@ -61,7 +61,7 @@ def read_image(name: str, percentiles: tuple[float, float] | None = None) -> np.
     Raises FileNotFoundError, ImageError.
     """
     from segjax.data.photographs import demonstration_photograph
-    from segjax.data.transforms import decode_image
+    from segjax.images.transforms import decode_image
 
     path = pathlib.Path(name)
     if name == "demo" and not path.exists():

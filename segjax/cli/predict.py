@@ -105,7 +105,8 @@ def write_results(
 ) -> dict[str, Any]:
     """Writes masks, overlay and, last, prediction.json; each file whole or not at all. Returns the JSON."""
     from segjax import viz
-    from segjax.data.records import encode_mask, encode_png, mask_box
+    from segjax.images.encoding import encode_png
+    from segjax.masks import encode_mask, mask_box
 
     height, width = image.shape[:2]
     objects, shown = [], []

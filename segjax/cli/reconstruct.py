@@ -53,7 +53,7 @@ def write_results(
 ) -> pathlib.Path:
     """Writes the pictures, each whole or not at all, and last the sheet, whose path is returned."""
     from segjax import viz
-    from segjax.data.records import encode_png
+    from segjax.images.encoding import encode_png
 
     pictures = {
         "masked": viz.masked_picture(image, masked),

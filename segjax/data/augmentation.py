@@ -9,8 +9,8 @@ import dataclasses
 
 import numpy as np
 
-from segjax.data.placement import RESIZES, Placement, detection_placement
-from segjax.data.transforms import fitted_size
+from segjax.images.placement import RESIZES, Placement, detection_placement
+from segjax.images.transforms import fitted_size
 
 
 @dataclasses.dataclass(frozen=True)

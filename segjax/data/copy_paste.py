@@ -9,9 +9,10 @@ import numpy as np
 from segjax.data.detection import DetectionExample
 from segjax.data.loader import SettingsError
 from segjax.data.placed import place_record, record_pixels, with_masks
-from segjax.data.placement import whole
-from segjax.data.records import Record, decode_mask
-from segjax.data.transforms import pad_to_canvas
+from segjax.data.records import Record
+from segjax.images.placement import whole
+from segjax.images.transforms import pad_to_canvas
+from segjax.masks import decode_mask
 
 FILL = (124, 116, 104)  # ImageNet's mean colour: what padding is once it is normalised
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from segjax.data.transforms import Box, middle_box, resized_window
+from segjax.images.transforms import Box, middle_box, resized_window
 
 _ATTEMPTS = 10  # random boxes tried before the largest central one of an allowed shape is taken
 

@@ -10,9 +10,9 @@ import numpy as np
 from segjax.data.augmentation import Augmentation, draw_placement, jitter_colours
 from segjax.data.loader import SettingsError
 from segjax.data.placed import cut_object, keypoints_of, placed_keypoints, record_pixels
-from segjax.data.placement import Placement, whole
-from segjax.data.records import decode_mask
-from segjax.data.transforms import pad_to_canvas
+from segjax.images.placement import Placement, whole
+from segjax.images.transforms import pad_to_canvas
+from segjax.masks import decode_mask
 
 MASK_SIDE = 112  # as in TensorFlow's Mask R-CNN for TPUs: 100 masks of 112 x 112 are 1.25 MB, of 800 x 1333 107 MB
 

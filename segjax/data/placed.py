@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from segjax.data.loader import SettingsError
-from segjax.data.placement import Placement
-from segjax.data.records import Record, decode_mask, encode_mask, mask_box
-from segjax.data.transforms import ImageError, decode_image
+from segjax.data.records import Record
+from segjax.images.placement import Placement
+from segjax.images.transforms import ImageError, decode_image
+from segjax.masks import decode_mask, encode_mask, mask_box
 
 
 def record_pixels(record: Mapping, percentiles: tuple[float, float] | None = None) -> np.ndarray:

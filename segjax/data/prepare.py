@@ -13,7 +13,7 @@ from typing import Any
 
 from segjax.data import builder
 from segjax.data.ahead import in_order
-from segjax.data.records import Record, RecordError, encode_png, validate_record
+from segjax.data.records import Record, validate_record
 from segjax.data.resize_record import shrink_to_short_side
 from segjax.data.sources.bsds500 import Bsds500
 from segjax.data.sources.cityscapes import Cityscapes
@@ -24,6 +24,8 @@ from segjax.data.sources.lvis import LvisFolder
 from segjax.data.sources.raw import RawSource, Skipped
 from segjax.data.sources.sa1b import Sa1b
 from segjax.data.sources.scenes import Scenes
+from segjax.images.encoding import encode_png
+from segjax.masks import RecordError
 
 REPORT_FILE = "report.json"
 

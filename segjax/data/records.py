@@ -24,12 +24,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
+
+from segjax.masks import RecordError, check_runs, run_lengths
 
 Record = dict[str, Any]
-JPEG_FORMATS = ("JPEG", "MPO")  # as Pillow calls them; telephones write the second, a JPEG with others behind it
-JPEG_QUALITY = 95
-SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of grey pictures
 
 OBJECT_FIELDS = {
     "id": (np.int64, ()),
@@ -46,119 +44,6 @@ OPTIONAL_OBJECT_FIELDS = {
     "stability": (np.float32, ()),
 }
 OPTIONAL_CLASS_LISTS = ("neg_categories", "not_exhaustive_categories")
-
-
-class RecordError(ValueError):
-    """A record breaks the schema. `reason` is the short form, without names, that reports count."""
-
-    def __init__(self, where: str, field: str, found: str, expected: str):
-        self.reason = f"{field}: expected {expected}"
-        super().__init__(f"{where}: {field} is {found}; expected {expected}")
-
-
-def encode_mask(mask: np.ndarray) -> str:
-    """COCO compressed run lengths of a mask [H, W] (bool, or numbers of which non-zero is inside)."""
-    mask = np.asarray(mask)
-    if mask.ndim != 2 or 0 in mask.shape:
-        raise ValueError(f"a mask is [H, W] with H and W at least 1, got shape {mask.shape}")
-    return coco_mask.encode(np.asfortranarray((mask != 0).view(np.uint8)))["counts"].decode("ascii")
-
-
-def encode_part(part: np.ndarray, corner: tuple[int, int], hw: tuple[int, int]) -> str:
-    """COCO compressed run lengths of a mask of which all that is inside lies in a part: the work is that of the part.
-
-    Args:
-      part: bool [h, w], at least one pixel a side. corner: (top, left) of the part, px of the mask.
-      hw: (height, width) of the mask.
-    """
-    (top, left), (height, width) = corner, hw
-    columns = np.zeros((part.shape[1], part.shape[0] + 2), bool)
-    columns[:, 1:-1] = np.asarray(part, bool).T
-    column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
-    changes = (column + left) * height + row + top
-    # Where the part fills a column to the bottom and goes on at the top of the next, nothing changes.
-    seams = np.flatnonzero(changes[1:] == changes[:-1])
-    changes = np.delete(changes, np.concatenate([seams, seams + 1]))
-    runs = np.diff(changes, prepend=0, append=height * width)
-    runs = runs[:-1] if len(runs) > 1 and runs[-1] == 0 else runs
-    return coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)["counts"].decode()
-
-
-def decode_mask(rle: str, height: int, width: int) -> np.ndarray:
-    """Mask bool [height, width] of COCO compressed run lengths.
-
-    Raises RecordError when the runs do not cover height * width pixels; pycocotools itself hands back uninitialised
-    memory where they are too few.
-    """
-    return runs_to_mask(run_lengths(rle), height, width, "mask")
-
-
-def runs_to_mask(runs: np.ndarray, height: int, width: int, where: str) -> np.ndarray:
-    """Mask bool [height, width] of run lengths [n], outside first, down the columns. Raises RecordError as above."""
-    check_runs(runs, height, width, where)
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.ascontiguousarray(np.repeat(inside, runs).reshape(width, height).T)
-
-
-def run_lengths(rle: str) -> np.ndarray:
-    """Run lengths int64 [n] of a compressed COCO string: outside first, then alternating, down the columns.
-
-    The code is LEB128-like: 5 bits a character, low bits first, 0x20 marks continuation; from the fourth run
-    on each number is the difference to the run two before (pycocotools, rleFrString).
-    """
-    codes = np.frombuffer(rle.encode("utf-8"), np.uint8).astype(np.int64) - 48
-    if codes.size == 0:
-        return np.zeros(0, np.int64)
-    if codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
-        raise RecordError("mask", "rle", f"not run lengths ({rle[:20]!r})", "a compressed COCO RLE string")
-    last = (codes & 0x20) == 0
-    start = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
-    digit = np.arange(codes.size) - np.repeat(start, np.diff(np.append(start, codes.size)))
-    if digit.max() > 7:
-        raise RecordError("mask", "rle", "a run length beyond 2**40", "a compressed COCO RLE string")
-    numbers = np.add.reduceat((codes & 0x1F) << (5 * digit), start)
-    negative = (codes[last] & 0x10) != 0
-    numbers -= np.where(negative, np.int64(1) << (5 * (digit[last] + 1)), 0)
-    runs = numbers.copy()
-    runs[1::2] = np.cumsum(numbers[1::2])
-    runs[2::2] = np.cumsum(numbers[2::2])  # The very first run is no reference for the third.
-    return runs
-
-
-def check_runs(runs: np.ndarray, height: int, width: int, where: str) -> None:
-    """Raises RecordError unless the run lengths are non-negative and cover height * width pixels exactly."""
-    total = int(np.sum(runs))
-    if total != height * width or (len(runs) and np.min(runs) < 0):
-        found = f"runs of {total} pixels in all" if len(runs) == 0 or np.min(runs) >= 0 else "a negative run"
-        raise RecordError(where, "rle", f"{found} for an image of {height} x {width}", "runs that fit the image")
-
-
-def mask_box(mask: np.ndarray) -> np.ndarray:
-    """Exact box float32 [4], x1 y1 x2 y2, of a mask [H, W] that is not empty."""
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """PNG bytes of a uint8 image [H, W, 3]."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def encode_picture(picture: Image.Image, kind: str | None) -> bytes:
-    """Bytes of a picture that was of Pillow's format `kind`: a JPEG becomes one again, others PNG.
-
-    A JPEG stays small that way: of a photograph with a shorter side of 256 pixels, 41 KB against a PNG's 151 KB. PNG
-    keeps grey at 8 or 16 bits; palettes, alpha and the rest become RGB.
-    """
-    buffer = io.BytesIO()
-    if kind in JPEG_FORMATS:
-        picture.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
-    else:
-        as_it_is = picture.mode == "L" or picture.mode in SIXTEEN_BITS
-        (picture if as_it_is else picture.convert("RGB")).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def stack_objects(rows: Sequence[Mapping[str, Any]], optional: Sequence[str] = ()) -> dict[str, Any]:

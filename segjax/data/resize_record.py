@@ -3,9 +3,11 @@
 import numpy as np
 from PIL import Image
 
-from segjax.data.records import Record, decode_mask, encode_mask, encode_picture, mask_box
+from segjax.data.records import Record
 from segjax.data.sources.raw import Skipped
-from segjax.data.transforms import opened, resized
+from segjax.images.encoding import encode_picture
+from segjax.images.transforms import opened, resized
+from segjax.masks import decode_mask, encode_mask, mask_box
 
 
 def shrink_to_short_side(record: Record, short_side: int, skipped: Skipped) -> Record:

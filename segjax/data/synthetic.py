@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from segjax.data import photographs
-from segjax.data.records import encode_mask, mask_box
 from segjax.data.shapes import SHAPES, Drawn, draw_polygon, polygon
+from segjax.masks import encode_mask, mask_box
 
 # Photographs are held at this many times a scene's side: crops need no more, and resizing them is the main cost.
 _PHOTOGRAPH_SIDES = 3

@@ -9,9 +9,9 @@ import numpy as np
 
 from segjax.data.augmentation import Augmentation, draw_placement, jitter_colours
 from segjax.data.placed import record_pixels
-from segjax.data.placement import Placement
-from segjax.data.records import decode_mask, mask_box
-from segjax.data.transforms import pad_to_canvas
+from segjax.images.placement import Placement
+from segjax.images.transforms import pad_to_canvas
+from segjax.masks import decode_mask, mask_box
 
 _ATTEMPTS = 4  # random placements tried before an example is given up because its window shows no object
 

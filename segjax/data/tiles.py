@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from segjax.data.records import decode_mask, encode_mask, mask_box, stack_objects
-from segjax.data.transforms import decode_image
+from segjax.data.records import stack_objects
+from segjax.images.transforms import decode_image
+from segjax.masks import decode_mask, encode_mask, mask_box
 
 
 class Tiles:

@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy import ndimage
 
-from segjax.data.records import decode_mask, encode_mask
+from segjax.masks import decode_mask, encode_mask
 
 KINDS = ("bbox", "segm", "boundary", "keypoints")
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}

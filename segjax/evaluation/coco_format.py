@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from jax.experimental import multihost_utils
 
-from segjax.data.records import encode_mask
 from segjax.files import write_json
+from segjax.masks import encode_mask
 
 
 def coco_truth(

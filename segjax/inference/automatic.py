@@ -12,12 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from segjax.data.records import decode_mask, encode_mask, mask_box, run_lengths, runs_to_mask
-from segjax.data.transforms import decode_image
+from segjax.images.transforms import decode_image
 from segjax.inference.crops import Crop, crops_of, point_grid
 from segjax.inference.network import embed
 from segjax.inference.proposals import Proposals, joined, propose
-from segjax.inference.regions import without_small_regions
+from segjax.masks import decode_mask, encode_mask, mask_box, run_lengths, runs_to_mask, without_small_regions
 from segjax.models.sam.sam import Sam
 from segjax.ops.nms import nms
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from segjax.data.placement import Placement, detection_placement
+from segjax.images.placement import Placement, detection_placement
 from segjax.models.detection.mask_rcnn import MaskRcnn
 
 Canvas = tuple[int, int]  # (height, width) in pixels

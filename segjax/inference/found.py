@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.data.placement import Placement
-from segjax.data.records import encode_part
+from segjax.images.placement import Placement
+from segjax.masks import encode_part
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.ops.keypoints import decode_keypoints
 from segjax.ops.paste import paste_mask_on_host

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.data.transforms import fitted_size
+from segjax.images.transforms import fitted_size
 from segjax.inference.upscale import ROUND_UP, rounded_weights
 from segjax.models.sam.sam import Sam
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.data.transforms import pad_to_canvas, resize_longest_side
+from segjax.images.transforms import pad_to_canvas, resize_longest_side
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.data.transforms import decode_image, fitted_size
+from segjax.images.transforms import decode_image, fitted_size
 from segjax.inference.answers import Answer, Embedded, answers
 from segjax.inference.embedding_cache import EmbeddingCache
 from segjax.inference.network import embed

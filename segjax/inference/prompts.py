@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from segjax.data.transforms import scale_boxes, scale_points
+from segjax.images.transforms import scale_boxes, scale_points
 from segjax.models.sam.prompt_encoder import NOT_A_POINT, PADDING, Prompts
 
 POINT_COUNTS = (1, 4, 16, 64)

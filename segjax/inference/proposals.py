@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from segjax.data.records import encode_part
-from segjax.data.transforms import fitted_size
+from segjax.images.transforms import fitted_size
 from segjax.inference.crops import Crop, cut_off
 from segjax.inference.full_size import Measured, axis_weights, inside_box, measure
 from segjax.inference.network import decode
 from segjax.inference.prompts import PROMPT_COUNTS, Asked, padded_count, stacked
+from segjax.masks import encode_part
 from segjax.models.sam.sam import Sam
 
 BYTES_AT_A_TIME = 2**26

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from segjax.data.transforms import center_crop
+from segjax.images.transforms import center_crop
 from segjax.models.mae import Mae
 from segjax.ops.patches import predicted_images
 

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 from jax.sharding import AxisType
 
-from segjax.data.records import encode_mask
 from segjax.inference.found import Found
 from segjax.inference.loading import load_with_config
 from segjax.inference.predictor import SamPredictor
+from segjax.masks import encode_mask
 
 REFINE_IF = ("always", "surer")
 BYTES_AT_ONCE = 2**28  # of full-size masks that the host holds at a time

@@ -10,12 +10,12 @@ import numpy as np
 from segjax import viz
 from segjax.data.detection import shown_whole
 from segjax.data.placed import record_pixels
-from segjax.data.records import decode_mask
 from segjax.data.splits import classes_of, keypoint_sigmas_of
 from segjax.evaluation.coco import CocoScores, evaluate_coco
 from segjax.evaluation.coco_format import CocoResults, coco_truth
 from segjax.evaluation.detection_scores import DetectionScores
 from segjax.inference.found import Found, found_in_picture
+from segjax.masks import decode_mask
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.tasks.records import records_of
 

@@ -12,10 +12,12 @@ from raw_folders import write_bsds, write_label_maps
 from segjax.data import builder
 from segjax.data.builder import PreparedInfo, open_source, read_info, write_info, write_records
 from segjax.data.prepare import prepare
-from segjax.data.records import encode_mask, encode_png, mask_box, stack_objects, validate_record
+from segjax.data.records import stack_objects, validate_record
 from segjax.data.sources.label_maps import LabelMaps
 from segjax.data.sources.raw import Skipped
 from segjax.data.synthetic import SyntheticScenes
+from segjax.images.encoding import encode_png
+from segjax.masks import encode_mask, mask_box
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ from records_made import block, record_of
 from segjax.data.copy_paste import FILL, CopyPaste, paste
 from segjax.data.detection import DetectionExample
 from segjax.data.loader import make_loader
-from segjax.data.records import decode_mask, validate_record
+from segjax.data.records import validate_record
 from segjax.data.synthetic import SyntheticScenes
+from segjax.masks import decode_mask
 
 RNG = np.random.default_rng
 HW = (40, 60)

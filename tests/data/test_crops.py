@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from segjax.data.crops import CropExample, random_box
-from segjax.data.transforms import ImageError, center_crop
+from segjax.images.transforms import ImageError, center_crop
 
 
 def record(pixels):

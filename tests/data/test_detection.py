@@ -9,11 +9,11 @@ from scipy import ndimage
 from segjax.data.detection import DetectionExample, shown_whole
 from segjax.data.loader import SettingsError, make_loader
 from segjax.data.placed import left_right_pairs, mask_cells_of_box
-from segjax.data.records import decode_mask
 from segjax.data.sources.coco import CocoFolder
 from segjax.data.sources.raw import Skipped
 from segjax.data.synthetic import SyntheticScenes
-from segjax.data.transforms import ImageError
+from segjax.images.transforms import ImageError
+from segjax.masks import decode_mask
 
 RNG = np.random.default_rng
 JITTER = {"scale": (0.1, 2.0), "flip": True, "brightness": 0.1}

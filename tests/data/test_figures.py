@@ -8,9 +8,10 @@ from segjax.data.builder import open_source
 from segjax.data.detection import DetectionExample
 from segjax.data.figures import JOINTS, SIGMAS, FigureScenes, figure, scenes_of
 from segjax.data.placed import left_right_pairs
-from segjax.data.records import decode_mask, validate_record
+from segjax.data.records import validate_record
 from segjax.data.splits import classes_of, open_split
 from segjax.data.synthetic import DIFFICULTIES, SyntheticScenes
+from segjax.masks import decode_mask
 
 
 @pytest.mark.parametrize("difficulty", list(FigureScenes.difficulties))

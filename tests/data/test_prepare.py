@@ -10,8 +10,10 @@ from segjax.data import ahead
 from segjax.data import prepare as prepare_module
 from segjax.data.builder import open_source, read_info
 from segjax.data.prepare import EmptyDatasetError, prepare
-from segjax.data.records import RecordError, encode_png, validate_record
+from segjax.data.records import validate_record
 from segjax.data.sources.coco import CocoFolder
+from segjax.images.encoding import encode_png
+from segjax.masks import RecordError
 
 
 def test_report_counts_and_names_what_was_skipped(tmp_path):

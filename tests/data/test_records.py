@@ -6,18 +6,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from segjax.data.records import (
-    RecordError,
-    decode_mask,
-    encode_mask,
-    encode_part,
-    encode_png,
-    mask_box,
-    run_lengths,
-    runs_to_mask,
-    stack_objects,
-    validate_record,
-)
+from segjax.data.records import stack_objects, validate_record
+from segjax.images.encoding import encode_png
+from segjax.masks import RecordError, decode_mask, encode_mask, encode_part, mask_box, run_lengths, runs_to_mask
 
 
 def make_record(**changes):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from raw_folders import truncate, write_bsds, write_ground_truth
 
-from segjax.data.records import decode_mask, validate_record
+from segjax.data.records import validate_record
 from segjax.data.sources.bsds500 import Bsds500
 from segjax.data.sources.raw import Skipped
+from segjax.masks import decode_mask
 
 
 def read(folder, split="train"):

@@ -5,9 +5,10 @@ import pytest
 from raw_folders import truncate, write_cityscapes
 
 from segjax.data.prepare import prepare
-from segjax.data.records import decode_mask, validate_record
+from segjax.data.records import validate_record
 from segjax.data.sources.cityscapes import Cityscapes
 from segjax.data.sources.raw import Skipped
+from segjax.masks import decode_mask
 
 
 def instance_map():

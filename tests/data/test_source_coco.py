@@ -9,9 +9,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from raw_folders import annotation, square, truncate, write_coco, write_picture
 
-from segjax.data.records import decode_mask, encode_mask, validate_record
+from segjax.data.records import validate_record
 from segjax.data.sources.coco import CocoFolder, annotation_mask
 from segjax.data.sources.raw import Skipped
+from segjax.masks import decode_mask, encode_mask
 
 
 def read(folder, split="train"):

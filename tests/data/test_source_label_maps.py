@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 from raw_folders import png_of_zero_width, truncate, two_labels, write_kaggle, write_label_maps, write_picture
 
-from segjax.data.records import decode_mask, validate_record
+from segjax.data.records import validate_record
 from segjax.data.sources.label_maps import LabelMaps
 from segjax.data.sources.raw import Skipped
+from segjax.masks import decode_mask
 
 
 def read(folder, split="train"):

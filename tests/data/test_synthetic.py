@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from segjax.data import photographs
-from segjax.data.records import decode_mask, validate_record
+from segjax.data.records import validate_record
 from segjax.data.shapes import SHAPES, draw_polygon, polygon
 from segjax.data.synthetic import DIFFICULTIES, MIN_VISIBLE_AREA, Difficulty, SyntheticScenes
+from segjax.masks import decode_mask
 
 
 def masks_of(record):

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from records_made import block, record_of
 
-from segjax.data.records import RecordError, encode_mask, encode_png
 from segjax.data.synthetic import SyntheticScenes
 from segjax.data.targets import PromptableExample, mask_cells
-from segjax.data.transforms import ImageError, resize_longest_side
+from segjax.images.encoding import encode_png
+from segjax.images.transforms import ImageError, resize_longest_side
+from segjax.masks import RecordError, encode_mask
 
 RNG = np.random.default_rng
 

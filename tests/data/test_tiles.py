@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from segjax.data.records import decode_mask, encode_mask, mask_box, stack_objects
+from segjax.data.records import stack_objects
 from segjax.data.tiles import Tiles
+from segjax.masks import decode_mask, encode_mask, mask_box
 
 
 def record(height, width, boxes):

@@ -11,11 +11,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from records_made import block, record_of
 
-from segjax.data.records import decode_mask, encode_mask
 from segjax.data.sources.coco import CocoFolder
 from segjax.data.sources.raw import Skipped
 from segjax.evaluation.coco import boundary_of, evaluate_coco
 from segjax.evaluation.coco_format import CocoResults, coco_truth
+from segjax.masks import decode_mask, encode_mask
 
 HW = (300, 300)
 

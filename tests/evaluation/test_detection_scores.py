@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from segjax.data.records import encode_mask
 from segjax.evaluation.coco import evaluate_coco
 from segjax.evaluation.coco_format import CocoResults
 from segjax.evaluation.detection_scores import DetectionScores, table
+from segjax.masks import encode_mask
 
 NAMES = ("cat", "dog", "owl")
 

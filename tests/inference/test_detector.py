@@ -7,15 +7,15 @@ from compilations import compilations
 from golden.drawn_weights import drawn_variables
 
 import segjax
-from segjax.data.placement import whole
-from segjax.data.records import decode_mask
-from segjax.data.transforms import ImageError
+from segjax.images.placement import whole
+from segjax.images.transforms import ImageError
 from segjax.inference import detector as module
 from segjax.inference.canvases import placed, usual_canvases
 from segjax.inference.classes import COCO, COCO_KEYPOINTS, Classes, classes_of
 from segjax.inference.detector import Detector
 from segjax.inference.export import export_detector, read_exported, write_exported
 from segjax.inference.found import detected, found_in_picture
+from segjax.masks import decode_mask
 from segjax.models.build import build_model, init_model
 from segjax.models.sam.build import build_sam
 from segjax.weights.checkpoint import write_checkpoint

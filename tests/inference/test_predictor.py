@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from written_run import debug_variables
 
-from segjax.data.transforms import pad_to_canvas, resize_longest_side, stretch
+from segjax.images.transforms import pad_to_canvas, resize_longest_side, stretch
 from segjax.inference import answers, network
 from segjax.inference.predictor import SamPredictor
 from segjax.inference.upscale import image_weights

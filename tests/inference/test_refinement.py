@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from segjax.data.records import decode_mask, encode_mask
 from segjax.inference import refinement
 from segjax.inference.found import Found, expected_iou
 from segjax.inference.refinement import refined
+from segjax.masks import decode_mask, encode_mask
 
 HW = (6, 8)
 BOXES = np.array([[0, 0, 3, 3], [1, 1, 4, 4], [2, 2, 8, 6]], np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from golden.sam_inputs import FRAMES, framed_logits, framed_picture, framed_prompts, sampled
 
-from segjax.data.transforms import fitted_size, resize_longest_side, scale_boxes, scale_points
+from segjax.images.transforms import fitted_size, resize_longest_side, scale_boxes, scale_points
 from segjax.inference import network
 from segjax.inference.upscale import image_weights, to_image
 from segjax.models.sam.build import build_sam

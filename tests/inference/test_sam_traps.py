@@ -13,15 +13,14 @@ from golden.drawn_weights import drawn_variables
 from golden.sam_inputs import framed_logits, framed_picture
 from plain_sam import PlainSam, resized
 
-from segjax.data.records import encode_mask, mask_box
-from segjax.data.transforms import fitted_size
+from segjax.images.transforms import fitted_size
 from segjax.inference import proposals as proposals_module
 from segjax.inference.automatic import SamAutomaticMaskGenerator
 from segjax.inference.crops import Crop
 from segjax.inference.predictor import SamPredictor
 from segjax.inference.proposals import Proposals
-from segjax.inference.regions import without_small_regions
 from segjax.inference.upscale import image_weights, to_image
+from segjax.masks import encode_mask, mask_box, without_small_regions
 from segjax.models.sam.build import SIZES, build_sam, init_sam
 from segjax.models.sam.sam import Sam
 

@@ -7,7 +7,7 @@ import pytest
 
 from segjax.data.detection import DetectionExample
 from segjax.data.photographs import demonstration_photograph
-from segjax.data.placement import short_side_size
+from segjax.images.placement import short_side_size
 
 pytestmark = pytest.mark.parity
 

@@ -12,8 +12,8 @@ from records_made import block, record_of
 from segjax.data.copy_paste import CopyPaste
 from segjax.data.figures import JOINTS
 from segjax.data.placed import mask_cells_of_box
-from segjax.data.records import decode_mask
 from segjax.data.splits import open_split
+from segjax.masks import decode_mask
 from segjax.models.detection.operations import detector_multiply_adds
 from segjax.tasks import make_task
 from segjax.tasks.detection_config import as_variant, detection_config

@@ -16,16 +16,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from segjax.data.records import (
-    Record,
-    RecordError,
-    decode_mask,
-    encode_mask,
-    mask_box,
-    run_lengths,
-    runs_to_mask,
-    stack_objects,
-)
+from segjax.data.records import Record, stack_objects
 from segjax.data.sources.raw import (
     Skipped,
     Unusable,
@@ -35,6 +26,7 @@ from segjax.data.sources.raw import (
     split_name,
     split_order,
 )
+from segjax.masks import RecordError, decode_mask, encode_mask, mask_box, run_lengths, runs_to_mask
 
 # Annotation tools draw along the edge and round: a vertex this far outside (px) is clipped; one beyond belongs to
 # another image.

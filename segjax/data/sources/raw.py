@@ -11,7 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
-from segjax.data.records import JPEG_FORMATS, SIXTEEN_BITS, Record, encode_mask, encode_picture, mask_box
+from segjax.data.records import Record
+from segjax.images.encoding import JPEG_FORMATS, SIXTEEN_BITS, encode_picture
+from segjax.masks import encode_mask, mask_box
 
 EXAMPLES_KEPT = 3
 _ORIENTATION = 0x0112  # EXIF's tag

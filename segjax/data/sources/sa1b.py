@@ -20,8 +20,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from segjax.data.ahead import in_order
-from segjax.data.records import Record, RecordError, check_runs, run_lengths, stack_objects
+from segjax.data.records import Record, stack_objects
 from segjax.data.sources.raw import Skipped, Unusable, check_split, checked_picture, require_folder
+from segjax.masks import RecordError, check_runs, run_lengths
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _Files = tuple[str, bytes | None, bytes | None]  # where a picture comes from, its bytes and its JSON's

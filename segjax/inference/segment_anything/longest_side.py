@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from segjax.data.transforms import fitted_size, resize_longest_side
+from segjax.images.transforms import fitted_size, resize_longest_side
 from segjax.inference.segment_anything.tensors import as_given, to_numpy
 
 

@@ -73,7 +73,7 @@ class Conventions:
 
     @property
     def resize(self) -> str:
-        """How pictures are resized, as `segjax.data.placement.Placement` calls it."""
+        """How pictures are resized, as `segjax.images.placement.Placement` calls it."""
         return "pillow" if self.antialias else "torchvision"
 
     @property

@@ -8,7 +8,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from segjax.data.transforms import fitted_size
+from segjax.images.transforms import fitted_size
 
 RESIZES = ("pillow", "torchvision")
 

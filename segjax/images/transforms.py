@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from segjax.data.records import SIXTEEN_BITS
+from segjax.images.encoding import SIXTEEN_BITS
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 

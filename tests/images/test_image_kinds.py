@@ -13,7 +13,7 @@ from segjax.data.crops import CropExample
 from segjax.data.records import stack_objects, validate_record
 from segjax.data.resize_record import shrink_to_short_side
 from segjax.data.sources.raw import Skipped, Unusable, read_picture
-from segjax.data.transforms import decode_image, middle_box, resized_window
+from segjax.images.transforms import decode_image, middle_box, resized_window
 
 RED, GREEN = (200, 40, 30), (20, 180, 60)
 

@@ -6,8 +6,8 @@ from PIL import Image
 
 from segjax.data.augmentation import Augmentation, draw_placement, jitter_colours
 from segjax.data.photographs import demonstration_photograph
-from segjax.data.placement import Placement
-from segjax.data.transforms import (
+from segjax.images.placement import Placement
+from segjax.images.transforms import (
     ImageError,
     decode_image,
     fitted_size,

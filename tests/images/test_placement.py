@@ -6,7 +6,7 @@ from PIL import Image
 
 from segjax.data.augmentation import Augmentation, draw_placement
 from segjax.data.photographs import demonstration_photograph
-from segjax.data.placement import Placement, detection_placement, short_side_size, whole
+from segjax.images.placement import Placement, detection_placement, short_side_size, whole
 
 
 def test_points_follow_the_pixels_and_come_back():
@@ -78,7 +78,7 @@ def test_plain_and_antialiased_agree_where_pictures_grow():
         for r in ("pillow", "torchvision")
     ]
     np.testing.assert_array_equal(*grown)
-    from segjax.data.placement import _plain_bilinear
+    from segjax.images.placement import _plain_bilinear
 
     plain = _plain_bilinear(photograph, (0, 0, 90, 60), (100, 150))
     assert np.abs(plain.astype(int) - grown[0]).max() <= 1

@@ -1,0 +1,1 @@
+"""Decoding, resizing and placing images on a canvas (NumPy and Pillow only)."""
