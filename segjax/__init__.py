@@ -15,9 +15,9 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "Detector": "segjax.inference.detector",
-    "SamAutomaticMaskGenerator": "segjax.inference.automatic",
-    "SamPredictor": "segjax.inference.predictor",
+    "Detector": "segjax.inference.detection.detector",
+    "SamAutomaticMaskGenerator": "segjax.inference.sam.automatic",
+    "SamPredictor": "segjax.inference.sam.predictor",
     "available_models": "segjax.inference.loading",
     "load": "segjax.inference.loading",
     "prepare": "segjax.data.prepare",

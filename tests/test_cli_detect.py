@@ -80,7 +80,7 @@ def test_nothing_is_an_answer_too(weights, photos, tmp_path, capsys):
 
 
 def test_a_sam_is_asked_for_masks(weights, photos, tmp_path, monkeypatch):
-    """What it is asked, and what becomes of its answers: tests/inference/test_refinement.py."""
+    """What it is asked, and what becomes of its answers: tests/inference/test_sam_refinement.py."""
 
     asked = []
 
@@ -89,7 +89,7 @@ def test_a_sam_is_asked_for_masks(weights, photos, tmp_path, monkeypatch):
         asked.append(if_surer)
         return found._replace(masks=[encode_mask(np.arange(70) < 1 + np.zeros((50, 1)))] * len(found.boxes))
 
-    monkeypatch.setattr("segjax.inference.refinement.refined", left_column)
+    monkeypatch.setattr("segjax.inference.detection.sam_refinement.refined", left_column)
     words = ["detect", photos[0], "--checkpoint", weights["detector"], "--score", ".05", "--out", str(tmp_path)]
     for options in (["--refine-if", "surer"], []):
         assert main([*words, "--refine", weights["sam"], *options]) == 0

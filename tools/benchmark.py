@@ -96,7 +96,7 @@ def ours(name: str, points_per_side: int, compiled: bool) -> dict[str, Callable]
     from golden.drawn_weights import drawn_variables
 
     import segjax
-    from segjax.inference import automatic, network, proposals
+    from segjax.inference.sam import automatic, candidates, jitted
     from segjax.models.sam.build import build_sam, init_sam
     from segjax.models.sam.prompt_encoder import Prompts
 
@@ -111,15 +111,15 @@ def ours(name: str, points_per_side: int, compiled: bool) -> dict[str, Callable]
     def decode(count):
         points = clicks(count, model.canvas)[None, :, None]
         prompts = Prompts(points=points, labels=np.ones((1, count, 1), np.int32))
-        return lambda: jax.block_until_ready(network.decode(model, variables, [embedding], prompts))
+        return lambda: jax.block_until_ready(jitted.decode(model, variables, [embedding], prompts))
 
     generator = segjax.SamAutomaticMaskGenerator(model, variables, **everything(points_per_side))
     generate = lambda: generator.generate(photograph((480, 640)))
     return {
         "matmul": lambda: product(square).block_until_ready(),
-        "encoder": lambda: jax.block_until_ready(network.embed(model, variables, [picture])),
+        "encoder": lambda: jax.block_until_ready(jitted.embed(model, variables, [picture])),
         "everything": generate,
-        "everything but the network": answered_once(generate, (automatic, "embed"), (proposals, "decode")),
+        "everything but the network": answered_once(generate, (automatic, "embed"), (candidates, "decode")),
     } | {f"decoder {count}": decode(count) for count in (1, 16, 64)}
 
 
@@ -199,7 +199,7 @@ def memory(name: str, points_per_side: int) -> None:
 
     jax.config.update("jax_platforms", "cpu")
     import segjax
-    from segjax.inference import network
+    from segjax.inference.sam import jitted
 
     from golden.drawn_weights import drawn_variables  # isort: skip
     from segjax.models.sam.build import build_sam, init_sam
@@ -210,7 +210,7 @@ def memory(name: str, points_per_side: int) -> None:
     )
     picture = photograph((4480, 6720))
     held = reset_peak()
-    network.embed(model, generator.variables, [picture])
+    jitted.embed(model, generator.variables, [picture])
     print(f"encoder: {peak() - held:.0f} MiB beyond {held:.0f}", flush=True)
     held, began = reset_peak(), time.perf_counter()
     records = generator.generate(picture)

@@ -22,7 +22,7 @@ import optax
 
 from segjax.cli.experiments import apply_flags, read_config
 from segjax.data.splits import open_split
-from segjax.inference.found import detected
+from segjax.inference.detection.postprocess import detected
 from segjax.prompting.simulation import Simulator
 from segjax.tasks import make_task
 from segjax.tasks.detection_targets import region_targets

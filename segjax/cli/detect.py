@@ -51,9 +51,9 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
             f"--refine-if {args.refine_if} is about the masks of a SAM; name its run or file with --refine"
         )
 
-    from segjax.inference.classes import classes_of
-    from segjax.inference.detector import Detector
-    from segjax.inference.refinement import refiner
+    from segjax.inference.detection.class_names import classes_of
+    from segjax.inference.detection.detector import Detector
+    from segjax.inference.detection.sam_refinement import refiner
 
     model, variables, config = load_model(args, "Mask R-CNN")
     detector = Detector(
@@ -83,7 +83,7 @@ def picture_of(image: np.ndarray, found: Any, classes: Any) -> bytes:
     """
     from segjax import viz
     from segjax.images.encoding import encode_png
-    from segjax.inference.automatic import label_map
+    from segjax.inference.sam.automatic import label_map
 
     scale = viz.readable_scale(found.hw)
     large = lambda pixels: pixels.repeat(scale, axis=0).repeat(scale, axis=1)

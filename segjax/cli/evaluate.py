@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Evaluates, writes the files and prints a table. Raises ValueError or OSError for bad input."""
     from segjax.cli import keep_compiled_programs
-    from segjax.inference.classes import classes_of
+    from segjax.inference.detection.class_names import classes_of
     from segjax.inference.loading import read_model
 
     keep_compiled_programs()

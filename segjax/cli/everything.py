@@ -38,7 +38,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     """Segments, writes the files and prints a line a picture. Raises ValueError or OSError for bad input."""
     names = check_pictures(args.images)
 
-    from segjax.inference.automatic import SamAutomaticMaskGenerator
+    from segjax.inference.sam.automatic import SamAutomaticMaskGenerator
 
     model, variables, config = load_model(args)
     generator = SamAutomaticMaskGenerator(
@@ -70,7 +70,7 @@ def write_results(
     """Writes the overlay and, last, the records; each file whole or not at all. Returns the latter's path."""
     from segjax import viz
     from segjax.images.encoding import encode_png
-    from segjax.inference.automatic import label_map
+    from segjax.inference.sam.automatic import label_map
 
     height, width = image.shape[:2]
     write_whole(out / f"{name}_masks.png", encode_png(viz.label_overlay(image, label_map(records, (height, width)))))

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     """Exports, and prints what was written. Raises ValueError or OSError for what does not go."""
-    from segjax.inference.export import export_detector, write_exported
+    from segjax.inference.detection.export import export_detector, write_exported
 
     model, variables, _ = load_model(args, "Mask R-CNN")
     canvas = tuple(args.canvas or (model.canvas, model.canvas))

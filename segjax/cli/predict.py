@@ -39,7 +39,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     """Predicts, writes the files and prints one line a mask. Raises ValueError or OSError for bad input."""
     prompts = read_prompts(args.point, args.box, args.separate)
 
-    from segjax.inference.predictor import SamPredictor
+    from segjax.inference.sam.predictor import SamPredictor
 
     model, variables, config = load_model(args)
     image = read_image(args.image, percentiles_of(config))

@@ -16,9 +16,9 @@ from segjax.data.placed import left_right_pairs
 from segjax.data.repeats import RepeatRare
 from segjax.data.splits import classes_of
 from segjax.evaluation.detection_scores import DetectionScores
-from segjax.inference.canvases import usual_canvases
-from segjax.inference.found import detected
-from segjax.inference.refinement import refiner
+from segjax.inference.detection.canvases import usual_canvases
+from segjax.inference.detection.postprocess import detected
+from segjax.inference.detection.sam_refinement import refiner
 from segjax.models.detection.build import build_mask_rcnn
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.models.detection.operations import detector_multiply_adds

@@ -14,7 +14,7 @@ from segjax.data.splits import classes_of, keypoint_sigmas_of
 from segjax.evaluation.coco import CocoScores, evaluate_coco
 from segjax.evaluation.coco_format import CocoResults, coco_truth
 from segjax.evaluation.detection_scores import DetectionScores
-from segjax.inference.found import Found, found_in_picture
+from segjax.inference.detection.postprocess import Found, found_in_picture
 from segjax.masks import decode_mask
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.tasks.records import records_of

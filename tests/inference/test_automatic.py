@@ -13,11 +13,11 @@ from scipy import ndimage
 from skimage import data
 
 import segjax
-from segjax.inference import automatic as automatic_module
-from segjax.inference import full_size
-from segjax.inference import proposals as proposals_module
-from segjax.inference.automatic import SamAutomaticMaskGenerator, binary_mask, label_map
-from segjax.inference.crops import crops_of, point_grid
+from segjax.inference.sam import automatic as automatic_module
+from segjax.inference.sam import candidates as proposals_module
+from segjax.inference.sam import postprocess
+from segjax.inference.sam.automatic import SamAutomaticMaskGenerator, binary_mask, label_map
+from segjax.inference.sam.crops import crops_of, point_grid
 from segjax.models.sam.build import build_sam, init_sam
 
 DRAWN, MODEL = build_sam("sam_debug"), blobs("sam_debug")
@@ -148,7 +148,7 @@ def test_several_images_at_once_and_other_batches_change_nothing(variables, limi
 
 def test_large_pictures_are_measured_in_pieces(variables, limits, monkeypatch):
     whole = SamAutomaticMaskGenerator(MODEL, variables, 4, **limits).generate(PICTURES[0])
-    monkeypatch.setattr(full_size, "TILE", 32)  # 3 x 3 tiles, some of which no mask reaches
+    monkeypatch.setattr(postprocess, "TILE", 32)  # 3 x 3 tiles, some of which no mask reaches
     monkeypatch.setattr(proposals_module, "BYTES_AT_A_TIME", 2 * 96 * 96)
     assert_equal_records(SamAutomaticMaskGenerator(MODEL, variables, 4, **limits).generate(PICTURES[0]), whole)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segjax.inference.crops import Crop, crops_of, cut_off, point_grid
+from segjax.inference.sam.crops import Crop, crops_of, cut_off, point_grid
 
 
 def test_points_are_the_centres_of_cells():

@@ -9,12 +9,12 @@ from golden.drawn_weights import drawn_variables
 import segjax
 from segjax.images.placement import whole
 from segjax.images.transforms import ImageError
-from segjax.inference import detector as module
-from segjax.inference.canvases import placed, usual_canvases
-from segjax.inference.classes import COCO, COCO_KEYPOINTS, Classes, classes_of
-from segjax.inference.detector import Detector
-from segjax.inference.export import export_detector, read_exported, write_exported
-from segjax.inference.found import detected, found_in_picture
+from segjax.inference.detection import detector as module
+from segjax.inference.detection.canvases import placed, usual_canvases
+from segjax.inference.detection.class_names import COCO, COCO_KEYPOINTS, Classes, classes_of
+from segjax.inference.detection.detector import Detector
+from segjax.inference.detection.export import export_detector, read_exported, write_exported
+from segjax.inference.detection.postprocess import detected, found_in_picture
 from segjax.masks import decode_mask
 from segjax.models.build import build_model, init_model
 from segjax.models.sam.build import build_sam

@@ -10,7 +10,7 @@ from full_disk import full_disk
 from golden.drawn_weights import drawn_variables
 
 import segjax
-from segjax.inference import embedding_cache
+from segjax.inference.sam import embedding_cache
 from segjax.models.sam.build import build_sam, init_sam
 
 MODEL = build_sam("sam_debug")

@@ -5,10 +5,10 @@ import pytest
 from compilations import compilations
 from written_run import debug_variables
 
-from segjax.inference import embedding_cache, network
-from segjax.inference.answers import call_shape
-from segjax.inference.predictor import SamPredictor
-from segjax.inference.prompts import PROMPT_COUNTS
+from segjax.inference.sam import embedding_cache, jitted
+from segjax.inference.sam.batching import call_shape
+from segjax.inference.sam.predictor import SamPredictor
+from segjax.inference.sam.prompts import PROMPT_COUNTS
 from segjax.models.sam.build import build_sam
 from segjax.models.sam.prompt_encoder import NOT_A_POINT, Prompts
 
@@ -53,11 +53,11 @@ def test_sixteen_images_of_thirty_two_prompts_are_one_call_of_one_program_and_wh
     prompts = [(clicks(image, 32, 3), boxes(image, 32))[number % 2] for number, image in enumerate(images)]
     many = SamPredictor(MODEL, debug_variables(), prompts_per_batch=512)
     many.set_images(images)
-    before, calls = network._decode._cache_size(), []
-    decode = network.decode
-    monkeypatch.setattr("segjax.inference.answers.decode", lambda *args: calls.append(args) or decode(*args))
+    before, calls = jitted._decode._cache_size(), []
+    decode = jitted.decode
+    monkeypatch.setattr("segjax.inference.sam.batching.decode", lambda *args: calls.append(args) or decode(*args))
     found = many.predict_images(prompts, return_logits=True)
-    assert len(calls) == 1 and network._decode._cache_size() == before + 1
+    assert len(calls) == 1 and jitted._decode._cache_size() == before + 1
     assert calls[0][3].points.shape == (32, 16, 4, 2), "two rows of 16 prompts an image, 3 points in 4 slots"
     monkeypatch.undo()
     for image, given, answer in zip(images, prompts, found, strict=True):
@@ -97,11 +97,11 @@ def test_other_numbers_within_the_padding_and_other_sizes_compile_nothing(predic
 
     ask(IMAGES, 3)
     ask(IMAGES[:3], 3)
-    decoders = network._decode._cache_size()
+    decoders = jitted._decode._cache_size()
     with compilations() as seen:
         for number, points in ((3, 2), (4, 3), (3, 4), (4, 2), (3, 3)):
             ask([RNG.integers(0, 256, (*RNG.integers(20, 129, 2), 3), np.uint8) for _ in range(number)], points)
-    assert seen == [] and network._decode._cache_size() == decoders
+    assert seen == [] and jitted._decode._cache_size() == decoders
     with compilations() as seen:
         ask(IMAGES[:1], 17)
     assert seen, "or this test cannot fail"
@@ -109,15 +109,15 @@ def test_other_numbers_within_the_padding_and_other_sizes_compile_nothing(predic
 
 def test_more_points_than_slots_are_padded_to_the_next_multiple(predictor):
     predictor.set_image(IMAGES[2])
-    before = network._decode._cache_size()
+    before = jitted._decode._cache_size()
     for points in (65, 90, 128):
         given = clicks(IMAGES[2], 1, points)
         found = predictor.predict_batch(**given, return_logits=True)
         assert found[0].shape == (1, 3, 51, 51)
-    assert network._decode._cache_size() == before + 1
+    assert jitted._decode._cache_size() == before + 1
     unpadded = dict(points=given["point_coords"][None] * 64 / 51, labels=given["point_labels"][None])
     unpadded["labels"] = np.where(unpadded["labels"] == -1, NOT_A_POINT, unpadded["labels"])
-    low_res, iou = network.decode(MODEL, predictor.variables, [predictor.features], Prompts(**unpadded))
+    low_res, iou = jitted.decode(MODEL, predictor.variables, [predictor.features], Prompts(**unpadded))
     assert_answers(found[1:], (np.asarray(iou)[0, :, 1:], np.asarray(low_res)[0, :, 1:]))
 
 
@@ -150,8 +150,8 @@ def test_the_shape_of_a_call_leaves_little_of_it_empty(counts, slots, shape):
 
 
 def test_images_are_encoded_in_few_sizes_of_call_and_none_for_nothing(predictor, monkeypatch):
-    shapes, encode = [], network._encode
-    monkeypatch.setattr(network, "_encode", lambda m, v, x, s: shapes.append(x.shape[0]) or encode(m, v, x, s))
+    shapes, encode = [], jitted._encode
+    monkeypatch.setattr(jitted, "_encode", lambda m, v, x, s: shapes.append(x.shape[0]) or encode(m, v, x, s))
     predictor.set_images([*IMAGES, IMAGES[0]])
     assert shapes == [4, 1]
     predictor.set_images(np.stack([IMAGES[0]] * 8))

@@ -6,9 +6,9 @@ import pytest
 from written_run import debug_variables
 
 from segjax.images.transforms import pad_to_canvas, resize_longest_side, stretch
-from segjax.inference import answers, network
-from segjax.inference.predictor import SamPredictor
-from segjax.inference.upscale import image_weights
+from segjax.inference.sam import batching, jitted
+from segjax.inference.sam.postprocess import image_weights
+from segjax.inference.sam.predictor import SamPredictor
 from segjax.models.sam.build import build_sam
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.ops.resize import resize_bilinear
@@ -84,11 +84,11 @@ def test_many_prompts_are_worked_through_in_pieces(predictor):
 
 def test_another_click_or_a_box_beside_it_compiles_nothing(predictor):
     predictor.predict([[5, 6], [7, 8]], [1, 0])
-    before = network._decode._cache_size(), answers.to_image._cache_size()
+    before = jitted._decode._cache_size(), batching.to_image._cache_size()
     predictor.predict([[5, 6], [7, 8], [9, 9]], [1, 0, 1])
     predictor.predict([[5, 6], [7, 8], [9, 9], [30, 3]], [1, 0, 1, 1])
     predictor.predict([[5, 6], [7, 8]], [1, 0], box=[3, 4, 20, 25])
-    assert (network._decode._cache_size(), answers.to_image._cache_size()) == before
+    assert (jitted._decode._cache_size(), batching.to_image._cache_size()) == before
 
 
 def test_fed_back_logits_change_the_answer_and_may_have_any_of_the_usual_shapes(predictor):
@@ -216,7 +216,7 @@ def test_a_batch_needs_as_many_of_each(predictor):
 
 def test_on_a_cpu_sam_is_computed_as_is_fastest_there(predictor):
     """Published sizes: 256 x 256 x 32 upscaled numbers a prompt, so two at once; what was asked for stays."""
-    published = network.for_device(build_sam("sam_vit_b"))
+    published = jitted.for_device(build_sam("sam_vit_b"))
     assert (published.attention, published.prompts_at_once) == ("chunked", 2)
     asked = build_sam("sam_vit_b", attention="cudnn", prompts_at_once=5)
-    assert network.for_device(asked) == asked and predictor.model == MODEL
+    assert jitted.for_device(asked) == asked and predictor.model == MODEL

@@ -10,8 +10,8 @@ import pytest
 from golden.sam_inputs import FRAMES, framed_logits, framed_picture, framed_prompts, sampled
 
 from segjax.images.transforms import fitted_size, resize_longest_side, scale_boxes, scale_points
-from segjax.inference import network
-from segjax.inference.upscale import image_weights, to_image
+from segjax.inference.sam import jitted
+from segjax.inference.sam.postprocess import image_weights, to_image
 from segjax.models.sam.build import build_sam
 from segjax.models.sam.image_encoder import ImageEncoder
 
@@ -48,9 +48,9 @@ def test_pixels_reach_the_encoder_as_the_references(golden, canvas, hw, monkeypa
             return args[0]
         return call(*args, **kwargs)
 
-    monkeypatch.setattr(network, "_encode", network._encode.__wrapped__)  # not compiled: nothing of this is kept
+    monkeypatch.setattr(jitted, "_encode", jitted._encode.__wrapped__)  # not compiled: nothing of this is kept
     with nn.intercept_methods(encoder):
-        network.embed(build_sam("sam_debug", canvas=canvas), {}, [framed_picture(hw)])
+        jitted.embed(build_sam("sam_debug", canvas=canvas), {}, [framed_picture(hw)])
     (pixels,) = seen
     assert pixels.shape == (1, canvas, canvas, 3) and pixels.dtype == np.float32
     np.testing.assert_allclose(as_stored(pixels[0], canvas), golden(canvas, hw, "pixels"), rtol=0, atol=1e-6)

@@ -14,12 +14,12 @@ from golden.sam_inputs import framed_logits, framed_picture
 from plain_sam import PlainSam, resized
 
 from segjax.images.transforms import fitted_size
-from segjax.inference import proposals as proposals_module
-from segjax.inference.automatic import SamAutomaticMaskGenerator
-from segjax.inference.crops import Crop
-from segjax.inference.predictor import SamPredictor
-from segjax.inference.proposals import Proposals
-from segjax.inference.upscale import image_weights, to_image
+from segjax.inference.sam import candidates as proposals_module
+from segjax.inference.sam.automatic import SamAutomaticMaskGenerator
+from segjax.inference.sam.candidates import Proposals
+from segjax.inference.sam.crops import Crop
+from segjax.inference.sam.postprocess import image_weights, to_image
+from segjax.inference.sam.predictor import SamPredictor
 from segjax.masks import encode_mask, mask_box, without_small_regions
 from segjax.models.sam.build import SIZES, build_sam, init_sam
 from segjax.models.sam.sam import Sam

@@ -14,7 +14,7 @@ from golden.drawn_weights import drawn_variables
 from PIL import Image
 from skimage import data
 
-from segjax.inference.automatic import SamAutomaticMaskGenerator
+from segjax.inference.sam.automatic import SamAutomaticMaskGenerator
 from segjax.models.sam.build import build_sam, init_sam
 from segjax.models.sam.prompt_encoder import Prompts
 

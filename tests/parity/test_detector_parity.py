@@ -12,7 +12,7 @@ import pytest
 from golden.drawn_weights import drawn_variables
 from scipy.optimize import linear_sum_assignment
 
-from segjax.inference.detector import Detector
+from segjax.inference.detection.detector import Detector
 from segjax.models.build import build_model, init_model
 
 pytestmark = pytest.mark.parity

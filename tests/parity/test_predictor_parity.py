@@ -10,7 +10,7 @@ from golden.drawn_weights import drawn_variables
 from PIL import Image
 from skimage import data
 
-from segjax.inference.predictor import SamPredictor
+from segjax.inference.sam.predictor import SamPredictor
 from segjax.models.sam.build import build_sam, init_sam
 
 pytestmark = pytest.mark.parity

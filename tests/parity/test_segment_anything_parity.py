@@ -12,7 +12,7 @@ from official_examples import batched_example, generator_example, predictor_exam
 from PIL import Image
 from skimage import data
 
-from segjax.inference import segment_anything
+from segjax.compat import segment_anything
 from segjax.models.sam.build import build_sam, init_sam
 from segjax.weights.checkpoint import write_checkpoint
 

@@ -4,9 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.inference import full_size
-from segjax.inference.full_size import axis_weights, inside_box, measure
-from segjax.inference.upscale import image_weights
+from segjax.inference.sam import postprocess
+from segjax.inference.sam.postprocess import axis_weights, image_weights, inside_box, measure
 from segjax.models.sam.build import build_sam
 
 MODEL, HW, OFFSET = build_sam("sam_debug"), (75, 100), 1.0  # 16 x 16 mask cells, of which 12 rows hold picture
@@ -31,7 +30,7 @@ MASKS = {
 
 @pytest.mark.parametrize("tile", [32, 128])
 def test_tiles_say_what_the_whole_picture_says(tile, monkeypatch):
-    monkeypatch.setattr(full_size, "TILE", tile)
+    monkeypatch.setattr(postprocess, "TILE", tile)
     logits = jnp.zeros((1, len(MASKS), 4, 16, 16)).at[0, :, 2].set(np.stack(list(MASKS.values())))
     index = np.stack([np.arange(len(MASKS)), np.full(len(MASKS), 1)], axis=-1)
     found = measure(logits, index, *axis_weights(MODEL, HW), np.float32(OFFSET))
@@ -54,7 +53,7 @@ def test_tiles_say_what_the_whole_picture_says(tile, monkeypatch):
 
 def test_tiles_far_from_a_mask_are_not_computed(monkeypatch):
     """What no cell above the lower threshold reaches could be anything, and nobody would know."""
-    monkeypatch.setattr(full_size, "TILE", 32)
+    monkeypatch.setattr(postprocess, "TILE", 32)
     rows, columns = axis_weights(MODEL, HW)
     assert rows.shape == (3, 32, 16) and columns.shape == (4, 32, 16)
     poisoned = columns.at[-1].set(jnp.where(columns[-1] > 0, jnp.inf, 0.0))

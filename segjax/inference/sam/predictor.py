@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.images.transforms import decode_image, fitted_size
-from segjax.inference.answers import Answer, Embedded, answers
-from segjax.inference.embedding_cache import EmbeddingCache
-from segjax.inference.network import embed
-from segjax.inference.prompts import NAMES, Asked, check_prompts
+from segjax.inference.sam.batching import Answer, Embedded, answers
+from segjax.inference.sam.embedding_cache import EmbeddingCache
+from segjax.inference.sam.jitted import embed
+from segjax.inference.sam.prompts import NAMES, Asked, check_prompts
 from segjax.models.sam.sam import Sam
 
 

@@ -15,8 +15,8 @@ import jax.export
 import jax.numpy as jnp
 
 from segjax.files import write_whole
-from segjax.inference.canvases import Canvas, check_canvases
-from segjax.inference.found import detected
+from segjax.inference.detection.canvases import Canvas, check_canvases
+from segjax.inference.detection.postprocess import detected
 from segjax.models.build import shapes_of
 from segjax.models.detection.mask_rcnn import MaskRcnn
 
@@ -29,10 +29,10 @@ def export_detector(
     batch: int = 1,
     platforms: Sequence[str] | None = None,
 ) -> jax.export.Exported:
-    """The program from pictures on canvases to `segjax.inference.found.detected`'s arrays.
+    """The program from pictures on canvases to `segjax.inference.detection.postprocess.detected`'s arrays.
 
     Pictures come onto the canvas, and boxes, masks and keypoints back from it, as `Detector` has it:
-    `segjax.inference.canvases.placed` and `segjax.inference.found.found_in_picture`.
+    `segjax.inference.detection.canvases.placed` and `segjax.inference.detection.postprocess.found_in_picture`.
 
     Args:
       variables: become part of the program, which is then called with (images, sizes); None: it is called with

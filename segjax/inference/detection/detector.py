@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from segjax.images.transforms import decode_image, pad_to_canvas
-from segjax.inference.answers import one_ahead
-from segjax.inference.canvases import Canvas, check_canvases, placed, usual_canvases
-from segjax.inference.classes import Classes, classes_of
-from segjax.inference.found import Found, detected, found_in_picture
+from segjax.inference.detection.canvases import Canvas, check_canvases, placed, usual_canvases
+from segjax.inference.detection.class_names import Classes, classes_of
+from segjax.inference.detection.postprocess import Found, detected, found_in_picture
 from segjax.inference.loading import load_with_config
+from segjax.inference.sam.batching import one_ahead
 from segjax.masks import decode_mask
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.weights.run_folder import Step

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from segjax.inference import predictor
-from segjax.inference.answers import Embedded
-from segjax.inference.network import encode
-from segjax.inference.prompts import Asked, check_prompts
-from segjax.inference.segment_anything.tensors import as_given, tensor_device, to_numpy
+from segjax.compat.segment_anything.tensors import as_given, tensor_device, to_numpy
+from segjax.inference.sam import predictor
+from segjax.inference.sam.batching import Embedded
+from segjax.inference.sam.jitted import encode
+from segjax.inference.sam.prompts import Asked, check_prompts
 from segjax.models.build import shapes_of
 from segjax.models.sam.sam import Sam as Network
 from segjax.weights.checkpoint import Checkpoint
@@ -118,7 +118,7 @@ class Sam:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"this Sam has no {name!r}; help(segjax.inference.segment_anything) says what is not as in segment-anything"
+            f"this Sam has no {name!r}; help(segjax.compat.segment_anything) says what is not as in segment-anything"
         )
 
 

@@ -13,10 +13,10 @@ import jax
 import numpy as np
 
 from segjax.images.transforms import fitted_size
-from segjax.inference.crops import Crop, cut_off
-from segjax.inference.full_size import Measured, axis_weights, inside_box, measure
-from segjax.inference.network import decode
-from segjax.inference.prompts import PROMPT_COUNTS, Asked, padded_count, stacked
+from segjax.inference.sam.crops import Crop, cut_off
+from segjax.inference.sam.jitted import decode
+from segjax.inference.sam.postprocess import Measured, axis_weights, inside_box, measure
+from segjax.inference.sam.prompts import PROMPT_COUNTS, Asked, padded_count, stacked
 from segjax.masks import encode_part
 from segjax.models.sam.sam import Sam
 

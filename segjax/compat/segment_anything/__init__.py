@@ -1,6 +1,6 @@
 """The interface of segment-anything: a program written for it changes the line that imports it, and nothing else.
 
-    from segjax.inference.segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
+    from segjax.compat.segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
 
     sam = sam_model_registry["vit_b"](checkpoint="sam_vit_b_01ec64.pth")
     sam.to(device="cuda")
@@ -20,17 +20,16 @@ What is not as there:
   export use the linen module and its variables, `sam.network` and `sam.variables`. There is no `SamOnnxModel`.
 """
 
-from segjax.inference.segment_anything.generator import SamAutomaticMaskGenerator
-from segjax.inference.segment_anything.longest_side import ResizeLongestSide
-from segjax.inference.segment_anything.predictor import SamPredictor
-from segjax.inference.segment_anything.registry import (
+from segjax.compat.segment_anything.predictor import SamAutomaticMaskGenerator, SamPredictor
+from segjax.compat.segment_anything.registry import (
     build_sam,
     build_sam_vit_b,
     build_sam_vit_h,
     build_sam_vit_l,
     sam_model_registry,
 )
-from segjax.inference.segment_anything.sam import Sam
+from segjax.compat.segment_anything.sam import Sam
+from segjax.compat.segment_anything.transforms import ResizeLongestSide
 
 __all__ = [
     "ResizeLongestSide",

@@ -1,17 +1,19 @@
 """SamPredictor with the constructor and all calls of segment-anything."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.inference import predictor
-from segjax.inference.answers import Answer, Embedded
-from segjax.inference.network import encode
-from segjax.inference.segment_anything.longest_side import ResizeLongestSide
-from segjax.inference.segment_anything.sam import Sam, asked_on_canvas, content_of
-from segjax.inference.segment_anything.tensors import as_given, to_numpy
+from segjax.compat.segment_anything.sam import Sam, asked_on_canvas, content_of
+from segjax.compat.segment_anything.tensors import as_given, to_numpy
+from segjax.compat.segment_anything.transforms import ResizeLongestSide
+from segjax.inference.sam import automatic, predictor
+from segjax.inference.sam.batching import Answer, Embedded
+from segjax.inference.sam.candidates import Proposals
+from segjax.inference.sam.jitted import encode
 
 
 class SamPredictor:
@@ -140,3 +142,21 @@ class SamPredictor:
         if not self.is_image_set:
             raise RuntimeError("no image is set; call set_image(image) before asking about it")
         return Embedded(self._features, tuple(self.original_size), tuple(self.input_size))
+
+
+class SamAutomaticMaskGenerator(automatic.SamAutomaticMaskGenerator):
+    """`segjax.SamAutomaticMaskGenerator` of a `Sam`, with the same arguments.
+
+    Args:
+      model: the `Sam`. arguments, options: everything else that segment-anything's takes (points_per_side, ..,
+        output_mode), by place or by name, and by name what is ours.
+    """
+
+    def __init__(self, model: Sam, *arguments: Any, **options: Any) -> None:
+        super().__init__(model.network, model.variables, *arguments, **options)
+        self.predictor = SamPredictor(model)
+
+    def propose_all(self, images: Sequence[np.ndarray], **floors: float) -> list[Proposals]:
+        """As `segjax.SamAutomaticMaskGenerator`, with the weights that the model has by now."""
+        self.variables = self.predictor.model.variables
+        return super().propose_all(images, **floors)

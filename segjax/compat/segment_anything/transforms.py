@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from segjax.compat.segment_anything.tensors import as_given, to_numpy
 from segjax.images.transforms import fitted_size, resize_longest_side
-from segjax.inference.segment_anything.tensors import as_given, to_numpy
 
 
 class ResizeLongestSide:

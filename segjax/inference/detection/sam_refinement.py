@@ -6,9 +6,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType
 
-from segjax.inference.found import Found
+from segjax.inference.detection.postprocess import Found
 from segjax.inference.loading import load_with_config
-from segjax.inference.predictor import SamPredictor
+from segjax.inference.sam.predictor import SamPredictor
 from segjax.masks import encode_mask
 
 REFINE_IF = ("always", "surer")

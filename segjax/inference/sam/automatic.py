@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from segjax.images.transforms import decode_image
-from segjax.inference.crops import Crop, crops_of, point_grid
-from segjax.inference.network import embed
-from segjax.inference.proposals import Proposals, joined, propose
+from segjax.inference.sam.candidates import Proposals, joined, propose
+from segjax.inference.sam.crops import Crop, crops_of, point_grid
+from segjax.inference.sam.jitted import embed
 from segjax.masks import decode_mask, encode_mask, mask_box, run_lengths, runs_to_mask, without_small_regions
 from segjax.models.sam.sam import Sam
 from segjax.ops.nms import nms

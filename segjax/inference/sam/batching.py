@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from segjax.inference.network import decode
-from segjax.inference.prompts import PROMPT_COUNTS, Asked, padded_count, point_slots, stacked
-from segjax.inference.upscale import rounded_weights, to_image
+from segjax.inference.sam.jitted import decode
+from segjax.inference.sam.postprocess import rounded_weights, to_image
+from segjax.inference.sam.prompts import PROMPT_COUNTS, Asked, padded_count, point_slots, stacked
 from segjax.models.sam.sam import Sam
 
 ROW_COUNTS = (1, 4, 16, 64)

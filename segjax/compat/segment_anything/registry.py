@@ -2,8 +2,8 @@
 
 import os
 
+from segjax.compat.segment_anything.sam import Sam
 from segjax.inference.loading import read_model
-from segjax.inference.segment_anything.sam import Sam
 from segjax.models.sam import build
 from segjax.weights.registry import PUBLISHED
 from segjax.weights.tree import CheckpointError

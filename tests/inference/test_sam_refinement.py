@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from segjax.inference import refinement
-from segjax.inference.found import Found, expected_iou
-from segjax.inference.refinement import refined
+from segjax.inference.detection import sam_refinement
+from segjax.inference.detection.postprocess import Found, expected_iou
+from segjax.inference.detection.sam_refinement import refined
 from segjax.masks import decode_mask, encode_mask
 
 HW = (6, 8)
@@ -51,7 +51,7 @@ def columns(answer):
 
 
 def test_the_box_then_the_box_with_the_most_confident_mask(monkeypatch):
-    monkeypatch.setattr(refinement, "BYTES_AT_ONCE", 2 * 3 * 6 * 8)
+    monkeypatch.setattr(sam_refinement, "BYTES_AT_ONCE", 2 * 3 * 6 * 8)
     sam, before = Annotator(), found()
     answer = refined(sam, np.zeros((*HW, 3), np.uint8), before)
     assert sam.asked == [[0, 1], [(0, 1), (1, 10)], [2], [(2, 22)]], "two boxes at once have room"
@@ -91,4 +91,4 @@ def test_another_picture_is_refused():
 
 def test_another_rule_is_refused_before_anything_is_read():
     with pytest.raises(ValueError, match="refine_if is 'never'; expected one of always, surer"):
-        refinement.refiner("nowhere", "never")
+        sam_refinement.refiner("nowhere", "never")

@@ -14,8 +14,8 @@ from PIL import Image
 from skimage import data
 
 import segjax
-from segjax.inference import segment_anything
-from segjax.inference.segment_anything import SamPredictor, sam_model_registry
+from segjax.compat import segment_anything
+from segjax.compat.segment_anything import SamPredictor, sam_model_registry
 from segjax.models.sam.build import build_sam, init_sam
 from segjax.weights.names import HUGGINGFACE, OFFICIAL
 from segjax.weights.registry import PUBLISHED
@@ -201,7 +201,7 @@ def test_without_an_image_there_is_no_answer(sam):
             lambda p: p.model([{"image": np.zeros((3, 9, 65)), "original_size": (9, 65)}], False),
             r"batched_input\[0\]: image has shape \(3, 9, 65\); expected \[3, h, w\], h and w at most 64",
         ),
-        (lambda p: p.model.parameters(), "no 'parameters'; help.segjax.inference.segment_anything. says what is not"),
+        (lambda p: p.model.parameters(), "no 'parameters'; help.segjax.compat.segment_anything. says what is not"),
     ],
 )
 def test_mistakes(sam, ask, message):
@@ -214,7 +214,7 @@ def test_mistakes(sam, ask, message):
 def test_torch_is_never_imported(checkpoint):
     program = f"""
 import sys, numpy as np
-from segjax.inference.segment_anything import SamPredictor, sam_model_registry
+from segjax.compat.segment_anything import SamPredictor, sam_model_registry
 predictor = SamPredictor(sam_model_registry["vit_b"](checkpoint={checkpoint!r}).to("cuda"))
 assert predictor.device == "cuda" and predictor.transform.apply_coords_torch(np.ones((1, 2)), (4, 5)).shape == (1, 2)
 assert not {{"torch", "torchvision", "transformers", "tensorflow"}} & set(sys.modules)

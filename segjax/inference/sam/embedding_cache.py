@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.files import write_whole
-from segjax.inference.network import embed
+from segjax.inference.sam.jitted import embed
 from segjax.models.sam.sam import Sam
 from segjax.weights.tree import flatten
 

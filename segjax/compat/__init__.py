@@ -1,0 +1,1 @@
+"""Calls of other libraries on segjax models."""

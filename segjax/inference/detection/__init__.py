@@ -1,0 +1,1 @@
+"""Mask R-CNN for users: one call from images to detections, and export."""
