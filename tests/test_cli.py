@@ -18,7 +18,7 @@ from segjax.cli import main
 from segjax.cli.evaluate import evaluation_config
 from segjax.cli.experiments import apply_flags, read_config
 from segjax.cli.predict import read_prompts
-from segjax.data.ahead import usable_cores
+from segjax.data.threads import usable_cores
 from segjax.evaluation.interactive_scores import InteractiveScores
 from segjax.inference.loading import load_with_config
 from segjax.masks import decode_mask

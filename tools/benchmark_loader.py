@@ -59,9 +59,9 @@ class Folder:
 
 def made_sources(folder: pathlib.Path, photographs: pathlib.Path | None, count: int) -> dict[str, Sequence[Mapping]]:
     """The four kinds of source of the same photographs (scenes aside), made in `folder`."""
-    from segjax.data.builder import open_source
     from segjax.data.prepare import prepare
-    from segjax.data.synthetic import SyntheticScenes
+    from segjax.data.storage import open_source
+    from segjax.data.synthetic.scenes import SyntheticScenes
 
     write_jpegs(folder / "raw", photographs, count)
     raw = Folder(sorted((folder / "raw").iterdir()))
@@ -85,7 +85,7 @@ def write_jpegs(folder: pathlib.Path, photographs: pathlib.Path | None, count: i
 
 def _photographs(folder: pathlib.Path | None, count: int) -> list[Image.Image]:
     if folder is None:
-        from segjax.data.photographs import SPLITS, photographs
+        from segjax.data.synthetic.photographs import SPLITS, photographs
 
         return [Image.fromarray(pixels) for split in SPLITS for pixels in photographs(split).values()][:count]
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))[:count]
@@ -102,7 +102,7 @@ def _opened(name: str, split: str, count: int) -> Sequence[Mapping]:
 
 def one_core(sources: Mapping[str, Sequence[Mapping]], repeats: int) -> None:
     """Reading, and reading + decoding + cropping, one picture after another."""
-    from segjax.data.crops import CropExample
+    from segjax.data.examples.crop import CropExample
 
     print("\n| source | kB | read, ms | resized here, ms | images/s/core | resized on the device, ms | images/s/core |")
     print("|---|---|---|---|---|---|---|")
@@ -131,7 +131,7 @@ def _said(values: Sequence[float], form: str, best: Callable = min) -> str:
 
 def whole_loader(sources: Mapping[str, Sequence[Mapping]], args: argparse.Namespace) -> None:
     """Batches of 64; the time of all processes and threads counts."""
-    from segjax.data.crops import CropExample
+    from segjax.data.examples.crop import CropExample
     from segjax.data.loader import make_loader
 
     print(f"\n| source, {args.threads} threads, frame {args.frame} | workers | images/s/core | images/s |")

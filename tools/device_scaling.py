@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from segjax.cli.experiments import apply_flags, read_config
-from segjax.data.ahead import usable_cores
+from segjax.data.threads import usable_cores
 
 
 def measured(experiment: str, flags: Sequence[str], devices: int, fsdp: bool, steps: int) -> Any:

@@ -106,7 +106,7 @@ def keep_compiled_programs() -> None:
     """
     import jax
 
-    from segjax.data.ahead import usable_cores
+    from segjax.data.threads import usable_cores
     from segjax.files import cache_folder
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and jax.config.jax_compilation_cache_dir is None:

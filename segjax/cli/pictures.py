@@ -60,7 +60,7 @@ def read_image(name: str, percentiles: tuple[float, float] | None = None) -> np.
 
     Raises FileNotFoundError, ImageError.
     """
-    from segjax.data.photographs import demonstration_photograph
+    from segjax.data.synthetic.photographs import demonstration_photograph
     from segjax.images.transforms import decode_image
 
     path = pathlib.Path(name)

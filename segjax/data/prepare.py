@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from segjax.data import builder
-from segjax.data.ahead import in_order
+import numpy as np
+from PIL import Image
+
+from segjax.data import storage
 from segjax.data.records import Record, validate_record
-from segjax.data.resize_record import shrink_to_short_side
 from segjax.data.sources.bsds500 import Bsds500
 from segjax.data.sources.cityscapes import Cityscapes
 from segjax.data.sources.coco import CocoFolder
@@ -24,8 +25,10 @@ from segjax.data.sources.lvis import LvisFolder
 from segjax.data.sources.raw import RawSource, Skipped
 from segjax.data.sources.sa1b import Sa1b
 from segjax.data.sources.scenes import Scenes
-from segjax.images.encoding import encode_png
-from segjax.masks import RecordError
+from segjax.data.threads import in_order
+from segjax.images.encoding import encode_picture, encode_png
+from segjax.images.transforms import opened, resized
+from segjax.masks import RecordError, decode_mask, encode_mask, mask_box
 
 REPORT_FILE = "report.json"
 
@@ -121,8 +124,8 @@ def prepare(
     }
     try:
         fields = dict(optional=raw.optional, keypoints=raw.keypoints, has_objects=raw.has_objects)
-        builder.write_records(partial, readers, **fields)
-        builder.write_info(partial, _info(raw, report))
+        storage.write_records(partial, readers, **fields)
+        storage.write_info(partial, _info(raw, report))
         (partial / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
         _move_into_place(partial, out)
     finally:
@@ -151,7 +154,7 @@ def _chosen_splits(splits: str | Sequence[str] | None, raw: RawSource, where: ob
 def _check_target(out: pathlib.Path, overwrite: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not (out / builder.INFO_FILE).is_file():
+    if not (out / storage.INFO_FILE).is_file():
         raise FileExistsError(f"{out} exists and is not prepared data, so it is not touched; choose another place")
     if not overwrite:
         raise FileExistsError(f"{out} already holds prepared data; pass overwrite=True (--overwrite) to replace it")
@@ -216,9 +219,9 @@ def _checked(
             yield record
 
 
-def _info(raw: RawSource, report: Report) -> builder.PreparedInfo:
+def _info(raw: RawSource, report: Report) -> storage.PreparedInfo:
     counts = {name: {"images": split.images, "objects": split.objects} for name, split in report.splits.items()}
-    return builder.PreparedInfo(
+    return storage.PreparedInfo(
         report.source,
         counts,
         tuple(raw.categories),
@@ -229,3 +232,50 @@ def _info(raw: RawSource, report: Report) -> builder.PreparedInfo:
         tuple(getattr(raw, "keypoint_names", ())),
         tuple(getattr(raw, "frequencies", ())),
     )
+
+
+def shrink_to_short_side(record: Record, short_side: int, skipped: Skipped) -> Record:
+    """The record with its shorter side at most `short_side` px, aspect kept; unchanged if it already is.
+
+    The picture is filtered bilinearly with antialiasing and encoded as it was, see `encode_picture`; a mask pixel is
+    set where half its area or more was. Boxes and areas follow the new masks; annotated areas scale. Objects that
+    vanish are counted in `skipped`.
+    """
+    if short_side < 1:
+        raise ValueError(f"short_side is {short_side}; expected at least 1 px")
+    height, width = record["height"], record["width"]
+    if min(height, width) <= short_side:
+        return record
+    scale = short_side / min(height, width)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    objects, kept = record["objects"], []
+    boxes, rles = [], []
+    for index, rle in enumerate(objects["rle"]):
+        mask = _shrink_mask(decode_mask(rle, height, width), size)
+        if not mask.any():
+            skipped.object("object vanishes at this short_side", f"{record['image_id']}, object {objects['id'][index]}")
+            continue
+        kept.append(index)
+        boxes.append(mask_box(mask))
+        rles.append(encode_mask(mask))
+    shrunk = {name: value[kept] for name, value in objects.items() if name != "rle"}
+    ratio = np.array([size[1] / width, size[0] / height], np.float32)
+    shrunk["area"] = (shrunk["area"] * ratio.prod()).astype(np.float32)
+    shrunk["box"] = np.array(boxes, np.float32).reshape(-1, 4)
+    if "keypoints" in shrunk:
+        shrunk["keypoints"] = np.concatenate([shrunk["keypoints"][..., :2] * ratio, shrunk["keypoints"][..., 2:]], -1)
+    if "annotated_box" in shrunk:
+        shrunk["annotated_box"] = shrunk["annotated_box"] * np.tile(ratio, 2)
+    image = _shrink_picture(record["image"], size, f"image {record['image_id']!r}")
+    return record | {"image": image, "height": size[0], "width": size[1], "objects": shrunk | {"rle": rles}}
+
+
+def _shrink_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    soft = Image.fromarray(mask.astype(np.float32)).resize(size[::-1], Image.Resampling.BOX)
+    return np.asarray(soft) >= 0.5
+
+
+def _shrink_picture(image: bytes, size: tuple[int, int], name: str) -> bytes:
+    with opened(image, name) as picture:
+        small = resized(picture, (0, 0, picture.height, picture.width), size, Image.Resampling.BILINEAR, reduced=True)
+        return encode_picture(small, picture.format)

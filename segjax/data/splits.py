@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segjax.data.builder import open_source, read_info
-from segjax.data.figures import scenes_of
-from segjax.data.synthetic import SyntheticScenes
-from segjax.data.tfds_images import TFDS, open_tfds, tfds_splits
+from segjax.data.sources.tfds import TFDS, open_tfds, tfds_splits
+from segjax.data.storage import open_source, read_info
+from segjax.data.synthetic.figures import scenes_of
+from segjax.data.synthetic.scenes import SyntheticScenes
 
 SYNTHETIC = "synthetic"
 

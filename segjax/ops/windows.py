@@ -1,4 +1,4 @@
-"""Resizing parts of pictures on the device: what `segjax.data.crops` leaves to it, as Pillow would have done it."""
+"""Resizing parts of images on the device, for `segjax.data.examples.crop`, as Pillow does it."""
 
 import jax
 import jax.numpy as jnp

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from segjax import viz
-from segjax.data.crops import CropExample
-from segjax.data.labels import LabelledExample, check_labels
+from segjax.data.examples.crop import CropExample
+from segjax.data.examples.labelled import LabelledExample, check_labels
 from segjax.data.splits import Spread, categories_of, open_split
 from segjax.evaluation.classification import ClassificationScores
 from segjax.evaluation.nearest_neighbours import neighbour_votes

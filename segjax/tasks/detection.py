@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from segjax.data.copy_paste import CopyPaste
-from segjax.data.detection import MASK_SIDE, DetectionExample
-from segjax.data.orientation import ByOrientation, OrientedExample
-from segjax.data.placed import left_right_pairs
-from segjax.data.repeats import RepeatRare
+from segjax.data.aspect_batches import ByOrientation, OrientedExample
+from segjax.data.examples.copy_paste import CopyPaste
+from segjax.data.examples.detection import MASK_SIDE, DetectionExample
+from segjax.data.examples.place_objects import left_right_pairs
+from segjax.data.repeat_factor import RepeatRare
 from segjax.data.splits import classes_of
 from segjax.evaluation.detection_scores import DetectionScores
 from segjax.inference.detection.canvases import usual_canvases

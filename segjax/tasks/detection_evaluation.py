@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from segjax import viz
-from segjax.data.detection import shown_whole
-from segjax.data.placed import record_pixels
+from segjax.data.examples.detection import shown_whole
+from segjax.data.examples.place_objects import record_pixels
 from segjax.data.splits import classes_of, keypoint_sigmas_of
 from segjax.evaluation.coco import CocoScores, evaluate_coco
 from segjax.evaluation.coco_format import CocoResults, coco_truth

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from segjax import viz
-from segjax.data.targets import PromptableExample
+from segjax.data.examples.promptable import PromptableExample
 from segjax.data.tiles import Tiles
 from segjax.evaluation.interactive import evaluate_interactive
 from segjax.evaluation.interactive_scores import InteractiveScores

@@ -4,7 +4,7 @@ import dataclasses
 
 import ml_collections
 
-from segjax.data.augmentation import Augmentation
+from segjax.data.examples.augmentation import Augmentation
 from segjax.losses.promptable import PromptableLoss
 from segjax.prompting.simulation import Rounds
 from segjax.tasks.records import record_settings, variant_of

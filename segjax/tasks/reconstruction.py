@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from segjax import viz
-from segjax.data.crops import CropExample
+from segjax.data.examples.crop import CropExample
 from segjax.losses.reconstruction import reconstruction_loss
 from segjax.models.mae import Mae, build_mae
 from segjax.models.operations import TRAINING, mae_multiply_adds

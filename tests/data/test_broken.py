@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segjax.data.broken import BrokenDataError, BrokenRecords
-from segjax.data.crops import CropExample
+from segjax.data.examples.crop import CropExample
 from segjax.data.loader import make_loader
 
 

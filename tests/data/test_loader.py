@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from segjax.data import loader
+from segjax.data.examples.promptable import PromptableExample
 from segjax.data.loader import make_loader
-from segjax.data.synthetic import SyntheticScenes
-from segjax.data.targets import PromptableExample
+from segjax.data.synthetic.scenes import SyntheticScenes
 
 
 class Numbers:
@@ -206,8 +206,8 @@ def test_an_unclosed_loader_ends_quietly(tmp_path):
         textwrap.dedent(
             """
             from segjax.data.loader import make_loader
-            from segjax.data.synthetic import SyntheticScenes
-            from segjax.data.targets import PromptableExample
+            from segjax.data.synthetic.scenes import SyntheticScenes
+            from segjax.data.examples.promptable import PromptableExample
 
             if __name__ == "__main__":
                 example = PromptableExample(32, 2)

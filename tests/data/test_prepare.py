@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from raw_folders import annotation, square, truncate, write_bsds, write_coco, write_label_maps
 
-from segjax.data import ahead
 from segjax.data import prepare as prepare_module
-from segjax.data.builder import open_source, read_info
+from segjax.data import threads
 from segjax.data.prepare import EmptyDatasetError, prepare
 from segjax.data.records import validate_record
 from segjax.data.sources.coco import CocoFolder
+from segjax.data.storage import open_source, read_info
 from segjax.images.encoding import encode_png
 from segjax.masks import RecordError
 
@@ -49,7 +49,7 @@ def test_threads_count_what_one_does(tmp_path, monkeypatch):
         truncate(folder / "images" / f"a{number}.png")
     reports = []
     for cores in (1, 4):
-        monkeypatch.setattr(ahead, "usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(threads, "usable_cores", lambda cores=cores: cores)
         for limit in (None, 4):
             report = prepare("label_maps", folder, tmp_path / "out", short_side=4, limit=limit, overwrite=True)
             reports.append((report.splits["train"].images, report.splits["train"].skipped))
@@ -162,7 +162,7 @@ def test_short_side_shrinks_what_is_written(tmp_path):
 
 
 def test_synthetic_scenes_are_written_without_a_raw_folder(tmp_path):
-    from segjax.data.synthetic import SyntheticScenes
+    from segjax.data.synthetic.scenes import SyntheticScenes
 
     report = prepare("synthetic", None, tmp_path / "out", splits="heldout", limit=3, size=64)
     source = open_source(tmp_path / "out", "heldout")

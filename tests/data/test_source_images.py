@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from raw_folders import truncate, write_picture
 
-from segjax.data.builder import open_source, read_info
 from segjax.data.prepare import prepare
 from segjax.data.records import validate_record
 from segjax.data.sources.images import ImageFolders
 from segjax.data.sources.raw import Skipped
+from segjax.data.storage import open_source, read_info
 
 
 def write(folder, *names):

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from raw_folders import annotation, square, write_coco, write_keypoints
 
-from segjax.data.builder import open_source
-from segjax.data.placed import left_right_pairs
+from segjax.data.examples.place_objects import left_right_pairs
 from segjax.data.prepare import prepare
 from segjax.data.records import validate_record
 from segjax.data.sources.coco import CocoFolder
 from segjax.data.sources.raw import Skipped
+from segjax.data.storage import open_source
 from segjax.evaluation.coco_format import coco_truth
 
 NAMES = ["nose", "left_eye", "right_eye"]

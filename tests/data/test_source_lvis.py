@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from raw_folders import annotation, square, write_coco, write_lvis
 
-from segjax.data.builder import open_source
 from segjax.data.prepare import prepare
 from segjax.data.records import validate_record
 from segjax.data.sources.lvis import LvisFolder
 from segjax.data.sources.raw import Skipped
+from segjax.data.storage import open_source
 from segjax.evaluation.coco import evaluate_coco
 from segjax.evaluation.coco_format import CocoResults, coco_truth
 

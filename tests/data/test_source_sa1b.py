@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from raw_folders import truncate, write_picture
 
-from segjax.data.builder import open_source
 from segjax.data.prepare import prepare
 from segjax.data.records import validate_record
 from segjax.data.sources.raw import Skipped
 from segjax.data.sources.sa1b import Sa1b
+from segjax.data.storage import open_source
 from segjax.masks import decode_mask, encode_mask, mask_box
 
 SIZE = (20, 30)

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from raw_folders import truncate, write_picture
 
-from segjax.data.crops import CropExample
+from segjax.data.examples.crop import CropExample
+from segjax.data.prepare import shrink_to_short_side
 from segjax.data.records import stack_objects, validate_record
-from segjax.data.resize_record import shrink_to_short_side
 from segjax.data.sources.raw import Skipped, Unusable, read_picture
 from segjax.images.transforms import decode_image, middle_box, resized_window
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax.data.augmentation import Augmentation, draw_placement
-from segjax.data.photographs import demonstration_photograph
+from segjax.data.examples.augmentation import Augmentation, draw_placement
+from segjax.data.synthetic.photographs import demonstration_photograph
 from segjax.images.placement import Placement, detection_placement, short_side_size, whole
 
 

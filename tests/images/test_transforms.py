@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax.data.augmentation import Augmentation, draw_placement, jitter_colours
-from segjax.data.photographs import demonstration_photograph
+from segjax.data.examples.augmentation import Augmentation, draw_placement, jitter_colours
+from segjax.data.synthetic.photographs import demonstration_photograph
 from segjax.images.placement import Placement
 from segjax.images.transforms import (
     ImageError,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax.data.crops import CropExample
+from segjax.data.examples.crop import CropExample
 from segjax.ops.windows import cubic_weights, resized_windows
 
 resized = jax.jit(resized_windows, static_argnums=2)

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from segjax.data.detection import DetectionExample
-from segjax.data.photographs import demonstration_photograph
+from segjax.data.examples.detection import DetectionExample
+from segjax.data.synthetic.photographs import demonstration_photograph
 from segjax.images.placement import short_side_size
 
 pytestmark = pytest.mark.parity

@@ -9,10 +9,10 @@ import optax
 import pytest
 from records_made import block, record_of
 
-from segjax.data.copy_paste import CopyPaste
-from segjax.data.figures import JOINTS
-from segjax.data.placed import mask_cells_of_box
+from segjax.data.examples.copy_paste import CopyPaste
+from segjax.data.examples.place_objects import mask_cells_of_box
 from segjax.data.splits import open_split
+from segjax.data.synthetic.figures import JOINTS
 from segjax.masks import decode_mask
 from segjax.models.detection.operations import detector_multiply_adds
 from segjax.tasks import make_task

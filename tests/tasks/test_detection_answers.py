@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 
 from segjax.cli import main
 from segjax.cli.evaluate import evaluation_config, say_what_was_left_out
-from segjax.data.detection import DetectionExample
+from segjax.data.examples.detection import DetectionExample
 from segjax.masks import encode_mask
 from segjax.models.build import build_model, init_model
 from segjax.tasks import make_task

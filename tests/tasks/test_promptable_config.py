@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from segjax.data.augmentation import Augmentation
+from segjax.data.examples.augmentation import Augmentation
 from segjax.models.sam.build import build_sam
 from segjax.tasks import completed, make_task
 from segjax.tasks.promptable_config import promptable_config

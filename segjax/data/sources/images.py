@@ -13,7 +13,6 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from segjax.data.ahead import in_order
 from segjax.data.records import Record, no_objects
 from segjax.data.sources.raw import (
     Skipped,
@@ -25,6 +24,7 @@ from segjax.data.sources.raw import (
     split_name,
     split_order,
 )
+from segjax.data.threads import in_order
 
 _SPLIT = re.compile(r"(?<![a-z])(train|val|test)")  # train, val2017, stage1_train, validation; not "contrail"
 

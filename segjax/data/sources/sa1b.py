@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from segjax.data.ahead import in_order
 from segjax.data.records import Record, stack_objects
 from segjax.data.sources.raw import Skipped, Unusable, check_split, checked_picture, require_folder
+from segjax.data.threads import in_order
 from segjax.masks import RecordError, check_runs, run_lengths
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")

@@ -3,9 +3,9 @@
 import pathlib
 from collections.abc import Iterator
 
-from segjax.data.figures import scenes_of
 from segjax.data.records import Record
 from segjax.data.sources.raw import Skipped, check_split
+from segjax.data.synthetic.figures import scenes_of
 
 
 class Scenes:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax.data.crops import CropExample, random_box
+from segjax.data.examples.crop import CropExample, random_box
 from segjax.images.transforms import ImageError, center_crop
 
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from segjax.cli import main
-from segjax.data.builder import open_source
-from segjax.data.detection import DetectionExample
-from segjax.data.figures import JOINTS, SIGMAS, FigureScenes, figure, scenes_of
-from segjax.data.placed import left_right_pairs
+from segjax.data.examples.detection import DetectionExample
+from segjax.data.examples.place_objects import left_right_pairs
 from segjax.data.records import validate_record
 from segjax.data.splits import classes_of, open_split
-from segjax.data.synthetic import DIFFICULTIES, SyntheticScenes
+from segjax.data.storage import open_source
+from segjax.data.synthetic.figures import JOINTS, SIGMAS, FigureScenes, figure, scenes_of
+from segjax.data.synthetic.scenes import DIFFICULTIES, SyntheticScenes
 from segjax.masks import decode_mask
 
 

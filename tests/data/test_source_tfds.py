@@ -11,11 +11,11 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from segjax.data.builder import write_examples
-from segjax.data.crops import CropExample
+from segjax.data.examples.crop import CropExample
 from segjax.data.loader import make_loader
 from segjax.data.records import validate_record
 from segjax.data.splits import open_split, splits_of
+from segjax.data.storage import write_examples
 
 
 def jpeg(seed):

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from segjax.data.augmentation import Augmentation, draw_placement, jitter_colours
+from segjax.data.examples.augmentation import Augmentation, draw_placement, jitter_colours
+from segjax.data.examples.place_objects import cut_object, keypoints_of, placed_keypoints, record_pixels
 from segjax.data.loader import SettingsError
-from segjax.data.placed import cut_object, keypoints_of, placed_keypoints, record_pixels
 from segjax.images.placement import Placement, whole
 from segjax.images.transforms import pad_to_canvas
 from segjax.masks import decode_mask

@@ -5,8 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
+from segjax.data.aspect_batches import ByOrientation, OrientedExample, stands
 from segjax.data.loader import make_loader
-from segjax.data.orientation import ByOrientation, OrientedExample, stands
 
 BATCH = 4
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segjax.data.augmentation import Augmentation, draw_placement, jitter_colours
-from segjax.data.placed import record_pixels
+from segjax.data.examples.augmentation import Augmentation, draw_placement, jitter_colours
+from segjax.data.examples.place_objects import record_pixels
 from segjax.images.placement import Placement
 from segjax.images.transforms import pad_to_canvas
 from segjax.masks import decode_mask, mask_box

@@ -3,7 +3,7 @@ import socket
 import numpy as np
 import pytest
 
-from segjax.data import photographs
+from segjax.data.synthetic import photographs
 
 
 def test_every_photograph_is_rgb_and_in_one_split_only():

@@ -3,10 +3,10 @@ import pickle
 import numpy as np
 import pytest
 
-from segjax.data import photographs
 from segjax.data.records import validate_record
-from segjax.data.shapes import SHAPES, draw_polygon, polygon
-from segjax.data.synthetic import DIFFICULTIES, MIN_VISIBLE_AREA, Difficulty, SyntheticScenes
+from segjax.data.synthetic import photographs
+from segjax.data.synthetic.scenes import DIFFICULTIES, MIN_VISIBLE_AREA, Difficulty, SyntheticScenes
+from segjax.data.synthetic.shapes import SHAPES, draw_polygon, polygon
 from segjax.masks import decode_mask
 
 
@@ -97,10 +97,10 @@ def test_a_scene_depends_on_seed_split_and_index_alone():
 def test_heldout_scenes_use_heldout_photographs_only(monkeypatch):
     asked = []
     original = photographs.photographs
-    from segjax.data import synthetic
+    from segjax.data.synthetic import scenes
 
-    synthetic._pictures.cache_clear()
-    synthetic._textures.cache_clear()
+    scenes._pictures.cache_clear()
+    scenes._textures.cache_clear()
     monkeypatch.setattr(photographs, "photographs", lambda split: asked.append(split) or original(split))
     SyntheticScenes("heldout", 1)[0]
     assert set(asked) == {"heldout"}

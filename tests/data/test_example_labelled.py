@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from segjax.data.crops import CropExample
-from segjax.data.labels import LabelledExample, check_labels, label_of
+from segjax.data.examples.crop import CropExample
+from segjax.data.examples.labelled import LabelledExample, check_labels, label_of
 from segjax.data.loader import SettingsError, make_loader
 from segjax.data.splits import Spread, categories_of
-from segjax.data.synthetic import SyntheticScenes
+from segjax.data.synthetic.scenes import SyntheticScenes
 
 
 def record(label=None, areas=(), categories=(), crowd=None):

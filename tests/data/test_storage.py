@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from raw_folders import write_bsds, write_label_maps
 
-from segjax.data import builder
-from segjax.data.builder import PreparedInfo, open_source, read_info, write_info, write_records
+from segjax.data import storage
 from segjax.data.prepare import prepare
 from segjax.data.records import stack_objects, validate_record
 from segjax.data.sources.label_maps import LabelMaps
 from segjax.data.sources.raw import Skipped
-from segjax.data.synthetic import SyntheticScenes
+from segjax.data.storage import PreparedInfo, open_source, read_info, write_info, write_records
+from segjax.data.synthetic.scenes import SyntheticScenes
 from segjax.images.encoding import encode_png
 from segjax.masks import encode_mask, mask_box
 
@@ -112,7 +112,7 @@ def test_neither_tensorflow_nor_jax_is_imported_and_nothing_is_printed(prepared,
     code = (
         "import sys\n"
         "from segjax.data.prepare import prepare\n"
-        "from segjax.data.builder import open_source\n"
+        "from segjax.data.storage import open_source\n"
         f"prepare('label_maps', {str(prepared / 'raw')!r}, {str(tmp_path / 'out')!r})\n"
         f"open_source({str(tmp_path / 'out')!r}, 'train')[0]\n"
         "assert not {'tensorflow', 'jax'} & set(sys.modules), 'heavy imports'\n"
@@ -122,8 +122,8 @@ def test_neither_tensorflow_nor_jax_is_imported_and_nothing_is_printed(prepared,
 
 
 def test_many_examples_are_written_as_they_come_to_several_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(builder, "SHARD", 3)
-    monkeypatch.setattr(builder, "_AT_ONCE", 2)
+    monkeypatch.setattr(storage, "SHARD", 3)
+    monkeypatch.setattr(storage, "_AT_ONCE", 2)
     scenes = SyntheticScenes("heldout", 8, size=32)
     written = []
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from segjax.data.detection import DetectionExample
+from segjax.data.examples.detection import DetectionExample
+from segjax.data.examples.place_objects import place_record, record_pixels, with_masks
 from segjax.data.loader import SettingsError
-from segjax.data.placed import place_record, record_pixels, with_masks
 from segjax.data.records import Record
 from segjax.images.placement import whole
 from segjax.images.transforms import pad_to_canvas

@@ -14,8 +14,8 @@ from tensorflow_datasets.core import read_only_builder
 from tensorflow_datasets.core.file_adapters import FileFormat
 from tensorflow_datasets.core.registered import DatasetNotFoundError
 
-from segjax.data.builder import PreparedInfo, RecordSource, quiet
 from segjax.data.records import Record, image_size, no_objects
+from segjax.data.storage import PreparedInfo, RecordSource, quiet
 
 TFDS = "tfds:"  # how the name of such a source starts
 _IDS = ("file_name", "filename", "image/filename", "image_id", "id")  # fields that name a picture, the first counts

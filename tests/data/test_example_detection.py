@@ -6,12 +6,12 @@ from PIL import Image
 from records_made import block, record_of
 from scipy import ndimage
 
-from segjax.data.detection import DetectionExample, shown_whole
+from segjax.data.examples.detection import DetectionExample, shown_whole
+from segjax.data.examples.place_objects import left_right_pairs, mask_cells_of_box
 from segjax.data.loader import SettingsError, make_loader
-from segjax.data.placed import left_right_pairs, mask_cells_of_box
 from segjax.data.sources.coco import CocoFolder
 from segjax.data.sources.raw import Skipped
-from segjax.data.synthetic import SyntheticScenes
+from segjax.data.synthetic.scenes import SyntheticScenes
 from segjax.images.transforms import ImageError
 from segjax.masks import decode_mask
 

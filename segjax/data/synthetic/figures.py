@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segjax.data.shapes import draw_polygon
-from segjax.data.synthetic import Difficulty, Layer, SyntheticScenes, lay_down
+from segjax.data.synthetic.scenes import Difficulty, Layer, SyntheticScenes, lay_down
+from segjax.data.synthetic.shapes import draw_polygon
 
 JOINTS = ("head", "neck", "hip", "left_hand", "right_hand", "left_foot", "right_foot")
 # Half of a limb's width, the head's radius, and where limbs are fixed, in radii of a figure.

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from segjax.data.ahead import in_order
+from segjax.data.threads import in_order
 
 
 @pytest.mark.parametrize("threads", [1, 3])

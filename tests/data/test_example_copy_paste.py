@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from records_made import block, record_of
 
-from segjax.data.copy_paste import FILL, CopyPaste, paste
-from segjax.data.detection import DetectionExample
+from segjax.data.examples.copy_paste import FILL, CopyPaste, paste
+from segjax.data.examples.detection import DetectionExample
 from segjax.data.loader import make_loader
 from segjax.data.records import validate_record
-from segjax.data.synthetic import SyntheticScenes
+from segjax.data.synthetic.scenes import SyntheticScenes
 from segjax.masks import decode_mask
 
 RNG = np.random.default_rng

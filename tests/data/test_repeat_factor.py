@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from segjax.data.repeats import RepeatRare, repeat_factors
+from segjax.data.repeat_factor import RepeatRare, repeat_factors
 
 
 def records(*classes):

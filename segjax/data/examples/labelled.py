@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from segjax.data.crops import CropExample
+from segjax.data.examples.crop import CropExample
 from segjax.data.loader import SettingsError
 
 RULES = ("record", "largest")

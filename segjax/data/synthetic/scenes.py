@@ -14,8 +14,8 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from segjax.data import photographs
-from segjax.data.shapes import SHAPES, Drawn, draw_polygon, polygon
+from segjax.data.synthetic import photographs
+from segjax.data.synthetic.shapes import SHAPES, Drawn, draw_polygon, polygon
 from segjax.masks import encode_mask, mask_box
 
 # Photographs are held at this many times a scene's side: crops need no more, and resizing them is the main cost.

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from records_made import block, record_of
 
-from segjax.data.synthetic import SyntheticScenes
-from segjax.data.targets import PromptableExample, mask_cells
+from segjax.data.examples.promptable import PromptableExample, mask_cells
+from segjax.data.synthetic.scenes import SyntheticScenes
 from segjax.images.encoding import encode_png
 from segjax.images.transforms import ImageError, resize_longest_side
 from segjax.masks import RecordError, encode_mask

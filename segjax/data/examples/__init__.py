@@ -1,0 +1,1 @@
+"""From a record to one training example, one file per task."""

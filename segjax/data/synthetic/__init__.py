@@ -1,0 +1,1 @@
+"""Synthetic data: scenes of shapes, stick figures and captions, drawn from an index."""
