@@ -24,7 +24,7 @@ from segjax.inference.loading import load_with_config
 from segjax.masks import decode_mask
 from segjax.models.sam.build import build_sam
 from segjax.tasks import make_task
-from segjax.tasks.promptable_config import promptable_config
+from segjax.tasks.promptable.config import promptable_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -46,7 +46,7 @@ def experiment(tmp_path, monkeypatch):
     folder = tmp_path / "experiments"
     folder.mkdir()
     (folder / "small.py").write_text(
-        "from segjax.tasks.promptable_config import promptable_config\n"
+        "from segjax.tasks.promptable.config import promptable_config\n"
         "def get_config(variant=''):\n"
         "    config = promptable_config()\n"
         "    config.total_steps = 7 if variant == 'debug' else 70\n"

@@ -10,7 +10,7 @@ from PIL import Image
 from segjax.cli import main
 from segjax.cli.evaluate import evaluation_config
 from segjax.models.classifier import build_classifier, init_classifier
-from segjax.tasks.classification_config import classification_config
+from segjax.tasks.classification.config import classification_config
 from segjax.training.resume import plain
 from segjax.weights.checkpoint import write_checkpoint
 

@@ -13,7 +13,7 @@ from jax.sharding import AxisType
 from segjax.cli.experiments import read_config
 from segjax.models.detection.convolution import numbered
 from segjax.tasks import make_task
-from segjax.tasks.detection import Detection
+from segjax.tasks.detection.task import Detection
 from segjax.training import sharding
 from segjax.training.loop import train
 from segjax.weights.run_folder import load_variables

@@ -11,7 +11,7 @@ import optax
 
 from segjax.models.build import shapes_of
 from segjax.models.sam.build import build_sam
-from segjax.tasks.promptable_config import promptable_config
+from segjax.tasks.promptable.config import promptable_config
 from segjax.training.checkpoints import Checkpoints
 from segjax.training.resume import plain
 from segjax.training.state import create_state

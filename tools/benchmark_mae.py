@@ -60,8 +60,8 @@ def ours(side: str, model: str, batch: int, dtype: str, platform: str) -> dict[s
     from golden.drawn_weights import drawn_variables
 
     from segjax.models.mae import init_mae
-    from segjax.tasks.reconstruction import Reconstruction
-    from segjax.tasks.reconstruction_config import reconstruction_config
+    from segjax.tasks.reconstruction.config import reconstruction_config
+    from segjax.tasks.reconstruction.task import Reconstruction
     from segjax.training.optimizer import make_optimizer, make_schedule
     from segjax.training.sharding import make_mesh, place_batch, state_shardings
     from segjax.training.state import create_state

@@ -25,8 +25,8 @@ from segjax.data.splits import open_split
 from segjax.inference.detection.postprocess import detected
 from segjax.prompting.simulation import Simulator
 from segjax.tasks import make_task
-from segjax.tasks.detection_targets import region_targets
-from segjax.tasks.detection_terms import TRUTH
+from segjax.tasks.detection.loss import TRUTH
+from segjax.tasks.detection.targets import region_targets
 from segjax.training.optimizer import from_config
 from segjax.training.state import create_state
 from segjax.training.step import make_train_step

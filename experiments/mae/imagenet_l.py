@@ -15,7 +15,7 @@ No run of it has been made by us: nothing is claimed for it.
 
 import ml_collections
 
-from segjax.tasks.reconstruction_config import as_variant, imagenet_config
+from segjax.tasks.reconstruction.config import as_variant, imagenet_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -12,7 +12,7 @@ the MAE; iou@5 .61 and .54. It does not pay at this scale: docs/pretraining.md s
 
 import ml_collections
 
-from segjax.tasks.reconstruction_config import as_variant, reconstruction_config
+from segjax.tasks.reconstruction.config import as_variant, reconstruction_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

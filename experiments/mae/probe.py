@@ -15,7 +15,7 @@ here.
 
 import ml_collections
 
-from segjax.tasks.classification_config import (
+from segjax.tasks.classification.config import (
     apply_imagenet,
     apply_small_data,
     as_variant,

@@ -11,7 +11,7 @@ Six minutes on 2 cores without an accelerator, beside other work; loss on held-o
 
 import ml_collections
 
-from segjax.tasks.reconstruction_config import as_variant, reconstruction_config
+from segjax.tasks.reconstruction.config import as_variant, reconstruction_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -9,7 +9,7 @@ COCO's is taken). All pictures are 1024 x 2048, and so is the canvas. Nobody has
 
 import ml_collections
 
-from segjax.tasks.detection_config import apply_1x_recipe, as_variant, detection_config
+from segjax.tasks.detection.config import apply_1x_recipe, as_variant, detection_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

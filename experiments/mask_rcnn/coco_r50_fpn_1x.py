@@ -12,7 +12,7 @@ heads (configs/Misc/cascade_mask_rcnn_R_50_FPN) 42.1 and 36.4, or 44.3 and 38.5.
 
 import ml_collections
 
-from segjax.tasks.detection_config import apply_1x_recipe, as_variant, detection_config
+from segjax.tasks.detection.config import apply_1x_recipe, as_variant, detection_config
 
 VARIANTS = ("3x", "cascade", "3x,cascade", "cascade,3x")
 

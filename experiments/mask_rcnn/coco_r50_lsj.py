@@ -11,7 +11,7 @@ picture gets objects of another one (Simple Copy-Paste, arXiv 2012.07177). Nobod
 
 import ml_collections
 
-from segjax.tasks.detection_config import apply_lsj_recipe, as_variant, detection_config
+from segjax.tasks.detection.config import apply_lsj_recipe, as_variant, detection_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

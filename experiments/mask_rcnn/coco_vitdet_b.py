@@ -12,7 +12,7 @@ box heads. Nobody has trained this here.
 
 import ml_collections
 
-from segjax.tasks.detection_config import apply_lsj_recipe, as_variant, detection_config
+from segjax.tasks.detection.config import apply_lsj_recipe, as_variant, detection_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

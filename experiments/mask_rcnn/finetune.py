@@ -12,7 +12,7 @@ nothing, on pictures of 256 pixels, in minutes to an hour on a CPU. The classes 
 
 import ml_collections
 
-from segjax.tasks.detection_config import apply_tiny_model, as_variant, detection_config
+from segjax.tasks.detection.config import apply_tiny_model, as_variant, detection_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -10,7 +10,7 @@ does not list is background; it is measured as LVIS does. Nobody has trained thi
 
 import ml_collections
 
-from segjax.tasks.detection_config import apply_1x_recipe, as_variant, detection_config
+from segjax.tasks.detection.config import apply_1x_recipe, as_variant, detection_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

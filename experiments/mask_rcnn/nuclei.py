@@ -9,7 +9,7 @@ pixels wide; measured on the whole pictures of stage1_test, enlarged to 384 pixe
 
 import ml_collections
 
-from segjax.tasks.detection_config import as_variant, detection_config
+from segjax.tasks.detection.config import as_variant, detection_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

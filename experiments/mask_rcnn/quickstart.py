@@ -7,7 +7,7 @@ Scenes of 128 pixels drawn over photographs; it is measured on scenes over photo
 
 import ml_collections
 
-from segjax.tasks.detection_config import apply_cpu_recipe, as_variant, detection_config
+from segjax.tasks.detection.config import apply_cpu_recipe, as_variant, detection_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

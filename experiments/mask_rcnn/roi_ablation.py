@@ -12,7 +12,7 @@ of 28 to 56 pixels from a map of stride 8, larger ones from one of 16; figures, 
 
 import ml_collections
 
-from segjax.tasks.detection_config import apply_cpu_recipe, as_variant, detection_config
+from segjax.tasks.detection.config import apply_cpu_recipe, as_variant, detection_config
 
 POOLINGS = ("roi_align", "roi_pool", "quantised")
 VARIANTS = (*POOLINGS, "keypoints", *(f"{pooling},keypoints" for pooling in POOLINGS))

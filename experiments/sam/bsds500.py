@@ -9,7 +9,7 @@ Trained on the 200 training photographs, measured on the 100 of val. The data is
 
 import ml_collections
 
-from segjax.tasks.promptable_config import apply_cpu_recipe, as_variant, promptable_config
+from segjax.tasks.promptable.config import apply_cpu_recipe, as_variant, promptable_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -11,7 +11,7 @@ variant has been trained to the end by us: the default needs accelerators, and n
 
 import ml_collections
 
-from segjax.tasks.promptable_config import apply_cpu_recipe, as_variant, promptable_config
+from segjax.tasks.promptable.config import apply_cpu_recipe, as_variant, promptable_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

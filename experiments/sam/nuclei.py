@@ -11,7 +11,7 @@ of stage1_test's, each embedded once, all its nuclei prompted.
 
 import ml_collections
 
-from segjax.tasks.promptable_config import apply_cpu_recipe, as_variant, promptable_config
+from segjax.tasks.promptable.config import apply_cpu_recipe, as_variant, promptable_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

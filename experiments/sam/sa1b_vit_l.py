@@ -12,7 +12,7 @@ On TPUs try --config.model.attention=pallas. No run of it has been made by us: n
 
 import ml_collections
 
-from segjax.tasks.promptable_config import as_variant, sa1b_config
+from segjax.tasks.promptable.config import as_variant, sa1b_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

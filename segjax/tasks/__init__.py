@@ -6,10 +6,10 @@ from typing import Any
 
 import ml_collections
 
-from segjax.tasks.classification import Classification
-from segjax.tasks.detection import Detection
-from segjax.tasks.promptable import Promptable
-from segjax.tasks.reconstruction import Reconstruction
+from segjax.tasks.classification.task import Classification
+from segjax.tasks.detection.task import Detection
+from segjax.tasks.promptable.task import Promptable
+from segjax.tasks.reconstruction.task import Reconstruction
 
 TASKS = {
     "promptable": Promptable,

@@ -13,7 +13,7 @@ from segjax.models.classifier import build_classifier, init_classifier
 from segjax.models.mae import build_mae, init_mae
 from segjax.ops.positions import cubic_weights, sincos_positions
 from segjax.tasks import completed, make_task
-from segjax.tasks.classification_config import classification_config, fine_tuning, probe
+from segjax.tasks.classification.config import classification_config, fine_tuning, probe
 from segjax.training.checkpoints import Checkpoints
 from segjax.training.optimizer import from_config, layer_scales
 from segjax.training.program import make_program

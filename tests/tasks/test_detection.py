@@ -16,7 +16,7 @@ from segjax.data.synthetic.figures import JOINTS
 from segjax.masks import decode_mask
 from segjax.models.detection.operations import detector_multiply_adds
 from segjax.tasks import make_task
-from segjax.tasks.detection_config import as_variant, detection_config
+from segjax.tasks.detection.config import as_variant, detection_config
 from segjax.training.sharding import make_mesh
 from segjax.training.start import quick_compilation
 

@@ -16,9 +16,9 @@ from segjax.data.examples.detection import DetectionExample
 from segjax.masks import encode_mask
 from segjax.models.build import build_model, init_model
 from segjax.tasks import make_task
-from segjax.tasks.detection import Detection
-from segjax.tasks.detection_config import as_variant, detection_config
-from segjax.tasks.detection_evaluation import Measurement, classes_by_label
+from segjax.tasks.detection.config import as_variant, detection_config
+from segjax.tasks.detection.evaluation import Measurement, classes_by_label
+from segjax.tasks.detection.task import Detection
 from segjax.weights.checkpoint import write_checkpoint
 
 NAMES, IDS = ("cat", "dog", "owl"), (3, 5, 9)
@@ -129,7 +129,7 @@ def test_masks_that_a_sam_has_drawn_are_measured(raw, prepared, variables, tmp_p
 
         return refine
 
-    monkeypatch.setattr("segjax.tasks.detection.refiner", exact)
+    monkeypatch.setattr("segjax.tasks.detection.task.refiner", exact)
     options = ["--config.eval.refine=runs/sam", "--config.eval.refine_if=surer"]
     assert measured(prepared, variables, tmp_path, options=options)["segm/AP"] == pytest.approx(1)
     assert seen == [((*HW, 3), 80, 2), ((*HW, 3), 160, 1), ((*HW, 3), 240, 1)]

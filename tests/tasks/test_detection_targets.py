@@ -7,12 +7,12 @@ import pytest
 
 from segjax.models.detection.box_head import STAGES
 from segjax.ops import boxes
-from segjax.tasks import detection_targets
+from segjax.tasks.detection import targets
 
 # Compiled whole: operations one by one would be hundreds of programs.
-anchor_targets = jax.jit(detection_targets.anchor_targets, static_argnames="samples")
-region_targets = jax.jit(detection_targets.region_targets, static_argnames="samples")
-refined_targets = jax.jit(detection_targets.refined_targets, static_argnames="stage")
+anchor_targets = jax.jit(targets.anchor_targets, static_argnames="samples")
+region_targets = jax.jit(targets.region_targets, static_argnames="samples")
+refined_targets = jax.jit(targets.refined_targets, static_argnames="stage")
 decode_boxes = jax.jit(boxes.decode_boxes, static_argnums=2)
 KEY = jax.random.key(0)
 OBJECT, OTHER, CROWD = [0.0, 0.0, 10.0, 10.0], [40.0, 40.0, 60.0, 60.0], [70.0, 70.0, 100.0, 100.0]

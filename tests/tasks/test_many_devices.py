@@ -13,8 +13,8 @@ from training.on_meshes import assert_same, one_device, run_on
 from segjax.models.mae import init_mae
 from segjax.models.sam.build import init_sam
 from segjax.tasks import make_task
-from segjax.tasks.promptable_config import promptable_config
-from segjax.tasks.reconstruction_config import reconstruction_config
+from segjax.tasks.promptable.config import promptable_config
+from segjax.tasks.reconstruction.config import reconstruction_config
 from segjax.training import sharding
 from segjax.training.loop import train
 from segjax.training.sharding import make_mesh

@@ -12,7 +12,7 @@ from segjax.data.prepare import prepare
 from segjax.models.sam.build import init_sam
 from segjax.models.sam.operations import decoder_multiply_adds, encoder_multiply_adds
 from segjax.tasks import make_task
-from segjax.tasks.promptable_config import promptable_config
+from segjax.tasks.promptable.config import promptable_config
 from segjax.training.optimizer import make_optimizer, make_schedule
 from segjax.training.sharding import make_mesh, place_batch, state_shardings
 from segjax.training.state import create_state

@@ -5,7 +5,7 @@ import pytest
 from segjax.data.examples.augmentation import Augmentation
 from segjax.models.sam.build import build_sam
 from segjax.tasks import completed, make_task
-from segjax.tasks.promptable_config import promptable_config
+from segjax.tasks.promptable.config import promptable_config
 
 
 def small_config():

@@ -10,7 +10,7 @@ from jax.sharding import AxisType
 
 from segjax.models.mae import init_mae
 from segjax.tasks import completed, make_task
-from segjax.tasks.reconstruction_config import reconstruction_config
+from segjax.tasks.reconstruction.config import reconstruction_config
 from segjax.training.sharding import BATCH_AXES, make_mesh
 
 

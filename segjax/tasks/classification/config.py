@@ -3,8 +3,8 @@
 import ml_collections
 
 from segjax.evaluation.nearest_neighbours import TEMPERATURE
-from segjax.tasks.reconstruction_config import IMAGENET
-from segjax.tasks.records import record_settings, variant_of
+from segjax.tasks.reconstruction.config import IMAGENET
+from segjax.tasks.record_task import record_settings, variant_of
 from segjax.training.defaults import base_config
 
 # MAE, appendix A.1, and the published code. Fine-tuning: epochs, base_lr, layer_decay, drop_path.

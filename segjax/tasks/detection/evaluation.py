@@ -17,7 +17,7 @@ from segjax.evaluation.detection_scores import DetectionScores
 from segjax.inference.detection.postprocess import Found, found_in_picture
 from segjax.masks import decode_mask
 from segjax.models.detection.mask_rcnn import MaskRcnn
-from segjax.tasks.records import records_of
+from segjax.tasks.record_task import records_of
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from segjax.models.vit import PatchEmbed, ViT
 from segjax.ops.pixels import normalise
 from segjax.ops.positions import cubic_weights, sincos_positions
 from segjax.tasks import make_task
-from segjax.tasks.promptable_config import promptable_config
-from segjax.tasks.reconstruction_config import reconstruction_config
+from segjax.tasks.promptable.config import promptable_config
+from segjax.tasks.reconstruction.config import reconstruction_config
 from segjax.training.checkpoints import Checkpoints
 from segjax.training.program import make_program
 from segjax.training.sharding import BATCH_AXES

@@ -20,10 +20,9 @@ from segjax.models.classifier import Classifier, build_classifier
 from segjax.models.operations import TRAINING, classifier_multiply_adds
 from segjax.ops.mixing import mix, soft_labels
 from segjax.ops.windows import resized_windows
-from segjax.tasks.classification_config import classification_config
-from segjax.tasks.pretrained import classifier_from_mae
-from segjax.tasks.record_task import RecordTask
-from segjax.tasks.records import load, measured_batches
+from segjax.tasks.classification.config import classification_config
+from segjax.tasks.init_from import classifier_from_mae
+from segjax.tasks.record_task import RecordTask, load, measured_batches
 from segjax.training.sharding import place_batch, to_host
 
 logger = logging.getLogger(__name__)

@@ -23,12 +23,11 @@ from segjax.models.detection.build import build_mask_rcnn
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.models.detection.operations import detector_multiply_adds
 from segjax.models.operations import TRAINING
-from segjax.tasks.detection_config import detection_config
-from segjax.tasks.detection_evaluation import Measurement
-from segjax.tasks.detection_terms import Samples, loss_terms
-from segjax.tasks.pretrained import detector_from
-from segjax.tasks.record_task import RecordTask
-from segjax.tasks.records import load
+from segjax.tasks.detection.config import detection_config
+from segjax.tasks.detection.evaluation import Measurement
+from segjax.tasks.detection.loss import Samples, loss_terms
+from segjax.tasks.init_from import detector_from
+from segjax.tasks.record_task import RecordTask, load
 from segjax.training.sharding import place_batch, to_host
 
 COUNTED = ("dropped", "proposals")  # metrics that are no terms of the loss

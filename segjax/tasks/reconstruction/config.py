@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from segjax.tasks.records import record_settings, variant_of
+from segjax.tasks.record_task import record_settings, variant_of
 from segjax.training.defaults import base_config
 
 IMAGENET = 1_281_167  # pictures in its training set, for recipes that count in epochs

@@ -21,8 +21,8 @@ from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
 from segjax.ops.masks import content_mask
 from segjax.prompting.simulation import Rounds, Session, Simulator
-from segjax.tasks.pretrained import sam_from_mae
-from segjax.tasks.promptable_config import promptable_config
+from segjax.tasks.init_from import sam_from_mae
+from segjax.tasks.promptable.config import promptable_config
 from segjax.tasks.record_task import RecordTask
 from segjax.training.sharding import place_batch
 

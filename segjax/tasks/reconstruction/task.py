@@ -16,7 +16,7 @@ from segjax.models.mae import Mae, build_mae
 from segjax.models.operations import TRAINING, mae_multiply_adds
 from segjax.ops.patches import predicted_images
 from segjax.ops.windows import resized_windows
-from segjax.tasks.reconstruction_config import reconstruction_config
+from segjax.tasks.reconstruction.config import reconstruction_config
 from segjax.tasks.record_task import RecordTask
 from segjax.training.sharding import place_batch, to_host
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import ml_collections
 
-from segjax.tasks.detection_terms import Samples
-from segjax.tasks.records import record_settings, variant_of
+from segjax.tasks.detection.loss import Samples
+from segjax.tasks.record_task import record_settings, variant_of
 from segjax.training.defaults import base_config
 
 

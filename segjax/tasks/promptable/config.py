@@ -7,7 +7,7 @@ import ml_collections
 from segjax.data.examples.augmentation import Augmentation
 from segjax.losses.promptable import PromptableLoss
 from segjax.prompting.simulation import Rounds
-from segjax.tasks.records import record_settings, variant_of
+from segjax.tasks.record_task import record_settings, variant_of
 from segjax.training.defaults import base_config
 
 

@@ -1,0 +1,1 @@
+"""Image classification: linear probe, fine-tuning and nearest neighbors."""

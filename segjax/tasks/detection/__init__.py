@@ -1,0 +1,1 @@
+"""Mask R-CNN: training targets, losses and COCO evaluation."""

@@ -1,0 +1,1 @@
+"""Promptable segmentation (SAM): interactive training and evaluation."""
