@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType
 
 from segjax.cli.experiments import read_config
-from segjax.models.detection.convolution import numbered
+from segjax.models.detection.layers import numbered
 from segjax.tasks import make_task
 from segjax.tasks.detection.task import Detection
 from segjax.training import sharding

@@ -77,7 +77,7 @@ def tasks(parts: tuple[str, ...], repeats: int) -> list[tuple[str, int]]:
 def multiply_adds(part: str, model: str) -> float:
     """As the reference computes it; 0 where nothing is counted."""
     from segjax.models.sam.build import build_sam
-    from segjax.models.sam.operations import decoder_multiply_adds, encoder_multiply_adds
+    from segjax.models.sam.flops import decoder_multiply_adds, encoder_multiply_adds
 
     kind, _, number = part.partition(" ")
     counts = {"matmul": lambda: 4096**3, "encoder": lambda: encoder_multiply_adds(build_sam(model))}

@@ -20,8 +20,8 @@ ADAM = dict(peak_lr=1e-4, weight_decay=0.05)
 
 
 def main(arguments: Sequence[str]) -> None:
+    from segjax.models.flops import TRAINING, mae_multiply_adds
     from segjax.models.mae import build_mae
-    from segjax.models.operations import TRAINING, mae_multiply_adds
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mae_vit_b")

@@ -13,10 +13,10 @@ import jax
 from segjax.models.attention import KERNEL_OF
 from segjax.models.build import SIZES, build_model, kind_of, shapes_of
 from segjax.models.classifier import Classifier
-from segjax.models.detection.convolution import numbered
+from segjax.models.detection.layers import numbered
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.models.mae import Mae
-from segjax.models.sam.canvas import for_canvas
+from segjax.models.sam.resize_positions import for_canvas
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
 from segjax.weights.download import fetch
 from segjax.weights.registry import PUBLISHED

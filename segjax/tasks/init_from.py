@@ -10,8 +10,8 @@ import numpy as np
 
 from segjax.models.build import build_model, shapes_of
 from segjax.models.classifier import Classifier, classifier_encoder
-from segjax.models.detection.box_head import STAGES
-from segjax.models.detection.convolution import numbered
+from segjax.models.detection.heads import STAGES
+from segjax.models.detection.layers import numbered
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.models.from_mae import TakenEncoder, windowed_encoder
 from segjax.models.mae import Mae

@@ -7,13 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models.detection.box_head import BoxHead
-from segjax.models.detection.convolution import BatchNorm, Conv, GroupNorm, max_pool
-from segjax.models.detection.fpn import FeaturePyramid, nearest_to, with_p6
-from segjax.models.detection.keypoint_head import KeypointHead, TransposedConv
-from segjax.models.detection.mask_head import MaskHead
+from segjax.models.detection.fpn import FeaturePyramid, SimplePyramid, nearest_to, with_p6
+from segjax.models.detection.heads import BoxHead, KeypointHead, MaskHead, TransposedConv
+from segjax.models.detection.layers import BatchNorm, Conv, GroupNorm, max_pool
 from segjax.models.detection.rpn import RpnHead
-from segjax.models.detection.simple_pyramid import SimplePyramid
 
 RNG = np.random.default_rng(0)
 

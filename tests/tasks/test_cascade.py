@@ -8,7 +8,7 @@ import pytest
 from golden.drawn_weights import drawn_variables
 
 from segjax.models.build import init_model
-from segjax.models.detection.convolution import numbered
+from segjax.models.detection.layers import numbered
 from segjax.tasks import make_task
 from segjax.tasks.detection.config import as_variant, detection_config
 from segjax.training import sharding

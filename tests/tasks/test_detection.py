@@ -14,7 +14,7 @@ from segjax.data.examples.place_objects import mask_cells_of_box
 from segjax.data.splits import open_split
 from segjax.data.synthetic.figures import JOINTS
 from segjax.masks import decode_mask
-from segjax.models.detection.operations import detector_multiply_adds
+from segjax.models.detection.flops import detector_multiply_adds
 from segjax.tasks import make_task
 from segjax.tasks.detection.config import as_variant, detection_config
 from segjax.training.sharding import make_mesh

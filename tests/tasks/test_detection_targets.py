@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models.detection.box_head import STAGES
+from segjax.models.detection.heads import STAGES
 from segjax.ops import boxes
 from segjax.tasks.detection import targets
 

@@ -10,7 +10,7 @@ from golden.drawn_weights import drawn_variables
 
 from segjax.data.prepare import prepare
 from segjax.models.sam.build import init_sam
-from segjax.models.sam.operations import decoder_multiply_adds, encoder_multiply_adds
+from segjax.models.sam.flops import decoder_multiply_adds, encoder_multiply_adds
 from segjax.tasks import make_task
 from segjax.tasks.promptable.config import promptable_config
 from segjax.training.optimizer import make_optimizer, make_schedule

@@ -8,17 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.models.detection.box_head import STAGES, BoxAnswers, BoxHead, Stage
 from segjax.models.detection.conventions import Conventions, conventions_named, normalised
-from segjax.models.detection.convolution import numbered
-from segjax.models.detection.detections import Detections, best_detections, mean_probabilities
-from segjax.models.detection.fpn import FeaturePyramid, with_p6
-from segjax.models.detection.keypoint_head import KeypointHead
-from segjax.models.detection.mask_head import MaskHead
-from segjax.models.detection.proposals import Proposals, best_proposals, pyramid_anchors
+from segjax.models.detection.fpn import FeaturePyramid, SimplePyramid, VitBackbone, with_p6
+from segjax.models.detection.heads import STAGES, BoxAnswers, BoxHead, KeypointHead, MaskHead, Stage
+from segjax.models.detection.layers import numbered
+from segjax.models.detection.postprocess import Detections, best_detections, mean_probabilities
 from segjax.models.detection.resnet import RESNETS, ResNet
-from segjax.models.detection.rpn import RpnHead
-from segjax.models.detection.simple_pyramid import SimplePyramid, VitBackbone
+from segjax.models.detection.rpn import Proposals, RpnHead, best_proposals, pyramid_anchors
 from segjax.ops.boxes import clip_boxes, decode_boxes
 from segjax.ops.gradient import scaled_gradient
 from segjax.ops.masks import content_mask

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.detection.convolution import Conv, max_pool
+from segjax.models.detection.layers import Conv, max_pool
 
 # Blocks of a stage, whether they are bottlenecks, and the channels of the first stage's inner convolutions.
 RESNETS = {
@@ -57,7 +57,7 @@ class ResNet(nn.Module):
     Attributes:
       size: a key of `RESNETS`.
       freeze_at: the last stage that is frozen: 0 freezes nothing, 1 the stem, 2 the stem and stage_2 (as both libraries
-        fine-tune), up to 5. What is frozen is constants, see `segjax.models.detection.convolution.stored`.
+        fine-tune), up to 5. What is frozen is constants, see `segjax.models.detection.layers.stored`.
     """
 
     size: str

@@ -17,7 +17,7 @@ from segjax.data.splits import Spread, categories_of, open_split
 from segjax.evaluation.classification import ClassificationScores
 from segjax.evaluation.nearest_neighbours import neighbour_votes
 from segjax.models.classifier import Classifier, build_classifier
-from segjax.models.operations import TRAINING, classifier_multiply_adds
+from segjax.models.flops import TRAINING, classifier_multiply_adds
 from segjax.ops.mixing import mix, soft_labels
 from segjax.ops.windows import resized_windows
 from segjax.tasks.classification.config import classification_config

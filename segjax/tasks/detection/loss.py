@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from segjax.losses.detection import keypoint_loss, mask_loss, proposal_losses, region_losses
-from segjax.models.detection.box_head import BoxAnswers
-from segjax.models.detection.convolution import numbered
+from segjax.models.detection.heads import BoxAnswers
+from segjax.models.detection.layers import numbered
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.ops.keypoints import keypoint_targets
 from segjax.ops.mask_targets import cropped_mask_targets

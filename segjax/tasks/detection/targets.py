@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from segjax.models.detection.box_head import STAGES, Stage
-from segjax.models.detection.proposals import long_enough
+from segjax.models.detection.heads import STAGES, Stage
+from segjax.models.detection.rpn import long_enough
 from segjax.ops.boxes import box_iou, encode_boxes
 from segjax.ops.matching import IGNORED, POSITIVE, in_crowd, match_boxes
 from segjax.ops.sampling import sample_balanced

@@ -20,9 +20,9 @@ from segjax.inference.detection.canvases import usual_canvases
 from segjax.inference.detection.postprocess import detected
 from segjax.inference.detection.sam_refinement import refiner
 from segjax.models.detection.build import build_mask_rcnn
+from segjax.models.detection.flops import detector_multiply_adds
 from segjax.models.detection.mask_rcnn import MaskRcnn
-from segjax.models.detection.operations import detector_multiply_adds
-from segjax.models.operations import TRAINING
+from segjax.models.flops import TRAINING
 from segjax.tasks.detection.config import detection_config
 from segjax.tasks.detection.evaluation import Measurement
 from segjax.tasks.detection.loss import Samples, loss_terms

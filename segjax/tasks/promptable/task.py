@@ -14,9 +14,9 @@ from segjax.data.tiles import Tiles
 from segjax.evaluation.interactive import evaluate_interactive
 from segjax.evaluation.interactive_scores import InteractiveScores
 from segjax.losses.promptable import PromptableLoss
-from segjax.models.operations import TRAINING
+from segjax.models.flops import TRAINING
 from segjax.models.sam.build import build_sam
-from segjax.models.sam.operations import decoder_multiply_adds, encoder_multiply_adds
+from segjax.models.sam.flops import decoder_multiply_adds, encoder_multiply_adds
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
 from segjax.ops.masks import content_mask

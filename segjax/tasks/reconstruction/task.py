@@ -12,8 +12,8 @@ import numpy as np
 from segjax import viz
 from segjax.data.examples.crop import CropExample
 from segjax.losses.reconstruction import reconstruction_loss
+from segjax.models.flops import TRAINING, mae_multiply_adds
 from segjax.models.mae import Mae, build_mae
-from segjax.models.operations import TRAINING, mae_multiply_adds
 from segjax.ops.patches import predicted_images
 from segjax.ops.windows import resized_windows
 from segjax.tasks.reconstruction.config import reconstruction_config

@@ -9,10 +9,10 @@ import pytest
 from golden.drawn_weights import drawn_variables
 
 from segjax.models.build import build_model, init_model
-from segjax.models.detection.box_head import STAGES
 from segjax.models.detection.conventions import CONVENTIONS
-from segjax.models.detection.detections import best_detections, mean_probabilities
-from segjax.models.detection.proposals import Proposals, best_proposals, pyramid_anchors
+from segjax.models.detection.heads import STAGES
+from segjax.models.detection.postprocess import best_detections, mean_probabilities
+from segjax.models.detection.rpn import Proposals, best_proposals, pyramid_anchors
 from segjax.ops.boxes import box_iou
 
 TORCHVISION, DETECTRON2 = CONVENTIONS["torchvision"], CONVENTIONS["detectron2"]

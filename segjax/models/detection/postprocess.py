@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from segjax.models.detection.box_head import STAGES
-from segjax.models.detection.proposals import Proposals, long_enough
+from segjax.models.detection.heads import STAGES
+from segjax.models.detection.rpn import Proposals, long_enough
 from segjax.ops.boxes import clip_boxes, decode_boxes
 from segjax.ops.nms import best, nms
 

@@ -5,11 +5,11 @@ import pytest
 from segjax.models.build import shapes_of
 from segjax.models.classifier import build_classifier
 from segjax.models.detection.build import build_mask_rcnn
-from segjax.models.detection.operations import detector_multiply_adds
+from segjax.models.detection.flops import detector_multiply_adds
+from segjax.models.flops import classifier_multiply_adds, mae_multiply_adds
 from segjax.models.mae import build_mae
-from segjax.models.operations import classifier_multiply_adds, mae_multiply_adds
 from segjax.models.sam.build import build_sam
-from segjax.models.sam.operations import decoder_multiply_adds, encoder_multiply_adds
+from segjax.models.sam.flops import decoder_multiply_adds, encoder_multiply_adds
 
 
 @pytest.mark.parametrize("name, billions", [("sam_vit_b", 486), ("sam_vit_l", 1493), ("sam_vit_h", 2981)])

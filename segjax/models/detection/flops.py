@@ -1,13 +1,13 @@
 """Multiply-adds of a detector, counted from its sizes: what a machine's utilisation is measured against.
 
-As `segjax.models.operations` counts. To take regions and to suppress boxes is no product and does not count.
+As `segjax.models.flops` counts. To take regions and to suppress boxes is no product and does not count.
 """
 
 from typing import NamedTuple
 
 from segjax.models.detection.mask_rcnn import POOLED_LEVELS, MaskRcnn
 from segjax.models.detection.resnet import RESNETS
-from segjax.models.operations import windowed_multiply_adds
+from segjax.models.flops import windowed_multiply_adds
 
 
 class DetectorMultiplyAdds(NamedTuple):

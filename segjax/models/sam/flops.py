@@ -1,9 +1,9 @@
 """Multiply-adds of a SAM, counted from its sizes as published: what a machine's utilisation is measured against.
 
-As `segjax.models.operations` counts; padded window tokens count too.
+As `segjax.models.flops` counts; padded window tokens count too.
 """
 
-from segjax.models.operations import windowed_multiply_adds
+from segjax.models.flops import windowed_multiply_adds
 from segjax.models.sam.mask_decoder import MASKS
 from segjax.models.sam.sam import Sam
 
