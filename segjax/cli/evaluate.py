@@ -84,10 +84,11 @@ def say_what_was_left_out(folder: str, split: str) -> None:
 
 def _interactive(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None, name: str) -> int:
     """A SAM's protocol, which has files of its own."""
-    from segjax import plots, viz
+    from segjax import viz
     from segjax.files import write_whole
     from segjax.images.encoding import encode_png
     from segjax.training.sharding import make_mesh
+    from segjax.viz import plots
 
     mesh, scores = make_mesh(), {}
     for of, variables in measured.items():
@@ -108,11 +109,11 @@ def _interactive(task: Any, measured: Mapping[str, Any], out: pathlib.Path | Non
 
 def _detections(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None, name: str) -> int:
     """A detector's, with what it answered, how precise it is at which recall, and which class it took for which."""
-    from segjax import plots
     from segjax.evaluation.detection_scores import table as detection_table
     from segjax.files import write_json, write_whole
     from segjax.images.encoding import encode_png
     from segjax.training.sharding import make_mesh
+    from segjax.viz import plots
 
     scores = {of: task.detection_scores(variables, mesh=make_mesh()) for of, variables in measured.items()}
     for of, found in scores.items():

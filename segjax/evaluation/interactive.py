@@ -19,7 +19,7 @@ from jax import lax
 from jax.experimental import multihost_utils
 
 from segjax.evaluation.interactive_scores import InteractiveScores
-from segjax.ops.distance import center_click
+from segjax.ops.distance_transform import center_click
 from segjax.ops.masks import content_mask, mask_iou
 from segjax.ops.resize import resize_bilinear
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.ops.product import affine, whole
+from segjax.ops.sharded_dense import affine, whole
 
 
 def gelu(x: jax.Array) -> jax.Array:

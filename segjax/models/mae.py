@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from segjax.models.layers import LayerNorm, Linear
 from segjax.models.sizes import sized
 from segjax.models.vit import PatchEmbed, ViT, check_canvas
-from segjax.ops.patch_masking import mask_noise, split_patches, visible_count
+from segjax.ops.patches import mask_noise, split_patches, visible_count
 from segjax.ops.pixels import normalise
 from segjax.ops.positions import position_table, sincos_positions
 

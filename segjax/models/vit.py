@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from segjax.models.attention import attention, merge_windows, partition_windows, relative_scores
 from segjax.models.layers import LayerNorm, Linear, Mlp, drop_path, small_normal
 from segjax.ops.positions import cubic_weights
-from segjax.ops.product import affine
 from segjax.ops.resize import linear_weights, space_to_depth
+from segjax.ops.sharded_dense import affine
 
 
 def check_canvas(canvas: int, patch: int) -> None:

@@ -18,11 +18,11 @@ from segjax.models.mae import Mae
 from segjax.models.sam.sam import Sam
 from segjax.ops.positions import position_table
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
-from segjax.weights.detectron2_table import DETECTRON2_DETECTORS
-from segjax.weights.mae_table import MAE
-from segjax.weights.torchvision_table import TORCHVISION_DETECTORS, TORCHVISION_RESNETS
+from segjax.weights.tables.detectron2 import DETECTRON2_DETECTORS
+from segjax.weights.tables.mae import MAE
+from segjax.weights.tables.torchvision import TORCHVISION_DETECTORS, TORCHVISION_RESNETS
+from segjax.weights.tables.vit import VIT
 from segjax.weights.tree import CheckpointError, check_parameters, flatten, placed, unflatten
-from segjax.weights.vit_table import VIT
 
 logger = logging.getLogger(__name__)
 

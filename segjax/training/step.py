@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from segjax.ops.product import gradients_in
+from segjax.ops.sharded_dense import gradients_in
 from segjax.training.sharding import batch_sharding, replicated
 from segjax.training.state import TrainState
 
@@ -32,7 +32,7 @@ def train_step(
     Loss, gradient and metrics are sums over the batch divided once by its weight, so that neither
     microbatches nor devices nor placeholder rows of weight 0 change them; a batch of no weight has gradient
     0. Gradients of linear layers' weights are added up over devices in `reduce_dtype`, see
-    `segjax.ops.product.gradients_in`. When the loss or the gradient is not finite, the state stays as it was
+    `segjax.ops.sharded_dense.gradients_in`. When the loss or the gradient is not finite, the state stays as it was
     (`TrainState.finite`).
     """
     key = jax.random.fold_in(state.key, state.step)

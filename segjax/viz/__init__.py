@@ -1,7 +1,7 @@
 """Pictures of masks, prompts and detections: uint8 RGB arrays in, uint8 RGB arrays out."""
 
 from segjax.viz.detection import detection_overlay, detection_sheet, readable_scale
-from segjax.viz.pictures import (
+from segjax.viz.drawing import (
     BACKGROUND,
     FOREGROUND,
     MISSED,

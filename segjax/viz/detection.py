@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from segjax.viz.pictures import _INK, _LARGEST_PANEL, _SMALLEST_PANEL, PALETTE, _check_image, _font, _lay_out, overlay
+from segjax.viz.drawing import _INK, _LARGEST_PANEL, _SMALLEST_PANEL, PALETTE, _check_image, _font, _lay_out, overlay
 
 _TAGGED = 0.1  # share of a picture that words may take, and of the boxes three times that
 

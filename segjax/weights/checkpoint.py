@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from segjax.weights.detectron2_table import DETECTRON2_DETECTORS
-from segjax.weights.mae_table import MAE
 from segjax.weights.names import NameTable
 from segjax.weights.pickle_file import SUFFIX, read_pickle
 from segjax.weights.run_folder import Step, load_variables
 from segjax.weights.safetensors import as_variables, read_arrays, save_variables, write_arrays
-from segjax.weights.sam_table import SAM
 from segjax.weights.state_dict import state_of
+from segjax.weights.tables.detectron2 import DETECTRON2_DETECTORS
+from segjax.weights.tables.mae import MAE
+from segjax.weights.tables.sam import SAM
+from segjax.weights.tables.torchvision import TORCHVISION_DETECTORS, TORCHVISION_RESNETS
+from segjax.weights.tables.vit import VIT
 from segjax.weights.torch_file import SUFFIXES, read_torch
 from segjax.weights.torch_writer import write_torch
-from segjax.weights.torchvision_table import TORCHVISION_DETECTORS, TORCHVISION_RESNETS
 from segjax.weights.tree import CheckpointError, check_variables, flatten, placed, unflatten
-from segjax.weights.vit_table import VIT
 
 OURS = "segjax"
 # In this order: a ViT with a head has all that marks a MAE.

@@ -19,7 +19,7 @@ from segjax.compat.segment_anything import SamPredictor, sam_model_registry
 from segjax.models.sam.build import build_sam, init_sam
 from segjax.weights.names import HUGGINGFACE, OFFICIAL
 from segjax.weights.registry import PUBLISHED
-from segjax.weights.sam_table import SAM
+from segjax.weights.tables.sam import SAM
 from segjax.weights.torch_writer import write_torch
 from segjax.weights.tree import CheckpointError
 

@@ -11,9 +11,9 @@ import segjax
 from segjax.cli import main
 from segjax.models.build import SIZES, build_model, init_model
 from segjax.weights.checkpoint import write_checkpoint
-from segjax.weights.detectron2_table import DETECTRON2_DETECTORS
+from segjax.weights.tables.detectron2 import DETECTRON2_DETECTORS
+from segjax.weights.tables.torchvision import TORCHVISION_DETECTORS, TORCHVISION_RESNETS
 from segjax.weights.torch_writer import write_torch
-from segjax.weights.torchvision_table import TORCHVISION_DETECTORS, TORCHVISION_RESNETS
 from segjax.weights.tree import CheckpointError, placed
 
 # Small detectors of either library, to be known by the names of their arrays as the published ones are.

@@ -12,7 +12,7 @@ from segjax.models.sam.build import build_sam
 from segjax.weights.names import HUGGINGFACE, OFFICIAL
 from segjax.weights.registry import PUBLISHED, PublishedFile
 from segjax.weights.safetensors import write_arrays
-from segjax.weights.sam_table import SAM
+from segjax.weights.tables.sam import SAM
 from segjax.weights.torch_writer import write_torch
 from segjax.weights.tree import CheckpointError, flatten
 

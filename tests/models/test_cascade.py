@@ -7,7 +7,7 @@ import pytest
 from golden.drawn_weights import drawn_variables
 
 from segjax.models.build import build_model, init_model
-from segjax.ops.gradient import scaled_gradient
+from segjax.ops.gradient_scale import scaled_gradient
 from segjax.training.start import quick_compilation
 
 CASCADE = dict(box_stages=3, agnostic_boxes=True, mask_convs=0, keypoints=0)

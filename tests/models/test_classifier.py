@@ -13,7 +13,7 @@ from segjax.models.layers import LayerNorm
 from segjax.models.mae import build_mae
 from segjax.models.vit import ViT
 from segjax.ops.positions import position_table
-from segjax.weights.vit_table import thawed
+from segjax.weights.tables.vit import thawed
 
 SMALL = dict(name="vit_debug", depth=1)
 

@@ -20,7 +20,7 @@ from segjax.models.layers import LayerNorm
 from segjax.models.sam.build import build_sam, init_sam
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.vit import Block
-from segjax.weights.sam_table import SAM
+from segjax.weights.tables.sam import SAM
 
 MODEL = build_sam("sam_debug")
 VARIABLES = drawn_variables(MODEL, init_sam)

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from segjax.ops.patch_masking import mask_noise, split_patches, visible_count
+from segjax.ops.patches import mask_noise, split_patches, visible_count
 
 GRID = (14, 14)
 

@@ -9,8 +9,8 @@ import pytest
 
 from ops.plain_roi_align import roi_align as plain
 from segjax.ops.resize import resize_bilinear
-from segjax.ops.roi_align import IMPLEMENTATIONS, pyramid_roi_align, roi_align
-from segjax.ops.roi_samples import Grid, place_regions
+from segjax.ops.roi.align import IMPLEMENTATIONS, pyramid_roi_align, roi_align
+from segjax.ops.roi.samples import Grid, place_regions
 
 RAMP = np.arange(25, dtype=np.float32).reshape(5, 5, 1)
 ONES = np.ones((5, 5, 1), np.float32)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.ops.sampling import sample_balanced
+from segjax.ops.matching import sample_balanced
 
 KEY = jax.random.key(0)
 sample = jax.jit(sample_balanced, static_argnums=(2, 3))

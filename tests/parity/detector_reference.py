@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from segjax.weights.torchvision_table import TORCHVISION, TORCHVISION_DETECTORS
+from segjax.weights.tables.torchvision import TORCHVISION, TORCHVISION_DETECTORS
 
 
 def torchvision_detector(torchvision, name: str, model, variables):

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-from segjax.weights.mae_table import MAE
 from segjax.weights.names import HUGGINGFACE
+from segjax.weights.tables.mae import MAE
 
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
 

@@ -11,7 +11,7 @@ import torch
 
 from parity.stand_ins import segment_anything
 from segjax.weights.names import HUGGINGFACE, OFFICIAL
-from segjax.weights.sam_table import SAM
+from segjax.weights.tables.sam import SAM
 
 
 def _tensors(state):

@@ -11,14 +11,13 @@ import pytest
 from segjax.ops.anchors import cell_anchors, grid_anchors
 from segjax.ops.boxes import box_iou, decode_boxes, encode_boxes
 from segjax.ops.keypoints import decode_keypoints, keypoint_targets
-from segjax.ops.mask_targets import mask_targets
-from segjax.ops.matching import match_boxes
+from segjax.ops.matching import match_boxes, sample_balanced
 from segjax.ops.nms import best, nms
-from segjax.ops.paste import paste_masks
-from segjax.ops.pyramid import fpn_level
-from segjax.ops.roi_align import IMPLEMENTATIONS, pyramid_roi_align, roi_align
-from segjax.ops.roi_pool import roi_pool
-from segjax.ops.sampling import sample_balanced
+from segjax.ops.roi.align import IMPLEMENTATIONS, pyramid_roi_align, roi_align
+from segjax.ops.roi.mask_targets import mask_targets
+from segjax.ops.roi.max_pool import roi_pool
+from segjax.ops.roi.paste_masks import paste_masks
+from segjax.ops.roi.pyramid import fpn_level
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")

@@ -125,7 +125,7 @@ def test_a_run_takes_the_encoder_and_draws_the_rest(files, tmp_path, mae_variabl
 
 
 def test_an_official_file_of_the_encoder_alone_will_do(tmp_path, mae_variables):
-    from segjax.weights.mae_table import MAE as TABLE
+    from segjax.weights.tables.mae import MAE as TABLE
     from segjax.weights.torch_writer import write_torch
 
     state = TABLE.to_published(mae_variables, "official", canvas=64)

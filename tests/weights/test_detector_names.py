@@ -7,8 +7,8 @@ import pytest
 from golden.drawn_weights import drawn_variables
 
 from segjax.models.build import build_model, init_model
-from segjax.weights.detectron2_table import DETECTRON2_DETECTORS
-from segjax.weights.torchvision_table import TORCHVISION_DETECTORS, TORCHVISION_RESNETS
+from segjax.weights.tables.detectron2 import DETECTRON2_DETECTORS
+from segjax.weights.tables.torchvision import TORCHVISION_DETECTORS, TORCHVISION_RESNETS
 from segjax.weights.tree import CheckpointError, flatten, placed
 
 SECOND = dict(norm="bn", pyramid_norm="bn", head_norm="bn", rpn_convs=2, box_convs=4, box_fcs=1)

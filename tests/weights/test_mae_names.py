@@ -10,8 +10,8 @@ from golden.drawn_weights import drawn_variables
 from segjax.models.build import shapes_of
 from segjax.models.mae import build_mae, init_mae
 from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
-from segjax.weights.mae_table import MAE
 from segjax.weights.names import HUGGINGFACE, OFFICIAL
+from segjax.weights.tables.mae import MAE
 from segjax.weights.tree import CheckpointError, flatten
 
 MODEL = build_mae("mae_debug")

@@ -12,7 +12,7 @@ from segjax.models.build import shapes_of
 from segjax.models.sam.build import build_sam
 from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
 from segjax.weights.names import HUGGINGFACE, OFFICIAL
-from segjax.weights.sam_table import SAM
+from segjax.weights.tables.sam import SAM
 from segjax.weights.tree import flatten
 
 

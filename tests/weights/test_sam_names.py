@@ -9,8 +9,8 @@ from written_run import debug_variables
 from segjax.models.build import shapes_of
 from segjax.models.sam.build import build_sam
 from segjax.weights.names import HUGGINGFACE, OFFICIAL
-from segjax.weights.sam_table import SAM
 from segjax.weights.state_dict import state_of
+from segjax.weights.tables.sam import SAM
 from segjax.weights.tree import CheckpointError, flatten
 
 MATRIX = "shared_image_embedding.positional_embedding"

@@ -9,8 +9,8 @@ import segjax
 from segjax.models.classifier import build_classifier, init_classifier
 from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
 from segjax.weights.names import HUGGINGFACE, OFFICIAL
+from segjax.weights.tables.vit import VIT
 from segjax.weights.tree import CheckpointError, flatten
-from segjax.weights.vit_table import VIT
 
 # timm's vision_transformer.py, and models_vit.py of facebookresearch/mae, which has fc_norm in place of norm.
 OFFICIAL_KEYS = (

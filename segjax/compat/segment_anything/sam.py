@@ -16,8 +16,8 @@ from segjax.models.build import shapes_of
 from segjax.models.sam.sam import Sam as Network
 from segjax.weights.checkpoint import Checkpoint
 from segjax.weights.names import OFFICIAL
-from segjax.weights.sam_table import SAM
 from segjax.weights.state_dict import state_of
+from segjax.weights.tables.sam import SAM
 
 
 class Sam:

@@ -20,8 +20,8 @@ class CropExample:
     picture (`random_box`), resized to the canvas; evaluation the middle of the picture (`middle_box`). Both are
     filtered bicubically.
 
-    With a `frame` F, training leaves resizing and mirroring to the devices (`segjax.ops.windows`), which takes half of
-    the work from the host where pictures were prepared with a shorter side of F pixels. Then ``image`` is uint8
+    With a `frame` F, training leaves resizing and mirroring to the devices (`segjax.ops.resize_crops`), which takes
+    half of the work from the host where pictures were prepared with a shorter side of F pixels. Then ``image`` is uint8
     [F, G, 3] with the part in its top left, turned over its diagonal if it is higher than wide, G the longest that a
     part can be, and ``window`` int32 [4] says its (height, width), whether it is turned and whether to mirror it. A
     part that is larger than the frame, of a larger picture, is resized to the canvas here.

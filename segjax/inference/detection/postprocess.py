@@ -14,7 +14,7 @@ from segjax.images.placement import Placement
 from segjax.masks import encode_part
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.ops.keypoints import decode_keypoints
-from segjax.ops.paste import paste_mask_on_host
+from segjax.ops.roi.paste_masks import paste_mask_on_host
 
 MASK_THRESHOLD = 0.5  # of a mask's probability, from which on a pixel is inside
 

@@ -78,7 +78,7 @@ class Conventions:
 
     @property
     def paste(self) -> str:
-        """How masks come to the picture's pixels, as `segjax.ops.paste` calls it."""
+        """How masks come to the picture's pixels, as `segjax.ops.roi.paste_masks` calls it."""
         return "integer" if self.integer_paste else "grid"
 
 

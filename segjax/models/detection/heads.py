@@ -84,7 +84,7 @@ class BoxHead(nn.Module):
         return logits, deltas.reshape(len(x), boxes, 4)[:, unused:]
 
 
-# He's initialisation by the fan-out, as torch counts it for a transposed convolution: input channels times kernel cells.
+# He initialization by fan-out, which PyTorch counts as input channels times kernel cells here.
 _msra_upscale = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=(0, 1, 2), out_axis=3)
 
 

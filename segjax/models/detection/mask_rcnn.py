@@ -16,10 +16,10 @@ from segjax.models.detection.postprocess import Detections, best_detections, mea
 from segjax.models.detection.resnet import RESNETS, ResNet
 from segjax.models.detection.rpn import Proposals, RpnHead, best_proposals, pyramid_anchors
 from segjax.ops.boxes import clip_boxes, decode_boxes
-from segjax.ops.gradient import scaled_gradient
+from segjax.ops.gradient_scale import scaled_gradient
 from segjax.ops.masks import content_mask
-from segjax.ops.pooling import pool_regions
-from segjax.ops.pyramid import fpn_level
+from segjax.ops.roi.pooling import pool_regions
+from segjax.ops.roi.pyramid import fpn_level
 
 POOLED_LEVELS = 4  # P2 to P5: regions are not taken from P6
 
@@ -45,7 +45,7 @@ class MaskRcnn(nn.Module):
         overlap more, the best so many of a picture. candidates: so many of the best scores take part in that.
       proposals_before, proposals_after: (training, inference); () leaves them to the conventions.
       canonical_size: side in pixels of a box that belongs to P4. pooling: how regions are taken, one of
-        `segjax.ops.pooling.POOLINGS`.
+        `segjax.ops.roi.pooling.POOLINGS`.
       dtype: of the computation; parameters, norms' statistics, boxes, scores and outputs stay float32.
     """
 

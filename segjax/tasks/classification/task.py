@@ -19,7 +19,7 @@ from segjax.evaluation.nearest_neighbours import neighbour_votes
 from segjax.models.classifier import Classifier, build_classifier
 from segjax.models.flops import TRAINING, classifier_multiply_adds
 from segjax.ops.mixing import mix, soft_labels
-from segjax.ops.windows import resized_windows
+from segjax.ops.resize_crops import resized_windows
 from segjax.tasks.classification.config import classification_config
 from segjax.tasks.init_from import classifier_from_mae
 from segjax.tasks.record_task import RecordTask, load, measured_batches

@@ -15,7 +15,7 @@ from segjax.models.detection.heads import BoxAnswers
 from segjax.models.detection.layers import numbered
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.ops.keypoints import keypoint_targets
-from segjax.ops.mask_targets import cropped_mask_targets
+from segjax.ops.roi.mask_targets import cropped_mask_targets
 from segjax.tasks.detection.targets import RegionTargets, anchor_targets, refined_targets, region_targets
 
 TRUTH = ("boxes", "categories", "valid", "crowd")

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from segjax.models.detection.heads import STAGES, Stage
 from segjax.models.detection.rpn import long_enough
 from segjax.ops.boxes import box_iou, encode_boxes
-from segjax.ops.matching import IGNORED, POSITIVE, in_crowd, match_boxes
-from segjax.ops.sampling import sample_balanced
+from segjax.ops.matching import IGNORED, POSITIVE, in_crowd, match_boxes, sample_balanced
 
 RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 

@@ -15,7 +15,7 @@ from segjax.losses.reconstruction import reconstruction_loss
 from segjax.models.flops import TRAINING, mae_multiply_adds
 from segjax.models.mae import Mae, build_mae
 from segjax.ops.patches import predicted_images
-from segjax.ops.windows import resized_windows
+from segjax.ops.resize_crops import resized_windows
 from segjax.tasks.reconstruction.config import reconstruction_config
 from segjax.tasks.record_task import RecordTask
 from segjax.training.sharding import place_batch, to_host

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax import plots
+from segjax.viz import plots
 
 
 def read_png(path):

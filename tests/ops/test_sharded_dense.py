@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segjax.models.layers import Linear
-from segjax.ops.product import affine, gradients_in
+from segjax.ops.sharded_dense import affine, gradients_in
 from segjax.training.sharding import batch_sharding, make_mesh, replicated
 
 ROWS, WIDTH, FEATURES = 64, 16, 8

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from segjax.ops.pyramid import flatten_levels, fpn_level, levels_of
+from segjax.ops.roi.pyramid import flatten_levels, fpn_level, levels_of
 
 fpn_level = jax.jit(fpn_level, static_argnames=("lowest", "highest", "epsilon_inside"))
 

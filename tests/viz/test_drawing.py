@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segjax import viz
-from segjax.viz import pictures
+from segjax.viz import drawing
 
 
 def grey(height=40, width=60, level=100):
@@ -149,7 +149,7 @@ def test_masked_and_completed_pictures_change_the_masked_patches_alone():
 def test_the_reconstruction_sheet_has_three_panels_a_picture():
     images = np.zeros((2, 32, 32, 3), np.uint8)
     sheet = viz.reconstruction_sheet(images, images + 255, np.ones((2, 2, 2), bool))
-    gap, side = pictures._GAP, pictures._SMALLEST_PANEL
+    gap, side = drawing._GAP, drawing._SMALLEST_PANEL
     top = round(1.9 * max(15, side // 17)) + side // 2
     middle = lambda column: sheet[top, gap + column * (side + gap) + side // 2].tolist()
     assert [middle(0), middle(1), middle(2)] == [[128] * 3, [255] * 3, [0] * 3]
@@ -158,7 +158,7 @@ def test_the_reconstruction_sheet_has_three_panels_a_picture():
 def test_the_classification_sheet_frames_what_was_named_wrongly():
     images = np.zeros((5, 32, 32, 3), np.uint8)
     sheet = viz.classification_sheet(images, np.arange(5), np.array([0, 1, 2, 0, 4]), ("asp", "owl"))
-    gap, side = pictures._GAP, 192
+    gap, side = drawing._GAP, 192
     assert sheet.shape[1] == gap + 4 * (side + gap)  # four columns, so two rows
     top = round(1.9 * max(15, side // 17))
     corner = lambda column: sheet[top, gap + column * (side + gap)].tolist()

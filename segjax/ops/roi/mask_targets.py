@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.ops.resize import weights_at
-from segjax.ops.roi_samples import Grid, bin_weights, place_regions
+from segjax.ops.roi.samples import Grid, bin_weights, place_regions
 
 CONVENTIONS = ("detectron2", "torchvision")
 

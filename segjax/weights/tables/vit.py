@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from segjax.weights.layouts import LINEAR, NORM, ROW
-from segjax.weights.mae_table import ENCODER, SPELLINGS
 from segjax.weights.names import HUGGINGFACE, OFFICIAL, NameTable
+from segjax.weights.tables.mae import ENCODER, SPELLINGS
 
 _EPSILON = 1e-6  # of the standardisation, `segjax.models.classifier`
 

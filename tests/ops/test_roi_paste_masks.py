@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.ops.paste import paste_mask_on_host, paste_masks
 from segjax.ops.resize import linear_weights
+from segjax.ops.roi.paste_masks import paste_mask_on_host, paste_masks
 
 CANVAS = (37, 50)
 RULES = ("grid", "integer")

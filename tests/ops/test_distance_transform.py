@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from segjax.ops import distance
+from segjax.ops import distance_transform as ops
 
-click, distance_transform = jax.jit(distance.center_click), jax.jit(distance.distance_transform)
-squared_distance_transform = jax.jit(distance.squared_distance_transform)
+click = jax.jit(ops.center_click)
+distance_transform = jax.jit(ops.distance_transform)
+squared_distance_transform = jax.jit(ops.squared_distance_transform)
 
 
 def scipy_distance(mask):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ops.plain_roi_align import roi_pool as plain
-from segjax.ops.roi_align import roi_align
-from segjax.ops.roi_pool import pyramid_roi_pool, roi_pool, round_to_cells
+from segjax.ops.roi.align import roi_align
+from segjax.ops.roi.max_pool import pyramid_roi_pool, roi_pool, round_to_cells
 
 RAMP = np.arange(25, dtype=np.float32).reshape(5, 5, 1)
 pool = jax.jit(roi_pool, static_argnums=(2,), static_argnames=("scale",))

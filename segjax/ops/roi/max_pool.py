@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from segjax.ops.pyramid import flatten_levels, levels_of
-from segjax.ops.roi_samples import most
+from segjax.ops.roi.pyramid import flatten_levels, levels_of
+from segjax.ops.roi.samples import most
 
 
 def round_to_cells(boxes: jax.Array, scale: float | jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from segjax.data.examples.crop import CropExample
-from segjax.ops.windows import cubic_weights, resized_windows
+from segjax.ops.resize_crops import cubic_weights, resized_windows
 
 resized = jax.jit(resized_windows, static_argnums=2)
 

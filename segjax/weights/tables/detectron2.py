@@ -5,7 +5,7 @@
 
 from segjax.weights.layouts import BACKGROUND_LAST, CONVOLUTION, FLATTENED, LINEAR, NORM, SAME, UPSCALING, WITH_TOKEN
 from segjax.weights.names import Entry, NameTable
-from segjax.weights.torchvision_table import conv_and_norm
+from segjax.weights.tables.torchvision import conv_and_norm
 
 DETECTRON2 = "detectron2"
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from segjax.models.build import build_model
-from segjax.ops.pooling import POOLINGS, pool_regions
-from segjax.ops.roi_pool import round_to_cells
+from segjax.ops.roi.max_pool import round_to_cells
+from segjax.ops.roi.pooling import POOLINGS, pool_regions
 
 ROWS = np.random.default_rng(0)
 SCALES = (0.25, 0.125)

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from segjax.ops.pyramid import flatten_levels, levels_of
-from segjax.ops.roi_samples import Axis, Grid, bin_weights, most, place_regions, taps
+from segjax.ops.roi.pyramid import flatten_levels, levels_of
+from segjax.ops.roi.samples import Axis, Grid, bin_weights, most, place_regions, taps
 
 IMPLEMENTATIONS = ("gather", "matmul")
 _TOGETHER = 32  # regions that matmul pools at a time

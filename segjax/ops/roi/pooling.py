@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from segjax.ops.roi_align import pyramid_roi_align
-from segjax.ops.roi_pool import pyramid_roi_pool, round_to_cells
+from segjax.ops.roi.align import pyramid_roi_align
+from segjax.ops.roi.max_pool import pyramid_roi_pool, round_to_cells
 
 POOLINGS = ("roi_align", "roi_align_matmul", "quantised", "roi_pool")
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from ops.plain_roi_align import roi_align as plain
-from segjax.ops.mask_targets import CONVENTIONS, cropped_mask_targets, mask_targets
 from segjax.ops.masks import mask_iou
-from segjax.ops.paste import paste_masks
+from segjax.ops.roi.mask_targets import CONVENTIONS, cropped_mask_targets, mask_targets
+from segjax.ops.roi.paste_masks import paste_masks
 
 CANVAS = (60, 80)
 cropped = jax.jit(cropped_mask_targets, static_argnums=4)

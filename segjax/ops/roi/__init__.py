@@ -1,0 +1,1 @@
+"""Regions of interest: RoIAlign, RoIPool, pyramid levels, mask targets and pasting masks."""

@@ -1,0 +1,1 @@
+"""Names of parameters in published files, one table per family of names."""
