@@ -48,7 +48,8 @@ def __getattr__(name: str) -> Any:
 
         near = difflib.get_close_matches(name, __all__, 1)
         raise AttributeError(
-            f"module 'segjax' has no attribute {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+            f"module 'segjax' has no attribute {name!r}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
         )
     globals()[name] = value
     return value

@@ -34,7 +34,9 @@ def unfinished(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 def cache_folder() -> pathlib.Path:
     """segjax's folder in the user's cache: $XDG_CACHE_HOME/segjax, or ~/.cache/segjax. It need not exist yet."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "segjax"
+    return (
+        pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "segjax"
+    )
 
 
 def write_whole(path: str | os.PathLike, data: bytes | str) -> None:
@@ -44,7 +46,9 @@ def write_whole(path: str | os.PathLike, data: bytes | str) -> None:
         partial.write_bytes(content)
 
 
-def write_json(path: str | os.PathLike, value: Any, *, indent: int = 2, sort_keys: bool = True) -> None:
+def write_json(
+    path: str | os.PathLike, value: Any, *, indent: int = 2, sort_keys: bool = True
+) -> None:
     """Writes a JSON file whole or not at all. Makes missing folders.
 
     Raises ValueError for a number that is not finite, which JSON cannot say, TypeError for what is no JSON.
@@ -52,5 +56,7 @@ def write_json(path: str | os.PathLike, value: Any, *, indent: int = 2, sort_key
     try:
         text = json.dumps(value, indent=indent, sort_keys=sort_keys, allow_nan=False)
     except ValueError as error:
-        raise ValueError(f"{path} is not written: {error}; replace what is infinite or not a number") from error
+        raise ValueError(
+            f"{path} is not written: {error}; replace what is infinite or not a number"
+        ) from error
     write_whole(path, text + "\n")

@@ -40,7 +40,9 @@ def encode_part(part: np.ndarray, corner: tuple[int, int], hw: tuple[int, int]) 
     changes = np.delete(changes, np.concatenate([seams, seams + 1]))
     runs = np.diff(changes, prepend=0, append=height * width)
     runs = runs[:-1] if len(runs) > 1 and runs[-1] == 0 else runs
-    return coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)["counts"].decode()
+    return coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)[
+        "counts"
+    ].decode()
 
 
 def decode_mask(rle: str, height: int, width: int) -> np.ndarray:
@@ -69,12 +71,16 @@ def run_lengths(rle: str) -> np.ndarray:
     if codes.size == 0:
         return np.zeros(0, np.int64)
     if codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
-        raise RecordError("mask", "rle", f"not run lengths ({rle[:20]!r})", "a compressed COCO RLE string")
+        raise RecordError(
+            "mask", "rle", f"not run lengths ({rle[:20]!r})", "a compressed COCO RLE string"
+        )
     last = (codes & 0x20) == 0
     start = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
     digit = np.arange(codes.size) - np.repeat(start, np.diff(np.append(start, codes.size)))
     if digit.max() > 7:
-        raise RecordError("mask", "rle", "a run length beyond 2**40", "a compressed COCO RLE string")
+        raise RecordError(
+            "mask", "rle", "a run length beyond 2**40", "a compressed COCO RLE string"
+        )
     numbers = np.add.reduceat((codes & 0x1F) << (5 * digit), start)
     negative = (codes[last] & 0x10) != 0
     numbers -= np.where(negative, np.int64(1) << (5 * (digit[last] + 1)), 0)
@@ -88,8 +94,14 @@ def check_runs(runs: np.ndarray, height: int, width: int, where: str) -> None:
     """Raises RecordError unless the run lengths are non-negative and cover height * width pixels exactly."""
     total = int(np.sum(runs))
     if total != height * width or (len(runs) and np.min(runs) < 0):
-        found = f"runs of {total} pixels in all" if len(runs) == 0 or np.min(runs) >= 0 else "a negative run"
-        raise RecordError(where, "rle", f"{found} for an image of {height} x {width}", "runs that fit the image")
+        found = (
+            f"runs of {total} pixels in all"
+            if len(runs) == 0 or np.min(runs) >= 0
+            else "a negative run"
+        )
+        raise RecordError(
+            where, "rle", f"{found} for an image of {height} x {width}", "runs that fit the image"
+        )
 
 
 def mask_box(mask: np.ndarray) -> np.ndarray:

@@ -22,7 +22,9 @@ class Blobs(Sam):
         ragged = resize_bilinear(embedding.mean(-1), (side, side))[:, None, None]
         kind = click.sum(-1)[..., None] + jnp.arange(4.0)
         radius = (2 + 3 * jnp.sin(kind) ** 2)[..., None, None]
-        return (radius - distance) * (1 + jnp.cos(3 * radius)) + 4 * ragged, 0.45 + 0.55 * jnp.sin(5 * kind)
+        return (radius - distance) * (1 + jnp.cos(3 * radius)) + 4 * ragged, 0.45 + 0.55 * jnp.sin(
+            5 * kind
+        )
 
 
 def blobs(size: str) -> Blobs:

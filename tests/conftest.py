@@ -53,7 +53,9 @@ def real_data():
     def find(name: str) -> pathlib.Path:
         folder = real_data_root() / name
         if not folder.is_dir():
-            pytest.skip(f"real data {name!r} not found at {folder}; set SEGJAX_DATA to the folder that holds it")
+            pytest.skip(
+                f"real data {name!r} not found at {folder}; set SEGJAX_DATA to the folder that holds it"
+            )
         return folder
 
     return find

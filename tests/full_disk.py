@@ -11,7 +11,9 @@ def full_disk(room: int):
     """Inside the block no file grows beyond `room` bytes; the system refuses the rest."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     least = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)  # the tests' own cache keeps its files whole
+    jax.config.update(
+        "jax_persistent_cache_min_compile_time_secs", 1e9
+    )  # the tests' own cache keeps its files whole
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
         yield

@@ -17,19 +17,31 @@ def predictor_example(sa, checkpoint, image, device="cpu"):
     sam.eval()
     predictor = sa.SamPredictor(sam)
     predictor.set_image(image)
-    got = {"size": np.array([*predictor.original_size, *predictor.input_size, sam.image_encoder.img_size])}
+    got = {
+        "size": np.array(
+            [*predictor.original_size, *predictor.input_size, sam.image_encoder.img_size]
+        )
+    }
 
     point, label = np.array([[20, 15]]), np.array([1])
-    masks, scores, logits = predictor.predict(point_coords=point, point_labels=label, multimask_output=True)
+    masks, scores, logits = predictor.predict(
+        point_coords=point, point_labels=label, multimask_output=True
+    )
     assert masks.shape == (3, *image.shape[:2]) and masks.dtype == bool
-    shown = [(f"Mask {i + 1}, Score: {score:.3f}", mask * 1.0) for i, (mask, score) in enumerate(zip(masks, scores))]  # noqa: B905
+    shown = [
+        (f"Mask {i + 1}, Score: {score:.3f}", mask * 1.0)
+        for i, (mask, score) in enumerate(zip(masks, scores))
+    ]  # noqa: B905
     assert len(shown) == 3
     got |= {"one point": (masks, scores, logits)}
 
     best = logits[np.argmax(scores), :, :]
     points, labels = np.array([[20, 15], [50, 31]]), np.array([1, 1])
     got["refined"] = predictor.predict(
-        point_coords=points, point_labels=labels, mask_input=best[None, :, :], multimask_output=False
+        point_coords=points,
+        point_labels=labels,
+        mask_input=best[None, :, :],
+        multimask_output=False,
     )
     got["not that"] = predictor.predict(
         point_coords=points,
@@ -40,10 +52,17 @@ def predictor_example(sa, checkpoint, image, device="cpu"):
 
     box = np.array([12, 8, 61, 40])
     got["box"] = predictor.predict(
-        point_coords=None, point_labels=None, box=box[None, :], multimask_output=False, return_logits=True
+        point_coords=None,
+        point_labels=None,
+        box=box[None, :],
+        multimask_output=False,
+        return_logits=True,
     )
     got["box and point"] = predictor.predict(
-        point_coords=np.array([[30, 20]]), point_labels=np.array([0]), box=box, multimask_output=False
+        point_coords=np.array([[30, 20]]),
+        point_labels=np.array([0]),
+        box=box,
+        multimask_output=False,
     )
     logit_masks, _, _ = predictor.predict(points, labels, None, None, True, True)
     got["logits"] = logit_masks
@@ -53,7 +72,9 @@ def predictor_example(sa, checkpoint, image, device="cpu"):
     got["apply_coords"] = transform.apply_coords(points.astype(float), image.shape[:2])
     got["apply_boxes"] = transform.apply_boxes(box, image.shape[:2])
     got["apply_image"] = transform.apply_image(image)
-    got["shape"] = np.array(transform.get_preprocess_shape(*image.shape[:2], transform.target_length))
+    got["shape"] = np.array(
+        transform.get_preprocess_shape(*image.shape[:2], transform.target_length)
+    )
     got["embedding"] = predictor.get_image_embedding().cpu().numpy()
 
     kept = predictor.features, predictor.original_size, predictor.input_size
@@ -74,7 +95,9 @@ def batched_example(sa, torch, checkpoint, images, device="cpu"):
     predictor.set_image(image)
     got = {"embedding": predictor.get_image_embedding().detach().cpu().numpy()}
 
-    boxes = torch.tensor([[12, 8, 61, 40], [30, 20, 50, 35], [1, 2, 70, 41]], device=predictor.device)
+    boxes = torch.tensor(
+        [[12, 8, 61, 40], [30, 20, 50, 35], [1, 2, 70, 41]], device=predictor.device
+    )
     transformed = predictor.transform.apply_boxes_torch(boxes, image.shape[:2])
     masks, iou, low_res = predictor.predict_torch(
         point_coords=None, point_labels=None, boxes=transformed, multimask_output=False
@@ -84,11 +107,17 @@ def batched_example(sa, torch, checkpoint, images, device="cpu"):
     for mask in masks:
         drawn += mask.cpu().numpy()[0]
     got |= {"boxes": (masks, iou, low_res), "drawn": drawn}
-    clicks = torch.as_tensor([[[20.0, 15.0], [50.0, 31.0]], [[5, 6], [40, 20]], [[1, 1], [2, 2]]], device=sam.device)
+    clicks = torch.as_tensor(
+        [[[20.0, 15.0], [50.0, 31.0]], [[5, 6], [40, 20]], [[1, 1], [2, 2]]], device=sam.device
+    )
     clicks = predictor.transform.apply_coords_torch(clicks, image.shape[:2])
     labels = torch.tensor([[1, 0], [1, -1], [1, 1]], device=sam.device)
-    got["points"] = predictor.predict_torch(clicks, labels, multimask_output=True, return_logits=True)
-    got["all kinds"] = predictor.predict_torch(clicks, labels, transformed, low_res, False, return_logits=True)
+    got["points"] = predictor.predict_torch(
+        clicks, labels, multimask_output=True, return_logits=True
+    )
+    got["all kinds"] = predictor.predict_torch(
+        clicks, labels, transformed, low_res, False, return_logits=True
+    )
     got["nothing"] = predictor.predict_torch(None, None, return_logits=True)
 
     resize = sa.ResizeLongestSide(sam.image_encoder.img_size)
@@ -98,7 +127,9 @@ def batched_example(sa, torch, checkpoint, images, device="cpu"):
         return torch.as_tensor(resized, device=sam.device).permute(2, 0, 1).contiguous()
 
     predictor.set_torch_image(prepare(images[1])[None], images[1].shape[:2])
-    square = resize.apply_boxes_torch(torch.tensor([[3.0, 4.0, 30.0, 35.0]], device=sam.device), images[1].shape[:2])
+    square = resize.apply_boxes_torch(
+        torch.tensor([[3.0, 4.0, 30.0, 35.0]], device=sam.device), images[1].shape[:2]
+    )
     got["set_torch_image"] = predictor.predict_torch(None, None, square, return_logits=True)
     predictor.set_torch_image(prepare(images[1])[None].float() * 0.9, images[1].shape[:2])
     got["float image"] = predictor.predict_torch(None, None, square, return_logits=True)
@@ -107,7 +138,9 @@ def batched_example(sa, torch, checkpoint, images, device="cpu"):
         {"image": prepare(images[0]), "boxes": transformed, "original_size": images[0].shape[:2]},
         {
             "image": prepare(images[1]),
-            "point_coords": resize.apply_coords_torch(torch.tensor([[[9.0, 9.0]]]), images[1].shape[:2]),
+            "point_coords": resize.apply_coords_torch(
+                torch.tensor([[[9.0, 9.0]]]), images[1].shape[:2]
+            ),
             "point_labels": torch.tensor([[1]]),
             "original_size": images[1].shape[:2],
         },
@@ -116,7 +149,9 @@ def batched_example(sa, torch, checkpoint, images, device="cpu"):
     ]
     for multimask in (False, True):
         output = sam(batched_input, multimask_output=multimask)
-        assert [sorted(record) for record in output] == [["iou_predictions", "low_res_logits", "masks"]] * 4
+        assert [sorted(record) for record in output] == [
+            ["iou_predictions", "low_res_logits", "masks"]
+        ] * 4
         got[f"batched {multimask}"] = [tuple(record.values()) for record in output]
     return got
 

@@ -20,9 +20,12 @@ class PlainSam:
     def __init__(self, model, variables, mistake=None):
         self.model, self.mistake, self.made = model, mistake, False
         self.encoder, self.prompt_encoder, self.decoder = (
-            variables["params"][part] for part in ("image_encoder", "prompt_encoder", "mask_decoder")
+            variables["params"][part]
+            for part in ("image_encoder", "prompt_encoder", "mask_decoder")
         )
-        self.matrix = np.asarray(variables["constants"]["prompt_encoder"]["gaussian_matrix"], np.float64)
+        self.matrix = np.asarray(
+            variables["constants"]["prompt_encoder"]["gaussian_matrix"], np.float64
+        )
 
     def does(self, mistake):
         """Whether this is its mistake."""
@@ -35,7 +38,9 @@ class PlainSam:
         """uint8 [h, w, 3] at the top left of a canvas of (H, W) -> embedding [H/patch, W/patch, D]."""
         patch = self.model.patch
         rows, columns = canvas[0] // patch, canvas[1] // patch
-        patches = self.pixels(content, canvas).reshape(rows, patch, columns, patch, 3).swapaxes(1, 2)
+        patches = (
+            self.pixels(content, canvas).reshape(rows, patch, columns, patch, 3).swapaxes(1, 2)
+        )
         embed = self.encoder["patch_embed"]
         x = np.tensordot(patches, np.asarray(embed["kernel"], np.float64), 3)
         x = x + (0 if self.does("patches have no bias") else embed["bias"])
@@ -52,7 +57,9 @@ class PlainSam:
         x = self.norm(x, self.encoder["neck_norm_1"], axis=over)
         around = np.pad(x, ((1, 1), (1, 1), (0, 0)))
         kernel = np.asarray(self.encoder["neck_conv_2"]["kernel"], np.float64)
-        x = sum(around[i : i + rows, j : j + columns] @ kernel[i, j] for i in range(3) for j in range(3))
+        x = sum(
+            around[i : i + rows, j : j + columns] @ kernel[i, j] for i in range(3) for j in range(3)
+        )
         return self.norm(x, self.encoder["neck_norm_2"], axis=over)
 
     def pixels(self, content, canvas):
@@ -67,9 +74,13 @@ class PlainSam:
 
     def block(self, x, weights, window):
         """One block of the trunk on a map [h, w, D]; in windows, if any."""
-        norm_1, norm_2 = (lambda x, name=name: self.norm(x, weights[name]) for name in ("norm_1", "norm_2"))
+        norm_1, norm_2 = (
+            lambda x, name=name: self.norm(x, weights[name]) for name in ("norm_1", "norm_2")
+        )
         mlp = lambda x: self.mlp(x, weights["mlp"], self.gelu)
-        attend = lambda x: self.windowed(x, norm_1, weights, window) if window else self.attend(norm_1(x), weights)
+        attend = lambda x: (
+            self.windowed(x, norm_1, weights, window) if window else self.attend(norm_1(x), weights)
+        )
         if self.does("the encoder's norms come last"):
             x = norm_1(x + self.windowed(x, lambda x: x, weights, window or max(x.shape)))
             return norm_2(x + mlp(x))
@@ -80,7 +91,11 @@ class PlainSam:
         """Attention in each window of a map, which zeros fill up at the bottom and the right."""
         rows, columns, _ = x.shape
         padding = ((0, -rows % window), (0, -columns % window), (0, 0))
-        y = norm(np.pad(x, padding)) if self.does("pads windows before the norm") else np.pad(norm(x), padding)
+        y = (
+            norm(np.pad(x, padding))
+            if self.does("pads windows before the norm")
+            else np.pad(norm(x), padding)
+        )
         real = np.pad(np.ones((rows, columns), bool), padding[:2])
         out = np.zeros_like(y)
         for top in range(0, rows, window):
@@ -106,7 +121,9 @@ class PlainSam:
             table_w = table_h
         sign = -1 if self.does("relative positions are key minus query") else 1
         of_rows = resized(table_h, 2 * rows - 1, 0)[sign * (row[:, None] - row) + rows - 1]
-        of_columns = resized(table_w, 2 * columns - 1, 0)[sign * (column[:, None] - column) + columns - 1]
+        of_columns = resized(table_w, 2 * columns - 1, 0)[
+            sign * (column[:, None] - column) + columns - 1
+        ]
         bias = np.einsum("hqc,qkc->hqk", q, of_rows + of_columns)
         bias = bias * scale if self.does("relative positions multiply the scaled query") else bias
         out = softmax(q @ k.swapaxes(1, 2) * scale + bias, keys) @ v
@@ -129,14 +146,22 @@ class PlainSam:
                 label = -1
             if label == -1 and not self.does("keeps the position of what is not a point"):
                 position = 0
-            tokens.append(position + named({1: "foreground", 0: "background", -1: "not_a_point"}[label]))
-        closes = points is not None and (box is None or self.does("closes the points before a box too"))
+            tokens.append(
+                position + named({1: "foreground", 0: "background", -1: "not_a_point"}[label])
+            )
+        closes = points is not None and (
+            box is None or self.does("closes the points before a box too")
+        )
         if closes and not self.does("never closes the points"):
             tokens.append(named("not_a_point"))
         if box is not None:
-            kinds = ["top_left", "bottom_right"][:: -1 if self.does("takes one corner for the other") else 1]
+            kinds = ["top_left", "bottom_right"][
+                :: -1 if self.does("takes one corner for the other") else 1
+            ]
             for corner, kind in zip(np.reshape(box, (2, 2)), kinds, strict=True):
-                tokens.append(self.fourier((corner + half("corners")) / self.model.canvas) + named(kind))
+                tokens.append(
+                    self.fourier((corner + half("corners")) / self.model.canvas) + named(kind)
+                )
             if self.does("closes after a box alone") and points is None:
                 tokens.append(named("not_a_point"))
         return np.array(tokens).reshape(-1, self.model.prompt_width), self.dense(mask)
@@ -150,7 +175,11 @@ class PlainSam:
         x = np.asarray(mask, np.float64)[..., None]
         for number in (1, 2):
             rows, columns, channels = x.shape
-            x = x.reshape(rows // 2, 2, columns // 2, 2, channels).swapaxes(1, 2).reshape(rows // 2, columns // 2, -1)
+            x = (
+                x.reshape(rows // 2, 2, columns // 2, 2, channels)
+                .swapaxes(1, 2)
+                .reshape(rows // 2, columns // 2, -1)
+            )
             x = self.linear(x, self.prompt_encoder[f"mask_conv_{number}"])
             x = activation(self.norm(x, self.prompt_encoder[f"mask_norm_{number}"]))
         return self.linear(x, self.prompt_encoder["mask_conv_3"])
@@ -159,7 +188,11 @@ class PlainSam:
         """Positions [..., 2] in the unit square, (x, y) -> [..., D]."""
         if self.does("positions are row before column"):
             places = places[..., ::-1]
-        angles = 2 * np.pi * ((places if self.does("positions start at 0") else 2 * places - 1) @ self.matrix)
+        angles = (
+            2
+            * np.pi
+            * ((places if self.does("positions start at 0") else 2 * places - 1) @ self.matrix)
+        )
         waves = [np.sin(angles), np.cos(angles)]
         if self.does("sines and cosines alternate"):
             return np.stack(waves, -1).reshape(*places.shape[:-1], -1)
@@ -170,14 +203,27 @@ class PlainSam:
     def decode(self, embedding, tokens, dense):
         """embedding [h, w, D], tokens [T, D], dense [D] or [h, w, D] -> logits [4, 4h, 4w], iou [4]."""
         rows, columns, width = embedding.shape
-        own = ["mask_tokens", "iou_token"] if self.does("the IoU's token comes last") else ["iou_token", "mask_tokens"]
-        tokens = np.concatenate([*(np.asarray(self.decoder[name], np.float64) for name in own), tokens])
+        own = (
+            ["mask_tokens", "iou_token"]
+            if self.does("the IoU's token comes last")
+            else ["iou_token", "mask_tokens"]
+        )
+        tokens = np.concatenate(
+            [*(np.asarray(self.decoder[name], np.float64) for name in own), tokens]
+        )
         corner = 0 if self.does("cells are at their corners") else 0.5
-        y, x = np.meshgrid((np.arange(rows) + corner) / rows, (np.arange(columns) + corner) / columns, indexing="ij")
+        y, x = np.meshgrid(
+            (np.arange(rows) + corner) / rows,
+            (np.arange(columns) + corner) / columns,
+            indexing="ij",
+        )
         positions = self.fourier(np.stack([x, y], -1)).reshape(-1, width)
         image = (embedding + dense).reshape(-1, width)
         if self.does("the mask is a position"):
-            positions, image = positions + image - embedding.reshape(-1, width), embedding.reshape(-1, width)
+            positions, image = (
+                positions + image - embedding.reshape(-1, width),
+                embedding.reshape(-1, width),
+            )
         tokens, image = self.two_way(tokens, image, positions)
         x = self.upscaled(image.reshape(rows, columns, width), self.decoder["upscale_1"])
         x = self.gelu(self.norm(x, self.decoder["upscale_norm"]))
@@ -185,7 +231,12 @@ class PlainSam:
         x = x if self.does("upscaling ends without GELU") else self.gelu(x)
         which = [0] * 4 if self.does("one hypernetwork serves all masks") else range(4)
         hyper = [self.decoder[f"hypernetwork_{number}"] for number in which]
-        filters = np.stack([self.mlp(token, weights, relu) for token, weights in zip(tokens[1:5], hyper, strict=True)])
+        filters = np.stack(
+            [
+                self.mlp(token, weights, relu)
+                for token, weights in zip(tokens[1:5], hyper, strict=True)
+            ]
+        )
         iou = self.mlp(tokens[0], self.decoder["iou_head"], relu)
         iou = 1 / (1 + np.exp(-iou)) if self.does("squashes predicted IoUs") else iou
         return np.einsum("mc,yxc->myx", filters, x), iou
@@ -195,11 +246,18 @@ class PlainSam:
         weights, token_positions = self.decoder["transformer"], tokens
         for number in range(self.model.decoder_depth):
             tokens, image = self.two_way_block(
-                tokens, image, token_positions, positions, weights[f"block_{number}"], first=number == 0
+                tokens,
+                image,
+                token_positions,
+                positions,
+                weights[f"block_{number}"],
+                first=number == 0,
             )
         if self.does("the tokens look at the image no last time"):
             return self.decoder_norm(tokens, weights["final_norm"]), image
-        seen = self.cross(tokens + token_positions, image + positions, image, weights["final_tokens_to_image"])
+        seen = self.cross(
+            tokens + token_positions, image + positions, image, weights["final_tokens_to_image"]
+        )
         return self.decoder_norm(tokens + seen, weights["final_norm"]), image
 
     def two_way_block(self, tokens, image, token_positions, positions, weights, first):
@@ -207,15 +265,23 @@ class PlainSam:
         norm = lambda number, x: self.decoder_norm(x, weights[f"norm_{number}"])
         if self.does("token positions are those of the block before"):
             token_positions = tokens
-        q = tokens if first and not self.does("the first self-attention has positions") else tokens + token_positions
-        itself = self.cross(q, q, q if self.does("values have positions") else tokens, weights["self_attention"])
+        q = (
+            tokens
+            if first and not self.does("the first self-attention has positions")
+            else tokens + token_positions
+        )
+        itself = self.cross(
+            q, q, q if self.does("values have positions") else tokens, weights["self_attention"]
+        )
         if not first or self.does("the first self-attention has a residual"):
             itself = tokens + itself
         tokens = norm(1, itself)
         values = image + positions if self.does("values have positions") else image
         keys = image if self.does("image keys have no positions") else image + positions
         attend = lambda x: self.cross(x + token_positions, keys, values, weights["tokens_to_image"])
-        mlp = lambda x: self.mlp(x, weights["mlp"], self.gelu if self.does("the decoder's MLP has GELU") else relu)
+        mlp = lambda x: self.mlp(
+            x, weights["mlp"], self.gelu if self.does("the decoder's MLP has GELU") else relu
+        )
         if self.does("the decoder's norms come first"):
             tokens = tokens + attend(norm(2, tokens))
             tokens = tokens + mlp(norm(3, tokens))
@@ -226,13 +292,17 @@ class PlainSam:
             tokens = norm(2, tokens + attend(tokens))
             tokens = norm(3, tokens + mlp(tokens))
         values = tokens + token_positions if self.does("values have positions") else tokens
-        seen = self.cross(image + positions, tokens + token_positions, values, weights["image_to_tokens"])
+        seen = self.cross(
+            image + positions, tokens + token_positions, values, weights["image_to_tokens"]
+        )
         return tokens, image + seen if self.does("the image has no norm") else norm(4, image + seen)
 
     def cross(self, q, k, v, weights):
         """Attention [Tq, D], [Tk, D], [Tk, D] -> [Tq, D], in as many channels as its projections have."""
         split = lambda x, name: (
-            self.linear(x, weights[name]).reshape(len(x), self.model.decoder_heads, -1).swapaxes(0, 1)
+            self.linear(x, weights[name])
+            .reshape(len(x), self.model.decoder_heads, -1)
+            .swapaxes(0, 1)
         )
         q, k, v = split(q, "q"), split(k, "k"), split(v, "v")
         channels = q.shape[-1]
@@ -272,7 +342,9 @@ class PlainSam:
 
     def norm(self, x, weights, axis=-1):
         """LayerNorm of all but the two-way transformer."""
-        return layer_norm(x, weights, 1e-5 if self.does("the encoder's epsilon is 1e-5") else 1e-6, axis)
+        return layer_norm(
+            x, weights, 1e-5 if self.does("the encoder's epsilon is 1e-5") else 1e-6, axis
+        )
 
     def decoder_norm(self, x, weights):
         """LayerNorm of the two-way transformer."""
@@ -287,7 +359,10 @@ def relu(x):
 def layer_norm(x, weights, epsilon, axis=-1):
     """Over the last axis, or others."""
     centred = x - x.mean(axis, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(axis, keepdims=True) + epsilon) * weights["scale"] + weights["bias"]
+    return (
+        centred / np.sqrt((centred**2).mean(axis, keepdims=True) + epsilon) * weights["scale"]
+        + weights["bias"]
+    )
 
 
 def softmax(scores, keys=None):
@@ -302,4 +377,6 @@ def resized(table, length, axis):
     table = np.asarray(table, np.float64)
     size = table.shape[axis]
     places = (np.arange(length) + 0.5) * size / length - 0.5
-    return np.apply_along_axis(lambda values: np.interp(places, np.arange(size), values), axis, table)
+    return np.apply_along_axis(
+        lambda values: np.interp(places, np.arange(size), values), axis, table
+    )

@@ -22,8 +22,13 @@ def prepare_jax(devices: int) -> None:
     Tests compile far more than they compute: without LLVM's optimisations they take a third of the time, and with
     XLA's older code generator, known to be there in jax 0.10, they compile three times as fast again.
     """
-    if jax.version.__version_info__[:2] == (0, 10):  # XLA ends the process at a flag that it does not know
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+    if jax.version.__version_info__[:2] == (
+        0,
+        10,
+    ):  # XLA ends the process at a flag that it does not know
+        os.environ["XLA_FLAGS"] = (
+            f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+        )
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
     jax.config.update("jax_disable_most_optimizations", True)
@@ -42,7 +47,9 @@ def start(command, log, **more) -> subprocess.Popen:
     """A process whose output goes to a file, and which can import segjax and the tests."""
     paths = {"PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
     with open(log, "w") as file:
-        return subprocess.Popen(command, env=os.environ | paths | more, stdout=file, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            command, env=os.environ | paths | more, stdout=file, stderr=subprocess.STDOUT
+        )
 
 
 def child_of(process: subprocess.Popen) -> int:
@@ -77,7 +84,9 @@ def launch(folder, function, processes: int, devices: int, **arguments) -> list:
     command = lambda r: [sys.executable, __file__, *map(str, (r, processes, devices, port, folder))]
     workers = [start(command(r), folder / f"{r}.log") for r in range(processes)]
     codes = statuses(workers, 900)
-    assert codes == [0] * processes, "\n".join((folder / f"{r}.log").read_text()[-3000:] for r in range(processes))
+    assert codes == [0] * processes, "\n".join(
+        (folder / f"{r}.log").read_text()[-3000:] for r in range(processes)
+    )
     return [pickle.loads((folder / f"{r}.result").read_bytes()) for r in range(processes)]
 
 

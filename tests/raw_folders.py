@@ -10,7 +10,9 @@ import scipy.io
 from PIL import Image
 
 
-def write_picture(path: pathlib.Path, height: int = 20, width: int = 30, seed: int = 0) -> pathlib.Path:
+def write_picture(
+    path: pathlib.Path, height: int = 20, width: int = 30, seed: int = 0
+) -> pathlib.Path:
     """A noisy RGB picture; the suffix of `path` chooses the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -29,7 +31,9 @@ def png_of_zero_width() -> bytes:
     """A well-formed PNG whose header says 0 columns."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 0, 5, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
@@ -93,7 +97,13 @@ def square(x: float, y: float, side: float) -> list[float]:
 
 def annotation(identity: int, segmentation: object, **fields: object) -> dict:
     """A COCO annotation of image 7 and category 3, changed by `fields`."""
-    base = {"id": identity, "image_id": 7, "category_id": 3, "iscrowd": 0, "segmentation": segmentation}
+    base = {
+        "id": identity,
+        "image_id": 7,
+        "category_id": 3,
+        "iscrowd": 0,
+        "segmentation": segmentation,
+    }
     return base | fields
 
 
@@ -133,8 +143,13 @@ def write_lvis(folder: pathlib.Path, annotations: list[dict], **image: object) -
     categories = [("cup", 3, "f"), ("zebra", 9, "r")]
     content = {
         "images": [base | image],
-        "annotations": [{name: value for name, value in each.items() if name != "iscrowd"} for each in annotations],
-        "categories": [{"id": i, "name": n, "frequency": f, "synset": f"{n}.n.01"} for n, i, f in categories],
+        "annotations": [
+            {name: value for name, value in each.items() if name != "iscrowd"}
+            for each in annotations
+        ],
+        "categories": [
+            {"id": i, "name": n, "frequency": f, "synset": f"{n}.n.01"} for n, i, f in categories
+        ],
     }
     (folder / "lvis_v1_val.json").write_text(json.dumps(content))
     return folder
@@ -143,7 +158,9 @@ def write_lvis(folder: pathlib.Path, annotations: list[dict], **image: object) -
 def write_cityscapes(folder: pathlib.Path, labels: np.ndarray, split: str = "val") -> pathlib.Path:
     """One frame of Ulm with this instance map [H, W]."""
     frame = "ulm_000001_000019"
-    write_picture(folder / "leftImg8bit" / split / "ulm" / f"{frame}_leftImg8bit.png", *labels.shape)
+    write_picture(
+        folder / "leftImg8bit" / split / "ulm" / f"{frame}_leftImg8bit.png", *labels.shape
+    )
     path = folder / "gtFine" / split / "ulm" / f"{frame}_gtFine_instanceIds.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(labels.astype(np.uint16)).save(path)

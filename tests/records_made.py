@@ -24,7 +24,9 @@ def record_of(masks, image=None, crowd=None, category=None, image_id="picture", 
         "objects": {
             "id": np.arange(len(masks)),
             "box": np.array([mask_box(mask) for mask in masks], np.float32).reshape(-1, 4),
-            "category": np.zeros(len(masks), np.int32) if category is None else np.array(category, np.int32),
+            "category": np.zeros(len(masks), np.int32)
+            if category is None
+            else np.array(category, np.int32),
             "crowd": np.zeros(len(masks), bool) if crowd is None else np.array(crowd, bool),
             "area": masks.sum((1, 2)).astype(np.float32),
             "rle": [encode_mask(mask) for mask in masks],

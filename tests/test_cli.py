@@ -73,7 +73,9 @@ def failed(capsys, *argv):
     return captured.err
 
 
-@pytest.mark.parametrize("status, command", [(141, ["shown"]), (141, ["at_once"]), (2, ["refused"])])
+@pytest.mark.parametrize(
+    "status, command", [(141, ["shown"]), (141, ["at_once"]), (2, ["refused"])]
+)
 def test_whoever_reads_the_output_may_go(status, command):
     """As `segjax models | head -1` does: no traceback; what fails is said all the same."""
     program = (
@@ -88,52 +90,98 @@ def test_whoever_reads_the_output_may_go(status, command):
     reader, writer = os.pipe()
     if status == 141:
         os.close(reader)
-    done = subprocess.run([sys.executable, "-c", program, *command], stdout=writer, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command], stdout=writer, stderr=subprocess.PIPE, text=True
+    )
     os.close(writer)
     if status == 2:
         os.close(reader)
     assert done.returncode == status
-    assert done.stderr == ("" if status == 141 else "segjax refused: another pipe\n(--debug shows where)\n")
+    assert done.stderr == (
+        "" if status == 141 else "segjax refused: another pipe\n(--debug shows where)\n"
+    )
 
 
 def test_train_hands_task_config_and_workdir_to_the_loop(experiment, trained):
-    changes = ["--config.optimizer.peak_lr=0.5", "--config.data.train_split=mine", "--config.data.percentiles=(1,99)"]
-    assert main(["train", f"--config={experiment}:debug", "--workdir=runs/x", "--config.seed", "3", *changes]) == 0
+    changes = [
+        "--config.optimizer.peak_lr=0.5",
+        "--config.data.train_split=mine",
+        "--config.data.percentiles=(1,99)",
+    ]
+    assert (
+        main(
+            [
+                "train",
+                f"--config={experiment}:debug",
+                "--workdir=runs/x",
+                "--config.seed",
+                "3",
+                *changes,
+            ]
+        )
+        == 0
+    )
     task, config, workdir = trained[0]
     assert (task, workdir) == ("task of promptable", "runs/x")
     assert (config.total_steps, config.seed, config.optimizer.peak_lr) == (7, 3, 0.5)
     assert tuple(config.data.percentiles) == (1, 99) and config.data.train_split == "mine"
 
 
-def test_processes_join_before_anything_else_and_by_flag_alone(experiment, trained, monkeypatch, capsys):
+def test_processes_join_before_anything_else_and_by_flag_alone(
+    experiment, trained, monkeypatch, capsys
+):
     joined = []
     monkeypatch.setenv("SEGJAX_GUARDED", "by the test")
-    join = lambda *named, **timeouts: joined.append((named, timeouts["heartbeat_timeout_seconds"], len(trained)))
+    join = lambda *named, **timeouts: joined.append(
+        (named, timeouts["heartbeat_timeout_seconds"], len(trained))
+    )
     monkeypatch.setattr(jax.distributed, "initialize", join)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # keep the cache of compiled programs
+    monkeypatch.setattr(
+        jax, "default_backend", lambda: "gpu"
+    )  # keep the cache of compiled programs
     command = ["train", f"--config={experiment}", "--workdir=runs/x"]
     main(command)
     assert joined == []
-    main([*command, "--coordinator=localhost:1234", "--processes=2", "--process_id=1", "--heartbeat_timeout=20"])
+    main(
+        [
+            *command,
+            "--coordinator=localhost:1234",
+            "--processes=2",
+            "--process_id=1",
+            "--heartbeat_timeout=20",
+        ]
+    )
     assert joined == [(("localhost:1234", 2, 1), 20, 1)]
     assert "process 0 of 1 on " in capsys.readouterr().err
     assert "go together" in failed(capsys, *command, "--processes=2")
-    assert "--join_timeout is 0; expected" in failed(capsys, *command, "--distributed", "--join_timeout=0")
+    assert "--join_timeout is 0; expected" in failed(
+        capsys, *command, "--distributed", "--join_timeout=0"
+    )
     assert "unknown argument" in failed(capsys, *command, "--distributed", "--heartbeat=3")
     assert len(joined) == 1, "mistakes are told before the others are waited for"
 
 
-def test_a_kernel_of_other_devices_is_refused_by_the_name_of_its_setting(experiment, trained, capsys):
+def test_a_kernel_of_other_devices_is_refused_by_the_name_of_its_setting(
+    experiment, trained, capsys
+):
     command = "train", f"--config={experiment}:debug", "--workdir=runs/x"
     said = failed(capsys, *command, "--config.model.attention=pallas")
-    assert "config.model.attention='pallas' is a kernel of TPUs, and jax finds a CPU" in said and "=xla" in said
-    assert "kernel of GPUs" in failed(capsys, *command, "--config.model.attention=cudnn") and not trained
+    assert (
+        "config.model.attention='pallas' is a kernel of TPUs, and jax finds a CPU" in said
+        and "=xla" in said
+    )
+    assert (
+        "kernel of GPUs" in failed(capsys, *command, "--config.model.attention=cudnn")
+        and not trained
+    )
 
 
 def test_a_missing_experiment_names_the_nearest_and_the_others(experiment, trained, capsys):
     said = failed(capsys, "train", "--config=experiments/smal.py", "--workdir=runs/x")
     assert "no experiment experiments/smal.py; did you mean experiments/small.py?" in said
-    assert "experiments/small.py" in failed(capsys, "train", "--config=nowhere/deep/small.py", "--workdir=runs/x")
+    assert "experiments/small.py" in failed(
+        capsys, "train", "--config=nowhere/deep/small.py", "--workdir=runs/x"
+    )
     assert not trained and not pathlib.Path("runs").exists()
 
 
@@ -159,7 +207,9 @@ def test_an_experiment_is_a_file_with_get_config(tmp_path):
 
 
 def test_flags_keep_the_type_of_a_field():
-    config = apply_flags(promptable_config(), ["--config.mesh.fsdp=4", "--config.model.name=sam_tiny"])
+    config = apply_flags(
+        promptable_config(), ["--config.mesh.fsdp=4", "--config.model.name=sam_tiny"]
+    )
     assert config.mesh.fsdp == 4 and config.model.name == "sam_tiny"
 
 
@@ -172,17 +222,37 @@ def partial_config():
 
 
 def test_flags_reach_fields_that_the_experiment_leaves_out():
-    flags = ["--config.model.drop_path=0.25", "--config.model.dtype=bfloat16", "--config.model.global_blocks=(1,3)"]
-    flags += ["--config.data.augment.scale=(0.5,2)", "--config.data.augment.quarter_turns", "--config.model.scan=true"]
+    flags = [
+        "--config.model.drop_path=0.25",
+        "--config.model.dtype=bfloat16",
+        "--config.model.global_blocks=(1,3)",
+    ]
+    flags += [
+        "--config.data.augment.scale=(0.5,2)",
+        "--config.data.augment.quarter_turns",
+        "--config.model.scan=true",
+    ]
     config = apply_flags(partial_config(), flags)
-    model = {"name": "sam_vit_b", "drop_path": 0.25, "dtype": "bfloat16", "global_blocks": (1, 3), "scan": True}
-    assert config.model.to_dict() == model, "what is not named stays out: the model's name implies it"
+    model = {
+        "name": "sam_vit_b",
+        "drop_path": 0.25,
+        "dtype": "bfloat16",
+        "global_blocks": (1, 3),
+        "scan": True,
+    }
+    assert config.model.to_dict() == model, (
+        "what is not named stays out: the model's name implies it"
+    )
     assert config.data.augment.to_dict() == {"flip": True, "scale": (0.5, 2), "quarter_turns": True}
     assert config.is_locked
 
 
 def test_the_model_named_on_the_command_line_decides_what_is_left_out():
-    flags = ["--config.model.name=sam_debug", "--config.model.depth=2", "--config.model.global_blocks=(1,)"]
+    flags = [
+        "--config.model.name=sam_debug",
+        "--config.model.depth=2",
+        "--config.model.global_blocks=(1,)",
+    ]
     model = make_task(apply_flags(partial_config(), flags)).model
     assert (model.width, model.depth, model.canvas, model.drop_path) == (32, 2, 64, 0.0)
 
@@ -195,7 +265,10 @@ def test_the_model_named_on_the_command_line_decides_what_is_left_out():
         ("--config.model.parent=1", "no key 'model.parent'"),
         ("--config.model.depth=deep", "model.depth=deep"),
         ("--config.data.augment.flip=perhaps", "augment.flip=perhaps"),
-        ("--config.data.augment={}", "'data.augment' is a group of keys; set them one by one: data.augment.bri"),
+        (
+            "--config.data.augment={}",
+            "'data.augment' is a group of keys; set them one by one: data.augment.bri",
+        ),
     ],
 )
 def test_a_field_that_the_experiment_leaves_out_is_checked_too(flag, said):
@@ -210,7 +283,11 @@ def test_predict_writes_masks_overlay_and_json_that_agree(run, photo, tmp_path, 
     assert sorted(p.name for p in out.iterdir()) == ["mask_0.png", "overlay.png", "prediction.json"]
     report = json.loads((out / "prediction.json").read_text())
     (thing,) = report["objects"]
-    assert thing["points"] == [[20, 9], [40, 3]] and thing["labels"] == [1, 0] and thing["box"] == [3, 4, 30, 25.5]
+    assert (
+        thing["points"] == [[20, 9], [40, 3]]
+        and thing["labels"] == [1, 0]
+        and thing["box"] == [3, 4, 30, 25.5]
+    )
     (entry,) = thing["masks"]
     mask = np.asarray(Image.open(out / "mask_0.png")) > 0
     mask = mask if mask.ndim == 2 else mask[..., 0]
@@ -223,16 +300,27 @@ def test_predict_writes_masks_overlay_and_json_that_agree(run, photo, tmp_path, 
 def test_predict_several_objects_and_all_readings(run, photo, tmp_path):
     out = tmp_path / "out"
     clicks = ["--separate", "--point", "20,9", "--point", "5,5"]
-    assert main(["predict", photo, "--checkpoint", run, *clicks, "--multimask", "--out", str(out)]) == 0
+    assert (
+        main(["predict", photo, "--checkpoint", run, *clicks, "--multimask", "--out", str(out)])
+        == 0
+    )
     report = json.loads((out / "prediction.json").read_text())
     assert [len(thing["masks"]) for thing in report["objects"]] == [3, 3]
     assert (out / "mask_1_2.png").is_file()
 
 
 def test_points_and_boxes_are_grouped_into_objects():
-    assert read_prompts(["1,2", "3,4,0"], []) == [{"points": [[1, 2], [3, 4]], "labels": [1, 0], "box": None}]
-    assert [p["box"] for p in read_prompts([], ["1,2,3,4", "5,6,7,8"])] == [[1, 2, 3, 4], [5, 6, 7, 8]]
-    assert [p["points"] for p in read_prompts(["1,2", "3,4"], [], separate=True)] == [[[1, 2]], [[3, 4]]]
+    assert read_prompts(["1,2", "3,4,0"], []) == [
+        {"points": [[1, 2], [3, 4]], "labels": [1, 0], "box": None}
+    ]
+    assert [p["box"] for p in read_prompts([], ["1,2,3,4", "5,6,7,8"])] == [
+        [1, 2, 3, 4],
+        [5, 6, 7, 8],
+    ]
+    assert [p["points"] for p in read_prompts(["1,2", "3,4"], [], separate=True)] == [
+        [[1, 2]],
+        [[3, 4]],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +341,9 @@ def test_points_and_boxes_are_grouped_into_objects():
     ],
 )
 def test_predict_refuses_what_it_cannot_do(run, photo, tmp_path, capsys, arguments, said):
-    assert said in failed(capsys, "predict", photo, "--checkpoint", run, *arguments, "--out", str(tmp_path / "out"))
+    assert said in failed(
+        capsys, "predict", photo, "--checkpoint", run, *arguments, "--out", str(tmp_path / "out")
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -261,7 +351,9 @@ def test_predict_names_a_picture_that_cannot_be_read(run, photo, tmp_path, capsy
     rest = ["--checkpoint", run, "--point", "1,2", "--out", str(tmp_path / "out")]
     assert "nowhere.png" in failed(capsys, "predict", "nowhere.png", *rest)
     (tmp_path / "empty.png").write_bytes(b"")
-    assert "empty.png: the file is empty" in failed(capsys, "predict", str(tmp_path / "empty.png"), *rest)
+    assert "empty.png: the file is empty" in failed(
+        capsys, "predict", str(tmp_path / "empty.png"), *rest
+    )
     (tmp_path / "cut.png").write_bytes(pathlib.Path(photo).read_bytes()[:600])
     assert "cut.png" in failed(capsys, "predict", str(tmp_path / "cut.png"), *rest)
 
@@ -284,7 +376,16 @@ def test_everything_writes_records_and_an_overlay(run, photo, tmp_path, capsys):
 
 
 def test_everything_says_when_nothing_is_found_and_when_names_collide(run, photo, tmp_path, capsys):
-    command = ["everything", "--checkpoint", run, "--points-per-side", "1", "--pred-iou=1e9", "--out", str(tmp_path)]
+    command = [
+        "everything",
+        "--checkpoint",
+        run,
+        "--points-per-side",
+        "1",
+        "--pred-iou=1e9",
+        "--out",
+        str(tmp_path),
+    ]
     assert main([*command, photo]) == 0
     assert "0 masks; lower --pred-iou" in capsys.readouterr().out
     assert "two pictures are called" in failed(capsys, *command, photo, photo)
@@ -309,7 +410,22 @@ def test_everything_on_a_full_disk_leaves_whole_files_alone(run, photo, tmp_path
 
 
 def test_debug_shows_the_traceback(photo, capsys):
-    assert main(["predict", photo, "--checkpoint", "nowhere", "--point", "1,2", "--out", "out", "--debug"]) == 2
+    assert (
+        main(
+            [
+                "predict",
+                photo,
+                "--checkpoint",
+                "nowhere",
+                "--point",
+                "1,2",
+                "--out",
+                "out",
+                "--debug",
+            ]
+        )
+        == 2
+    )
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -325,8 +441,12 @@ class MeasuredTask:
 
     def interactive_scores(self, variables, *, mesh):
         self.variables = variables
-        iou = np.array([[0.125, 0.25] if "fresh" in variables["params"] else [0.5, 0.75]], np.float32)
-        return InteractiveScores(iou, iou, np.array([0.625], np.float32), np.array([0.1], np.float32), images=1)
+        iou = np.array(
+            [[0.125, 0.25] if "fresh" in variables["params"] else [0.5, 0.75]], np.float32
+        )
+        return InteractiveScores(
+            iou, iou, np.array([0.625], np.float32), np.array([0.1], np.float32), images=1
+        )
 
 
 def test_eval_measures_the_run_on_the_data_asked_for(run, tmp_path, monkeypatch, capsys):
@@ -346,7 +466,21 @@ def test_eval_measures_the_run_on_the_data_asked_for(run, tmp_path, monkeypatch,
     ]
     assert main(prepared) == 0
     assert "heldout: 2 images" in capsys.readouterr().out
-    assert main(["eval", "--checkpoint", run, "--data", data, "--out", str(out), "--config.eval.limit=5"]) == 0
+    assert (
+        main(
+            [
+                "eval",
+                "--checkpoint",
+                run,
+                "--data",
+                data,
+                "--out",
+                str(out),
+                "--config.eval.limit=5",
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "0.500   0.750" in printed and "NoC@85 2.00" in printed and "0.625" in printed
     assert json.loads((out / "interactive.json").read_text())["trained"]["iou@2"] == 0.75
@@ -361,9 +495,14 @@ def test_eval_measures_fresh_parameters_beside_the_trained_ones(run, tmp_path, m
     monkeypatch.setattr("segjax.tasks.make_task", MeasuredTask)
     assert main(["eval", "--checkpoint", run, "--untrained", "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "interactive.json").read_text())
-    assert {name: numbers["iou@1"] for name, numbers in report.items()} == {"trained": 0.5, "untrained": 0.125}
+    assert {name: numbers["iou@1"] for name, numbers in report.items()} == {
+        "trained": 0.5,
+        "untrained": 0.125,
+    }
     printed = capsys.readouterr().out
-    assert printed.index("trained\n") < printed.index("0.500   0.750") < printed.index("0.125   0.250")
+    assert (
+        printed.index("trained\n") < printed.index("0.500   0.750") < printed.index("0.125   0.250")
+    )
 
 
 def test_eval_measures_the_step_asked_for(tmp_path, monkeypatch):
@@ -371,8 +510,13 @@ def test_eval_measures_the_step_asked_for(tmp_path, monkeypatch):
     numbers = {1: {"iou@1": 0.9}, 2: {"iou@1": 0.4}}
     run = write_run(tmp_path, steps=(1, 2, 3), best="iou@1", numbers=numbers)
     for step, amount in (("best", 1), ("2", 2)):
-        assert main(["eval", "--checkpoint", str(run), "--step", step, "--out", str(tmp_path / "out")]) == 0
-        jax.tree.map(np.testing.assert_array_equal, MeasuredTask.last.variables["params"], moved_by(amount))
+        assert (
+            main(["eval", "--checkpoint", str(run), "--step", step, "--out", str(tmp_path / "out")])
+            == 0
+        )
+        jax.tree.map(
+            np.testing.assert_array_equal, MeasuredTask.last.variables["params"], moved_by(amount)
+        )
 
 
 def test_eval_measures_weights_without_a_run_on_the_data_given(run, tmp_path, monkeypatch, capsys):
@@ -386,25 +530,39 @@ def test_eval_measures_weights_without_a_run_on_the_data_given(run, tmp_path, mo
     config = MeasuredTask.last.config
     assert (config.model.name, config.model.canvas, config.eval.num_points) == ("sam_debug", 96, 9)
     assert (config.data.source, config.data.eval_split) == (data, "heldout")
-    assert MeasuredTask.last.variables["params"]["image_encoder"]["pos_embed"].shape == (1, 6, 6, 32)
+    assert MeasuredTask.last.variables["params"]["image_encoder"]["pos_embed"].shape == (
+        1,
+        6,
+        6,
+        32,
+    )
     capsys.readouterr()
-    assert "come without a run and its data" in failed(capsys, "eval", "--checkpoint", weights, *out)
+    assert "come without a run and its data" in failed(
+        capsys, "eval", "--checkpoint", weights, *out
+    )
 
 
 def test_a_run_older_than_a_setting_gets_its_default():
     saved = promptable_config().to_dict()
     del saved["eval"]["num_points"], saved["seed"]
-    saved["eval"]["limit"], saved["model"] = 3, {"name": "sam_debug", "depth": 2, "global_blocks": [1]}
+    saved["eval"]["limit"], saved["model"] = (
+        3,
+        {"name": "sam_debug", "depth": 2, "global_blocks": [1]},
+    )
     saved["data"]["augment"] = {"flip": True}
     config = evaluation_config(saved, None, None, ["--config.model.dtype=bfloat16"])
     assert (config.eval.num_points, config.seed, config.eval.limit) == (9, 0, 3)
     assert (config.model.width, config.model.depth, config.model.global_blocks) == (32, 2, (1,))
-    assert make_task(config).model == build_sam("sam_debug", depth=2, global_blocks=(1,), dtype="bfloat16")
+    assert make_task(config).model == build_sam(
+        "sam_debug", depth=2, global_blocks=(1,), dtype="bfloat16"
+    )
 
 
 def test_eval_refuses_what_it_cannot_do(run, tmp_path, capsys):
     out = ["--out", str(tmp_path / "out")]
-    assert "not prepared data" in failed(capsys, "eval", "--checkpoint", run, "--data", str(tmp_path), *out)
+    assert "not prepared data" in failed(
+        capsys, "eval", "--checkpoint", run, "--data", str(tmp_path), *out
+    )
     assert "without --data" in failed(capsys, "eval", "--checkpoint", run, "--split", "val", *out)
     assert "eval.limit" in failed(capsys, "eval", "--checkpoint", run, "--config.eval.limt=2", *out)
     assert "no checkpoint" in failed(capsys, "eval", "--checkpoint", str(tmp_path), *out)
@@ -418,16 +576,24 @@ def test_prepare_refuses_what_it_cannot_do(tmp_path, capsys):
     assert "KEY=VALUE" in failed(capsys, "prepare", "synthetic", *out, "--option", "colour")
 
 
-def test_models_lists_sizes_with_their_parameters_and_the_published_weights(capsys, monkeypatch, tmp_path):
+def test_models_lists_sizes_with_their_parameters_and_the_published_weights(
+    capsys, monkeypatch, tmp_path
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("segjax.inference.loading.available_models", lambda: ["sam_vit_b", "sam_debug"])
+    monkeypatch.setattr(
+        "segjax.inference.loading.available_models", lambda: ["sam_vit_b", "sam_debug"]
+    )
     assert main(["models"]) == 0
     printed = capsys.readouterr().out
     lines = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line}
     assert (
-        lines["sam_vit_b"] == ["1024", "ViT", "768", "x", "12,", "patch", "16", "93,735,472"] and "sam_debug" in lines
+        lines["sam_vit_b"] == ["1024", "ViT", "768", "x", "12,", "patch", "16", "93,735,472"]
+        and "sam_debug" in lines
     )
-    assert "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth\n  sam_vit_b, 375,042,383" in printed
+    assert (
+        "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth\n  sam_vit_b, 375,042,383"
+        in printed
+    )
     assert str(tmp_path / "segjax" / "weights") in printed and "not in the cache" in printed
 
 
@@ -440,7 +606,9 @@ def test_convert_goes_through_every_format_and_loses_nothing(run, tmp_path, caps
     printed = capsys.readouterr().out.splitlines()
     arrays = len(jax.tree.leaves(segjax.load(run)[1]))
     count = sum(x.size for x in jax.tree.leaves(segjax.load(run)[1]["params"]))
-    assert printed[1].startswith(f"wrote {chain[1]}: official, {arrays} arrays, {count:,} parameters, ")
+    assert printed[1].startswith(
+        f"wrote {chain[1]}: official, {arrays} arrays, {count:,} parameters, "
+    )
     assert printed[2].startswith(f"read {chain[1]}: official, sam_debug, {arrays} arrays, ")
     assert printed[3].startswith(f"wrote {chain[2]}: huggingface, {arrays + 1} arrays, ")
     assert printed[5].startswith(f"wrote {chain[3]}: segjax, {arrays} arrays, ")
@@ -466,7 +634,9 @@ def test_convert_of_a_run_keeps_what_the_run_said_of_itself(run, tmp_path):
         (["x.pth", "--canvas", "90"], "canvas 90 is not a multiple of the patch 16"),
     ],
 )
-def test_convert_refuses_what_it_cannot_do_and_writes_nothing(run, tmp_path, capsys, monkeypatch, words, said):
+def test_convert_refuses_what_it_cannot_do_and_writes_nothing(
+    run, tmp_path, capsys, monkeypatch, words, said
+):
     monkeypatch.chdir(tmp_path)
     assert main(["convert", run, *words]) == 2
     assert said in capsys.readouterr().err
@@ -474,7 +644,9 @@ def test_convert_refuses_what_it_cannot_do_and_writes_nothing(run, tmp_path, cap
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
-def test_convert_to_a_full_disk_keeps_the_earlier_file_and_leaves_no_other(run, tmp_path, capsys, name):
+def test_convert_to_a_full_disk_keeps_the_earlier_file_and_leaves_no_other(
+    run, tmp_path, capsys, name
+):
     target = tmp_path / "out" / name
     target.parent.mkdir()
     target.write_bytes(b"earlier")
@@ -487,7 +659,17 @@ def test_convert_to_a_full_disk_keeps_the_earlier_file_and_leaves_no_other(run, 
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["train"], ["eval"], ["predict"], ["everything"], ["reconstruct"], ["prepare"], ["convert"], ["models"]],
+    [
+        [],
+        ["train"],
+        ["eval"],
+        ["predict"],
+        ["everything"],
+        ["reconstruct"],
+        ["prepare"],
+        ["convert"],
+        ["models"],
+    ],
 )
 def test_help_is_quick_and_has_examples(command):
     words = [sys.executable, "-X", "importtime", "-m", "segjax", *command, "--help"]
@@ -499,7 +681,8 @@ def test_help_is_quick_and_has_examples(command):
 
 
 @pytest.mark.parametrize(
-    "command", [["trian"], [], ["models", "surplus"], ["predict", "x.png"], ["eval", "--step", "newest"]]
+    "command",
+    [["trian"], [], ["models", "surplus"], ["predict", "x.png"], ["eval", "--step", "newest"]],
 )
 def test_a_command_line_that_makes_no_sense_ends_with_status_2(command, capsys):
     with pytest.raises(SystemExit) as end:
@@ -510,11 +693,15 @@ def test_a_command_line_that_makes_no_sense_ends_with_status_2(command, capsys):
 
 def test_compiled_programs_go_to_the_users_cache_unless_a_place_is_chosen(tmp_path):
     ask = "import jax, segjax.cli as c; c.keep_compiled_programs(); print(jax.config.jax_compilation_cache_dir)"
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")}
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")
+    }
     places = {}
     for name, extra in (("default", {}), ("chosen", {"JAX_COMPILATION_CACHE_DIR": "/elsewhere"})):
         environment = clean | {"XDG_CACHE_HOME": str(tmp_path)} | extra
-        run = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, env=environment, check=True)
+        run = subprocess.run(
+            [sys.executable, "-c", ask], capture_output=True, text=True, env=environment, check=True
+        )
         places[name] = run.stdout.strip()
     of_cores = str(tmp_path / "segjax" / "jax" / f"{usable_cores()}-cores")
     assert places == {"default": of_cores, "chosen": "/elsewhere"}
@@ -523,16 +710,43 @@ def test_compiled_programs_go_to_the_users_cache_unless_a_place_is_chosen(tmp_pa
 @pytest.mark.slow
 def test_train_predict_and_eval_follow_one_another(tmp_path, photo):
     command = [sys.executable, "-m", "segjax"]
-    small = {"total_steps": 2, "batch_size": 2, "model.name": "sam_debug", "rounds.count": 3, "eval.num_points": 2}
-    small |= {"optimizer.warmup_steps": 1, "data.scenes.size": 64, "data.scenes.eval_count": 2, "data.cache_mb": 0}
+    small = {
+        "total_steps": 2,
+        "batch_size": 2,
+        "model.name": "sam_debug",
+        "rounds.count": 3,
+        "eval.num_points": 2,
+    }
+    small |= {
+        "optimizer.warmup_steps": 1,
+        "data.scenes.size": 64,
+        "data.scenes.eval_count": 2,
+        "data.cache_mb": 0,
+    }
     flags = [f"--config.{name}={value}" for name, value in small.items()]
     for arguments in (
-        ["train", "--config=experiments/sam/quickstart.py", f"--workdir={tmp_path / 'run'}", *flags],
+        [
+            "train",
+            "--config=experiments/sam/quickstart.py",
+            f"--workdir={tmp_path / 'run'}",
+            *flags,
+        ],
         ["eval", "--checkpoint", str(tmp_path / "run"), "--out", str(tmp_path / "eval")],
-        ["predict", photo, "--checkpoint", str(tmp_path / "run"), "--point", "20,9", "--out", str(tmp_path / "out")],
+        [
+            "predict",
+            photo,
+            "--checkpoint",
+            str(tmp_path / "run"),
+            "--point",
+            "20,9",
+            "--out",
+            str(tmp_path / "out"),
+        ],
     ):
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-        run = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
+        run = subprocess.run(
+            [*command, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment
+        )
         assert run.returncode == 0, run.stderr
     assert "iou@1" in (tmp_path / "eval" / "interactive.json").read_text()
     assert (tmp_path / "eval" / "pictures.png").is_file()

@@ -21,7 +21,11 @@ def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("vit") / "probe.safetensors"
     config = classification_config()
     config.model = {"name": "vit_debug", "frozen": True}
-    write_checkpoint(path, drawn_variables(build_classifier(**config.model), init_classifier), metadata=plain(config))
+    write_checkpoint(
+        path,
+        drawn_variables(build_classifier(**config.model), init_classifier),
+        metadata=plain(config),
+    )
     return str(path)
 
 
@@ -42,30 +46,48 @@ def measured(monkeypatch):
     return MeasuredTask
 
 
-def test_eval_prints_what_training_logs_and_writes_it_where_it_is_told(weights, measured, tmp_path, capsys):
+def test_eval_prints_what_training_logs_and_writes_it_where_it_is_told(
+    weights, measured, tmp_path, capsys
+):
     assert main(["eval", "--checkpoint", weights, "--config.eval.neighbours=5"]) == 0
     assert capsys.readouterr().out.split() == ["probe.safetensors", "top1", "0.7500"]
     assert (measured.config.task, measured.config.eval.neighbours) == ("classification", 5)
     assert measured.config.model.frozen
     out = tmp_path / "out"
     assert main(["eval", "--checkpoint", weights, "--untrained", "--out", str(out)]) == 0
-    assert capsys.readouterr().out.split()[:5] == ["trained", "untrained", "top1", "0.7500", "0.2500"]
+    assert capsys.readouterr().out.split()[:5] == [
+        "trained",
+        "untrained",
+        "top1",
+        "0.7500",
+        "0.2500",
+    ]
     found = json.loads((out / "evaluation.json").read_text())
     assert found == {"trained": {"top1": 0.75}, "untrained": {"top1": 0.25}}
     assert Image.open(out / "classes.png").size == (6, 4)
 
 
 @pytest.mark.parametrize(
-    "name, task", [("vit_debug", "classification"), ("mae_debug", "reconstruction"), ("sam_debug", "promptable")]
+    "name, task",
+    [("vit_debug", "classification"), ("mae_debug", "reconstruction"), ("sam_debug", "promptable")],
 )
 def test_weights_without_a_run_are_measured_by_the_task_of_their_model(tmp_path, name, task):
-    assert main(["prepare", "synthetic", "--out", str(tmp_path / "data"), "--option", "count=1"]) == 0  # both splits
+    assert (
+        main(["prepare", "synthetic", "--out", str(tmp_path / "data"), "--option", "count=1"]) == 0
+    )  # both splits
     config = evaluation_config({"model": {"name": name}}, str(tmp_path / "data"), "heldout", [])
     assert (config.task, config.data.eval_split) == (task, "heldout")
 
 
 def test_commands_for_other_models_say_so(weights, tmp_path, capsys):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
-    words = ["reconstruct", str(tmp_path / "a.png"), "--checkpoint", weights, "--out", str(tmp_path / "out")]
+    words = [
+        "reconstruct",
+        str(tmp_path / "a.png"),
+        "--checkpoint",
+        weights,
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main(words) == 2
     assert "holds vit_debug; this command takes a MAE" in capsys.readouterr().err

@@ -19,7 +19,9 @@ from segjax.weights.checkpoint import write_checkpoint
 
 OPTIONS = {"name": "maskrcnn_debug", "canvas": 96, "long_side": 96}
 MODEL = build_model(**OPTIONS)
-CLASSES = dict(categories=["cat", "dog", "owl"], category_ids=[3, 5, 9], keypoint_names=["head", "neck"])
+CLASSES = dict(
+    categories=["cat", "dog", "owl"], category_ids=[3, 5, 9], keypoint_names=["head", "neck"]
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,32 +48,70 @@ def photos(tmp_path):
 
 def test_overlays_and_results_that_coco_s_own_reader_takes(weights, photos, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["detect", *photos, "--checkpoint", weights["detector"], "--score", ".05", "--out", str(out)]) == 0
+    assert (
+        main(
+            [
+                "detect",
+                *photos,
+                "--checkpoint",
+                weights["detector"],
+                "--score",
+                ".05",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
-    assert f"{out}/0000508_detections.png  8 objects: " in printed and "--max-detections allows for more" in printed
+    assert (
+        f"{out}/0000508_detections.png  8 objects: " in printed
+        and "--max-detections allows for more" in printed
+    )
     assert f"{out}: detections.json, pictures.json" in printed
     pictures = COCO(out / "pictures.json")
     results = pictures.loadRes(str(out / "detections.json"))
     capsys.readouterr()
     assert pictures.imgs[508] == {"id": 508, "file_name": "0000508.png", "height": 50, "width": 70}
-    assert [(c["id"], c["name"]) for c in pictures.cats.values()] == [(3, "cat"), (5, "dog"), (9, "owl")]
+    assert [(c["id"], c["name"]) for c in pictures.cats.values()] == [
+        (3, "cat"),
+        (5, "dog"),
+        (9, "owl"),
+    ]
     detector = segjax.Detector.load(weights["detector"], score_threshold=0.05)
     for path, number, scale in zip(photos, (508, 12), (7, 8), strict=True):
         picture = np.asarray(Image.open(path))
         found, rows = detector([picture])[0], results.imgToAnns[number]
-        assert [row["category_id"] for row in rows] == [(3, 5, 9)[label - 1] for label in found["labels"]]
-        for row, box, mask, points in zip(rows, found["boxes"], found["masks"], found["keypoints"], strict=True):
+        assert [row["category_id"] for row in rows] == [
+            (3, 5, 9)[label - 1] for label in found["labels"]
+        ]
+        for row, box, mask, points in zip(
+            rows, found["boxes"], found["masks"], found["keypoints"], strict=True
+        ):
             x, y, width, height = row["bbox"]
             np.testing.assert_allclose([x, y, x + width, y + height], box, atol=1e-4)
-            np.testing.assert_array_equal(decode_mask(row["segmentation"]["counts"], *picture.shape[:2]), mask)
-            np.testing.assert_allclose(np.reshape(row["keypoints"], (-1, 3))[:, :2], points[:, :2] - 0.5, atol=1e-4)
+            np.testing.assert_array_equal(
+                decode_mask(row["segmentation"]["counts"], *picture.shape[:2]), mask
+            )
+            np.testing.assert_allclose(
+                np.reshape(row["keypoints"], (-1, 3))[:, :2], points[:, :2] - 0.5, atol=1e-4
+            )
         overlay = np.asarray(Image.open(out / f"{path.rsplit('/', 1)[1][:-4]}_detections.png"))
         large = picture.repeat(scale, axis=0).repeat(scale, axis=1)
         assert overlay.shape == large.shape and (overlay != large).mean() > 0.05
 
 
 def test_nothing_is_an_answer_too(weights, photos, tmp_path, capsys):
-    words = ["detect", photos[0], "--checkpoint", weights["detector"], "--score", "1", "--out", str(tmp_path / "o")]
+    words = [
+        "detect",
+        photos[0],
+        "--checkpoint",
+        weights["detector"],
+        "--score",
+        "1",
+        "--out",
+        str(tmp_path / "o"),
+    ]
     assert main(words) == 0
     assert "0000508_detections.png  nothing; lower --score" in capsys.readouterr().out
     assert json.loads((tmp_path / "o" / "detections.json").read_text()) == []
@@ -87,25 +127,49 @@ def test_a_sam_is_asked_for_masks(weights, photos, tmp_path, monkeypatch):
     def left_column(predictor, image, found, *, if_surer):
         assert predictor.model == build_model("sam_debug") and image.shape == (50, 70, 3)
         asked.append(if_surer)
-        return found._replace(masks=[encode_mask(np.arange(70) < 1 + np.zeros((50, 1)))] * len(found.boxes))
+        return found._replace(
+            masks=[encode_mask(np.arange(70) < 1 + np.zeros((50, 1)))] * len(found.boxes)
+        )
 
     monkeypatch.setattr("segjax.inference.detection.sam_refinement.refined", left_column)
-    words = ["detect", photos[0], "--checkpoint", weights["detector"], "--score", ".05", "--out", str(tmp_path)]
+    words = [
+        "detect",
+        photos[0],
+        "--checkpoint",
+        weights["detector"],
+        "--score",
+        ".05",
+        "--out",
+        str(tmp_path),
+    ]
     for options in (["--refine-if", "surer"], []):
         assert main([*words, "--refine", weights["sam"], *options]) == 0
     assert asked == [True, False]
     rows = json.loads((tmp_path / "detections.json").read_text())
-    assert len(rows) == 8 and all(decode_mask(row["segmentation"]["counts"], 50, 70)[:, :1].all() for row in rows)
+    assert len(rows) == 8 and all(
+        decode_mask(row["segmentation"]["counts"], 50, 70)[:, :1].all() for row in rows
+    )
 
 
 @pytest.mark.slow
 def test_a_sam_draws_the_masks(weights, photos, tmp_path):
     def masks(*options):
-        words = ["detect", photos[0], "--checkpoint", weights["detector"], "--score", ".05", "--max-detections", "3"]
+        words = [
+            "detect",
+            photos[0],
+            "--checkpoint",
+            weights["detector"],
+            "--score",
+            ".05",
+            "--max-detections",
+            "3",
+        ]
         assert main([*words, "--out", str(tmp_path / "out"), *options]) == 0
         rows = json.loads((tmp_path / "out" / "detections.json").read_text())
         assert len(rows) == 3
-        return [(row["bbox"], row["score"]) for row in rows], [row["segmentation"]["counts"] for row in rows]
+        return [(row["bbox"], row["score"]) for row in rows], [
+            row["segmentation"]["counts"] for row in rows
+        ]
 
     (boxes, own), (same, drawn) = masks(), masks("--refine", weights["sam"])
     assert boxes == same and own != drawn
@@ -125,39 +189,86 @@ def test_a_sam_draws_the_masks(weights, photos, tmp_path):
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["predict", "--point", "3,3", "detector"], "this command takes a SAM. `segjax detect` finds the objects of"),
-        (["everything", "detector"], "holds maskrcnn_debug; this command takes a SAM. `segjax detect`"),
+        (
+            ["predict", "--point", "3,3", "detector"],
+            "this command takes a SAM. `segjax detect` finds the objects of",
+        ),
+        (
+            ["everything", "detector"],
+            "holds maskrcnn_debug; this command takes a SAM. `segjax detect`",
+        ),
         (["reconstruct", "detector"], "takes a MAE (experiments/mae trains one). `segjax detect`"),
         (
             ["detect", "sam"],
             "takes a Mask R-CNN (experiments/mask_rcnn trains one). `segjax predict` and `segjax every",
         ),
-        (["detect", "mae"], "takes a Mask R-CNN (experiments/mask_rcnn trains one). `segjax reconstruct` shows"),
-        (["detect", "--refine", "mae", "detector"], "holds mae_debug; this command takes a SAM. `segjax reconstruct`"),
+        (
+            ["detect", "mae"],
+            "takes a Mask R-CNN (experiments/mask_rcnn trains one). `segjax reconstruct` shows",
+        ),
+        (
+            ["detect", "--refine", "mae", "detector"],
+            "holds mae_debug; this command takes a SAM. `segjax reconstruct`",
+        ),
         (["detect", "--step", "3", "detector"], "is a single file, it has no step 3"),
-        (["detect", "--max-detections", "0", "detector"], "max_detections is 0; expected at least 1"),
+        (
+            ["detect", "--max-detections", "0", "detector"],
+            "max_detections is 0; expected at least 1",
+        ),
     ],
 )
 def test_commands_say_which_model_they_take(weights, photos, tmp_path, capsys, words, said):
-    command, *options, kind = [weights.get(word, word) if n else word for n, word in enumerate(words)]
-    assert main([command, photos[0], "--checkpoint", kind, "--out", str(tmp_path / "out"), *options]) == 2
+    command, *options, kind = [
+        weights.get(word, word) if n else word for n, word in enumerate(words)
+    ]
+    assert (
+        main([command, photos[0], "--checkpoint", kind, "--out", str(tmp_path / "out"), *options])
+        == 2
+    )
     assert said in capsys.readouterr().err
 
 
 def test_a_missing_picture_is_said_before_the_model_is_read(photos, tmp_path, capsys):
-    assert main(["detect", photos[0], "no.png", "--checkpoint", "nowhere", "--out", str(tmp_path)]) == 2
+    assert (
+        main(["detect", photos[0], "no.png", "--checkpoint", "nowhere", "--out", str(tmp_path)])
+        == 2
+    )
     assert "no picture no.png" in capsys.readouterr().err
 
 
 def test_a_condition_on_the_masks_of_no_sam_is_a_mistake(photos, tmp_path, capsys):
-    words = ["detect", photos[0], "--checkpoint", "nowhere", "--refine-if", "surer", "--out", str(tmp_path)]
+    words = [
+        "detect",
+        photos[0],
+        "--checkpoint",
+        "nowhere",
+        "--refine-if",
+        "surer",
+        "--out",
+        str(tmp_path),
+    ]
     assert main(words) == 2
     assert "name its run or file with --refine" in capsys.readouterr().err
 
 
 def test_export_writes_one_file(weights, tmp_path, capsys):
     out = str(tmp_path / "d.stablehlo")
-    assert main(["export", weights["detector"], "--canvas", "64", "96", "--platforms", "cpu,cuda", "--out", out]) == 0
+    assert (
+        main(
+            [
+                "export",
+                weights["detector"],
+                "--canvas",
+                "64",
+                "96",
+                "--platforms",
+                "cpu,cuda",
+                "--out",
+                out,
+            ]
+        )
+        == 0
+    )
     assert f"wrote {out}: 1 picture on 64 x 96 pixels, for cpu, cuda, " in capsys.readouterr().out
     assert main(["export", weights["detector"], "--canvas", "60", "96", "--out", out]) == 2
     assert "canvases are ((60, 96),)" in capsys.readouterr().err
@@ -171,8 +282,14 @@ def test_convert_keeps_what_classes_are_called(weights, tmp_path, capsys):
     assert segjax.Detector.load(tmp_path / "copy.safetensors").names == ("cat", "dog", "owl")
 
 
-@pytest.mark.parametrize("name", ["maskrcnn_debug", "keypointrcnn_resnet50_fpn", "mask_rcnn_R_50_FPN", "vitdet_vit_b"])
+@pytest.mark.parametrize(
+    "name", ["maskrcnn_debug", "keypointrcnn_resnet50_fpn", "mask_rcnn_R_50_FPN", "vitdet_vit_b"]
+)
 def test_any_detector_s_weights_are_measured_by_the_task_of_detection(tmp_path, name):
-    assert main(["prepare", "synthetic", "--out", str(tmp_path / "data"), "--option", "count=1"]) == 0
-    config = evaluation_config({"model": {"name": name}, "classes": {}}, str(tmp_path / "data"), "heldout", [])
+    assert (
+        main(["prepare", "synthetic", "--out", str(tmp_path / "data"), "--option", "count=1"]) == 0
+    )
+    config = evaluation_config(
+        {"model": {"name": name}, "classes": {}}, str(tmp_path / "data"), "heldout", []
+    )
     assert config.task == "detection" and "classes" not in config

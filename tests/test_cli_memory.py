@@ -27,7 +27,11 @@ print(done, step())
 
 def outcome(**environment):
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env={"PATH": "", **environment}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAM],
+        env={"PATH": "", **environment},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     said, faults = done.stdout.split()
     return said == "True", int(faults)
@@ -41,7 +45,8 @@ def test_what_was_freed_needs_no_new_pages():
 
 
 @pytest.mark.parametrize(
-    "environment", [{"JAX_PLATFORMS": "cuda,cpu"}, {"JAX_PLATFORMS": "cpu", "MALLOC_ARENA_MAX": "4"}]
+    "environment",
+    [{"JAX_PLATFORMS": "cuda,cpu"}, {"JAX_PLATFORMS": "cpu", "MALLOC_ARENA_MAX": "4"}],
 )
 def test_accelerators_and_what_the_environment_says_are_left_alone(environment):
     done, faults = outcome(**environment)

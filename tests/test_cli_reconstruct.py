@@ -39,7 +39,9 @@ def read(path):
 
 
 def test_three_pictures_and_a_sheet(weights, photo, tmp_path, capsys):
-    assert main(["reconstruct", photo, "--checkpoint", weights, "--out", str(tmp_path / "out")]) == 0
+    assert (
+        main(["reconstruct", photo, "--checkpoint", weights, "--out", str(tmp_path / "out")]) == 0
+    )
     assert "8 of 16 patches masked" in capsys.readouterr().out
     original, masked, guess = (
         read(tmp_path / "out" / f"photo_{n}.png") for n in ("original", "masked", "reconstructed")
@@ -55,13 +57,25 @@ def test_three_pictures_and_a_sheet(weights, photo, tmp_path, capsys):
 
 def test_mask_and_seed_can_be_chosen(weights, photo, tmp_path):
     def masked(*options):
-        main(["reconstruct", photo, "--checkpoint", weights, "--out", str(tmp_path / "out"), *options])
+        main(
+            [
+                "reconstruct",
+                photo,
+                "--checkpoint",
+                weights,
+                "--out",
+                str(tmp_path / "out"),
+                *options,
+            ]
+        )
         return read(tmp_path / "out" / "photo_masked.png")
 
     first = masked("--mask-ratio", "0.75")
     assert (first == masked("--mask-ratio", "0.75")).all()
     assert (first != masked("--mask-ratio", "0.75", "--seed", "1")).any()
-    grid = (masked("--mask-strategy", "grid", "--mask-ratio", "0.75").reshape(4, 16, 4, 16, 3) == 128).all((1, 3, 4))
+    grid = (
+        masked("--mask-strategy", "grid", "--mask-ratio", "0.75").reshape(4, 16, 4, 16, 3) == 128
+    ).all((1, 3, 4))
     assert (~grid.reshape(2, 2, 2, 2)).sum((1, 3)).tolist() == [[1, 1], [1, 1]]
 
 
@@ -85,7 +99,12 @@ def test_what_cannot_be_done_is_said(weights, photo, tmp_path, capsys, command, 
 def test_convert_writes_the_official_files_and_load_guesses_their_size(weights, tmp_path, capsys):
     assert main(["convert", weights, str(tmp_path / "mae.pth")]) == 0
     assert "read" in capsys.readouterr().out
-    assert read_checkpoint(tmp_path / "mae.pth").size == {"width": 32, "depth": 2, "patch": 16, "canvas": 64}
+    assert read_checkpoint(tmp_path / "mae.pth").size == {
+        "width": 32,
+        "depth": 2,
+        "patch": 16,
+        "canvas": 64,
+    }
     model, variables = segjax.load(tmp_path / "mae.pth")
     assert model == MODEL
     jax.tree.map(np.testing.assert_array_equal, variables, drawn_variables(MODEL, init_mae))
@@ -99,21 +118,32 @@ def test_a_mae_goes_to_another_canvas_with_the_positions_of_that(weights, tmp_pa
     assert main(["convert", weights, str(tmp_path / "mae.pth")]) == 0
     caplog.set_level(logging.INFO, "segjax")
     model, variables = segjax.load("mae_debug", tmp_path / "mae.pth", canvas=96)
-    assert "MAE of 64 pixels on a canvas of 96: positions computed for 6 x 6 patches instead of 4 x 4" in caplog.text
+    assert (
+        "MAE of 64 pixels on a canvas of 96: positions computed for 6 x 6 patches instead of 4 x 4"
+        in caplog.text
+    )
     jax.tree.map(np.testing.assert_array_equal, variables, drawn_variables(MODEL, init_mae))
-    prediction, masked = jax.jit(model.apply)(variables, np.zeros((1, 96, 96, 3)), np.arange(36.0)[None])
+    prediction, masked = jax.jit(model.apply)(
+        variables, np.zeros((1, 96, 96, 3)), np.arange(36.0)[None]
+    )
     assert prediction.shape == (1, 36, 768) and masked.sum() == 27
 
     assert main(["convert", weights, str(tmp_path / "larger.pth"), "--canvas", "96"]) == 0
     larger = segjax.load(tmp_path / "larger.pth")[0]
-    assert larger == model and read_checkpoint(tmp_path / "larger.pth").arrays["pos_embed"].shape == (1, 37, 32)
+    assert larger == model and read_checkpoint(tmp_path / "larger.pth").arrays[
+        "pos_embed"
+    ].shape == (1, 37, 32)
 
-    with pytest.raises(ValueError, match="canvas 100 is not a multiple of the patch 16; take 96 or 112"):
+    with pytest.raises(
+        ValueError, match="canvas 100 is not a multiple of the patch 16; take 96 or 112"
+    ):
         segjax.load(weights, canvas=100)
 
 
 def test_a_mae_whose_positions_were_trained_goes_nowhere(weights, tmp_path):
-    assert main(["convert", weights, str(tmp_path / "mae.safetensors"), "--format", "official"]) == 0
+    assert (
+        main(["convert", weights, str(tmp_path / "mae.safetensors"), "--format", "official"]) == 0
+    )
     arrays, header = read_arrays(tmp_path / "mae.safetensors")
     trained = {key: array + 0.01 * (key == "pos_embed") for key, array in arrays.items()}
     write_arrays(tmp_path / "trained.safetensors", trained, header)

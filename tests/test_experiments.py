@@ -21,11 +21,16 @@ from segjax.weights.run_folder import load_variables
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "experiments"
 EXPERIMENTS = sorted(FOLDER.rglob("*.py"))
 name_of = lambda path: path if isinstance(path, str) else f"{path.parent.name}/{path.stem}"
-HEADS = {"masks": "mask_convs", "keypoints": "keypoints"}  # and the attribute of a detector that says it has one
+HEADS = {
+    "masks": "mask_convs",
+    "keypoints": "keypoints",
+}  # and the attribute of a detector that says it has one
 # Programs that differ from others in numbers alone: these others are traced by default.
 LIKE_OTHERS = ("cityscapes", "coco_r50_lsj", "lvis", "keypoints", "nuclei", "roi_ablation")
 LIKE_OTHERS = [FOLDER / "mask_rcnn" / f"{name}.py" for name in LIKE_OTHERS]
-LIKE_OTHERS += [FOLDER / "sam" / f"{name}.py" for name in ("bsds500", "sa1b_vit_b", "sa1b_vit_l", "sa1b_vit_h")]
+LIKE_OTHERS += [
+    FOLDER / "sam" / f"{name}.py" for name in ("bsds500", "sa1b_vit_b", "sa1b_vit_l", "sa1b_vit_h")
+]
 LIKE_OTHERS += [FOLDER / "mae" / "imagenet_l.py"]
 OWN_DATA = FOLDER / "mask_rcnn" / "finetune.py"  # whose classes are read from there
 VARIANTS = [(path, "") for path in EXPERIMENTS if path not in (*LIKE_OTHERS, OWN_DATA)]
@@ -50,7 +55,9 @@ def test_the_real_config_traces(path, variant):
     task, key = make_task(config), jax.random.key(0)
     batch = task.batch_shapes(2)
     variables = jax.eval_shape(task.init, key)
-    loss, weight, metrics = jax.eval_shape(lambda v, b, k: task.loss(v, b, k, True), variables, batch, key)
+    loss, weight, metrics = jax.eval_shape(
+        lambda v, b, k: task.loss(v, b, k, True), variables, batch, key
+    )
     assert loss.shape == weight.shape == () and loss.dtype == jnp.float32
     heads = {name for name, attribute in HEADS.items() if getattr(task.model, attribute, 0)}
     heads |= set(numbered("classes", getattr(task.model, "box_stages", 0)))
@@ -72,13 +79,36 @@ def test_imagenet_is_pretrained_by_the_paper_s_recipe(size, variant, epochs):
     config = read_config(f"{FOLDER}/mae/imagenet_{size}.py{variant}")
     assert (config.total_steps, config.batch_size) == (epochs * 1_281_167 // 4096, 4096)
     optimizer = config.optimizer
-    assert (optimizer.name, optimizer.schedule, optimizer.warmup_steps) == ("adamw", "cosine", 40 * 1_281_167 // 4096)
-    assert (optimizer.b1, optimizer.b2, optimizer.weight_decay, optimizer.base_lr) == (0.9, 0.95, 0.05, 1.5e-4)
-    assert (optimizer.clip_norm, optimizer.final_lr, optimizer.layer_decay, config.ema_decay) == (0, 0, 1, 0)
+    assert (optimizer.name, optimizer.schedule, optimizer.warmup_steps) == (
+        "adamw",
+        "cosine",
+        40 * 1_281_167 // 4096,
+    )
+    assert (optimizer.b1, optimizer.b2, optimizer.weight_decay, optimizer.base_lr) == (
+        0.9,
+        0.95,
+        0.05,
+        1.5e-4,
+    )
+    assert (optimizer.clip_norm, optimizer.final_lr, optimizer.layer_decay, config.ema_decay) == (
+        0,
+        0,
+        1,
+        0,
+    )
     crop, model = config.data.crop, make_task(config).model
     assert (tuple(crop.scale), tuple(crop.ratio), crop.flip) == ((0.2, 1.0), (3 / 4, 4 / 3), True)
-    assert (model.canvas, model.mask_ratio, model.mask_strategy, model.drop_path) == (224, 0.75, "random", 0.0)
-    assert (model.decoder_width, model.decoder_depth, model.decoder_heads) == (512, 8, 16) and model.norm_pix
+    assert (model.canvas, model.mask_ratio, model.mask_strategy, model.drop_path) == (
+        224,
+        0.75,
+        "random",
+        0.0,
+    )
+    assert (model.decoder_width, model.decoder_depth, model.decoder_heads) == (
+        512,
+        8,
+        16,
+    ) and model.norm_pix
 
 
 @pytest.mark.parametrize(
@@ -102,7 +132,12 @@ def test_detectors_are_trained_by_detectron2_s_recipes(name, steps, batch, rate,
     assert (config.total_steps, config.batch_size) == (steps, batch)
     optimizer, model = config.optimizer, make_task(config).model
     assert model.box_stages == (3 if "cascade" in name else 1)
-    assert (optimizer.peak_lr, optimizer.base_lr, optimizer.schedule, optimizer.boundaries) == (rate, 0, "step", drops)
+    assert (optimizer.peak_lr, optimizer.base_lr, optimizer.schedule, optimizer.boundaries) == (
+        rate,
+        0,
+        "step",
+        drops,
+    )
     if model.backbone == "vit":
         assert (optimizer.name, optimizer.weight_decay, optimizer.layer_decay, model.drop_path) == (
             "adamw",
@@ -112,18 +147,26 @@ def test_detectors_are_trained_by_detectron2_s_recipes(name, steps, batch, rate,
         )
         return
     jitter = tuple(config.data.augment.scale) == (0.1, 2.0)
-    assert (optimizer.name, optimizer.b1, optimizer.weight_decay) == ("sgd", 0.9, 4e-5 if jitter else 1e-4)
+    assert (optimizer.name, optimizer.b1, optimizer.weight_decay) == (
+        "sgd",
+        0.9,
+        4e-5 if jitter else 1e-4,
+    )
     assert (model.freeze_at, model.norm) == ((0, "gn") if jitter else (2, "frozen_bn"))
 
 
-@pytest.mark.parametrize("experiment", ["sam/quickstart", "mae/quickstart", "mae/probe", "mask_rcnn/quickstart"])
+@pytest.mark.parametrize(
+    "experiment", ["sam/quickstart", "mae/quickstart", "mae/probe", "mask_rcnn/quickstart"]
+)
 def test_what_is_said_of_batches_before_any_is_read_holds(experiment):
     config = read_config(f"{FOLDER / experiment}.py:debug")
     task = make_task(config)
     with contextlib.closing(task.batches("train", batch_size=2)) as batches:
         read = {name: (rows.shape, rows.dtype) for name, rows in next(batches).items()}
     del read["index"]  # stays on the host
-    assert read == {name: (shape.shape, shape.dtype) for name, shape in task.batch_shapes(2).items()}
+    assert read == {
+        name: (shape.shape, shape.dtype) for name, shape in task.batch_shapes(2).items()
+    }
 
 
 def test_miniatures_of_a_task_are_one_program():
@@ -131,7 +174,11 @@ def test_miniatures_of_a_task_are_one_program():
     program = lambda config: (config["task"], config["model"].get("frozen", False))
     by_program = {program(config): config for config in configs}
     classification = {("classification", False), ("classification", True)}
-    assert set(by_program) == {(name, False) for name in ("promptable", "reconstruction", "detection")} | classification
+    assert (
+        set(by_program)
+        == {(name, False) for name in ("promptable", "reconstruction", "detection")}
+        | classification
+    )
     assert all(config == by_program[program(config)] for config in configs)
 
 
@@ -141,7 +188,11 @@ def test_an_unknown_variant_is_named(path):
         read_config(f"{path}:unheard")
 
 
-MEASURED = [("sam/quickstart", "iou@1"), ("mae/probe", "knn@3"), ("mask_rcnn/quickstart", "segm/AP50")]
+MEASURED = [
+    ("sam/quickstart", "iou@1"),
+    ("mae/probe", "knn@3"),
+    ("mask_rcnn/quickstart", "segm/AP50"),
+]
 
 
 @pytest.mark.parametrize(
@@ -150,9 +201,13 @@ MEASURED = [("sam/quickstart", "iou@1"), ("mae/probe", "knn@3"), ("mask_rcnn/qui
     [("mae/quickstart", "eval_loss", True), *((*case, False) for case in MEASURED)]
     + [pytest.param(*case, True, marks=pytest.mark.slow) for case in MEASURED],
 )
-def test_the_miniature_trains_evaluates_and_resumes_bit_for_bit(tmp_path, monkeypatch, experiment, number, resumes):
+def test_the_miniature_trains_evaluates_and_resumes_bit_for_bit(
+    tmp_path, monkeypatch, experiment, number, resumes
+):
     # On one device: smaller programs are tested on many, this one takes minutes to compile for eight.
-    one = jax.make_mesh((1, 1), sharding.BATCH_AXES, (AxisType.Auto, AxisType.Auto), devices=jax.devices()[:1])
+    one = jax.make_mesh(
+        (1, 1), sharding.BATCH_AXES, (AxisType.Auto, AxisType.Auto), devices=jax.devices()[:1]
+    )
     monkeypatch.setattr(sharding, "make_mesh", lambda data, fsdp: one)
 
     def run():
@@ -175,23 +230,50 @@ def test_the_miniature_trains_evaluates_and_resumes_bit_for_bit(tmp_path, monkey
     # A detector's checkpoint says what its classes are called.
     task = make_task(read_config(f"{FOLDER / experiment}.py:debug"))
     assert hasattr(task, "classes") == isinstance(task, Detection)
-    known = {name: list(values) for name, values in task.classes().items()} if isinstance(task, Detection) else None
+    known = (
+        {name: list(values) for name, values in task.classes().items()}
+        if isinstance(task, Detection)
+        else None
+    )
     assert saved.get("classes") == known
 
 
 @pytest.mark.parametrize(
     ("size", "steps", "batch", "rate", "decay", "drop"),
-    [("b", 180_000, 128, 8e-4, 0.6, 0.6), ("l", 180_000, 128, 4e-4, 0.8, 0.4), ("h", 90_000, 256, 8e-4, 0.8, 0.4)],
+    [
+        ("b", 180_000, 128, 8e-4, 0.6, 0.6),
+        ("l", 180_000, 128, 4e-4, 0.8, 0.4),
+        ("h", 90_000, 256, 8e-4, 0.8, 0.4),
+    ],
 )
 def test_sa1b_is_trained_on_by_the_paper_s_recipe(size, steps, batch, rate, decay, drop):
     """SAM's appendix A: 90,000 steps of 256 for H, 180,000 of 128 for B and L; H's rate drops at 60,000 and 86,666."""
     config = read_config(f"{FOLDER}/sam/sa1b_vit_{size}.py")
     optimizer, rounds, model = config.optimizer, config.rounds, make_task(config).model
-    assert (config.total_steps, config.batch_size, model.drop_path, model.canvas) == (steps, batch, drop, 1024)
+    assert (config.total_steps, config.batch_size, model.drop_path, model.canvas) == (
+        steps,
+        batch,
+        drop,
+        1024,
+    )
     assert (optimizer.name, optimizer.peak_lr, optimizer.layer_decay) == ("adamw", rate, decay)
-    assert (optimizer.b1, optimizer.b2, optimizer.weight_decay, optimizer.schedule) == (0.9, 0.999, 0.1, "step")
+    assert (optimizer.b1, optimizer.b2, optimizer.weight_decay, optimizer.schedule) == (
+        0.9,
+        0.999,
+        0.1,
+        "step",
+    )
     assert tuple(optimizer.boundaries) == ((60_000, 86_666) if size == "h" else (120_000, 173_332))
-    assert (optimizer.warmup_steps, config.data.max_prompts, config.data.max_area_fraction) == (250, 64, 0.9)
-    assert (rounds.count, rounds.empty_random, rounds.empty_last, rounds.sampled) == (11, True, True, False)
+    assert (optimizer.warmup_steps, config.data.max_prompts, config.data.max_area_fraction) == (
+        250,
+        64,
+        0.9,
+    )
+    assert (rounds.count, rounds.empty_random, rounds.empty_last, rounds.sampled) == (
+        11,
+        True,
+        True,
+        False,
+    )
     assert not any(value for name, value in config.data.augment.items() if name != "resize")
     assert (config.loss.focal_weight, config.loss.dice_weight, config.loss.iou_weight) == (20, 1, 1)

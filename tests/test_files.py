@@ -41,13 +41,18 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def test_a_full_disk_names_the_file(tmp_path):
-    with pytest.raises(OSError, match="No space left on device: .*file"), unfinished(tmp_path / "file"):
+    with (
+        pytest.raises(OSError, match="No space left on device: .*file"),
+        unfinished(tmp_path / "file"),
+    ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_json_is_sorted_and_indented_unless_asked_otherwise(tmp_path):
     write_json(tmp_path / "sorted.json", {"b": 1, "a": [2.5, None]})
-    assert (tmp_path / "sorted.json").read_text() == '{\n  "a": [\n    2.5,\n    null\n  ],\n  "b": 1\n}\n'
+    assert (
+        tmp_path / "sorted.json"
+    ).read_text() == '{\n  "a": [\n    2.5,\n    null\n  ],\n  "b": 1\n}\n'
     write_json(tmp_path / "given.json", {"b": 1, "a": 2}, indent=1, sort_keys=False)
     assert (tmp_path / "given.json").read_text() == '{\n "b": 1,\n "a": 2\n}\n'
 
@@ -55,7 +60,9 @@ def test_json_is_sorted_and_indented_unless_asked_otherwise(tmp_path):
 def test_json_refuses_what_it_cannot_say_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "numbers.json"
     write_json(path, {"images": 2})
-    with pytest.raises(ValueError, match=r"numbers\.json is not written: .*infinite or not a number"):
+    with pytest.raises(
+        ValueError, match=r"numbers\.json is not written: .*infinite or not a number"
+    ):
         write_json(path, {"iou@1": float("nan")})
     with pytest.raises(TypeError):
         write_json(path, {"what": object()})

@@ -28,7 +28,17 @@ INSIDE = {
     "scaling": {"training"},
     "viz": set(),
     "tasks": {
-        *("ops", "masks", "images", "models", "losses", "prompting", "data", "training", "evaluation"),
+        *(
+            "ops",
+            "masks",
+            "images",
+            "models",
+            "losses",
+            "prompting",
+            "data",
+            "training",
+            "evaluation",
+        ),
         *("weights", "inference", "viz"),
     },
 }
@@ -94,21 +104,28 @@ def imports(path):
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_module_imports_only_what_its_part_may(path):
     part = part_of(path)
-    assert part in INSIDE, f"segjax/{part} is a new part of the package: say here what it may import"
+    assert part in INSIDE, (
+        f"segjax/{part} is a new part of the package: say here what it may import"
+    )
     for name, at_once in imports(path):
         root, *rest = name.split(".")
         if root == "segjax":
             allowed = INSIDE[part] | FOR_ALL | {part}
             fits = not rest or any(
-                rest == a.split(".")[: len(rest)] or rest[: len(a.split("."))] == a.split(".") for a in allowed
+                rest == a.split(".")[: len(rest)] or rest[: len(a.split("."))] == a.split(".")
+                for a in allowed
             )
-            assert fits or rest == ["__version__"], f"{part} may not import {name}; it may import {sorted(allowed)}"
+            assert fits or rest == ["__version__"], (
+                f"{part} may not import {name}; it may import {sorted(allowed)}"
+            )
         elif root not in sys.stdlib_module_names:
             assert root not in NEVER, f"the core never imports {root}"
             assert not (part == "data" and root in JAX), f"data yields NumPy and imports no {root}"
             if part in OUTSIDE:
                 allowed = OUTSIDE[part] | (set() if at_once else LAZILY.get(part, set()))
-                assert root in allowed, f"{part} may not import {root}{' at module level' * at_once}"
+                assert root in allowed, (
+                    f"{part} may not import {root}{' at module level' * at_once}"
+                )
 
 
 def test_the_check_sees_imports_and_tells_lazy_ones():
@@ -122,5 +139,7 @@ def test_the_check_sees_imports_and_tells_lazy_ones():
 def test_every_module_has_a_name_of_its_own_a_docstring_and_a_readable_length(path):
     assert not VAGUE & {part.removesuffix(".py") for part in path.relative_to(PACKAGE).parts}
     source = path.read_text()
-    assert not source.strip() or ast.get_docstring(ast.parse(source)), f"{path} does not say what it is"
+    assert not source.strip() or ast.get_docstring(ast.parse(source)), (
+        f"{path} does not say what it is"
+    )
     assert len(source.splitlines()) <= 400

@@ -22,9 +22,24 @@ class Training:
     def __init__(self, folder, processes, **fields):
         self.folder, self.processes, self.run = folder, processes, folder / "run"
         folder.mkdir()
-        fields = {"log_every": 1, "batch_size": 8, "optimizer.base_lr": 0.0, "optimizer.peak_lr": 3e-3, **fields}
-        self.command = [sys.executable, "-m", "segjax", "train", "--config=experiments/mae/quickstart.py:debug"]
-        self.command += [f"--workdir={self.run}", *(f"--config.{name}={value}" for name, value in fields.items())]
+        fields = {
+            "log_every": 1,
+            "batch_size": 8,
+            "optimizer.base_lr": 0.0,
+            "optimizer.peak_lr": 3e-3,
+            **fields,
+        }
+        self.command = [
+            sys.executable,
+            "-m",
+            "segjax",
+            "train",
+            "--config=experiments/mae/quickstart.py:debug",
+        ]
+        self.command += [
+            f"--workdir={self.run}",
+            *(f"--config.{name}={value}" for name, value in fields.items()),
+        ]
         if processes > 1:
             self.command += [f"--coordinator=localhost:{free_port()}", f"--processes={processes}"]
             self.command += [f"--heartbeat_timeout={HEARTBEAT}"]
@@ -32,10 +47,16 @@ class Training:
 
     def begin(self):
         self.begun += 1
-        jax = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        jax = {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": "1",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        }
         which = lambda rank: [f"--process_id={rank}"] if self.processes > 1 else []
         self.logs = [self.folder / f"{self.begun}_{rank}.log" for rank in range(self.processes)]
-        self.workers = [start([*self.command, *which(rank)], log, **jax) for rank, log in enumerate(self.logs)]
+        self.workers = [
+            start([*self.command, *which(rank)], log, **jax) for rank, log in enumerate(self.logs)
+        ]
 
     def ends(self):
         """Statuses of all, once they have ended."""
@@ -60,16 +81,24 @@ class Training:
     def saved(self):
         """Steps of the checkpoints that are complete."""
         folder = self.run / "checkpoints"
-        return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
+        return (
+            sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+            if folder.exists()
+            else []
+        )
 
     def wait_until(self, condition):
         until = time.monotonic() + 280
         while not condition():
-            assert time.monotonic() < until and {worker.poll() for worker in self.workers} == {None}, self.said()[0]
+            assert time.monotonic() < until and {worker.poll() for worker in self.workers} == {
+                None
+            }, self.said()[0]
             time.sleep(0.01)
 
 
-def test_one_of_four_is_killed_and_what_is_reached_in_the_end_is_that_of_a_run_undisturbed(tmp_path):
+def test_one_of_four_is_killed_and_what_is_reached_in_the_end_is_that_of_a_run_undisturbed(
+    tmp_path,
+):
     steps, every = 24, 6
     undisturbed = Training(tmp_path / "alone", 1, total_steps=steps)
     undisturbed.begin()
@@ -77,9 +106,13 @@ def test_one_of_four_is_killed_and_what_is_reached_in_the_end_is_that_of_a_run_u
     training = Training(tmp_path / "four", 4, **{"total_steps": steps, "checkpoint.every": every})
     training.begin()
     # Saves go on in the background; what is counted here are the steps after one that was complete.
-    training.wait_until(lambda: training.saved() and list(training.rows())[-1] <= training.saved()[-1] + every // 2)
+    training.wait_until(
+        lambda: training.saved() and list(training.rows())[-1] <= training.saved()[-1] + every // 2
+    )
     os.kill(child_of(training.workers[2]), signal.SIGKILL)
-    assert training.ends() == [guard.LOST, guard.LOST, 128 + signal.SIGKILL, guard.LOST], training.said()
+    assert training.ends() == [guard.LOST, guard.LOST, 128 + signal.SIGKILL, guard.LOST], (
+        training.said()
+    )
     assert all("process 2 is lost" in training.said()[rank] for rank in (0, 1, 3))
     saved, done = training.saved()[-1], list(training.rows())[-1]
     assert every <= saved <= done < steps and saved % every == 0
@@ -90,9 +123,13 @@ def test_one_of_four_is_killed_and_what_is_reached_in_the_end_is_that_of_a_run_u
     assert done - saved <= every, "steps that were done twice"
     ours, theirs = training.rows(), undisturbed.rows()
     assert list(ours) == list(theirs) == list(range(1, steps + 1))
-    assert theirs[steps]["loss"] < 0.97 * theirs[1]["loss"], "so much is learned that what is lost would be seen"
+    assert theirs[steps]["loss"] < 0.97 * theirs[1]["loss"], (
+        "so much is learned that what is lost would be seen"
+    )
     for name in ("loss", "eval_loss"):
-        found, expected = ([row[name] for row in rows.values() if name in row] for rows in (ours, theirs))
+        found, expected = (
+            [row[name] for row in rows.values() if name in row] for rows in (ours, theirs)
+        )
         np.testing.assert_allclose(found, expected, rtol=1e-4, err_msg=name)
 
 
@@ -102,14 +139,24 @@ def test_one_of_two_is_killed_with_its_guard_and_later_all_are_told_to_stop(tmp_
     training.begin()
     training.wait_until(lambda: last() >= 5)
     training.workers[1].kill()
-    assert training.ends() == [guard.LOST, -signal.SIGKILL] and "process 1 is lost" in training.said()[0]
+    assert (
+        training.ends() == [guard.LOST, -signal.SIGKILL]
+        and "process 1 is lost" in training.said()[0]
+    )
     saved = training.saved()[-1]
     assert saved % 3 == 0
 
     training.begin()
-    training.wait_until(lambda: last() >= saved + 3 and f"resuming at step {saved}" in training.said()[0])
+    training.wait_until(
+        lambda: last() >= saved + 3 and f"resuming at step {saved}" in training.said()[0]
+    )
     training.workers[0].send_signal(signal.SIGTERM)
     assert training.ends() == [128 + signal.SIGTERM] * 2
     assert all(f"resuming at step {saved}" in log for log in training.said())
-    steps = [json.loads(line)["step"] for line in (training.run / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, steps[-1] + 1)), "steps that were lost are done again, and logged once"
+    steps = [
+        json.loads(line)["step"]
+        for line in (training.run / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == list(range(1, steps[-1] + 1)), (
+        "steps that were lost are done again, and logged once"
+    )

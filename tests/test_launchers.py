@@ -34,7 +34,10 @@ def machine(tmp_path):
             path.write_text(STAND_IN.format(folder=tmp_path, ends=ends))
             path.chmod(0o755)
         (tmp_path / "statuses").write_text("".join(f"{status}\n" for status in statuses))
-        return os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+        return os.environ | {
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "HOME": str(tmp_path),
+        }
 
     return make
 
@@ -47,7 +50,11 @@ def calls(folder):
 def assert_trains(words, workdir):
     """The command line is one that `segjax train` takes; nothing but fields of the experiment is left over."""
     args, rest = _parser(words).parse_known_args(words)
-    assert args.command == "train" and args.workdir == workdir and (TESTS.parent / args.config).is_file()
+    assert (
+        args.command == "train"
+        and args.workdir == workdir
+        and (TESTS.parent / args.config).is_file()
+    )
     assert all(word.startswith("--config.") for word in rest)
     return args
 
@@ -57,31 +64,56 @@ def test_tpu_pod_starts_all_workers_and_begins_again_when_one_was_lost(tmp_path,
     flags = ["my-slice", "us-east5-a", "/mnt/runs/a run", "--config.mesh.fsdp=16"]
     subprocess.run(["bash", LAUNCH / "tpu_pod.sh", *flags], env=environment, check=True)
     (gcloud,) = calls(tmp_path)
-    assert gcloud[1:8] == ["compute", "tpus", "tpu-vm", "ssh", "my-slice", "--zone=us-east5-a", "--worker=all"]
+    assert gcloud[1:8] == [
+        "compute",
+        "tpus",
+        "tpu-vm",
+        "ssh",
+        "my-slice",
+        "--zone=us-east5-a",
+        "--worker=all",
+    ]
     (tmp_path / "said").unlink()
 
     remote = gcloud[8].removeprefix("--command=")
-    subprocess.run(["bash", "-c", remote], env=environment, check=True)  # as ssh would, on each host
+    subprocess.run(
+        ["bash", "-c", remote], env=environment, check=True
+    )  # as ssh would, on each host
     log, until = tmp_path / "segjax.log", time.monotonic() + 30
-    said = lambda: log.read_text() if log.exists() else ""  # the loop, which goes on alone, makes the file
+    said = lambda: (
+        log.read_text() if log.exists() else ""
+    )  # the loop, which goes on alone, makes the file
     while "status 0" not in said():
         assert time.monotonic() < until, said()
         time.sleep(0.05)
     assert re.findall(r"status (\d+)", said()) == ["75", "137", "0"]
     trained = [words[1:] for words in calls(tmp_path) if words[0] == "segjax"]
     assert len(trained) == 3 and trained[0] == trained[1]
-    assert assert_trains(trained[0], "/mnt/runs/a run").distributed and "--config.mesh.fsdp=16" in trained[0]
+    assert (
+        assert_trains(trained[0], "/mnt/runs/a run").distributed
+        and "--config.mesh.fsdp=16" in trained[0]
+    )
 
 
-@pytest.mark.parametrize(("status", "again"), [(0, False), (2, False), (75, True), (137, True), (143, True)])
-def test_slurm_starts_one_process_a_task_and_comes_back_for_what_can_go_on(tmp_path, machine, status, again):
-    environment = machine(["srun", "scontrol"], "srun", [status]) | {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "12"}
+@pytest.mark.parametrize(
+    ("status", "again"), [(0, False), (2, False), (75, True), (137, True), (143, True)]
+)
+def test_slurm_starts_one_process_a_task_and_comes_back_for_what_can_go_on(
+    tmp_path, machine, status, again
+):
+    environment = machine(["srun", "scontrol"], "srun", [status]) | {
+        "SLURM_JOB_ID": "7",
+        "SLURM_CPUS_PER_TASK": "12",
+    }
     command = ["bash", LAUNCH / "slurm.sbatch", "/shared/runs/mae", "--config.batch_size=1024"]
     assert subprocess.run(command, env=environment).returncode == status
     srun, *others = calls(tmp_path)
     assert others == [["scontrol", "requeue", "7"]] * again
     words = srun[srun.index(".venv/bin/segjax") + 1 :]
-    assert assert_trains(words, "/shared/runs/mae").distributed and words[-1] == "--config.batch_size=1024"
+    assert (
+        assert_trains(words, "/shared/runs/mae").distributed
+        and words[-1] == "--config.batch_size=1024"
+    )
 
 
 def test_kubernetes_says_one_thing_in_all_places():
@@ -97,13 +129,21 @@ def test_kubernetes_says_one_thing_in_all_places():
     (line,) = container["args"]
     program, *words = shlex.split(line.replace("$JOB_COMPLETION_INDEX", "3").removeprefix("exec "))
     args = assert_trains(words, "/runs/mae")
-    assert program == "segjax" and args.processes == job["spec"]["parallelism"] == count and args.process_id == 3
+    assert (
+        program == "segjax"
+        and args.processes == job["spec"]["parallelism"] == count
+        and args.process_id == 3
+    )
     assert args.coordinator.split(":")[0] == f"{job['metadata']['name']}-0.{name}"
     rules = job["spec"]["podFailurePolicy"]["rules"]
-    assert {rule["action"] for rule in rules} == {"Ignore", "FailJob"} and pod["restartPolicy"] == "Never"
+    assert {rule["action"] for rule in rules} == {"Ignore", "FailJob"} and pod[
+        "restartPolicy"
+    ] == "Never"
 
 
 @pytest.mark.parametrize("script", ["tpu_pod.sh", "slurm.sbatch"])
 def test_a_launcher_without_arguments_shows_how_it_is_called(script):
     done = subprocess.run(["bash", LAUNCH / script], capture_output=True, text=True)
-    assert done.returncode == 2 and f"{script} " in done.stderr and "--config.key=value" in done.stderr
+    assert (
+        done.returncode == 2 and f"{script} " in done.stderr and "--config.key=value" in done.stderr
+    )

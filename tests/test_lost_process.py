@@ -19,11 +19,21 @@ class Group:
     def __init__(self, folder, count, absent=(), failing=()):
         self.folder, self.port = folder, free_port()
         folder.mkdir()
-        self.members = {r: self._start(r, count, r in failing) for r in range(count) if r not in absent}
+        self.members = {
+            r: self._start(r, count, r in failing) for r in range(count) if r not in absent
+        }
 
     def _start(self, rank, count, fails):
-        flags = [f"--coordinator=localhost:{self.port}", f"--processes={count}", f"--process_id={rank}"]
-        flags += [f"--heartbeat_timeout={HEARTBEAT}", "--join_timeout=60", f"--met={self.folder / f'{rank}.met'}"]
+        flags = [
+            f"--coordinator=localhost:{self.port}",
+            f"--processes={count}",
+            f"--process_id={rank}",
+        ]
+        flags += [
+            f"--heartbeat_timeout={HEARTBEAT}",
+            "--join_timeout=60",
+            f"--met={self.folder / f'{rank}.met'}",
+        ]
         flags += ["--fails"] * fails
         return start([sys.executable, TESTS / "member.py", *flags], self.folder / f"{rank}.log")
 
@@ -46,7 +56,10 @@ class Group:
 def test_a_worker_killed_and_a_coordinator_killed_are_named_by_the_others(tmp_path):
     worker, coordinator = Group(tmp_path / "worker", 2), Group(tmp_path / "coordinator", 2)
     worker.meet(), coordinator.meet()
-    worker.members[1].kill(), coordinator.members[0].kill()  # the guards; what they guard ends with them
+    (
+        worker.members[1].kill(),
+        coordinator.members[0].kill(),
+    )  # the guards; what they guard ends with them
 
     status, seconds, last = coordinator.ends(1)
     assert (status, seconds < HEARTBEAT + 5) == (guard.LOST, True)
@@ -54,7 +67,9 @@ def test_a_worker_killed_and_a_coordinator_killed_are_named_by_the_others(tmp_pa
 
     status, seconds, last = worker.ends(0)
     assert (status, seconds < HEARTBEAT + 5) == (guard.LOST, True)
-    assert last.startswith(f"segjax train: process 1 is lost: no heartbeat for --heartbeat_timeout={HEARTBEAT} s.")
+    assert last.startswith(
+        f"segjax train: process 1 is lost: no heartbeat for --heartbeat_timeout={HEARTBEAT} s."
+    )
     assert "goes on from the newest checkpoint" in last
 
 
@@ -66,7 +81,10 @@ def test_a_process_that_stands_still_is_lost_too(tmp_path, stopped):
     child = child_of(group.members[stopped])
     os.kill(child, signal.SIGSTOP)
     status, seconds, last = group.ends(1 - stopped)
-    assert (status, seconds < HEARTBEAT + 5) == (guard.LOST, True) and f"process {stopped} is lost" in last
+    assert (status, seconds < HEARTBEAT + 5) == (
+        guard.LOST,
+        True,
+    ) and f"process {stopped} is lost" in last
     os.kill(child, signal.SIGCONT)
     assert group.ends(stopped)[0] == guard.LOST, "it finds that the others have gone"
 
@@ -99,7 +117,9 @@ def test_who_did_not_come_is_named(tmp_path, absent):
     for rank in {0, 1, 2} - {absent}:
         status, _, last = group.ends(rank)
         assert status == guard.LOST
-        assert last.startswith(f"segjax train: process {absent} did not come within --join_timeout=60 s")
+        assert last.startswith(
+            f"segjax train: process {absent} did not come within --join_timeout=60 s"
+        )
 
 
 @pytest.mark.slow
@@ -128,11 +148,26 @@ FATAL = "F1125 client.h:80] Terminating process because the JAX distributed serv
             "ABORTED: 1 unexpectedly tried to connect with a different incarnation.",
             "process 1 was lost and is there anew",
         ),
-        ("DEADLINE_EXCEEDED\n\nRPC: /xla.coordination.CoordinationService/Heartbeat", "process 0 is lost"),
-        ("UNAVAILABLE: Socket closed\nRPC: /xla.coordination.CoordinationService/PollForError", "process 0 is lost"),
-        ("# 2/4.\nSome timed out task names:\n1\n3\n\nRPC: /xla.C/RegisterTask", "processes 1, 3 did not come within"),
-        ("DEADLINE_EXCEEDED\n\nRPC: /xla.coordination.CoordinationService/RegisterTask", "process 0 did not come"),
-        ("Shutdown barrier: The first task at the barrier: 2. Some timed out task names:\n0\n", "process 2 ended"),
+        (
+            "DEADLINE_EXCEEDED\n\nRPC: /xla.coordination.CoordinationService/Heartbeat",
+            "process 0 is lost",
+        ),
+        (
+            "UNAVAILABLE: Socket closed\nRPC: /xla.coordination.CoordinationService/PollForError",
+            "process 0 is lost",
+        ),
+        (
+            "# 2/4.\nSome timed out task names:\n1\n3\n\nRPC: /xla.C/RegisterTask",
+            "processes 1, 3 did not come within",
+        ),
+        (
+            "DEADLINE_EXCEEDED\n\nRPC: /xla.coordination.CoordinationService/RegisterTask",
+            "process 0 did not come",
+        ),
+        (
+            "Shutdown barrier: The first task at the barrier: 2. Some timed out task names:\n0\n",
+            "process 2 ended",
+        ),
     ],
 )
 def test_what_jax_says_is_put_plainly(words, said):
@@ -140,4 +175,6 @@ def test_what_jax_says_is_put_plainly(words, said):
 
 
 def test_an_abort_of_another_kind_is_not_explained_away():
-    assert guard.reason("munmap_chunk(): invalid pointer", None, 100, 300).endswith("what is above says why")
+    assert guard.reason("munmap_chunk(): invalid pointer", None, 100, 300).endswith(
+        "what is above says why"
+    )

@@ -24,7 +24,9 @@ def debug_variables():
     shapes = shapes_of(model)
     rng = np.random.default_rng(0)
     fan_in = lambda shape: np.prod(shape[:-1]) if len(shape) > 1 else 4
-    return jax.tree.map(lambda s: (rng.normal(size=s.shape) / np.sqrt(fan_in(s.shape))).astype(np.float32), shapes)
+    return jax.tree.map(
+        lambda s: (rng.normal(size=s.shape) / np.sqrt(fan_in(s.shape))).astype(np.float32), shapes
+    )
 
 
 def moved_by(amount: float):

@@ -37,7 +37,9 @@ def main() -> None:
         import benchmark_mae
 
         return benchmark_mae.main(sys.argv[2:])
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("sam", "memory"))
     parser.add_argument("--model", default="sam_vit_b")
     parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES)
@@ -59,7 +61,9 @@ def main() -> None:
         if part == "matmul":
             rates = [operations / m for m in medians]
         elif operations and rates:
-            shares = " | | ".join(f"{operations / m / rate:.0%}" for m, rate in zip(medians, rates, strict=True))
+            shares = " | | ".join(
+                f"{operations / m / rate:.0%}" for m, rate in zip(medians, rates, strict=True)
+            )
             print(f"| share of matmul's rate, for {operations:.2e} operations | {shares} | | |")
 
 
@@ -68,7 +72,11 @@ def tasks(parts: tuple[str, ...], repeats: int) -> list[tuple[str, int]]:
     expanded = {
         "matmul": [("matmul", 3 * repeats)],
         "encoder": [("encoder", repeats)],
-        "decoder": [("decoder 1", 4 * repeats), ("decoder 16", repeats), ("decoder 64", min(repeats, 3))],
+        "decoder": [
+            ("decoder 1", 4 * repeats),
+            ("decoder 16", repeats),
+            ("decoder 64", min(repeats, 3)),
+        ],
         "everything": [("everything", 1), ("everything but the network", 1)],
     }
     return [task for part in parts for task in expanded[part]]
@@ -119,7 +127,9 @@ def ours(name: str, points_per_side: int, compiled: bool) -> dict[str, Callable]
         "matmul": lambda: product(square).block_until_ready(),
         "encoder": lambda: jax.block_until_ready(jitted.embed(model, variables, [picture])),
         "everything": generate,
-        "everything but the network": answered_once(generate, (automatic, "embed"), (candidates, "decode")),
+        "everything but the network": answered_once(
+            generate, (automatic, "embed"), (candidates, "decode")
+        ),
     } | {f"decoder {count}": decode(count) for count in (1, 16, 64)}
 
 
@@ -138,7 +148,9 @@ def theirs(name: str, points_per_side: int, compiled: bool) -> dict[str, Callabl
     sam = SegmentAnything(model, drawn_variables(model, init_sam)).sam
     if compiled:
         sam.image_encoder.forward = torch.compile(sam.image_encoder.forward)
-        sam.mask_decoder.predict_masks = torch.compile(sam.mask_decoder.predict_masks, dynamic=False)
+        sam.mask_decoder.predict_masks = torch.compile(
+            sam.mask_decoder.predict_masks, dynamic=False
+        )
     picture = torch.from_numpy(photograph((model.canvas, model.canvas))).permute(2, 0, 1)[None]
     square = torch.randn(4096, 4096)
     side = model.canvas // model.patch
@@ -187,7 +199,9 @@ def answered_once(run: Callable, *networks: tuple[object, str]) -> Callable:
     def rest():
         with contextlib.ExitStack() as stack:
             for owner, name in networks:
-                stack.enter_context(mock.patch.object(owner, name, held((id(owner), name), getattr(owner, name))))
+                stack.enter_context(
+                    mock.patch.object(owner, name, held((id(owner), name), getattr(owner, name)))
+                )
             run()
 
     return rest
@@ -206,7 +220,9 @@ def memory(name: str, points_per_side: int) -> None:
 
     model = build_sam(name)
     generator = segjax.SamAutomaticMaskGenerator(
-        model, drawn_variables(model, init_sam), **everything(points_per_side) | dict(output_mode="coco_rle")
+        model,
+        drawn_variables(model, init_sam),
+        **everything(points_per_side) | dict(output_mode="coco_rle"),
     )
     picture = photograph((4480, 6720))
     held = reset_peak()
@@ -217,7 +233,9 @@ def memory(name: str, points_per_side: int) -> None:
     candidates = 3 * points_per_side**2
     print(f"everything, encoder and all: {peak() - held:.0f} MiB beyond {held:.0f}, {len(records)} records of "
           f"{candidates} candidates, {time.perf_counter() - began:.0f} s")  # fmt: skip
-    print(f"{candidates} candidates as float32 at full size, 192 at a time: {192 * 4480 * 6720 * 4 / 2**20:.0f} MiB")
+    print(
+        f"{candidates} candidates as float32 at full size, 192 at a time: {192 * 4480 * 6720 * 4 / 2**20:.0f} MiB"
+    )
 
 
 def everything(points_per_side: int) -> dict:

@@ -23,20 +23,39 @@ LONGER_SIDE, SHORT_SIDE, CANVAS = 500, 256, 224
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--photographs", type=pathlib.Path, metavar="FOLDER")
-    parser.add_argument("--source", action="append", default=[], metavar="PREPARED", help="also: a folder, tfds:NAME")
+    parser.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="PREPARED",
+        help="also: a folder, tfds:NAME",
+    )
     parser.add_argument("--split", default="train", help="of --source")
     parser.add_argument("--only", action="store_true", help="nothing but --source")
-    parser.add_argument("--count", type=int, default=150, help="photographs, and pictures of a --source, to go through")
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=150,
+        help="photographs, and pictures of a --source, to go through",
+    )
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--parts", nargs="+", choices=("core", "loader"), default=("core", "loader"))
+    parser.add_argument(
+        "--parts", nargs="+", choices=("core", "loader"), default=("core", "loader")
+    )
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--frame", type=int, default=0, help="of the loader: data.crop.frame, 0 or 256")
+    parser.add_argument(
+        "--frame", type=int, default=0, help="of the loader: data.crop.frame, 0 or 256"
+    )
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        sources = {} if args.only else made_sources(pathlib.Path(folder), args.photographs, args.count)
+        sources = (
+            {} if args.only else made_sources(pathlib.Path(folder), args.photographs, args.count)
+        )
         sources |= {name: _opened(name, args.split, args.count) for name in args.source}
         if "core" in args.parts:
             one_core(sources, args.repeats)
@@ -57,7 +76,9 @@ class Folder:
         return {"image": self.paths[index].read_bytes(), "image_id": self.paths[index].name}
 
 
-def made_sources(folder: pathlib.Path, photographs: pathlib.Path | None, count: int) -> dict[str, Sequence[Mapping]]:
+def made_sources(
+    folder: pathlib.Path, photographs: pathlib.Path | None, count: int
+) -> dict[str, Sequence[Mapping]]:
     """The four kinds of source of the same photographs (scenes aside), made in `folder`."""
     from segjax.data.prepare import prepare
     from segjax.data.storage import open_source
@@ -67,12 +88,19 @@ def made_sources(folder: pathlib.Path, photographs: pathlib.Path | None, count: 
     raw = Folder(sorted((folder / "raw").iterdir()))
     print(f"{len(raw)} photographs, {_kilobytes(raw):.0f} kB each on average")
     sources: dict[str, Sequence[Mapping]] = {"folder": raw}
-    for name, side in (("ArrayRecord", None), (f"ArrayRecord, short side {SHORT_SIDE}", SHORT_SIDE)):
+    for name, side in (
+        ("ArrayRecord", None),
+        (f"ArrayRecord, short side {SHORT_SIDE}", SHORT_SIDE),
+    ):
         began = time.process_time()
         prepare("images", folder / "raw", folder / name, short_side=side, held_out=0)
-        print(f"segjax prepare images, {name}: {1e3 * (time.process_time() - began) / len(raw):.1f} ms a picture")
+        print(
+            f"segjax prepare images, {name}: {1e3 * (time.process_time() - began) / len(raw):.1f} ms a picture"
+        )
         sources[name] = open_source(folder / name, "train")
-    return sources | {f"synthetic, {SHORT_SIDE} pixels": SyntheticScenes("train", min(count, 50), size=SHORT_SIDE)}
+    return sources | {
+        f"synthetic, {SHORT_SIDE} pixels": SyntheticScenes("train", min(count, 50), size=SHORT_SIDE)
+    }
 
 
 def write_jpegs(folder: pathlib.Path, photographs: pathlib.Path | None, count: int) -> None:
@@ -87,8 +115,12 @@ def _photographs(folder: pathlib.Path | None, count: int) -> list[Image.Image]:
     if folder is None:
         from segjax.data.synthetic.photographs import SPLITS, photographs
 
-        return [Image.fromarray(pixels) for split in SPLITS for pixels in photographs(split).values()][:count]
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))[:count]
+        return [
+            Image.fromarray(pixels) for split in SPLITS for pixels in photographs(split).values()
+        ][:count]
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))[
+        :count
+    ]
     if not paths:
         raise SystemExit(f"no *.jpg under {folder}")
     return [Image.open(path).convert("RGB") for path in paths]
@@ -104,13 +136,24 @@ def one_core(sources: Mapping[str, Sequence[Mapping]], repeats: int) -> None:
     """Reading, and reading + decoding + cropping, one picture after another."""
     from segjax.data.examples.crop import CropExample
 
-    print("\n| source | kB | read, ms | resized here, ms | images/s/core | resized on the device, ms | images/s/core |")
+    print(
+        "\n| source | kB | read, ms | resized here, ms | images/s/core | resized on the device, ms | images/s/core |"
+    )
     print("|---|---|---|---|---|---|---|")
     for name, source in sources.items():
         read = milliseconds(lambda record, rng: None, source, repeats)
-        here, there = (milliseconds(CropExample(CANVAS, frame=frame), source, repeats) for frame in (0, SHORT_SIDE))
-        cells = (f"{_said(taken, '.2f')} | {_said([1e3 / ms for ms in taken], '.0f', max)}" for taken in (here, there))
-        print(f"| {name} | {_kilobytes(source):.0f} | {_said(read, '.2f')} | {' | '.join(cells)} |", flush=True)
+        here, there = (
+            milliseconds(CropExample(CANVAS, frame=frame), source, repeats)
+            for frame in (0, SHORT_SIDE)
+        )
+        cells = (
+            f"{_said(taken, '.2f')} | {_said([1e3 / ms for ms in taken], '.0f', max)}"
+            for taken in (here, there)
+        )
+        print(
+            f"| {name} | {_kilobytes(source):.0f} | {_said(read, '.2f')} | {' | '.join(cells)} |",
+            flush=True,
+        )
 
 
 def milliseconds(example: Callable, source: Sequence[Mapping], repeats: int) -> list[float]:
@@ -134,13 +177,17 @@ def whole_loader(sources: Mapping[str, Sequence[Mapping]], args: argparse.Namesp
     from segjax.data.examples.crop import CropExample
     from segjax.data.loader import make_loader
 
-    print(f"\n| source, {args.threads} threads, frame {args.frame} | workers | images/s/core | images/s |")
+    print(
+        f"\n| source, {args.threads} threads, frame {args.frame} | workers | images/s/core | images/s |"
+    )
     print("|---|---|---|---|")
     example, images = CropExample(CANVAS, frame=args.frame), 4 * 64
     for name, source in sources.items():
         for workers in args.workers:
             rates, whole = [], []
-            with make_loader(source, example, batch_size=64, workers=workers, threads=args.threads) as batches:
+            with make_loader(
+                source, example, batch_size=64, workers=workers, threads=args.threads
+            ) as batches:
                 for _ in range(4 + 2 * workers):  # processes have started, buffers are full
                     next(batches)
                 for _ in range(args.repeats):
@@ -149,7 +196,10 @@ def whole_loader(sources: Mapping[str, Sequence[Mapping]], args: argparse.Namesp
                         next(batches)
                     rates.append(images / (cpu_seconds() - cpu))
                     whole.append(images / (time.perf_counter() - began))
-            print(f"| {name} | {workers} | {_said(rates, '.0f', max)} | {_said(whole, '.0f', max)} |", flush=True)
+            print(
+                f"| {name} | {workers} | {_said(rates, '.0f', max)} | {_said(whole, '.0f', max)} |",
+                flush=True,
+            )
 
 
 def cpu_seconds() -> float:
@@ -172,4 +222,11 @@ def cpu_seconds() -> float:
 
 def _kilobytes(source: Sequence[Mapping]) -> float:
     images = (source[index]["image"] for index in range(len(source)))
-    return float(np.mean([image.nbytes if isinstance(image, np.ndarray) else len(image) for image in images])) / 1e3
+    return (
+        float(
+            np.mean(
+                [image.nbytes if isinstance(image, np.ndarray) else len(image) for image in images]
+            )
+        )
+        / 1e3
+    )

@@ -23,7 +23,9 @@ def main(arguments: Sequence[str]) -> None:
     from segjax.models.flops import TRAINING, mae_multiply_adds
     from segjax.models.mae import build_mae
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="mae_vit_b")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
@@ -41,9 +43,13 @@ def main(arguments: Sequence[str]) -> None:
     operations = 2 * TRAINING * args.batch * sum(mae_multiply_adds(build_mae(args.model)))
     rates = [2 * 4096**3 / np.median(taken) for taken in products]
     medians = [np.median(taken) for taken in times]
-    shares = (f"{operations / median / rate:.0%} |" for median, rate in zip(medians, rates, strict=True))
+    shares = (
+        f"{operations / median / rate:.0%} |" for median, rate in zip(medians, rates, strict=True)
+    )
     print(f"| share of matmul's rate, for {operations:.2e} operations | {' | '.join(shares)} | |")
-    print(f"| images a second | {' | '.join(f'{args.batch / median:.2f} |' for median in medians)} | |")
+    print(
+        f"| images a second | {' | '.join(f'{args.batch / median:.2f} |' for median in medians)} | |"
+    )
 
 
 def parts_of(side: str, **options) -> dict[str, Callable]:
@@ -75,7 +81,9 @@ def ours(side: str, model: str, batch: int, dtype: str, platform: str) -> dict[s
     state = create_state(drawn_variables(task.model, init_mae), optimizer, jax.random.key(0))
     shardings = state_shardings(state, mesh)
     state = jax.device_put(state, shardings)
-    square = jax.device_put(np.random.default_rng(0).standard_normal((4096, 4096), np.float32).astype(dtype))
+    square = jax.device_put(
+        np.random.default_rng(0).standard_normal((4096, 4096), np.float32).astype(dtype)
+    )
     product = jax.jit(lambda a: a @ a)
     step = CompiledStep(make_train_step(task.loss, optimizer, schedule), shardings, mesh)
     images = dict(image=pictures(batch, task.model.canvas), weight=np.ones(batch, np.float32))

@@ -24,11 +24,17 @@ def renamed(text: str) -> tuple[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", help="a folder that `segjax prepare` wrote")
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument(
-        "splits", nargs="+", type=renamed, metavar="NEW=SPLIT", help="a split's new name, and the data's own"
+        "splits",
+        nargs="+",
+        type=renamed,
+        metavar="NEW=SPLIT",
+        help="a split's new name, and the data's own",
     )
     args = parser.parse_args()
     for name, split in args.splits:
@@ -44,7 +50,9 @@ def main() -> None:
             image["file_name"] = f"{image['id']}{suffix}"
             write_whole(args.out / "images" / name / image["file_name"], picture)
         write_json(args.out / "annotations" / f"instances_{name}.json", truth, indent=None)
-        print(f"{args.out}: {name}, {len(truth['images'])} pictures, {len(truth['annotations'])} objects")
+        print(
+            f"{args.out}: {name}, {len(truth['images'])} pictures, {len(truth['annotations'])} objects"
+        )
 
 
 if __name__ == "__main__":

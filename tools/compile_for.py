@@ -23,14 +23,24 @@ from segjax.scaling.slices import SetupError, known_slices, parse_slice  # noqa:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the experiment")
+    parser.add_argument(
+        "--config", required=True, metavar="FILE.py[:VARIANT]", help="the experiment"
+    )
     parser.add_argument("--topology", required=True, metavar="NAME", help=", ".join(known_slices()))
-    parser.add_argument("--slices", type=int, default=1, help="so many of them, joined by the data centre's network")
-    parser.add_argument("--quick", action="store_true", help="less than half of the time; says somewhat more memory")
+    parser.add_argument(
+        "--slices", type=int, default=1, help="so many of them, joined by the data centre's network"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="less than half of the time; says somewhat more memory"
+    )
     parser.add_argument("--row", action="store_true", help="print the row of docs/scaling.md alone")
-    parser.add_argument("--text", default="", metavar="FILE", help="write the compiled program there")
+    parser.add_argument(
+        "--text", default="", metavar="FILE", help="write the compiled program there"
+    )
     args, rest = parser.parse_known_args(argv)
     try:
         on = parse_slice(args.topology, args.slices)
@@ -39,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from segjax.scaling.compilation import compile_step, report, table_row
         from segjax.tasks import completed, make_task
 
-        found = compile_step(make_task(config), completed(config), on, quick=args.quick, text=args.text)
+        found = compile_step(
+            make_task(config), completed(config), on, quick=args.quick, text=args.text
+        )
     except (ValueError, FileNotFoundError, SetupError) as error:
         print(f"compile_for: {error}", file=sys.stderr)
         return 2

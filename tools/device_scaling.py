@@ -46,7 +46,9 @@ def measured(experiment: str, flags: Sequence[str], devices: int, fsdp: bool, st
 
     config = apply_flags(read_config(experiment), flags)
     config.mesh.update(data=1 if fsdp else devices, fsdp=devices if fsdp else 1)
-    return measure_step(make_task(config), completed(config), jax.devices(), measured_rates(), steps=steps)
+    return measure_step(
+        make_task(config), completed(config), jax.devices(), measured_rates(), steps=steps
+    )
 
 
 def number(text: str) -> int:
@@ -63,14 +65,26 @@ def numbers(text: str) -> list[int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the experiment")
     parser.add_argument(
-        "--devices", type=numbers, default=[1, 2, 4, 8], metavar="N,N", help="how many (default 1,2,4,8)"
+        "--config", required=True, metavar="FILE.py[:VARIANT]", help="the experiment"
     )
-    parser.add_argument("--fsdp", action="store_true", help="parameters split over the devices as well")
-    parser.add_argument("--steps", type=number, default=10, metavar="N", help="counted steps (default 10)")
+    parser.add_argument(
+        "--devices",
+        type=numbers,
+        default=[1, 2, 4, 8],
+        metavar="N,N",
+        help="how many (default 1,2,4,8)",
+    )
+    parser.add_argument(
+        "--fsdp", action="store_true", help="parameters split over the devices as well"
+    )
+    parser.add_argument(
+        "--steps", type=number, default=10, metavar="N", help="counted steps (default 10)"
+    )
     args, rest = parser.parse_known_args(argv)
     os.environ["JAX_PLATFORMS"] = "cpu"  # of the processes begun here, too
     meshes = [(count, split) for split in (False, True)[: 1 + args.fsdp] for count in args.devices]
@@ -88,7 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             from segjax.scaling.measured import HEAD, table_row
 
             rates = f"{found.rates.products / 1e9:.0f}e9 operations and {found.rates.memory / 1e9:.1f}e9 bytes a second"
-            print(f"{args.config}, {found.images} images, {args.steps} steps on {usable_cores()} cores; {rates}")
+            print(
+                f"{args.config}, {found.images} images, {args.steps} steps on {usable_cores()} cores; {rates}"
+            )
             print(f"\n{HEAD}")
         print(table_row(found, first), flush=True)
     return 0

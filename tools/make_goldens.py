@@ -45,7 +45,10 @@ def sam_debug() -> dict[str, np.ndarray]:
     images = pictures(model.canvas)
     width = model.canvas * 5 // 8
     embeddings = [reference.encode(image) for image in images]
-    golden = {"embedding": np.stack(embeddings), "padded_embedding": reference.encode(images[0][:, :width])}
+    golden = {
+        "embedding": np.stack(embeddings),
+        "padded_embedding": reference.encode(images[0][:, :width]),
+    }
     for kind, prompt in prompts(model.canvas, model.canvas // model.patch * 4).items():
         tokens, dense = reference.prompt(**prompt)
         logits, iou = reference.decode(embeddings[0], tokens, dense)
@@ -87,7 +90,11 @@ def mae_debug() -> dict[str, np.ndarray]:
         model = build_mae("mae_debug", norm_pix=norm_pix)
         answers = TransformersMae(model, drawn_variables(model, init_mae)).answers(*inputs(model))
         golden[f"loss_{name}"] = answers["loss"]
-    picked = {"tokens": answers["tokens"], "masked": answers["masked"] > 0, "prediction": answers["prediction"][:1]}
+    picked = {
+        "tokens": answers["tokens"],
+        "masked": answers["masked"] > 0,
+        "prediction": answers["prediction"][:1],
+    }
     return golden | picked
 
 
@@ -99,7 +106,9 @@ def main() -> None:
     for name in sys.argv[1:] or GOLDENS:
         golden, target = GOLDENS[name](), ROOT / "tests" / "golden" / f"{name}.npz"
         np.savez_compressed(target, **golden)
-        print(f"{target.relative_to(ROOT)}: {len(golden)} arrays, {target.stat().st_size / 1000:.0f} kB")
+        print(
+            f"{target.relative_to(ROOT)}: {len(golden)} arrays, {target.stat().st_size / 1000:.0f} kB"
+        )
 
 
 if __name__ == "__main__":

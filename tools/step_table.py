@@ -45,14 +45,21 @@ def measure(name: str, function: Callable, *args: Any, repeats: int) -> Any:
         times.append(np.array([time.perf_counter(), time.process_time()]) - began)
     clock, cpu = 1e3 * np.median(times, axis=0)
     megabytes = compiled.memory_analysis().temp_size_in_bytes / 2**20
-    print(f"| {name} | {clock:.0f} | {cpu:.0f} | {megabytes:.0f} | {compile_seconds:.0f} |", flush=True)
+    print(
+        f"| {name} | {clock:.0f} | {cpu:.0f} | {megabytes:.0f} | {compile_seconds:.0f} |",
+        flush=True,
+    )
     return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]")
-    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="counted calls of a part (default 20)")
+    parser.add_argument(
+        "--repeats", type=int, default=20, metavar="N", help="counted calls of a part (default 20)"
+    )
     args, rest = parser.parse_known_args()
     config = apply_flags(read_config(args.config), rest)
     task = make_task(config)
@@ -86,7 +93,10 @@ def time_input(batches: Any, epoch: int) -> None:
         began = time.perf_counter()
         for _ in range(count):
             next(batches)
-        print(f"| input, 1 batch, {name} | {1e3 * (time.perf_counter() - began) / count:.0f} | | | |", flush=True)
+        print(
+            f"| input, 1 batch, {name} | {1e3 * (time.perf_counter() - began) / count:.0f} | | | |",
+            flush=True,
+        )
     batches.close()
 
 
@@ -97,19 +107,28 @@ def promptable_parts(row: Callable, task: Any, variables: dict, batch: dict) -> 
         with_params(params), batch["image"], batch["size"], train=False, method="encode_image"
     )
     embedding = row("encoder, forward", encode, variables["params"])
-    row("encoder, with gradient", jax.grad(lambda params: encode(params).sum()), variables["params"])
+    row(
+        "encoder, with gradient", jax.grad(lambda params: encode(params).sum()), variables["params"]
+    )
 
     simulator: Simulator = task.simulator(batch)
     session = jax.jit(simulator.first_prompt, static_argnums=1)(jax.random.key(1), task.mask_size)
     no_skip = np.zeros(batch["valid"].shape, bool)
     row("next click", lambda key: simulator.prompted(key, session, 1, no_skip), jax.random.key(2))
     context = (variables["params"], embedding)
-    for name, play in (("first round", simulator.first_round), ("a later round", simulator.later_round)):
-        loss = lambda context, play=play: play((with_params(context[0]), context[1]), session)[1]["loss"].sum()
+    for name, play in (
+        ("first round", simulator.first_round),
+        ("a later round", simulator.later_round),
+    ):
+        loss = lambda context, play=play: play((with_params(context[0]), context[1]), session)[1][
+            "loss"
+        ].sum()
         row(f"{name}, forward", loss, context)
         row(f"{name}, with gradient", jax.grad(loss), context)
     logits, iou = task.decode_session((variables, embedding), session, False)
-    score = lambda logits: simulator.score(simulator.upsampled(logits), iou[:, :, 1:], simulator.truth)["loss"].sum()
+    score = lambda logits: simulator.score(
+        simulator.upsampled(logits), iou[:, :, 1:], simulator.truth
+    )["loss"].sum()
     row("loss of three masks, with gradient", jax.grad(score), logits[:, :, 1:])
 
 
@@ -123,7 +142,9 @@ def detection_parts(row: Callable, task: Any, variables: dict, batch: dict) -> N
     def both(name: str, function: Callable, *args: Any, inputs: tuple[int, ...] = (0, 1)) -> Any:
         """A part of (parameters, features, ...) forward, and with the gradients of those of the inputs."""
         result = row(f"{name}, forward", function, variables["params"], *args)
-        total = lambda *args: sum(jnp.sum(x.astype(jnp.float32)) for x in jax.tree.leaves(function(*args)))
+        total = lambda *args: sum(
+            jnp.sum(x.astype(jnp.float32)) for x in jax.tree.leaves(function(*args))
+        )
         row(f"{name}, with gradient", jax.grad(total, inputs), variables["params"], *args)
         return result
 
@@ -135,13 +156,21 @@ def detection_parts(row: Callable, task: Any, variables: dict, batch: dict) -> N
     )
     proposals = row("proposals chosen", choose, levels, answers)
     truth = {name: batch[name] for name in TRUTH}
-    draw = functools.partial(region_targets, samples=samples.regions, positive_fraction=samples.positive_regions)
+    draw = functools.partial(
+        region_targets, samples=samples.regions, positive_fraction=samples.positive_regions
+    )
     regions = row(
-        "regions drawn", jax.vmap(draw), jax.random.split(jax.random.key(1), len(images)), *proposals[::2], truth
+        "regions drawn",
+        jax.vmap(draw),
+        jax.random.split(jax.random.key(1), len(images)),
+        *proposals[::2],
+        truth,
     )
 
     flat = lambda x: x.reshape(-1, *x.shape[2:])
-    take = lambda side: lambda _, levels, boxes: flat(call("regions", variables["params"], levels, boxes, side))
+    take = lambda side: (
+        lambda _, levels, boxes: flat(call("regions", variables["params"], levels, boxes, side))
+    )
     pooled = both("regions of 7 x 7", take(7), levels, regions.boxes, inputs=(1,))
     both(
         "classes and boxes of regions (of a cascade's first stage)"
@@ -150,12 +179,23 @@ def detection_parts(row: Callable, task: Any, variables: dict, batch: dict) -> N
         functools.partial(call, "classify"),
         pooled,
     )
-    pooled = both("regions of 14 x 14", take(14), levels, regions.boxes[:, : samples.objects], inputs=(1,))
+    pooled = both(
+        "regions of 14 x 14", take(14), levels, regions.boxes[:, : samples.objects], inputs=(1,)
+    )
     if model.mask_convs:
-        both("masks of regions", functools.partial(call, "segment"), pooled, flat(regions.labels[:, : samples.objects]))
+        both(
+            "masks of regions",
+            functools.partial(call, "segment"),
+            pooled,
+            flat(regions.labels[:, : samples.objects]),
+        )
     if model.keypoints:
         both("keypoints of regions", functools.partial(call, "locate"), pooled)
-    row("detection, from the pictures on", lambda variables: detected(model, variables, images, sizes), variables)
+    row(
+        "detection, from the pictures on",
+        lambda variables: detected(model, variables, images, sizes),
+        variables,
+    )
 
 
 PARTS = {"promptable": promptable_parts, "detection": detection_parts}

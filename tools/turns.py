@@ -15,7 +15,9 @@ class Worker:
     parts: (side, **options) -> what can be run, by name; called there.
     """
 
-    def __init__(self, parts: Callable[..., dict[str, Callable]], side: str, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, parts: Callable[..., dict[str, Callable]], side: str, options: Mapping[str, Any]
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         context.Process(target=_serve, args=(theirs, parts, side, options), daemon=True).start()
@@ -26,7 +28,9 @@ class Worker:
         return self.pipe.recv()
 
 
-def _serve(pipe, parts: Callable[..., dict[str, Callable]], side: str, options: Mapping[str, Any]) -> None:
+def _serve(
+    pipe, parts: Callable[..., dict[str, Callable]], side: str, options: Mapping[str, Any]
+) -> None:
     table = parts(side, **options)
     while True:
         try:
@@ -39,7 +43,9 @@ def _serve(pipe, parts: Callable[..., dict[str, Callable]], side: str, options: 
         pipe.send((time.perf_counter() - began, peak() - held))
 
 
-def in_turn(workers: Sequence[Worker], part: str, repeats: int) -> tuple[list[float], list[list[float]]]:
+def in_turn(
+    workers: Sequence[Worker], part: str, repeats: int
+) -> tuple[list[float], list[list[float]]]:
     """MiB that the first call added on each side, and the seconds of the counted calls after it."""
     peaks, times = [worker.ask(part)[1] for worker in workers], [[] for _ in workers]
     for _ in range(repeats):
@@ -58,8 +64,13 @@ def table_row(part: str, peaks: Sequence[float], times: Sequence[Sequence[float]
     """Medians (lowest) in milliseconds, peaks, and the medians over the first side's."""
     medians = [np.median(taken) for taken in times]
     rows = zip(medians, times, peaks, strict=True)
-    cells = " | ".join(f"{1e3 * median:.0f} ({1e3 * min(taken):.0f}) ms | {peak:.0f}" for median, taken, peak in rows)
-    return f"| {part} | {cells} | {' '.join(f'{median / medians[0]:.2f}' for median in medians[1:])} |"
+    cells = " | ".join(
+        f"{1e3 * median:.0f} ({1e3 * min(taken):.0f}) ms | {peak:.0f}"
+        for median, taken, peak in rows
+    )
+    return (
+        f"| {part} | {cells} | {' '.join(f'{median / medians[0]:.2f}' for median in medians[1:])} |"
+    )
 
 
 def reset_peak() -> float:

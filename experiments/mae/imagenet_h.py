@@ -20,6 +20,8 @@ from segjax.tasks.reconstruction.config import as_variant, imagenet_config
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = imagenet_config(epochs=1600 if variant == "1600ep" else 800)
-    config.model = ml_collections.ConfigDict(dict(name="mae_vit_h", dtype="bfloat16", scan=True, remat="full"))
+    config.model = ml_collections.ConfigDict(
+        dict(name="mae_vit_h", dtype="bfloat16", scan=True, remat="full")
+    )
     config.mesh.fsdp = 8
     return as_variant(config, variant, known=("1600ep",))

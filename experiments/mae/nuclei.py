@@ -20,7 +20,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.total_steps = 480
     config.batch_size = 16
     config.log_every = 20
-    config.model = ml_collections.ConfigDict(dict(name="mae_tiny", canvas=128, patch=8, decoder_depth=1))
+    config.model = ml_collections.ConfigDict(
+        dict(name="mae_tiny", canvas=128, patch=8, decoder_depth=1)
+    )
     # Normalised, the target of a flat grey patch is that the channels' means differ: nothing to learn from.
     config.model.norm_pix = False
     config.optimizer.update(name="muon", base_lr=0.0, peak_lr=1.2e-2, b2=0.99, warmup_steps=40)

@@ -21,7 +21,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.update(total_steps=24_000, batch_size=8, eval_every=4000)
     config.init_from = "detector:runs/coco"  # of coco_r50_fpn_1x.py, all but what names its classes
     config.optimizer.update(peak_lr=0.01, boundaries=(18_000,))
-    config.data.update(source="data/cityscapes", train_split="train", eval_split="val", canvas=(1024, 2048))
+    config.data.update(
+        source="data/cityscapes", train_split="train", eval_split="val", canvas=(1024, 2048)
+    )
     config.data.by_orientation = False  # all of them lie
     config.data.augment.short_sides = (800, 832, 864, 896, 928, 960, 992, 1024)
     config.eval.update(batch_size=8, canvas=(1024, 2048))

@@ -17,11 +17,27 @@ from segjax.tasks.detection.config import apply_lsj_recipe, as_variant, detectio
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = detection_config()
     config.model = ml_collections.ConfigDict(
-        dict(name="mask_rcnn_R_50_FPN", conventions="detectron2_rgb", canvas=1024, short_side=1024, long_side=1024)
-        | dict(norm="gn", pyramid_norm="gn", head_norm="gn", rpn_convs=2, box_convs=4, box_fcs=1, dtype="bfloat16")
+        dict(
+            name="mask_rcnn_R_50_FPN",
+            conventions="detectron2_rgb",
+            canvas=1024,
+            short_side=1024,
+            long_side=1024,
+        )
+        | dict(
+            norm="gn",
+            pyramid_norm="gn",
+            head_norm="gn",
+            rpn_convs=2,
+            box_convs=4,
+            box_fcs=1,
+            dtype="bfloat16",
+        )
     )
     config.data.source = "data/coco"
-    config.optimizer.update(name="sgd", peak_lr=0.1, b1=0.9, weight_decay=4e-5, clip_norm=0.0, warmup_steps=500)
+    config.optimizer.update(
+        name="sgd", peak_lr=0.1, b1=0.9, weight_decay=4e-5, clip_norm=0.0, warmup_steps=500
+    )
     apply_lsj_recipe(config)
     if variant == "copy_paste":
         config.data.copy_paste = 1.0

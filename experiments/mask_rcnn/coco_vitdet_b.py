@@ -18,9 +18,13 @@ from segjax.tasks.detection.config import apply_lsj_recipe, as_variant, detectio
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = detection_config()
     name = "cascade_vitdet_vit_b" if variant == "cascade" else "vitdet_vit_b"
-    config.model = ml_collections.ConfigDict(dict(name=name, drop_path=0.1, remat="full", scan=True, dtype="bfloat16"))
+    config.model = ml_collections.ConfigDict(
+        dict(name=name, drop_path=0.1, remat="full", scan=True, dtype="bfloat16")
+    )
     config.data.source = "data/coco"
     config.init_from = "mae:mae_pretrain_vit_base.pth"
-    config.optimizer.update(peak_lr=1e-4, b2=0.999, weight_decay=0.1, clip_norm=1.0, warmup_steps=250, layer_decay=0.7)
+    config.optimizer.update(
+        peak_lr=1e-4, b2=0.999, weight_decay=0.1, clip_norm=1.0, warmup_steps=250, layer_decay=0.7
+    )
     apply_lsj_recipe(config)
     return as_variant(config, variant, known=("cascade",))

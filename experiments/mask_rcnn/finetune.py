@@ -28,7 +28,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     else:
         config.batch_size = 2
         config.data.by_orientation = True
-        config.model = ml_collections.ConfigDict(dict(name="maskrcnn_resnet50_fpn", classes=0, freeze_at=2))
+        config.model = ml_collections.ConfigDict(
+            dict(name="maskrcnn_resnet50_fpn", classes=0, freeze_at=2)
+        )
         config.init_from = "detector:maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
         config.optimizer.update(name="sgd", b1=0.9, peak_lr=0.005, weight_decay=5e-4, clip_norm=0.0)
         config.eval.batch_size = 2

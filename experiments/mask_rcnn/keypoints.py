@@ -11,7 +11,12 @@ synthetic, and their box and joints are learnt by a tiny model from nothing.
 
 import ml_collections
 
-from segjax.tasks.detection.config import apply_1x_recipe, apply_cpu_recipe, as_variant, detection_config
+from segjax.tasks.detection.config import (
+    apply_1x_recipe,
+    apply_cpu_recipe,
+    as_variant,
+    detection_config,
+)
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

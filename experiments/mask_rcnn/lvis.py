@@ -16,7 +16,13 @@ from segjax.tasks.detection.config import apply_1x_recipe, as_variant, detection
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = detection_config()
     config.model = ml_collections.ConfigDict(
-        dict(name="mask_rcnn_R_50_FPN", classes=1203, score_threshold=1e-4, detections=300, candidates=3000)
+        dict(
+            name="mask_rcnn_R_50_FPN",
+            classes=1203,
+            score_threshold=1e-4,
+            detections=300,
+            candidates=3000,
+        )
     )
     config.init_from = "resnet:resnet50-0676ba61.pth"
     apply_1x_recipe(config)

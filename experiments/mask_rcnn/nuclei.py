@@ -28,7 +28,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer.update(peak_lr=1e-3, weight_decay=0.05, warmup_steps=100)
     config.samples.update(anchors=128, regions=48, positive_regions=1 / 3)
     config.data.update(source="data/nuclei", train_split="stage1_train", eval_split="stage1_test")
-    config.data.update(canvas=(128, 128), max_objects=40, min_visible=0.1, cache_mb=500.0, percentiles=(1.0, 99.0))
+    config.data.update(
+        canvas=(128, 128), max_objects=40, min_visible=0.1, cache_mb=500.0, percentiles=(1.0, 99.0)
+    )
     # Of the window's side: pictures of 256 pixels become 256 to 512, some more than that.
     config.data.augment.update(scale=(2.0, 4.0), flip=True, vertical_flip=True, quarter_turns=True)
     config.data.augment.update(brightness=0.2, contrast=0.2)

@@ -21,6 +21,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.model = ml_collections.ConfigDict(dict(name="sam_tiny", canvas=128, patch=8))
     config.data.update(source="data/bsds500", train_split="train", eval_split="val")
     config.data.update(max_prompts=8, mask_stride=2, cache_mb=500.0, min_area=40.0)
-    config.data.augment = ml_collections.ConfigDict(dict(scale=(0.8, 2.0), flip=True, brightness=0.2, contrast=0.2))
+    config.data.augment = ml_collections.ConfigDict(
+        dict(scale=(0.8, 2.0), flip=True, brightness=0.2, contrast=0.2)
+    )
     config.eval.update(batch_size=4, max_prompts=32)
     return as_variant(config, variant)

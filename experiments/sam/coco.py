@@ -23,7 +23,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         dict(name="sam_vit_b", drop_path=0.6, remat="full", scan=True, dtype="bfloat16")
     )
     config.rounds.update(remat=True)
-    config.data.update(source="data/coco", train_split="train2017", eval_split="val2017", max_prompts=32, workers=8)
+    config.data.update(
+        source="data/coco", train_split="train2017", eval_split="val2017", max_prompts=32, workers=8
+    )
     config.data.augment = ml_collections.ConfigDict(dict(scale=(0.1, 2.0), flip=True))
     config.eval.update(batch_size=64, max_prompts=16, limit=500)
     config.optimizer.update(peak_lr=4e-4, weight_decay=0.1, warmup_steps=250, layer_decay=0.6)

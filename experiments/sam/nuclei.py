@@ -25,7 +25,14 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.update(source="data/nuclei", train_split="stage1_train", eval_split="stage1_test")
     config.data.update(max_prompts=8, mask_stride=2, cache_mb=500.0, percentiles=(1.0, 99.0))
     config.data.augment = ml_collections.ConfigDict(
-        dict(scale=(1.6, 2.5), flip=True, vertical_flip=True, quarter_turns=True, brightness=0.2, contrast=0.2)
+        dict(
+            scale=(1.6, 2.5),
+            flip=True,
+            vertical_flip=True,
+            quarter_turns=True,
+            brightness=0.2,
+            contrast=0.2,
+        )
     )
     config.eval.update(tile=128, overlap=32, batch_size=8, max_prompts=24)
     return as_variant(config, variant)

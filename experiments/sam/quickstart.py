@@ -20,5 +20,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.model = ml_collections.ConfigDict(dict(name="sam_tiny"))
     config.data.update(max_prompts=4, mask_stride=2, cache_mb=500.0)
     config.data.scenes.update(train_count=2000, eval_count=64)
-    config.data.augment = ml_collections.ConfigDict(dict(flip=True, vertical_flip=True, quarter_turns=True))
+    config.data.augment = ml_collections.ConfigDict(
+        dict(flip=True, vertical_flip=True, quarter_turns=True)
+    )
     return as_variant(config, variant)

@@ -16,5 +16,7 @@ from segjax.tasks.promptable.config import as_variant, sa1b_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    config = sa1b_config("b", steps=180_000, batch_size=128, peak_lr=8e-4, layer_decay=0.6, drop_path=0.6, fsdp=1)
+    config = sa1b_config(
+        "b", steps=180_000, batch_size=128, peak_lr=8e-4, layer_decay=0.6, drop_path=0.6, fsdp=1
+    )
     return as_variant(config, variant)

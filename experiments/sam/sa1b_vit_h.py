@@ -16,5 +16,7 @@ from segjax.tasks.promptable.config import as_variant, sa1b_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    config = sa1b_config("h", steps=90_000, batch_size=256, peak_lr=8e-4, layer_decay=0.8, drop_path=0.4, fsdp=16)
+    config = sa1b_config(
+        "h", steps=90_000, batch_size=256, peak_lr=8e-4, layer_decay=0.8, drop_path=0.4, fsdp=16
+    )
     return as_variant(config, variant)

@@ -16,5 +16,7 @@ from segjax.tasks.promptable.config import as_variant, sa1b_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    config = sa1b_config("l", steps=180_000, batch_size=128, peak_lr=4e-4, layer_decay=0.8, drop_path=0.4, fsdp=8)
+    config = sa1b_config(
+        "l", steps=180_000, batch_size=128, peak_lr=4e-4, layer_decay=0.8, drop_path=0.4, fsdp=8
+    )
     return as_variant(config, variant)

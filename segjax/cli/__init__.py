@@ -10,11 +10,17 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "train": ("segjax.cli.train", "train the experiment of a config file; resumes by itself"),
-    "eval": ("segjax.cli.evaluate", "measure a checkpoint: IoU by number of clicks, COCO's AP, ..."),
+    "eval": (
+        "segjax.cli.evaluate",
+        "measure a checkpoint: IoU by number of clicks, COCO's AP, ...",
+    ),
     "predict": ("segjax.cli.predict", "segment a picture from points and boxes"),
     "everything": ("segjax.cli.everything", "segment every object of pictures"),
     "detect": ("segjax.cli.detect", "find the objects of pictures with a Mask R-CNN"),
-    "reconstruct": ("segjax.cli.reconstruct", "show what a masked autoencoder makes of a masked picture"),
+    "reconstruct": (
+        "segjax.cli.reconstruct",
+        "show what a masked autoencoder makes of a masked picture",
+    ),
     "prepare": ("segjax.cli.prepare", "turn raw data sets into prepared data"),
     "convert": ("segjax.cli.convert", "turn weights into another format: runs, .safetensors, .pth"),
     "export": ("segjax.cli.export", "write a detector as one file that runs without segjax"),
@@ -79,7 +85,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=_version() if "--version" in argv else "")
+    parser.add_argument(
+        "--version", action="version", version=_version() if "--version" in argv else ""
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module_name, summary) in COMMANDS.items():
         module = importlib.import_module(module_name) if name in argv else None
@@ -90,7 +98,11 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error (or SEGJAX_DEBUG=1)")
+        command.add_argument(
+            "--debug",
+            action="store_true",
+            help="show the traceback of an error (or SEGJAX_DEBUG=1)",
+        )
         command.set_defaults(passes_flags=False, subparser=command)
         if module:
             module.add_arguments(command)
@@ -109,14 +121,21 @@ def keep_compiled_programs() -> None:
     from segjax.data.threads import usable_cores
     from segjax.files import cache_folder
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax" / f"{usable_cores()}-cores"))
+    if (
+        "JAX_COMPILATION_CACHE_DIR" not in os.environ
+        and jax.config.jax_compilation_cache_dir is None
+    ):
+        jax.config.update(
+            "jax_compilation_cache_dir", str(cache_folder() / "jax" / f"{usable_cores()}-cores")
+        )
 
 
 def checkpoint_step(text: str) -> int | str:
     """What --step names: a number, or "best"."""
     if text != "best" and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}: expected the number of steps of a checkpoint, or 'best'")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected the number of steps of a checkpoint, or 'best'"
+        )
     return text if text == "best" else int(text)
 
 

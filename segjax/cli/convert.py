@@ -26,14 +26,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("source", metavar="SRC", help="what to read")
     parser.add_argument("target", metavar="DST", help="the file to write")
-    parser.add_argument("--model", metavar="NAME", help="which model SRC must be (default: what it says or looks like)")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="which model SRC must be (default: what it says or looks like)",
+    )
     parser.add_argument(
         "--format",
         metavar="official|huggingface|torchvision|detectron2|segjax",
         help="whose names (default: see above)",
     )
-    parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help="checkpoint of a run (default: newest)")
-    parser.add_argument("--canvas", type=int, metavar="PX", help="resize the position tables to this canvas")
+    parser.add_argument(
+        "--step",
+        type=checkpoint_step,
+        metavar="N|best",
+        help="checkpoint of a run (default: newest)",
+    )
+    parser.add_argument(
+        "--canvas", type=int, metavar="PX", help="resize the position tables to this canvas"
+    )
 
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
@@ -48,16 +59,24 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     named = (args.source,) if args.model is None else (args.model, args.source)
     overrides = {} if args.canvas is None else {"canvas": args.canvas}
     network, variables, checkpoint, options = read_model(*named, step=args.step, **overrides)
-    print(f"read {args.source}: {checkpoint.family}, {options['name']}, {_amount(flatten(checkpoint.arrays))}")
+    print(
+        f"read {args.source}: {checkpoint.family}, {options['name']}, {_amount(flatten(checkpoint.arrays))}"
+    )
     metadata = checkpoint.saved | {"model": options}
     family, arrays = write_checkpoint(
-        args.target, variables, family=_family(network, args), metadata=metadata, canvas=network.canvas
+        args.target,
+        variables,
+        family=_family(network, args),
+        metadata=metadata,
+        canvas=network.canvas,
     )
     count = sum(array.size for array in flatten(variables["params"]).values())
     size = pathlib.Path(args.target).stat().st_size
     print(f"wrote {args.target}: {family}, {arrays} arrays, {count:,} parameters, {size:,} bytes")
     if getattr(network, "iou_sigmoid", False) and family != "segjax":
-        print(f"note: {family} has no place for iou_sigmoid=True; apply a sigmoid to the IoUs that it predicts")
+        print(
+            f"note: {family} has no place for iou_sigmoid=True; apply a sigmoid to the IoUs that it predicts"
+        )
     return 0
 
 
@@ -74,7 +93,9 @@ def _family(network: Any, args: argparse.Namespace) -> str | None:
             f"files; choose {library} or segjax"
         )
     for_torch = pathlib.Path(args.target).suffix in SUFFIXES
-    return library if args.format == "official" or (for_torch and args.format is None) else args.format
+    return (
+        library if args.format == "official" or (for_torch and args.format is None) else args.format
+    )
 
 
 def _amount(arrays: Mapping[str, Any]) -> str:

@@ -19,22 +19,39 @@ from typing import Any
 
 import numpy as np
 
-from segjax.cli.pictures import add_model_arguments, check_pictures, load_model, percentiles_of, read_image
+from segjax.cli.pictures import (
+    add_model_arguments,
+    check_pictures,
+    load_model,
+    percentiles_of,
+    read_image,
+)
 from segjax.files import write_json, write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG or TIFF; 'demo': segjax's photograph")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="PNG, JPEG or TIFF; 'demo': segjax's photograph"
+    )
     add_model_arguments(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
-        "--score", type=float, default=0.5, metavar="T", help="objects have a higher score (default .5)"
+        "--score",
+        type=float,
+        default=0.5,
+        metavar="T",
+        help="objects have a higher score (default .5)",
     )
     parser.add_argument(
-        "--max-detections", type=int, metavar="N", help="of a picture (default: the model's, often 100)"
+        "--max-detections",
+        type=int,
+        metavar="N",
+        help="of a picture (default: the model's, often 100)",
     )
-    parser.add_argument("--refine", metavar="SAM", help="a SAM's run or file, which draws the masks from the boxes")
+    parser.add_argument(
+        "--refine", metavar="SAM", help="a SAM's run or file, which draws the masks from the boxes"
+    )
     parser.add_argument(
         "--refine-if",
         choices=("always", "surer"),  # REFINE_IF; to import it would import jax
@@ -96,7 +113,11 @@ def picture_of(image: np.ndarray, found: Any, classes: Any) -> bytes:
         image = viz.label_overlay(image, large(label_map(rows, found.hw)))
     keypoints = None if found.keypoints is None else found.keypoints[..., :2]
     drawn = dict(scores=found.scores, keypoints=keypoints, skeleton=classes.skeleton, scale=scale)
-    return encode_png(viz.detection_overlay(image, found.boxes, None, found.labels - 1, names=classes.names, **drawn))
+    return encode_png(
+        viz.detection_overlay(
+            image, found.boxes, None, found.labels - 1, names=classes.names, **drawn
+        )
+    )
 
 
 def said_of(found: Any, detector: Any) -> str:
@@ -107,11 +128,17 @@ def said_of(found: Any, detector: Any) -> str:
     numbers = collections.Counter(detector.names[label - 1] for label in found.labels)
     named = ", ".join(f"{number} {name}" for name, number in numbers.most_common())
     full = count == detector.max_detections
-    return f"{count} object{'s' * (count > 1)}: {named}" + ("; --max-detections allows for more" if full else "")
+    return f"{count} object{'s' * (count > 1)}: {named}" + (
+        "; --max-detections allows for more" if full else ""
+    )
 
 
 def write_results(
-    out: pathlib.Path, files: Sequence[str], names: Sequence[str], answers: Sequence[Any], classes: Any
+    out: pathlib.Path,
+    files: Sequence[str],
+    names: Sequence[str],
+    answers: Sequence[Any],
+    classes: Any,
 ) -> None:
     """Writes pictures.json and, last, detections.json, each whole or not at all.
 
@@ -119,7 +146,9 @@ def write_results(
     """
     from segjax.evaluation.coco_format import CocoResults, coco_truth
 
-    pictures: Mapping[str, Any] = coco_truth([], classes.names, classes.ids, keypoint_names=classes.keypoint_names)
+    pictures: Mapping[str, Any] = coco_truth(
+        [], classes.names, classes.ids, keypoint_names=classes.keypoint_names
+    )
     numbers = [int(name) for name in names if name.isdecimal()]
     ids = numbers if len(set(numbers)) == len(names) else range(1, len(names) + 1)
     for number, file, found in zip(ids, files, answers, strict=True):
@@ -127,6 +156,8 @@ def write_results(
         pictures["images"].append({"id": number, "file_name": pathlib.Path(file).name} | size)
     results = CocoResults(pictures)
     for place, found in enumerate(answers):
-        results.add(place, found.boxes, found.scores, found.labels - 1, found.masks, found.keypoints)
+        results.add(
+            place, found.boxes, found.scores, found.labels - 1, found.masks, found.keypoints
+        )
     write_json(out / "pictures.json", pictures)
     results.write(out / "detections.json")

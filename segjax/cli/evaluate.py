@@ -31,12 +31,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
     from segjax.cli import checkpoint_step
 
-    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a run's workdir, or a file with weights")
-    parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help="checkpoint (default: newest)")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="PATH",
+        help="a run's workdir, or a file with weights",
+    )
+    parser.add_argument(
+        "--step", type=checkpoint_step, metavar="N|best", help="checkpoint (default: newest)"
+    )
     parser.add_argument("--data", metavar="PREPARED", help="a folder written by `segjax prepare`")
     parser.add_argument("--split", metavar="S", help="which of its splits")
-    parser.add_argument("--out", metavar="DIR", help="folder for the results (default: they are printed only)")
-    parser.add_argument("--untrained", action="store_true", help="measure the model before training as well")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for the results (default: they are printed only)"
+    )
+    parser.add_argument(
+        "--untrained", action="store_true", help="measure the model before training as well"
+    )
     parser.set_defaults(passes_flags=True)
 
 
@@ -77,12 +88,20 @@ def say_what_was_left_out(folder: str, split: str) -> None:
     skipped = prepared.get("skipped", {"images": {}, "objects": {}})
     for what in ("images", "objects"):
         for reason, count in skipped[what].items():
-            print(f"{folder} was prepared without {count} {what} of {split}: {reason}", file=sys.stderr)
+            print(
+                f"{folder} was prepared without {count} {what} of {split}: {reason}",
+                file=sys.stderr,
+            )
     if "image has no objects" in skipped["images"]:
-        print("(`segjax prepare --keep-empty` keeps pictures without objects, as COCO measures)", file=sys.stderr)
+        print(
+            "(`segjax prepare --keep-empty` keeps pictures without objects, as COCO measures)",
+            file=sys.stderr,
+        )
 
 
-def _interactive(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None, name: str) -> int:
+def _interactive(
+    task: Any, measured: Mapping[str, Any], out: pathlib.Path | None, name: str
+) -> int:
     """A SAM's protocol, which has files of its own."""
     from segjax import viz
     from segjax.files import write_whole
@@ -115,7 +134,9 @@ def _detections(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None
     from segjax.training.sharding import make_mesh
     from segjax.viz import plots
 
-    scores = {of: task.detection_scores(variables, mesh=make_mesh()) for of, variables in measured.items()}
+    scores = {
+        of: task.detection_scores(variables, mesh=make_mesh()) for of, variables in measured.items()
+    }
     for of, found in scores.items():
         print(f"{of if len(scores) > 1 else name}\n{detection_table(found)}")
     if out is None:
@@ -124,7 +145,11 @@ def _detections(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None
     found.save(out)
     if found.sheet is not None:
         write_whole(out / "detections.png", encode_png(found.sheet))
-    plots.confusion(*found.confusion(least), out / "confusion.png", title=f"Answers with a score of {least:g} or more")
+    plots.confusion(
+        *found.confusion(least),
+        out / "confusion.png",
+        title=f"Answers with a score of {least:g} or more",
+    )
     if curves := found.curves():
         plots.precision_recall(curves, out / "precision_recall.png")
     rows = {of: found.numbers() | {"per_class": found.per_class()} for of, found in scores.items()}
@@ -155,7 +180,9 @@ def _numbers(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None, n
 
 def table(numbers: Mapping[str, float]) -> str:
     """Mean IoU by number of clicks, for all objects and by size, and the other numbers below, for people."""
-    counts = sorted(int(name[4:]) for name in numbers if name.startswith("iou@") and "/" not in name)
+    counts = sorted(
+        int(name[4:]) for name in numbers if name.startswith("iou@") and "/" not in name
+    )
     lines = [f"{'mean IoU':<10}" + "".join(f"{f'{k} pt':>8}" for k in counts) + f"{'objects':>10}"]
     for size in ("", "/small", "/medium", "/large"):
         if objects := numbers.get(f"objects{size}"):
@@ -169,7 +196,9 @@ def table(numbers: Mapping[str, float]) -> str:
     return "\n".join(lines)
 
 
-def evaluation_config(saved: dict[str, Any], data: str | None, split: str | None, flags: Sequence[str]) -> Any:
+def evaluation_config(
+    saved: dict[str, Any], data: str | None, split: str | None, flags: Sequence[str]
+) -> Any:
     """The run's config, pointed at other data and changed by `--config.key=value` flags.
 
     Weights without a run ({"model": ...} is all they say) are measured by the protocol's defaults.
@@ -182,7 +211,9 @@ def evaluation_config(saved: dict[str, Any], data: str | None, split: str | None
 
     if "task" not in saved:
         if data is None:
-            raise ValueError("these weights come without a run and its data; say on what to measure: --data PREPARED")
+            raise ValueError(
+                "these weights come without a run and its data; say on what to measure: --data PREPARED"
+            )
         saved = {"task": FOR_MODELS[kind_of(saved["model"]["name"]).title], "model": saved["model"]}
     config = completed({name: value for name, value in saved.items() if name != "classes"})
     if data is not None:
@@ -194,10 +225,14 @@ def evaluation_config(saved: dict[str, Any], data: str | None, split: str | None
         if not named and config.data.eval_split not in splits:
             if len(splits) > 1:
                 choice = " or ".join(f"--split {name}" for name in splits)
-                raise ValueError(f"{data} has no split {config.data.eval_split!r} to measure on; choose {choice}")
+                raise ValueError(
+                    f"{data} has no split {config.data.eval_split!r} to measure on; choose {choice}"
+                )
             split = splits[0]
     if split is not None:
         if config.data.source == "synthetic":
-            raise ValueError(f"--split {split} without --data: synthetic scenes have one evaluation split only")
+            raise ValueError(
+                f"--split {split} without --data: synthetic scenes have one evaluation split only"
+            )
         config.data.eval_split = split
     return apply_flags(config, flags)

@@ -15,23 +15,54 @@ from typing import Any
 
 import numpy as np
 
-from segjax.cli.pictures import add_model_arguments, check_pictures, load_model, percentiles_of, read_image
+from segjax.cli.pictures import (
+    add_model_arguments,
+    check_pictures,
+    load_model,
+    percentiles_of,
+    read_image,
+)
 from segjax.files import write_json, write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG or TIFF; 'demo': segjax's photograph")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="PNG, JPEG or TIFF; 'demo': segjax's photograph"
+    )
     add_model_arguments(parser, "sam_vit_b")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
-    parser.add_argument("--points-per-side", type=int, default=32, metavar="N", help="clicks a side (default 32)")
-    parser.add_argument("--points-per-batch", type=int, default=64, metavar="N", help="clicks at once (default 64)")
-    parser.add_argument("--pred-iou", type=float, default=0.88, metavar="T", help="least predicted IoU (default .88)")
-    parser.add_argument("--stability", type=float, default=0.95, metavar="T", help="least stability (default .95)")
-    parser.add_argument("--nms", type=float, default=0.7, metavar="T", help="most overlap of boxes (default .7)")
-    parser.add_argument("--crop-layers", type=int, default=0, metavar="N", help="layers of crops (default 0)")
-    parser.add_argument("--min-region", type=int, default=0, metavar="PX", help="remove smaller holes and islands")
-    parser.add_argument("--max-area", type=float, metavar="F", help="drop masks of this share of the picture or more")
+    parser.add_argument(
+        "--points-per-side", type=int, default=32, metavar="N", help="clicks a side (default 32)"
+    )
+    parser.add_argument(
+        "--points-per-batch", type=int, default=64, metavar="N", help="clicks at once (default 64)"
+    )
+    parser.add_argument(
+        "--pred-iou",
+        type=float,
+        default=0.88,
+        metavar="T",
+        help="least predicted IoU (default .88)",
+    )
+    parser.add_argument(
+        "--stability", type=float, default=0.95, metavar="T", help="least stability (default .95)"
+    )
+    parser.add_argument(
+        "--nms", type=float, default=0.7, metavar="T", help="most overlap of boxes (default .7)"
+    )
+    parser.add_argument(
+        "--crop-layers", type=int, default=0, metavar="N", help="layers of crops (default 0)"
+    )
+    parser.add_argument(
+        "--min-region", type=int, default=0, metavar="PX", help="remove smaller holes and islands"
+    )
+    parser.add_argument(
+        "--max-area",
+        type=float,
+        metavar="F",
+        help="drop masks of this share of the picture or more",
+    )
 
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
@@ -65,7 +96,12 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def write_results(
-    out: pathlib.Path, name: str, file: str, image: np.ndarray, records: Sequence[dict[str, Any]], number: int
+    out: pathlib.Path,
+    name: str,
+    file: str,
+    image: np.ndarray,
+    records: Sequence[dict[str, Any]],
+    number: int,
 ) -> pathlib.Path:
     """Writes the overlay and, last, the records; each file whole or not at all. Returns the latter's path."""
     from segjax import viz
@@ -73,9 +109,17 @@ def write_results(
     from segjax.inference.sam.automatic import label_map
 
     height, width = image.shape[:2]
-    write_whole(out / f"{name}_masks.png", encode_png(viz.label_overlay(image, label_map(records, (height, width)))))
+    write_whole(
+        out / f"{name}_masks.png",
+        encode_png(viz.label_overlay(image, label_map(records, (height, width)))),
+    )
     content = {
-        "image": {"image_id": number, "width": width, "height": height, "file_name": pathlib.Path(file).name},
+        "image": {
+            "image_id": number,
+            "width": width,
+            "height": height,
+            "file_name": pathlib.Path(file).name,
+        },
         "annotations": [{"id": place, **record} for place, record in enumerate(records)],
     }
     path = out / f"{name}_masks.json"

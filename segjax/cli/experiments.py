@@ -17,14 +17,20 @@ def check_experiment(argument: str) -> None:
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     found = (
-        sorted(str(p) for p in folder.rglob("*.py") if not p.name.startswith("_")) if folder != pathlib.Path() else []
+        sorted(str(p) for p in folder.rglob("*.py") if not p.name.startswith("_"))
+        if folder != pathlib.Path()
+        else []
     )
     found = found or sorted(str(p) for p in pathlib.Path("experiments").rglob("*.py"))
     near = difflib.get_close_matches(str(path), found, 1)
     raise FileNotFoundError(
         f"no experiment {path}; "
         + (f"did you mean {near[0]}? " if near else "")
-        + (f"there are {', '.join(found[:20])}" if found else "run the command in a folder with experiments/")
+        + (
+            f"there are {', '.join(found[:20])}"
+            if found
+            else "run the command in a folder with experiments/"
+        )
     )
 
 
@@ -39,7 +45,9 @@ def read_config(argument: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
-        raise ValueError(f"{path} has no get_config(); an experiment is a function get_config(variant='') there")
+        raise ValueError(
+            f"{path} has no get_config(); an experiment is a function get_config(variant='') there"
+        )
     return module.get_config(variant) if variant else module.get_config()
 
 
@@ -92,7 +100,9 @@ def check_keys(keys: Iterable[str], config: Any) -> None:
         if key in known:
             continue
         if inside := [name for name in known if name.startswith(f"{key}.")]:
-            raise ValueError(f"{key!r} is a group of keys; set them one by one: {', '.join(inside)}")
+            raise ValueError(
+                f"{key!r} is a group of keys; set them one by one: {', '.join(inside)}"
+            )
         last = key.rsplit(".", 1)[-1]
         near = difflib.get_close_matches(key, known, 3)
         near += [name for name in known if name.rsplit(".", 1)[-1] == last and name not in near]
@@ -120,7 +130,11 @@ def flat_names(config: Any) -> list[str]:
 
 
 def _names(flags: Sequence[str]) -> list[str]:
-    return [flag.lstrip("-").split("=", 1)[0] for flag in flags if flag.startswith("-") and not _is_number(flag)]
+    return [
+        flag.lstrip("-").split("=", 1)[0]
+        for flag in flags
+        if flag.startswith("-") and not _is_number(flag)
+    ]
 
 
 def _is_number(text: str) -> bool:

@@ -17,13 +17,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
     from segjax.cli import checkpoint_step
 
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's workdir, or a file with weights")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a run's workdir, or a file with weights"
+    )
     parser.add_argument("--out", required=True, metavar="FILE", help="the file to write")
-    parser.add_argument("--canvas", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the model's, square)")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures in a call (default 1)")
-    parser.add_argument("--platforms", metavar="cpu,cuda,tpu", help="where it may run (default: where this is run)")
-    parser.add_argument("--model", metavar="NAME", help="which model it must be (default: what it says itself)")
-    parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help="checkpoint (default: newest)")
+    parser.add_argument(
+        "--canvas",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="pixels (default: the model's, square)",
+    )
+    parser.add_argument(
+        "--batch", type=int, default=1, metavar="N", help="pictures in a call (default 1)"
+    )
+    parser.add_argument(
+        "--platforms", metavar="cpu,cuda,tpu", help="where it may run (default: where this is run)"
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", help="which model it must be (default: what it says itself)"
+    )
+    parser.add_argument(
+        "--step", type=checkpoint_step, metavar="N|best", help="checkpoint (default: newest)"
+    )
 
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:

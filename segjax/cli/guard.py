@@ -17,7 +17,9 @@ from collections.abc import Sequence
 LOST = 75  # exit status of a process that jax ended because of another; "try again later" among the sysexits
 _GUARDED = "SEGJAX_GUARDED"
 _REMEMBERED = 20_000  # characters of the child's last words
-_PATIENCE = 5.0  # seconds to read what a dead child has left in the pipe, which its workers may hold open
+_PATIENCE = (
+    5.0  # seconds to read what a dead child has left in the pipe, which its workers may hold open
+)
 
 
 def needed() -> bool:
@@ -25,7 +27,9 @@ def needed() -> bool:
     return _GUARDED not in os.environ
 
 
-def guard(command: Sequence[str], *, coordinator: str | None, heartbeat_timeout: int, join_timeout: int) -> int:
+def guard(
+    command: Sequence[str], *, coordinator: str | None, heartbeat_timeout: int, join_timeout: int
+) -> int:
     """Runs a command as a child and returns its exit status, or LOST when jax ended it because of another process.
 
     SIGTERM and SIGINT are passed on; standard error is copied. A child that calls `end_with_guard` ends when the guard
@@ -79,9 +83,13 @@ def reason(words: str, coordinator: str | None, heartbeat_timeout: int, join_tim
     again = "The same command, started again on all processes, goes on from the newest checkpoint"
     listed = r"((?:\d+[,\s]*)+)"
     if "RegisterTask" in words:
-        who = processes(rf"timed out task names:\s*{listed}") or "process 0"  # which would have named the others
+        who = (
+            processes(rf"timed out task names:\s*{listed}") or "process 0"
+        )  # which would have named the others
         return f"{who} did not come within --join_timeout={join_timeout} s. All are started with the same command"
-    if who := processes(rf"stopped sending heartbeats\):\s*{listed}") or processes(r"Task (\d+) heartbeat timeout"):
+    if who := processes(rf"stopped sending heartbeats\):\s*{listed}") or processes(
+        r"Task (\d+) heartbeat timeout"
+    ):
         are = "are" if "," in who else "is"
         return (
             f"{who} {are} lost: no heartbeat for --heartbeat_timeout={heartbeat_timeout} s. This process cannot go on "

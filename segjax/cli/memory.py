@@ -25,7 +25,8 @@ def keep_freed_memory() -> bool:
     if told or not hasattr(libc, "mallopt") or not _cpus_alone():
         return False
     return all(
-        libc.mallopt(option, value) for option, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
+        libc.mallopt(option, value)
+        for option, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
     )
 
 

@@ -21,13 +21,19 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     print(f"{'name':<26} {'canvas':>6}  {'encoder':<29} {'parameters':>12}")
     for name in available_models():
         model = build_model(name)
-        count = sum(int(np.prod(leaf.shape)) for leaf in flatten(shapes_of(model)["params"]).values())
+        count = sum(
+            int(np.prod(leaf.shape)) for leaf in flatten(shapes_of(model)["params"]).values()
+        )
         encoder = getattr(model, "backbone", "vit")
         if encoder == "vit":
             encoder = f"ViT {model.width} x {model.depth}, patch {model.patch}"
         print(f"{name:<26} {model.canvas:>6}  {encoder:<29} {count:>12,}")
-    print(f"\nPublished weights: segjax.load(NAME) fetches them once into {weights_folder()}, or finds them there.")
+    print(
+        f"\nPublished weights: segjax.load(NAME) fetches them once into {weights_folder()}, or finds them there."
+    )
     for name, file in PUBLISHED.items():
         there = "in the cache" if (weights_folder() / file.name).is_file() else "not in the cache"
-        print(f"{file.url}\n  {name}, {file.bytes:,} bytes, {file.licence}, {there}\n  sha256 {file.sha256}")
+        print(
+            f"{file.url}\n  {name}, {file.bytes:,} bytes, {file.licence}, {there}\n  sha256 {file.sha256}"
+        )
     return 0

@@ -14,8 +14,12 @@ def add_model_arguments(parser: argparse.ArgumentParser, published: str = "") ->
 
     what = "a run's workdir or a file with weights" + (f", or {published}" if published else "")
     parser.add_argument("--checkpoint", required=True, metavar="PATH", help=what)
-    parser.add_argument("--model", metavar="NAME", help="which model it must be (default: what it says itself)")
-    parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help="checkpoint (default: newest)")
+    parser.add_argument(
+        "--model", metavar="NAME", help="which model it must be (default: what it says itself)"
+    )
+    parser.add_argument(
+        "--step", type=checkpoint_step, metavar="N|best", help="checkpoint (default: newest)"
+    )
 
 
 def load_model(
@@ -48,10 +52,14 @@ def check_pictures(files: Sequence[str]) -> list[str]:
     names = [pathlib.Path(file).stem for file in files]
     for file in files:
         if file != "demo" and not pathlib.Path(file).is_file():
-            raise FileNotFoundError(f"no picture {file}: there is no such file; none of the pictures was begun")
+            raise FileNotFoundError(
+                f"no picture {file}: there is no such file; none of the pictures was begun"
+            )
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"two pictures are called {twice!r}: their results would be the same file; run them apart")
+        raise ValueError(
+            f"two pictures are called {twice!r}: their results would be the same file; run them apart"
+        )
     return names
 
 

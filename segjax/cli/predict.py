@@ -26,11 +26,21 @@ from segjax.files import write_json, write_whole
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
-    parser.add_argument("image", metavar="IMAGE", help="PNG, JPEG or TIFF; 'demo': a photograph that comes with segjax")
+    parser.add_argument(
+        "image",
+        metavar="IMAGE",
+        help="PNG, JPEG or TIFF; 'demo': a photograph that comes with segjax",
+    )
     add_model_arguments(parser, "sam_vit_b")
-    parser.add_argument("--point", action="append", default=[], metavar="X,Y[,LABEL]", help="a click; repeatable")
-    parser.add_argument("--box", action="append", default=[], metavar="X1,Y1,X2,Y2", help="a box; repeatable")
-    parser.add_argument("--separate", action="store_true", help="each point is on an object of its own")
+    parser.add_argument(
+        "--point", action="append", default=[], metavar="X,Y[,LABEL]", help="a click; repeatable"
+    )
+    parser.add_argument(
+        "--box", action="append", default=[], metavar="X1,Y1,X2,Y2", help="a box; repeatable"
+    )
+    parser.add_argument(
+        "--separate", action="store_true", help="each point is on an object of its own"
+    )
     parser.add_argument("--multimask", action="store_true", help="keep three masks of each object")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
 
@@ -46,7 +56,9 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     predictor = SamPredictor(model, variables)
     predictor.set_image(image)
     results = [predict_object(predictor, prompt, args.multimask) for prompt in prompts]
-    report = write_results(pathlib.Path(args.out), image, prompts, results, str(args.image), str(args.checkpoint))
+    report = write_results(
+        pathlib.Path(args.out), image, prompts, results, str(args.image), str(args.checkpoint)
+    )
     for thing in report["objects"]:
         for mask in thing["masks"]:
             print(f"{mask['file']}  predicted IoU {mask['predicted_iou']:.3f}  {mask['area']} px")
@@ -54,7 +66,9 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     return 0
 
 
-def read_prompts(points: Sequence[str], boxes: Sequence[str], separate: bool = False) -> list[dict[str, Any]]:
+def read_prompts(
+    points: Sequence[str], boxes: Sequence[str], separate: bool = False
+) -> list[dict[str, Any]]:
     """One dict an object: points [[x, y], ...], labels [...], box [x1, y1, x2, y2] or None.
 
     Raises ValueError for what cannot be read, nothing at all, and points beside several boxes.
@@ -70,17 +84,27 @@ def read_prompts(points: Sequence[str], boxes: Sequence[str], separate: bool = F
         )
     for click in clicks:
         if len(click) == 3 and click[2] not in (0, 1):
-            raise ValueError(f"--point label {click[2]:g}: expected 1 (on the object) or 0 (off it)")
+            raise ValueError(
+                f"--point label {click[2]:g}: expected 1 (on the object) or 0 (off it)"
+            )
     labelled = [(click[:2], int(click[2]) if len(click) == 3 else 1) for click in clicks]
     if separate and labelled:
         return [{"points": [xy], "labels": [label], "box": None} for xy, label in labelled]
     if not clicks:
         return [{"points": [], "labels": [], "box": box} for box in corners]
     box = corners[0] if corners else None
-    return [{"points": [xy for xy, _ in labelled], "labels": [label for _, label in labelled], "box": box}]
+    return [
+        {
+            "points": [xy for xy, _ in labelled],
+            "labels": [label for _, label in labelled],
+            "box": box,
+        }
+    ]
 
 
-def predict_object(predictor: Any, prompt: dict[str, Any], multimask: bool) -> tuple[np.ndarray, np.ndarray]:
+def predict_object(
+    predictor: Any, prompt: dict[str, Any], multimask: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """(masks bool [M, H, W], iou [M]) of one object; M is 3 with `multimask`, else 1."""
     ambiguous = len(prompt["points"]) == 1 and prompt["box"] is None
     masks, iou, _ = predictor.predict(
@@ -131,7 +155,13 @@ def write_results(
         np.array(boxes, np.float32) if boxes else None,
     )
     write_whole(out / "overlay.png", encode_png(picture_out))
-    report = {"image": picture, "height": height, "width": width, "checkpoint": checkpoint, "objects": objects}
+    report = {
+        "image": picture,
+        "height": height,
+        "width": width,
+        "checkpoint": checkpoint,
+        "objects": objects,
+    }
     write_json(out / "prediction.json", report, indent=1, sort_keys=False)
     return report
 
@@ -142,5 +172,7 @@ def _numbers(text: str, counts: Sequence[int], option: str, form: str) -> list[f
     except ValueError:
         numbers = []
     if len(numbers) not in counts:
-        raise ValueError(f"{option} {text!r}: expected {form}, numbers with commas between them and no spaces")
+        raise ValueError(
+            f"{option} {text!r}: expected {form}, numbers with commas between them and no spaces"
+        )
     return numbers

@@ -25,15 +25,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
     sources = "coco, lvis, cityscapes, label_maps, images, nuclei, bsds500, sa1b or synthetic"
     parser.add_argument("source", metavar="SOURCE", help=sources)
-    parser.add_argument("raw_dir", metavar="RAW_DIR", nargs="?", help="folder of the raw files (none for synthetic)")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--splits", metavar="A,B", help="only these splits (default: all there are)")
-    parser.add_argument("--limit", type=int, metavar="N", help="at most N images of each split")
-    parser.add_argument("--short-side", type=int, metavar="PX", help="shrink larger pictures to this shorter side")
-    parser.add_argument("--keep-empty", action="store_true", help="keep pictures without objects or label")
-    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier preparation wrote")
     parser.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="the source's own; repeatable"
+        "raw_dir", metavar="RAW_DIR", nargs="?", help="folder of the raw files (none for synthetic)"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--splits", metavar="A,B", help="only these splits (default: all there are)"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N images of each split")
+    parser.add_argument(
+        "--short-side", type=int, metavar="PX", help="shrink larger pictures to this shorter side"
+    )
+    parser.add_argument(
+        "--keep-empty", action="store_true", help="keep pictures without objects or label"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what an earlier preparation wrote"
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="the source's own; repeatable",
     )
 
 

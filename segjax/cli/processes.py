@@ -17,12 +17,20 @@ GRACE = 5.0  # seconds that a process which failed waits for others that may be 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that say how many processes there are, which this is, and how long to wait for the others."""
-    parser.add_argument("--distributed", action="store_true", help="several processes; jax finds the others itself")
+    parser.add_argument(
+        "--distributed", action="store_true", help="several processes; jax finds the others itself"
+    )
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     parser.add_argument("--processes", type=int, metavar="N", help="how many there are")
-    parser.add_argument("--process_id", "--process-id", type=int, metavar="I", help="which one this is, 0..N-1")
     parser.add_argument(
-        "--join_timeout", type=int, default=300, metavar="S", help="seconds to wait for all to start (default 300)"
+        "--process_id", "--process-id", type=int, metavar="I", help="which one this is, 0..N-1"
+    )
+    parser.add_argument(
+        "--join_timeout",
+        type=int,
+        default=300,
+        metavar="S",
+        help="seconds to wait for all to start (default 300)",
     )
     parser.add_argument(
         "--heartbeat_timeout",
@@ -76,7 +84,11 @@ def joined(args: argparse.Namespace) -> Iterator[None]:
     except BaseException as error:
         computing = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
         if computing:
-            logger.error("%s\nwaiting up to %d s to hear whether a process is lost", error, args.heartbeat_timeout)
+            logger.error(
+                "%s\nwaiting up to %d s to hear whether a process is lost",
+                error,
+                args.heartbeat_timeout,
+            )
         if not _all_fail(within=GRACE + args.heartbeat_timeout * computing):
             time.sleep(GRACE * computing)  # one is lost, and jax about to say so
             atexit.register(_leave)
@@ -140,7 +152,9 @@ def _missing_processes_named(seconds: int) -> Iterator[None]:
     except (ImportError, AttributeError):  # another version: then nobody is named
         yield
         return
-    library.get_distributed_runtime_service = functools.partial(start, cluster_register_timeout=seconds)
+    library.get_distributed_runtime_service = functools.partial(
+        start, cluster_register_timeout=seconds
+    )
     try:
         yield
     finally:

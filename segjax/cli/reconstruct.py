@@ -16,19 +16,33 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segjax.cli.pictures import add_model_arguments, check_pictures, load_model, percentiles_of, read_image
+from segjax.cli.pictures import (
+    add_model_arguments,
+    check_pictures,
+    load_model,
+    percentiles_of,
+    read_image,
+)
 from segjax.files import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG or TIFF; 'demo': segjax's photograph")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="PNG, JPEG or TIFF; 'demo': segjax's photograph"
+    )
     add_model_arguments(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the mask (default 0)")
-    parser.add_argument("--mask-ratio", type=float, metavar="R", help="share to mask (default: the model's own)")
-    parser.add_argument("--mask-strategy", metavar="random|block|grid", help="(default: the model's own)")
-    parser.add_argument("--raw-pixels", action="store_true", help="the model predicts pixels as they are")
+    parser.add_argument(
+        "--mask-ratio", type=float, metavar="R", help="share to mask (default: the model's own)"
+    )
+    parser.add_argument(
+        "--mask-strategy", metavar="random|block|grid", help="(default: the model's own)"
+    )
+    parser.add_argument(
+        "--raw-pixels", action="store_true", help="the model predicts pixels as they are"
+    )
 
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
@@ -42,8 +56,12 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     overrides |= {"norm_pix": False} if args.raw_pixels else {}
     model, variables, config = load_model(args, "MAE", **overrides)
     for file, name in zip(args.images, names, strict=True):
-        found = reconstruct(model, variables, read_image(file, percentiles_of(config)), seed=args.seed)
-        sheet = write_results(pathlib.Path(args.out), name, found.image, found.predicted, found.masked)
+        found = reconstruct(
+            model, variables, read_image(file, percentiles_of(config)), seed=args.seed
+        )
+        sheet = write_results(
+            pathlib.Path(args.out), name, found.image, found.predicted, found.masked
+        )
         print(f"{sheet}  {found.masked.sum()} of {found.masked.size} patches masked")
     return 0
 

@@ -24,7 +24,9 @@ from segjax.cli.memory import keep_freed_memory
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
-    parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="the experiment")
+    parser.add_argument(
+        "--config", required=True, metavar="FILE.py[:VARIANT]", help="the experiment"
+    )
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives")
     processes.add_arguments(parser)
     parser.set_defaults(passes_flags=True)
@@ -47,13 +49,17 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     return 0
 
 
-def _train(args: argparse.Namespace, rest: Sequence[str], together: contextlib.AbstractContextManager) -> None:
+def _train(
+    args: argparse.Namespace, rest: Sequence[str], together: contextlib.AbstractContextManager
+) -> None:
     from segjax.cli import keep_compiled_programs
     from segjax.cli.experiments import apply_flags, read_config
 
     keep_freed_memory()
     keep_compiled_programs()
-    config = apply_flags(read_config(args.config), rest)  # a mistake in it is told before the others are waited for
+    config = apply_flags(
+        read_config(args.config), rest
+    )  # a mistake in it is told before the others are waited for
     _log_progress()
 
     from segjax.tasks import make_task

@@ -33,7 +33,9 @@ class ByOrientation:
 
     def __init__(self, source: Sequence[Mapping[str, Any]], batch_size: int, seed: int):
         logger.info("reading which of %d pictures stand", len(source))
-        self.standing = np.array([self._stands(source, index) for index in range(len(source))], bool)
+        self.standing = np.array(
+            [self._stands(source, index) for index in range(len(source))], bool
+        )
         self._batch_size, self._seed = batch_size, seed
         self._start()
 
@@ -97,7 +99,9 @@ class OrientedExample:
     def __init__(self, lying: Any, standing: Any, order: ByOrientation):
         self._makers, self._order = (lying, standing), order
 
-    def __call__(self, record: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def __call__(
+        self, record: Mapping[str, Any], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
         """The example of ``record``; raises as the makers do."""
         return self._makers[stands(record)](record, rng)
 

@@ -10,7 +10,9 @@ import threading
 
 _LOG = logging.getLogger(__name__)
 _LOGGED = 10  # records that each process names in its log; a file names all
-_IN_A_ROW = 16  # so many different records breaking one after another is no accident of single files
+_IN_A_ROW = (
+    16  # so many different records breaking one after another is no accident of single files
+)
 _TOO_FEW = 20  # broken examples that prove nothing about a share
 
 
@@ -37,7 +39,9 @@ class BrokenRecords:
 
     def __init__(self, folder: str | os.PathLike | None, process_index: int, max_share: float):
         if not 0 <= max_share <= 1:
-            raise ValueError(f"max_broken is the share of examples that may be broken, in 0 .. 1, got {max_share}")
+            raise ValueError(
+                f"max_broken is the share of examples that may be broken, in 0 .. 1, got {max_share}"
+            )
         self.folder = None if folder is None else pathlib.Path(folder)
         self.process_index, self.max_share = process_index, max_share
         self._start()
@@ -79,7 +83,10 @@ class BrokenRecords:
                 raise BrokenDataError(
                     f"{len(self._row)} records broke one after another, the last was {named}: {reason}{where}"
                 ) from error
-            if self._broken > (_TOO_FEW if self.max_share else 0) and self._broken > self.max_share * self._seen:
+            if (
+                self._broken > (_TOO_FEW if self.max_share else 0)
+                and self._broken > self.max_share * self._seen
+            ):
                 raise BrokenDataError(
                     f"{self._broken} of {self._seen} examples are broken, a larger share than config.data.max_broken = "
                     f"{self.max_share:g} allows; the last was {named}: {reason}{where}. Mend them or allow more"
@@ -92,7 +99,13 @@ class BrokenRecords:
             self._catch_up()
             if position in self._named:
                 return
-            line = dict(position=position, image_id=image_id, reason=reason, broken=self._broken, seen=self._seen)
+            line = dict(
+                position=position,
+                image_id=image_id,
+                reason=reason,
+                broken=self._broken,
+                seen=self._seen,
+            )
             path = self.folder / f"{self.process_index}-{os.getpid()}.jsonl"
             self.folder.mkdir(parents=True, exist_ok=True)
             with path.open("ab", buffering=0) as file:  # one write a line: readers see whole ones

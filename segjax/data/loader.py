@@ -20,7 +20,9 @@ from segjax.data.broken import BrokenRecords
 # Examples that a worker makes at a time, about. Whole batches of thousands would each keep one worker busy for many
 # seconds, and the memory that workers share would hold one for each of them and more.
 _PIECE = 32
-ENDLESS = 2**48  # examples; grain's own endless repeat overflows in batches of one (it divides as floats)
+ENDLESS = (
+    2**48
+)  # examples; grain's own endless repeat overflows in batches of one (it divides as floats)
 
 
 class SettingsError(ValueError):
@@ -115,7 +117,9 @@ def make_loader(
     if order is not None:
         positions = grain.MapDataset.source(order).seed(seed)
     elif train:
-        positions = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(ENDLESS // len(source))
+        positions = (
+            grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(ENDLESS // len(source))
+        )
     else:
         positions = grain.MapDataset.range(-(-len(source) // batch_size) * batch_size).seed(seed)
     examples = positions.random_map(fetch)[start:]
@@ -123,22 +127,39 @@ def make_loader(
     fitting = [size for size in range(1, local + 1) if local % size == 0]
     rows = min(fitting, key=lambda size: max(size / _PIECE, _PIECE / size))
     per_batch = local // rows
-    pieces = grain.MapDataset.source(_Pieces(examples, rows, per_batch, process_index, process_count))
-    ahead = max(2 * threads, per_batch) if threads else 0  # another batch is ready while the devices compute one
+    pieces = grain.MapDataset.source(
+        _Pieces(examples, rows, per_batch, process_index, process_count)
+    )
+    ahead = (
+        max(2 * threads, per_batch) if threads else 0
+    )  # another batch is ready while the devices compute one
     if workers:
         _parse_flags()
-        pieces = pieces.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+        pieces = pieces.to_iter_dataset(
+            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        )
         each = max(2, -(-per_batch // workers))
-        pieces = pieces.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each))
+        pieces = pieces.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each)
+        )
     else:
-        pieces = pieces.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))
+        pieces = pieces.to_iter_dataset(
+            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+        )
     return Loader(pieces, per_batch)
 
 
 class _Pieces:
     """This process's rows of one batch after another, `rows` at a time."""
 
-    def __init__(self, examples: grain.MapDataset, rows: int, per_batch: int, process_index: int, process_count: int):
+    def __init__(
+        self,
+        examples: grain.MapDataset,
+        rows: int,
+        per_batch: int,
+        process_index: int,
+        process_count: int,
+    ):
         self._all = examples.batch(rows, batch_fn=_stack)
         self._per_batch, self._process, self._processes = per_batch, process_index, process_count
 
@@ -153,15 +174,28 @@ class _Pieces:
 class _Fetch:
     """Position -> example, through the cache of records, with placeholders for what breaks."""
 
-    def __init__(self, source: Sequence[Mapping], example_fn: Callable, cache_bytes: float, broken: BrokenRecords):
-        self.source, self.example_fn, self.cache_bytes, self.broken = source, example_fn, cache_bytes, broken
+    def __init__(
+        self,
+        source: Sequence[Mapping],
+        example_fn: Callable,
+        cache_bytes: float,
+        broken: BrokenRecords,
+    ):
+        self.source, self.example_fn, self.cache_bytes, self.broken = (
+            source,
+            example_fn,
+            cache_bytes,
+            broken,
+        )
         self._start()
 
     def _start(self) -> None:
         self._cache, self._cached_bytes, self._lock = {}, 0, threading.Lock()
 
     def __getstate__(self) -> dict:
-        return {name: getattr(self, name) for name in ("source", "example_fn", "cache_bytes", "broken")}
+        return {
+            name: getattr(self, name) for name in ("source", "example_fn", "cache_bytes", "broken")
+        }
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -207,7 +241,11 @@ def _bytes_of(value: object) -> int:
     if isinstance(value, list | tuple):
         return sum(_bytes_of(entry) for entry in value)
     return 100 + (
-        value.nbytes if isinstance(value, np.ndarray) else len(value) if isinstance(value, str | bytes) else 0
+        value.nbytes
+        if isinstance(value, np.ndarray)
+        else len(value)
+        if isinstance(value, str | bytes)
+        else 0
     )
 
 
@@ -219,11 +257,15 @@ def _parse_flags() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
-def _check(source, example_fn, batch_size: int, start: int, process_index: int, process_count: int) -> None:
+def _check(
+    source, example_fn, batch_size: int, start: int, process_index: int, process_count: int
+) -> None:
     if len(source) == 0:
         raise ValueError("the source is empty: there is nothing to load")
     if not hasattr(example_fn, "placeholder"):
-        raise TypeError(f"example_fn {example_fn!r} needs a method placeholder() that returns an example of weight 0")
+        raise TypeError(
+            f"example_fn {example_fn!r} needs a method placeholder() that returns an example of weight 0"
+        )
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index {process_index} is not one of {process_count} processes")
     if batch_size < 1 or batch_size % process_count:

@@ -78,8 +78,12 @@ class Report:
             objects = f", {split.objects} objects" if split.objects else ""
             lines.append(f"  {name}: {split.images} images{objects}, {split.seconds:.1f} s")
             for kind in ("images", "objects"):
-                for reason, count in sorted(getattr(split.skipped, kind).items(), key=lambda item: -item[1]):
-                    lines.append(f"    skipped {count} {kind}: {reason}, such as {split.skipped.examples[reason][0]}")
+                for reason, count in sorted(
+                    getattr(split.skipped, kind).items(), key=lambda item: -item[1]
+                ):
+                    lines.append(
+                        f"    skipped {count} {kind}: {reason}, such as {split.skipped.examples[reason][0]}"
+                    )
         return "\n".join(lines)
 
 
@@ -113,14 +117,19 @@ def prepare(
     raw = _open_raw(source_name, raw_dir, options)
     names = _chosen_splits(splits, raw, raw_dir or source_name)
     if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}; expected at least 1 image of each split, or None for all")
+        raise ValueError(
+            f"limit is {limit}; expected at least 1 image of each split, or None for all"
+        )
     out = pathlib.Path(out)
     _check_target(out, overwrite)
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
     keep_empty = keep_empty or not raw.has_objects
     report = Report(source_name, str(out), {name: SplitReport() for name in names})
     readers = {
-        name: lambda name=name: _usable(raw, name, report.splits[name], limit, short_side, keep_empty) for name in names
+        name: lambda name=name: _usable(
+            raw, name, report.splits[name], limit, short_side, keep_empty
+        )
+        for name in names
     }
     try:
         fields = dict(optional=raw.optional, keypoints=raw.keypoints, has_objects=raw.has_objects)
@@ -133,18 +142,26 @@ def prepare(
     return report
 
 
-def _open_raw(name: str, raw_dir: str | pathlib.Path | None, options: Mapping[str, Any]) -> RawSource:
+def _open_raw(
+    name: str, raw_dir: str | pathlib.Path | None, options: Mapping[str, Any]
+) -> RawSource:
     if name not in SOURCES:
         near = difflib.get_close_matches(name, SOURCES, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown data source {name!r}; {hint}the sources are {', '.join(sorted(SOURCES))}")
+        raise ValueError(
+            f"unknown data source {name!r}; {hint}the sources are {', '.join(sorted(SOURCES))}"
+        )
     if raw_dir is None and name != "synthetic":
         raise ValueError(f"the source {name!r} needs the folder of its raw files, got none")
     return SOURCES[name](raw_dir, **options)
 
 
-def _chosen_splits(splits: str | Sequence[str] | None, raw: RawSource, where: object) -> tuple[str, ...]:
-    names = raw.splits if splits is None else ((splits,) if isinstance(splits, str) else tuple(splits))
+def _chosen_splits(
+    splits: str | Sequence[str] | None, raw: RawSource, where: object
+) -> tuple[str, ...]:
+    names = (
+        raw.splits if splits is None else ((splits,) if isinstance(splits, str) else tuple(splits))
+    )
     unknown = [name for name in names if name not in raw.splits]
     if unknown:
         raise ValueError(f"{where} has no split {unknown[0]!r}; it has {', '.join(raw.splits)}")
@@ -155,9 +172,13 @@ def _check_target(out: pathlib.Path, overwrite: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / storage.INFO_FILE).is_file():
-        raise FileExistsError(f"{out} exists and is not prepared data, so it is not touched; choose another place")
+        raise FileExistsError(
+            f"{out} exists and is not prepared data, so it is not touched; choose another place"
+        )
     if not overwrite:
-        raise FileExistsError(f"{out} already holds prepared data; pass overwrite=True (--overwrite) to replace it")
+        raise FileExistsError(
+            f"{out} already holds prepared data; pass overwrite=True (--overwrite) to replace it"
+        )
 
 
 def _move_into_place(partial: pathlib.Path, out: pathlib.Path) -> None:
@@ -178,19 +199,28 @@ def _usable(
 ) -> Iterator[Record]:
     start = time.perf_counter()
     threads = None if limit is None else 1  # nothing is counted of pictures that are not wanted
-    whole = _checked(raw.records(split, report.skipped), report.skipped, short_side, keep_empty, threads)
+    whole = _checked(
+        raw.records(split, report.skipped), report.skipped, short_side, keep_empty, threads
+    )
     for record in itertools.islice(whole, limit):
         report.images += 1
         report.objects += len(record["objects"]["rle"])
         yield record
     report.seconds = round(time.perf_counter() - start, 3)
     if report.images == 0:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in report.skipped.images.items()) or "nothing found"
+        reasons = (
+            ", ".join(f"{count} {reason}" for reason, count in report.skipped.images.items())
+            or "nothing found"
+        )
         raise EmptyDatasetError(f"split {split!r} has no usable image: {reasons}")
 
 
 def _checked(
-    records: Iterator[Record], skipped: Skipped, short_side: int | None, keep_empty: bool, threads: int | None
+    records: Iterator[Record],
+    skipped: Skipped,
+    short_side: int | None,
+    keep_empty: bool,
+    threads: int | None,
 ) -> Iterator[Record]:
     seen: set[str] = set()
 
@@ -220,7 +250,10 @@ def _checked(
 
 
 def _info(raw: RawSource, report: Report) -> storage.PreparedInfo:
-    counts = {name: {"images": split.images, "objects": split.objects} for name, split in report.splits.items()}
+    counts = {
+        name: {"images": split.images, "objects": split.objects}
+        for name, split in report.splits.items()
+    }
     return storage.PreparedInfo(
         report.source,
         counts,
@@ -253,7 +286,10 @@ def shrink_to_short_side(record: Record, short_side: int, skipped: Skipped) -> R
     for index, rle in enumerate(objects["rle"]):
         mask = _shrink_mask(decode_mask(rle, height, width), size)
         if not mask.any():
-            skipped.object("object vanishes at this short_side", f"{record['image_id']}, object {objects['id'][index]}")
+            skipped.object(
+                "object vanishes at this short_side",
+                f"{record['image_id']}, object {objects['id'][index]}",
+            )
             continue
         kept.append(index)
         boxes.append(mask_box(mask))
@@ -263,11 +299,18 @@ def shrink_to_short_side(record: Record, short_side: int, skipped: Skipped) -> R
     shrunk["area"] = (shrunk["area"] * ratio.prod()).astype(np.float32)
     shrunk["box"] = np.array(boxes, np.float32).reshape(-1, 4)
     if "keypoints" in shrunk:
-        shrunk["keypoints"] = np.concatenate([shrunk["keypoints"][..., :2] * ratio, shrunk["keypoints"][..., 2:]], -1)
+        shrunk["keypoints"] = np.concatenate(
+            [shrunk["keypoints"][..., :2] * ratio, shrunk["keypoints"][..., 2:]], -1
+        )
     if "annotated_box" in shrunk:
         shrunk["annotated_box"] = shrunk["annotated_box"] * np.tile(ratio, 2)
     image = _shrink_picture(record["image"], size, f"image {record['image_id']!r}")
-    return record | {"image": image, "height": size[0], "width": size[1], "objects": shrunk | {"rle": rles}}
+    return record | {
+        "image": image,
+        "height": size[0],
+        "width": size[1],
+        "objects": shrunk | {"rle": rles},
+    }
 
 
 def _shrink_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -277,5 +320,11 @@ def _shrink_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _shrink_picture(image: bytes, size: tuple[int, int], name: str) -> bytes:
     with opened(image, name) as picture:
-        small = resized(picture, (0, 0, picture.height, picture.width), size, Image.Resampling.BILINEAR, reduced=True)
+        small = resized(
+            picture,
+            (0, 0, picture.height, picture.width),
+            size,
+            Image.Resampling.BILINEAR,
+            reduced=True,
+        )
         return encode_picture(small, picture.format)

@@ -46,7 +46,9 @@ OPTIONAL_OBJECT_FIELDS = {
 OPTIONAL_CLASS_LISTS = ("neg_categories", "not_exhaustive_categories")
 
 
-def stack_objects(rows: Sequence[Mapping[str, Any]], optional: Sequence[str] = ()) -> dict[str, Any]:
+def stack_objects(
+    rows: Sequence[Mapping[str, Any]], optional: Sequence[str] = ()
+) -> dict[str, Any]:
     """The `objects` of a record from one dict per object, with the schema's fields and those of `optional`.
 
     Optional fields of the whole record are passed over.
@@ -55,13 +57,17 @@ def stack_objects(rows: Sequence[Mapping[str, Any]], optional: Sequence[str] = (
     fields = {name: kind for name, kind in OPTIONAL_OBJECT_FIELDS.items() if name in optional}
     for name, (dtype, shape) in (OBJECT_FIELDS | fields).items():
         # A picture without objects still has rows of the right width (keypoints: of none, their number is unknown).
-        objects[name] = np.array([row[name] for row in rows], dtype).reshape(len(rows), *_concrete(shape, rows, name))
+        objects[name] = np.array([row[name] for row in rows], dtype).reshape(
+            len(rows), *_concrete(shape, rows, name)
+        )
     objects["rle"] = [row["rle"] for row in rows]
     return objects
 
 
 def _concrete(shape: tuple, rows: Sequence[Mapping[str, Any]], name: str) -> tuple[int, ...]:
-    return tuple(size if size is not None else (len(rows[0][name]) if rows else 0) for size in shape)
+    return tuple(
+        size if size is not None else (len(rows[0][name]) if rows else 0) for size in shape
+    )
 
 
 _NONE = stack_objects([])
@@ -89,7 +95,12 @@ def validate_record(record: Mapping[str, Any]) -> None:
             raise RecordError(where, name, repr(value), "an int of at least 1")
     found = image_size(record["image"], where)
     if found != (height, width):
-        raise RecordError(where, "image", f"{found[0]} x {found[1]} pixels", f"height x width = {height} x {width}")
+        raise RecordError(
+            where,
+            "image",
+            f"{found[0]} x {found[1]} pixels",
+            f"height x width = {height} x {width}",
+        )
     _validate_objects(record["objects"], height, width, where)
 
 
@@ -106,7 +117,9 @@ def image_size(image: bytes | np.ndarray, where: str) -> tuple[int, int]:
         with Image.open(io.BytesIO(image)) as opened:
             return opened.height, opened.width
     except Exception as error:  # Pillow raises OSError, SyntaxError and others for broken headers.
-        raise RecordError(where, "image", f"{len(image)} bytes that Pillow cannot open ({error})", expected) from error
+        raise RecordError(
+            where, "image", f"{len(image)} bytes that Pillow cannot open ({error})", expected
+        ) from error
 
 
 def _validate_objects(objects: Mapping[str, Any], height: int, width: int, where: str) -> None:
@@ -116,18 +129,28 @@ def _validate_objects(objects: Mapping[str, Any], height: int, width: int, where
             raise RecordError(where, f"objects.{name}", "missing", "a field that every record has")
     for name in objects:
         if name not in known and name != "rle":
-            raise RecordError(where, f"objects.{name}", "an unknown field", f"one of {sorted([*known, 'rle'])}")
+            raise RecordError(
+                where, f"objects.{name}", "an unknown field", f"one of {sorted([*known, 'rle'])}"
+            )
     count = len(objects["rle"])
     for name in known.keys() & objects.keys():
         dtype, shape = known[name]
         value = objects[name]
-        expected = f"{np.dtype(dtype)} {[count, *('K' if size is None else size for size in shape)]}"
+        expected = (
+            f"{np.dtype(dtype)} {[count, *('K' if size is None else size for size in shape)]}"
+        )
         if not isinstance(value, np.ndarray):
-            raise RecordError(where, f"objects.{name}", type(value).__name__, f"a NumPy array {expected}")
+            raise RecordError(
+                where, f"objects.{name}", type(value).__name__, f"a NumPy array {expected}"
+            )
         fits = value.ndim == 1 + len(shape) and len(value) == count
-        fits = fits and all(want in (None, got) for want, got in zip(shape, value.shape[1:], strict=True))
+        fits = fits and all(
+            want in (None, got) for want, got in zip(shape, value.shape[1:], strict=True)
+        )
         if value.dtype != dtype or not fits:
-            raise RecordError(where, f"objects.{name}", f"{value.dtype} {list(value.shape)}", expected)
+            raise RecordError(
+                where, f"objects.{name}", f"{value.dtype} {list(value.shape)}", expected
+            )
     for index in range(count):
         row = f"{where}, object {int(objects['id'][index])}"
         check_box(objects["box"][index], height, width, row)
@@ -144,6 +167,13 @@ def check_box(box: np.ndarray, height: int, width: int, where: str) -> None:
     """Raises RecordError unless box [4] is finite, x1 < x2, y1 < y2, and inside the image of height x width px."""
     box = np.asarray(box)
     if not np.all(np.isfinite(box)) or not (box[0] < box[2] and box[1] < box[3]):
-        raise RecordError(where, "box", f"{box.tolist()}", "finite x1 y1 x2 y2 with x1 < x2 and y1 < y2")
+        raise RecordError(
+            where, "box", f"{box.tolist()}", "finite x1 y1 x2 y2 with x1 < x2 and y1 < y2"
+        )
     if box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height:
-        raise RecordError(where, "box", f"{box.tolist()} in an image of {height} x {width}", "a box inside the image")
+        raise RecordError(
+            where,
+            "box",
+            f"{box.tolist()} in an image of {height} x {width}",
+            "a box inside the image",
+        )

@@ -19,9 +19,13 @@ class RepeatRare:
 
     def __init__(self, source: Sequence[Mapping[str, Any]], threshold: float):
         if not 0 < threshold <= 1:
-            raise ValueError(f"the share of pictures below which a class is rare lies in 0 .. 1, got {threshold}")
+            raise ValueError(
+                f"the share of pictures below which a class is rare lies in 0 .. 1, got {threshold}"
+            )
         self.source = source
-        self._ends = np.cumsum(repeat_factors([set(_categories(source[i])) for i in range(len(source))], threshold))
+        self._ends = np.cumsum(
+            repeat_factors([set(_categories(source[i])) for i in range(len(source))], threshold)
+        )
 
     def __len__(self) -> int:
         return int(self._ends[-1] + 0.5)

@@ -34,7 +34,11 @@ def open_split(data: Mapping[str, Any], role: str):
     scenes = data["scenes"]
     split = "train" if role == "train" else "heldout"
     return _scenes(data)(
-        split, scenes[f"{role}_count"], size=scenes["size"], seed=scenes["seed"], difficulty=scenes["difficulty"]
+        split,
+        scenes[f"{role}_count"],
+        size=scenes["size"],
+        seed=scenes["seed"],
+        difficulty=scenes["difficulty"],
     )
 
 
@@ -53,7 +57,10 @@ def categories_of(data: Mapping[str, Any]) -> tuple[str, ...]:
 def classes_of(data: Mapping[str, Any]) -> dict[str, tuple]:
     """What is known of a source's classes and keypoints: the options of `segjax.evaluation.coco_format.coco_truth`."""
     info = _scenes(data) if data["source"] == SYNTHETIC else open_split(data, "eval").info
-    return {name: getattr(info, name) for name in ("categories", "category_ids", "keypoint_names", "frequencies")}
+    return {
+        name: getattr(info, name)
+        for name in ("categories", "category_ids", "keypoint_names", "frequencies")
+    }
 
 
 def keypoint_sigmas_of(data: Mapping[str, Any]) -> tuple[float, ...] | None:

@@ -18,7 +18,13 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from tensorflow_datasets.core.utils import tqdm_utils
 
-from segjax.data.records import OBJECT_FIELDS, OPTIONAL_CLASS_LISTS, OPTIONAL_OBJECT_FIELDS, Record, no_objects
+from segjax.data.records import (
+    OBJECT_FIELDS,
+    OPTIONAL_CLASS_LISTS,
+    OPTIONAL_OBJECT_FIELDS,
+    Record,
+    no_objects,
+)
 
 INFO_FILE = "info.json"
 UNKNOWN_LABEL = -1  # how a record without a label is written beside others that have one, as ImageNet's test split is
@@ -46,12 +52,16 @@ class PreparedInfo:
     frequencies: tuple[str, ...] = ()
 
 
-def _features(optional: Sequence[str], keypoints: int, has_objects: bool) -> tfds.features.FeaturesDict:
+def _features(
+    optional: Sequence[str], keypoints: int, has_objects: bool
+) -> tfds.features.FeaturesDict:
     objects = {"rle": tfds.features.Text()}
     for name in [*OBJECT_FIELDS, *(name for name in optional if name in OPTIONAL_OBJECT_FIELDS)]:
         dtype, shape = NUMPY_OF[name]
         shape = tuple(keypoints if size is None else size for size in shape)
-        objects[name] = tfds.features.Tensor(shape=shape, dtype=dtype) if shape else tfds.features.Scalar(dtype)
+        objects[name] = (
+            tfds.features.Tensor(shape=shape, dtype=dtype) if shape else tfds.features.Scalar(dtype)
+        )
     fields = {
         "image": tfds.features.Image(),
         "image_id": tfds.features.Text(),
@@ -60,7 +70,9 @@ def _features(optional: Sequence[str], keypoints: int, has_objects: bool) -> tfd
     }
     if has_objects:
         fields["objects"] = tfds.features.Sequence(objects)
-    fields |= {name: tfds.features.Sequence(np.int32) for name in OPTIONAL_CLASS_LISTS if name in optional}
+    fields |= {
+        name: tfds.features.Sequence(np.int32) for name in OPTIONAL_CLASS_LISTS if name in optional
+    }
     if "label" in optional:
         fields["label"] = tfds.features.Scalar(np.int32)
     return tfds.features.FeaturesDict(fields)
@@ -93,13 +105,23 @@ def write_records(
     """
     features = _features(optional, keypoints, has_objects)
     unknown = {"label": UNKNOWN_LABEL} if "label" in optional else {}
-    kept = lambda record: {name: value for name, value in record.items() if has_objects or name != "objects"}
+    kept = lambda record: {
+        name: value for name, value in record.items() if has_objects or name != "objects"
+    }
     as_file = lambda record: unknown | kept(record) | {"image": io.BytesIO(record["image"])}
-    write_examples(folder, "segjax_records", features, {name: map(as_file, make()) for name, make in splits.items()})
+    write_examples(
+        folder,
+        "segjax_records",
+        features,
+        {name: map(as_file, make()) for name, make in splits.items()},
+    )
 
 
 def write_examples(
-    folder: pathlib.Path, name: str, features: tfds.features.FeaturesDict, splits: Mapping[str, Iterable[Mapping]]
+    folder: pathlib.Path,
+    name: str,
+    features: tfds.features.FeaturesDict,
+    splits: Mapping[str, Iterable[Mapping]],
 ) -> None:
     """Writes a TFDS data set as ArrayRecord straight into `folder`, which `tfds.builder_from_directory` reads.
 
@@ -137,7 +159,12 @@ def read_info(path: str | pathlib.Path) -> PreparedInfo:
             f"Make it with `segjax prepare SOURCE RAW_DIR --out {path}`"
         )
     fields = json.loads(file.read_text())
-    return PreparedInfo(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    return PreparedInfo(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+    )
 
 
 def open_source(path: str | pathlib.Path, split: str) -> "RecordSource":
@@ -186,7 +213,9 @@ class RecordSource:
         return f"RecordSource({str(self.path)!r}, {self.split!r}, {len(self)} records)"
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_files": None}  # Open files stay behind; the other process opens its own.
+        return self.__dict__ | {
+            "_files": None
+        }  # Open files stay behind; the other process opens its own.
 
     def _open(self) -> Any:
         with _OPENING:
@@ -206,7 +235,11 @@ def _from_tfds(example: Mapping[str, Any], position: int) -> Record:
         "width": int(example["width"]),
         "objects": _objects(example["objects"]) if "objects" in example else no_objects(),
     }
-    record |= {name: np.asarray(example[name], np.int32) for name in OPTIONAL_CLASS_LISTS if name in example}
+    record |= {
+        name: np.asarray(example[name], np.int32)
+        for name in OPTIONAL_CLASS_LISTS
+        if name in example
+    }
     label = int(example.get("label", UNKNOWN_LABEL))
     return record | ({} if label == UNKNOWN_LABEL else {"label": label})
 

@@ -9,7 +9,9 @@ from typing import TypeVar
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> Iterator[Result]:
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None
+) -> Iterator[Result]:
     """`map(function, items)` by threads, few items ahead of what is taken; one thread for each core by default.
 
     Items are drawn in this thread, in order. An error is raised where its result would have come.

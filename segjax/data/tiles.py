@@ -26,10 +26,17 @@ class Tiles:
     """
 
     def __init__(
-        self, source: Sequence[Mapping], tile: int, overlap: int = 0, *, percentiles: tuple[float, float] | None = None
+        self,
+        source: Sequence[Mapping],
+        tile: int,
+        overlap: int = 0,
+        *,
+        percentiles: tuple[float, float] | None = None,
     ):
         if not 0 <= overlap < tile:
-            raise ValueError(f"tiles of {tile} pixels cannot overlap by {overlap}; expected 0 <= overlap < tile")
+            raise ValueError(
+                f"tiles of {tile} pixels cannot overlap by {overlap}; expected 0 <= overlap < tile"
+            )
         self.source, self.tile, self.overlap, self.percentiles = source, tile, overlap, percentiles
         self.places: list[tuple[int, int, int, list[int]]] = []  # record, top, left, its objects
         for index in range(len(source)):
@@ -41,14 +48,18 @@ class Tiles:
     def __getitem__(self, position: int) -> dict[str, Any]:
         index, top, left, members = self.places[position]
         record = self.source[index]
-        image = decode_image(record["image"], name=f"image {record['image_id']!r}", percentiles=self.percentiles)
+        image = decode_image(
+            record["image"], name=f"image {record['image_id']!r}", percentiles=self.percentiles
+        )
         window = np.s_[top : top + self.tile, left : left + self.tile]
         image, objects = np.ascontiguousarray(image[window]), record["objects"]
         rows = []
         for member in members:
             mask = decode_mask(objects["rle"][member], record["height"], record["width"])[window]
             row = {name: objects[name][member] for name in ("id", "category", "crowd")}
-            rows.append(row | {"box": mask_box(mask), "area": float(mask.sum()), "rle": encode_mask(mask)})
+            rows.append(
+                row | {"box": mask_box(mask), "area": float(mask.sum()), "rle": encode_mask(mask)}
+            )
         return {
             "image": image,
             "image_id": f"{record['image_id']}@{left},{top}",
@@ -66,8 +77,15 @@ class Tiles:
             y, x = np.nonzero(decode_mask(rle, height, width))
 
             def held(corner, y=y, x=x):
-                inside = (y >= corner[0]) & (y < corner[0] + self.tile) & (x >= corner[1]) & (x < corner[1] + self.tile)
-                centre = np.hypot(y.mean() - corner[0] - self.tile / 2, x.mean() - corner[1] - self.tile / 2)
+                inside = (
+                    (y >= corner[0])
+                    & (y < corner[0] + self.tile)
+                    & (x >= corner[1])
+                    & (x < corner[1] + self.tile)
+                )
+                centre = np.hypot(
+                    y.mean() - corner[0] - self.tile / 2, x.mean() - corner[1] - self.tile / 2
+                )
                 return inside.sum(), -centre
 
             members[max(corners, key=held)].append(member)

@@ -26,7 +26,9 @@ class ClassificationScores:
         """Pictures so far."""
         return int(self.confusion.sum())
 
-    def add(self, logits: np.ndarray, labels: np.ndarray, losses: np.ndarray, weight: np.ndarray) -> None:
+    def add(
+        self, logits: np.ndarray, labels: np.ndarray, losses: np.ndarray, weight: np.ndarray
+    ) -> None:
         """A batch: logits [B, classes], labels int [B], losses [B]; rows of weight [B] 0 count for nothing."""
         kept = np.asarray(weight) > 0
         logits, labels = np.asarray(logits)[kept], np.asarray(labels)[kept]
@@ -43,8 +45,13 @@ class ClassificationScores:
         """
         given = self.confusion.sum(axis=1)
         right = np.diag(self.confusion)
-        numbers = {"eval_loss": math.fsum(self._losses) / self.count, "top1": right.sum() / self.count}
+        numbers = {
+            "eval_loss": math.fsum(self._losses) / self.count,
+            "top1": right.sum() / self.count,
+        }
         if self.classes > 5:
             numbers["top5"] = self._among_five / self.count
         numbers["per_class"] = (right[given > 0] / given[given > 0]).mean()
-        return {name: float(value) for name, value in numbers.items()} | {"commonest": float(given.max() / self.count)}
+        return {name: float(value) for name, value in numbers.items()} | {
+            "commonest": float(given.max() / self.count)
+        }

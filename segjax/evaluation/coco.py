@@ -50,11 +50,17 @@ class CocoScores:
         for threshold in (0.5, 0.75):
             near = np.isclose(self.thresholds, threshold)
             values[f"AP{100 * threshold:.0f}"] = self.precision[near][..., 0, -1]
-        values |= {f"AP{size[0]}": self.precision[..., a, -1] for a, size in enumerate(self.sizes) if a}
+        values |= {
+            f"AP{size[0]}": self.precision[..., a, -1] for a, size in enumerate(self.sizes) if a
+        }
         for letter in FREQUENCIES if self.frequencies else ():
-            values[f"AP{letter}"] = self.precision[:, :, np.array(self.frequencies) == letter, 0, -1]
+            values[f"AP{letter}"] = self.precision[
+                :, :, np.array(self.frequencies) == letter, 0, -1
+            ]
         values |= {f"AR{most}": self.recall[..., 0, m] for m, most in enumerate(self.detections)}
-        values |= {f"AR{size[0]}": self.recall[..., a, -1] for a, size in enumerate(self.sizes) if a}
+        values |= {
+            f"AR{size[0]}": self.recall[..., a, -1] for a, size in enumerate(self.sizes) if a
+        }
         means = {name: _mean(value) for name, value in values.items()}
         return {f"{self.kind}/{name}": mean for name, mean in means.items() if mean is not None}
 
@@ -68,10 +74,16 @@ class CocoScores:
 
         Raises ValueError for a threshold that was not measured, or no object at all.
         """
-        near = np.isclose(self.thresholds, threshold) if threshold is not None else np.full(len(self.thresholds), True)
+        near = (
+            np.isclose(self.thresholds, threshold)
+            if threshold is not None
+            else np.full(len(self.thresholds), True)
+        )
         there = self.recall[0, :, 0, -1] > -1
         if not near.any() or not there.any():
-            raise ValueError(f"no precision at IoU {threshold}; there is {self.thresholds} for {there.sum()} classes")
+            raise ValueError(
+                f"no precision at IoU {threshold}; there is {self.thresholds} for {there.sum()} classes"
+            )
         recalls = np.linspace(0, 1, self.precision.shape[1])
         return recalls, self.precision[near][:, :, there, 0, -1].mean((0, 2))
 
@@ -107,16 +119,22 @@ def evaluate_coco(
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
     federated = any("neg_category_ids" in image for image in truth["images"])
-    detections = tuple(detections) or ((300,) if federated else (20,) if kind == "keypoints" else (1, 10, 100))
+    detections = tuple(detections) or (
+        (300,) if federated else (20,) if kind == "keypoints" else (1, 10, 100)
+    )
     found = _checked(truth, results, kind)
     if federated:
         found = _most_confident(found, max(detections))
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks of its progress
-        evaluation = _Evaluation(_indexed(truth, truth["annotations"]), _loaded(truth, found, kind), kind)
+        evaluation = _Evaluation(
+            _indexed(truth, truth["annotations"]), _loaded(truth, found, kind), kind
+        )
         evaluation.params.maxDets = sorted(detections)
         evaluation.dilation_ratio, evaluation.federated = dilation_ratio, federated
         if kind == "keypoints":
-            evaluation.params.kpt_oks_sigmas = _sigmas(truth, sigmas, evaluation.params.kpt_oks_sigmas)
+            evaluation.params.kpt_oks_sigmas = _sigmas(
+                truth, sigmas, evaluation.params.kpt_oks_sigmas
+            )
         evaluation.evaluate()
         evaluation.accumulate()
     categories = sorted(truth["categories"], key=lambda category: category["id"])
@@ -143,7 +161,9 @@ class _Evaluation(COCOeval):
     def _prepare(self) -> None:
         super()._prepare()
         if self.federated:
-            absent = {image: set(entry["neg_category_ids"]) for image, entry in self.cocoGt.imgs.items()}
+            absent = {
+                image: set(entry["neg_category_ids"]) for image, entry in self.cocoGt.imgs.items()
+            }
             listed = {key for key, rows in self._gts.items() if rows}
             for image, category in list(self._dts):
                 if (image, category) not in listed and category not in absent[image]:
@@ -166,7 +186,11 @@ class _Evaluation(COCOeval):
     def evaluateImg(self, imgId, catId, aRng, maxDet):
         """One picture and class; where not all objects are listed, what matches none may be right."""
         found = super().evaluateImg(imgId, catId, aRng, maxDet)
-        if found is not None and self.federated and catId in self.cocoGt.imgs[imgId]["not_exhaustive_category_ids"]:
+        if (
+            found is not None
+            and self.federated
+            and catId in self.cocoGt.imgs[imgId]["not_exhaustive_category_ids"]
+        ):
             found["dtIgnore"] = found["dtIgnore"] | (found["dtMatches"] == 0)
         return found
 
@@ -210,7 +234,9 @@ def _checked(truth: Mapping, results: Iterable[Mapping], kind: str) -> list[dict
                 "files' own"
             )
         if field not in row:
-            raise ValueError(f"results without {field!r} cannot be measured by {kind!r}; they have {sorted(row)}")
+            raise ValueError(
+                f"results without {field!r} cannot be measured by {kind!r}; they have {sorted(row)}"
+            )
         kept.append({name: row[name] for name in ("image_id", "category_id", "score", field)})
     return kept
 
@@ -220,7 +246,11 @@ def _most_confident(rows: Sequence[dict], most: int) -> list[dict[str, Any]]:
     by_image: dict[Any, list[dict]] = {}
     for row in rows:
         by_image.setdefault(row["image_id"], []).append(row)
-    return [row for group in by_image.values() for row in sorted(group, key=lambda each: -each["score"])[:most]]
+    return [
+        row
+        for group in by_image.values()
+        for row in sorted(group, key=lambda each: -each["score"])[:most]
+    ]
 
 
 def _indexed(truth: Mapping, annotations: Sequence[Mapping]) -> COCO:
@@ -238,9 +268,13 @@ def _loaded(truth: Mapping, found: list[dict], kind: str) -> COCO:
 
 
 def _sigmas(truth: Mapping, sigmas: Sequence[float] | None, default: np.ndarray) -> np.ndarray:
-    count = max((len(row.get("keypoints", ())) // 3 for row in truth["annotations"]), default=len(default))
+    count = max(
+        (len(row.get("keypoints", ())) // 3 for row in truth["annotations"]), default=len(default)
+    )
     if not count:
-        raise ValueError("the truth has no keypoints; were its records prepared with keypoints=True?")
+        raise ValueError(
+            "the truth has no keypoints; were its records prepared with keypoints=True?"
+        )
     chosen = default if sigmas is None else np.asarray(sigmas, np.float64)
     if len(chosen) != count:
         raise ValueError(

@@ -47,25 +47,40 @@ def coco_truth(
         raise ValueError(f"{len(categories)} categories need as many ids, increasing; got {ids}")
     images, annotations, number = [], [], itertools.count(1)
     for record in records:
-        image = {"id": record["image_id"], "height": int(record["height"]), "width": int(record["width"])}
+        image = {
+            "id": record["image_id"],
+            "height": int(record["height"]),
+            "width": int(record["width"]),
+        }
         for field in ("neg_categories", "not_exhaustive_categories"):
             if field in record:
-                image[field.replace("categories", "category_ids")] = [ids[index] for index in record[field]]
+                image[field.replace("categories", "category_ids")] = [
+                    ids[index] for index in record[field]
+                ]
         images.append(image)
         annotations.append(
-            [_annotation(record, row, ids, next(number)) for row in range(len(record["objects"]["rle"]))]
+            [
+                _annotation(record, row, ids, next(number))
+                for row in range(len(record["objects"]["rle"]))
+            ]
         )
     names = _image_ids([image["id"] for image in images])
     for image, rows, name in zip(images, annotations, names, strict=True):
         image["id"] = name
         for row in rows:
             row["image_id"] = name
-    listed = [{"id": identity, "name": name} for identity, name in zip(ids, categories, strict=True)]
+    listed = [
+        {"id": identity, "name": name} for identity, name in zip(ids, categories, strict=True)
+    ]
     for category, frequency in zip(listed, frequencies, strict=False):
         category["frequency"] = frequency
     for category in listed if keypoint_names else ():
         category["keypoints"] = list(keypoint_names)
-    return {"images": images, "annotations": list(itertools.chain(*annotations)), "categories": listed}
+    return {
+        "images": images,
+        "annotations": list(itertools.chain(*annotations)),
+        "categories": listed,
+    }
 
 
 class CocoResults:
@@ -108,9 +123,17 @@ class CocoResults:
             return
         if index >= len(self._images):
             raise ValueError(f"picture {index} of {len(self._images)} in the truth")
-        boxes, scores = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64).reshape(-1)
+        boxes, scores = (
+            np.asarray(boxes, np.float64).reshape(-1, 4),
+            np.asarray(scores, np.float64).reshape(-1),
+        )
         categories = np.asarray(categories, np.int64).reshape(-1)
-        counts = {len(boxes), len(scores), len(categories), *(len(x) for x in (masks, keypoints) if x is not None)}
+        counts = {
+            len(boxes),
+            len(scores),
+            len(categories),
+            *(len(x) for x in (masks, keypoints) if x is not None),
+        }
         if len(counts) > 1:
             raise ValueError(
                 f"picture {index}: boxes, scores, categories, masks and keypoints differ in number: {counts}"
@@ -124,7 +147,10 @@ class CocoResults:
             raise ValueError(f"picture {index}: a box or a score is not finite")
         rows = []
         for row, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
-            entry = {"image_id": self._images[index]["id"], "category_id": self._categories[categories[row]]}
+            entry = {
+                "image_id": self._images[index]["id"],
+                "category_id": self._categories[categories[row]],
+            }
             entry |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": float(scores[row])}
             if masks is not None:
                 entry["segmentation"] = self._run_lengths(index, masks[row])
@@ -147,7 +173,9 @@ class CocoResults:
 
     def gather(self) -> CocoResults:
         """The results of all processes, in every process; each must call it."""
-        whole = CocoResults({"images": self._images, "categories": [{"id": each} for each in self._categories]})
+        whole = CocoResults(
+            {"images": self._images, "categories": [{"id": each} for each in self._categories]}
+        )
         for text in _texts_of_all(json.dumps(list(self._rows.items()))):
             whole._rows = {index: rows for index, rows in json.loads(text)} | whole._rows
         return whole
@@ -161,11 +189,15 @@ class CocoResults:
         if isinstance(mask, str):
             return {"size": size, "counts": mask}
         if list(np.shape(mask)) != size:
-            raise ValueError(f"picture {index}: a mask of {np.shape(mask)} for a picture of {tuple(size)} pixels")
+            raise ValueError(
+                f"picture {index}: a mask of {np.shape(mask)} for a picture of {tuple(size)} pixels"
+            )
         return {"size": size, "counts": encode_mask(mask)}
 
 
-def _annotation(record: Mapping[str, Any], row: int, ids: Sequence[int], number: int) -> dict[str, Any]:
+def _annotation(
+    record: Mapping[str, Any], row: int, ids: Sequence[int], number: int
+) -> dict[str, Any]:
     objects = record["objects"]
     x1, y1, x2, y2 = objects.get("annotated_box", objects["box"])[row].astype(np.float64).tolist()
     annotation = {
@@ -174,11 +206,16 @@ def _annotation(record: Mapping[str, Any], row: int, ids: Sequence[int], number:
         "bbox": [x1, y1, x2 - x1, y2 - y1],
         "area": float(objects["area"][row]),
         "iscrowd": int(objects["crowd"][row]),
-        "segmentation": {"size": [int(record["height"]), int(record["width"])], "counts": objects["rle"][row]},
+        "segmentation": {
+            "size": [int(record["height"]), int(record["width"])],
+            "counts": objects["rle"][row],
+        },
     }
     if "keypoints" in objects:
         keypoints = np.asarray(objects["keypoints"][row], np.float64)
-        annotation["keypoints"] = _flat_keypoints(np.where(keypoints[:, 2:] > 0, keypoints, (0.5, 0.5, 0)))
+        annotation["keypoints"] = _flat_keypoints(
+            np.where(keypoints[:, 2:] > 0, keypoints, (0.5, 0.5, 0))
+        )
         annotation["num_keypoints"] = int((keypoints[:, 2] > 0).sum())
     return annotation
 
@@ -191,7 +228,9 @@ def _flat_keypoints(keypoints: np.ndarray) -> list[float]:
 
 def _image_ids(names: Sequence[str]) -> list[int | str]:
     if len(set(names)) < len(names):
-        twice = next(name for name, group in itertools.groupby(sorted(names)) if len(list(group)) > 1)
+        twice = next(
+            name for name, group in itertools.groupby(sorted(names)) if len(list(group)) > 1
+        )
         raise ValueError(f"image id {twice!r} occurs twice in the records")
     numbers = all(name.isdecimal() and str(int(name)) == name for name in names)
     return [int(name) for name in names] if numbers else list(names)
@@ -204,4 +243,7 @@ def _texts_of_all(text: str) -> list[str]:
     padded = np.zeros(int(lengths.max()), np.uint8)
     padded[: len(mine)] = mine
     everyone = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(lengths), -1)
-    return [row[:length].tobytes().decode() for row, length in zip(everyone, lengths.tolist(), strict=True)]
+    return [
+        row[:length].tobytes().decode()
+        for row, length in zip(everyone, lengths.tolist(), strict=True)
+    ]

@@ -55,7 +55,9 @@ def detection_confusion(
     return counts, [*(category["name"] for category in categories), NOTHING]
 
 
-def _pairs(given: list, named: list, field: str, threshold: float) -> list[tuple[int | None, int | None]]:
+def _pairs(
+    given: list, named: list, field: str, threshold: float
+) -> list[tuple[int | None, int | None]]:
     """(object, detection) that belong together; with None for the other where one has none."""
     crowd = np.array([bool(row.get("iscrowd", 0)) for row in given], bool)
     pairs, free = [], ~crowd

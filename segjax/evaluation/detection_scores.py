@@ -73,16 +73,28 @@ def table(scores: DetectionScores, *, most: int = 20) -> str:
     names, known = list(_columns(scores)), scores.numbers()
     lines = [f"{'percent':<12}" + "".join(f"{name:>8}" for name in names)]
     for kind in scores.kinds:
-        lines.append(f"{kind:<12}" + "".join(_percent(known.get(f"{kind}/{name}")) for name in names))
+        lines.append(
+            f"{kind:<12}" + "".join(_percent(known.get(f"{kind}/{name}")) for name in names)
+        )
     by_class = scores.per_class()
     kind = "segm" if by_class.get("segm") else "bbox"
     if len(by_class[kind]) > 1:
         lowest = sorted(by_class[kind], key=by_class[kind].get)[:most]
-        which = "" if len(lowest) == len(by_class[kind]) else f", the lowest {most} of {len(by_class[kind])}"
+        which = (
+            ""
+            if len(lowest) == len(by_class[kind])
+            else f", the lowest {most} of {len(by_class[kind])}"
+        )
         width = max(12, *(len(name) + 1 for name in lowest))
         lines += ["", f"AP by class{which}"]
-        lines += [f"{name:<{width}}{_percent(by_class[kind][name])}" for name in by_class[kind] if name in lowest]
-    return "\n".join([*lines, "", *(f"{name} {value:.4f}" for name, value in scores.shares.items())])
+        lines += [
+            f"{name:<{width}}{_percent(by_class[kind][name])}"
+            for name in by_class[kind]
+            if name in lowest
+        ]
+    return "\n".join(
+        [*lines, "", *(f"{name} {value:.4f}" for name, value in scores.shares.items())]
+    )
 
 
 def _columns(scores: DetectionScores) -> Sequence[str]:

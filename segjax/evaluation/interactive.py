@@ -68,7 +68,9 @@ def evaluate_interactive(
         batch = _checked(batch)
         size = mask_size or (batch["masks"].shape[-2] // 4, batch["masks"].shape[-1] // 4)
         batch = place(batch) if place else batch
-        played = _play(encode, decode, batch, num_points=num_points, mask_size=tuple(size), pictures=pictures)
+        played = _play(
+            encode, decode, batch, num_points=num_points, mask_size=tuple(size), pictures=pictures
+        )
         scores = _to_host(played[0])
         shown = shown or _to_host(played[1])
         counted = scores.pop("counted")
@@ -130,7 +132,9 @@ def play_rounds(
         iou = mask_iou(game.answer, truth)
         return game, (iou, game.predicted, of_shown(game.answer) if pictures else None)
 
-    game, (iou, predicted, answers) = lax.scan(one_click, _start(truth, num_points, mask_size), jnp.arange(num_points))
+    game, (iou, predicted, answers) = lax.scan(
+        one_click, _start(truth, num_points, mask_size), jnp.arange(num_points)
+    )
     oracle = jnp.stack([mask_iou(to_canvas(game.three[:, :, m]), truth) for m in range(3)])
     scores = {
         "iou": jnp.moveaxis(iou, 0, -1),
@@ -167,7 +171,9 @@ def _click(decode, embedding, truth, to_canvas, game: _Game, k: jax.Array) -> _G
     lead, mask_size = truth.shape[:2], game.logits.shape[-2:]
     xy, label = _next_click(truth, game)
     points, labels = game.points.at[:, :, k].set(xy), game.labels.at[:, :, k].set(label)
-    logits, predicted = decode(embedding, points, labels, game.logits, jnp.broadcast_to(k > 0, lead))
+    logits, predicted = decode(
+        embedding, points, labels, game.logits, jnp.broadcast_to(k > 0, lead)
+    )
     if logits.shape != (*lead, 4, *mask_size) or predicted.shape != (*lead, 4):
         raise ValueError(
             f"decode returned logits {logits.shape} and IoUs {predicted.shape}; expected {(*lead, 4, *mask_size)} and "
@@ -196,7 +202,11 @@ def _next_click(truth: jax.Array, game: _Game) -> tuple[jax.Array, jax.Array]:
     The images, over which batches are sharded, stay together. Returns xy [B, P, 2] and label [B, P].
     """
     images, prompts, *canvas = truth.shape
-    fitting = [n for n in range(1, prompts + 1) if prompts % n == 0 and n * truth[:, 0].size <= _PIXELS_AT_A_TIME]
+    fitting = [
+        n
+        for n in range(1, prompts + 1)
+        if prompts % n == 0 and n * truth[:, 0].size <= _PIXELS_AT_A_TIME
+    ]
     together = max(fitting, default=1)
 
     def split(x):
@@ -223,7 +233,9 @@ def _clicked(points: jax.Array, labels: jax.Array, canvas: Sequence[int]) -> jax
 
 def _as_argument(function: Callable) -> jax.tree_util.Partial:
     """A function that jit takes as an argument. A Partial already is one; wrapping it would hide its variables."""
-    return function if isinstance(function, jax.tree_util.Partial) else jax.tree_util.Partial(function)
+    return (
+        function if isinstance(function, jax.tree_util.Partial) else jax.tree_util.Partial(function)
+    )
 
 
 def _checked(batch: Mapping[str, Any]) -> dict[str, Any]:

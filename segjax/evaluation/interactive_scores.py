@@ -58,7 +58,9 @@ class InteractiveScores:
         for name, members in self._by_size().items():
             numbers[f"objects/{name}"] = float(members.sum())
             if members.any():
-                numbers |= {f"iou@{k}/{name}": float(self.iou[members, k - 1].mean()) for k in reported}
+                numbers |= {
+                    f"iou@{k}/{name}": float(self.iou[members, k - 1].mean()) for k in reported
+                }
         numbers["iou_head_error"] = float(np.abs(self.predicted_iou - self.iou).mean())
         numbers["iou_head_calibration"] = calibration_error(self.predicted_iou, self.iou)
         return numbers | {
@@ -67,14 +69,18 @@ class InteractiveScores:
             "max_points": float(total),
         }
 
-    def save(self, directory: str | os.PathLike, untrained: "InteractiveScores | None" = None) -> pathlib.Path:
+    def save(
+        self, directory: str | os.PathLike, untrained: "InteractiveScores | None" = None
+    ) -> pathlib.Path:
         """Writes `interactive.json` into the directory (made if missing) and returns its path.
 
         It holds {"trained": numbers}, and under "untrained" those of the model before training where they are given.
         """
         path = pathlib.Path(directory) / "interactive.json"
         named = {"trained": self, "untrained": untrained}
-        write_json(path, {name: scores.numbers() for name, scores in named.items() if scores is not None})
+        write_json(
+            path, {name: scores.numbers() for name, scores in named.items() if scores is not None}
+        )
         return path
 
     def _by_size(self) -> dict[str, np.ndarray]:

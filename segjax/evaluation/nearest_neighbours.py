@@ -36,18 +36,24 @@ def neighbour_votes(
       ValueError: an empty bank, or k below 1.
     """
     if k < 1 or not len(bank):
-        raise ValueError(f"{k} nearest neighbours of {len(bank)} pictures; expected at least one of each")
+        raise ValueError(
+            f"{k} nearest neighbours of {len(bank)} pictures; expected at least one of each"
+        )
     k, columns = min(k, len(bank)), min(columns, len(bank))
     pieces = -(-len(bank) // columns)
     padding = pieces * columns - len(bank)
     bank = jnp.asarray(np.pad(_unit(bank), [(0, padding), (0, 0)])).reshape(pieces, columns, -1)
-    labels = jnp.asarray(np.pad(np.asarray(labels, np.int32), (0, padding), constant_values=-1)).reshape(pieces, -1)
+    labels = jnp.asarray(
+        np.pad(np.asarray(labels, np.int32), (0, padding), constant_values=-1)
+    ).reshape(pieces, -1)
     vote = functools.partial(_votes, classes=classes, k=k, temperature=temperature)
     rows = max(1, min(rows, len(features)))
     votes = []
     for start in range(0, len(features), rows):
         piece = _unit(features[start : start + rows])
-        padded = np.pad(piece, [(0, rows - len(piece)), (0, 0)])  # one program for the last piece too
+        padded = np.pad(
+            piece, [(0, rows - len(piece)), (0, 0)]
+        )  # one program for the last piece too
         votes.append(np.asarray(vote(padded, bank, labels))[: len(piece)])
     return np.concatenate(votes) if votes else np.zeros((0, classes), np.float32)
 
@@ -63,7 +69,9 @@ def _votes(features, bank, labels, *, classes, k, temperature):
 
     def nearer(best, piece):
         vectors, names = piece
-        similarity = jnp.where(names >= 0, jnp.matmul(features, vectors.T, precision="highest"), -jnp.inf)
+        similarity = jnp.where(
+            names >= 0, jnp.matmul(features, vectors.T, precision="highest"), -jnp.inf
+        )
         both = jnp.concatenate([best[0], similarity], axis=1)
         names = jnp.concatenate([best[1], jnp.broadcast_to(names, similarity.shape)], axis=1)
         top, places = jax.lax.top_k(both, k)  # of equals the first, so the earlier in the bank

@@ -5,7 +5,10 @@ import io
 import numpy as np
 from PIL import Image
 
-JPEG_FORMATS = ("JPEG", "MPO")  # as Pillow calls them; telephones write the second, a JPEG with others behind it
+JPEG_FORMATS = (
+    "JPEG",
+    "MPO",
+)  # as Pillow calls them; telephones write the second, a JPEG with others behind it
 JPEG_QUALITY = 95
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of grey pictures
 

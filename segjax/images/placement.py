@@ -51,13 +51,17 @@ class Placement:
     def apply(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [H, W, 3] or [H, W] -> uint8 [h, w, 3] or [h, w]: the content of the canvas, bilinear."""
         if pixels.shape[:2] != self.source:
-            raise ValueError(f"placement was drawn for {self.source} pixels, got {pixels.shape[:2]}")
+            raise ValueError(
+                f"placement was drawn for {self.source} pixels, got {pixels.shape[:2]}"
+            )
         pixels = self.oriented(pixels)
         if self.resized == pixels.shape[:2]:
             y, x = self.offset
             return pixels[y : y + self.size[0], x : x + self.size[1]]
         # Pillow's filter is wider than a pixel only where the picture shrinks.
-        if self.resize == "torchvision" and (self.resized[0] < self.turned[0] or self.resized[1] < self.turned[1]):
+        if self.resize == "torchvision" and (
+            self.resized[0] < self.turned[0] or self.resized[1] < self.turned[1]
+        ):
             return _plain_bilinear(pixels, self.window, self.size)
         picture = Image.fromarray(np.ascontiguousarray(pixels))
         # Pillow filters across the window's edge, so this is the resized picture cropped, without the cost of it.
@@ -79,14 +83,20 @@ class Placement:
             height, width = width, height
         x = width - x if self.flip_x else x
         y = height - y if self.flip_y else y
-        x, y = x * self.resized[1] / width - self.offset[1], y * self.resized[0] / height - self.offset[0]
+        x, y = (
+            x * self.resized[1] / width - self.offset[1],
+            y * self.resized[0] / height - self.offset[0],
+        )
         return np.stack([x, y], -1)
 
     def points_back(self, points: np.ndarray) -> np.ndarray:
         """Points [..., 2] (x, y) of the content in the frame of the source, float64: the way back of `points`."""
         x, y = np.moveaxis(np.asarray(points, np.float64), -1, 0)
         height, width = self.turned
-        x, y = (x + self.offset[1]) * width / self.resized[1], (y + self.offset[0]) * height / self.resized[0]
+        x, y = (
+            (x + self.offset[1]) * width / self.resized[1],
+            (y + self.offset[0]) * height / self.resized[0],
+        )
         x = width - x if self.flip_x else x
         y = height - y if self.flip_y else y
         for _ in range(self.turns):
@@ -113,14 +123,20 @@ class Placement:
         return pixels[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
 
 
-def whole(hw: tuple[int, int], resized: tuple[int, int] | None = None, resize: str = "pillow") -> Placement:
+def whole(
+    hw: tuple[int, int], resized: tuple[int, int] | None = None, resize: str = "pillow"
+) -> Placement:
     """All of a picture of ``hw`` pixels, as it is or ``resized``."""
     resized = tuple(hw) if resized is None else tuple(resized)
     return Placement(tuple(hw), resized, (0, 0), resized, resize=resize)
 
 
 def detection_placement(
-    hw: tuple[int, int], canvas: tuple[int, int], short_side: int = 0, long_side: int = 0, resize: str = "pillow"
+    hw: tuple[int, int],
+    canvas: tuple[int, int],
+    short_side: int = 0,
+    long_side: int = 0,
+    resize: str = "pillow",
 ) -> Placement:
     """How a detector sees a picture of ``hw`` pixels: the whole of it, resized as `short_side_size` says.
 
@@ -128,7 +144,9 @@ def detection_placement(
     """
     fitted = fitted_size(hw, canvas)
     resized = short_side_size(hw, short_side, long_side, resize) if short_side else fitted
-    return whole(hw, resized if resized[0] <= canvas[0] and resized[1] <= canvas[1] else fitted, resize)
+    return whole(
+        hw, resized if resized[0] <= canvas[0] and resized[1] <= canvas[1] else fitted, resize
+    )
 
 
 def short_side_size(
@@ -156,7 +174,9 @@ def _boxes_through(move, boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([corners.min(-2), corners.max(-2)], -1)
 
 
-def _plain_bilinear(pixels: np.ndarray, window: tuple[float, ...], size: tuple[int, int]) -> np.ndarray:
+def _plain_bilinear(
+    pixels: np.ndarray, window: tuple[float, ...], size: tuple[int, int]
+) -> np.ndarray:
     """The window of uint8 pixels [H, W, ...] in ``size`` pixels, each a mean of its four neighbours, rounded."""
     left, top, right, bottom = window
     out = pixels.astype(np.float32)
@@ -165,7 +185,11 @@ def _plain_bilinear(pixels: np.ndarray, window: tuple[float, ...], size: tuple[i
         centres = np.clip(centres, 0, pixels.shape[axis] - 1)
         low = centres.astype(np.int64)
         high = np.minimum(low + 1, pixels.shape[axis] - 1)
-        share = (centres - low).astype(np.float32).reshape([-1 if k == axis else 1 for k in range(out.ndim)])
+        share = (
+            (centres - low)
+            .astype(np.float32)
+            .reshape([-1 if k == axis else 1 for k in range(out.ndim)])
+        )
         below = out.take(low, axis)
         out = below + share * (out.take(high, axis) - below)
     return (out + 0.5).astype(np.uint8)

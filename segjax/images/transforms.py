@@ -23,7 +23,10 @@ class ImageError(ValueError):
 
 
 def decode_image(
-    source: bytes | np.ndarray, *, name: str = "image", percentiles: tuple[float, float] | None = None
+    source: bytes | np.ndarray,
+    *,
+    name: str = "image",
+    percentiles: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """RGB uint8 [H, W, 3] of encoded bytes or of an array.
 
@@ -42,7 +45,11 @@ def decode_image(
     Raises:
       ImageError: bytes that are no image or end early, no pixels, another dtype or shape.
     """
-    pixels = _decode_bytes(source, name) if isinstance(source, bytes | bytearray | memoryview) else source
+    pixels = (
+        _decode_bytes(source, name)
+        if isinstance(source, bytes | bytearray | memoryview)
+        else source
+    )
     pixels = np.asarray(pixels)
     _check_pixels(pixels, name)
     if pixels.ndim == 2:
@@ -129,7 +136,12 @@ def resized(
     """
     factor = _reduce(picture, min(box[2] // size[0], box[3] // size[1])) if reduced else 1
     top, left, height, width = box
-    outer = (left // factor, top // factor, -(-(left + width) // factor), -(-(top + height) // factor))
+    outer = (
+        left // factor,
+        top // factor,
+        -(-(left + width) // factor),
+        -(-(top + height) // factor),
+    )
     window = picture if outer == (0, 0, *picture.size) else picture.crop(outer)
     window = window if picture.mode in SIXTEEN_BITS else _rgb(window)
     if factor == 1:
@@ -171,7 +183,9 @@ def pad_to_canvas(image: np.ndarray, canvas: int | tuple[int, int]) -> np.ndarra
     return padded
 
 
-def scale_points(points: np.ndarray, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> np.ndarray:
+def scale_points(
+    points: np.ndarray, from_hw: tuple[int, int], to_hw: tuple[int, int]
+) -> np.ndarray:
     """Points [..., 2] (x, y) of a picture of ``from_hw`` in the frame of ``to_hw``, float32.
 
     As SAM does: multiplied by the ratio of the (rounded) sizes; the half pixel of the centre is added by the model.
@@ -193,7 +207,9 @@ def opened(data: bytes, name: str) -> Iterator[Image.Image]:
     Raises ImageError for whatever cannot be read, of the header or of the pixels, and for more than 16 bits a channel.
     """
     if len(data) == 0:
-        raise ImageError(f"{name}: the file is empty (0 bytes); expected an encoded PNG, JPEG or TIFF")
+        raise ImageError(
+            f"{name}: the file is empty (0 bytes); expected an encoded PNG, JPEG or TIFF"
+        )
     try:
         with Image.open(io.BytesIO(data)) as picture:
             if picture.mode in ("I", "F"):

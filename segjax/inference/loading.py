@@ -26,7 +26,10 @@ from segjax.weights.tree import CheckpointError
 logger = logging.getLogger(__name__)
 
 # By `Kind.title`: where such a model comes from, and what it is good for where another is wanted.
-_FROM = {"MAE": " (experiments/mae trains one)", "Mask R-CNN": " (experiments/mask_rcnn trains one)"}
+_FROM = {
+    "MAE": " (experiments/mae trains one)",
+    "Mask R-CNN": " (experiments/mask_rcnn trains one)",
+}
 _USES = {
     "SAM": "`segjax predict` and `segjax everything` take a SAM",
     "MAE": "`segjax reconstruct` shows what a MAE makes of a picture, and --config.init_from=mae:PATH trains a SAM or "
@@ -42,7 +45,11 @@ def available_models() -> list[str]:
 
 
 def load(
-    model: str | os.PathLike, path: str | os.PathLike | None = None, *, step: Step = None, **overrides: Any
+    model: str | os.PathLike,
+    path: str | os.PathLike | None = None,
+    *,
+    step: Step = None,
+    **overrides: Any,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A model and its variables, ready for `SamPredictor` (a SAM) or `model.apply`.
 
@@ -193,7 +200,9 @@ def _options(name: str | None, checkpoint: Checkpoint, path: pathlib.Path) -> di
 def _runnable(options: dict[str, Any]) -> dict[str, Any]:
     """The options as they are, but plain attention for one that a run was trained with on devices of another kind."""
     kernel_of = KERNEL_OF.get(options.get("attention"))
-    return options | ({"attention": "xla"} if kernel_of not in (None, jax.default_backend()) else {})
+    return options | (
+        {"attention": "xla"} if kernel_of not in (None, jax.default_backend()) else {}
+    )
 
 
 def _hint(checkpoint: Checkpoint, name: str) -> str:
@@ -205,9 +214,7 @@ def _hint(checkpoint: Checkpoint, name: str) -> str:
         return ""
     if not {"width", "depth"} <= size.keys():
         return f"; its arrays are those of {guess}"
-    return (
-        f"; its encoder of width {size['width']} and depth {size['depth']} is that of {guess or 'no size known here'}"
-    )
+    return f"; its encoder of width {size['width']} and depth {size['depth']} is that of {guess or 'no size known here'}"
 
 
 def recognised(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -223,10 +230,17 @@ def recognised(checkpoint: Checkpoint) -> dict[str, Any]:
         name = next((name for name in kin if _same_arrays(name, checkpoint)), None)
         return {"name": name, "classes": _classes(name, checkpoint)} if name else {}
     size = checkpoint.size
-    fits = (name for name in kin if all(SIZES[name][key] == size.get(key) for key in ("width", "depth")))
-    if not {"width", "depth", "patch", "canvas"} <= size.keys() or (name := next(fits, None)) is None:
+    fits = (
+        name for name in kin if all(SIZES[name][key] == size.get(key) for key in ("width", "depth"))
+    )
+    if (
+        not {"width", "depth", "patch", "canvas"} <= size.keys()
+        or (name := next(fits, None)) is None
+    ):
         return {}
-    return {"name": name} | {key: value for key, value in size.items() if key not in ("width", "depth")}
+    return {"name": name} | {
+        key: value for key, value in size.items() if key not in ("width", "depth")
+    }
 
 
 def check_conventions(network: MaskRcnn, checkpoint: Checkpoint, name: str) -> None:

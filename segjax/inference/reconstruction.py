@@ -24,7 +24,9 @@ class Reconstruction(NamedTuple):
     masked: np.ndarray
 
 
-def reconstruct(model: Mae, variables: Mapping[str, Any], image: np.ndarray, *, seed: int = 0) -> Reconstruction:
+def reconstruct(
+    model: Mae, variables: Mapping[str, Any], image: np.ndarray, *, seed: int = 0
+) -> Reconstruction:
     """Masks a picture as the model was trained, with its ratio and strategy, and guesses the rest.
 
     Args:
@@ -36,7 +38,9 @@ def reconstruct(model: Mae, variables: Mapping[str, Any], image: np.ndarray, *, 
     """
     square = center_crop(image, model.canvas)
     predicted, masked = _reconstruct(model, variables, square[None], jax.random.key(seed))
-    return Reconstruction(square, np.asarray(predicted[0]), np.asarray(masked[0]).reshape(model.grid))
+    return Reconstruction(
+        square, np.asarray(predicted[0]), np.asarray(masked[0]).reshape(model.grid)
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)

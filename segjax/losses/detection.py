@@ -18,7 +18,12 @@ def smooth_l1(difference: jax.Array, beta: float) -> jax.Array:
 
 
 def proposal_losses(
-    logits: jax.Array, deltas: jax.Array, targets: jax.Array, positive: jax.Array, valid: jax.Array, beta: float
+    logits: jax.Array,
+    deltas: jax.Array,
+    targets: jax.Array,
+    positive: jax.Array,
+    valid: jax.Array,
+    beta: float,
 ) -> tuple[jax.Array, jax.Array]:
     """Sums over sampled anchors of the binary cross entropy, and of smooth L1 over the four deltas of positive ones.
 
@@ -31,7 +36,12 @@ def proposal_losses(
 
 
 def region_losses(
-    logits: jax.Array, deltas: jax.Array, targets: jax.Array, labels: jax.Array, valid: jax.Array, beta: float
+    logits: jax.Array,
+    deltas: jax.Array,
+    targets: jax.Array,
+    labels: jax.Array,
+    valid: jax.Array,
+    beta: float,
 ) -> tuple[jax.Array, jax.Array]:
     """Sums over sampled regions of the cross entropy, and of smooth L1 over the deltas of those that show an object.
 
@@ -59,7 +69,9 @@ def mask_loss(
     return jnp.sum(_only(cells.mean(axis=(-2, -1)), valid)), jnp.sum(valid, dtype=jnp.float32)
 
 
-def keypoint_loss(logits: jax.Array, cells: jax.Array, visible: jax.Array) -> tuple[jax.Array, jax.Array]:
+def keypoint_loss(
+    logits: jax.Array, cells: jax.Array, visible: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Sum over visible keypoints of the cross entropy of their place among all cells, and the number of keypoints.
 
     Args:
@@ -81,7 +93,9 @@ def of_class(values: jax.Array, labels: jax.Array) -> jax.Array:
     if values.shape[-1] == 1:
         return values[..., 0]
     index = jnp.maximum(labels - 1, 0).reshape(labels.shape + (1,) * (values.ndim - labels.ndim))
-    return jnp.take_along_axis(values, jnp.broadcast_to(index, (*values.shape[:-1], 1)), axis=-1)[..., 0]
+    return jnp.take_along_axis(values, jnp.broadcast_to(index, (*values.shape[:-1], 1)), axis=-1)[
+        ..., 0
+    ]
 
 
 def _only(values: jax.Array, valid: jax.Array) -> jax.Array:

@@ -11,7 +11,12 @@ FOCAL_NORMALISERS = ("mean", "area", "difficulty")
 
 
 def focal_loss(
-    logits: jax.Array, truth: jax.Array, *, alpha: float = 0.25, gamma: float = 2.0, normalise: str = "mean"
+    logits: jax.Array,
+    truth: jax.Array,
+    *,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    normalise: str = "mean",
 ) -> jax.Array:
     """Sigmoid focal loss (arXiv 1708.02002), one number a mask.
 
@@ -27,7 +32,9 @@ def focal_loss(
       float32 [...].
     """
     if normalise not in FOCAL_NORMALISERS:
-        raise ValueError(f"focal normalisation {normalise!r} is unknown; choose one of {', '.join(FOCAL_NORMALISERS)}")
+        raise ValueError(
+            f"focal normalisation {normalise!r} is unknown; choose one of {', '.join(FOCAL_NORMALISERS)}"
+        )
     truth = truth.astype(jnp.float32)
     signed = jnp.where(truth > 0, logits, -logits)
     cross_entropy = jax.nn.softplus(-signed)
@@ -37,7 +44,9 @@ def focal_loss(
     axes = (-2, -1)
     pixels = logits.shape[-2] * logits.shape[-1]
     if normalise == "difficulty":
-        weight = weight * jax.lax.stop_gradient(pixels / jnp.maximum(weight.sum(axes, keepdims=True), 1e-6))
+        weight = weight * jax.lax.stop_gradient(
+            pixels / jnp.maximum(weight.sum(axes, keepdims=True), 1e-6)
+        )
     total = jnp.sum(balance * weight * cross_entropy, axis=axes)
     if normalise == "area":
         return total / (4 * jnp.maximum(truth.sum(axes), 1.0))
@@ -74,7 +83,9 @@ class PromptableLoss:
 
     def __post_init__(self) -> None:
         if self.iou_on not in ("all", "best"):
-            raise ValueError(f"iou_on is {self.iou_on!r}; choose 'all' masks or the 'best' one alone")
+            raise ValueError(
+                f"iou_on is {self.iou_on!r}; choose 'all' masks or the 'best' one alone"
+            )
         if self.iou_norm not in ("squared", "absolute"):
             raise ValueError(f"iou_norm is {self.iou_norm!r}; choose 'squared' or 'absolute'")
 
@@ -91,10 +102,16 @@ class PromptableLoss:
         """
         truth = truth[..., None, :, :]
         focal = focal_loss(
-            logits, truth, alpha=self.focal_alpha, gamma=self.focal_gamma, normalise=self.focal_normalise
+            logits,
+            truth,
+            alpha=self.focal_alpha,
+            gamma=self.focal_gamma,
+            normalise=self.focal_normalise,
         )
         dice = dice_loss(logits, truth)
-        best = jnp.argmin(self.focal_weight * focal + self.dice_weight * dice, axis=-1, keepdims=True)
+        best = jnp.argmin(
+            self.focal_weight * focal + self.dice_weight * dice, axis=-1, keepdims=True
+        )
         of_best = lambda values: jnp.take_along_axis(values, best, axis=-1)[..., 0]
         error = iou - mask_iou(logits > 0, truth > 0)
         error = error**2 if self.iou_norm == "squared" else jnp.abs(error)
@@ -104,6 +121,8 @@ class PromptableLoss:
             "iou_error": error.mean(-1) if self.iou_on == "all" else of_best(error),
         }
         loss = (
-            self.focal_weight * terms["focal"] + self.dice_weight * terms["dice"] + self.iou_weight * terms["iou_error"]
+            self.focal_weight * terms["focal"]
+            + self.dice_weight * terms["dice"]
+            + self.iou_weight * terms["iou_error"]
         )
         return {"loss": loss, **terms}

@@ -7,7 +7,12 @@ from segjax.ops.patches import patch_targets
 
 
 def reconstruction_loss(
-    prediction: jax.Array, images: jax.Array, masked: jax.Array, *, patch: int, norm_pix: bool = True
+    prediction: jax.Array,
+    images: jax.Array,
+    masked: jax.Array,
+    *,
+    patch: int,
+    norm_pix: bool = True,
 ) -> tuple[jax.Array, jax.Array]:
     """Squared error on the masked patches: a sum and its weight, so that the mean over any batch is exact.
 

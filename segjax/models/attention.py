@@ -16,9 +16,13 @@ from segjax.ops.resize import resize_table
 IMPLEMENTATIONS = ("xla", "chunked", "cudnn", "pallas")
 KERNEL_OF = {"cudnn": "gpu", "pallas": "tpu"}  # the devices that alone can run it
 QUERY_CHUNK = 128  # queries of a long sequence that "chunked" scores at once: enough rows for a fast matrix product
-SCORES_AT_ONCE = 2**18  # a group of short sequences has about as many scores: they stay in a CPU core's cache
+SCORES_AT_ONCE = (
+    2**18
+)  # a group of short sequences has about as many scores: they stay in a CPU core's cache
 
-Relative = tuple[jax.Array, jax.Array]  # [..., Tq, heads, h] and [..., Tq, heads, w], see `relative_scores`
+Relative = tuple[
+    jax.Array, jax.Array
+]  # [..., Tq, heads, h] and [..., Tq, heads, w], see `relative_scores`
 
 
 def attention(
@@ -56,7 +60,9 @@ def attention(
     if impl == "cudnn":
         return _cudnn(q, k, v, key_valid, scale, relative)
     if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"attention impl {impl!r} is unknown; choose one of {', '.join(IMPLEMENTATIONS)}")
+        raise ValueError(
+            f"attention impl {impl!r} is unknown; choose one of {', '.join(IMPLEMENTATIONS)}"
+        )
     if impl == "pallas" and key_valid is None and takes(q.shape[-3], k.shape[-3]):
         return _pallas(q, k, v, scale, relative)
     lead = jnp.broadcast_shapes(q.shape[:-3], k.shape[:-3])
@@ -78,14 +84,20 @@ def _attend(per_query, per_key, valid, scale):
     if relative:
         by_row, by_column = relative
         grid = (by_row.shape[-1], by_column.shape[-1])
-        cells = scores.reshape(*scores.shape[:-1], *grid) + by_row[..., :, None] + by_column[..., None, :]
+        cells = (
+            scores.reshape(*scores.shape[:-1], *grid)
+            + by_row[..., :, None]
+            + by_column[..., None, :]
+        )
         scores = cells.reshape(scores.shape)
     if valid is not None:
         scores = jnp.where(valid, scores, -jnp.inf)
     # Divided after the product with v: one pass less over the scores.
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True)
-    out = jnp.einsum("...qk,...kc->...qc", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    out = jnp.einsum(
+        "...qk,...kc->...qc", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
     return (out / total).astype(v.dtype)
 
 
@@ -103,7 +115,9 @@ def _chunked(per_query, per_key, valid, scale, lead):
     group = next(size for size in range(at_once, 0, -1) if count % size == 0)
 
     def grouped(x):
-        x = jnp.broadcast_to(x, (*lead, *x.shape[-2:])).reshape(batch, count // group, group, *x.shape[-2:])
+        x = jnp.broadcast_to(x, (*lead, *x.shape[-2:])).reshape(
+            batch, count // group, group, *x.shape[-2:]
+        )
         return jnp.moveaxis(x, 1, 0)
 
     def in_chunks(x):
@@ -166,7 +180,9 @@ def relative_positions(table: jax.Array, size: int) -> jax.Array:
     return table[index]
 
 
-def relative_scores(q: jax.Array, table_h: jax.Array, table_w: jax.Array, grid: tuple[int, int]) -> Relative:
+def relative_scores(
+    q: jax.Array, table_h: jax.Array, table_w: jax.Array, grid: tuple[int, int]
+) -> Relative:
     """SAM's decomposed relative positions: what a query adds to its score for each row and each column of keys.
 
     score = scale * q.k + q.R_h[row(q) - row(k)] + q.R_w[column(q) - column(k)], with the unscaled q in the last two
@@ -183,9 +199,14 @@ def relative_scores(q: jax.Array, table_h: jax.Array, table_w: jax.Array, grid: 
     """
     h, w = grid
     cells = q.reshape(*q.shape[:-3], h, w, *q.shape[-2:])
-    rows, columns = (relative_positions(table, side).astype(q.dtype) for table, side in ((table_h, h), (table_w, w)))
+    rows, columns = (
+        relative_positions(table, side).astype(q.dtype)
+        for table, side in ((table_h, h), (table_w, w))
+    )
     by_row = jnp.einsum("...yxnc,ykc->...yxnk", cells, rows, preferred_element_type=jnp.float32)
-    by_column = jnp.einsum("...yxnc,xkc->...yxnk", cells, columns, preferred_element_type=jnp.float32)
+    by_column = jnp.einsum(
+        "...yxnc,xkc->...yxnk", cells, columns, preferred_element_type=jnp.float32
+    )
     return by_row.reshape(*q.shape[:-1], h), by_column.reshape(*q.shape[:-1], w)
 
 

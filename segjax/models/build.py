@@ -52,7 +52,9 @@ def kind_of(name: str) -> Kind:
     kind = next((kind for kind in KINDS if name in kind.sizes), None)
     if kind is None:
         near = difflib.get_close_matches(name, SIZES, cutoff=0)
-        raise ValueError(f"unknown model {name!r}; nearest: {', '.join(near)}; all: {', '.join(SIZES)}")
+        raise ValueError(
+            f"unknown model {name!r}; nearest: {', '.join(near)}; all: {', '.join(SIZES)}"
+        )
     return kind
 
 

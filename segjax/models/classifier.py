@@ -65,18 +65,26 @@ class Classifier(nn.Module):
             raise ValueError(f"pool {self.pool!r} is unknown; choose one of {', '.join(POOLS)}")
         check_canvas(self.canvas, self.patch)
         same = dict(epsilon=self.epsilon, dtype=self.dtype)
-        trunk = same | dict(depth=self.depth, heads=self.heads, drop_path=self.drop_path, kernel_init=xavier)
+        trunk = same | dict(
+            depth=self.depth, heads=self.heads, drop_path=self.drop_path, kernel_init=xavier
+        )
         trunk |= dict(remat=self.remat, scan=self.scan, impl=self.attention)
-        options = same | dict(trunk=trunk, width=self.width, patch=self.patch, learned_positions=True, pool=self.pool)
+        options = same | dict(
+            trunk=trunk, width=self.width, patch=self.patch, learned_positions=True, pool=self.pool
+        )
         self.head = Linear(self.classes, kernel_init=nn.initializers.normal(self.head_std))
         if not self.frozen:
             self.encoder = MaeEncoder(**options)
             return
         apart = MaeEncoder(**options, parent=None)
         image = jnp.zeros((1, self.canvas, self.canvas, 3))
-        arrays = self.variable("constants", "encoder", lambda: apart.init(self.make_rng("params"), image)["params"])
+        arrays = self.variable(
+            "constants", "encoder", lambda: apart.init(self.make_rng("params"), image)["params"]
+        )
         self.statistics = self.variable(
-            "constants", "statistics", lambda: {"mean": jnp.zeros(self.width), "variance": jnp.ones(self.width)}
+            "constants",
+            "statistics",
+            lambda: {"mean": jnp.zeros(self.width), "variance": jnp.ones(self.width)},
         )
         self.encoder = lambda images, train: apart.apply({"params": arrays.value}, images)
 
@@ -135,8 +143,15 @@ def classifier_encoder(taken: TakenEncoder, expected: Mapping[str, Any]) -> dict
     Raises:
       ValueError: another width or depth.
     """
-    check_sizes(taken.arrays, expected, model="classifier", pairs="mae_tiny and vit_tiny or mae_vit_b and vit_b")
+    check_sizes(
+        taken.arrays,
+        expected,
+        model="classifier",
+        pairs="mae_tiny and vit_tiny or mae_vit_b and vit_b",
+    )
     side = round((expected["pos_embed"].shape[0] - 1) ** 0.5)
-    stem, first, positions = resized_stem(taken, expected["patch_embed"]["kernel"].shape[0], (side, side))
+    stem, first, positions = resized_stem(
+        taken, expected["patch_embed"]["kernel"].shape[0], (side, side)
+    )
     table = np.concatenate([first[None], positions.reshape(-1, len(first))])
     return {**taken.arrays, "patch_embed": stem, "pos_embed": table}

@@ -12,7 +12,9 @@ from segjax.models.mae import Mae
 TRAINING = 3  # passes: forward, and the gradients of inputs and of weights, which cost as much each
 
 
-def block_multiply_adds(width: int, tokens: int, *, windows: int = 1, outside: int | None = None) -> int:
+def block_multiply_adds(
+    width: int, tokens: int, *, windows: int = 1, outside: int | None = None
+) -> int:
     """Of one block of a ViT, whose MLP is four times as wide, for one picture.
 
     Args:
@@ -25,7 +27,13 @@ def block_multiply_adds(width: int, tokens: int, *, windows: int = 1, outside: i
 
 
 def windowed_multiply_adds(
-    width: int, depth: int, grid: tuple[int, int], window: int, global_blocks: Sequence[int], *, rel_pos: bool
+    width: int,
+    depth: int,
+    grid: tuple[int, int],
+    window: int,
+    global_blocks: Sequence[int],
+    *,
+    rel_pos: bool,
 ) -> int:
     """Of all blocks of a ViT that attends in windows, and globally in some, on a grid of (h, w) patches.
 
@@ -49,12 +57,16 @@ def mae_multiply_adds(model: Mae) -> tuple[int, int]:
     pixels = 3 * model.patch**2
     encoder = seen * pixels * model.width + model.depth * block_multiply_adds(model.width, 1 + seen)
     width = model.decoder_width
-    decoder = (1 + seen) * model.width * width + model.decoder_depth * block_multiply_adds(width, 1 + patches)
+    decoder = (1 + seen) * model.width * width + model.decoder_depth * block_multiply_adds(
+        width, 1 + patches
+    )
     return encoder, decoder + (1 + patches) * width * pixels
 
 
 def classifier_multiply_adds(model: Classifier) -> tuple[int, int]:
     """(encoder, head) of one picture (ViT-B/16 at 224: 17.5e9 and 0.8e6)."""
     patches = model.grid[0] * model.grid[1]
-    encoder = patches * 3 * model.patch**2 * model.width + model.depth * block_multiply_adds(model.width, 1 + patches)
+    encoder = patches * 3 * model.patch**2 * model.width + model.depth * block_multiply_adds(
+        model.width, 1 + patches
+    )
     return encoder, model.width * model.classes

@@ -22,7 +22,9 @@ class TakenEncoder(NamedTuple):
     positions: np.ndarray
 
 
-def check_sizes(encoder: Mapping[str, Any], expected: Mapping[str, Any], *, model: str, pairs: str) -> None:
+def check_sizes(
+    encoder: Mapping[str, Any], expected: Mapping[str, Any], *, model: str, pairs: str
+) -> None:
     """Raises ValueError for two encoders ("patch_embed" and "trunk") of another width or depth.
 
     model: how the message calls the one that is expected. pairs: sizes that go together.
@@ -46,10 +48,16 @@ def resized_stem(
     """
     embed, (first, rest) = taken.arrays["patch_embed"], (taken.positions[0], taken.positions[1:])
     kernel = resize_bicubic(np.asarray(embed["kernel"], np.float32), (patch, patch))
-    return {"kernel": kernel, "bias": embed["bias"]}, first, resize_bicubic(rest.reshape(*taken.grid, -1), grid)
+    return (
+        {"kernel": kernel, "bias": embed["bias"]},
+        first,
+        resize_bicubic(rest.reshape(*taken.grid, -1), grid),
+    )
 
 
-def windowed_encoder(taken: TakenEncoder, expected: Mapping[str, Any], model: str) -> dict[str, Any]:
+def windowed_encoder(
+    taken: TakenEncoder, expected: Mapping[str, Any], model: str
+) -> dict[str, Any]:
     """The parameters of SAM's image encoder (SAM, appendix A) or ViTDet's backbone that a MAE has something to say of.
 
     Blocks and the patches' projection are taken as they are; a projection of other patches (MAE's H has 14 pixels,
@@ -72,7 +80,9 @@ def windowed_encoder(taken: TakenEncoder, expected: Mapping[str, Any], model: st
     patch, grid = expected["patch_embed"]["kernel"].shape[0], expected["pos_embed"].shape[1:3]
     stem, _, positions = resized_stem(taken, patch, grid)
     blocks, wanted = taken.arrays["trunk"], expected["trunk"]
-    tables = lambda block: {name: np.zeros(x.shape, np.float32) for name, x in block.items() if "rel_pos" in name}
+    tables = lambda block: {
+        name: np.zeros(x.shape, np.float32) for name, x in block.items() if "rel_pos" in name
+    }
     return {
         "patch_embed": stem,
         "pos_embed": positions[None],

@@ -11,13 +11,17 @@ from segjax.ops.sharded_dense import affine, whole
 
 def gelu(x: jax.Array) -> jax.Array:
     """The exact, erf form, which the published models use; `jax.nn.gelu` takes the dearer erfc."""
-    return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))  # a NumPy scalar would turn bfloat16 into float32
+    return x * (
+        0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)
+    )  # a NumPy scalar would turn bfloat16 into float32
 
 
 small_normal = nn.initializers.truncated_normal(0.02)
 # torch draws a convolution's kernel by its fan-in, a transposed convolution's by its fan-out.
 torch_conv = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-torch_transposed_conv = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform", in_axis=0, out_axis=-1)
+torch_transposed_conv = nn.initializers.variance_scaling(
+    1 / 3, "fan_out", "uniform", in_axis=0, out_axis=-1
+)
 
 
 class Linear(nn.Module):
@@ -36,7 +40,9 @@ class Linear(nn.Module):
     def stored(self, width: int) -> tuple[jax.Array, jax.Array | None]:
         """(kernel [width, features], bias [features] or None) as they are, for inputs of that width."""
         kernel = self.param("kernel", self.kernel_init, (width, self.features))
-        return kernel, self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        return kernel, self.param(
+            "bias", nn.initializers.zeros, (self.features,)
+        ) if self.use_bias else None
 
     def weights(self, width: int) -> tuple[jax.Array, jax.Array | float]:
         """(kernel, bias or 0.0) in `dtype`, the kernel whole on every device; for products of another form than a call,

@@ -13,7 +13,9 @@ from segjax.ops.positions import position_table, sincos_positions
 
 # MAE, appendix A.1: Xavier-uniform linear maps, and the patches' projection is one of them.
 xavier = nn.initializers.xavier_uniform()
-patch_xavier = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=(0, 1, 2), out_axis=3)
+patch_xavier = nn.initializers.variance_scaling(
+    1.0, "fan_avg", "uniform", in_axis=(0, 1, 2), out_axis=3
+)
 token_normal = nn.initializers.normal(0.02)
 
 
@@ -35,7 +37,9 @@ class MaeEncoder(nn.Module):
     pool: str = ""
 
     @nn.compact
-    def __call__(self, images: jax.Array, seen: jax.Array | None = None, *, train: bool = False) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, seen: jax.Array | None = None, *, train: bool = False
+    ) -> jax.Array:
         """seen: int [B, T], the patches to encode, counted row by row; None encodes all of them, in that order."""
         grid = (images.shape[1] // self.patch, images.shape[2] // self.patch)
         bound = (3 * self.patch**2) ** -0.5  # the bias alone starts as torch's convolutions do
@@ -43,7 +47,9 @@ class MaeEncoder(nn.Module):
         def bias_init(key, shape, dtype=jnp.float32):
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-        embed = PatchEmbed(self.width, self.patch, self.dtype, patch_xavier, bias_init, name="patch_embed")
+        embed = PatchEmbed(
+            self.width, self.patch, self.dtype, patch_xavier, bias_init, name="patch_embed"
+        )
         x = embed(images, seen)
         table = position_table(grid, self.width)
         if self.learned_positions:
@@ -55,7 +61,9 @@ class MaeEncoder(nn.Module):
         x = ViT(**self.trunk, name="trunk")(x, train=train)
         if self.pool:
             x = x[:, 0] if self.pool == "token" else x[:, 1:].mean(axis=1)
-        return LayerNorm(self.epsilon, self.dtype, name="fc_norm" if self.pool == "mean" else "norm")(x)
+        return LayerNorm(
+            self.epsilon, self.dtype, name="fc_norm" if self.pool == "mean" else "norm"
+        )(x)
 
 
 class MaeDecoder(nn.Module):
@@ -73,9 +81,13 @@ class MaeDecoder(nn.Module):
         x = Linear(self.width, dtype=self.dtype, kernel_init=xavier, name="embed")(tokens)
         mask_token = self.param("mask_token", token_normal, (self.width,)).astype(self.dtype)
         missing = restore.shape[1] + 1 - x.shape[1]
-        patches = jnp.concatenate([x[:, 1:], jnp.broadcast_to(mask_token, (len(x), missing, self.width))], axis=1)
+        patches = jnp.concatenate(
+            [x[:, 1:], jnp.broadcast_to(mask_token, (len(x), missing, self.width))], axis=1
+        )
         patches = jnp.take_along_axis(patches, restore[..., None], axis=1)
-        patches = patches + jnp.asarray(sincos_positions(grid, self.width).reshape(-1, self.width), self.dtype)
+        patches = patches + jnp.asarray(
+            sincos_positions(grid, self.width).reshape(-1, self.width), self.dtype
+        )
         x = ViT(**self.trunk, name="trunk")(jnp.concatenate([x[:, :1], patches], axis=1))
         x = LayerNorm(self.epsilon, self.dtype, name="norm")(x)
         x = Linear(self.patch**2 * 3, dtype=self.dtype, kernel_init=xavier, name="predict")(x)
@@ -124,7 +136,9 @@ class Mae(nn.Module):
         """The two halves. Raises ValueError for a canvas that the patch does not divide."""
         check_canvas(self.canvas, self.patch)
         same = dict(epsilon=self.epsilon, dtype=self.dtype)
-        trunk = same | dict(kernel_init=xavier, remat=self.remat, scan=self.scan, impl=self.attention)
+        trunk = same | dict(
+            kernel_init=xavier, remat=self.remat, scan=self.scan, impl=self.attention
+        )
         encoder = trunk | dict(depth=self.depth, heads=self.heads, drop_path=self.drop_path)
         decoder = trunk | dict(depth=self.decoder_depth, heads=self.decoder_heads)
         self.encoder = MaeEncoder(encoder, self.width, self.patch, **same)
@@ -156,7 +170,9 @@ class Mae(nn.Module):
             keys = jax.random.split(self.make_rng("mask"), len(images))
             noise = self.noise(keys)
         elif noise.shape != (len(images), patches):
-            raise ValueError(f"noise has shape {noise.shape}; expected [B, L] = {(len(images), patches)}")
+            raise ValueError(
+                f"noise has shape {noise.shape}; expected [B, L] = {(len(images), patches)}"
+            )
         seen, restore, masked = split_patches(noise, visible)
         return self.encoder(self._normalised(images), seen, train=train), restore, masked
 

@@ -12,7 +12,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def sized(
-    kind: type[Module], sizes: Mapping[str, Mapping[str, Any]], name: str, overrides: Mapping[str, Any]
+    kind: type[Module],
+    sizes: Mapping[str, Mapping[str, Any]],
+    name: str,
+    overrides: Mapping[str, Any],
 ) -> Module:
     """A module of a kind with the attributes that the table has under a name, some of them replaced.
 
@@ -23,12 +26,16 @@ def sized(
     """
     if name not in sizes:
         near = difflib.get_close_matches(name, sizes, cutoff=0) or list(sizes)
-        raise ValueError(f"unknown model {name!r}; nearest: {', '.join(near)}; all: {', '.join(sizes)}")
+        raise ValueError(
+            f"unknown model {name!r}; nearest: {', '.join(near)}; all: {', '.join(sizes)}"
+        )
     unknown = set(overrides) - set(kind.__dataclass_fields__)
     if unknown:
         known = sorted(set(kind.__dataclass_fields__))
         raise ValueError(f"{kind.__name__} has no attribute {sorted(unknown)}; it has {known}")
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in {**sizes[name], **overrides}.items()}
+    options = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in {**sizes[name], **overrides}.items()
+    }
     if "dtype" in options:
         options["dtype"] = jnp.dtype(options["dtype"])
     return kind(**options)

@@ -13,7 +13,10 @@ from jax.sharding import PartitionSpec
 
 BLOCK = 128  # what the kernel cuts sequences into is a multiple of it
 FEW_AT_ONCE = 512  # queries and keys whose scores the kernel holds at a time
-KEYS_AT_ONCE = {"forward": 2**20, "backward": 2**19}  # bytes of k in the fast memory, which has 16 MiB for a kernel
+KEYS_AT_ONCE = {
+    "forward": 2**20,
+    "backward": 2**19,
+}  # bytes of k in the fast memory, which has 16 MiB for a kernel
 
 
 def takes(queries: int, keys: int) -> bool:
@@ -50,8 +53,12 @@ def _on_one_chip(q, k, v):
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
     lead, queries, keys = q.shape[:2], q.shape[2], k.shape[2]
     mask = splash.MultiHeadMask([splash.FullMask((queries, keys))] * math.prod(lead))
-    width = -(-q.shape[-1] // BLOCK) * BLOCK * q.dtype.itemsize  # bytes of a key as it lies in the memory
-    kernel = splash.make_splash_mha_single_device(mask, block_sizes=_block_sizes(queries, keys, width))
+    width = (
+        -(-q.shape[-1] // BLOCK) * BLOCK * q.dtype.itemsize
+    )  # bytes of a key as it lies in the memory
+    kernel = splash.make_splash_mha_single_device(
+        mask, block_sizes=_block_sizes(queries, keys, width)
+    )
     out = kernel(*(x.reshape(-1, *x.shape[2:]) for x in (q, k, v)))
     return jnp.swapaxes(out.reshape(*lead, *out.shape[1:]), 1, 2)
 
@@ -77,4 +84,6 @@ def _block_sizes(queries, keys, key_bytes):
 
 def _block(length: int, most: int) -> int:
     """The longest block up to `most` that divides a length, both multiples of BLOCK."""
-    return max((size for size in range(BLOCK, most + 1, BLOCK) if length % size == 0), default=BLOCK)
+    return max(
+        (size for size in range(BLOCK, most + 1, BLOCK) if length % size == 0), default=BLOCK
+    )

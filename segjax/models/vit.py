@@ -71,7 +71,9 @@ class Block(nn.Module):
     impl: str = "xla"
 
     @nn.compact
-    def __call__(self, x: jax.Array, drop_rate: jax.Array | float = 0.0, key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, drop_rate: jax.Array | float = 0.0, key: jax.Array | None = None
+    ) -> jax.Array:
         """x: [B, h, w, D], or [B, T, D] without windows and relative positions; same shape back.
 
         drop_rate and key are the stochastic depth of this block; no key, no dropping.
@@ -87,7 +89,12 @@ class Block(nn.Module):
             y = self.attend(y)
         x = x + drop_path(y, drop_rate, keys[0])
         y = LayerNorm(self.epsilon, self.dtype, name="norm_2")(x)
-        y = Mlp((int(width * self.mlp_ratio), width), dtype=self.dtype, kernel_init=self.kernel_init, name="mlp")(y)
+        y = Mlp(
+            (int(width * self.mlp_ratio), width),
+            dtype=self.dtype,
+            kernel_init=self.kernel_init,
+            name="mlp",
+        )(y)
         return x + drop_path(y, drop_rate, keys[1])
 
     def attend(self, x: jax.Array) -> jax.Array:
@@ -107,7 +114,9 @@ class Block(nn.Module):
             )
             relative = relative_scores(q, table_h, table_w, x.shape[-3:-1])
         out = attention(q, k, v, relative=relative, impl=self.impl).reshape(tokens.shape)
-        return Linear(width, dtype=self.dtype, kernel_init=self.kernel_init, name="proj")(out).reshape(x.shape)
+        return Linear(width, dtype=self.dtype, kernel_init=self.kernel_init, name="proj")(
+            out
+        ).reshape(x.shape)
 
 
 REMAT_POLICIES = {
@@ -147,7 +156,10 @@ class ViT(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """[B, h, w, D] or [B, T, D] -> same shape. In training with drop_path the rng "drop_path" is needed."""
         if self.remat != "none" and self.remat not in REMAT_POLICIES:
-            raise ValueError(f"remat {self.remat!r} is unknown; choose 'none', " + ", ".join(map(repr, REMAT_POLICIES)))
+            raise ValueError(
+                f"remat {self.remat!r} is unknown; choose 'none', "
+                + ", ".join(map(repr, REMAT_POLICIES))
+            )
         windows = [0 if i in self.global_blocks else self.window for i in range(self.depth)]
         rates = jnp.linspace(0.0, self.drop_path, self.depth)
         keys = None
@@ -166,12 +178,18 @@ class ViT(nn.Module):
     def _block_options(self, window: int) -> dict:
         grid = self.grid if self.grid is None or not window else (window, window)
         options = dict(heads=self.heads, mlp_ratio=self.mlp_ratio, window=window, grid=grid)
-        return options | dict(epsilon=self.epsilon, kernel_init=self.kernel_init, dtype=self.dtype, impl=self.impl)
+        return options | dict(
+            epsilon=self.epsilon, kernel_init=self.kernel_init, dtype=self.dtype, impl=self.impl
+        )
 
-    def _scanned(self, x: jax.Array, windows: list[int], rates: jax.Array, keys: jax.Array | None) -> jax.Array:
+    def _scanned(
+        self, x: jax.Array, windows: list[int], rates: jax.Array, keys: jax.Array | None
+    ) -> jax.Array:
         """Scan over the repeating unit of the stack, and within it over runs of equal blocks (SAM-B: 4 x (2 + 1))."""
         period = next(
-            p for p in range(1, self.depth + 1) if windows == windows[:p] * (self.depth // p) and self.depth % p == 0
+            p
+            for p in range(1, self.depth + 1)
+            if windows == windows[:p] * (self.depth // p) and self.depth % p == 0
         )
         runs, start = [], 0  # of the unit: (window, its first block, behind its last one)
         for window, equal in itertools.groupby(windows[:period]):
@@ -180,10 +198,17 @@ class ViT(nn.Module):
         params = [self.variables["params"][f"block_{i}"] for i in range(self.depth)]
         stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
         # Legacy keys are rows of two numbers, so values may have axes of their own.
-        by_unit = lambda values, first, end: values.reshape(-1, period, *values.shape[1:])[:, first:end]
+        by_unit = lambda values, first, end: values.reshape(-1, period, *values.shape[1:])[
+            :, first:end
+        ]
         inputs = [
             (
-                stack([stack(params[unit + first : unit + end]) for unit in range(0, self.depth, period)]),
+                stack(
+                    [
+                        stack(params[unit + first : unit + end])
+                        for unit in range(0, self.depth, period)
+                    ]
+                ),
                 by_unit(rates, first, end),
                 None if keys is None else by_unit(keys, first, end),
             )
@@ -202,7 +227,9 @@ class ViT(nn.Module):
 
         def step(x, inputs):
             params, rate, key = inputs
-            return Block(**self._block_options(window), parent=None).apply({"params": params}, x, rate, key), None
+            return Block(**self._block_options(window), parent=None).apply(
+                {"params": params}, x, rate, key
+            ), None
 
         if self.remat == "none":
             return step
@@ -210,7 +237,9 @@ class ViT(nn.Module):
         return jax.checkpoint(step, prevent_cse=False, policy=REMAT_POLICIES[self.remat])
 
 
-def encode_patches(module: nn.Module, images: jax.Array, *, train: bool = False, cubic: bool = False) -> jax.Array:
+def encode_patches(
+    module: nn.Module, images: jax.Array, *, train: bool = False, cubic: bool = False
+) -> jax.Array:
     """Patches, learned positions and the trunk, as SAM and ViTDet have them, inside a compact method of a module.
 
     Args:
@@ -222,10 +251,14 @@ def encode_patches(module: nn.Module, images: jax.Array, *, train: bool = False,
       [B, H/patch, W/patch, width].
     """
     x = PatchEmbed(module.width, module.patch, module.dtype, name="patch_embed")(images)
-    positions = module.param("pos_embed", nn.initializers.truncated_normal(0.02), (1, *module.grid, module.width))
+    positions = module.param(
+        "pos_embed", nn.initializers.truncated_normal(0.02), (1, *module.grid, module.width)
+    )
     if (grid := x.shape[1:3]) != tuple(module.grid):
         weights = cubic_weights if cubic else linear_weights
-        rows, columns = (jnp.float32(weights(*sizes)) for sizes in zip(module.grid, grid, strict=True))
+        rows, columns = (
+            jnp.float32(weights(*sizes)) for sizes in zip(module.grid, grid, strict=True)
+        )
         positions = jnp.einsum("yh,xw,bhwd->byxd", rows, columns, positions, precision="highest")
     x = x + positions.astype(module.dtype)
     return ViT(**module.trunk, dtype=module.dtype, name="trunk")(x, train=train)

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def cell_anchors(size: float | Sequence[float], ratios: Sequence[float], rounded: bool = False) -> np.ndarray:
+def cell_anchors(
+    size: float | Sequence[float], ratios: Sequence[float], rounded: bool = False
+) -> np.ndarray:
     """Anchors of one cell of the map, around (0, 0).
 
     Args:
@@ -42,7 +44,9 @@ def grid_anchors(
     Returns:
       float32 [h * w * A, 4], in pixels of the image: row by row, in a row cell by cell, in a cell in its order.
     """
-    y, x = ((np.arange(count) + offset) * stride for count, stride in zip(grid, stride_yx, strict=True))
+    y, x = (
+        (np.arange(count) + offset) * stride for count, stride in zip(grid, stride_yx, strict=True)
+    )
     x, y = np.meshgrid(x, y)
     shift = np.stack([x, y, x, y], axis=-1).astype(np.float32)
     return (shift[:, :, None] + cell).reshape(-1, 4)

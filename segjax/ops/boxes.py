@@ -6,12 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-MAX_LOG_SCALE = math.log(1000 / 16)  # of a side, over its anchor's: what every Mask R-CNN decodes at most
+MAX_LOG_SCALE = math.log(
+    1000 / 16
+)  # of a side, over its anchor's: what every Mask R-CNN decodes at most
 
 
 def box_area(boxes: jax.Array) -> jax.Array:
     """Area in square pixels: [..., 4] -> [...]; inverted boxes have none."""
-    return jnp.maximum(boxes[..., 2] - boxes[..., 0], 0) * jnp.maximum(boxes[..., 3] - boxes[..., 1], 0)
+    return jnp.maximum(boxes[..., 2] - boxes[..., 0], 0) * jnp.maximum(
+        boxes[..., 3] - boxes[..., 1], 0
+    )
 
 
 def clip_boxes(boxes: jax.Array, size: jax.Array) -> jax.Array:
@@ -35,7 +39,9 @@ def box_ioa(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(area > 0, _overlap(a, b) / jnp.where(area > 0, area, 1), 0)
 
 
-def encode_boxes(boxes: jax.Array, anchors: jax.Array, weights: tuple[float, ...] = (1, 1, 1, 1)) -> jax.Array:
+def encode_boxes(
+    boxes: jax.Array, anchors: jax.Array, weights: tuple[float, ...] = (1, 1, 1, 1)
+) -> jax.Array:
     """Boxes as seen from anchors (Girshick et al. 2014, appendix C): the inverse of `decode_boxes`.
 
     Args:
@@ -54,7 +60,9 @@ def encode_boxes(boxes: jax.Array, anchors: jax.Array, weights: tuple[float, ...
     return jnp.concatenate([offset, weights[2:] * jnp.log(side / anchor_side)], axis=-1)
 
 
-def decode_boxes(deltas: jax.Array, anchors: jax.Array, weights: tuple[float, ...] = (1, 1, 1, 1)) -> jax.Array:
+def decode_boxes(
+    deltas: jax.Array, anchors: jax.Array, weights: tuple[float, ...] = (1, 1, 1, 1)
+) -> jax.Array:
     """What a box head says of anchors, as boxes in the anchors' frame.
 
     Sides grow to 62.5 times the anchor's at most (`MAX_LOG_SCALE`), as in all published models.

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
-_THIN = 32  # channels: below, a row of the kernel goes into one product, lest its products be too thin
+_THIN = (
+    32  # channels: below, a row of the kernel goes into one product, lest its products be too thin
+)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -28,17 +30,25 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 def _convolved(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """The same with the gradients that XLA has for it."""
     padding = [(side // 2, side // 2) for side in kernel.shape[:2]]
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_NUMBERS)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=_NUMBERS
+    )
 
 
-def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _forward(
+    x: jax.Array, kernel: jax.Array, stride: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _convolved(x, kernel, stride), (x, kernel)
 
 
-def _backward(stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _backward(
+    stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     _, to_x = jax.vjp(lambda x: _convolved(x, kernel, stride), x)
-    as_xla_has_it = lambda x, gradient: jax.vjp(lambda k: _convolved(x, k, stride), kernel)[1](gradient)[0]
+    as_xla_has_it = lambda x, gradient: jax.vjp(lambda k: _convolved(x, k, stride), kernel)[1](
+        gradient
+    )[0]
     by_products = functools.partial(_products, size=kernel.shape[0], stride=stride)
     to_kernel = jax.lax.platform_dependent(x, gradient, cpu=by_products, default=as_xla_has_it)
     return to_x(gradient)[0], to_kernel
@@ -58,8 +68,12 @@ def _products(x: jax.Array, gradient: jax.Array, *, size: int, stride: int) -> j
     def product(place: jax.Array) -> jax.Array:
         corner = (0, place * together // size, place * together % size, 0)
         tall, wide = stride * (rows - 1) + 1, stride * (columns - 1) + 1
-        seen = jax.lax.dynamic_slice(x, corner, (batch, tall, wide + together - 1, channels))[:, ::stride]
-        cells = jnp.concatenate([seen[:, :, k : k + wide : stride] for k in range(together)], axis=-1)
+        seen = jax.lax.dynamic_slice(x, corner, (batch, tall, wide + together - 1, channels))[
+            :, ::stride
+        ]
+        cells = jnp.concatenate(
+            [seen[:, :, k : k + wide : stride] for k in range(together)], axis=-1
+        )
         return cells.reshape(-1, together * channels).T @ gradient
 
     products = jax.lax.map(product, jnp.arange(size * size // together))

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-_OFFSETS_PER_STEP = 4  # column offsets tried per pass over the array: fewer passes over memory, little waste
+_OFFSETS_PER_STEP = (
+    4  # column offsets tried per pass over the array: fewer passes over memory, little waste
+)
 
 
 def distance_transform(mask: jax.Array) -> jax.Array:
@@ -81,7 +83,9 @@ def center_click(
     truth, prediction = truth.astype(bool), prediction.astype(bool)
     free = True if clicked is None else ~clicked.astype(bool)
     # Both kinds in one call: half the program to compile, and half the steps to launch.
-    depth = jnp.where(free, squared_distance_transform(jnp.stack([truth & ~prediction, prediction & ~truth])), 0)
+    depth = jnp.where(
+        free, squared_distance_transform(jnp.stack([truth & ~prediction, prediction & ~truth])), 0
+    )
     depth = depth.reshape(*depth.shape[:-2], -1)
     missed_depth, covered_depth = jnp.max(depth, axis=-1)
     missed_index, covered_index = jnp.argmax(depth, axis=-1)

@@ -11,7 +11,9 @@ _TILE = 64  # pixels of the enlarged heatmap on a side, looked through at a time
 _LARGEST = 8192  # pixels on a side of a box: what is larger is decoded as if it had so many
 
 
-def keypoint_targets(keypoints: jax.Array, boxes: jax.Array, size: int = 56) -> tuple[jax.Array, jax.Array]:
+def keypoint_targets(
+    keypoints: jax.Array, boxes: jax.Array, size: int = 56
+) -> tuple[jax.Array, jax.Array]:
     """The cell of a heatmap that each keypoint is in.
 
     Args:
@@ -38,7 +40,9 @@ def keypoint_targets(keypoints: jax.Array, boxes: jax.Array, size: int = 56) -> 
 class Keypoints(NamedTuple):
     xy: jax.Array  # float32 [R, K, 2], in the boxes' frame
     logit: jax.Array  # float32 [R, K], of the enlarged heatmap at its peak: torchvision's score
-    score: jax.Array  # float32 [R, K], the peak's share of the probability over the heatmap's cells: detectron2's
+    score: (
+        jax.Array
+    )  # float32 [R, K], the peak's share of the probability over the heatmap's cells: detectron2's
 
 
 def decode_keypoints(heatmaps: jax.Array, boxes: jax.Array) -> Keypoints:
@@ -64,8 +68,12 @@ def _decode(region: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, 
     def look(tile, best):
         row = tile // tiles_across * _TILE + jnp.arange(_TILE)
         column = tile % tiles_across * _TILE + jnp.arange(_TILE)
-        strip = jnp.einsum("ys,sxk->yxk", _cubic_weights(row, height, size), heatmap, precision="highest")
-        values = jnp.einsum("xs,ysk->yxk", _cubic_weights(column, width, size), strip, precision="highest")
+        strip = jnp.einsum(
+            "ys,sxk->yxk", _cubic_weights(row, height, size), heatmap, precision="highest"
+        )
+        values = jnp.einsum(
+            "xs,ysk->yxk", _cubic_weights(column, width, size), strip, precision="highest"
+        )
         inside = (row < height)[:, None] & (column < width)
         values = jnp.where(inside[..., None], values, -jnp.inf).reshape(-1, points)
         place = jnp.argmax(values, axis=0)
@@ -76,7 +84,9 @@ def _decode(region: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, 
     tiles = (height + _TILE - 1) // _TILE * tiles_across
     first = jnp.full(points, -jnp.inf), jnp.zeros(points, jnp.int32)
     logit, place = jax.lax.fori_loop(0, tiles, look, first)
-    xy = (jnp.stack([place % width, place // width], axis=-1) + 0.5) * (extent / jnp.stack([width, height])) + box[:2]
+    xy = (jnp.stack([place % width, place // width], axis=-1) + 0.5) * (
+        extent / jnp.stack([width, height])
+    ) + box[:2]
     return xy, logit, 1 / jnp.sum(jnp.exp(heatmap - logit), axis=(0, 1))
 
 

@@ -47,7 +47,9 @@ def match_boxes(
     return index, jnp.where((best >= high) | forced, POSITIVE, label).astype(jnp.int32)
 
 
-def in_crowd(boxes: jax.Array, crowds: jax.Array, valid: jax.Array, share: float = 0.5) -> jax.Array:
+def in_crowd(
+    boxes: jax.Array, crowds: jax.Array, valid: jax.Array, share: float = 0.5
+) -> jax.Array:
     """Boxes that lie in a region of objects which nobody told apart (COCO's iscrowd): what is found there is not wrong.
 
     Args:
@@ -80,8 +82,12 @@ def sample_balanced(
     # Raw bits, not float uniforms: 24-bit floats tie among this many, and top_k then favours the first.
     noise = (jax.random.bits(key, (anchors,), jnp.uint32) >> 1).astype(jnp.int32)
     positives, negatives = min(int(count * positive_fraction), anchors), min(count, anchors)
-    positive_noise, positive_index = jax.lax.top_k(jnp.where(label == POSITIVE, noise, -1), positives)
-    negative_noise, negative_index = jax.lax.top_k(jnp.where(label == NEGATIVE, noise, -1), negatives)
+    positive_noise, positive_index = jax.lax.top_k(
+        jnp.where(label == POSITIVE, noise, -1), positives
+    )
+    negative_noise, negative_index = jax.lax.top_k(
+        jnp.where(label == NEGATIVE, noise, -1), negatives
+    )
     found = jnp.sum(positive_noise >= 0)
     # What was drawn of either stands at the front of its list; one entry behind both stands for places left over.
     noise = jnp.concatenate([positive_noise, negative_noise, jnp.full(1, -1)])

@@ -62,6 +62,8 @@ def best(keep: jax.Array, scores: jax.Array, count: int) -> tuple[jax.Array, jax
       index: int32 [count], best score first, of equal ones the earlier; 0 in places that are not filled.
       found: bool [count], False in places that are not filled.
     """
-    found, index = jax.lax.top_k(jnp.where(keep, scores.astype(jnp.float32), -jnp.inf), min(count, keep.shape[0]))
+    found, index = jax.lax.top_k(
+        jnp.where(keep, scores.astype(jnp.float32), -jnp.inf), min(count, keep.shape[0])
+    )
     found, index = (jnp.pad(part, (0, count - part.shape[0])) for part in (found > -jnp.inf, index))
     return jnp.where(found, index, 0).astype(jnp.int32), found

@@ -35,7 +35,9 @@ def patch_targets(images: jax.Array, patch: int, *, norm_pix: bool) -> jax.Array
     return (pixels - mean) / deviation
 
 
-def predicted_images(prediction: jax.Array, images: jax.Array, patch: int, *, norm_pix: bool) -> jax.Array:
+def predicted_images(
+    prediction: jax.Array, images: jax.Array, patch: int, *, norm_pix: bool
+) -> jax.Array:
     """Predictions as pictures.
 
     With norm_pix a model says nothing of a patch's mean and deviation; those of the true one are lent to it, so that
@@ -67,7 +69,11 @@ def visible_count(patches: int, ratio: float) -> int:
     """
     kept = int(patches * (1 - ratio)) if 0 < ratio < 1 else 0
     if not 0 < kept < patches:
-        why = "is not between 0 and 1" if not 0 < ratio < 1 else f"leaves {kept} of {patches} patches to be seen"
+        why = (
+            "is not between 0 and 1"
+            if not 0 < ratio < 1
+            else f"leaves {kept} of {patches} patches to be seen"
+        )
         raise ValueError(
             f"mask_ratio {ratio} {why}; expected a share strictly between 0 and 1 that leaves at least one patch seen "
             f"and one masked: at most {1 - 1 / patches:.4g} for {patches} patches"
@@ -99,7 +105,9 @@ def mask_noise(key: jax.Array, grid: tuple[int, int], strategy: str = "random") 
     elif strategy == "block":
         noise = noise - _first_cover(key, grid)
     elif strategy != "random":
-        raise ValueError(f"mask_strategy {strategy!r} is unknown; choose one of {', '.join(STRATEGIES)}")
+        raise ValueError(
+            f"mask_strategy {strategy!r} is unknown; choose one of {', '.join(STRATEGIES)}"
+        )
     return noise.reshape(-1)
 
 
@@ -108,12 +116,15 @@ def _first_cover(key: jax.Array, grid: tuple[int, int]) -> jax.Array:
     sides = np.array(grid, np.float32)
     area_key, aspect_key, place_key = jax.random.split(key, 3)
     area = jax.random.uniform(area_key, (_BLOCKS,), minval=0.08, maxval=0.3) * sides.prod()
-    aspect = jnp.exp(jax.random.uniform(aspect_key, (_BLOCKS,), minval=-1.0, maxval=1.0) * np.log(3.0))
+    aspect = jnp.exp(
+        jax.random.uniform(aspect_key, (_BLOCKS,), minval=-1.0, maxval=1.0) * np.log(3.0)
+    )
     size = jnp.stack([jnp.sqrt(area * aspect), jnp.sqrt(area / aspect)], axis=-1)
     size = jnp.clip(jnp.round(size), 1, sides)
     start = jnp.floor(jax.random.uniform(place_key, (_BLOCKS, 2)) * (sides - size + 1))
     inside = [
-        (np.arange(side) >= start[:, axis, None]) & (np.arange(side) < (start + size)[:, axis, None])
+        (np.arange(side) >= start[:, axis, None])
+        & (np.arange(side) < (start + size)[:, axis, None])
         for axis, side in enumerate(grid)
     ]
     covers = inside[0][:, :, None] & inside[1][:, None, :]

@@ -5,7 +5,9 @@ NumPy alone: `segjax.weights` converts checkpoints with it, where there is no ja
 
 import numpy as np
 
-_CUBIC = -0.75  # the slope of torch's bicubic kernel; Keys's own is -0.5, which is what `jax.image.resize` takes
+_CUBIC = (
+    -0.75
+)  # the slope of torch's bicubic kernel; Keys's own is -0.5, which is what `jax.image.resize` takes
 
 
 def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
@@ -30,7 +32,9 @@ def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
     coded = [np.arange(size)[:, None] * frequencies for size in grid]
     rows, columns = (np.concatenate([np.sin(angle), np.cos(angle)], axis=-1) for angle in coded)
     shape = (*grid, width // 2)
-    table = np.concatenate([np.broadcast_to(columns, shape), np.broadcast_to(rows[:, None], shape)], axis=-1)
+    table = np.concatenate(
+        [np.broadcast_to(columns, shape), np.broadcast_to(rows[:, None], shape)], axis=-1
+    )
     return table.astype(np.float32)
 
 

@@ -69,7 +69,9 @@ def space_to_depth(x: jax.Array, block: int) -> jax.Array:
     """[..., H, W, C] -> [..., H/block, W/block, block*block*C], channels in (row, column, C) order as in a kernel."""
     *lead, height, width, channels = x.shape
     if height % block or width % block:
-        raise ValueError(f"a map of {height}x{width} does not divide into blocks of {block}; resize or pad it first")
+        raise ValueError(
+            f"a map of {height}x{width} does not divide into blocks of {block}; resize or pad it first"
+        )
     x = x.reshape(*lead, height // block, block, width // block, block, channels)
     x = jnp.moveaxis(x, -3, -4)
     return x.reshape(*lead, height // block, width // block, block * block * channels)

@@ -22,8 +22,12 @@ def resized_windows(frames: jax.Array, windows: jax.Array, canvas: int) -> jax.A
     height, width, turned, mirrored = windows.T
     down = cubic_weights(jnp.where(turned, width, height), frames.shape[1], canvas)
     across = cubic_weights(jnp.where(turned, height, width), frames.shape[2], canvas)
-    pixels = _rounded(jnp.einsum("bxg,bfgc->bfxc", across, frames.astype(jnp.float32), precision="high"))
-    pixels = _rounded(jnp.einsum("byf,bfxc->byxc", down, pixels, precision="high")).astype(jnp.uint8)
+    pixels = _rounded(
+        jnp.einsum("bxg,bfgc->bfxc", across, frames.astype(jnp.float32), precision="high")
+    )
+    pixels = _rounded(jnp.einsum("byf,bfxc->byxc", down, pixels, precision="high")).astype(
+        jnp.uint8
+    )
     pixels = jnp.where(turned[:, None, None, None], jnp.swapaxes(pixels, 1, 2), pixels)
     return jnp.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
 

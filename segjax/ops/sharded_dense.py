@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-_SUMS: contextvars.ContextVar[str] = contextvars.ContextVar("the type of gradients' sums", default="")
+_SUMS: contextvars.ContextVar[str] = contextvars.ContextVar(
+    "the type of gradients' sums", default=""
+)
 
 
 @contextlib.contextmanager
@@ -23,7 +25,9 @@ def gradients_in(dtype: str) -> Iterator[None]:
     Raises ValueError for another type.
     """
     if dtype not in ("", "float32"):
-        raise ValueError(f"gradients are added up in {dtype!r}; expected 'float32', or '' for the products' own type")
+        raise ValueError(
+            f"gradients are added up in {dtype!r}; expected 'float32', or '' for the products' own type"
+        )
     token = _SUMS.set(dtype)
     try:
         yield
@@ -61,7 +65,9 @@ def _affine_forward(x, kernel, bias, sums):
 
 def _affine_backward(sums, saved, gradient):
     x, kernel, stored, bias = saved
-    of_kernel = jax.lax.dot_general(x, gradient, (((0,), (0,)), ((), ())), preferred_element_type=sums)
+    of_kernel = jax.lax.dot_general(
+        x, gradient, (((0,), (0,)), ((), ())), preferred_element_type=sums
+    )
     of_bias = None if bias is None else gradient.sum(0, dtype=sums).astype(bias.dtype)
     return gradient @ kernel.T, of_kernel.astype(stored.dtype), of_bias
 

@@ -49,7 +49,9 @@ def correction(
       points float32 [..., 2] in canvas pixels and labels int32 [...]: 1, 0, or -1 where there is nothing to click on.
     """
     if when_perfect not in WHEN_PERFECT:
-        raise ValueError(f"when_perfect {when_perfect!r} is unknown; choose one of {', '.join(WHEN_PERFECT)}")
+        raise ValueError(
+            f"when_perfect {when_perfect!r} is unknown; choose one of {', '.join(WHEN_PERFECT)}"
+        )
     error_key, truth_key, choice_key = jax.random.split(key, 3)
     region = (prediction ^ truth) & content
     if when_perfect == "background":
@@ -62,12 +64,16 @@ def correction(
     point = jnp.where(use_error[..., None], error, inside)
     cell = (point // stride).astype(jnp.int32)
     flat = truth.reshape(*truth.shape[:-2], -1)
-    on_object = jnp.take_along_axis(flat, (cell[..., 1] * truth.shape[-1] + cell[..., 0])[..., None], -1)[..., 0]
+    on_object = jnp.take_along_axis(
+        flat, (cell[..., 1] * truth.shape[-1] + cell[..., 0])[..., None], -1
+    )[..., 0]
     label = jnp.where(on_object, FOREGROUND, BACKGROUND)
     return point, jnp.where(use_error | exists, label, PADDING).astype(jnp.int32)
 
 
-def noisy_box(key: jax.Array, boxes: jax.Array, size: jax.Array, noise: str = "normal", cap: float = 20.0) -> jax.Array:
+def noisy_box(
+    key: jax.Array, boxes: jax.Array, size: jax.Array, noise: str = "normal", cap: float = 20.0
+) -> jax.Array:
     """Boxes as a hurried person draws them.
 
     Args:

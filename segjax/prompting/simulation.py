@@ -15,7 +15,14 @@ import jax
 import jax.numpy as jnp
 
 from segjax.ops.resize import resize_bilinear
-from segjax.prompting.sampling import FOREGROUND, PADDING, WHEN_PERFECT, correction, noisy_box, point_in
+from segjax.prompting.sampling import (
+    FOREGROUND,
+    PADDING,
+    WHEN_PERFECT,
+    correction,
+    noisy_box,
+    point_in,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +60,9 @@ class Rounds:
 
     def __post_init__(self) -> None:
         if self.when_perfect not in WHEN_PERFECT:
-            raise ValueError(f"rounds.when_perfect is {self.when_perfect!r}; choose one of {', '.join(WHEN_PERFECT)}")
+            raise ValueError(
+                f"rounds.when_perfect is {self.when_perfect!r}; choose one of {', '.join(WHEN_PERFECT)}"
+            )
         needed = 1 + self.empty_random + self.empty_last
         if self.count < needed:
             raise ValueError(
@@ -123,7 +132,13 @@ class Simulator:
         return Session(
             points=jnp.where(slots[:, None], self.inside(point)[:, :, None], 0.0),
             labels=jnp.where(slots, label[..., None], PADDING).astype(jnp.int32),
-            boxes=noisy_box(box_key, self.boxes, self.size[:, None], self.rounds.box_noise, self.rounds.box_noise_cap),
+            boxes=noisy_box(
+                box_key,
+                self.boxes,
+                self.size[:, None],
+                self.rounds.box_noise,
+                self.rounds.box_noise_cap,
+            ),
             has_box=has_box,
             low_res=jnp.zeros((*batch, *low_res_shape)),
         )
@@ -156,12 +171,16 @@ class Simulator:
         trusted = jnp.argmax(iou[:, :, 1:], axis=-1) + 1
         if not self.rounds.box_multimask:
             single = self.score(self.upsampled(logits[:, :, :1]), iou[:, :, :1], self.truth)
-            terms = jax.tree.map(lambda one, three: jnp.where(session.has_box, one, three), single, terms)
+            terms = jax.tree.map(
+                lambda one, three: jnp.where(session.has_box, one, three), single, terms
+            )
             trusted = jnp.where(session.has_box, 0, trusted)
         low_res = jnp.take_along_axis(logits, trusted[..., None, None, None], axis=2)[:, :, 0]
         return session.replace(low_res=jax.lax.stop_gradient(low_res)), terms
 
-    def prompted(self, key: jax.Array, session: Session, index: jax.Array, empty: jax.Array) -> Session:
+    def prompted(
+        self, key: jax.Array, session: Session, index: jax.Array, empty: jax.Array
+    ) -> Session:
         """The session with round `index`'s click added where `empty` [B, P] is False."""
         prediction = self.upsampled(session.low_res) > 0
         point, label = correction(
@@ -175,7 +194,8 @@ class Simulator:
         )
         point, label = self.inside(point), jnp.where(empty, PADDING, label)
         return session.replace(
-            points=session.points.at[:, :, index].set(point), labels=session.labels.at[:, :, index].set(label)
+            points=session.points.at[:, :, index].set(point),
+            labels=session.labels.at[:, :, index].set(label),
         )
 
     def later_round(self, context: Any, session: Session) -> tuple[Session, dict[str, jax.Array]]:
@@ -185,7 +205,11 @@ class Simulator:
         return session.replace(low_res=jax.lax.stop_gradient(logits[:, :, 0])), terms
 
     def play(
-        self, key: jax.Array, context: Any, low_res_shape: tuple[int, int], sampled_round: jax.Array | None = None
+        self,
+        key: jax.Array,
+        context: Any,
+        low_res_shape: tuple[int, int],
+        sampled_round: jax.Array | None = None,
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """Plays the session.
 

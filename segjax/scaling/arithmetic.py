@@ -28,7 +28,11 @@ def operations(jaxpr: core.Jaxpr) -> float:
         if kind == "dot_general":
             (contracted, _), _ = parameters["dimension_numbers"]
             left = equation.invars[0].aval.shape
-            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+            total += (
+                2.0
+                * math.prod(equation.outvars[0].aval.shape)
+                * math.prod(left[axis] for axis in contracted)
+            )
         elif kind == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             made = kernel[parameters["dimension_numbers"].rhs_spec[0]]
@@ -36,7 +40,9 @@ def operations(jaxpr: core.Jaxpr) -> float:
         elif kind == "cond":
             total += max(operations(branch) for branch in _inside(parameters))
         else:
-            total += _times(kind, parameters) * sum(operations(inner) for inner in _inside(parameters))
+            total += _times(kind, parameters) * sum(
+                operations(inner) for inner in _inside(parameters)
+            )
     return total
 
 
@@ -49,13 +55,17 @@ def operations_per_chip(program: Program, traced: jax.stages.Traced) -> float:
     shapes, sizes = program.shapes, program.mesh.shape
     update = jax.make_jaxpr(program.update)(shapes.params, shapes.opt_state, shapes.params)
     of_update = operations(update.jaxpr)
-    return (operations(traced.jaxpr.jaxpr) - of_update) / program.mesh.size + of_update / sizes["fsdp"]
+    return (operations(traced.jaxpr.jaxpr) - of_update) / program.mesh.size + of_update / sizes[
+        "fsdp"
+    ]
 
 
 def _times(kind: str, parameters: dict[str, Any]) -> int:
     """How often the program inside an equation runs."""
     if kind == "pallas_call":
-        return math.prod(parameters["grid_mapping"].grid)  # a kernel's program is that of one step of its grid
+        return math.prod(
+            parameters["grid_mapping"].grid
+        )  # a kernel's program is that of one step of its grid
     if kind == "shard_map":
         return parameters["mesh"].size  # over all axes, as this package has them
     return parameters.get("length", 1)

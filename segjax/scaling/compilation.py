@@ -57,7 +57,9 @@ class Compilation:
     @property
     def times(self) -> StepTimes | None:
         """What a step takes at least; None where nothing was compiled."""
-        return None if self.traffic is None else step_times(self.on.chip, self.executed, self.traffic)
+        return (
+            None if self.traffic is None else step_times(self.on.chip, self.executed, self.traffic)
+        )
 
 
 def program_for(task: Any, config: ml_collections.ConfigDict, on: Slice) -> Program:
@@ -86,11 +88,20 @@ def compile_step(
     program = program_for(task, config, on)
     batch = task.batch_shapes(config.batch_size)
     traced = program.trace(batch)
-    known = dict(on=on, mesh=dict(program.mesh.shape), images=config.batch_size, microbatches=config.microbatches)
-    known |= dict(quick=quick, counted=task.operations()[0], executed=operations_per_chip(program, traced))
+    known = dict(
+        on=on,
+        mesh=dict(program.mesh.shape),
+        images=config.batch_size,
+        microbatches=config.microbatches,
+    )
+    known |= dict(
+        quick=quick, counted=task.operations()[0], executed=operations_per_chip(program, traced)
+    )
     began = time.perf_counter()
     try:
-        compiled = traced.lower().compile({"exec_time_optimization_effort": -1.0} if quick else None)
+        compiled = traced.lower().compile(
+            {"exec_time_optimization_effort": -1.0} if quick else None
+        )
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -126,19 +137,31 @@ def report(found: Compilation) -> str:
     memory, times = found.memory, found.times
     verdict = "fits" if found.fits else "DOES NOT FIT"
     lines += ["", "one chip, by the compiler (GiB)"]
-    lines += [f"  {name:<12}{getattr(memory, name) / GIB:8.2f}" for name in ("arguments", "temporaries", "code")]
+    lines += [
+        f"  {name:<12}{getattr(memory, name) / GIB:8.2f}"
+        for name in ("arguments", "temporaries", "code")
+    ]
     lines += [f"  {'peak':<12}{memory.peak / GIB:8.2f}  of {chip.memory_gib}: {verdict}"]
     lines += ["", "exchanges in a step, by the compiler     times  MiB whole  MiB sent by a chip"]
-    ordered = sorted(found.traffic.collectives.items(), key=lambda item: -item[0].sent(item[1].bytes))
+    ordered = sorted(
+        found.traffic.collectives.items(), key=lambda item: -item[0].sent(item[1].bytes)
+    )
     for collective, amount in ordered:
-        name = f"{collective.kind} {collective.dtype} of {collective.group}" + " between slices" * collective.crosses
+        name = (
+            f"{collective.kind} {collective.dtype} of {collective.group}"
+            + " between slices" * collective.crosses
+        )
         sizes = f"{amount.bytes / 2**20:10.1f} {collective.sent(amount.bytes) / 2**20:10.1f}"
         lines.append(f"  {name:<37} {amount.times:6d} {sizes}")
     lines += ["", "arithmetic, at the chip's full rates; nothing was run"]
     counted = f"{found.counted / 1e12:.2f} of the model for an image; " if found.counted else ""
-    lines.append(f"  operations, 1e12: {counted}{found.executed / 1e12:.2f} a chip and step, recomputation included")
+    lines.append(
+        f"  operations, 1e12: {counted}{found.executed / 1e12:.2f} a chip and step, recomputation included"
+    )
     for name, seconds in dataclasses.asdict(times).items():
-        lines.append(f"  {name:<8} {1e3 * seconds:9.2f} ms" + "  <- the longest" * (name == times.bound))
+        lines.append(
+            f"  {name:<8} {1e3 * seconds:9.2f} ms" + "  <- the longest" * (name == times.bound)
+        )
     lines.append(
         f"  a step takes at least {1e3 * times.least:.1f} ms ({found.images / times.least:.0f} images/s), "
         f"{1e3 * times.one_by_one:.1f} ms if nothing overlaps"
@@ -151,13 +174,19 @@ def table_row(name: str, found: Compilation) -> str:
     mesh = " x ".join(str(size) for size in found.mesh.values())
     cells = [name, found.on.name, mesh, f"{found.images / found.on.chips:g}"]
     if found.memory is None:
-        return "| " + " | ".join([*cells, "", "", "does not fit", "", f"{found.seconds:.0f}", "", ""]) + " |"
+        return (
+            "| "
+            + " | ".join([*cells, "", "", "does not fit", "", f"{found.seconds:.0f}", "", ""])
+            + " |"
+        )
     memory, times = found.memory, found.times
     sent = sum(c.sent(a.bytes) for c, a in found.traffic.collectives.items()) / GIB
     count = sum(amount.times for amount in found.traffic.collectives.values())
     cells += [f"{size / GIB:.2f}" for size in (memory.arguments, memory.temporaries, memory.peak)]
     cells += [f"{count}, {sent:.2f} GiB", f"{found.seconds:.0f}"]
-    cells += [f"{1e3 * times.compute:.0f} / {1e3 * times.memory:.0f} / {1e3 * (times.links + times.hosts):.0f}"]
+    cells += [
+        f"{1e3 * times.compute:.0f} / {1e3 * times.memory:.0f} / {1e3 * (times.links + times.hosts):.0f}"
+    ]
     return "| " + " | ".join([*cells, f"{1e3 * times.least:.0f}"]) + " |"
 
 

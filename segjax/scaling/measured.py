@@ -50,7 +50,9 @@ class Rates:
 def measured_rates(width: int = 2048, mib: int = 256, repeats: int = 5) -> Rates:
     """The best of some products of `width` x `width` matrices, and of some passes over an array of `mib` MiB."""
     device = jax.devices()[0]
-    matrix = jax.device_put(np.random.default_rng(0).standard_normal((width, width), np.float32), device)
+    matrix = jax.device_put(
+        np.random.default_rng(0).standard_normal((width, width), np.float32), device
+    )
     array = jax.device_put(np.ones(mib * 2**18, np.float32), device)
     product, negative = jax.jit(jnp.matmul), jax.jit(jnp.negative)
     products, passes = (
@@ -123,7 +125,12 @@ def measure_step(
     sharding.check_batch_size(config.batch_size, config.microbatches, mesh)
     program = make_program(task, config, mesh)
     batches = task.batches(
-        "train", batch_size=config.batch_size, start=0, process_index=0, process_count=1, seed=config.seed
+        "train",
+        batch_size=config.batch_size,
+        start=0,
+        process_index=0,
+        process_count=1,
+        seed=config.seed,
     )
     batch = sharding.place_batch(next(batches), mesh)
     getattr(batches, "close", lambda: None)()
@@ -171,10 +178,16 @@ def table_row(found: Measured, first: Measured) -> str:
     """
     times, amounts = found.times, found.traffic.collectives.items()
     sent = sum(collective.sent(amount.bytes) for collective, amount in amounts) / 2**20
-    cells = [f"{found.devices}", " x ".join(map(str, found.mesh.values())), f"{1e3 * found.step:.0f}"]
+    cells = [
+        f"{found.devices}",
+        " x ".join(map(str, found.mesh.values())),
+        f"{1e3 * found.step:.0f}",
+    ]
     throughput = found.images / found.step
     cells += [f"{throughput:.1f}", f"{throughput / (first.images / first.step):.2f}"]
     cells += [f"{sum(amount.times for _, amount in amounts)}", f"{sent:.1f}"]
-    cells += [" / ".join(f"{1e3 * part:.0f}" for part in (times.compute, times.memory, times.links))]
+    cells += [
+        " / ".join(f"{1e3 * part:.0f}" for part in (times.compute, times.memory, times.links))
+    ]
     cells += [f"{found.step / times.least:.2f}", f"{found.step / times.one_by_one:.2f}"]
     return "| " + " | ".join([*cells, f"{found.loss:.5f}"]) + " |"

@@ -13,7 +13,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "ragged-all-to-all",
+)
 _SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
 _SIZES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "s8": 1, "u8": 1}
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^{}]*\})?")
@@ -24,7 +31,17 @@ _OPCODE = re.compile(r"([a-z][\w\-]*)\(")
 _CALLS = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 # Each chip hands its part to its host, which exchanges it with those of the same place in the other slices.
 _BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
-_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional", "after-all"}
+_FREE = {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "call",
+    "conditional",
+    "after-all",
+}
 _FREE |= {"partition-id", "replica-id", "opt-barrier", "reshape"}
 
 
@@ -99,7 +116,9 @@ def read_traffic(text: str, *, chips: int, slices: int = 1) -> Traffic:
                 found, size = _collective(instruction, opcode, computation, chips, slices)
             elif opcode == "send" and (between := _BETWEEN_SLICES.search(instruction.rest)):
                 dtype, sizes, _ = _ARRAY.search(instruction.type).groups()
-                found = Collective(between[1].lower().replace("_", "-"), dtype, slices, crosses=True)
+                found = Collective(
+                    between[1].lower().replace("_", "-"), dtype, slices, crosses=True
+                )
                 size = array_bytes(f"{dtype}[{sizes}]")
             if found:
                 collectives[found].times += times
@@ -153,35 +172,53 @@ def _type_end(rest: str) -> int:
     return 0
 
 
-def _runs(computations: dict, name: str, times: int = 1, fused: bool = False) -> Iterator[tuple[str, int, bool]]:
+def _runs(
+    computations: dict, name: str, times: int = 1, fused: bool = False
+) -> Iterator[tuple[str, int, bool]]:
     """(computation, how often it runs, whether it is a part of a fusion) of all that an instruction brings to run."""
     yield name, times, fused
     for instruction in computations[name].values():
         if instruction.opcode == "while":
             body, condition = (
-                re.search(rf"{part}=%?([\w.\-]+)", instruction.rest)[1] for part in ("body", "condition")
+                re.search(rf"{part}=%?([\w.\-]+)", instruction.rest)[1]
+                for part in ("body", "condition")
             )
             yield from _runs(computations, body, times * _turns(computations[condition]), fused)
         elif instruction.opcode in ("fusion", "call", "async-start"):
             for called in _CALLS.findall(instruction.rest):
-                yield from _runs(computations, called, times, fused or instruction.opcode == "fusion")
+                yield from _runs(
+                    computations, called, times, fused or instruction.opcode == "fusion"
+                )
         elif instruction.opcode == "conditional":
             branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
-            listed = branches[1] if branches else " ".join(re.findall(r"\w+_computation=(\S+?),?", instruction.rest))
+            listed = (
+                branches[1]
+                if branches
+                else " ".join(re.findall(r"\w+_computation=(\S+?),?", instruction.rest))
+            )
             for called in re.findall(r"[\w.\-]+", listed):
-                yield from _runs(computations, called, times, fused) if called in computations else ()
+                yield from (
+                    _runs(computations, called, times, fused) if called in computations else ()
+                )
 
 
 def _turns(condition: dict[str, _Instruction]) -> int:
     """Turns of a loop from 0: the largest integer constant that its condition names; 1 if it names none."""
-    constants = (i for i in condition.values() if i.opcode == "constant" and re.match(r"[su]\d+\[\]", i.type))
-    return max((int(number[0]) for i in constants if (number := re.match(r"\d+", i.rest))), default=1)
+    constants = (
+        i for i in condition.values() if i.opcode == "constant" and re.match(r"[su]\d+\[\]", i.type)
+    )
+    return max(
+        (int(number[0]) for i in constants if (number := re.match(r"\d+", i.rest))), default=1
+    )
 
 
 def _collective(
     instruction: _Instruction, kind: str, computation: str, chips: int, slices: int
 ) -> tuple[Collective, float]:
-    arrays = [(dtype, array_bytes(f"{dtype}[{sizes}]")) for dtype, sizes, _ in _ARRAY.findall(instruction.type)]
+    arrays = [
+        (dtype, array_bytes(f"{dtype}[{sizes}]"))
+        for dtype, sizes, _ in _ARRAY.findall(instruction.type)
+    ]
     dtype, size = max(arrays, key=lambda array: array[1])
     if not instruction.opcode.endswith("-start"):
         size = sum(size for _, size in arrays)  # several arrays in one exchange
@@ -198,11 +235,19 @@ def _collective(
 def _groups(attributes: str, chips: int) -> Sequence[Sequence[int]]:
     """Which chips exchange with which; all of them where the text does not say, or in a way that is not known."""
     if pairs := re.search(r"source_target_pairs=\{(\{[\d,{} ]*\})\}", attributes):
-        return [[int(n) for n in pair.split(",")] for pair in re.findall(r"\{([\d, ]+)\}", pairs[1])]
+        return [
+            [int(n) for n in pair.split(",")] for pair in re.findall(r"\{([\d, ]+)\}", pairs[1])
+        ]
     if listed := re.search(r"replica_groups=\{(\{[\d,{} ]*\})\}", attributes):
-        return [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d, ]+)\}", listed[1])]
-    if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes):
-        shape, sizes, order = ([int(n) for n in part.split(",")] if part else None for part in iota.groups())
+        return [
+            [int(n) for n in group.split(",")] for group in re.findall(r"\{([\d, ]+)\}", listed[1])
+        ]
+    if iota := re.search(
+        r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes
+    ):
+        shape, sizes, order = (
+            [int(n) for n in part.split(",")] if part else None for part in iota.groups()
+        )
         ids = np.arange(math.prod(sizes)).reshape(sizes)
         return (ids if order is None else ids.transpose(order)).reshape(shape).tolist()
     if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
@@ -210,7 +255,9 @@ def _groups(attributes: str, chips: int) -> Sequence[Sequence[int]]:
         along = re.findall(r"'(\w+)'", mesh[2])
         if ":" not in mesh[2] and math.prod(sizes.values()) == chips:
             ids = np.arange(chips).reshape(list(sizes.values()))
-            ids = np.moveaxis(ids, [list(sizes).index(name) for name in along], range(-len(along), 0))
+            ids = np.moveaxis(
+                ids, [list(sizes).index(name) for name in along], range(-len(along), 0)
+            )
             return ids.reshape(-1, math.prod(sizes[name] for name in along)).tolist()
     return [list(range(chips))]
 
@@ -221,26 +268,44 @@ def _memory_bytes(instruction: _Instruction, around: dict, computations: dict) -
     if opcode in _FREE or opcode.endswith("-done") or '"AllocateBuffer"' in instruction.rest:
         return 0.0
     written = _each(instruction.type)
-    if opcode.endswith("-start"):  # its type lists source and result, of which the smaller is what moves
+    if opcode.endswith(
+        "-start"
+    ):  # its type lists source and result, of which the smaller is what moves
         whole = [size for size in _each(instruction.type, in_memory=False) if size > 4]
         return min(whole, default=0.0) * sum(size > 4 for size in written)
-    read = [array_bytes(around[name].type, in_memory=True) if name in around else 0.0 for name in instruction.operands]
+    read = [
+        array_bytes(around[name].type, in_memory=True) if name in around else 0.0
+        for name in instruction.operands
+    ]
     if opcode in ("slice", "dynamic-slice", "gather"):
         read = [min(size, sum(written)) for size in read]
     elif opcode == "dynamic-update-slice":
         written, read = read[1:2], read[1:]
-    elif opcode == "fusion" and (called := _CALLS.search(instruction.rest)) and called[1] in computations:
+    elif (
+        opcode == "fusion"
+        and (called := _CALLS.search(instruction.rest))
+        and called[1] in computations
+    ):
         inside = computations[called[1]]
-        read, written = _read_by_fusion(inside, read, computations), _written_by_fusion(inside, written)
+        read, written = (
+            _read_by_fusion(inside, read, computations),
+            _written_by_fusion(inside, written),
+        )
     return sum(read) + sum(written)
 
 
 def _read_by_fusion(
-    inside: dict[str, _Instruction], read: Sequence[float], computations: dict[str, dict[str, _Instruction]]
+    inside: dict[str, _Instruction],
+    read: Sequence[float],
+    computations: dict[str, dict[str, _Instruction]],
 ) -> list[float]:
     """Bytes of each operand that a fusion reads: of one that it slices the slices, of one that it updates nothing."""
-    names = {int(re.match(r"\d+", i.rest)[0]): i.name for i in inside.values() if i.opcode == "parameter"}
-    parts = lambda place: sum(_parts_read(names[place], inside, computations)) if place in names else math.inf
+    names = {
+        int(re.match(r"\d+", i.rest)[0]): i.name for i in inside.values() if i.opcode == "parameter"
+    }
+    parts = lambda place: (
+        sum(_parts_read(names[place], inside, computations)) if place in names else math.inf
+    )
     return [min(size, parts(place)) for place, size in enumerate(read)]
 
 
@@ -256,7 +321,11 @@ def _parts_read(
                 yield from _parts_read(user.name, inside, computations)
             elif user.opcode in ("slice", "dynamic-slice"):
                 yield array_bytes(user.type)
-            elif user.opcode == "fusion" and (called := _CALLS.search(user.rest)) and called[1] in computations:
+            elif (
+                user.opcode == "fusion"
+                and (called := _CALLS.search(user.rest))
+                and called[1] in computations
+            ):
                 reads = [math.inf] * len(user.operands)
                 yield _read_by_fusion(computations[called[1]], reads, computations)[place]
             else:

@@ -40,11 +40,25 @@ CHIPS = {
     "v6e": Chip(918, 31.25, 1638, 100, 12.5),
 }
 # What libtpu would else ask the cloud for, or complain about; two compilations at once are fine where there is no TPU.
-_NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-16"}
+_NO_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+}
 _NO_TPU |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
 _CORES = ("v4", "v5p")  # their names count cores, two a chip
 _FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
-_DEEP = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8), (8, 8, 16))
+_DEEP = (
+    (2, 2, 1),
+    (2, 2, 2),
+    (2, 2, 4),
+    (2, 4, 4),
+    (4, 4, 4),
+    (4, 4, 8),
+    (4, 8, 8),
+    (8, 8, 8),
+    (8, 8, 16),
+)
 _SHAPES = {"v4": _DEEP, "v5p": _DEEP, "v5e": _FLAT, "v6e": _FLAT}
 
 
@@ -81,7 +95,9 @@ class Slice:
         return f"{self.kind}-{size}" + (f" x {self.slices}" if self.slices > 1 else "")
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.chips} chips, {' x '.join(map(str, self.shape))}" + " each" * (self.slices > 1)
+        return f"{self.name}: {self.chips} chips, {' x '.join(map(str, self.shape))}" + " each" * (
+            self.slices > 1
+        )
 
     def devices(self) -> list[Any]:
         """Its devices, to compile for. Raises SetupError without libtpu."""
@@ -90,7 +106,9 @@ class Slice:
                 "compiling for a TPU needs its compiler, libtpu, which is not installed (no TPU is needed): "
                 "pip install 'segjax[tpu]', or in a checkout pip install -e '.[tpu]'; 0.5 GB"
             )
-        os.environ.update({name: value for name, value in _NO_TPU.items() if name not in os.environ})
+        os.environ.update(
+            {name: value for name, value in _NO_TPU.items() if name not in os.environ}
+        )
         from jax.experimental import topologies
 
         options: dict[str, Any] = {"num_slices": self.slices} if self.slices > 1 else {}
@@ -99,7 +117,9 @@ class Slice:
         if self.kind == "v4":
             options["chip_config_name"] = "megacore"  # else each chip would be two devices
         topology = f"{self.kind}:{'x'.join(map(str, self.shape))}"
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices)
+        return list(
+            topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices
+        )
 
 
 def parse_slice(name: str, slices: int = 1) -> Slice:
@@ -122,10 +142,15 @@ def parse_slice(name: str, slices: int = 1) -> Slice:
         )
     for shape in _SHAPES[kind]:
         found = Slice(kind, shape, slices)
-        if (sign, size) in (("-", Slice(kind, shape).name.split("-")[1]), (":", "x".join(map(str, shape)))):
+        if (sign, size) in (
+            ("-", Slice(kind, shape).name.split("-")[1]),
+            (":", "x".join(map(str, shape))),
+        ):
             return found
     hint = " (the number counts cores, two a chip)" if kind in _CORES else ""
-    raise ValueError(f"no slice {name!r}; of {kind} there are {', '.join(known_slices(kind))}{hint}")
+    raise ValueError(
+        f"no slice {name!r}; of {kind} there are {', '.join(known_slices(kind))}{hint}"
+    )
 
 
 def known_slices(kind: str | None = None) -> list[str]:

@@ -18,7 +18,12 @@ TASKS = {
     "detection": Detection,
 }
 # By `segjax.models.build.Kind.title`.
-FOR_MODELS = {"SAM": "promptable", "MAE": "reconstruction", "ViT": "classification", "Mask R-CNN": "detection"}
+FOR_MODELS = {
+    "SAM": "promptable",
+    "MAE": "reconstruction",
+    "ViT": "classification",
+    "Mask R-CNN": "detection",
+}
 
 
 def make_task(config: ml_collections.ConfigDict):

@@ -42,11 +42,16 @@ def sam_from_mae(path: str, sam: Sam, expected: Mapping[str, Any]) -> dict[str, 
       CheckpointError: there is no MAE, or an array of its encoder is missing or misshapen.
       ValueError: its encoder is of another width, depth or (as far as it says) number of heads than SAM's.
     """
-    target, fresh = expected["params"]["image_encoder"], "neck, prompt encoder and mask decoder are fresh"
+    target, fresh = (
+        expected["params"]["image_encoder"],
+        "neck, prompt encoder and mask decoder are fresh",
+    )
     return {"params": {"image_encoder": _windowed(path, sam.heads, target, "SAM", fresh)}}
 
 
-def detector_from(kind: str, path: str, model: MaskRcnn, expected: Mapping[str, Any]) -> dict[str, Any]:
+def detector_from(
+    kind: str, path: str, model: MaskRcnn, expected: Mapping[str, Any]
+) -> dict[str, Any]:
     """The backbone of a detector from what was trained on whole pictures, or nearly all of it from another detector.
 
     Args:
@@ -63,7 +68,11 @@ def detector_from(kind: str, path: str, model: MaskRcnn, expected: Mapping[str, 
     """
     if kind == "detector":
         return detector_of_other_classes(path, expected)
-    wanted = {name: {"backbone": tree["backbone"]} for name, tree in expected.items() if "backbone" in tree}
+    wanted = {
+        name: {"backbone": tree["backbone"]}
+        for name, tree in expected.items()
+        if "backbone" in tree
+    }
     if kind == "mae" and model.backbone == "vit":
         target, fresh = wanted["params"]["backbone"], "the pyramid and the heads are fresh"
         return {"params": {"backbone": _windowed(path, model.heads, target, "ViTDet", fresh)}}
@@ -88,12 +97,16 @@ def detector_from(kind: str, path: str, model: MaskRcnn, expected: Mapping[str, 
         checkpoint.arrays, wanted, family=checkpoint.family, source=checkpoint.source
     )
     if deeper := [key for key in rest if not key.startswith("fc.")]:
-        raise CheckpointError(f"{checkpoint.source} is of another depth than {model.backbone}: it has {deeper[0]} too")
+        raise CheckpointError(
+            f"{checkpoint.source} is of another depth than {model.backbone}: it has {deeper[0]} too"
+        )
     logger.info("%s from %s; the pyramid and the heads are fresh", model.backbone, path)
     return jax.tree.map(lambda x: np.array(x, np.float32, order="C"), found)
 
 
-def classifier_from_mae(path: str, model: Classifier, expected: Mapping[str, Any]) -> dict[str, Any]:
+def classifier_from_mae(
+    path: str, model: Classifier, expected: Mapping[str, Any]
+) -> dict[str, Any]:
     """A classifier's encoder from a MAE, see `read_encoder`; arguments and errors as `sam_from_mae`.
 
     Returns:
@@ -104,8 +117,14 @@ def classifier_from_mae(path: str, model: Classifier, expected: Mapping[str, Any
     wanted = (*_BLOCKS, "cls_token", *(["norm"] if "norm" in target else []))
     taken = read_encoder(path, wanted, heads=model.heads, model="classifier")
     encoder = classifier_encoder(taken, target)
-    fresh = "the head is fresh" if "norm" in target else "the norm behind the mean and the head are fresh"
-    _log("frozen encoder" if model.frozen else "encoder", path, taken, model.grid, model.patch, fresh)
+    fresh = (
+        "the head is fresh"
+        if "norm" in target
+        else "the norm behind the mean and the head are fresh"
+    )
+    _log(
+        "frozen encoder" if model.frozen else "encoder", path, taken, model.grid, model.patch, fresh
+    )
     return {kind: {"encoder": encoder}}
 
 
@@ -148,7 +167,9 @@ def _ours(checkpoint: Checkpoint, wanted: tuple[str, ...], heads: int, model: st
             "classifier with pool='token'. Or set config.model.pool='mean' here too"
         )
     positions = encoder.get("pos_embed", position_table(source.grid, source.width))
-    return TakenEncoder({name: encoder[name] for name in wanted}, source.grid, source.patch, positions)
+    return TakenEncoder(
+        {name: encoder[name] for name in wanted}, source.grid, source.patch, positions
+    )
 
 
 def _published(checkpoint: Checkpoint, wanted: tuple[str, ...]) -> TakenEncoder:
@@ -163,13 +184,17 @@ def _published(checkpoint: Checkpoint, wanted: tuple[str, ...]) -> TakenEncoder:
     model = Mae(**{name: size[name] for name in ("width", "depth", "patch", "canvas")}, heads=1)
     encoder = shapes_of(model)["params"]["encoder"]
     expected = {"params": {"encoder": {name: encoder[name] for name in wanted}}}
-    found, _ = table.part_of(checkpoint.arrays, expected, family=checkpoint.family, source=checkpoint.source)
+    found, _ = table.part_of(
+        checkpoint.arrays, expected, family=checkpoint.family, source=checkpoint.source
+    )
     arrays = jax.tree.map(lambda x: np.array(x, np.float32, order="C"), found)
     positions = np.asarray(checkpoint.arrays[table.positions[checkpoint.family]], np.float32)[0]
     return TakenEncoder(arrays["params"]["encoder"], model.grid, model.patch, positions)
 
 
-def _windowed(path: str, heads: int, target: Mapping[str, Any], model: str, fresh: str) -> dict[str, Any]:
+def _windowed(
+    path: str, heads: int, target: Mapping[str, Any], model: str, fresh: str
+) -> dict[str, Any]:
     taken = read_encoder(path, _BLOCKS, heads=heads, model=model)
     encoder = windowed_encoder(taken, target, model)
     grid, patch = target["pos_embed"].shape[1:3], target["patch_embed"]["kernel"].shape[0]
@@ -177,8 +202,14 @@ def _windowed(path: str, heads: int, target: Mapping[str, Any], model: str, fres
     return encoder
 
 
-def _log(what: str, path: str, taken: TakenEncoder, grid: tuple[int, int], patch: int, fresh: str) -> None:
-    resized = [f"positions from {taken.grid} to {tuple(grid)} patches"] if taken.grid != tuple(grid) else []
+def _log(
+    what: str, path: str, taken: TakenEncoder, grid: tuple[int, int], patch: int, fresh: str
+) -> None:
+    resized = (
+        [f"positions from {taken.grid} to {tuple(grid)} patches"]
+        if taken.grid != tuple(grid)
+        else []
+    )
     resized += [f"patches from {taken.patch} to {patch} pixels"] if taken.patch != patch else []
     done = "bicubically resized: " + ", ".join(resized) if resized else "nothing resized"
     logger.info("%s from the MAE in %s; %s; %s", what, path, done, fresh)
@@ -207,21 +238,37 @@ def detector_of_other_classes(path: str, expected: Mapping[str, Any]) -> dict[st
       CheckpointError: no detector, or one that differs in more than its classes.
     """
     checkpoint = read_checkpoint(path)
-    if checkpoint.table not in (None, TORCHVISION_DETECTORS, DETECTRON2_DETECTORS) or not _has(checkpoint, "rpn"):
-        raise CheckpointError(f"{checkpoint.source} holds no detector; expected one of ours or a Mask R-CNN's file")
+    if checkpoint.table not in (None, TORCHVISION_DETECTORS, DETECTRON2_DETECTORS) or not _has(
+        checkpoint, "rpn"
+    ):
+        raise CheckpointError(
+            f"{checkpoint.source} holds no detector; expected one of ours or a Mask R-CNN's file"
+        )
     left_out = (*PREDICTORS, *(head for head in OPTIONAL_HEADS if not _has(checkpoint, head)))
-    kept = lambda arrays: {key: array for key, array in flatten(arrays).items() if not _is_of(key, left_out)}
+    kept = lambda arrays: {
+        key: array for key, array in flatten(arrays).items() if not _is_of(key, left_out)
+    }
     wanted = kept(expected)
     if checkpoint.table is None:
-        unknown = tuple(head for head in OPTIONAL_HEADS if not any(_is_of(key, (head,)) for key in wanted))
-        have = {key: x for key, x in kept(placed(checkpoint.arrays, expected)).items() if not _is_of(key, unknown)}
+        unknown = tuple(
+            head for head in OPTIONAL_HEADS if not any(_is_of(key, (head,)) for key in wanted)
+        )
+        have = {
+            key: x
+            for key, x in kept(placed(checkpoint.arrays, expected)).items()
+            if not _is_of(key, unknown)
+        }
         hint = "; it may differ in its classes alone"
         check_parameters(wanted, have, source=checkpoint.source, kind="arrays", hint=hint)
     else:
         source, family = checkpoint.source, checkpoint.family
-        found, _ = checkpoint.table.part_of(checkpoint.arrays, unflatten(wanted), family=family, source=source)
+        found, _ = checkpoint.table.part_of(
+            checkpoint.arrays, unflatten(wanted), family=family, source=source
+        )
         have = flatten(found)
-    fresh = sorted({"/".join(key.split("/")[1:3]) for key in flatten(expected) if key not in wanted})
+    fresh = sorted(
+        {"/".join(key.split("/")[1:3]) for key in flatten(expected) if key not in wanted}
+    )
     logger.info("the detector in %s, but for its classes; fresh are %s", path, ", ".join(fresh))
     return jax.tree.map(lambda x: np.array(x, np.float32, order="C"), unflatten(have))
 
@@ -235,9 +282,13 @@ def _is_of(path: str, modules: tuple[str, ...]) -> bool:
 def _has(checkpoint: Checkpoint, module: str) -> bool:
     if checkpoint.table is None:
         return any(module in checkpoint.arrays.get(kind, {}) for kind in ("params", "constants"))
-    layer = {"rpn": "logits", "mask_head": "upscale", "keypoint_head": "upscale"}.get(module, "scores")
+    layer = {"rpn": "logits", "mask_head": "upscale", "keypoint_head": "upscale"}.get(
+        module, "scores"
+    )
     try:
-        keys, _ = checkpoint.table.published_names(f"params/{module}/{layer}/kernel", checkpoint.family)
+        keys, _ = checkpoint.table.published_names(
+            f"params/{module}/{layer}/kernel", checkpoint.family
+        )
     except CheckpointError:  # there is no such head under the names of this library
         return False
     return keys[0] in checkpoint.table.respelt(checkpoint.arrays, checkpoint.family)

@@ -20,7 +20,9 @@ from segjax.weights.tree import check_variables
 class RecordTask:
     """A task says which settings and models it has, what an example is, its loss and how it is measured."""
 
-    defaults: Callable[[], ml_collections.ConfigDict]  # its settings; of the model's, the name is enough
+    defaults: Callable[
+        [], ml_collections.ConfigDict
+    ]  # its settings; of the model's, the name is enough
     build: Callable[..., nn.Module]  # a model of its kind by name, see `models.build.Kind`
     example: Callable[..., Callable]  # with `train`: what is made of a record, see `make_loader`
 
@@ -31,7 +33,9 @@ class RecordTask:
         self.eval = config.eval.to_dict()
 
     @classmethod
-    def completed(cls, settings: Mapping[str, Any] | ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    def completed(
+        cls, settings: Mapping[str, Any] | ml_collections.ConfigDict
+    ) -> ml_collections.ConfigDict:
         """A new config with every setting: those given, perhaps by an older version, and the defaults of the others.
 
         The model's attributes are spelt out, which `defaults` leaves to its name.
@@ -99,7 +103,9 @@ def record_settings() -> dict[str, Any]:
         tfds_dir="",  # where TFDS has prepared its data sets; "": ~/tensorflow_datasets or $TFDS_DATA_DIR
         train_split="train",
         eval_split="val",
-        scenes=dict(train_count=2000, eval_count=64, size=128, difficulty="easy", seed=0, kind="shapes"),
+        scenes=dict(
+            train_count=2000, eval_count=64, size=128, difficulty="easy", seed=0, kind="shapes"
+        ),
         percentiles=(),  # (low, high): stretch each picture's intensities, for microscopes
         workers=0,
         threads=1,
@@ -112,7 +118,9 @@ def records_of(data: Mapping[str, Any], split: str, *, limit: int) -> Sequence:
     """The records of "train", or of "eval": the first `limit` of these, or with 0 all."""
     source = open_split(data, split)
     if split == "train":
-        open_split(data, "eval")  # what cannot be measured on should be an error now, not after the training
+        open_split(
+            data, "eval"
+        )  # what cannot be measured on should be an error now, not after the training
         return source
     return First(source, limit) if limit else source
 
@@ -136,17 +144,24 @@ def load(
     """
     workers, cache_mb = (data["workers"], data["cache_mb"]) if train else (0, 0)
     options = dict(train=train, workers=workers, threads=data["threads"], cache_mb=cache_mb)
-    options |= dict(max_broken=data["max_broken"], broken_folder=workdir and workdir / "broken", order=order)
+    options |= dict(
+        max_broken=data["max_broken"], broken_folder=workdir and workdir / "broken", order=order
+    )
     return make_loader(source, example, **place, **options)
 
 
 def batch_shapes(example: Callable, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """What a batch of examples holds on the devices, as shapes. example: of the task's batches, see `make_loader`."""
     rows = {name: np.asarray(row) for name, row in example.placeholder().items()}
-    return {name: jax.ShapeDtypeStruct((batch_size, *row.shape), row.dtype) for name, row in rows.items()}
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *row.shape), row.dtype)
+        for name, row in rows.items()
+    }
 
 
-def measured_batches(batches: Callable, batch_size: int, mesh: jax.sharding.Mesh) -> Iterator[dict[str, np.ndarray]]:
+def measured_batches(
+    batches: Callable, batch_size: int, mesh: jax.sharding.Mesh
+) -> Iterator[dict[str, np.ndarray]]:
     """This process's batches of the evaluation split: at least `batch_size` examples, as many for each device.
 
     Args:
@@ -165,5 +180,7 @@ def variant_of(
       ValueError: a variant that is neither "", "debug" nor one of `known`, which the experiment has applied itself.
     """
     if variant not in ("", "debug", *known):
-        raise ValueError(f"the experiment has no variant {variant!r}; it has {'; '.join(('debug', *known))}")
+        raise ValueError(
+            f"the experiment has no variant {variant!r}; it has {'; '.join(('debug', *known))}"
+        )
     return miniature(config) if variant == "debug" else config

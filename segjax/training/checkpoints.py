@@ -34,9 +34,18 @@ class Checkpoints:
     best_mode: "max" or "min".
     """
 
-    def __init__(self, directory: str | pathlib.Path, *, keep: int = 2, best: str = "", best_mode: str = "max") -> None:
+    def __init__(
+        self,
+        directory: str | pathlib.Path,
+        *,
+        keep: int = 2,
+        best: str = "",
+        best_mode: str = "max",
+    ) -> None:
         self.directory = pathlib.Path(directory).absolute()
-        policies: list[preservation_policy.PreservationPolicy] = [preservation_policy.LatestN(n=keep)]
+        policies: list[preservation_policy.PreservationPolicy] = [
+            preservation_policy.LatestN(n=keep)
+        ]
         self._metrics = saved_metrics(self.directory)
         if best:
             policies.append(_Best(self._metrics, best, best_mode))
@@ -59,7 +68,9 @@ class Checkpoints:
         """Steps saved, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, state: TrainState, meta: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> None:
+    def save(
+        self, state: TrainState, meta: Mapping[str, Any], metrics: Mapping[str, float] | None = None
+    ) -> None:
         """Starts a save of the state at its step; returns once the arrays are copied off the devices.
 
         meta: JSON; the versions of jax and segjax and the metrics, by which the best is chosen, are added. A step that
@@ -84,7 +95,9 @@ class Checkpoints:
         """Returns when every save is on disk."""
         self._manager.wait_until_finished()
 
-    def restore(self, shapes: TrainState, shardings: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+    def restore(
+        self, shapes: TrainState, shardings: TrainState
+    ) -> tuple[TrainState, dict[str, Any]] | None:
         """(state on the mesh of `shardings`, meta) of the newest checkpoint that can be read; None if there is none.
 
         A checkpoint that cannot be read is passed over with a warning and moved aside, so that its step can
@@ -107,9 +120,13 @@ class Checkpoints:
             _check_settings(target, found, source)
             item = self._manager.restore(
                 step,
-                args=ocp.args.Composite(state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
+                ),
             )
-            return shapes.replace(**item.state, finite=jax.device_put(np.True_, shardings.finite)), item.meta
+            return shapes.replace(
+                **item.state, finite=jax.device_put(np.True_, shardings.finite)
+            ), item.meta
 
         if not self.steps:
             return None
@@ -140,7 +157,9 @@ class _Best(preservation_policy.PreservationPolicy):
         *,
         context: preservation_policy.PreservationContext,
     ) -> Sequence[bool]:
-        there = {checkpoint.step: self.metrics.get(checkpoint.step, {}) for checkpoint in checkpoints}
+        there = {
+            checkpoint.step: self.metrics.get(checkpoint.step, {}) for checkpoint in checkpoints
+        }
         best = best_step(there, self.name, self.mode)
         return [checkpoint.step == best for checkpoint in checkpoints]
 
@@ -151,7 +170,10 @@ def _check_settings(target: Mapping[str, Any], found: Mapping[str, Any], source:
         ("opt_state", "optimizer state", "the settings in config.optimizer"),
         ("ema", "moving average", "config.ema_decay"),
     ):
-        want = {parameter_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(target[name])}
+        want = {
+            parameter_path(path): leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(target[name])
+        }
         if problem := differences(want, flatten(found[name])):
             raise CheckpointError(
                 f"{source} holds another {what} than this run would: {problem}. Give {setting} the values that the "

@@ -50,7 +50,9 @@ class Interruption:
     def _note(self, signum: int, _: FrameType | None) -> None:
         again = self.signum is not None
         self.signum = self.signum or signum
-        stopping = "saving, then stopping" + (", all processes at one step" if self._several else "")
+        stopping = "saving, then stopping" + (
+            ", all processes at one step" if self._several else ""
+        )
         name = signal.Signals(signum).name
         logger.warning("%s again: the save is under way" if again else f"%s: {stopping}", name)
         if self._several and not again:

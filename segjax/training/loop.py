@@ -60,7 +60,9 @@ class Run:
                 numbers, images = self.task.evaluate(state.best_variables, mesh=self.program.mesh)
             best = self.config.checkpoint.best
             if best and best not in numbers:
-                raise ValueError(f"checkpoint.best is {best!r}; the evaluation gives {', '.join(sorted(numbers))}")
+                raise ValueError(
+                    f"checkpoint.best is {best!r}; the evaluation gives {', '.join(sorted(numbers))}"
+                )
         except Exception:
             self.save(state)  # what was trained outlives a fault of the evaluation
             raise
@@ -105,7 +107,9 @@ def train(
                 "config.total_steps goes on",
                 *(workdir, done, workdir),
             )
-        writer = stack.enter_context(MetricWriter(workdir, step=done, total_steps=config.total_steps))
+        writer = stack.enter_context(
+            MetricWriter(workdir, step=done, total_steps=config.total_steps)
+        )
         run = Run(task, config, program, checkpoints, writer)
         batches = task.batches(
             "train",
@@ -135,7 +139,9 @@ def run_steps(
     peak = config.peak_tflops or peak_tflops(jax.devices()[0], dtype)
     work = dict(operations=operations, peak_tflops=peak)
     work["programs"] = getattr(run.task, "programs", 1)
-    monitor = Monitor(program.step, config.batch_size, config.profile_steps, workdir / "profile", **work)
+    monitor = Monitor(
+        program.step, config.batch_size, config.profile_steps, workdir / "profile", **work
+    )
     with contextlib.closing(monitor), jax.transfer_guard("disallow"):
         while done < config.total_steps:
             with monitor.loading():
@@ -150,9 +156,13 @@ def run_steps(
 
             last, stop = done == config.total_steps, interruption.requested(done)
             evaluates = last or (not stop and config.eval_every and done % config.eval_every == 0)
-            saves = last or stop or (config.checkpoint.every and done % config.checkpoint.every == 0)
+            saves = (
+                last or stop or (config.checkpoint.every and done % config.checkpoint.every == 0)
+            )
             if evaluates or saves or done % config.log_every == 0:
-                monitor.check(functools.partial(run.save, state))  # waits; raises when a step was not finite
+                monitor.check(
+                    functools.partial(run.save, state)
+                )  # waits; raises when a step was not finite
             if last or done % config.log_every == 0:
                 run.writer.scalars(done, monitor.row())
             if saves and (stop or not (evaluates and config.checkpoint.best)):

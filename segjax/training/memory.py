@@ -22,7 +22,10 @@ class OutOfMemoryError(RuntimeError):
 
 @contextlib.contextmanager
 def explained(
-    program: Program, complete: Callable[[], ml_collections.ConfigDict], batch: Mapping[str, Any], step: int
+    program: Program,
+    complete: Callable[[], ml_collections.ConfigDict],
+    batch: Mapping[str, Any],
+    step: int,
 ) -> Iterator[None]:
     """Around a step: devices that run out of memory become an OutOfMemoryError that says what would help.
 
@@ -34,7 +37,9 @@ def explained(
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemoryError(f"step {step}: {explanation(error, complete(), program, batch)}") from error
+        raise OutOfMemoryError(
+            f"step {step}: {explanation(error, complete(), program, batch)}"
+        ) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -56,7 +61,10 @@ def needed_gib(message: str) -> tuple[float, float] | None:
 
 
 def explanation(
-    error: BaseException, config: ml_collections.ConfigDict, program: Program, batch: Mapping[str, Any]
+    error: BaseException,
+    config: ml_collections.ConfigDict,
+    program: Program,
+    batch: Mapping[str, Any],
 ) -> str:
     """What ran out, what is largest of what is known, and three settings of a complete config that would help."""
     message = str(error)
@@ -90,11 +98,15 @@ def state_bytes(shapes: Any, shardings: Any) -> dict[str, int]:
         jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(shardings), strict=True
     ):
         if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            found[parameter_path(path)] = math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+            found[parameter_path(path)] = (
+                math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+            )
     return found
 
 
-def advice(config: ml_collections.ConfigDict, devices: int, *, state_first: bool = False) -> list[str]:
+def advice(
+    config: ml_collections.ConfigDict, devices: int, *, state_first: bool = False
+) -> list[str]:
     """Settings of a complete config that would save memory and are not used yet, the best first.
 
     state_first: whether parameters and optimizer take so much that these should be split before anything else.
@@ -104,21 +116,31 @@ def advice(config: ml_collections.ConfigDict, devices: int, *, state_first: bool
     told: list[str] = []
     if config.mesh.fsdp == 1 and devices > 1:
         ways = math.gcd(devices, 16)
-        told.append(f"--config.mesh.fsdp={ways} splits parameters and optimizer over {ways} devices")
+        told.append(
+            f"--config.mesh.fsdp={ways} splits parameters and optimizer over {ways} devices"
+        )
     after = []
     if model.get("dtype") == "float32":
-        after.append("--config.model.dtype=bfloat16 halves activations; parameters and losses stay float32")
+        after.append(
+            "--config.model.dtype=bfloat16 halves activations; parameters and losses stay float32"
+        )
     if model.get("remat") == "none":
-        after.append("--config.model.remat=full keeps the inputs of blocks alone, for a third more computation")
+        after.append(
+            "--config.model.remat=full keeps the inputs of blocks alone, for a third more computation"
+        )
     if rounds and rounds.count > 1 and not rounds.remat:
         after.append("--config.rounds.remat=true computes each round again for its gradient")
     if rounds and not model.get("prompts_at_once"):
-        after.append("--config.model.prompts_at_once=8 decodes so many prompts of an image at a time")
+        after.append(
+            "--config.model.prompts_at_once=8 decodes so many prompts of an image at a time"
+        )
     if each > 1:
         pieces = next(n for n in range(2, each + 1) if each % n == 0) * config.microbatches
         after.append(f"--config.microbatches={pieces} works through the batch in so many pieces")
     if rounds and not rounds.sampled:
-        after.append("--config.rounds.sampled=true learns from the first and one random later round")
+        after.append(
+            "--config.rounds.sampled=true learns from the first and one random later round"
+        )
     told = told + after if state_first else [*after[:2], *told, *after[2:]]
     if each <= 1 or len(told) < _TOLD:
         told.append("more devices for the same --config.batch_size, or a smaller one")

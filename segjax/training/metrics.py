@@ -63,7 +63,9 @@ class MetricWriter:
         folder = self._workdir / "pictures"
         folder.mkdir(exist_ok=True)
         for name, image in images.items():
-            Image.fromarray(np.asarray(image)).save(folder / f"{name.replace('/', '_')}_{step:07d}.png")
+            Image.fromarray(np.asarray(image)).save(
+                folder / f"{name.replace('/', '_')}_{step:07d}.png"
+            )
             self._board.add_image(name, np.asarray(image), step, dataformats="HWC")
 
     def advance(self, step: int) -> None:

@@ -16,14 +16,22 @@ from segjax.training.throughput import device_memory, utilisation
 
 logger = logging.getLogger(__name__)
 
-_AHEAD = 2  # steps the host may run ahead of the devices: enough to hide its work, few batches in memory
+_AHEAD = (
+    2  # steps the host may run ahead of the devices: enough to hide its work, few batches in memory
+)
 
 
 class NonFiniteError(FloatingPointError):
     """A step met a loss or gradient that is not finite. `step` is its number (0-based), `index` its examples."""
 
-    def __init__(self, step: int, metrics: dict[str, float], index: Sequence[int] | None, saved: int) -> None:
-        ids = "unknown (the batches have no `index`)" if index is None else ", ".join(str(i) for i in index)
+    def __init__(
+        self, step: int, metrics: dict[str, float], index: Sequence[int] | None, saved: int
+    ) -> None:
+        ids = (
+            "unknown (the batches have no `index`)"
+            if index is None
+            else ", ".join(str(i) for i in index)
+        )
         numbers = ", ".join(f"{k} {v:g}" for k, v in metrics.items())
         process = f" of process {jax.process_index()}" if jax.process_count() > 1 else ""
         super().__init__(
@@ -96,8 +104,12 @@ class Monitor:
             jax.block_until_ready(self._pending[-1 - _AHEAD][2]["finite"])
         if (compiled := self._step.compilations) > self._compiled:
             jax.block_until_ready(metrics)
-            which = "first step" if not self._compiled else f"step {done}, of batches of another shape"
-            logger.info("%s, compilation included: %.1f s", which, time.perf_counter() - self._began)
+            which = (
+                "first step" if not self._compiled else f"step {done}, of batches of another shape"
+            )
+            logger.info(
+                "%s, compilation included: %.1f s", which, time.perf_counter() - self._began
+            )
             self._compiled = compiled
             self.restart_clock()
         if self._tracing and done > self._profile[1]:
@@ -134,7 +146,9 @@ class Monitor:
             seconds = time.perf_counter() - self._began
             row["seconds_per_step"] = seconds / self._timed
             row["loader_wait"] = self._waited / seconds
-            row |= utilisation(self._batch_size * self._timed / seconds, chips=jax.device_count(), **self._work)
+            row |= utilisation(
+                self._batch_size * self._timed / seconds, chips=jax.device_count(), **self._work
+            )
         row |= device_memory(jax.local_devices())
         self.restart_clock()
         return row

@@ -23,7 +23,9 @@ OPTIMIZERS = ("adamw", "muon", "lars", "sgd")
 SCHEDULES = ("constant", "cosine", "step", "rsqrt")
 # Learned tables (positions, tokens, point and class embeddings) are not weights of a map: decay would only
 # pull them to the origin. A module's kernel is one, whatever the module is called (patch_embed/kernel).
-_NO_DECAY = re.compile(r"pos_embed|rel_pos|relative_pos|norm|(^|/)[^/]*(bias|scale|tokens?|embeds?|embeddings?)$")
+_NO_DECAY = re.compile(
+    r"pos_embed|rel_pos|relative_pos|norm|(^|/)[^/]*(bias|scale|tokens?|embeds?|embeddings?)$"
+)
 
 
 def parameter_path(path: Sequence[Any]) -> str:
@@ -52,9 +54,13 @@ def make_schedule(
     Raises ValueError for an unknown schedule, descending boundaries, or a warm-up longer than the run.
     """
     if schedule not in SCHEDULES:
-        raise ValueError(f"optimizer.schedule is {schedule!r}; expected one of {', '.join(SCHEDULES)}")
+        raise ValueError(
+            f"optimizer.schedule is {schedule!r}; expected one of {', '.join(SCHEDULES)}"
+        )
     if not 0 <= warmup_steps <= total_steps:
-        raise ValueError(f"optimizer.warmup_steps is {warmup_steps}; expected 0 to total_steps ({total_steps})")
+        raise ValueError(
+            f"optimizer.warmup_steps is {warmup_steps}; expected 0 to total_steps ({total_steps})"
+        )
     if not 0 <= cooldown_steps <= total_steps - warmup_steps:
         raise ValueError(
             f"optimizer.cooldown_steps is {cooldown_steps}; expected 0 to what the warm-up leaves of the run "
@@ -81,7 +87,11 @@ def make_schedule(
         if schedule == "rsqrt":
             return peak_lr * scale * jax.lax.rsqrt(1.0 + since / timescale)
         if schedule == "step":
-            return peak_lr * scale * decay_factor ** sum((step >= b).astype(jnp.float32) for b in boundaries)
+            return (
+                peak_lr
+                * scale
+                * decay_factor ** sum((step >= b).astype(jnp.float32) for b in boundaries)
+            )
         if schedule == "cosine":
             done = jnp.clip(since / max(total_steps - warmup_steps, 1), 0.0, 1.0)
             return scale * (final_lr + (peak_lr - final_lr) * 0.5 * (1.0 + jnp.cos(jnp.pi * done)))
@@ -123,7 +133,9 @@ def layer_scales(params: Any, layer_decay: float, trunk: str) -> Any:
             f"the modules at the top are {', '.join(sorted(params))}. Set optimizer.trunk, or layer_decay=1.0"
         )
     return jax.tree.map(
-        lambda n: 1.0 if n is None else layer_decay ** (depth + 1 - n), layers, is_leaf=lambda n: n is None
+        lambda n: 1.0 if n is None else layer_decay ** (depth + 1 - n),
+        layers,
+        is_leaf=lambda n: n is None,
     )
 
 
@@ -157,7 +169,9 @@ def make_optimizer(
         ("clip_norm", clip_norm, 0.0, float("inf")),
     ):
         if not low <= value < high:
-            raise ValueError(f"optimizer.{option} is {value}; expected a number in [{low:g}, {high:g})")
+            raise ValueError(
+                f"optimizer.{option} is {value}; expected a number in [{low:g}, {high:g})"
+            )
     if not 0.0 < layer_decay <= 1.0:
         raise ValueError(f"optimizer.layer_decay is {layer_decay}; expected a number in (0, 1]")
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
@@ -167,14 +181,18 @@ def make_optimizer(
         parts += [optax.add_decayed_weights(weight_decay, mask=decay_mask), optax.trace(decay=b1)]
     else:
         parts.append(
-            optax.scale_by_adam(b1=b1, b2=b2) if name == "adamw" else _scale_by_muon(b1, b2, muon_convolutions)
+            optax.scale_by_adam(b1=b1, b2=b2)
+            if name == "adamw"
+            else _scale_by_muon(b1, b2, muon_convolutions)
         )
     if weight_decay and name not in ("lars", "sgd"):
         parts.append(optax.add_decayed_weights(weight_decay, mask=decay_mask))
     if layer_decay < 1.0:
         # A constant tree times the updates: one transform, however deep the trunk is.
         def scale(updates: Any, params: Any) -> Any:
-            return jax.tree.map(lambda u, s: u * s, updates, layer_scales(updates, layer_decay, trunk))
+            return jax.tree.map(
+                lambda u, s: u * s, updates, layer_scales(updates, layer_decay, trunk)
+            )
 
         parts.append(optax.stateless(scale))
     parts.append(optax.scale_by_learning_rate(schedule))
@@ -190,7 +208,9 @@ def muon_matrices(params: Any, convolutions: bool = False) -> Any:
     """
     ranks = (2, 4) if convolutions else (2,)
     return jax.tree.map(
-        lambda p, is_map: bool(is_map and p.ndim in ranks and min(p.shape[-2:]) >= 16), params, decay_mask(params)
+        lambda p, is_map: bool(is_map and p.ndim in ranks and min(p.shape[-2:]) >= 16),
+        params,
+        decay_mask(params),
     )
 
 
@@ -199,10 +219,14 @@ def _scale_by_muon(b1: float, b2: float, convolutions: bool) -> optax.GradientTr
         return jax.tree.map(_step_of_matrix, updates)
 
     def labels(params: Any) -> Any:
-        return jax.tree.map(lambda is_one: "matrix" if is_one else "other", muon_matrices(params, convolutions))
+        return jax.tree.map(
+            lambda is_one: "matrix" if is_one else "other", muon_matrices(params, convolutions)
+        )
 
     matrix = optax.chain(optax.trace(0.95, nesterov=True), optax.stateless(orthogonal))
-    return optax.partition({"matrix": matrix, "other": optax.scale_by_adam(b1=b1, b2=b2, nesterov=True)}, labels)
+    return optax.partition(
+        {"matrix": matrix, "other": optax.scale_by_adam(b1=b1, b2=b2, nesterov=True)}, labels
+    )
 
 
 def _step_of_matrix(momentum: jax.Array) -> jax.Array:
@@ -232,7 +256,13 @@ def orthogonal_factor(matrix: jax.Array) -> jax.Array:
 
 def _scale_by_lars(momentum: float, weight_decay: float) -> optax.GradientTransformation:
     # The rate is applied behind the momentum, as in MoCo v3's LARS, which MAE's probe was trained with.
-    lars = optax.lars(1.0, weight_decay, weight_decay_mask=decay_mask, trust_ratio_mask=decay_mask, momentum=momentum)
+    lars = optax.lars(
+        1.0,
+        weight_decay,
+        weight_decay_mask=decay_mask,
+        trust_ratio_mask=decay_mask,
+        momentum=momentum,
+    )
     return optax.chain(lars, optax.scale(-1.0))
 
 
@@ -245,6 +275,10 @@ def from_config(config: ml_collections.ConfigDict) -> tuple[Schedule, optax.Grad
     options = config.optimizer.to_dict()
     if base_lr := options.pop("base_lr"):
         options["peak_lr"] = base_lr * config.batch_size / 256
-    timing = {name: options.pop(name) for name in inspect.signature(make_schedule).parameters if name in options}
+    timing = {
+        name: options.pop(name)
+        for name in inspect.signature(make_schedule).parameters
+        if name in options
+    }
     schedule = make_schedule(total_steps=config.total_steps, **timing)
     return schedule, make_optimizer(schedule, **options)

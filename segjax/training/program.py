@@ -42,9 +42,13 @@ def make_program(task: Task, config: ml_collections.ConfigDict, mesh: Mesh) -> P
     """The program of a config; raises what `state_shardings` and the optimizer's factory raise."""
     schedule, optimizer = from_config(config)
 
-    def first(init_key: jax.Array, run_key: jax.Array, given: Mapping[str, jax.Array]) -> TrainState:
+    def first(
+        init_key: jax.Array, run_key: jax.Array, given: Mapping[str, jax.Array]
+    ) -> TrainState:
         drawn = task.init(init_key)
-        variables = jax.tree_util.tree_map_with_path(lambda path, x: given.get(parameter_path(path), x), drawn)
+        variables = jax.tree_util.tree_map_with_path(
+            lambda path, x: given.get(parameter_path(path), x), drawn
+        )
         return create_state(variables, optimizer, run_key, ema=config.ema_decay > 0)
 
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -53,5 +57,9 @@ def make_program(task: Task, config: ml_collections.ConfigDict, mesh: Mesh) -> P
     rules = {n: config.mesh[n] for n in ("floor", "overrides", "unsharded_tolerance")}
     shardings = sharding.state_shardings(shapes, mesh, **rules)
     pace = {n: config[n] for n in ("microbatches", "ema_decay")}
-    step = make_train_step(task.loss, optimizer, schedule, reduce_dtype=config.mesh.reduce_dtype, **pace)
-    return Program(mesh, first, shapes, shardings, optimizer.update, CompiledStep(step, shardings, mesh))
+    step = make_train_step(
+        task.loss, optimizer, schedule, reduce_dtype=config.mesh.reduce_dtype, **pace
+    )
+    return Program(
+        mesh, first, shapes, shardings, optimizer.update, CompiledStep(step, shardings, mesh)
+    )

@@ -54,11 +54,18 @@ def record_config(
     path = workdir / "config.json"
     new = plain(config)
     if resuming and path.exists():
-        old, now = (flat_keys(plain(completed(settings))) for settings in (json.loads(path.read_text()), new))
+        old, now = (
+            flat_keys(plain(completed(settings)))
+            for settings in (json.loads(path.read_text()), new)
+        )
         absent = "(absent)"
         changed = {k for k in {*old, *now} if old.get(k, absent) != now.get(k, absent)}
-        allowed = re.compile("|".join(f"(?:{p})" for p in (*MAY_CHANGE, *config.checkpoint.may_change)))
-        said = lambda keys: "; ".join(f"{k}: {old.get(k, absent)!r} -> {now.get(k, absent)!r}" for k in sorted(keys))
+        allowed = re.compile(
+            "|".join(f"(?:{p})" for p in (*MAY_CHANGE, *config.checkpoint.may_change))
+        )
+        said = lambda keys: "; ".join(
+            f"{k}: {old.get(k, absent)!r} -> {now.get(k, absent)!r}" for k in sorted(keys)
+        )
         if barred := {k for k in changed if not allowed.fullmatch(k)}:
             raise ValueError(
                 f"{workdir} holds a run with another config ({said(barred)}). Use another workdir, restore these "

@@ -44,7 +44,11 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
 
 
 def _arranged(devices: Sequence[jax.Device], data: int, fsdp: int) -> np.ndarray:
-    slices = len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
+    slices = (
+        len({getattr(device, "slice_index", 0) for device in devices})
+        if devices[0].platform == "tpu"
+        else 1
+    )
     if data % slices:
         raise ValueError(
             f"mesh.data={data}, mesh.fsdp={fsdp}: there are {slices} TPU slices, and parameters are not split over the "
@@ -88,7 +92,9 @@ def check_batch_size(batch_size: int, microbatches: int, mesh: Mesh) -> None:
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows -> global arrays split over the mesh. `index` stays on the host and is left out."""
     sharding = batch_sharding(mesh)
-    with jax.transfer_guard_host_to_device("allow"):  # meant, though jax sees it as implicit between processes
+    with jax.transfer_guard_host_to_device(
+        "allow"
+    ):  # meant, though jax sees it as implicit between processes
         return {
             name: jax.make_array_from_process_local_data(sharding, np.asarray(rows))
             for name, rows in batch.items()
@@ -129,7 +135,11 @@ def state_shardings(
                     f"mesh.overrides gives {name} of shape {leaf.shape} the axes {rule}: one per dimension"
                 )
             spec = _largest_divisible(leaf.shape, mesh.shape["fsdp"], floor)
-        bytes_ = 0 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.size * leaf.dtype.itemsize
+        bytes_ = (
+            0
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else leaf.size * leaf.dtype.itemsize
+        )
         total += bytes_
         if not any(spec):
             whole.append((bytes_, f"{name} {leaf.shape}"))
@@ -138,7 +148,9 @@ def state_shardings(
     shardings = jax.tree_util.tree_map_with_path(place, shapes)
     share = sum(b for b, _ in whole) / max(total, 1)
     if mesh.shape["fsdp"] > 1 and share > unsharded_tolerance:
-        largest = "; ".join(f"{name}, {b / 2**20:.2f} MiB" for b, name in sorted(whole, reverse=True)[:5])
+        largest = "; ".join(
+            f"{name}, {b / 2**20:.2f} MiB" for b, name in sorted(whole, reverse=True)[:5]
+        )
         raise ValueError(
             f"with mesh.fsdp={mesh.shape['fsdp']}, {share:.0%} of the state's bytes would be whole on every device, "
             f"more than mesh.unsharded_tolerance={unsharded_tolerance:.0%}. Largest: {largest}. "

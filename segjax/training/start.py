@@ -44,7 +44,9 @@ def first_state(
         logger.info("resuming at step %d", restored[0].step)
         return restored[0]
     expected = {"params": shapes.params, "constants": shapes.constants}
-    return drawn_state(task, program, config.seed, _given(task, config.init_from, expected, variables))
+    return drawn_state(
+        task, program, config.seed, _given(task, config.init_from, expected, variables)
+    )
 
 
 def drawn_state(task: Task, program: Program, seed: int, given: Variables) -> TrainState:
@@ -63,7 +65,9 @@ def drawn_state(task: Task, program: Program, seed: int, given: Variables) -> Tr
     return state
 
 
-def _given(task: Task, init_from: str, expected: Variables, variables: Variables | None) -> Variables:
+def _given(
+    task: Task, init_from: str, expected: Variables, variables: Variables | None
+) -> Variables:
     """What is not to be drawn: all of the variables, or those that another kind of model has, or none.
 
     Raises what `read_checkpoint`, `Checkpoint.variables` and `Task.pretrained` raise.
@@ -78,6 +82,11 @@ def _given(task: Task, init_from: str, expected: Variables, variables: Variables
     if named and not os.path.exists(init_from):
         found = task.pretrained(*named.groups(), expected)
         wanted, have = flatten(expected), flatten(found)
-        check_parameters({path: wanted[path] for path in have if path in wanted}, have, source=source, kind="arrays")
+        check_parameters(
+            {path: wanted[path] for path in have if path in wanted},
+            have,
+            source=source,
+            kind="arrays",
+        )
         return found
     return dataclasses.replace(read_checkpoint(init_from), source=source).variables(expected)

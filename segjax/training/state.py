@@ -36,11 +36,18 @@ class TrainState:
     @property
     def best_variables(self) -> Variables:
         """What to evaluate and publish: the moving average where there is one."""
-        return {"params": self.params if self.ema is None else self.ema, "constants": self.constants}
+        return {
+            "params": self.params if self.ema is None else self.ema,
+            "constants": self.constants,
+        }
 
 
 def create_state(
-    variables: Variables, optimizer: optax.GradientTransformation, key: jax.Array, *, ema: bool = False
+    variables: Variables,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    *,
+    ema: bool = False,
 ) -> TrainState:
     """State before the first step. Pure, to be traced: see `segjax.training.loop`."""
     # A weak type (jnp.full(..., 0.5)) is lost in a checkpoint, and the resumed run would compile another

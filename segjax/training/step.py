@@ -45,19 +45,39 @@ def train_step(
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema = jax.tree.map(lambda e, p: ema_decay * e + (1.0 - ema_decay) * p, state.ema, params) if ema_decay else None
+    ema = (
+        jax.tree.map(lambda e, p: ema_decay * e + (1.0 - ema_decay) * p, state.ema, params)
+        if ema_decay
+        else None
+    )
     old = (state.step, state.params, state.opt_state, state.ema)
-    new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), (state.step + 1, params, opt_state, ema), old)
-    metrics = {**means, "loss": loss, "grad_norm": grad_norm, "lr": schedule(state.step), "finite": finite}
-    return state.replace(step=new[0], params=new[1], opt_state=new[2], ema=new[3], finite=finite), metrics
+    new = jax.tree.map(
+        lambda n, o: jnp.where(finite, n, o), (state.step + 1, params, opt_state, ema), old
+    )
+    metrics = {
+        **means,
+        "loss": loss,
+        "grad_norm": grad_norm,
+        "lr": schedule(state.step),
+        "finite": finite,
+    }
+    return state.replace(
+        step=new[0], params=new[1], opt_state=new[2], ema=new[3], finite=finite
+    ), metrics
 
 
 def gradient_sums(
-    loss_fn: LossFn, state: TrainState, batch: Mapping[str, jax.Array], key: jax.Array, microbatches: int
+    loss_fn: LossFn,
+    state: TrainState,
+    batch: Mapping[str, jax.Array],
+    key: jax.Array,
+    microbatches: int,
 ) -> tuple[Any, jax.Array, jax.Array, dict[str, jax.Array]]:
     """(gradient of the loss sum, loss sum, weight, metric sums), float32, added up over microbatches."""
 
-    def sums(piece: Mapping[str, jax.Array], key: jax.Array) -> tuple[Any, jax.Array, jax.Array, dict]:
+    def sums(
+        piece: Mapping[str, jax.Array], key: jax.Array
+    ) -> tuple[Any, jax.Array, jax.Array, dict]:
         def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, dict]]:
             variables = {"params": params, "constants": state.constants}
             loss, weight, metrics = loss_fn(variables, piece, key, True)
@@ -113,7 +133,9 @@ class CompiledStep:
     """
 
     def __init__(self, step: Callable, state_shardings: TrainState, mesh: Mesh) -> None:
-        def keyless(state: TrainState, key: jax.Array, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        def keyless(
+            state: TrainState, key: jax.Array, batch: Any
+        ) -> tuple[TrainState, dict[str, jax.Array]]:
             state, metrics = step(state.replace(key=key), batch)
             return state.replace(key=None), metrics
 
@@ -125,7 +147,9 @@ class CompiledStep:
             donate_argnums=0,
         )
 
-    def __call__(self, state: TrainState, batch: Mapping[str, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
+    def __call__(
+        self, state: TrainState, batch: Mapping[str, Any]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         """(state after the step, metrics on the device)."""
         new, metrics = self._jitted(state.replace(key=None), state.key, batch)
         return new.replace(key=state.key), metrics

@@ -9,7 +9,9 @@ import ml_collections
 import numpy as np
 
 Variables = Mapping[str, Any]  # {"params": trained, "constants": fixed}, nested dicts of arrays
-Batch = dict[str, np.ndarray]  # leading axis B; `index` int64 [B], where given, names the examples in errors
+Batch = dict[
+    str, np.ndarray
+]  # leading axis B; `index` int64 [B], where given, names the examples in errors
 
 
 class Task(Protocol):

@@ -33,7 +33,9 @@ def peak_tflops(device: jax.Device, dtype: str) -> float:
     return peak * (1.0 if whole else _TENSOR_FLOAT)
 
 
-def utilisation(images_per_second: float, operations: float, chips: int, peak: float) -> dict[str, float]:
+def utilisation(
+    images_per_second: float, operations: float, chips: int, peak: float
+) -> dict[str, float]:
     """What the log says of speed.
 
     Args:
@@ -63,4 +65,6 @@ def device_memory(devices: Sequence[jax.Device]) -> dict[str, float]:
         return {}
     fullest = max(stats, key=lambda found: found["peak_bytes_in_use"])
     row = {"memory_peak_gib": fullest["peak_bytes_in_use"] / 2**30}
-    return row | ({"memory_limit_gib": fullest["bytes_limit"] / 2**30} if "bytes_limit" in fullest else {})
+    return row | (
+        {"memory_limit_gib": fullest["bytes_limit"] / 2**30} if "bytes_limit" in fullest else {}
+    )

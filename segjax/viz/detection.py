@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from segjax.viz.drawing import _INK, _LARGEST_PANEL, _SMALLEST_PANEL, PALETTE, _check_image, _font, _lay_out, overlay
+from segjax.viz.drawing import (
+    _INK,
+    _LARGEST_PANEL,
+    _SMALLEST_PANEL,
+    PALETTE,
+    _check_image,
+    _font,
+    _lay_out,
+    overlay,
+)
 
 _TAGGED = 0.1  # share of a picture that words may take, and of the boxes three times that
 
@@ -47,11 +56,18 @@ def detection_overlay(
     """
     _check_image(image)
     boxes = np.asarray(boxes, float).reshape(-1, 4) * scale
-    for name, values in (("masks", masks), ("labels", labels), ("scores", scores), ("keypoints", keypoints)):
+    for name, values in (
+        ("masks", masks),
+        ("labels", labels),
+        ("scores", scores),
+        ("keypoints", keypoints),
+    ):
         if values is not None and len(values) != len(boxes):
             raise ValueError(f"{len(values)} {name} for {len(boxes)} boxes; expected one a box")
     some_masks = masks is not None and len(boxes)
-    picture = Image.fromarray(overlay(image, masks, colors, outline=0) if some_masks else image.copy())
+    picture = Image.fromarray(
+        overlay(image, masks, colors, outline=0) if some_masks else image.copy()
+    )
     draw, line = ImageDraw.Draw(picture), max(1, round(max(image.shape[:2]) / 300))
     order = np.arange(len(boxes))[::-1] if scores is None else np.argsort(scores, kind="stable")
     for index in order:
@@ -94,10 +110,14 @@ def detection_sheet(
     Returns:
       uint8 [H, W, 3]; small pictures are enlarged.
     """
-    side = int(np.clip(max(max(image.shape[:2]) for image in images), _SMALLEST_PANEL, _LARGEST_PANEL))
+    side = int(
+        np.clip(max(max(image.shape[:2]) for image in images), _SMALLEST_PANEL, _LARGEST_PANEL)
+    )
     rows = []
     for image, given, found in zip(images, truth, answers, strict=True):
-        certain = _chosen(found, np.asarray(found.get("scores", np.ones(len(found["boxes"])))) >= threshold)
+        certain = _chosen(
+            found, np.asarray(found.get("scores", np.ones(len(found["boxes"])))) >= threshold
+        )
         panels = [_panel(image, objects, side, names, skeleton) for objects in (given, certain)]
         captions = [f"{len(objects['boxes'])} objects" for objects in (given, certain)]
         rows.append(list(zip(panels, captions, strict=True)))
@@ -108,15 +128,23 @@ def _chosen(objects: Mapping[str, np.ndarray], chosen: np.ndarray) -> dict[str, 
     return {name: np.asarray(values)[chosen] for name, values in objects.items()}
 
 
-def _panel(image: np.ndarray, objects: Mapping, side: int, names: Sequence[str], skeleton: Sequence) -> Image.Image:
+def _panel(
+    image: np.ndarray, objects: Mapping, side: int, names: Sequence[str], skeleton: Sequence
+) -> Image.Image:
     scale = side / max(image.shape[:2])
     size = tuple(max(1, round(length * scale)) for length in image.shape[1::-1])
-    large = lambda pixels: np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    large = lambda pixels: np.asarray(
+        Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+    )
     objects = dict(objects)
     if objects.get("masks") is not None:
-        masks = [large(np.asarray(mask, bool).astype(np.uint8) * 255) > 127 for mask in objects["masks"]]
+        masks = [
+            large(np.asarray(mask, bool).astype(np.uint8) * 255) > 127 for mask in objects["masks"]
+        ]
         objects["masks"] = np.array(masks).reshape(-1, *size[::-1])
-    return Image.fromarray(detection_overlay(large(image), **objects, names=names, skeleton=skeleton, scale=scale))
+    return Image.fromarray(
+        detection_overlay(large(image), **objects, names=names, skeleton=skeleton, scale=scale)
+    )
 
 
 def _called(label: int, names: Sequence[str]) -> str:
@@ -133,9 +161,15 @@ def _words(
     """What is said of each object: the most that leaves enough of the picture to be seen."""
     classes = None if labels is None else [_called(int(label), names) for label in labels]
     numbers = None if scores is None else [f"{score:.2f}" for score in scores]
-    both = [[f"{name} {number}" for name, number in zip(classes, numbers, strict=True)]] if classes and numbers else []
+    both = (
+        [[f"{name} {number}" for name, number in zip(classes, numbers, strict=True)]]
+        if classes and numbers
+        else []
+    )
     for words in (*both, *(some for some in (numbers, classes) if some)):
-        tags = np.array([_tag_frame(box, text, size) for box, text in zip(boxes, words, strict=True)]).reshape(-1, 4)
+        tags = np.array(
+            [_tag_frame(box, text, size) for box, text in zip(boxes, words, strict=True)]
+        ).reshape(-1, 4)
         if _area(tags).sum() <= _TAGGED * size[0] * size[1] and _hidden(boxes, tags) <= 3 * _TAGGED:
             return words
     return [""] * len(boxes)
@@ -143,7 +177,9 @@ def _words(
 
 def _hidden(boxes: np.ndarray, tags: np.ndarray) -> float:
     """Share of the boxes' area that lies under words, those of one another counted each."""
-    shared = np.minimum(boxes[:, None, 2:], tags[:, 2:]) - np.maximum(boxes[:, None, :2], tags[:, :2])
+    shared = np.minimum(boxes[:, None, 2:], tags[:, 2:]) - np.maximum(
+        boxes[:, None, :2], tags[:, :2]
+    )
     return shared.clip(0).prod(-1).sum() / max(_area(boxes).sum(), 1)
 
 
@@ -151,7 +187,9 @@ def _area(frames: np.ndarray) -> np.ndarray:
     return (frames[:, 2:] - frames[:, :2]).clip(0).prod(-1)
 
 
-def _tag_frame(box: np.ndarray, text: str, size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _tag_frame(
+    box: np.ndarray, text: str, size: tuple[int, int]
+) -> tuple[float, float, float, float]:
     """Where words stand, x1 y1 x2 y2: above the box, or inside it at the picture's edge."""
     height, width = 1.3 * _tag_height(size), _tag_width(text, size)
     left = min(max(0, box[0]), max(0, size[0] - width))
@@ -168,7 +206,9 @@ def _tag_width(text: str, size: tuple[int, int]) -> float:
     return _font(_tag_height(size)).getlength(text) + _tag_height(size) * 0.5
 
 
-def _tag(draw: ImageDraw.ImageDraw, size: tuple[int, int], box: np.ndarray, text: str, color: tuple) -> None:
+def _tag(
+    draw: ImageDraw.ImageDraw, size: tuple[int, int], box: np.ndarray, text: str, color: tuple
+) -> None:
     """Words on a patch of colour."""
     height, (left, top, right, bottom) = _tag_height(size), _tag_frame(box, text, size)
     ink = _INK if np.dot(color, (0.3, 0.59, 0.11)) > 110 else "white"
@@ -176,7 +216,9 @@ def _tag(draw: ImageDraw.ImageDraw, size: tuple[int, int], box: np.ndarray, text
     draw.text((left + height * 0.25, top + 0.65 * height), text, ink, _font(height), anchor="lm")
 
 
-def _draw_keypoints(draw: ImageDraw.ImageDraw, points: np.ndarray, skeleton: Sequence, color: tuple, line: int) -> None:
+def _draw_keypoints(
+    draw: ImageDraw.ImageDraw, points: np.ndarray, skeleton: Sequence, color: tuple, line: int
+) -> None:
     visibility = points[:, 2] if points.shape[1] > 2 else np.full(len(points), 2)
     for one, other in skeleton:
         if visibility[one] > 0 and visibility[other] > 0:
@@ -185,4 +227,9 @@ def _draw_keypoints(draw: ImageDraw.ImageDraw, points: np.ndarray, skeleton: Seq
     for (x, y), seen in zip(points[:, :2], visibility, strict=True):
         if seen > 0:
             circle = (x - radius, y - radius, x + radius, y + radius)
-            draw.ellipse(circle, fill=color if seen > 1 else None, outline="white" if seen > 1 else color, width=1)
+            draw.ellipse(
+                circle,
+                fill=color if seen > 1 else None,
+                outline="white" if seen > 1 else color,
+                width=1,
+            )

@@ -7,7 +7,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 # Okabe and Ito's colours, which stay apart for colour-blind eyes, lightened where they vanish on dark pictures.
-PALETTE = ((0, 158, 255), (255, 140, 0), (0, 200, 120), (230, 90, 170), (250, 220, 50), (150, 110, 255), (230, 70, 30))
+PALETTE = (
+    (0, 158, 255),
+    (255, 140, 0),
+    (0, 200, 120),
+    (230, 90, 170),
+    (250, 220, 50),
+    (150, 110, 255),
+    (230, 70, 30),
+)
 FOREGROUND, BACKGROUND = (40, 200, 80), (235, 50, 50)
 MISSED, WRONG = (0, 158, 255), (255, 120, 0)
 _CLICK_LEGEND = (
@@ -47,7 +55,9 @@ def overlay(
     masks = np.asarray(masks).astype(bool)
     masks = masks[None] if masks.ndim == 2 else masks
     if masks.ndim != 3 or masks.shape[1:] != image.shape[:2]:
-        raise ValueError(f"masks {masks.shape} do not fit an image {image.shape}; expected [M, H, W] or [H, W]")
+        raise ValueError(
+            f"masks {masks.shape} do not fit an image {image.shape}; expected [M, H, W] or [H, W]"
+        )
     out = image.astype(np.float32)
     for index in np.argsort(-masks.sum(axis=(1, 2)), kind="stable"):
         mask, color = masks[index], np.asarray(colors[index % len(colors)], np.float32)
@@ -58,7 +68,11 @@ def overlay(
 
 
 def label_overlay(
-    image: np.ndarray, labels: np.ndarray, colors: Sequence[tuple[int, int, int]] = PALETTE, *, opacity: float = 0.45
+    image: np.ndarray,
+    labels: np.ndarray,
+    colors: Sequence[tuple[int, int, int]] = PALETTE,
+    *,
+    opacity: float = 0.45,
 ) -> np.ndarray:
     """A label map laid over an image: each number in its colour, with a solid line where it borders on another.
 
@@ -74,16 +88,23 @@ def label_overlay(
     """
     _check_image(image)
     if labels.shape != image.shape[:2]:
-        raise ValueError(f"labels {labels.shape} do not fit an image {image.shape}; expected [H, W]")
+        raise ValueError(
+            f"labels {labels.shape} do not fit an image {image.shape}; expected [H, W]"
+        )
     border = np.zeros(labels.shape, bool)
-    for border_of, along in ((border, labels), (border.T, labels.T)):  # both sides of every change, down and across
+    for border_of, along in (
+        (border, labels),
+        (border.T, labels.T),
+    ):  # both sides of every change, down and across
         changes = along[:-1] != along[1:]
         border_of[:-1] |= changes
         border_of[1:] |= changes
     # In 256ths and 16 bits: pictures of many megapixels should not need many times their size.
     weight = np.where(border, 256, round(256 * opacity)).astype(np.uint16) * (labels > 0)
     color = np.asarray(colors, np.uint16)[(labels - 1) % len(colors)]
-    return ((image * (256 - weight[..., None]) + color * weight[..., None] + 128) >> 8).astype(np.uint8)
+    return ((image * (256 - weight[..., None]) + color * weight[..., None] + 128) >> 8).astype(
+        np.uint8
+    )
 
 
 def draw_prompts(
@@ -115,11 +136,15 @@ def draw_prompts(
     draw = ImageDraw.Draw(picture)
     size = max(image.shape[:2])
     for x1, y1, x2, y2 in np.asarray([] if boxes is None else boxes, float).reshape(-1, 4) * scale:
-        draw.rectangle((x1, y1, x2 - 1, y2 - 1), outline=FOREGROUND, width=max(1, round(size / 200)))
+        draw.rectangle(
+            (x1, y1, x2 - 1, y2 - 1), outline=FOREGROUND, width=max(1, round(size / 200))
+        )
     points = np.asarray([] if points is None else points, float).reshape(-1, 2)
     labels = np.ones(len(points), int) if labels is None else np.asarray(labels).reshape(-1)
     if len(labels) != len(points):
-        raise ValueError(f"{len(points)} points but {len(labels)} labels; expected one label a point")
+        raise ValueError(
+            f"{len(points)} points but {len(labels)} labels; expected one label a point"
+        )
     radius = radius or max(4.0, size / 32)
     # In reverse, so that the first clicks lie on top.
     for order in range(len(points) - 1, -1, -1):
@@ -131,11 +156,15 @@ def draw_prompts(
         if numbers:
             font = _font(round(1.7 * radius))
             at = (x + 0.9 * radius, y - 0.9 * radius)
-            draw.text(at, str(order + 1), "white", font, anchor="lm", stroke_width=2, stroke_fill=_INK)
+            draw.text(
+                at, str(order + 1), "white", font, anchor="lm", stroke_width=2, stroke_fill=_INK
+            )
     return np.asarray(picture)
 
 
-def spotlight(image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int] = PALETTE[0]) -> np.ndarray:
+def spotlight(
+    image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int] = PALETTE[0]
+) -> np.ndarray:
     """One mask in the image's own colours with a coloured outline, all else grey and dim: legible on any picture.
 
     Args:
@@ -172,7 +201,9 @@ def error_map(image: np.ndarray, prediction: np.ndarray, truth: np.ndarray) -> n
     return np.clip(np.round(out), 0, 255).astype(np.uint8)
 
 
-def interaction_sheet(pictures: Mapping[str, np.ndarray], counts: Sequence[int] | None = None) -> np.ndarray:
+def interaction_sheet(
+    pictures: Mapping[str, np.ndarray], counts: Sequence[int] | None = None
+) -> np.ndarray:
     """One row an image: its clicks, the truth, and the answer and its errors after each of some counts of clicks.
 
     Args:
@@ -186,7 +217,9 @@ def interaction_sheet(pictures: Mapping[str, np.ndarray], counts: Sequence[int] 
     total = pictures["labels"].shape[1]
     counts = sorted({1, total}) if counts is None else list(counts)
     if any(not 1 <= count <= total for count in counts):
-        raise ValueError(f"counts {counts} must lie in 1..{total}, the number of clicks that were played")
+        raise ValueError(
+            f"counts {counts} must lie in 1..{total}, the number of clicks that were played"
+        )
     side = int(np.clip(max(pictures["image"].shape[1:3]), _SMALLEST_PANEL, _LARGEST_PANEL))
     titles = ["clicks", "truth"]
     for count in counts:
@@ -198,7 +231,9 @@ def interaction_sheet(pictures: Mapping[str, np.ndarray], counts: Sequence[int] 
     return _lay_out(rows, titles, side, _CLICK_LEGEND)
 
 
-def masked_picture(image: np.ndarray, masked: np.ndarray, color: tuple[int, int, int] = (128, 128, 128)) -> np.ndarray:
+def masked_picture(
+    image: np.ndarray, masked: np.ndarray, color: tuple[int, int, int] = (128, 128, 128)
+) -> np.ndarray:
     """An image with some of its patches painted over.
 
     Args:
@@ -224,12 +259,18 @@ def _patchwork(image: np.ndarray, other: np.ndarray, masked: np.ndarray) -> np.n
     _check_image(image)
     height, width = image.shape[:2]
     if masked.ndim != 2 or height % masked.shape[0] or width % masked.shape[1]:
-        raise ValueError(f"a grid {masked.shape} of patches does not divide an image of {height} x {width} pixels")
-    pixels = masked.repeat(height // masked.shape[0], axis=0).repeat(width // masked.shape[1], axis=1)
+        raise ValueError(
+            f"a grid {masked.shape} of patches does not divide an image of {height} x {width} pixels"
+        )
+    pixels = masked.repeat(height // masked.shape[0], axis=0).repeat(
+        width // masked.shape[1], axis=1
+    )
     return np.where(pixels[..., None], other, image)
 
 
-def reconstruction_sheet(images: np.ndarray, predicted: np.ndarray, masked: np.ndarray) -> np.ndarray:
+def reconstruction_sheet(
+    images: np.ndarray, predicted: np.ndarray, masked: np.ndarray
+) -> np.ndarray:
     """One row a picture: what an autoencoder saw, what it made of it, and the original.
 
     Args:
@@ -240,17 +281,26 @@ def reconstruction_sheet(images: np.ndarray, predicted: np.ndarray, masked: np.n
       uint8 [H, W, 3]; small pictures are enlarged.
     """
     side = int(np.clip(images.shape[1], _SMALLEST_PANEL, _LARGEST_PANEL))
-    enlarged = lambda picture: Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC)
+    enlarged = lambda picture: Image.fromarray(picture).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
     rows = []
     for image, guess, hidden in zip(images, predicted, masked, strict=True):
         panels = (masked_picture(image, hidden), completed_picture(image, guess, hidden), image)
         captions = (f"{hidden.mean():.0%} masked", "", "")
-        rows.append([(enlarged(panel), caption) for panel, caption in zip(panels, captions, strict=True)])
+        rows.append(
+            [(enlarged(panel), caption) for panel, caption in zip(panels, captions, strict=True)]
+        )
     return _lay_out(rows, ["masked", "reconstructed", "original"], side)
 
 
 def classification_sheet(
-    images: np.ndarray, given: np.ndarray, named: np.ndarray, names: Sequence[str] = (), *, columns: int = 4
+    images: np.ndarray,
+    given: np.ndarray,
+    named: np.ndarray,
+    names: Sequence[str] = (),
+    *,
+    columns: int = 4,
 ) -> np.ndarray:
     """Pictures with their class below, and what a model called them where that is another; these have a frame.
 
@@ -278,12 +328,16 @@ def classification_sheet(
     return _lay_out(rows, [""] * columns, side, [("named wrongly", WRONG)])
 
 
-def _interaction_row(picture: dict[str, np.ndarray], counts: Sequence[int], side: int) -> list[tuple[Image.Image, str]]:
+def _interaction_row(
+    picture: dict[str, np.ndarray], counts: Sequence[int], side: int
+) -> list[tuple[Image.Image, str]]:
     """Panels and captions of one image."""
     height, width = (int(x) for x in picture["size"])
     scale = side / max(picture["image"].shape[:2])
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))
-    image = np.asarray(Image.fromarray(picture["image"][:height, :width]).resize(shape, Image.Resampling.BICUBIC))
+    image = np.asarray(
+        Image.fromarray(picture["image"][:height, :width]).resize(shape, Image.Resampling.BICUBIC)
+    )
 
     def enlarged(mask):
         grey = Image.fromarray(mask[:height, :width].astype(np.uint8) * 255)
@@ -292,7 +346,10 @@ def _interaction_row(picture: dict[str, np.ndarray], counts: Sequence[int], side
     points, labels, truth = picture["points"], picture["labels"], enlarged(picture["truth"])
     clicks = int((labels >= 0).sum())
     panels = [
-        (draw_prompts(image, points, labels, scale=scale, numbers=True), f"{clicks} click{'s' * (clicks != 1)}"),
+        (
+            draw_prompts(image, points, labels, scale=scale, numbers=True),
+            f"{clicks} click{'s' * (clicks != 1)}",
+        ),
         (
             spotlight(image, truth, FOREGROUND),
             f"{100 * picture['truth'].sum() / (height * width):.1f}% of the image",
@@ -302,7 +359,10 @@ def _interaction_row(picture: dict[str, np.ndarray], counts: Sequence[int], side
         answer = enlarged(picture["answers"][count - 1])
         shown = spotlight(image, answer)
         panels.append(
-            (draw_prompts(shown, points[:count], labels[:count], scale=scale), f"IoU {picture['iou'][count - 1]:.2f}")
+            (
+                draw_prompts(shown, points[:count], labels[:count], scale=scale),
+                f"IoU {picture['iou'][count - 1]:.2f}",
+            )
         )
         panels.append((error_map(image, answer, truth), ""))
     return [(Image.fromarray(panel), caption) for panel, caption in panels]
@@ -319,7 +379,9 @@ def _lay_out(
     head, line = round(1.9 * text), round(1.7 * text)
     heights = [max(panel.height for panel, _ in row) + line for row in rows]
     width = _GAP + len(titles) * (side + _GAP)
-    sheet = Image.new("RGB", (width, head + sum(heights) + _GAP * len(rows) + line * bool(legend)), "white")
+    sheet = Image.new(
+        "RGB", (width, head + sum(heights) + _GAP * len(rows) + line * bool(legend)), "white"
+    )
     draw, font = ImageDraw.Draw(sheet), _font(text)
     for column, title in enumerate(titles):
         draw.text((_GAP + column * (side + _GAP), head / 2), title, _INK, font, anchor="lm")
@@ -369,6 +431,11 @@ def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
 
 
 def _check_image(image: np.ndarray) -> None:
-    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    if (
+        not isinstance(image, np.ndarray)
+        or image.ndim != 3
+        or image.shape[2] != 3
+        or image.dtype != np.uint8
+    ):
         found = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
         raise ValueError(f"an image must be a NumPy array of uint8 [H, W, 3], RGB; got {found}")

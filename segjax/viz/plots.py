@@ -11,7 +11,9 @@ import numpy as np
 from segjax.files import unfinished
 
 
-def curve(results: Mapping[str, Mapping[str, float]], path: str | os.PathLike, *, title: str = "") -> pathlib.Path:
+def curve(
+    results: Mapping[str, Mapping[str, float]], path: str | os.PathLike, *, title: str = ""
+) -> pathlib.Path:
     """Plots mean IoU against the number of points, one line a result, to a PNG.
 
     Args:
@@ -26,15 +28,25 @@ def curve(results: Mapping[str, Mapping[str, float]], path: str | os.PathLike, *
     axes = figure.add_subplot()
     ticks, best = set(), None
     for index, (name, numbers) in enumerate(results.items()):
-        iou = {int(k[4:]): v for k, v in numbers.items() if k.startswith("iou@") and k[4:].isdigit()}
+        iou = {
+            int(k[4:]): v for k, v in numbers.items() if k.startswith("iou@") and k[4:].isdigit()
+        }
         if not iou:
-            raise ValueError(f"result {name!r} has no number called 'iou@<count>'; it has {sorted(numbers)}")
+            raise ValueError(
+                f"result {name!r} has no number called 'iou@<count>'; it has {sorted(numbers)}"
+            )
         counts, color = sorted(iou), _plot_color(index)
         ticks |= iou.keys()
         axes.plot(counts, [iou[k] for k in counts], "-o", color=color, lw=2, ms=5, label=name)
         for k, offset, side in ((counts[0], -9, "right"), (counts[-1], 9, "left")):
             axes.annotate(
-                f"{iou[k]:.2f}", (k, iou[k]), (offset, 0), textcoords="offset points", ha=side, va="center", color=color
+                f"{iou[k]:.2f}",
+                (k, iou[k]),
+                (offset, 0),
+                textcoords="offset points",
+                ha=side,
+                va="center",
+                color=color,
             )
         if "oracle@1" in numbers:
             best = axes.plot(1, numbers["oracle@1"], "D", mfc="white", mec=color, ms=6)[0]
@@ -47,7 +59,9 @@ def curve(results: Mapping[str, Mapping[str, float]], path: str | os.PathLike, *
     return _save(figure, path)
 
 
-def training_curves(metrics: str | os.PathLike, path: str | os.PathLike, *, title: str = "") -> pathlib.Path:
+def training_curves(
+    metrics: str | os.PathLike, path: str | os.PathLike, *, title: str = ""
+) -> pathlib.Path:
     """Plots a run's `metrics.jsonl` to a PNG: a panel a metric; counts of points ("iou@1", "iou@5") share one.
 
     Metrics that never change are left out, unless nothing else is there.
@@ -68,7 +82,9 @@ def training_curves(metrics: str | os.PathLike, path: str | os.PathLike, *, titl
                 series.setdefault(name, {})[row["step"]] = value
     if not series:
         raise ValueError(f"{metrics} holds no number to plot; has the run logged a step yet?")
-    series = {name: values for name, values in series.items() if len(set(values.values())) > 1} or series
+    series = {
+        name: values for name, values in series.items() if len(set(values.values())) > 1
+    } or series
     panels: dict[str, list[str]] = {}
     for name in series:
         panels.setdefault(re.sub(r"@\d+", "", name), []).append(name)
@@ -106,7 +122,9 @@ def precision_recall(
     axes = figure.add_subplot()
     for index, (name, (recall, precision)) in enumerate(curves.items()):
         label = f"{name}: {np.mean(precision):.3f}"
-        axes.plot(recall, precision, color=_plot_color(index), lw=2, label=label, drawstyle="steps-pre")
+        axes.plot(
+            recall, precision, color=_plot_color(index), lw=2, label=label, drawstyle="steps-pre"
+        )
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02), aspect="equal")
     figure.suptitle(title or "Precision and recall", fontsize=12)
     figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=9)
@@ -114,7 +132,12 @@ def precision_recall(
 
 
 def confusion(
-    counts: np.ndarray, names: Sequence[str], path: str | os.PathLike, *, title: str = "", most: int = 40
+    counts: np.ndarray,
+    names: Sequence[str],
+    path: str | os.PathLike,
+    *,
+    title: str = "",
+    most: int = 40,
 ) -> pathlib.Path:
     """Plots how often each class was taken for each other to a PNG, as shares of the rows.
 
@@ -129,7 +152,9 @@ def confusion(
     """
     counts = np.asarray(counts)
     if counts.shape != (len(names), len(names)):
-        raise ValueError(f"counts of shape {counts.shape} for {len(names)} names; expected one row and column a name")
+        raise ValueError(
+            f"counts of shape {counts.shape} for {len(names)} names; expected one row and column a name"
+        )
     shown = np.sort(np.argsort(-(counts.sum(0) + counts.sum(1)), kind="stable")[:most])
     shares = (counts / np.maximum(1, counts.sum(1, keepdims=True)))[np.ix_(shown, shown)]
     side = max(3.6, 0.36 * len(shown) + 2.2)
@@ -140,7 +165,9 @@ def confusion(
     axes.set_xticks(**ticks, rotation=90)
     axes.set_yticks(**ticks)
     axes.set(xlabel="named", ylabel="given")
-    for row, column in zip(*np.nonzero(counts[np.ix_(shown, shown)]), strict=True) if len(shown) <= 20 else ():
+    for row, column in (
+        zip(*np.nonzero(counts[np.ix_(shown, shown)]), strict=True) if len(shown) <= 20 else ()
+    ):
         ink = "white" if shares[row, column] > 0.6 else "0.2"
         count = counts[shown[row], shown[column]]
         axes.annotate(f"{count}", (column, row), ha="center", va="center", fontsize=7, color=ink)
@@ -180,7 +207,9 @@ def _plot_color(index: int) -> tuple[float, float, float]:
     return tuple(channel / 255 for channel in lines[index % len(lines)])
 
 
-def _plot_series(axes, values: dict[int, float], name: str, color: tuple[float, float, float]) -> None:
+def _plot_series(
+    axes, values: dict[int, float], name: str, color: tuple[float, float, float]
+) -> None:
     """One line; a noisy one is faint, under its running mean."""
     steps, numbers = np.array(sorted(values.items())).T
     noisy = len(numbers) > 30 and np.median(np.abs(np.diff(numbers, n=2))) > 0.005 * np.ptp(numbers)
@@ -188,7 +217,14 @@ def _plot_series(axes, values: dict[int, float], name: str, color: tuple[float, 
         axes.plot(steps, numbers, color=color, lw=1, alpha=0.3)
         axes.plot(steps, _smoothed(numbers), color=color, lw=1.8, label=name)
     else:
-        axes.plot(steps, numbers, color=color, lw=1.8, marker="." if len(numbers) <= 30 else "", label=name)
+        axes.plot(
+            steps,
+            numbers,
+            color=color,
+            lw=1.8,
+            marker="." if len(numbers) <= 30 else "",
+            label=name,
+        )
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:

@@ -82,16 +82,22 @@ class Checkpoint:
             check_variables(expected, found, source=self.source, hint=hint)
         else:
             self._check_model(expected)
-            found = self.table.from_published(self.arrays, expected, family=self.family, source=self.source, hint=hint)
+            found = self.table.from_published(
+                self.arrays, expected, family=self.family, source=self.source, hint=hint
+            )
         types = {path: leaf.dtype for path, leaf in flatten(expected).items()}
         # Copies: what is mapped from a file must not change under a model when the file does.
-        flat = {path: np.array(array, types[path], order="C") for path, array in flatten(found).items()}
+        flat = {
+            path: np.array(array, types[path], order="C") for path, array in flatten(found).items()
+        }
         return {"params": {}, "constants": {}} | unflatten(flat)
 
     def _check_model(self, expected: Mapping[str, Any]) -> None:
         is_of = f"{self.source} holds a {self.table.model} of {self.table.families[self.family]}; expected "
         if not self.table.holds(expected):
-            wanted = next((table.model for table in TABLES if table.holds(expected)), "another model")
+            wanted = next(
+                (table.model for table in TABLES if table.holds(expected)), "another model"
+            )
             raise CheckpointError(is_of + wanted + _OTHER_USES.get(self.table.model, ""))
         if "encoder" in expected.get("constants", {}):
             raise CheckpointError(f"{is_of}one whose encoder is frozen{_AS_ENCODER}")
@@ -100,14 +106,25 @@ class Checkpoint:
         """How an error about another architecture may be mended."""
         if "head" in expected.get("params", {}):
             wanted, found = expected["params"]["head"]["kernel"].shape[-1], self._classes()
-            other = f"its head knows {found} classes, not {wanted}: set config.model.classes={found}; "
-            return (
-                f"; {other if found not in (None, wanted) else ''}config.init_from='mae:PATH' takes its encoder alone"
+            other = (
+                f"its head knows {found} classes, not {wanted}: set config.model.classes={found}; "
             )
+            return f"; {other if found not in (None, wanted) else ''}config.init_from='mae:PATH' takes its encoder alone"
         if "rpn" in expected.get("params", {}):
             return "; of a detector of other classes config.init_from='detector:PATH' takes all but their last layers"
-        wanted = next((leaf.shape[1] for path, leaf in flatten(expected).items() if path.endswith("pos_embed")), None)
-        found = np.shape(self.arrays.get(self.table.positions.get(self.family), ())) if self.table else ()
+        wanted = next(
+            (
+                leaf.shape[1]
+                for path, leaf in flatten(expected).items()
+                if path.endswith("pos_embed")
+            ),
+            None,
+        )
+        found = (
+            np.shape(self.arrays.get(self.table.positions.get(self.family), ()))
+            if self.table
+            else ()
+        )
         if wanted is None or len(found) != 4 or found[1] == wanted:
             return ""
         return "; its positions are for another canvas: `segjax convert SRC DST --canvas PIXELS` resizes them"
@@ -147,8 +164,12 @@ def read_checkpoint(path: str | pathlib.Path, step: Step = None) -> Checkpoint:
         state = state_of(content, source=source)
         if (found := _recognised(state, source)) is None:
             some = ", ".join(sorted(state)[:3])
-            known = " and no ".join(f"{table.model} of {' or '.join(table.families.values())}" for table in TABLES)
-            raise CheckpointError(f"{source} holds no {known}: its {len(state)} arrays are named {some}, ...")
+            known = " and no ".join(
+                f"{table.model} of {' or '.join(table.families.values())}" for table in TABLES
+            )
+            raise CheckpointError(
+                f"{source} holds no {known}: its {len(state)} arrays are named {some}, ..."
+            )
         return found
     if path.is_file():
         raise CheckpointError(
@@ -198,14 +219,22 @@ def write_checkpoint(
     """
     path = pathlib.Path(path)
     if path.suffix not in (".safetensors", *SUFFIXES):
-        raise ValueError(f"{path} is of an unknown kind; expected .safetensors or, for torch, {', '.join(SUFFIXES)}")
+        raise ValueError(
+            f"{path} is of an unknown kind; expected .safetensors or, for torch, {', '.join(SUFFIXES)}"
+        )
     for_torch = path.suffix in SUFFIXES
-    tables = {family: table for table in TABLES if table.holds(variables) for family in table.families}
+    tables = {
+        family: table for table in TABLES if table.holds(variables) for family in table.families
+    }
     family = family or (next(iter(tables)) if for_torch else OURS)
     if family != OURS and family not in tables:
-        raise ValueError(f"format {family!r} has no names for this model; choose one of {', '.join((OURS, *tables))}")
+        raise ValueError(
+            f"format {family!r} has no names for this model; choose one of {', '.join((OURS, *tables))}"
+        )
     if for_torch and family == OURS:
-        raise ValueError(f"{path} is a file for torch, which segjax's own names do not go into; write a .safetensors")
+        raise ValueError(
+            f"{path} is a file for torch, which segjax's own names do not go into; write a .safetensors"
+        )
     if family == OURS:
         save_variables(path, variables, metadata)
         return family, len(flatten(variables))

@@ -62,7 +62,9 @@ def _copied(read: Callable[[int], bytes], put: Callable[[bytes], object]) -> tup
 
 def _check(file: PublishedFile, place: object, size: int, sha256: str) -> None:
     if size != file.bytes:
-        raise CheckpointError(f"{place} has {size:,} bytes, expected {file.bytes:,}: it is incomplete or another file")
+        raise CheckpointError(
+            f"{place} has {size:,} bytes, expected {file.bytes:,}: it is incomplete or another file"
+        )
     if sha256 != file.sha256:
         raise CheckpointError(
             f"{place} is not the published file: its SHA-256 is {sha256}, expected {file.sha256}. If you mean to use "

@@ -25,7 +25,9 @@ def _patches(size: int) -> Layout:
 
 SAME = Layout(lambda x: x, lambda x: x)
 ROW = Layout(lambda x: x[None], lambda x: x[0])  # an embedding table of one row
-TOKEN = Layout(lambda x: x[None, None], lambda x: x[0, 0])  # a token [D] as a batch of one sequence of one
+TOKEN = Layout(
+    lambda x: x[None, None], lambda x: x[0, 0]
+)  # a token [D] as a batch of one sequence of one
 MATRIX = Layout(np.transpose, np.transpose)
 CONV = Layout(lambda x: x.transpose(3, 2, 0, 1), lambda x: x.transpose(2, 3, 1, 0))  # HWIO <-> OIHW
 # A matrix behind a map of 7x7 cells laid out flat: ours by row, column, channel, torch's by channel, row, column.
@@ -41,7 +43,9 @@ WITH_TOKEN = Layout(
     lambda x: np.pad(x.reshape(1, -1, x.shape[-1]), [(0, 0), (1, 0), (0, 0)]),
     lambda x: x[:, 1:].reshape(1, math.isqrt(x.shape[1] - 1), -1, x.shape[-1]),
 )
-TRANSPOSED_CONV = Layout(lambda x: x.transpose(0, 3, 1, 2), lambda x: x.transpose(0, 2, 3, 1))  # [in, 2, 2, out]
+TRANSPOSED_CONV = Layout(
+    lambda x: x.transpose(0, 3, 1, 2), lambda x: x.transpose(0, 2, 3, 1)
+)  # [in, 2, 2, out]
 
 # Of a module: our leaf -> theirs, and its layout. A leaf "" is the array itself.
 Leaves = dict[str, tuple[str, Layout]]

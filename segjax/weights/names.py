@@ -82,7 +82,9 @@ class NameTable:
         for pattern, keys, layout in self._rows:
             if match := pattern.fullmatch(path):
                 if not keys[family]:
-                    raise CheckpointError(f"{self.families[family]} has no place for {path}; other formats have")
+                    raise CheckpointError(
+                        f"{self.families[family]} has no place for {path}; other formats have"
+                    )
                 return [key.format(**match.groupdict()) for key in keys[family]], layout
         raise KeyError(f"{path} is no array of {self.model}'s")
 
@@ -93,13 +95,19 @@ class NameTable:
 
     def family_of(self, state: Mapping[str, Any]) -> str | None:
         """Whose names the keys of a state dict are: "official", "huggingface", or None for neither."""
-        found = (f for f, marks in self.marks.items() if any(key.startswith(tuple(marks)) for key in state))
+        found = (
+            f
+            for f, marks in self.marks.items()
+            if any(key.startswith(tuple(marks)) for key in state)
+        )
         return next(found, None)
 
     def relative_of(self, state: Mapping[str, Any]) -> str | None:
         """Which model of this one's kin a state dict belongs to, None when nothing in it says so."""
         starts = self.relatives.items()
-        return next((name for start, name in starts if any(key.startswith(start) for key in state)), None)
+        return next(
+            (name for start, name in starts if any(key.startswith(start) for key in state)), None
+        )
 
     def to_published(
         self, variables: Mapping[str, Any], family: str, *, canvas: int | None = None
@@ -118,16 +126,23 @@ class NameTable:
         state = self._moved(variables, family)
         if self.fixed:
             if canvas is None:
-                raise ValueError(f"{self.model}'s files hold position tables: say for which canvas, in pixels")
+                raise ValueError(
+                    f"{self.model}'s files hold position tables: say for which canvas, in pixels"
+                )
             shapes = _shapes(variables)
-            state |= self.fixed(shapes, family, canvas // shapes[f"{self.encoder}/patch_embed/kernel"][0])
+            state |= self.fixed(
+                shapes, family, canvas // shapes[f"{self.encoder}/patch_embed/kernel"][0]
+            )
         return state | {copy: state[key] for copy, key in self.copies.get(family, {}).items()}
 
     def published_shapes(
         self, variables: Mapping[str, Any], family: str, *, canvas: int | None = None
     ) -> dict[str, tuple[int, ...]]:
         """Shapes of `to_published`'s arrays, for a tree of anything with a shape; makes no array of ours."""
-        return {key: array.shape for key, array in self.to_published(_empty(variables), family, canvas=canvas).items()}
+        return {
+            key: array.shape
+            for key, array in self.to_published(_empty(variables), family, canvas=canvas).items()
+        }
 
     def from_published(
         self,
@@ -161,19 +176,34 @@ class NameTable:
             canvas = self.encoder_size(state, family).get("canvas", patch)
         want = self.to_published(_empty(expected), family, canvas=canvas)
         if found := differences(want, state):
-            raise CheckpointError(f"{source} ({self.families[family]}) is of another architecture: {found}{hint}")
-        whole = [f"{key} ({array.dtype})" for key, array in state.items() if array.dtype.kind in "biucOUS"]
+            raise CheckpointError(
+                f"{source} ({self.families[family]}) is of another architecture: {found}{hint}"
+            )
+        whole = [
+            f"{key} ({array.dtype})"
+            for key, array in state.items()
+            if array.dtype.kind in "biucOUS"
+        ]
         if whole:
-            raise CheckpointError(f"{source} holds arrays that are no floating-point numbers: {', '.join(whole[:5])}")
+            raise CheckpointError(
+                f"{source} holds arrays that are no floating-point numbers: {', '.join(whole[:5])}"
+            )
         for copy, key in copies.items():
             if not np.array_equal(state[copy], state[key]):
-                raise CheckpointError(f"{source} is damaged: {copy} and {key} are the same matrix and differ")
+                raise CheckpointError(
+                    f"{source} is damaged: {copy} and {key} are the same matrix and differ"
+                )
         if self.fixed:
             self._check_fixed(state, self.fixed(_shapes(expected), family, canvas // patch), source)
         return self._collected(state, flatten(expected), family)
 
     def part_of(
-        self, state: Mapping[str, np.ndarray], expected: Mapping[str, Any], *, family: str, source: str
+        self,
+        state: Mapping[str, np.ndarray],
+        expected: Mapping[str, Any],
+        *,
+        family: str,
+        source: str,
     ) -> tuple[dict[str, Any], list[str]]:
         """Some of our variables of a state dict, and the keys of what is left in it.
 
@@ -185,8 +215,12 @@ class NameTable:
         state = self.respelt(state, family)
         want = self._moved(_empty(expected), family)
         if found := differences(want, {key: array for key, array in state.items() if key in want}):
-            raise CheckpointError(f"{source} ({self.families[family]}) is of another architecture: {found}")
-        return self._collected(state, flatten(expected), family), [key for key in state if key not in want]
+            raise CheckpointError(
+                f"{source} ({self.families[family]}) is of another architecture: {found}"
+            )
+        return self._collected(state, flatten(expected), family), [
+            key for key in state if key not in want
+        ]
 
     def respelt(self, state: Mapping[str, np.ndarray], family: str) -> dict[str, np.ndarray]:
         """The state dict with its keys as the family's newest version spells them, without those that say nothing."""
@@ -204,7 +238,9 @@ class NameTable:
         state, size = self.respelt(state, family), {}
         if not self.encoder:
             return size
-        patches = state.get(self.published_names(f"{self.encoder}/patch_embed/kernel", family)[0][0])
+        patches = state.get(
+            self.published_names(f"{self.encoder}/patch_embed/kernel", family)[0][0]
+        )
         block = self.published_names(f"{self.encoder}/trunk/block_0/norm_1/scale", family)[0][0]
         numbers = [re.fullmatch(re.escape(block).replace("0", r"(\d+)", 1), key) for key in state]
         if any(numbers):
@@ -213,7 +249,9 @@ class NameTable:
             size |= {"width": patches.shape[0], "patch": patches.shape[-1]}
             table = np.shape(state.get(self.positions[family]))
             if len(table) in (3, 4):  # [1, 1 + cells, D] with a class token, or [1, h, w, D]
-                size["canvas"] = patches.shape[-1] * (table[1] if len(table) == 4 else math.isqrt(table[1] - 1))
+                size["canvas"] = patches.shape[-1] * (
+                    table[1] if len(table) == 4 else math.isqrt(table[1] - 1)
+                )
         return size | self.said(state, family)
 
     def _moved(self, variables: Mapping[str, Any], family: str) -> dict[str, np.ndarray]:
@@ -221,10 +259,16 @@ class NameTable:
         for path, array in flatten(variables).items():
             keys, layout = self.published_names(path, family)
             theirs = layout.to_torch(np.asarray(array))
-            state |= {keys[0]: theirs} if len(keys) == 1 else dict(zip(keys, np.split(theirs, len(keys)), strict=True))
+            state |= (
+                {keys[0]: theirs}
+                if len(keys) == 1
+                else dict(zip(keys, np.split(theirs, len(keys)), strict=True))
+            )
         return state
 
-    def _collected(self, state: Mapping[str, np.ndarray], paths: Mapping[str, Any], family: str) -> dict[str, Any]:
+    def _collected(
+        self, state: Mapping[str, np.ndarray], paths: Mapping[str, Any], family: str
+    ) -> dict[str, Any]:
         flat = {}
         for path in paths:
             keys, layout = self.published_names(path, family)
@@ -232,10 +276,14 @@ class NameTable:
             flat[path] = layout.to_ours(parts[0] if len(parts) == 1 else np.concatenate(parts))
         return unflatten(flat)
 
-    def _check_fixed(self, state: Mapping[str, np.ndarray], tables: Mapping[str, np.ndarray], source: str) -> None:
+    def _check_fixed(
+        self, state: Mapping[str, np.ndarray], tables: Mapping[str, np.ndarray], source: str
+    ) -> None:
         for key, table in tables.items():
             found = np.asarray(state[key], np.float32)
-            tolerance = 1e-5 if state[key].dtype.itemsize >= 4 else 4e-3  # half a unit of bfloat16 at 1
+            tolerance = (
+                1e-5 if state[key].dtype.itemsize >= 4 else 4e-3
+            )  # half a unit of bfloat16 at 1
             if (worst := float(np.abs(found - table).max())) > tolerance:
                 raise CheckpointError(
                     f"{source} holds another {key} than {self.model} computes (they differ by {worst:.2g}): its "
@@ -253,4 +301,6 @@ def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def _empty(variables: Mapping[str, Any]) -> dict[str, Any]:
     """A tree of arrays of the same shapes, of one element in memory."""
-    return unflatten({path: np.broadcast_to(np.int8(0), shape) for path, shape in _shapes(variables).items()})
+    return unflatten(
+        {path: np.broadcast_to(np.int8(0), shape) for path, shape in _shapes(variables).items()}
+    )

@@ -71,7 +71,9 @@ class _Array:
     def numpy(self) -> np.ndarray:
         dtype = self.dtype.numpy()
         if len(self.data) != math.prod(self.shape) * dtype.itemsize:
-            raise ValueError(f"an array of shape {self.shape} and {dtype} has {len(self.data)} bytes")
+            raise ValueError(
+                f"an array of shape {self.shape} and {dtype} has {len(self.data)} bytes"
+            )
         flat = np.frombuffer(self.data, dtype).astype(dtype.newbyteorder("="), copy=False)
         return flat.reshape(self.shape, order="F" if self.fortran else "C")
 

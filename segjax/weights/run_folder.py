@@ -44,7 +44,11 @@ def load_variables(
         wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
         raise FileNotFoundError(
             f"no {wanted} in {folder}; expected a training workdir or its checkpoints folder"
-            + (f" with one of the steps {steps}" if steps else ", and found no numbered folder there")
+            + (
+                f" with one of the steps {steps}"
+                if steps
+                else ", and found no numbered folder there"
+            )
         )
 
     def read(at: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -55,7 +59,9 @@ def load_variables(
 
 def saved_steps(folder: pathlib.Path) -> list[int]:
     """Steps of the checkpoints in a folder, oldest first; empty when it is no folder or holds none."""
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+    return (
+        sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+    )
 
 
 def saved_metrics(folder: pathlib.Path) -> dict[int, dict[str, float]]:
@@ -72,7 +78,11 @@ def saved_metrics(folder: pathlib.Path) -> dict[int, dict[str, float]]:
 def best_step(metrics: Mapping[int, Mapping[str, float]], name: str, mode: str) -> int | None:
     """The step with the largest ("max") or smallest ("min") finite value of a metric, the newest of equals, or None."""
     sign = 1 if mode == "max" else -1
-    ranked = [(sign * of[name], step) for step, of in metrics.items() if math.isfinite(of.get(name, math.nan))]
+    ranked = [
+        (sign * of[name], step)
+        for step, of in metrics.items()
+        if math.isfinite(of.get(name, math.nan))
+    ]
     return max(ranked)[1] if ranked else None
 
 
@@ -83,7 +93,9 @@ def saved_tree(directory: pathlib.Path, step: int) -> dict[str, Any]:
     return ocp.PyTreeCheckpointHandler().metadata(directory / str(step) / "state").tree
 
 
-def newest_readable(directory: pathlib.Path, steps: list[int], read: Callable[[int], Any]) -> tuple[Any, list[int]]:
+def newest_readable(
+    directory: pathlib.Path, steps: list[int], read: Callable[[int], Any]
+) -> tuple[Any, list[int]]:
     """(`read(step)` of the newest step that can be read, the newer ones that cannot, each warned about)."""
     unreadable: dict[int, str] = {}
     for step in sorted(steps, reverse=True):
@@ -92,7 +104,9 @@ def newest_readable(directory: pathlib.Path, steps: list[int], read: Callable[[i
         except CheckpointError:
             raise
         except Exception as error:  # noqa: BLE001 - a damaged file surfaces as whatever its reader stumbles over
-            unreadable[step] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+            unreadable[step] = (
+                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+            )
             logger.warning(
                 "checkpoint %s is corrupt or half-written and is passed over (%s)",
                 directory / str(step),

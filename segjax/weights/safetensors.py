@@ -16,7 +16,9 @@ from segjax.weights.tree import CheckpointError, flatten, unflatten
 FORMAT = "segjax"
 
 
-def save_variables(path: str | pathlib.Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+def save_variables(
+    path: str | pathlib.Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> None:
     """Writes variables to a file, whole or not at all.
 
     Args:
@@ -28,11 +30,17 @@ def save_variables(path: str | pathlib.Path, variables: Mapping[str, Any], metad
       ValueError: variables without "params".
     """
     if "params" not in variables:
-        raise ValueError(f"variables are {sorted(variables)}; expected {{'params': ..., 'constants': ...}}")
-    write_arrays(path, flatten(dict(variables)), {"format": FORMAT, "metadata": json.dumps(dict(metadata))})
+        raise ValueError(
+            f"variables are {sorted(variables)}; expected {{'params': ..., 'constants': ...}}"
+        )
+    write_arrays(
+        path, flatten(dict(variables)), {"format": FORMAT, "metadata": json.dumps(dict(metadata))}
+    )
 
 
-def write_arrays(path: str | pathlib.Path, arrays: Mapping[str, Any], header: Mapping[str, str]) -> None:
+def write_arrays(
+    path: str | pathlib.Path, arrays: Mapping[str, Any], header: Mapping[str, str]
+) -> None:
     """Writes arrays by name and a header of text, whole or not at all. Makes missing folders.
 
     Raises OSError, which names the file, when it cannot be written.
@@ -86,7 +94,9 @@ def as_variables(
     Raises CheckpointError when the arrays are not {"params", "constants"}.
     """
     try:
-        variables = unflatten({name if "/" in name else name.replace(".", "/"): array for name, array in flat.items()})
+        variables = unflatten(
+            {name if "/" in name else name.replace(".", "/"): array for name, array in flat.items()}
+        )
         metadata = json.loads(header.get("metadata", "{}"))
     except ValueError as error:
         raise CheckpointError(f"{source} was not written by segjax: {error}") from error

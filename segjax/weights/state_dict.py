@@ -8,7 +8,12 @@ import numpy as np
 from segjax.weights.tree import CheckpointError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
-PREFIXES = ("module.", "_orig_mod.", "model.", "sam.")  # DataParallel, torch.compile, Lightning, fine-tuning scripts
+PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "model.",
+    "sam.",
+)  # DataParallel, torch.compile, Lightning, fine-tuning scripts
 
 
 def state_of(content: Any, *, source: str) -> dict[str, np.ndarray]:
@@ -20,7 +25,9 @@ def state_of(content: Any, *, source: str) -> dict[str, np.ndarray]:
       CheckpointError: there is no mapping from text to arrays in it; says what there is.
     """
     while isinstance(content, Mapping):
-        inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        inner = next(
+            (content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None
+        )
         if inner is None:
             break
         content = inner
@@ -29,7 +36,11 @@ def state_of(content: Any, *, source: str) -> dict[str, np.ndarray]:
             f"{source} holds {_said(content)}; expected a state dict (arrays by name), as "
             "torch.save(model.state_dict(), path) writes it"
         )
-    others = [f"{key!r}: {_said(value)}" for key, value in content.items() if not isinstance(value, np.ndarray)]
+    others = [
+        f"{key!r}: {_said(value)}"
+        for key, value in content.items()
+        if not isinstance(value, np.ndarray)
+    ]
     if others or not all(isinstance(key, str) for key in content):
         raise CheckpointError(
             f"{source} holds more than a state dict: {', '.join(others[:5]) or 'keys that are no text'}; expected "
@@ -44,5 +55,9 @@ def state_of(content: Any, *, source: str) -> dict[str, np.ndarray]:
 def _said(value: Any) -> str:
     if isinstance(value, Mapping):
         some = ", ".join(map(repr, list(value)[:3]))
-        return f"a mapping of {len(value)} ({some}{', ...' if len(value) > 3 else ''})" if value else "an empty mapping"
+        return (
+            f"a mapping of {len(value)} ({some}{', ...' if len(value) > 3 else ''})"
+            if value
+            else "an empty mapping"
+        )
     return f"a {type(value).__name__}"

@@ -25,7 +25,15 @@ STORAGES = {
     "ByteStorage": "uint8", "BoolStorage": "bool",
 }  # fmt: skip
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first object of a file without an archive
-DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, TypeError, KeyError, IndexError)
+DAMAGE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+)
 DAMAGE += (AttributeError, NotImplementedError, OverflowError, RecursionError, MemoryError)
 
 
@@ -70,7 +78,11 @@ def read_torch(path: str | pathlib.Path) -> Any:
             if start.startswith(b"version https://git-l")
             else ""
         )
-        + ("; that is a web page, not the file that was asked for" if start.lstrip()[:1] == b"<" else "")
+        + (
+            "; that is a web page, not the file that was asked for"
+            if start.lstrip()[:1] == b"<"
+            else ""
+        )
     )
 
 
@@ -119,7 +131,11 @@ class RestrictedUnpickler(pickle.Unpickler):
             )
         found = self.may_name[module, name]
         # A pickle may set attributes of what it names: of a function it gets a wrapper of its own.
-        return (lambda *arguments: found(*arguments)) if isinstance(found, types.FunctionType) else found
+        return (
+            (lambda *arguments: found(*arguments))
+            if isinstance(found, types.FunctionType)
+            else found
+        )
 
 
 class _Unpickler(RestrictedUnpickler):
@@ -133,8 +149,14 @@ class _Unpickler(RestrictedUnpickler):
 
     def persistent_load(self, pid: Any) -> tuple[str, str, int]:
         kind, storage_type, key, _, elements, *view = pid
-        if kind != "storage" or not isinstance(storage_type, _StorageType) or any(v is not None for v in view):
-            raise CheckpointError(f"is refused: it refers to a {kind!r} of {storage_type!r}, which is no plain storage")
+        if (
+            kind != "storage"
+            or not isinstance(storage_type, _StorageType)
+            or any(v is not None for v in view)
+        ):
+            raise CheckpointError(
+                f"is refused: it refers to a {kind!r} of {storage_type!r}, which is no plain storage"
+            )
         self.storages[str(key)] = _dtype(storage_type.dtype)
         return str(key), storage_type.dtype, int(elements)
 
@@ -143,21 +165,36 @@ def _read_archive(path: pathlib.Path, file: BinaryIO) -> Any:
     with zipfile.ZipFile(file) as archive:
         pickles = [name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1:
-            raise CheckpointError("is a zip archive, but none of torch.save's: it has no <name>/data.pkl")
+            raise CheckpointError(
+                "is a zip archive, but none of torch.save's: it has no <name>/data.pkl"
+            )
         folder = pickles[0].removesuffix("data.pkl")
-        if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder").strip() != b"little":
-            raise CheckpointError("was written on a big-endian machine; save it again on a little-endian one")
+        if (
+            f"{folder}byteorder" in archive.namelist()
+            and archive.read(f"{folder}byteorder").strip() != b"little"
+        ):
+            raise CheckpointError(
+                "was written on a big-endian machine; save it again on a little-endian one"
+            )
         with archive.open(pickles[0]) as data:
             content = _Unpickler(data).load()
 
         def storage(key: str, dtype: np.dtype, elements: int) -> np.ndarray:
             entry = archive.getinfo(f"{folder}data/{key}")
-            if entry.compress_type != zipfile.ZIP_STORED:  # torch stores; somebody else has packed it again
+            if (
+                entry.compress_type != zipfile.ZIP_STORED
+            ):  # torch stores; somebody else has packed it again
                 return np.frombuffer(archive.read(entry), dtype)
             file.seek(entry.header_offset)
             header = file.read(30)
             begin = entry.header_offset + 30 + int.from_bytes(header[26:28], "little")
-            return _mapped(path, begin + int.from_bytes(header[28:30], "little"), dtype, entry.file_size, elements)
+            return _mapped(
+                path,
+                begin + int.from_bytes(header[28:30], "little"),
+                dtype,
+                entry.file_size,
+                elements,
+            )
 
         return _with_arrays(content, storage)
 
@@ -165,10 +202,14 @@ def _read_archive(path: pathlib.Path, file: BinaryIO) -> Any:
 def _read_legacy(path: pathlib.Path, file: BinaryIO) -> Any:
     """Magic number, version, machine, the object, keys of the storages; then each storage after its length."""
     if _Unpickler(file).load() != _LEGACY_MAGIC:
-        raise CheckpointError("is a pickle, but none of torch.save's; expected a file that torch.save wrote")
+        raise CheckpointError(
+            "is a pickle, but none of torch.save's; expected a file that torch.save wrote"
+        )
     _, machine = (_Unpickler(file).load() for _ in range(2))
     if not machine.get("little_endian", True):
-        raise CheckpointError("was written on a big-endian machine; save it again on a little-endian one")
+        raise CheckpointError(
+            "was written on a big-endian machine; save it again on a little-endian one"
+        )
     unpickler = _Unpickler(file)
     content = unpickler.load()
     places, position = {}, None
@@ -178,12 +219,18 @@ def _read_legacy(path: pathlib.Path, file: BinaryIO) -> Any:
         length = int.from_bytes(file.read(8), "little") * unpickler.storages[key].itemsize
         places[key] = (position + 8, length)
         position += 8 + length
-    return _with_arrays(content, lambda key, dtype, n: _mapped(path, places[key][0], dtype, places[key][1], n))
+    return _with_arrays(
+        content, lambda key, dtype, n: _mapped(path, places[key][0], dtype, places[key][1], n)
+    )
 
 
-def _mapped(path: pathlib.Path, begin: int, dtype: np.dtype, length: int, elements: int) -> np.ndarray:
+def _mapped(
+    path: pathlib.Path, begin: int, dtype: np.dtype, length: int, elements: int
+) -> np.ndarray:
     if length < elements * dtype.itemsize or begin + length > path.stat().st_size:
-        raise EOFError(f"a storage of {elements} {dtype} has {length} bytes, and the file ends after it or within")
+        raise EOFError(
+            f"a storage of {elements} {dtype} has {length} bytes, and the file ends after it or within"
+        )
     if not elements:
         return np.zeros(0, dtype)
     return np.memmap(path, np.uint8, "r", begin, (elements * dtype.itemsize,)).view(dtype)
@@ -210,15 +257,26 @@ def _with_arrays(content: Any, storage: Any) -> Any:
 
 def _view(flat: np.ndarray, tensor: _Tensor) -> np.ndarray:
     """The tensor's elements within its storage, which it must not leave."""
-    if len(tensor.shape) != len(tensor.strides) or min((tensor.offset, *tensor.shape, *tensor.strides)) < 0:
-        raise ValueError(f"a tensor of shape {tensor.shape}, strides {tensor.strides} and offset {tensor.offset}")
+    if (
+        len(tensor.shape) != len(tensor.strides)
+        or min((tensor.offset, *tensor.shape, *tensor.strides)) < 0
+    ):
+        raise ValueError(
+            f"a tensor of shape {tensor.shape}, strides {tensor.strides} and offset {tensor.offset}"
+        )
     if not math.prod(tensor.shape):
         return np.zeros(tensor.shape, flat.dtype)
-    last = tensor.offset + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True))
+    last = tensor.offset + sum(
+        (n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True)
+    )
     if last >= flat.size:
-        raise ValueError(f"a tensor of shape {tensor.shape} reaches element {last} of a storage of {flat.size}")
+        raise ValueError(
+            f"a tensor of shape {tensor.shape} reaches element {last} of a storage of {flat.size}"
+        )
     strides = [stride * flat.itemsize for stride in tensor.strides]
-    return np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides, writeable=False)
+    return np.lib.stride_tricks.as_strided(
+        flat[tensor.offset :], tensor.shape, strides, writeable=False
+    )
 
 
 def _dtype(name: str) -> np.dtype:

@@ -48,7 +48,12 @@ def _pickle(state: Mapping[str, np.ndarray]) -> bytes:
         out.write(_text(key) + b"ctorch._utils\n_rebuild_tensor_v2\n((")
         out.write(_text("storage") + f"ctorch\n{_TYPES[str(array.dtype)]}\n".encode())
         out.write(_text(str(number)) + _text("cpu") + _number(array.size) + b"tQ")
-        out.write(_number(0) + _numbers(array.shape) + _numbers(strides) + b"\x89ccollections\nOrderedDict\n)RtR")
+        out.write(
+            _number(0)
+            + _numbers(array.shape)
+            + _numbers(strides)
+            + b"\x89ccollections\nOrderedDict\n)RtR"
+        )
     out.write(b"u.")
     return out.getvalue()
 

@@ -73,7 +73,9 @@ def check_parameters(
     The message counts and lists the missing (expected, not found), unexpected and misshapen arrays.
     """
     if found_differences := differences(expected, found, first=first):
-        raise CheckpointError(f"{source} is of another architecture; its {kind} differ: {found_differences}{hint}")
+        raise CheckpointError(
+            f"{source} is of another architecture; its {kind} differ: {found_differences}{hint}"
+        )
 
 
 def differences(expected: Any, found: Any, *, first: int = 5) -> str:
@@ -82,7 +84,11 @@ def differences(expected: Any, found: Any, *, first: int = 5) -> str:
     problems = {
         "missing": [f"{p} {want[p]}" for p in want if p not in have],
         "unexpected": [f"{p} {have[p]}" for p in have if p not in want],
-        "misshapen": [f"{p} is {have[p]}, expected {want[p]}" for p in want if p in have and have[p] != want[p]],
+        "misshapen": [
+            f"{p} is {have[p]}, expected {want[p]}"
+            for p in want
+            if p in have and have[p] != want[p]
+        ],
     }
     return "; ".join(
         f"{len(names)} {problem}: {', '.join(names[:first])}{', ...' if len(names) > first else ''}"
@@ -91,11 +97,18 @@ def differences(expected: Any, found: Any, *, first: int = 5) -> str:
     )
 
 
-def check_variables(expected: Mapping[str, Any], found: Mapping[str, Any], *, source: str, hint: str = "") -> None:
+def check_variables(
+    expected: Mapping[str, Any], found: Mapping[str, Any], *, source: str, hint: str = ""
+) -> None:
     """`check_parameters` for both collections of {"params", "constants"}."""
     for kind in ("params", "constants"):
-        check_parameters(expected.get(kind, {}), found.get(kind, {}), source=source, kind=kind, hint=hint)
+        check_parameters(
+            expected.get(kind, {}), found.get(kind, {}), source=source, kind=kind, hint=hint
+        )
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {path: tuple(np.shape(leaf) if np.isscalar(leaf) else leaf.shape) for path, leaf in flatten(tree).items()}
+    return {
+        path: tuple(np.shape(leaf) if np.isscalar(leaf) else leaf.shape)
+        for path, leaf in flatten(tree).items()
+    }

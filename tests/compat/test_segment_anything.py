@@ -59,7 +59,9 @@ def ours(checkpoint):
 
 
 def assert_same(found, wanted):
-    jax.tree.map(lambda f, w: np.testing.assert_allclose(f, w, atol=1e-4), tuple(found), tuple(wanted))
+    jax.tree.map(
+        lambda f, w: np.testing.assert_allclose(f, w, atol=1e-4), tuple(found), tuple(wanted)
+    )
 
 
 def test_the_predictor_example(checkpoint, ours):
@@ -70,7 +72,9 @@ def test_the_predictor_example(checkpoint, ours):
     points = [[20, 15], [50, 31]]
     refined = ours.predict(points, [1, 1], mask_input=fed_back, multimask_output=False)
     assert_same(got["refined"], refined)
-    assert_same(got["not that"], ours.predict(points, [1, 0], mask_input=refined[2], multimask_output=False))
+    assert_same(
+        got["not that"], ours.predict(points, [1, 0], mask_input=refined[2], multimask_output=False)
+    )
     assert_same(got["box"], ours.predict(box=BOX, multimask_output=False, return_logits=True))
     assert_same(got["box and point"], ours.predict([[30, 20]], [0], BOX, multimask_output=False))
     np.testing.assert_array_equal(got["thresholded"], ours.predict(points, [1, 1])[0])
@@ -85,26 +89,46 @@ def test_the_predictor_example(checkpoint, ours):
 
 
 def test_the_generator_example(checkpoint, ours):
-    records, cropped, rgba = generator_example(segment_anything, checkpoint, IMAGE, box_nms_thresh=1.0)
-    generator = segjax.SamAutomaticMaskGenerator(ours.model, ours.variables, 4, box_nms_thresh=1.0, **EVERYTHING)
+    records, cropped, rgba = generator_example(
+        segment_anything, checkpoint, IMAGE, box_nms_thresh=1.0
+    )
+    generator = segjax.SamAutomaticMaskGenerator(
+        ours.model, ours.variables, 4, box_nms_thresh=1.0, **EVERYTHING
+    )
     assert len(records) == len(generator.generate(IMAGE)) > 20 and len(cropped) > 0
-    keys = {"segmentation", "area", "bbox", "predicted_iou", "point_coords", "stability_score", "crop_box"}
+    keys = {
+        "segmentation",
+        "area",
+        "bbox",
+        "predicted_iou",
+        "point_coords",
+        "stability_score",
+        "crop_box",
+    }
     assert set(records[0]) == keys and records[0]["segmentation"].shape == (50, 75)
-    assert (rgba[..., 3] > 0).sum() == np.any([record["segmentation"] for record in records], axis=0).sum()
+    assert (rgba[..., 3] > 0).sum() == np.any(
+        [record["segmentation"] for record in records], axis=0
+    ).sum()
 
 
-def test_prompts_in_the_frame_of_the_resized_picture_give_what_those_in_the_pictures_own_give(predictor, ours):
+def test_prompts_in_the_frame_of_the_resized_picture_give_what_those_in_the_pictures_own_give(
+    predictor, ours
+):
     boxes = np.stack([BOX, [1, 2, 70, 41]])
     points, labels = np.array([[[20.0, 15]], [[5, 6]]]), np.array([[1], [0]])
     on_canvas = predictor.transform.apply_boxes_torch(boxes, (50, 75))
     clicks = predictor.transform.apply_coords_torch(points, (50, 75))
     assert on_canvas.dtype == clicks.dtype == np.float32
-    found = predictor.predict_torch(clicks, labels, on_canvas, multimask_output=False, return_logits=True)
+    found = predictor.predict_torch(
+        clicks, labels, on_canvas, multimask_output=False, return_logits=True
+    )
     wanted = ours.predict_batch(points, labels, boxes, multimask_output=False, return_logits=True)
     assert_same(found, wanted)
     chained = predictor.predict_torch(None, None, on_canvas[:, None], found[2], True)
     assert_same(chained, ours.predict_batch(boxes=boxes, mask_input=found[2]))
-    assert chained[0].cpu().numpy().dtype == bool and type(chained[0].detach().numpy()) is np.ndarray
+    assert (
+        chained[0].cpu().numpy().dtype == bool and type(chained[0].detach().numpy()) is np.ndarray
+    )
     assert predictor.predict_torch(None, None, on_canvas[:0])[0].shape == (0, 3, 50, 75)
 
 
@@ -113,10 +137,21 @@ def test_the_model_itself_is_called_with_many_pictures_of_many_prompts(sam, pred
         return predictor.transform.apply_image(image).transpose(2, 0, 1)
 
     tall = IMAGE[:, 20:40]
-    points = predictor.transform.apply_coords_torch(np.array([[[9.0, 9]], [[3, 40]]]), tall.shape[:2])
+    points = predictor.transform.apply_coords_torch(
+        np.array([[[9.0, 9]], [[3, 40]]]), tall.shape[:2]
+    )
     records = [
-        dict(image=resized(IMAGE), original_size=(50, 75), boxes=predictor.transform.apply_boxes(BOX, (50, 75))),
-        dict(image=resized(tall), original_size=(50, 20), point_coords=points, point_labels=np.ones((2, 1))),
+        dict(
+            image=resized(IMAGE),
+            original_size=(50, 75),
+            boxes=predictor.transform.apply_boxes(BOX, (50, 75)),
+        ),
+        dict(
+            image=resized(tall),
+            original_size=(50, 20),
+            point_coords=points,
+            point_labels=np.ones((2, 1)),
+        ),
     ]
     first, second = sam(records, multimask_output=True)
     assert_same(first.values(), ours.predict_batch(boxes=BOX[None]))
@@ -132,7 +167,9 @@ def test_the_model_itself_is_called_with_many_pictures_of_many_prompts(sam, pred
 def test_a_state_dict_is_taken_as_torch_loads_it(sam, state, ours):
     made = segment_anything.Sam(sam.network)
     predictor = SamPredictor(made)  # before there are weights, and then before there are others
-    with pytest.raises(ValueError, match="no weights; build it with checkpoint=path, or call load_state_dict"):
+    with pytest.raises(
+        ValueError, match="no weights; build it with checkpoint=path, or call load_state_dict"
+    ):
         predictor.set_image(IMAGE)
     made.load_state_dict({key: np.zeros_like(value) for key, value in state.items()})
     predictor.set_image(IMAGE)
@@ -142,12 +179,17 @@ def test_a_state_dict_is_taken_as_torch_loads_it(sam, state, ours):
     assert np.asarray(predictor.get_image_embedding()).any()
     jax.tree.map(np.testing.assert_array_equal, made.variables, ours.variables)
     with pytest.raises(
-        CheckpointError, match="the state dict .segment-anything. is of another architecture: 1 missing"
+        CheckpointError,
+        match="the state dict .segment-anything. is of another architecture: 1 missing",
     ):
-        made.load_state_dict({key: value for key, value in state.items() if "mask_tokens" not in key}, strict=False)
+        made.load_state_dict(
+            {key: value for key, value in state.items() if "mask_tokens" not in key}, strict=False
+        )
 
 
-def test_the_registry_has_the_official_names_and_builds_what_a_file_shows(checkpoint, sam, monkeypatch, tmp_path):
+def test_the_registry_has_the_official_names_and_builds_what_a_file_shows(
+    checkpoint, sam, monkeypatch, tmp_path
+):
     assert list(sam_model_registry) == ["default", "vit_h", "vit_l", "vit_b"]
     for key, width in (("default", 1280), ("vit_h", 1280), ("vit_l", 1024), ("vit_b", 768)):
         empty = sam_model_registry[key]()
@@ -156,7 +198,10 @@ def test_the_registry_has_the_official_names_and_builds_what_a_file_shows(checkp
     assert sam.network == build_sam("sam_debug") and sam.eval() is sam
     assert (sam.prompt_encoder.embed_dim, sam.prompt_encoder.image_embedding_size) == (32, (4, 4))
     monkeypatch.setitem(PUBLISHED, "sam_debug", PUBLISHED["sam_vit_b"])
-    with pytest.raises(CheckpointError, match=r"holds sam_debug, expected sam_vit_h; build it .*registry\['debug'\]"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"holds sam_debug, expected sam_vit_h; build it .*registry\['debug'\]",
+    ):
         sam_model_registry["vit_h"](checkpoint=checkpoint)
     with pytest.raises(FileNotFoundError, match="nowhere.pth"):
         sam_model_registry["vit_b"](checkpoint="nowhere.pth")
@@ -172,7 +217,9 @@ def test_a_file_of_transformers_is_taken_as_well(tmp_path, checkpoint):
 def test_devices_are_noted_and_move_nothing(sam):
     assert sam.to("cuda:1") is sam.cuda() is sam.cpu() is sam
     assert str(sam.device) == "cpu"
-    assert {d for leaf in jax.tree.leaves(sam.variables) for d in leaf.devices()} == {jax.devices()[0]}
+    assert {d for leaf in jax.tree.leaves(sam.variables) for d in leaf.devices()} == {
+        jax.devices()[0]
+    }
 
 
 def test_without_an_image_there_is_no_answer(sam):
@@ -186,7 +233,10 @@ def test_without_an_image_there_is_no_answer(sam):
 @pytest.mark.parametrize(
     "ask, message",
     [
-        (lambda p: p.predict(np.array([[80, 3]]), np.array([1])), r"point \(80, 3\) is outside the image of width 75"),
+        (
+            lambda p: p.predict(np.array([[80, 3]]), np.array([1])),
+            r"point \(80, 3\) is outside the image of width 75",
+        ),
         (lambda p: p.predict(np.array([[8, 3]]), np.array([2])), "point label 2"),
         (lambda p: p.predict(box=np.array([9, 9, 3, 20])), "x1 < x2"),
         (lambda p: p.predict(box=np.stack([BOX, BOX])), "predict takes one prompt"),
@@ -195,13 +245,22 @@ def test_without_an_image_there_is_no_answer(sam):
             lambda p: p.predict_torch(np.array([[[1.0, 2]], [[70, 2]]]), np.ones((2, 1))),
             r"prompt 1: point \(70, 2\) is outside the image of width 64 and height 43",
         ),
-        (lambda p: p.set_torch_image(np.zeros((1, 3, 40, 40), np.uint8), (40, 40)), "whose longest side is 64"),
-        (lambda p: p.model([{"image": np.zeros((3, 9, 65))}], False), r"batched_input\[0\]: there is no original_size"),
+        (
+            lambda p: p.set_torch_image(np.zeros((1, 3, 40, 40), np.uint8), (40, 40)),
+            "whose longest side is 64",
+        ),
+        (
+            lambda p: p.model([{"image": np.zeros((3, 9, 65))}], False),
+            r"batched_input\[0\]: there is no original_size",
+        ),
         (
             lambda p: p.model([{"image": np.zeros((3, 9, 65)), "original_size": (9, 65)}], False),
             r"batched_input\[0\]: image has shape \(3, 9, 65\); expected \[3, h, w\], h and w at most 64",
         ),
-        (lambda p: p.model.parameters(), "no 'parameters'; help.segjax.compat.segment_anything. says what is not"),
+        (
+            lambda p: p.model.parameters(),
+            "no 'parameters'; help.segjax.compat.segment_anything. says what is not",
+        ),
     ],
 )
 def test_mistakes(sam, ask, message):
@@ -219,4 +278,6 @@ predictor = SamPredictor(sam_model_registry["vit_b"](checkpoint={checkpoint!r}).
 assert predictor.device == "cuda" and predictor.transform.apply_coords_torch(np.ones((1, 2)), (4, 5)).shape == (1, 2)
 assert not {{"torch", "torchvision", "transformers", "tensorflow"}} & set(sys.modules)
 """
-    subprocess.run([sys.executable, "-c", program], check=True, env={"JAX_PLATFORMS": "cpu", "PATH": ""})
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, env={"JAX_PLATFORMS": "cpu", "PATH": ""}
+    )

@@ -32,7 +32,10 @@ class Maker:
         self.shape = shape
 
     def __call__(self, record, rng):
-        return {"image": np.full(self.shape, int(record["image_id"]), np.int32), "weight": np.float32(1)}
+        return {
+            "image": np.full(self.shape, int(record["image_id"]), np.int32),
+            "weight": np.float32(1),
+        }
 
     def placeholder(self):
         return {"image": np.full(self.shape, -1, np.int32), "weight": np.float32(0)}
@@ -44,12 +47,18 @@ def orders(count=17, seed=0):
 
 def test_a_batch_has_one_orientation_and_every_picture_its_turn():
     order = orders()
-    batches = np.array([[order[BATCH * batch + row] for row in range(BATCH)] for batch in range(17 * 3)])
+    batches = np.array(
+        [[order[BATCH * batch + row] for row in range(BATCH)] for batch in range(17 * 3)]
+    )
     of_batch = {tuple(np.unique(rows % 3 == 0)) for rows in batches}
     assert of_batch == {(False,), (True,)}
     times = np.bincount(batches.ravel(), minlength=17)
-    assert times.sum() == 12 * 17 and set(times) <= {11, 12, 13}, "what waits comes in the next epoch"
-    assert not any(set(a) == set(b) for a, b in zip(batches[:4], batches[4:8], strict=True)), "drawn anew"
+    assert times.sum() == 12 * 17 and set(times) <= {11, 12, 13}, (
+        "what waits comes in the next epoch"
+    )
+    assert not any(set(a) == set(b) for a, b in zip(batches[:4], batches[4:8], strict=True)), (
+        "drawn anew"
+    )
 
 
 def test_pictures_come_as_soon_as_there_are_enough():
@@ -84,7 +93,9 @@ def test_loaded_in_shares_of_two_processes_and_resumed(workers):
         np.testing.assert_array_equal(batch["image"][:, 0, 0], batch["index"])
     shares = [batches(9, process_index=process, process_count=2) for process in range(2)]
     for batch, first, second in zip(whole, *shares, strict=True):
-        np.testing.assert_array_equal(batch["index"], np.concatenate([first["index"], second["index"]]))
+        np.testing.assert_array_equal(
+            batch["index"], np.concatenate([first["index"], second["index"]])
+        )
     for batch, again in zip(whole[5:], batches(4, start=5 * BATCH), strict=True):
         np.testing.assert_array_equal(batch["index"], again["index"])
 
@@ -92,7 +103,10 @@ def test_loaded_in_shares_of_two_processes_and_resumed(workers):
 def test_a_picture_that_cannot_be_read_at_the_start_is_named():
     source = Pictures(5, broken=(3,))
     source[3]
-    with pytest.raises(ValueError, match="picture 3 of the training data cannot be read .gone.*by_orientation=False"):
+    with pytest.raises(
+        ValueError,
+        match="picture 3 of the training data cannot be read .gone.*by_orientation=False",
+    ):
         ByOrientation(source, BATCH, 0)
 
 

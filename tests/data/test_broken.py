@@ -34,7 +34,11 @@ def take(steps, source, **options):
 
 
 def named(folder):
-    return [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
+    return [
+        json.loads(line)
+        for path in folder.glob("*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
 
 
 @pytest.mark.parametrize("options", [{"threads": 3}, {"workers": 2}], ids=["threads", "workers"])
@@ -45,13 +49,19 @@ def test_each_is_passed_over_and_named_once_and_many_stop_the_run(tmp_path, opti
         batches = [next(loader) for _ in range(20)]  # four epochs
         lines = {line["position"]: line for line in named(folder)}
         assert len(named(folder)) == 2 and set(lines) == {3, 7}
-        with pytest.raises(BrokenDataError, match=r"2\d of \d+ examples are broken.*max_broken = 0.08.*named in"):
+        with pytest.raises(
+            BrokenDataError, match=r"2\d of \d+ examples are broken.*max_broken = 0.08.*named in"
+        ):
             for _ in range(400):
                 next(loader)
-    index, weight = (np.concatenate([batch[name] for batch in batches]) for name in ("index", "weight"))
+    index, weight = (
+        np.concatenate([batch[name] for batch in batches]) for name in ("index", "weight")
+    )
     np.testing.assert_array_equal(weight == 0, np.isin(index, [3, 7]))
     assert np.bincount(index).tolist() == [4] * 20
-    assert lines[3]["image_id"] == "n3.JPEG" and lines[3]["reason"].startswith("ImageError: image 'n3.JPEG': 7 bytes")
+    assert lines[3]["image_id"] == "n3.JPEG" and lines[3]["reason"].startswith(
+        "ImageError: image 'n3.JPEG': 7 bytes"
+    )
     assert lines[7]["image_id"] is None and lines[7]["reason"] == "OSError: sector of 7"
     assert lines[3]["seen"] >= lines[3]["broken"] >= 1
     take(10, Pictures(20, cut={3}), broken_folder=folder)  # the run resumed: it is known
@@ -60,7 +70,13 @@ def test_each_is_passed_over_and_named_once_and_many_stop_the_run(tmp_path, opti
 
 def test_processes_write_a_file_each_and_read_the_others(tmp_path):
     accounts = [BrokenRecords(tmp_path, host, 0.5) for host in (0, 1)]
-    for account, position in [(accounts[0], 5), (accounts[1], 6), (accounts[1], 5), (accounts[0], 6), (accounts[0], 5)]:
+    for account, position in [
+        (accounts[0], 5),
+        (accounts[1], 6),
+        (accounts[1], 5),
+        (accounts[0], 6),
+        (accounts[0], 5),
+    ]:
         account.broken(position, None, OSError("x"), of=100)
         account.whole()
     files = sorted(path.name.split("-")[0] for path in tmp_path.iterdir())
@@ -79,7 +95,9 @@ def test_a_line_that_another_process_is_still_writing_waits(tmp_path):
 
 def test_too_large_a_share_stops_the_run(tmp_path):
     source = Pictures(1000, cut=set(range(0, 1000, 50)))  # 2 %
-    with pytest.raises(BrokenDataError, match=r"2\d of \d+ examples are broken.*max_broken = 0.01.*\(n\d+.JPEG\)"):
+    with pytest.raises(
+        BrokenDataError, match=r"2\d of \d+ examples are broken.*max_broken = 0.01.*\(n\d+.JPEG\)"
+    ):
         take(1000, source, broken_folder=tmp_path / "broken", batch_size=50)
     assert len(named(tmp_path / "broken")) >= 20
     take(60, source, max_broken=0.03, batch_size=50)  # three epochs
@@ -95,7 +113,10 @@ def test_few_prove_nothing_unless_none_is_allowed():
 
 
 def test_a_source_where_everything_breaks_stops_at_once_and_clearly():
-    with pytest.raises(BrokenDataError, match=r"^16 records broke one after another, the last was record \d+: OSError"):
+    with pytest.raises(
+        BrokenDataError,
+        match=r"^16 records broke one after another, the last was record \d+: OSError",
+    ):
         take(30, Pictures(100, lost=set(range(100))), max_broken=1.0, threads=0)
 
 
@@ -113,7 +134,10 @@ def test_threads_count_together_and_a_copy_counts_anew(tmp_path):
     for thread in threads:
         thread.join()
     lines = named(tmp_path)
-    assert sorted(line["position"] for line in lines) == list(range(200)) and lines[-1]["broken"] == 200
+    assert (
+        sorted(line["position"] for line in lines) == list(range(200))
+        and lines[-1]["broken"] == 200
+    )
     again = pickle.loads(pickle.dumps(account))
     again.broken(1000, None, OSError("x"), of=10**6)
     assert named(tmp_path)[-1]["seen"] == 1

@@ -27,7 +27,9 @@ def masks_of(record):
 
 def test_pasted_objects_lie_on_top_and_hide_what_is_below():
     under, gone = block(HW, 10, 10, 30, 30), block(HW, 2, 2, 5, 5)
-    below = record_of([under, gone], grey(HW, 50), category=[1, 2], annotated_box=np.ones((2, 4), np.float32))
+    below = record_of(
+        [under, gone], grey(HW, 50), category=[1, 2], annotated_box=np.ones((2, 4), np.float32)
+    )
     small = (36, 44)
     cover, crowd = block(small, 0, 0, 20, 20), block(small, 20, 20, 36, 44)
     above = record_of(
@@ -42,7 +44,10 @@ def test_pasted_objects_lie_on_top_and_hide_what_is_below():
     np.testing.assert_array_equal(masks_of(merged)[0], under & ~block(HW, 0, 0, 20, 20))
     np.testing.assert_array_equal(masks_of(merged)[1], block(HW, 0, 0, 20, 20))
     objects = merged["objects"]
-    assert objects["category"].tolist() == [1, 3]  # what was covered wholly, the crowd and the unchosen are not there
+    assert objects["category"].tolist() == [
+        1,
+        3,
+    ]  # what was covered wholly, the crowd and the unchosen are not there
     assert objects["area"].tolist() == [300, 400] and "annotated_box" not in objects
     np.testing.assert_array_equal(objects["box"], [[10, 10, 30, 30], [0, 0, 20, 20]])
     assert (merged["image"][:20, :20] == 200).all() and (merged["image"][20:] == 50).all()
@@ -66,13 +71,17 @@ def test_covered_keypoints_become_hidden():
     below = record_of([block(HW, 10, 10, 30, 30)], grey(HW, 50), keypoints=keypoints)
     above = record_of([block(HW, 0, 0, 20, 20)], grey(HW, 200), keypoints=keypoints)
     merged = paste(below, above, np.array([True]))
-    np.testing.assert_array_equal(merged["objects"]["keypoints"][0], [[12, 12, 1], [28, 28, 2], [0, 0, 0]])
+    np.testing.assert_array_equal(
+        merged["objects"]["keypoints"][0], [[12, 12, 1], [28, 28, 2], [0, 0, 0]]
+    )
     np.testing.assert_array_equal(merged["objects"]["keypoints"][1], keypoints[0])
 
 
 def test_examples_are_decided_by_the_seed_and_fit_those_without_pasting():
     scenes = SyntheticScenes("train", 8)
-    example = DetectionExample((96, 96), 20, augment={"scale": (0.5, 1.5), "flip": True}, min_visible=0.1)
+    example = DetectionExample(
+        (96, 96), 20, augment={"scale": (0.5, 1.5), "flip": True}, min_visible=0.1
+    )
     pasting = CopyPaste(example, scenes)
     first, again, other = (pasting(scenes[0], RNG(seed)) for seed in (3, 3, 4))
     for name, array in first.items():

@@ -16,10 +16,17 @@ def test_boxes_have_the_areas_and_shapes_that_were_asked_for():
     rng = np.random.default_rng(0)
     boxes = np.array([random_box((300, 400), (0.2, 1.0), (3 / 4, 4 / 3), rng) for _ in range(2000)])
     top, left, height, width = boxes.T
-    assert (top >= 0).all() and (left >= 0).all() and (top + height <= 300).all() and (left + width <= 400).all()
+    assert (
+        (top >= 0).all()
+        and (left >= 0).all()
+        and (top + height <= 300).all()
+        and (left + width <= 400).all()
+    )
     share, aspect = height * width / 120_000, width / height
     assert share.min() > 0.19 and share.max() < 1.01 and aspect.min() > 0.74 and aspect.max() < 1.35
-    small = share < 0.5  # there every shape fits: the area is uniform, and so is the logarithm of the shape
+    small = (
+        share < 0.5
+    )  # there every shape fits: the area is uniform, and so is the logarithm of the shape
     np.testing.assert_allclose(share[small].mean(), 0.35, atol=0.015)
     np.testing.assert_allclose(np.log(aspect[small]).mean(), 0, atol=0.02)
     assert len(np.unique(top)) > 100 and len(np.unique(left)) > 100
@@ -53,12 +60,16 @@ def test_encoded_and_grey_pictures_are_read_and_broken_ones_are_named():
     found = CropExample(16, train=False)(grey, np.random.default_rng(0))["image"]
     assert found.shape == (16, 16, 3) and (found == 77).all()
     with pytest.raises(ImageError, match="image 'cut'"):
-        CropExample(16)(grey | {"image": buffer.getvalue()[:40], "image_id": "cut"}, np.random.default_rng(0))
+        CropExample(16)(
+            grey | {"image": buffer.getvalue()[:40], "image_id": "cut"}, np.random.default_rng(0)
+        )
     blank = CropExample(16).placeholder()
     assert blank["weight"] == 0 and not blank["image"].any() and blank["image"].shape == (16, 16, 3)
 
 
-@pytest.mark.parametrize("scale, said", [((0, 1), "0 < low"), ((0.5, 0.2), "0 < low"), ((0.2, 1.5), "<= 1")])
+@pytest.mark.parametrize(
+    "scale, said", [((0, 1), "0 < low"), ((0.5, 0.2), "0 < low"), ((0.2, 1.5), "<= 1")]
+)
 def test_ranges_are_checked(scale, said):
     with pytest.raises(ValueError, match=f"crop scale .*{said}"):
         CropExample(16, scale=scale)

@@ -47,11 +47,17 @@ def test_boxes_and_cells_of_a_picture_twice_as_large():
     example = DetectionExample((60, 140), 3)(record, RNG(0))
     assert example["size"].tolist() == [60, 120] and example["original"].tolist() == [30, 60]
     np.testing.assert_array_equal(example["boxes"], [[40, 20, 80, 40], [0, 0, 6, 60], [0, 0, 0, 0]])
-    assert example["categories"].tolist() == [4, 2, 0] and example["valid"].tolist() == [True, True, False]
+    assert example["categories"].tolist() == [4, 2, 0] and example["valid"].tolist() == [
+        True,
+        True,
+        False,
+    ]
     assert example["crowd"].tolist() == [False, True, False] and example["dropped"] == 0
     expected = np.ones((112, 112), np.uint8)
     expected[:56, :56] = 0
-    np.testing.assert_array_equal(example["masks"], [expected, np.ones_like(expected), np.zeros_like(expected)])
+    np.testing.assert_array_equal(
+        example["masks"], [expected, np.ones_like(expected), np.zeros_like(expected)]
+    )
 
 
 def test_tight_boxes_have_an_exclusive_far_edge():
@@ -86,7 +92,9 @@ def test_pasted_cells_are_the_masks_on_the_canvas_whatever_was_drawn():
         record = SyntheticScenes("train", 25)[index]
         made = example(record, RNG(index))
         placement = example.placement((128, 128), RNG(index))
-        masks = [placement.apply_mask(decode_mask(rle, 128, 128)) for rle in record["objects"]["rle"]]
+        masks = [
+            placement.apply_mask(decode_mask(rle, 128, 128)) for rle in record["objects"]["rle"]
+        ]
         for row in np.flatnonzero(made["valid"]):
             shown = pasted(made["masks"][row], made["boxes"][row], placement.size)
             found.append(max(iou(shown, mask) for mask in masks))
@@ -103,7 +111,12 @@ def test_round_trip_of_coco_masks_at_28_cells(real_data):
             box = objects["box"][index]
             cells = mask_cells_of_box(mask, box, 112)
             coarse = cells.reshape(28, 4, 28, 4).mean((1, 3)) >= 0.5
-            found.append((iou(pasted(coarse, box, mask.shape), mask), iou(pasted(cells, box, mask.shape), mask)))
+            found.append(
+                (
+                    iou(pasted(coarse, box, mask.shape), mask),
+                    iou(pasted(cells, box, mask.shape), mask),
+                )
+            )
         if len(found) >= 100:
             break
     coarse, fine = np.mean(found[:100], axis=0)
@@ -118,7 +131,9 @@ def test_mirrored_masks_boxes_and_keypoints():
     names = ("nose", "left_hand", "right_hand", "tail")
     pairs = left_right_pairs(names)
     assert pairs == ((1, 2),)
-    example = DetectionExample((20, 40), 1, augment={"flip": True}, keypoints=4, keypoint_pairs=pairs)
+    example = DetectionExample(
+        (20, 40), 1, augment={"flip": True}, keypoints=4, keypoint_pairs=pairs
+    )
     seen = set()
     for seed in range(8):
         rng = RNG(seed)
@@ -128,8 +143,12 @@ def test_mirrored_masks_boxes_and_keypoints():
         if flipped:
             np.testing.assert_array_equal(made["boxes"], [[28, 5, 36, 15]])
             # What was the left hand is the right one now; the one that was not labelled still is not.
-            np.testing.assert_array_equal(made["keypoints"][0], [[34.5, 6.5, 2], [0, 0, 0], [32, 9, 1], [29, 14.5, 2]])
-            np.testing.assert_array_equal(made["masks"][0], mask_cells_of_box(mask, (4, 5, 12, 15), 112)[:, ::-1])
+            np.testing.assert_array_equal(
+                made["keypoints"][0], [[34.5, 6.5, 2], [0, 0, 0], [32, 9, 1], [29, 14.5, 2]]
+            )
+            np.testing.assert_array_equal(
+                made["masks"][0], mask_cells_of_box(mask, (4, 5, 12, 15), 112)[:, ::-1]
+            )
         else:
             np.testing.assert_array_equal(made["keypoints"], keypoints)
     assert seen == {True, False}
@@ -141,7 +160,9 @@ def test_keypoints_outside_the_crop_are_not_labelled_and_others_move_along():
     example = DetectionExample((48, 64), 1, augment={"scale": (2.0, 2.0)}, keypoints=2)
     for seed in range(6):
         placement, made = example.placement((60, 80), RNG(seed)), example(record, RNG(seed))
-        for point, (x, y, visibility) in zip(placement.points(keypoints[0, :, :2]), made["keypoints"][0], strict=True):
+        for point, (x, y, visibility) in zip(
+            placement.points(keypoints[0, :, :2]), made["keypoints"][0], strict=True
+        ):
             if (point >= 0).all() and (point <= (64, 48)).all():
                 np.testing.assert_allclose((x, y, visibility), (*point, 2), rtol=1e-6)
             else:
@@ -149,7 +170,11 @@ def test_keypoints_outside_the_crop_are_not_labelled_and_others_move_along():
     without = record_of([block((60, 80), 2, 2, 58, 78)])
     assert not example(without, RNG(0))["keypoints"].any()
     with pytest.raises(SettingsError, match="3 keypoints an object; expected 2"):
-        example(record | {"objects": record["objects"] | {"keypoints": np.zeros((1, 3, 3), np.float32)}}, RNG(0))
+        example(
+            record
+            | {"objects": record["objects"] | {"keypoints": np.zeros((1, 3, 3), np.float32)}},
+            RNG(0),
+        )
 
 
 def test_cut_objects_have_the_box_of_what_is_left_and_slivers_can_be_dropped():
@@ -183,10 +208,13 @@ def test_an_annotators_box_is_learnt_where_it_is_known():
         box = halves(record, RNG(seed))["boxes"][0]
         if box.any():
             np.testing.assert_allclose(
-                box, [max(x1, 0), max(y1, 0), min(x2, w), min(y2, h, placement.boxes([0, 0, 9, 24])[3])]
+                box,
+                [max(x1, 0), max(y1, 0), min(x2, w), min(y2, h, placement.boxes([0, 0, 9, 24])[3])],
             )
     outside = record_of([mask], annotated_box=np.array([[10, -3, 70, 24]], np.float32))
-    np.testing.assert_allclose(DetectionExample((40, 60), 1)(outside, RNG(0))["boxes"], [[10, 0, 60, 24]])
+    np.testing.assert_allclose(
+        DetectionExample((40, 60), 1)(outside, RNG(0))["boxes"], [[10, 0, 60, 24]]
+    )
 
 
 def test_objects_of_less_than_a_pixel_are_dropped():
@@ -202,7 +230,9 @@ def test_the_largest_stay_where_there_is_no_room_and_crowds_go_first():
     masks = [block((50, 50), 0, 0, size, size) for size in (10, 50, 20, 30)]
     record = record_of(masks, crowd=[False, True, False, False], category=[0, 1, 2, 3])
     made = DetectionExample((50, 50), 2)(record, RNG(0))
-    assert made["categories"].tolist() == [2, 3] and made["dropped"] == 2 and not made["crowd"].any()
+    assert (
+        made["categories"].tolist() == [2, 3] and made["dropped"] == 2 and not made["crowd"].any()
+    )
 
 
 def test_multi_scale_draws_a_side_and_evaluation_never():
@@ -211,7 +241,9 @@ def test_multi_scale_draws_a_side_and_evaluation_never():
     train = DetectionExample(**options, augment={"short_sides": (20, 30, 60)})
     sizes = {tuple(train(record, RNG(seed))["size"]) for seed in range(20)}
     assert sizes == {(20, 40), (30, 60), (55, 110)}
-    evaluation = DetectionExample(**options, augment={"short_sides": (20,), "flip": True}, train=False)
+    evaluation = DetectionExample(
+        **options, augment={"short_sides": (20,), "flip": True}, train=False
+    )
     made = [evaluation(record, RNG(seed)) for seed in range(3)]
     assert all(tuple(each["size"]) == (40, 80) for each in made)
     for name in made[0]:
@@ -223,12 +255,16 @@ def test_answers_come_back_to_the_picture():
     example = DetectionExample((64, 64), 1, train=False)(record, RNG(0))
     back = shown_whole(example["size"], example["original"])
     np.testing.assert_allclose(back.boxes_back(example["boxes"]), [[20, 10, 40, 20]], rtol=1e-6)
-    np.testing.assert_array_equal(example["image"][: example["size"][0], :64], back.apply(record["image"]))
+    np.testing.assert_array_equal(
+        example["image"][: example["size"][0], :64], back.apply(record["image"])
+    )
 
 
 def test_a_loader_gives_placeholders_and_the_index_of_each_picture():
     scenes = SyntheticScenes("train", 3)
-    with make_loader(scenes, DetectionExample((64, 64), 5), batch_size=2, train=False, threads=0) as loader:
+    with make_loader(
+        scenes, DetectionExample((64, 64), 5), batch_size=2, train=False, threads=0
+    ) as loader:
         first, last = list(loader)
     assert first["index"].tolist() == [0, 1] and last["index"].tolist() == [2, -1]
     assert last["weight"].tolist() == [1, 0] and first["masks"].shape == (2, 5, 112, 112)

@@ -17,7 +17,9 @@ def record(label=None, areas=(), categories=(), crowd=None):
         "crowd": np.zeros(len(areas), bool) if crowd is None else np.array(crowd),
     }
     image = np.full((40, 48, 3), 7, np.uint8)
-    return {"image": image, "image_id": "one", "objects": objects} | ({} if label is None else {"label": label})
+    return {"image": image, "image_id": "one", "objects": objects} | (
+        {} if label is None else {"label": label}
+    )
 
 
 def example_of(record, rule="record", classes=5):
@@ -47,16 +49,29 @@ def test_a_label_that_is_no_class_ends_the_loading_and_names_the_picture(label):
         example_of(record(label=label))
     example = LabelledExample(CropExample(32, train=False), "record", 5)
     with pytest.raises(SettingsError, match=said):
-        next(make_loader([record(label=1), record(label=label)], example, batch_size=2, train=False, threads=0))
+        next(
+            make_loader(
+                [record(label=1), record(label=label)],
+                example,
+                batch_size=2,
+                train=False,
+                threads=0,
+            )
+        )
 
 
 def test_a_source_without_labels_is_an_error_that_says_which_other_rule_there_is():
-    with pytest.raises(ValueError, match="no picture of 'x' has a class: its records carry no label.*label='largest'"):
+    with pytest.raises(
+        ValueError,
+        match="no picture of 'x' has a class: its records carry no label.*label='largest'",
+    ):
         check_labels([record(areas=(3,), categories=(0,))], "record", "'x'")
     with pytest.raises(ValueError, match="hold no objects.*label='record'"):
         check_labels([record(label=2)] * 300, "largest", "'x'")
     check_labels([record()] * 10 + [record(label=2)] * 10, "record", "'x'")
-    with pytest.raises(ValueError, match="config.data.label is 'biggest'; choose one of record, largest"):
+    with pytest.raises(
+        ValueError, match="config.data.label is 'biggest'; choose one of record, largest"
+    ):
         LabelledExample(CropExample(32), "biggest", 5)
 
 
@@ -78,8 +93,11 @@ def test_a_margin_cuts_the_borders_off_as_imagenet_is_measured():
     image[32:-32, 288:-288] = 200  # the middle 448 x 448 pixels
     picture = {"image": image, "image_id": "a"}
     measured, whole = (
-        CropExample(224, train=False, margin=margin)(picture, None)["image"] for margin in (256 / 224, 1.0)
+        CropExample(224, train=False, margin=margin)(picture, None)["image"]
+        for margin in (256 / 224, 1.0)
     )
-    assert (measured == 200).all() and (whole[:10] == 0).all() and (whole[28:-28, 28:-28] >= 200).all()
+    assert (
+        (measured == 200).all() and (whole[:10] == 0).all() and (whole[28:-28, 28:-28] >= 200).all()
+    )
     with pytest.raises(ValueError, match="margin is at least 1"):
         CropExample(32, margin=0.9)

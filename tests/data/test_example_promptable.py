@@ -34,7 +34,9 @@ def test_content_lies_top_left_with_zeros_beyond():
     example = PromptableExample(120, 2)(record, RNG(0))
     assert example["size"].tolist() == [60, 120]
     assert (example["image"][:60] == 200).all() and not example["image"][60:].any()
-    np.testing.assert_array_equal(example["boxes"], [[40, 20, 80, 40], [0, 0, 0, 0]])  # twice the size
+    np.testing.assert_array_equal(
+        example["boxes"], [[40, 20, 80, 40], [0, 0, 0, 0]]
+    )  # twice the size
     np.testing.assert_array_equal(example["masks"][0], block((120, 120), 20, 40, 40, 80))
     assert example["area"].tolist() == [800, 0] and example["valid"].tolist() == [True, False]
 
@@ -88,7 +90,12 @@ def test_an_object_that_would_vanish_keeps_its_fullest_cell():
 
 def test_crowds_dust_and_near_whole_image_masks_are_left_out():
     hw = (40, 40)
-    masks = [block(hw, 0, 0, 40, 39), block(hw, 1, 1, 4, 4), block(hw, 10, 10, 30, 30), block(hw, 20, 0, 39, 20)]
+    masks = [
+        block(hw, 0, 0, 40, 39),
+        block(hw, 1, 1, 4, 4),
+        block(hw, 10, 10, 30, 30),
+        block(hw, 20, 0, 39, 20),
+    ]
     record = record_of(masks, crowd=[False, False, False, True])
     example = PromptableExample(40, 4)(record, RNG(0))
     assert example["area"].tolist() == [400, 0, 0, 0]
@@ -98,7 +105,11 @@ def test_crowds_dust_and_near_whole_image_masks_are_left_out():
 
 def test_no_object_left_weighs_nothing():
     example = PromptableExample(40, 2)(record_of([block((40, 40), 3, 3, 5, 5)]), RNG(0))
-    assert example["weight"] == 0 and not example["valid"].any() and example["size"].tolist() == [40, 40]
+    assert (
+        example["weight"] == 0
+        and not example["valid"].any()
+        and example["size"].tolist() == [40, 40]
+    )
     nothing = record_of([block((40, 40), 3, 3, 5, 5)])
     nothing["objects"] = {name: value[:0] for name, value in nothing["objects"].items()}
     assert PromptableExample(40, 2)(nothing, RNG(0))["weight"] == 0
@@ -133,7 +144,12 @@ def test_padding_stays_zero_under_colour_jitter():
         example = PromptableExample(40, 1, augment={"brightness": 0.5})(record, RNG(seed))
         assert not example["image"][20:].any()
     assert (
-        len({PromptableExample(40, 1, augment={"brightness": 0.5})(record, RNG(s))["image"].max() for s in range(8)})
+        len(
+            {
+                PromptableExample(40, 1, augment={"brightness": 0.5})(record, RNG(s))["image"].max()
+                for s in range(8)
+            }
+        )
         > 2
     )
 
@@ -142,7 +158,8 @@ def test_broken_records_raise_what_is_wrong():
     good = record_of([block((40, 40), 3, 3, 15, 15)])
     with pytest.raises(ImageError, match="image 'picture'.*truncated"):
         PromptableExample(40, 1)(
-            good | {"image": encode_png(RNG(0).integers(0, 256, (40, 40, 3), np.uint8))[:-60]}, RNG(0)
+            good | {"image": encode_png(RNG(0).integers(0, 256, (40, 40, 3), np.uint8))[:-60]},
+            RNG(0),
         )
     with pytest.raises(ImageError, match="40 x 30 pixels.*says 40 x 40"):
         PromptableExample(40, 1)(good | {"image": np.zeros((40, 30, 3), np.uint8)}, RNG(0))

@@ -32,14 +32,20 @@ class Noisy:
     """An example that shows its record and its randomness."""
 
     def __call__(self, record, rng):
-        return {"value": record["value"][0], "noise": np.float64(rng.random()), "weight": np.float32(1)}
+        return {
+            "value": record["value"][0],
+            "noise": np.float64(rng.random()),
+            "weight": np.float32(1),
+        }
 
     def placeholder(self):
         return {"value": np.float32(-1), "noise": np.float64(0), "weight": np.float32(0)}
 
 
 def take(steps, source=None, **options):
-    with make_loader(source or Numbers(10), Noisy(), **({"batch_size": 4, "seed": 3} | options)) as batches:
+    with make_loader(
+        source or Numbers(10), Noisy(), **({"batch_size": 4, "seed": 3} | options)
+    ) as batches:
         return [next(batches) for _ in range(steps)]
 
 
@@ -52,11 +58,15 @@ def assert_same(a, b):
 
 
 def test_every_example_once_an_epoch_and_another_order_each_time():
-    values = np.concatenate([batch["value"] for batch in take(10)])  # 40 examples: four epochs of ten
+    values = np.concatenate(
+        [batch["value"] for batch in take(10)]
+    )  # 40 examples: four epochs of ten
     epochs = values.reshape(4, 10)
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(10), (4, 1)))
     assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert not np.array_equal(values, np.concatenate([batch["value"] for batch in take(10, seed=4)]))
+    assert not np.array_equal(
+        values, np.concatenate([batch["value"] for batch in take(10, seed=4)])
+    )
 
 
 def test_augmentation_differs_between_epochs_and_seeds():
@@ -80,9 +90,12 @@ def test_resuming_equals_going_on(consumed):
 @pytest.mark.parametrize("start", [0, 8])
 def test_processes_together_are_one_process(processes, start):
     whole = take(4, start=start)
-    parts = [take(4, start=start, process_index=p, process_count=processes) for p in range(processes)]
+    parts = [
+        take(4, start=start, process_index=p, process_count=processes) for p in range(processes)
+    ]
     joined = [
-        {name: np.concatenate([row[name] for row in step]) for name in step[0]} for step in zip(*parts, strict=True)
+        {name: np.concatenate([row[name] for row in step]) for name in step[0]}
+        for step in zip(*parts, strict=True)
     ]
     assert_same(joined, whole)
 
@@ -98,14 +111,18 @@ def test_each_process_reads_its_own_rows_alone_and_together_they_read_all_whoeve
             batches = take(steps, source, batch_size=12, start=start, threads=0, **place)
             index = np.stack([batch["index"] for batch in batches])
             assert index.shape == (steps, 12 // processes)
-            assert sorted(source.reads) == sorted(index.ravel()), "nothing is read that another process learns from"
+            assert sorted(source.reads) == sorted(index.ravel()), (
+                "nothing is read that another process learns from"
+            )
             parts.append(index)
         joined = np.concatenate(parts, axis=1).ravel()
         assert len(set(joined)) == len(joined), "no example in two processes"
         seen.append(joined)
     order = np.concatenate(seen)
     np.testing.assert_array_equal(np.sort(order), np.arange(48))
-    np.testing.assert_array_equal(order, np.concatenate([b["index"] for b in take(4, Numbers(48), batch_size=12)]))
+    np.testing.assert_array_equal(
+        order, np.concatenate([b["index"] for b in take(4, Numbers(48), batch_size=12)])
+    )
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 8])
@@ -113,7 +130,9 @@ def test_shards_of_an_epoch_are_disjoint_and_complete(processes):
     """Two epochs of 60 examples in batches of 24, so that the second begins in the middle of the third batch."""
     parts = []
     for process in range(processes):
-        batches = take(5, Numbers(60), batch_size=24, process_index=process, process_count=processes)
+        batches = take(
+            5, Numbers(60), batch_size=24, process_index=process, process_count=processes
+        )
         parts.append(np.stack([batch["index"] for batch in batches]))
         assert parts[-1].shape == (5, 24 // processes)
     epochs = np.concatenate(parts, axis=1).reshape(2, 60)
@@ -160,7 +179,9 @@ def test_a_broken_record_becomes_a_placeholder_and_one_warning(caplog):
     indices = np.concatenate([batch["index"] for batch in batches])
     assert (weights[indices == 7] == 0).all() and (indices == 7).sum() == 4
     assert (weights[indices != 7] == 1).all()
-    for batch, expected in zip(batches, healthy, strict=True):  # the others are as if nothing had happened
+    for batch, expected in zip(
+        batches, healthy, strict=True
+    ):  # the others are as if nothing had happened
         kept = batch["index"] != 7
         np.testing.assert_array_equal(batch["noise"][kept], expected["noise"][kept])
     (message,) = [record.getMessage() for record in caplog.records]
@@ -170,8 +191,14 @@ def test_a_broken_record_becomes_a_placeholder_and_one_warning(caplog):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_large_batches_are_made_in_pieces_and_are_the_same(processes, monkeypatch):
     def batches():
-        parts = [take(3, batch_size=24, process_index=p, process_count=processes) for p in range(processes)]
-        return [{k: np.concatenate([row[k] for row in step]) for k in step[0]} for step in zip(*parts, strict=True)]
+        parts = [
+            take(3, batch_size=24, process_index=p, process_count=processes)
+            for p in range(processes)
+        ]
+        return [
+            {k: np.concatenate([row[k] for row in step]) for k in step[0]}
+            for step in zip(*parts, strict=True)
+        ]
 
     whole = batches()
     monkeypatch.setattr(loader, "_PIECE", 4)

@@ -23,7 +23,9 @@ def test_report_counts_and_names_what_was_skipped(tmp_path):
     assert (split.images, split.objects) == (2, 4)
     assert split.skipped.images == {"image is truncated or not a picture": 1}
     assert "train: 2 images, 4 objects" in str(report)
-    assert "skipped 1 images: image is truncated or not a picture, such as" in str(report) and "a1.png" in str(report)
+    assert "skipped 1 images: image is truncated or not a picture, such as" in str(
+        report
+    ) and "a1.png" in str(report)
     saved = json.loads((tmp_path / "out" / "report.json").read_text())
     assert saved["splits"]["train"]["skipped"]["images"] == split.skipped.images
     assert read_info(tmp_path / "out").categories == ("nucleus",)
@@ -51,7 +53,9 @@ def test_threads_count_what_one_does(tmp_path, monkeypatch):
     for cores in (1, 4):
         monkeypatch.setattr(threads, "usable_cores", lambda cores=cores: cores)
         for limit in (None, 4):
-            report = prepare("label_maps", folder, tmp_path / "out", short_side=4, limit=limit, overwrite=True)
+            report = prepare(
+                "label_maps", folder, tmp_path / "out", short_side=4, limit=limit, overwrite=True
+            )
             reports.append((report.splits["train"].images, report.splits["train"].skipped))
     assert reports[0] == reports[2] and reports[1] == reports[3]
     assert reports[0][0] == 8 and reports[0][1].images == {"image is truncated or not a picture": 4}
@@ -59,7 +63,9 @@ def test_threads_count_what_one_does(tmp_path, monkeypatch):
 
 
 def test_unknown_source_names_the_nearest_and_all(tmp_path):
-    with pytest.raises(ValueError, match="unknown data source 'nucli'; did you mean 'nuclei'.*coco, images, label"):
+    with pytest.raises(
+        ValueError, match="unknown data source 'nucli'; did you mean 'nuclei'.*coco, images, label"
+    ):
         prepare("nucli", tmp_path, tmp_path / "out")
     with pytest.raises(ValueError, match="'coco' needs the folder of its raw files"):
         prepare("coco", None, tmp_path / "out")
@@ -76,7 +82,9 @@ def test_an_empty_dataset_is_an_error_with_the_reasons_and_leaves_nothing(tmp_pa
     folder = write_label_maps(tmp_path / "raw", count=2)
     for path in (folder / "images").iterdir():
         truncate(path)
-    with pytest.raises(EmptyDatasetError, match="'train' has no usable image: 2 image is truncated"):
+    with pytest.raises(
+        EmptyDatasetError, match="'train' has no usable image: 2 image is truncated"
+    ):
         prepare("label_maps", folder, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
@@ -93,7 +101,11 @@ def test_pictures_without_objects_are_kept_on_request(tmp_path):
 
 
 def test_an_image_id_is_used_once(tmp_path):
-    write_coco(tmp_path / "raw", [annotation(1, [square(2, 2, 5)])], images=2 * [{"id": 7, "file_name": "7.jpg"}])
+    write_coco(
+        tmp_path / "raw",
+        [annotation(1, [square(2, 2, 5)])],
+        images=2 * [{"id": 7, "file_name": "7.jpg"}],
+    )
     report = prepare("coco", tmp_path / "raw", tmp_path / "out")
     assert report.splits["train"].images == 1
     assert report.splits["train"].skipped.images == {"image id is taken by an earlier image": 1}
@@ -168,8 +180,13 @@ def test_synthetic_scenes_are_written_without_a_raw_folder(tmp_path):
     source = open_source(tmp_path / "out", "heldout")
     scene = SyntheticScenes("heldout", 3, size=64)[2]
     assert report.splits["heldout"].images == 3
-    assert source[2]["image"] == encode_png(scene["image"]) and source[2]["objects"]["rle"] == scene["objects"]["rle"]
-    assert len(read_info(tmp_path / "out").categories) > int(np.max(source[2]["objects"]["category"]))
+    assert (
+        source[2]["image"] == encode_png(scene["image"])
+        and source[2]["objects"]["rle"] == scene["objects"]["rle"]
+    )
+    assert len(read_info(tmp_path / "out").categories) > int(
+        np.max(source[2]["objects"]["category"])
+    )
     with pytest.raises(ValueError, match="read no folder"):
         prepare("synthetic", tmp_path, tmp_path / "again")
 
@@ -182,12 +199,18 @@ def test_reason_of_a_record_error_names_no_record():
 @pytest.mark.real_data
 @pytest.mark.parametrize(
     ("source", "folder", "split"),
-    [("nuclei", "dsb2018_nuclei", "stage1_test"), ("bsds500", "bsds500", "val"), ("coco", "coco_cc", "val2017")],
+    [
+        ("nuclei", "dsb2018_nuclei", "stage1_test"),
+        ("bsds500", "bsds500", "val"),
+        ("coco", "coco_cc", "val2017"),
+    ],
 )
 def test_real_data_prepares_and_reads(real_data, tmp_path, source, folder, split):
     report = prepare(source, real_data(folder), tmp_path / "out", splits=split, limit=2)
     records = open_source(tmp_path / "out", split)
     assert report.splits[split].images == len(records) == 2
-    assert report.splits[split].objects == sum(len(records[index]["objects"]["rle"]) for index in range(2))
+    assert report.splits[split].objects == sum(
+        len(records[index]["objects"]["rle"]) for index in range(2)
+    )
     for index in range(2):
         validate_record(records[index])

@@ -18,12 +18,25 @@ def make_record(masks, keypoints):
     image = np.zeros((height, width, 3), np.uint8)
     image[masks[0]] = 255
     rows = [
-        {"id": i, "box": mask_box(m), "category": 0, "crowd": False, "area": m.sum(), "rle": encode_mask(m)}
+        {
+            "id": i,
+            "box": mask_box(m),
+            "category": 0,
+            "crowd": False,
+            "area": m.sum(),
+            "rle": encode_mask(m),
+        }
         for i, m in enumerate(masks)
     ]
     rows = [row | {"keypoints": keypoints} for row in rows]
     objects = stack_objects(rows, ("keypoints",))
-    return {"image": encode_png(image), "image_id": "pic", "height": height, "width": width, "objects": objects}
+    return {
+        "image": encode_png(image),
+        "image_id": "pic",
+        "height": height,
+        "width": width,
+        "objects": objects,
+    }
 
 
 def test_everything_shrinks_together():

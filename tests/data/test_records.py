@@ -8,15 +8,36 @@ from pycocotools import mask as coco_mask
 
 from segjax.data.records import stack_objects, validate_record
 from segjax.images.encoding import encode_png
-from segjax.masks import RecordError, decode_mask, encode_mask, encode_part, mask_box, run_lengths, runs_to_mask
+from segjax.masks import (
+    RecordError,
+    decode_mask,
+    encode_mask,
+    encode_part,
+    mask_box,
+    run_lengths,
+    runs_to_mask,
+)
 
 
 def make_record(**changes):
     mask = np.zeros((20, 30), bool)
     mask[2:6, 3:9] = True
-    row = {"id": 5, "box": mask_box(mask), "category": 0, "crowd": False, "area": 24.0, "rle": encode_mask(mask)}
+    row = {
+        "id": 5,
+        "box": mask_box(mask),
+        "category": 0,
+        "crowd": False,
+        "area": 24.0,
+        "rle": encode_mask(mask),
+    }
     image = np.zeros((20, 30, 3), np.uint8)
-    record = {"image": encode_png(image), "image_id": "pic", "height": 20, "width": 30, "objects": stack_objects([row])}
+    record = {
+        "image": encode_png(image),
+        "image_id": "pic",
+        "height": 20,
+        "width": 30,
+        "objects": stack_objects([row]),
+    }
     return record | changes
 
 
@@ -42,8 +63,12 @@ def test_a_part_is_encoded_as_the_whole_mask_is():
         top, left = rng.integers(height), rng.integers(width)
         bottom, right = rng.integers(top, height) + 1, rng.integers(left, width) + 1
         mask = np.zeros((height, width), bool)
-        mask[top:bottom, left:right] = rng.random((bottom - top, right - left)) < rng.choice([0.0, 0.3, 0.8, 1.0])
-        assert encode_part(mask[top:bottom, left:right], (top, left), (height, width)) == encode_mask(mask)
+        mask[top:bottom, left:right] = rng.random((bottom - top, right - left)) < rng.choice(
+            [0.0, 0.3, 0.8, 1.0]
+        )
+        assert encode_part(
+            mask[top:bottom, left:right], (top, left), (height, width)
+        ) == encode_mask(mask)
 
 
 @pytest.mark.parametrize("inside, runs", [(False, [12]), (True, [0, 12])])
@@ -53,7 +78,11 @@ def test_a_mask_of_one_value_is_one_run_there_and_back(inside, runs):
     assert run_lengths(rle).tolist() == runs
     packed = coco_mask.frPyObjects({"size": [3, 4], "counts": runs}, 3, 4)
     assert packed["counts"].decode() == rle and coco_mask.area(packed) == 12 * inside
-    for back in (decode_mask(rle, 3, 4), runs_to_mask(np.array(runs), 3, 4, "mask"), coco_mask.decode(packed)):
+    for back in (
+        decode_mask(rle, 3, 4),
+        runs_to_mask(np.array(runs), 3, 4, "mask"),
+        coco_mask.decode(packed),
+    ):
         np.testing.assert_array_equal(back, mask)
 
 
@@ -66,7 +95,9 @@ def test_long_runs_of_large_images_decode():
 def test_runs_that_do_not_fit_the_image_are_refused():
     rle = encode_mask(np.ones((10, 12), bool))
     for size in ((10, 11), (11, 12), (5, 5)):
-        with pytest.raises(RecordError, match=f"120 pixels in all for an image of {size[0]} x {size[1]}"):
+        with pytest.raises(
+            RecordError, match=f"120 pixels in all for an image of {size[0]} x {size[1]}"
+        ):
             decode_mask(rle, *size)
     with pytest.raises(RecordError, match="0 pixels"):
         decode_mask("", 4, 4)
@@ -154,4 +185,8 @@ def test_missing_fields_are_named(field):
 
 def test_a_picture_without_objects_still_has_columns():
     objects = stack_objects([], ["annotator"])
-    assert objects["box"].shape == (0, 4) and objects["annotator"].shape == (0,) and objects["rle"] == []
+    assert (
+        objects["box"].shape == (0, 4)
+        and objects["annotator"].shape == (0,)
+        and objects["rle"] == []
+    )

@@ -9,7 +9,10 @@ from segjax.data.repeat_factor import RepeatRare, repeat_factors
 
 
 def records(*classes):
-    return [{"image_id": str(n), "objects": {"category": np.array(some, int)}} for n, some in enumerate(classes)]
+    return [
+        {"image_id": str(n), "objects": {"category": np.array(some, int)}}
+        for n, some in enumerate(classes)
+    ]
 
 
 def test_a_picture_is_repeated_by_the_root_of_its_rarest_class():
@@ -24,7 +27,9 @@ def test_every_picture_comes_as_often_as_its_factor_says_to_within_one():
     source = records([0], [0], [0, 1], [0], [2], [2], [0, 0], [])
     repeated = RepeatRare(source, 0.3)
     factors = repeat_factors([{0}, {0}, {0, 1}, {0}, {2}, {2}, {0}, set()], 0.3)
-    assert factors[2] == pytest.approx(np.sqrt(0.3 * 8)) and factors[4] == pytest.approx(np.sqrt(0.3 * 4))
+    assert factors[2] == pytest.approx(np.sqrt(0.3 * 8)) and factors[4] == pytest.approx(
+        np.sqrt(0.3 * 4)
+    )
     counts = collections.Counter(repeated[i]["image_id"] for i in range(len(repeated)))
     assert len(repeated) == round(factors.sum()) == 9
     for name, factor in enumerate(factors):

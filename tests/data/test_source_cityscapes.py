@@ -35,7 +35,9 @@ def test_things_and_groups(tmp_path):
         ("car", False, 26012),
     ]
     np.testing.assert_array_equal(decode_mask(objects["rle"][3], 20, 40), instance_map() == 26012)
-    assert objects["area"].tolist() == [50, 50, 50, 60] and record["image_id"] == "ulm_000001_000019"
+    assert (
+        objects["area"].tolist() == [50, 50, 50, 60] and record["image_id"] == "ulm_000001_000019"
+    )
     assert len(source.categories) == 8 and source.category_ids[0] == 24
 
 

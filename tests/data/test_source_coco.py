@@ -36,7 +36,9 @@ def test_polygons_become_masks_and_parts_stay_one_object(tmp_path):
 def test_compressed_and_uncompressed_rle_and_crowd(tmp_path):
     mask = np.zeros((20, 30), bool)
     mask[4:9, 1:20] = True
-    runs = np.diff(np.concatenate([[0], np.flatnonzero(np.diff(mask.T.ravel().astype(int))) + 1, [mask.size]]))
+    runs = np.diff(
+        np.concatenate([[0], np.flatnonzero(np.diff(mask.T.ravel().astype(int))) + 1, [mask.size]])
+    )
     annotations = [
         annotation(1, {"size": [20, 30], "counts": encode_mask(mask)}),
         annotation(2, {"size": [20, 30], "counts": runs.tolist()}, iscrowd=1, category_id=9),
@@ -54,7 +56,9 @@ def test_folders_of_their_own_are_splits_with_their_images(tmp_path):
     for split in ("valid", "train"):
         write_coco(tmp_path / split, [annotation(1, [square(2, 3, 4)])])
         (tmp_path / split / "images" / "7.jpg").rename(tmp_path / split / "7.jpg")
-        (tmp_path / split / "instances_train.json").rename(tmp_path / split / "_annotations.coco.json")
+        (tmp_path / split / "instances_train.json").rename(
+            tmp_path / split / "_annotations.coco.json"
+        )
     (tmp_path / "metadata.json").write_text("{}")  # is no annotation file
     assert CocoFolder(tmp_path).splits == ("train", "valid")
     (record,), skipped = read(tmp_path, "valid")
@@ -107,7 +111,9 @@ def test_broken_annotations_are_counted_and_named(tmp_path, reason):
     assert "annotation 1 of image" in skipped.examples[reason][0]
 
 
-@pytest.mark.parametrize("counts", [[100, 100], [300, 400], [700, -100], encode_mask(np.ones((5, 5))), "??", None])
+@pytest.mark.parametrize(
+    "counts", [[100, 100], [300, 400], [700, -100], encode_mask(np.ones((5, 5))), "??", None]
+)
 def test_run_lengths_of_another_image_are_refused(counts):
     with pytest.raises(ValueError, match="RLE does not fit its image"):
         annotation_mask({"size": [20, 30], "counts": counts}, 20, 30, "annotation 1")
@@ -140,8 +146,14 @@ def test_files_that_are_not_coco_are_named(tmp_path):
     for content, message in [
         ('{"images": [', "is not JSON"),
         ('{"images": []}', "has no list 'annotations'"),
-        (json.dumps({"images": [{"id": 1}], "annotations": [], "categories": []}), "'images' has no 'file_name'"),
-        (json.dumps({"images": [], "annotations": [{"id": "a"}], "categories": []}), "expected a whole number"),
+        (
+            json.dumps({"images": [{"id": 1}], "annotations": [], "categories": []}),
+            "'images' has no 'file_name'",
+        ),
+        (
+            json.dumps({"images": [], "annotations": [{"id": "a"}], "categories": []}),
+            "expected a whole number",
+        ),
     ]:
         path.write_text(content)
         with pytest.raises(ValueError, match=message):
@@ -166,9 +178,14 @@ def test_real_masks_equal_pycocotools(real_data, capsys):
         objects = record["objects"]
         for index, identity in enumerate(objects["id"].tolist()):
             expected = oracle.annToMask(oracle.anns[identity])
-            np.testing.assert_array_equal(decode_mask(objects["rle"][index], *expected.shape), expected)
+            np.testing.assert_array_equal(
+                decode_mask(objects["rle"][index], *expected.shape), expected
+            )
             x, y, width, height = coco_mask.toBbox(oracle.annToRLE(oracle.anns[identity]))
             np.testing.assert_array_equal(objects["box"][index], [x, y, x + width, y + height])
-            assert source.category_ids[objects["category"][index]] == oracle.anns[identity]["category_id"]
+            assert (
+                source.category_ids[objects["category"][index]]
+                == oracle.anns[identity]["category_id"]
+            )
             compared += 1
     assert compared > 10 and not skipped.objects

@@ -22,10 +22,18 @@ def ids(source, split):
 
 
 def test_imagenets_layout_has_labels_by_class(tmp_path):
-    raw = write(tmp_path / "raw", "train/n02/b.JPEG", "train/n01/a.JPEG", "train/n01/c.JPEG", "val/n02/d.JPEG")
+    raw = write(
+        tmp_path / "raw",
+        "train/n02/b.JPEG",
+        "train/n01/a.JPEG",
+        "train/n01/c.JPEG",
+        "val/n02/d.JPEG",
+    )
     truncate(write_picture(raw / "train" / "n02" / "broken.JPEG"))
     report = prepare("images", raw, tmp_path / "out")
-    assert str(report).splitlines()[1].startswith("  train: 3 images, ")  # and says nothing of objects
+    assert (
+        str(report).splitlines()[1].startswith("  train: 3 images, ")
+    )  # and says nothing of objects
     assert report.splits["train"].skipped.images == {"image is truncated or not a picture": 1}
     source, val = (open_source(tmp_path / "out", split) for split in ("train", "val"))
     found = [(record["image_id"], record["label"]) for record in (source[i] for i in range(3))]
@@ -63,7 +71,9 @@ def test_a_share_is_held_out_where_there_is_nothing_to_measure_on(tmp_path, layo
 
 
 def test_folders_that_no_split_is_named_for_are_classes(tmp_path):
-    source = ImageFolders(write(tmp_path, "contrail/a.jpg", "cirrus/b.jpg", "cirrus/c.jpg"), held_out=0)
+    source = ImageFolders(
+        write(tmp_path, "contrail/a.jpg", "cirrus/b.jpg", "cirrus/c.jpg"), held_out=0
+    )
     assert source.categories == ("cirrus", "contrail") and source.splits == ("train",)
 
 
@@ -82,7 +92,9 @@ def test_what_cannot_be_meant_is_said(tmp_path):
         ImageFolders(write(tmp_path / "one", "a.jpg"))
     with pytest.raises(ValueError, match="holds pictures and the splits train too"):
         ImageFolders(write(tmp_path / "mixed", "a.jpg", "train/b.jpg"))
-    with pytest.raises(ValueError, match=r"holds pictures \(a.jpg, ...\) and folders of pictures \(n01, ...\)"):
+    with pytest.raises(
+        ValueError, match=r"holds pictures \(a.jpg, ...\) and folders of pictures \(n01, ...\)"
+    ):
         ImageFolders(write(tmp_path / "loose", "train/a.jpg", "train/n01/b.jpg"))
 
 
@@ -90,7 +102,15 @@ def test_short_side_and_option_come_from_the_command_line(tmp_path, capsys):
     from segjax.cli import main
 
     raw = write(tmp_path / "raw", *(f"{i}.jpg" for i in range(4)))
-    arguments = ["prepare", "images", str(raw), "--out", str(tmp_path / "out"), "--short-side", "10"]
+    arguments = [
+        "prepare",
+        "images",
+        str(raw),
+        "--out",
+        str(tmp_path / "out"),
+        "--short-side",
+        "10",
+    ]
     assert main([*arguments, "--option", "held_out=0.5"]) == 0
     assert "train: 2 images" in capsys.readouterr().out
     record = open_source(tmp_path / "out", "val")[0]

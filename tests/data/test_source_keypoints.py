@@ -14,7 +14,9 @@ from segjax.evaluation.coco_format import coco_truth
 
 NAMES = ["nose", "left_eye", "right_eye"]
 FLAT = [3, 4, 2, 0, 0, 0, 5, 6, 1]
-PERSON = annotation(1, [square(2, 3, 6)], keypoints=FLAT, num_keypoints=2, bbox=[2.5, 3.0, 5.5, 6.0])
+PERSON = annotation(
+    1, [square(2, 3, 6)], keypoints=FLAT, num_keypoints=2, bbox=[2.5, 3.0, 5.5, 6.0]
+)
 
 
 def test_keypoints_lie_in_the_middle_of_their_pixels(tmp_path):
@@ -23,17 +25,25 @@ def test_keypoints_lie_in_the_middle_of_their_pixels(tmp_path):
     source = CocoFolder(write_keypoints(tmp_path, [PERSON, faceless], NAMES), keypoints=True)
     (record,) = source.records("train", Skipped())
     validate_record(record)
-    np.testing.assert_array_equal(record["objects"]["keypoints"][0], [[3.5, 4.5, 2], [0, 0, 0], [5.5, 6.5, 1]])
+    np.testing.assert_array_equal(
+        record["objects"]["keypoints"][0], [[3.5, 4.5, 2], [0, 0, 0], [5.5, 6.5, 1]]
+    )
     assert not record["objects"]["keypoints"][1].any()
-    assert source.keypoints == 3 and source.categories == ("person",) and source.splits == ("train",)
+    assert (
+        source.keypoints == 3 and source.categories == ("person",) and source.splits == ("train",)
+    )
     assert left_right_pairs(source.keypoint_names) == ((1, 2),)
 
 
 def test_prepared_keypoints_go_back_into_cocos_file(tmp_path):
-    prepare("coco", write_keypoints(tmp_path / "raw", [PERSON], NAMES), tmp_path / "out", keypoints=True)
+    prepare(
+        "coco", write_keypoints(tmp_path / "raw", [PERSON], NAMES), tmp_path / "out", keypoints=True
+    )
     records = open_source(tmp_path / "out", "train")
     assert records.info.keypoint_names == tuple(NAMES) and records.info.keypoints == 3
-    truth = coco_truth(records, records.info.categories, (3,), keypoint_names=records.info.keypoint_names)
+    truth = coco_truth(
+        records, records.info.categories, (3,), keypoint_names=records.info.keypoint_names
+    )
     (row,) = truth["annotations"]
     assert row["keypoints"] == FLAT and row["num_keypoints"] == 2 and row["bbox"] == PERSON["bbox"]
     assert truth["categories"] == [{"id": 3, "name": "person", "keypoints": NAMES}]
@@ -43,7 +53,9 @@ def test_shrunk_records_take_boxes_and_keypoints_along(tmp_path):
     raw = write_keypoints(tmp_path / "raw", [PERSON], NAMES)
     prepare("coco", raw, tmp_path / "out", keypoints=True, short_side=10)  # half of 20 x 30
     objects = open_source(tmp_path / "out", "train")[0]["objects"]
-    np.testing.assert_array_equal(objects["keypoints"][0], [[1.75, 2.25, 2], [0, 0, 0], [2.75, 3.25, 1]])
+    np.testing.assert_array_equal(
+        objects["keypoints"][0], [[1.75, 2.25, 2], [0, 0, 0], [2.75, 3.25, 1]]
+    )
     np.testing.assert_array_equal(objects["annotated_box"], [[1.25, 1.5, 4, 4.5]])
 
 
@@ -51,6 +63,11 @@ def test_files_without_keypoints_and_wrong_numbers_of_them(tmp_path):
     with pytest.raises(ValueError, match="no category in .* has a list of 'keypoints'"):
         CocoFolder(write_coco(tmp_path / "a", [PERSON]), keypoints=True)
     few = annotation(1, [square(2, 3, 6)], keypoints=FLAT[:6])
-    source, skipped = CocoFolder(write_keypoints(tmp_path / "b", [few], NAMES), keypoints=True), Skipped()
+    source, skipped = (
+        CocoFolder(write_keypoints(tmp_path / "b", [few], NAMES), keypoints=True),
+        Skipped(),
+    )
     (record,) = source.records("train", skipped)
-    assert not record["objects"]["rle"] and skipped.objects == {"keypoints are not 3 times x, y, visibility": 1}
+    assert not record["objects"]["rle"] and skipped.objects == {
+        "keypoints are not 3 times x, y, visibility": 1
+    }

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 from PIL import Image
-from raw_folders import png_of_zero_width, truncate, two_labels, write_kaggle, write_label_maps, write_picture
+from raw_folders import (
+    png_of_zero_width,
+    truncate,
+    two_labels,
+    write_kaggle,
+    write_label_maps,
+    write_picture,
+)
 
 from segjax.data.records import validate_record
 from segjax.data.sources.label_maps import LabelMaps
@@ -49,7 +56,9 @@ def test_missing_folders_and_foreign_layouts_say_what_was_expected(tmp_path):
     with pytest.raises(FileNotFoundError, match="raw folder not found: .*nowhere"):
         LabelMaps(tmp_path / "nowhere")
     (tmp_path / "pictures").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"no label maps under .*labels/.*it holds \['pictures'\]"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no label maps under .*labels/.*it holds \['pictures'\]"
+    ):
         LabelMaps(tmp_path)
 
 
@@ -64,10 +73,16 @@ def break_image_depth(folder):
 BREAKAGES = {
     "label map is missing": lambda folder: (folder / "labels" / "a0.png").unlink(),
     "label map is of another size than its image": break_map_size,
-    "label map is truncated or not a picture": lambda folder: truncate(folder / "labels" / "a0.png"),
-    "label map is not a single-channel picture": lambda folder: write_picture(folder / "labels" / "a0.png"),
+    "label map is truncated or not a picture": lambda folder: truncate(
+        folder / "labels" / "a0.png"
+    ),
+    "label map is not a single-channel picture": lambda folder: write_picture(
+        folder / "labels" / "a0.png"
+    ),
     "image is truncated or not a picture": lambda folder: truncate(folder / "images" / "a0.png"),
-    "image has zero size": lambda folder: (folder / "images" / "a0.png").write_bytes(png_of_zero_width()),
+    "image has zero size": lambda folder: (folder / "images" / "a0.png").write_bytes(
+        png_of_zero_width()
+    ),
     "image has more than 16 bits a channel": break_image_depth,
 }
 

@@ -21,10 +21,22 @@ def test_records_say_what_was_looked_for(tmp_path):
     source, skipped = LvisFolder(write_lvis(tmp_path, [OBJECT])), Skipped()
     (record,) = source.records("val", skipped)
     validate_record(record)
-    assert source.splits == ("val",) and source.categories == ("cup", "zebra") and source.frequencies == ("f", "r")
-    assert record["neg_categories"].tolist() == [1] and record["not_exhaustive_categories"].tolist() == [0]
-    assert record["objects"]["area"] == 16 and not record["objects"]["crowd"].any() and not skipped.images
-    np.testing.assert_allclose(record["objects"]["annotated_box"], [[2.2, 3.1, 6.2, 7.1]], rtol=1e-6)
+    assert (
+        source.splits == ("val",)
+        and source.categories == ("cup", "zebra")
+        and source.frequencies == ("f", "r")
+    )
+    assert record["neg_categories"].tolist() == [1] and record[
+        "not_exhaustive_categories"
+    ].tolist() == [0]
+    assert (
+        record["objects"]["area"] == 16
+        and not record["objects"]["crowd"].any()
+        and not skipped.images
+    )
+    np.testing.assert_allclose(
+        record["objects"]["annotated_box"], [[2.2, 3.1, 6.2, 7.1]], rtol=1e-6
+    )
 
 
 def test_photographs_of_version_half_are_found_by_name(tmp_path):
@@ -38,7 +50,9 @@ def test_photographs_of_version_half_are_found_by_name(tmp_path):
     (tmp_path / "images" / "000000000007.jpg").unlink()
     (tmp_path / "train2017" / "000000000007.jpg").unlink()
     skipped = Skipped()
-    assert not list(LvisFolder(tmp_path).records("val", skipped)) and skipped.images == {"image file is missing": 1}
+    assert not list(LvisFolder(tmp_path).records("val", skipped)) and skipped.images == {
+        "image file is missing": 1
+    }
 
 
 def test_prepared_data_keeps_it_and_is_measured_as_lvis_does(tmp_path):
@@ -46,7 +60,10 @@ def test_prepared_data_keeps_it_and_is_measured_as_lvis_does(tmp_path):
     records = open_source(tmp_path / "out", "val")
     info = records.info
     assert info.frequencies == ("f", "r") and info.category_ids == (3, 9)
-    assert records[0]["neg_categories"].tolist() == [1] and records[0]["neg_categories"].dtype == np.int32
+    assert (
+        records[0]["neg_categories"].tolist() == [1]
+        and records[0]["neg_categories"].dtype == np.int32
+    )
     truth = coco_truth(records, info.categories, info.category_ids, frequencies=info.frequencies)
     raw = json.loads((tmp_path / "raw" / "lvis_v1_val.json").read_text())
     for name in ("neg_category_ids", "not_exhaustive_category_ids"):

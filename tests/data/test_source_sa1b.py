@@ -27,13 +27,25 @@ MASKS = [mask(2, 6, 3, 9), mask(0, 20, 4, 6), mask(0, 20, 0, 29)]  # 24, 40 and 
 
 
 def annotation(identity, inside, **fields):
-    base = {"id": identity, "segmentation": {"size": list(SIZE), "counts": encode_mask(inside)}, "area": 1}
-    return base | {"predicted_iou": 0.9 + identity / 100, "stability_score": 0.96 + identity / 100} | fields
+    base = {
+        "id": identity,
+        "segmentation": {"size": list(SIZE), "counts": encode_mask(inside)},
+        "area": 1,
+    }
+    return (
+        base
+        | {"predicted_iou": 0.9 + identity / 100, "stability_score": 0.96 + identity / 100}
+        | fields
+    )
 
 
 def write(folder, name, annotations=None, text=None):
     picture = write_picture(folder / f"{name}.jpg", *SIZE)
-    annotations = [annotation(i, inside) for i, inside in enumerate(MASKS)] if annotations is None else annotations
+    annotations = (
+        [annotation(i, inside) for i, inside in enumerate(MASKS)]
+        if annotations is None
+        else annotations
+    )
     content = {"image": {"height": SIZE[0], "width": SIZE[1]}, "annotations": annotations}
     picture.with_suffix(".json").write_text(json.dumps(content) if text is None else text)
     return picture
@@ -89,8 +101,17 @@ def test_filters(tmp_path, options, kept, reason):
 def test_what_is_broken_is_counted_and_named(tmp_path):
     other = {"size": [21, 30], "counts": encode_mask(np.ones((21, 30)))}
     whole = annotation(5, MASKS[0])
-    broken = [annotation(1, MASKS[0], segmentation=other), annotation(2, np.zeros(SIZE)), "what", whole]
-    write(tmp_path, "sa_1", broken + [annotation(3, MASKS[0], segmentation={"size": list(SIZE), "counts": [600]})])
+    broken = [
+        annotation(1, MASKS[0], segmentation=other),
+        annotation(2, np.zeros(SIZE)),
+        "what",
+        whole,
+    ]
+    write(
+        tmp_path,
+        "sa_1",
+        broken + [annotation(3, MASKS[0], segmentation={"size": list(SIZE), "counts": [600]})],
+    )
     write(tmp_path, "sa_2", text="{")
     truncate(write(tmp_path, "sa_3"))
     write(tmp_path, "sa_4").with_suffix(".json").unlink()
@@ -111,26 +132,34 @@ def test_a_tar_that_was_cut_short_gives_what_it_has(tmp_path):
     tar = packed(tmp_path / "loose", tmp_path / "tars" / "sa_000000.tar")
     truncate(tar, 0.6)
     found, skipped = records(tmp_path / "tars")
-    assert 1 <= len(found) < 4 and [r["image_id"] for r in found] == [f"sa_{i}" for i in range(len(found))]
+    assert 1 <= len(found) < 4 and [r["image_id"] for r in found] == [
+        f"sa_{i}" for i in range(len(found))
+    ]
     assert sum(skipped.images.values()) >= 1
 
 
 def test_a_share_is_held_out_and_prepare_keeps_it_all(tmp_path):
     for number in range(12):
         write(tmp_path / "raw", f"sa_{number}")
-    report = prepare("sa1b", tmp_path / "raw", tmp_path / "out", held_out=0.3, max_area_fraction=0.9)
+    report = prepare(
+        "sa1b", tmp_path / "raw", tmp_path / "out", held_out=0.3, max_area_fraction=0.9
+    )
     train, val = (open_source(tmp_path / "out", split) for split in ("train", "val"))
     names = [[source[i]["image_id"] for i in range(len(source))] for source in (train, val)]
     assert len(train) + len(val) == 12 and len(val) >= 1 and not set(names[0]) & set(names[1])
     assert report.splits["train"].skipped.objects == {"area above max_area_fraction": len(train)}
-    assert train[0]["objects"]["stability"].dtype == np.float32 and train.info.categories == ("object",)
+    assert train[0]["objects"]["stability"].dtype == np.float32 and train.info.categories == (
+        "object",
+    )
 
 
 def test_what_cannot_be_meant_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no \*.tar and no \*.json under"):
         Sa1b(tmp_path)
     write(tmp_path, "sa_1")
-    with pytest.raises(ValueError, match="falls into 'val' with held_out=0.001; a larger --option held_out"):
+    with pytest.raises(
+        ValueError, match="falls into 'val' with held_out=0.001; a larger --option held_out"
+    ):
         Sa1b(tmp_path)
     with pytest.raises(ValueError, match="are shares"):
         Sa1b(tmp_path, max_area_fraction=90)

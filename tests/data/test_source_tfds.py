@@ -20,7 +20,9 @@ from segjax.data.storage import write_examples
 
 def jpeg(seed):
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8)).save(buffer, "JPEG")
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8)).save(
+        buffer, "JPEG"
+    )
     return buffer.getvalue()
 
 
@@ -35,8 +37,14 @@ def write(folder, name="tiny", features=IMAGENETS, version="1.0.0", **fields):
     """Splits train (5) and validation (2); `fields` make other fields of an example from its number."""
 
     def example(number):
-        usual = {"image": io.BytesIO(jpeg(number)), "label": number % 2, "file_name": f"n{number}.JPEG"}
-        return {key: (usual | {k: make(number) for k, make in fields.items()})[key] for key in features}
+        usual = {
+            "image": io.BytesIO(jpeg(number)),
+            "label": number % 2,
+            "file_name": f"n{number}.JPEG",
+        }
+        return {
+            key: (usual | {k: make(number) for k, make in fields.items()})[key] for key in features
+        }
 
     splits = {"train": map(example, range(5)), "validation": map(example, range(5, 7))}
     write_examples(folder / name / version, name, tfds.features.FeaturesDict(features), splits)
@@ -75,7 +83,13 @@ def test_other_names_and_fields_that_nobody_asks_for(tmp_path):
         "text": tfds.features.Text(),
     }
     mask = lambda number: io.BytesIO(b"no picture: whoever decodes it fails")
-    write(tmp_path, features=features, photo=lambda n: io.BytesIO(jpeg(n)), mask=mask, text=lambda n: "x")
+    write(
+        tmp_path,
+        features=features,
+        photo=lambda n: io.BytesIO(jpeg(n)),
+        mask=mask,
+        text=lambda n: "x",
+    )
     record = opened(tmp_path)[3]
     assert record["image"] == jpeg(3) and record["image_id"] == "3" and "label" not in record
 
@@ -98,7 +112,10 @@ def test_the_newest_version_is_taken_unless_one_is_named(tmp_path):
 
 
 def test_what_is_not_prepared_says_how_to(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"has not prepared imagenet2012 in .*tfds build imagenet2012 --file_f"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"has not prepared imagenet2012 in .*tfds build imagenet2012 --file_f",
+    ):
         opened(tmp_path, name="imagenet2012")
     with pytest.raises(FileNotFoundError, match="has not prepared nonesuch"):
         opened(write(tmp_path), name="nonesuch")
@@ -113,7 +130,9 @@ def test_what_cannot_be_read_at_random_says_how_to_convert_it(tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"fileFormat": "tfrecord"}))
     for path in file.parent.glob("*.array_record*"):
         path.rename(str(path).replace("array_record", "tfrecord"))
-    with pytest.raises(ValueError, match="stored as tfrecord, which can be read in one order.*convert_format"):
+    with pytest.raises(
+        ValueError, match="stored as tfrecord, which can be read in one order.*convert_format"
+    ):
         opened(tmp_path)
 
 

@@ -13,7 +13,9 @@ def test_synthetic_scenes_by_role():
     data = dict(source="synthetic", scenes=SCENES)
     train, held_out = open_split(data, "train"), open_split(data, "eval")
     assert (len(train), len(held_out)) == (3, 2)
-    assert train[0]["image_id"].startswith("train") and held_out[0]["image_id"].startswith("heldout")
+    assert train[0]["image_id"].startswith("train") and held_out[0]["image_id"].startswith(
+        "heldout"
+    )
 
 
 def test_a_prepared_folder_by_role(tmp_path):

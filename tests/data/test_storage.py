@@ -29,7 +29,9 @@ def prepared(tmp_path_factory):
 
 
 def assert_same_record(left, right):
-    assert {k: v for k, v in left.items() if k != "objects"} == {k: v for k, v in right.items() if k != "objects"}
+    assert {k: v for k, v in left.items() if k != "objects"} == {
+        k: v for k, v in right.items() if k != "objects"
+    }
     assert left["objects"].keys() == right["objects"].keys()
     assert left["objects"]["rle"] == right["objects"]["rle"]
     for name, value in left["objects"].items():
@@ -51,15 +53,33 @@ def test_records_come_back_whole_and_in_order(prepared):
 
 def test_optional_fields_and_empty_pictures_survive(tmp_path):
     mask = np.ones((6, 5), bool)
-    row = {"id": 2**40, "box": mask_box(mask), "category": 3, "crowd": True, "area": 30.0, "rle": encode_mask(mask)}
-    extra = {"keypoints": np.arange(6).reshape(2, 3), "annotator": 4, "predicted_iou": 0.5, "stability": 0.25}
+    row = {
+        "id": 2**40,
+        "box": mask_box(mask),
+        "category": 3,
+        "crowd": True,
+        "area": 30.0,
+        "rle": encode_mask(mask),
+    }
+    extra = {
+        "keypoints": np.arange(6).reshape(2, 3),
+        "annotator": 4,
+        "predicted_iou": 0.5,
+        "stability": 0.25,
+    }
     names = tuple(extra)
     base = {"image": encode_png(np.zeros((6, 5, 3), np.uint8)), "height": 6, "width": 5, "label": 7}
-    full = base | {"image_id": "f\u00fcll", "objects": stack_objects([row | extra, row | extra], names)}
+    full = base | {
+        "image_id": "f\u00fcll",
+        "objects": stack_objects([row | extra, row | extra], names),
+    }
     empty = base | {"image_id": "empty", "objects": stack_objects([], names)}
     optional = (*names, "label")
     write_records(tmp_path, {"train": lambda: iter([full, empty])}, optional=optional, keypoints=2)
-    write_info(tmp_path, PreparedInfo("test", {"train": {"images": 2, "objects": 2}}, ("x",), (0,), optional, 2))
+    write_info(
+        tmp_path,
+        PreparedInfo("test", {"train": {"images": 2, "objects": 2}}, ("x",), (0,), optional, 2),
+    )
     source = open_source(tmp_path, "train")
     assert_same_record(source[0], full)
     assert source[1]["objects"]["box"].shape == (0, 4) and source[1]["label"] == 7
@@ -102,7 +122,9 @@ def test_annotators_are_kept(tmp_path):
 
 
 def test_folders_that_are_not_prepared_and_unknown_splits_are_named(prepared, tmp_path):
-    with pytest.raises(FileNotFoundError, match="not prepared data: it has no info.json.*segjax prepare"):
+    with pytest.raises(
+        FileNotFoundError, match="not prepared data: it has no info.json.*segjax prepare"
+    ):
         open_source(tmp_path, "train")
     with pytest.raises(ValueError, match="no split 'val'; it has train"):
         open_source(prepared / "out", "val")

@@ -38,11 +38,16 @@ def test_figures_face_the_viewer():
     assert pairs == ((3, 4), (5, 6)) and len(SIGMAS) == len(JOINTS)
     for seed in range(50):
         joints, outlines = figure(np.random.default_rng(seed))
-        assert np.abs(np.concatenate(outlines)).max() < 1.35 and joints[0, 1] < joints[1, 1] < joints[2, 1]
+        assert (
+            np.abs(np.concatenate(outlines)).max() < 1.35
+            and joints[0, 1] < joints[1, 1] < joints[2, 1]
+        )
         upright = joints[2] - joints[1]  # from neck to hip
         for left, right in pairs:
             across = joints[left] - joints[right]
-            assert upright[1] * across[0] - upright[0] * across[1] > 0  # the left one is on the picture's right
+            assert (
+                upright[1] * across[0] - upright[0] * across[1] > 0
+            )  # the left one is on the picture's right
 
 
 def test_a_mirrored_figure_is_one_that_faces_the_viewer():
@@ -61,8 +66,13 @@ def test_a_mirrored_figure_is_one_that_faces_the_viewer():
 def test_the_kind_is_an_option_of_an_experiment_and_of_prepare(tmp_path, capsys):
     scenes = dict(train_count=3, eval_count=2, size=64, difficulty="easy", seed=0)
     data = {"source": "synthetic", "scenes": scenes | {"kind": "figures"}}
-    assert isinstance(open_split(data, "train"), FigureScenes) and len(open_split(data, "eval")) == 2
-    assert classes_of(data)["categories"] == ("figure",) and classes_of(data)["keypoint_names"] == JOINTS
+    assert (
+        isinstance(open_split(data, "train"), FigureScenes) and len(open_split(data, "eval")) == 2
+    )
+    assert (
+        classes_of(data)["categories"] == ("figure",)
+        and classes_of(data)["keypoint_names"] == JOINTS
+    )
     assert type(open_split({"source": "synthetic", "scenes": scenes}, "train")) is SyntheticScenes
     out = tmp_path / "figures"
     options = ["--option", "kind=figures", "--option", "count=2", "--option", "size=64"]

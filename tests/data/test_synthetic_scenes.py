@@ -56,7 +56,9 @@ def test_scenes_show_three_to_twelve_objects_of_the_promised_sizes():
     counts = [len(scenes[index]["objects"]["id"]) for index in range(len(scenes))]
     areas = np.concatenate([scenes[index]["objects"]["area"] for index in range(len(scenes))])
     assert 4 < np.mean(counts) < 8 and min(counts) >= 2 and max(counts) <= 12
-    assert areas.max() <= np.pi * (0.3 * 128) ** 2  # within a circle of the greatest radius, blobs a little beyond
+    assert (
+        areas.max() <= np.pi * (0.3 * 128) ** 2
+    )  # within a circle of the greatest radius, blobs a little beyond
     assert 400 < np.median(areas) < 1600
 
 
@@ -80,16 +82,24 @@ def test_the_mask_is_where_the_paint_is():
 def rim(mask):
     """Pixels with a differing neighbour among the eight around."""
     padded = np.pad(mask, 1, mode="edge")
-    shifted = [padded[y : y + mask.shape[0], x : x + mask.shape[1]] for y in range(3) for x in range(3)]
+    shifted = [
+        padded[y : y + mask.shape[0], x : x + mask.shape[1]] for y in range(3) for x in range(3)
+    ]
     return np.any(shifted, axis=0) & ~np.all(shifted, axis=0)
 
 
 def test_a_scene_depends_on_seed_split_and_index_alone():
     scenes = SyntheticScenes("train", 8)
     expected = scenes[5]
-    assert same(SyntheticScenes("train", 3000)[5], expected)  # nor on how many there are or which came before
+    assert same(
+        SyntheticScenes("train", 3000)[5], expected
+    )  # nor on how many there are or which came before
     assert same(pickle.loads(pickle.dumps(scenes))[5], expected)
-    for other in (scenes[4], SyntheticScenes("train", 8, seed=1)[5], SyntheticScenes("heldout", 8)[5]):
+    for other in (
+        scenes[4],
+        SyntheticScenes("train", 8, seed=1)[5],
+        SyntheticScenes("heldout", 8)[5],
+    ):
         assert not np.array_equal(other["image"], expected["image"])
     assert len({scenes[index]["image_id"] for index in range(8)}) == 8
 
@@ -101,7 +111,9 @@ def test_heldout_scenes_use_heldout_photographs_only(monkeypatch):
 
     scenes._pictures.cache_clear()
     scenes._textures.cache_clear()
-    monkeypatch.setattr(photographs, "photographs", lambda split: asked.append(split) or original(split))
+    monkeypatch.setattr(
+        photographs, "photographs", lambda split: asked.append(split) or original(split)
+    )
     SyntheticScenes("heldout", 1)[0]
     assert set(asked) == {"heldout"}
 

@@ -17,9 +17,18 @@ def record(height, width, boxes):
         mask = np.zeros((height, width), bool)
         mask[y1:y2, x1:x2] = True
         rows.append(
-            dict(id=number, box=mask_box(mask), category=0, crowd=False, area=float(mask.sum()), rle=encode_mask(mask))
+            dict(
+                id=number,
+                box=mask_box(mask),
+                category=0,
+                crowd=False,
+                area=float(mask.sum()),
+                rle=encode_mask(mask),
+            )
         )
-    return dict(image=image, image_id="picture", height=height, width=width, objects=stack_objects(rows))
+    return dict(
+        image=image, image_id="picture", height=height, width=width, objects=stack_objects(rows)
+    )
 
 
 @pytest.fixture(scope="module")

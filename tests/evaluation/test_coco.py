@@ -39,7 +39,9 @@ def test_perfect_answers_have_ap_one_and_nothing_found_has_zero(kind):
     sizes = (20, 60, 150)  # small, medium, large
     masks = [block(HW, 5, 5, 5 + size, 5 + size) for size in sizes]
     records = [record_of([mask], image_id=str(k)) for k, mask in enumerate(masks)]
-    numbers = measured(records, {k: ([mask], [0.9], [0]) for k, mask in enumerate(masks)}, kind).numbers()
+    numbers = measured(
+        records, {k: ([mask], [0.9], [0]) for k, mask in enumerate(masks)}, kind
+    ).numbers()
     names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
     assert numbers == pytest.approx({f"{kind}/{name}": 1.0 for name in names})
     assert set(measured(records, {}, kind).numbers().values()) == {0.0}
@@ -54,11 +56,20 @@ def test_one_of_two_found_counts_for_51_of_the_101_recalls():
 
 def test_a_wrong_answer_counts_by_its_place_in_the_order():
     mask, elsewhere = block(HW, 5, 5, 55, 55), block(HW, 100, 100, 150, 150)
-    for wrong, ap in ((0.9, 0.5), (0.1, 1.0)):  # precision 1/2 at every recall; or none after the last find
-        scores = measured([record_of([mask])], {0: ([mask, elsewhere], [0.5, wrong], [0, 0])}, "bbox")
+    for wrong, ap in (
+        (0.9, 0.5),
+        (0.1, 1.0),
+    ):  # precision 1/2 at every recall; or none after the last find
+        scores = measured(
+            [record_of([mask])], {0: ([mask, elsewhere], [0.5, wrong], [0, 0])}, "bbox"
+        )
         assert scores.numbers()["bbox/AP"] == pytest.approx(ap)
     # The second answer for the same object is wrong as well.
-    twice = measured([record_of([mask, elsewhere])], {0: ([mask, mask, elsewhere], [0.9, 0.8, 0.7], [0] * 3)}, "bbox")
+    twice = measured(
+        [record_of([mask, elsewhere])],
+        {0: ([mask, mask, elsewhere], [0.9, 0.8, 0.7], [0] * 3)},
+        "bbox",
+    )
     assert twice.numbers()["bbox/AP"] == pytest.approx((51 + 50 * 2 / 3) / 101)
 
 
@@ -99,8 +110,12 @@ def test_most_detections_are_an_option():
 def test_classes_apart_and_ids_with_gaps():
     masks = [block(HW, 5, 5, 55, 55), block(HW, 100, 100, 150, 150)]
     records = [record_of(masks, category=[0, 2], image_id="7")]
-    scores = measured(records, {0: (masks, [0.9, 0.8], [0, 1])}, "segm", ("cup", "zebra", "bus"), (3, 9, 90))
-    assert scores.per_class() == pytest.approx({"cup": 1.0, "bus": 0.0})  # there is no zebra to be found
+    scores = measured(
+        records, {0: (masks, [0.9, 0.8], [0, 1])}, "segm", ("cup", "zebra", "bus"), (3, 9, 90)
+    )
+    assert scores.per_class() == pytest.approx(
+        {"cup": 1.0, "bus": 0.0}
+    )  # there is no zebra to be found
     assert scores.numbers()["segm/AP"] == pytest.approx(0.5)
     recalls, precision = scores.curve(0.5)
     assert recalls.shape == (101,) and np.allclose(precision, 0.5)
@@ -116,9 +131,9 @@ def test_boundary_iou_of_a_square_shrunk_all_around():
         answer = block(hw, 100 + margin, 100 + margin, 200 - margin, 200 - margin)
         numbers = measured([record_of([whole])], {0: ([answer], [0.5], [0])}, "boundary").numbers()
         assert numbers["boundary/AP"] == pytest.approx(ap)
-    assert measured([record_of([whole])], {0: ([answer], [0.5], [0])}, "segm").numbers()["segm/AP"] == pytest.approx(
-        0.3
-    )
+    assert measured([record_of([whole])], {0: ([answer], [0.5], [0])}, "segm").numbers()[
+        "segm/AP"
+    ] == pytest.approx(0.3)
 
 
 def test_boundaries_are_those_that_repeated_erosion_leaves():
@@ -143,7 +158,11 @@ def keypoint_case(offset, sigmas):
     found = keypoints[..., :2] + [offset, 0]
     found[0, 2] = 250  # was not labelled: anything goes
     results.add(0, record["objects"]["box"], [0.7], [0], keypoints=found)
-    return truth, results, evaluate_coco(truth, results.rows(), "keypoints", sigmas=sigmas).numbers()
+    return (
+        truth,
+        results,
+        evaluate_coco(truth, results.rows(), "keypoints", sigmas=sigmas).numbers(),
+    )
 
 
 def test_keypoints_by_oks():
@@ -158,17 +177,41 @@ def test_keypoints_by_oks():
         keypoint_case(0, None)
     truth, results, _ = keypoint_case(0, sigmas)
     # COCO names the pixel, records its middle.
-    assert truth["annotations"][0]["keypoints"] == [19.5, 19.5, 2, 59.5, 19.5, 1, 0, 0, 0, 39.5, 59.5, 2]
-    assert truth["annotations"][0]["num_keypoints"] == 3 and results.rows()[0]["keypoints"][:3] == [19.5, 19.5, 1]
+    assert truth["annotations"][0]["keypoints"] == [
+        19.5,
+        19.5,
+        2,
+        59.5,
+        19.5,
+        1,
+        0,
+        0,
+        0,
+        39.5,
+        59.5,
+        2,
+    ]
+    assert truth["annotations"][0]["num_keypoints"] == 3 and results.rows()[0]["keypoints"][:3] == [
+        19.5,
+        19.5,
+        1,
+    ]
     with pytest.raises(ValueError, match="truth has no keypoints"):
         evaluate_coco(coco_truth([record_of([block(HW, 1, 1, 9, 9)])], ["x"]), [], "keypoints")
 
 
 def test_pictures_that_were_not_searched_wholly_are_measured_as_lvis_does():
     mask, other = block(HW, 5, 5, 55, 55), block(HW, 100, 100, 150, 150)
-    lists = {"neg_categories": np.array([1], np.int32), "not_exhaustive_categories": np.array([], np.int32)}
+    lists = {
+        "neg_categories": np.array([1], np.int32),
+        "not_exhaustive_categories": np.array([], np.int32),
+    }
     record = record_of([mask], category=[0]) | lists
-    has_b = record_of([mask], category=[1], image_id="b") | lists | {"neg_categories": np.array([], np.int32)}
+    has_b = (
+        record_of([mask], category=[1], image_id="b")
+        | lists
+        | {"neg_categories": np.array([], np.int32)}
+    )
     truth = coco_truth([record, has_b], ["a", "b", "c"], frequencies=("f", "r", "c"))
 
     def ap(classes, changed=truth):
@@ -183,7 +226,9 @@ def test_pictures_that_were_not_searched_wholly_are_measured_as_lvis_does():
     )  # a was: the second answer is wrong
     assert ap([0, 1])["segm/APr"] == pytest.approx(0.5)  # b is not there for sure
     assert "segm/APc" not in ap([0, 2]) and "segm/AR300" in ap([0, 2])
-    unsure = coco_truth([record | {"not_exhaustive_categories": np.array([0], np.int32)}, has_b], ["a", "b", "c"])
+    unsure = coco_truth(
+        [record | {"not_exhaustive_categories": np.array([0], np.int32)}, has_b], ["a", "b", "c"]
+    )
     assert ap([0, 0], unsure)["segm/AP"] == pytest.approx(1)  # there may be another a
     results = CocoResults(truth)
     results.add(0, [box_of(other), box_of(mask)], [0.9, 0.5], [0, 0])
@@ -234,7 +279,9 @@ def test_what_cannot_be_measured_is_said():
     row = {"image_id": "picture", "category_id": 0, "score": 0.5, "bbox": [1, 1, 2, 2]}
     with pytest.raises(ValueError, match="choose one of bbox, segm, boundary, keypoints"):
         evaluate_coco(truth, [], "box")
-    with pytest.raises(ValueError, match="results without 'segmentation' cannot be measured by 'segm'"):
+    with pytest.raises(
+        ValueError, match="results without 'segmentation' cannot be measured by 'segm'"
+    ):
         evaluate_coco(truth, [row], "segm")
     with pytest.raises(ValueError, match="picture 'other' and category 0"):
         evaluate_coco(truth, [row | {"image_id": "other"}])

@@ -22,14 +22,23 @@ def records(count=3, names="{}"):
 
 
 def test_truth_is_a_coco_annotation_file(tmp_path, capsys):
-    record = record_of([MASK, block(HW, 20, 20, 30, 30)], category=[1, 0], crowd=[False, True], image_id="42")
+    record = record_of(
+        [MASK, block(HW, 20, 20, 30, 30)], category=[1, 0], crowd=[False, True], image_id="42"
+    )
     truth = coco_truth([record], ["cup", "zebra"], [3, 90])
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     coco = COCO(str(tmp_path / "truth.json"))
     assert coco.getImgIds() == [42] and coco.getCatIds() == [3, 90]
     first, second = coco.loadAnns(coco.getAnnIds(imgIds=[42]))
-    assert (first["category_id"], first["iscrowd"], second["category_id"], second["iscrowd"]) == (90, 0, 3, 1)
-    assert first["bbox"] == [3, 2, 20, 10] and first["area"] == 200 and first["id"] == 1  # 0 is no id to pycocotools
+    assert (first["category_id"], first["iscrowd"], second["category_id"], second["iscrowd"]) == (
+        90,
+        0,
+        3,
+        1,
+    )
+    assert (
+        first["bbox"] == [3, 2, 20, 10] and first["area"] == 200 and first["id"] == 1
+    )  # 0 is no id to pycocotools
     np.testing.assert_array_equal(coco.annToMask(first), MASK)
 
 
@@ -52,7 +61,10 @@ def test_picture_ids_are_numbers_only_where_all_are():
 def test_label_maps_work_as_any_source(real_data):
     """Pictures whose ids are names and objects whose ids repeat: the truth as its own answer has AP 1."""
     source = LabelMaps(real_data("dsb2018_nuclei"), category="nucleus")
-    some = [record for record, _ in zip(source.records("stage1_test", Skipped()), range(2), strict=False)]
+    some = [
+        record
+        for record, _ in zip(source.records("stage1_test", Skipped()), range(2), strict=False)
+    ]
     truth = coco_truth(some, source.categories, source.category_ids)
     results = CocoResults(truth)
     for index, record in enumerate(some):
@@ -60,13 +72,22 @@ def test_label_maps_work_as_any_source(real_data):
         count = len(objects["rle"])
         results.add(index, objects["box"], np.ones(count), objects["category"], objects["rle"])
     for kind in ("bbox", "segm"):
-        assert evaluate_coco(truth, results.rows(), kind, detections=(500,)).numbers()[f"{kind}/AP"] == 1
+        assert (
+            evaluate_coco(truth, results.rows(), kind, detections=(500,)).numbers()[f"{kind}/AP"]
+            == 1
+        )
 
 
 def answered(order, truth, extra=()):
     results = CocoResults(truth)
     for index in (*order, *extra):
-        results.add(index, [[3, 2, 23, 12], [0, 0, 9, 9]], [0.9, 0.5 + 0.1 * max(index, 0)], [0, 0], [MASK, ~MASK])
+        results.add(
+            index,
+            [[3, 2, 23, 12], [0, 0, 9, 9]],
+            [0.9, 0.5 + 0.1 * max(index, 0)],
+            [0, 0],
+            [MASK, ~MASK],
+        )
     return results
 
 
@@ -125,7 +146,10 @@ def test_the_results_file_is_one_that_pycocotools_loads(tmp_path):
         ((0, [[0, 0, 1, 1]], [1], [2]), "categories 2 to 2; expected 0 to 0"),
         ((0, [[0, 0, 1, 1]], [1, 2], [0]), "differ in number"),
         ((0, [[0, 0, 1, np.nan]], [1], [0]), "not finite"),
-        ((0, [[0, 0, 1, 1]], [1], [0], np.zeros((1, 9, 9), bool)), r"a mask of \(9, 9\) for a picture of \(40, 50\)"),
+        (
+            (0, [[0, 0, 1, 1]], [1], [0], np.zeros((1, 9, 9), bool)),
+            r"a mask of \(9, 9\) for a picture of \(40, 50\)",
+        ),
     ],
 )
 def test_answers_that_do_not_fit_are_named(arguments, message):

@@ -10,8 +10,16 @@ HW = (100, 100)
 
 
 def test_each_object_is_taken_once_and_by_the_most_certain():
-    masks = [block(HW, 0, 0, 20, 20), block(HW, 40, 40, 60, 60), block(HW, 80, 0, 100, 20), block(HW, 0, 60, 40, 100)]
-    records = [record_of(masks, category=[0, 1, 1, 0], crowd=[0, 0, 0, 1]), record_of(masks[:1], image_id="b")]
+    masks = [
+        block(HW, 0, 0, 20, 20),
+        block(HW, 40, 40, 60, 60),
+        block(HW, 80, 0, 100, 20),
+        block(HW, 0, 60, 40, 100),
+    ]
+    records = [
+        record_of(masks, category=[0, 1, 1, 0], crowd=[0, 0, 0, 1]),
+        record_of(masks[:1], image_id="b"),
+    ]
     truth = coco_truth(records, ["cup", "zebra"], [3, 90])
     results = CocoResults(truth)
     boxes = [

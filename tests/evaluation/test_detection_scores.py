@@ -40,9 +40,13 @@ def scores():
 
 def test_what_the_log_has(scores):
     """The cat's precision is 1 up to its only object; the second cat, less certain, comes after it. The dog's is 0."""
-    expected = {f"{kind}/{name}": 0.5 for kind in ("bbox", "segm") for name in ("AP", "AP50", "AP75")}
+    expected = {
+        f"{kind}/{name}": 0.5 for kind in ("bbox", "segm") for name in ("AP", "AP50", "AP75")
+    }
     assert scores.short() == pytest.approx(expected | {"detections_full": 0.25})
-    assert scores.per_class() == {kind: pytest.approx({"cat": 1, "dog": 0}) for kind in ("bbox", "segm")}
+    assert scores.per_class() == {
+        kind: pytest.approx({"cat": 1, "dog": 0}) for kind in ("bbox", "segm")
+    }
     assert scores.numbers()["segm/ARs"] == pytest.approx(0.5) and "bbox/APl" not in scores.numbers()
 
 
@@ -50,7 +54,11 @@ def test_the_table(scores):
     lines = table(scores).splitlines()
     assert lines[0].split() == ["percent", "AP", "AP50", "AP75", "APs", "AR100", "ARs"]
     assert lines[1].split() == ["bbox", *["50.0"] * 6] and lines[2].split()[0] == "segm"
-    assert [line.split() for line in lines[4:7]] == [["AP", "by", "class"], ["cat", "100.0"], ["dog", "0.0"]]
+    assert [line.split() for line in lines[4:7]] == [
+        ["AP", "by", "class"],
+        ["cat", "100.0"],
+        ["dog", "0.0"],
+    ]
     assert lines[-1] == "detections_full 0.2500"
     assert [line.split() for line in table(scores, most=1).splitlines()[4:6]] == [
         ["AP", "by", "class,", "the", "lowest", "1", "of", "2"],
@@ -60,7 +68,12 @@ def test_the_table(scores):
 
 def test_confusion_and_curves(scores):
     counts, names = scores.confusion(0.5)
-    assert names == [*NAMES, "nothing"] and counts.tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [0] * 4, [0] * 4]
+    assert names == [*NAMES, "nothing"] and counts.tolist() == [
+        [1, 0, 0, 0],
+        [1, 0, 0, 0],
+        [0] * 4,
+        [0] * 4,
+    ]
     assert scores.confusion(0.7)[0][1].tolist() == [0, 0, 0, 1]
     assert list(scores.curves()) == ["bbox/AP50", "bbox/AP75", "segm/AP50", "segm/AP75"]
     recall, precision = scores.curves()["segm/AP50"]

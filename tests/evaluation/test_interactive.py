@@ -24,7 +24,9 @@ CANVAS, CELLS = 48, 24
 def random_batch(seed=0, images=3, prompts=4, canvas=CANVAS):
     noise = np.random.default_rng(seed).normal(size=(images, prompts, canvas, canvas))
     masks = (ndimage.gaussian_filter(noise, (0, 0, 4, 4)) > 0.02).astype(np.uint8)
-    size = np.array([[canvas, canvas], [canvas - 14, canvas], [canvas, canvas - 9]], np.int32)[:images]
+    size = np.array([[canvas, canvas], [canvas - 14, canvas], [canvas, canvas - 9]], np.int32)[
+        :images
+    ]
     for image, (height, width) in enumerate(size):
         masks[image, :, height:] = 0
         masks[image, :, :, width:] = 0
@@ -73,7 +75,9 @@ def discs(xp, points, labels, mask_logits, has_mask):
     fed = xp.where(has_mask[..., None, None, None], 0.5 * mask_logits[..., None, :, :], -9.0)
     logits = xp.minimum(xp.maximum(positive, fed), negative)
     clicks = (labels >= 0).sum(axis=-4)[..., 0, 0, 0]
-    iou = xp.stack([0.05 * clicks, 0.2 + 0 * clicks, 0.7 - 0.01 * points[..., 0, 0], 0.4 + 0 * clicks], axis=-1)
+    iou = xp.stack(
+        [0.05 * clicks, 0.2 + 0 * clicks, 0.7 - 0.01 * points[..., 0, 0], 0.4 + 0 * clicks], axis=-1
+    )
     return logits, iou
 
 
@@ -86,7 +90,11 @@ def host_protocol(truth, size, num_points):
     height, width = size
     shape = truth.shape
     points, labels = np.zeros((num_points, 2), np.float32), np.full(num_points, -1)
-    answer, fed, clicked = np.zeros(shape, bool), np.zeros((CELLS, CELLS), np.float32), np.zeros(shape, bool)
+    answer, fed, clicked = (
+        np.zeros(shape, bool),
+        np.zeros((CELLS, CELLS), np.float32),
+        np.zeros(shape, bool),
+    )
     ious, oracle = [], None
 
     def canvas_mask(logits):
@@ -120,10 +128,17 @@ def test_clicks_and_ious_are_the_host_protocols():
     num_points = 6
     play = jax.jit(
         functools.partial(
-            play_rounds, no_embedding, disc_decode, num_points=num_points, mask_size=(CELLS, CELLS), pictures=3
+            play_rounds,
+            no_embedding,
+            disc_decode,
+            num_points=num_points,
+            mask_size=(CELLS, CELLS),
+            pictures=3,
         )
     )
-    scores, pictures = jax.device_get(play({k: batch[k] for k in ("image", "size", "masks", "valid", "weight")}))
+    scores, pictures = jax.device_get(
+        play({k: batch[k] for k in ("image", "size", "masks", "valid", "weight")})
+    )
     kinds = set()
     for image in range(3):
         for prompt in range(4):
@@ -136,9 +151,9 @@ def test_clicks_and_ious_are_the_host_protocols():
                 np.testing.assert_array_equal(pictures["points"][image], points)
                 np.testing.assert_array_equal(pictures["labels"][image], labels)
                 np.testing.assert_array_equal(pictures["truth"][image], truth)
-                overlap = (pictures["answers"][image] & truth).sum((1, 2)) / (pictures["answers"][image] | truth).sum(
-                    (1, 2)
-                )
+                overlap = (pictures["answers"][image] & truth).sum((1, 2)) / (
+                    pictures["answers"][image] | truth
+                ).sum((1, 2))
                 np.testing.assert_allclose(overlap, ious, atol=1e-6)
     assert kinds >= {0, 1}, "the random blobs should provoke both kinds of click"
 
@@ -177,20 +192,30 @@ def test_oracle_sees_the_mask_that_confidence_missed():
         logits, iou = perfect(truth)(*args)
         return logits, iou[:, :, jnp.array([0, 2, 1, 3])]
 
-    numbers = evaluate_interactive(no_embedding, unsure, [batch], num_points=2, mask_size=(CANVAS, CANVAS)).numbers()
+    numbers = evaluate_interactive(
+        no_embedding, unsure, [batch], num_points=2, mask_size=(CANVAS, CANVAS)
+    ).numbers()
     assert numbers["iou@1"] == 0.0 and numbers["oracle@1"] == 1.0
-    assert numbers["iou@2"] == 1.0, "the second answer is the single-mask token's, which gets the fed-back mask"
+    assert numbers["iou@2"] == 1.0, (
+        "the second answer is the single-mask token's, which gets the fed-back mask"
+    )
     assert numbers["noc@85"] == 2.0
 
 
 def test_padding_prompts_placeholders_and_empty_truths_count_for_nothing():
     batch = random_batch()
-    plain = evaluate_interactive(no_embedding, disc_decode, [batch], num_points=4, mask_size=(CELLS, CELLS))
+    plain = evaluate_interactive(
+        no_embedding, disc_decode, [batch], num_points=4, mask_size=(CELLS, CELLS)
+    )
     padded = {key: np.concatenate([value, value[:1]]) for key, value in batch.items()}
     padded["weight"] = np.array([1, 1, 1, 0], np.float32)
-    padded["masks"] = np.concatenate([padded["masks"], np.zeros_like(padded["masks"][:, :1])], axis=1)
+    padded["masks"] = np.concatenate(
+        [padded["masks"], np.zeros_like(padded["masks"][:, :1])], axis=1
+    )
     padded["valid"] = np.concatenate([padded["valid"], np.ones((4, 1), bool)], axis=1)
-    got = evaluate_interactive(no_embedding, disc_decode, [padded], num_points=4, mask_size=(CELLS, CELLS))
+    got = evaluate_interactive(
+        no_embedding, disc_decode, [padded], num_points=4, mask_size=(CELLS, CELLS)
+    )
     assert plain.iou.shape == (11, 4)
     np.testing.assert_allclose(got.iou, plain.iou, atol=1e-6)
     assert got.numbers() == pytest.approx(plain.numbers())
@@ -224,7 +249,13 @@ def test_sharded_batches_give_the_same_numbers_and_compile_once():
     ]
     # scan may trace its body more than once, but never again for the second batch or the second set of variables.
     traces = len(compiled)
-    evaluate_interactive(no_embedding, jax.tree_util.Partial(decode, jnp.float32(3)), [batch], place=place, **arguments)
+    evaluate_interactive(
+        no_embedding,
+        jax.tree_util.Partial(decode, jnp.float32(3)),
+        [batch],
+        place=place,
+        **arguments,
+    )
     assert len(compiled) == traces <= 3
     np.testing.assert_allclose(results[0].iou, np.tile(plain.iou, (2, 1)), atol=1e-6)
     assert results[1].images == 16
@@ -233,9 +264,13 @@ def test_sharded_batches_give_the_same_numbers_and_compile_once():
 def test_errors_say_what_to_do():
     batch = random_batch()
     with pytest.raises(ValueError, match="mask_stride=1"):
-        evaluate_interactive(no_embedding, disc_decode, [batch | {"masks": batch["masks"][:, :, ::4, ::4]}])
+        evaluate_interactive(
+            no_embedding, disc_decode, [batch | {"masks": batch["masks"][:, :, ::4, ::4]}]
+        )
     with pytest.raises(ValueError, match=r"lacks \['valid'\]"):
-        evaluate_interactive(no_embedding, disc_decode, [{k: v for k, v in batch.items() if k != "valid"}])
+        evaluate_interactive(
+            no_embedding, disc_decode, [{k: v for k, v in batch.items() if k != "valid"}]
+        )
     with pytest.raises(ValueError, match="0 batches held 0 prompts"):
         evaluate_interactive(no_embedding, disc_decode, [])
     with pytest.raises(ValueError, match=r"mask_size=\(48, 48\)"):
@@ -251,7 +286,9 @@ def test_errors_say_what_to_do():
 
 
 def known_scores():
-    iou = np.array([[0.2, 0.86, 0.92], [0.5, 0.6, 0.7], [0.9, 0.9, 0.8], [0.1, 0.85, 0.85]], np.float32)
+    iou = np.array(
+        [[0.2, 0.86, 0.92], [0.5, 0.6, 0.7], [0.9, 0.9, 0.8], [0.1, 0.85, 0.85]], np.float32
+    )
     return InteractiveScores(
         iou=iou,
         predicted_iou=iou,
@@ -297,4 +334,7 @@ def test_save_writes_the_numbers_under_one_name_or_two(tmp_path):
     assert json.loads(path.read_text()) == {"trained": scores.numbers()}
     before = dataclasses.replace(scores, iou=scores.iou / 2)
     scores.save(tmp_path / "run", untrained=before)
-    assert json.loads(path.read_text()) == {"trained": scores.numbers(), "untrained": before.numbers()}
+    assert json.loads(path.read_text()) == {
+        "trained": scores.numbers(),
+        "untrained": before.numbers(),
+    }

@@ -12,17 +12,24 @@ def plain(features, bank, labels, classes, k, temperature):
     votes = np.zeros((len(features), classes))
     for row, near in enumerate(np.argsort(-similarity, axis=1, kind="stable")[:, :k]):
         for place in near:
-            votes[row, labels[place]] += np.exp((similarity[row, place] - similarity[row, near[0]]) / temperature)
+            votes[row, labels[place]] += np.exp(
+                (similarity[row, place] - similarity[row, near[0]]) / temperature
+            )
     return votes
 
 
 @pytest.mark.parametrize("rows, columns", [(1024, 8192), (5, 7), (16, 64)])
 def test_any_pieces_give_what_numpy_does(rows, columns):
     rng = np.random.default_rng(0)
-    features, bank = rng.standard_normal((13, 6)).astype(np.float32), rng.standard_normal((50, 6)).astype(np.float32)
+    features, bank = (
+        rng.standard_normal((13, 6)).astype(np.float32),
+        rng.standard_normal((50, 6)).astype(np.float32),
+    )
     labels = rng.integers(0, 4, 50)
     found = neighbour_votes(features, bank, labels, classes=4, k=5, rows=rows, columns=columns)
-    np.testing.assert_allclose(found, plain(features, bank, labels, 4, 5, 0.07), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found, plain(features, bank, labels, 4, 5, 0.07), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_one_near_neighbour_outvotes_many_far_ones_at_a_low_temperature():
@@ -37,8 +44,12 @@ def test_one_near_neighbour_outvotes_many_far_ones_at_a_low_temperature():
 def test_of_equally_near_ones_the_first_counts_and_a_small_bank_has_fewer_neighbours():
     bank, features = np.ones((5, 3)), np.ones((1, 3))
     labels = np.array([3, 1, 0, 2, 2])
-    assert neighbour_votes(features, bank, labels, classes=4, k=1, columns=2).tolist() == [[0, 0, 0, 1]]
-    assert neighbour_votes(features, bank, labels, classes=4, k=20, columns=2).tolist() == [[1, 1, 2, 1]]
+    assert neighbour_votes(features, bank, labels, classes=4, k=1, columns=2).tolist() == [
+        [0, 0, 0, 1]
+    ]
+    assert neighbour_votes(features, bank, labels, classes=4, k=20, columns=2).tolist() == [
+        [1, 1, 2, 1]
+    ]
     assert neighbour_votes(features[:0], bank, labels, classes=4).shape == (0, 4)
 
 

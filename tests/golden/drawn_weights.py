@@ -14,7 +14,9 @@ def drawn_variables(model, init) -> dict:
     Every parameter matters to the result (biases, norms and position tables are not at their neutral values), and
     activations keep their size through the layers.
     """
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: _draw(path_of(path), leaf.shape), _shapes(model, init))
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _draw(path_of(path), leaf.shape), _shapes(model, init)
+    )
 
 
 @functools.lru_cache(maxsize=32)
@@ -47,5 +49,7 @@ def _draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
         values *= 0.1
     elif kind == "variance":
         # Half of the kernel's makes up for what the ReLU takes; what a block adds is little, or many blocks add much.
-        values = {"conv_3": 4, "shortcut": 2}.get(path.split("/")[-3], 0.5) * (1 + 0.2 * values) ** 2
+        values = {"conv_3": 4, "shortcut": 2}.get(path.split("/")[-3], 0.5) * (
+            1 + 0.2 * values
+        ) ** 2
     return values.astype(np.float32)

@@ -6,7 +6,11 @@ import numpy as np
 def pictures(canvas: int, count: int = 2) -> np.ndarray:
     """uint8 [count, canvas, canvas, 3]: a coarse chequer of colours with noise, integers throughout."""
     rng = np.random.default_rng(7)
-    colours = rng.integers(20, 236, (count, 8, 8, 3)).repeat(canvas // 8, axis=1).repeat(canvas // 8, axis=2)
+    colours = (
+        rng.integers(20, 236, (count, 8, 8, 3))
+        .repeat(canvas // 8, axis=1)
+        .repeat(canvas // 8, axis=2)
+    )
     return (colours + rng.integers(-20, 20, colours.shape)).astype(np.uint8)
 
 
@@ -46,7 +50,9 @@ def as_one_call(prompts: dict[str, dict[str, np.ndarray]], mask_side: int) -> di
     )
     for i, prompt in enumerate(prompts.values()):
         if "points" in prompt:
-            labels = np.where(prompt["labels"] == -1, -2, prompt["labels"])  # our name for "not a point" is -2
+            labels = np.where(
+                prompt["labels"] == -1, -2, prompt["labels"]
+            )  # our name for "not a point" is -2
             fields["points"][0, i, : len(labels)] = prompt["points"]
             fields["labels"][0, i, : len(labels)] = labels
         if "box" in prompt:
@@ -82,7 +88,9 @@ def framed_prompts(hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
 
 def framed_logits(hw: tuple[int, int], mask_side: int) -> np.ndarray:
     """float32 [1, mask_side, mask_side]: logits on the mask grid of a canvas that holds such a picture."""
-    return (5 * np.random.default_rng(hw).standard_normal((1, mask_side, mask_side))).astype(np.float32)
+    return (5 * np.random.default_rng(hw).standard_normal((1, mask_side, mask_side))).astype(
+        np.float32
+    )
 
 
 def sampled(array: np.ndarray, most: int = 128) -> np.ndarray:

@@ -40,7 +40,9 @@ def turned_jpeg(orientation=6):
 def png_of_16_bit_colours(pixels):
     """Pillow writes none."""
     height, width, _ = pixels.shape
-    chunk = lambda kind, body: struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    chunk = lambda kind, body: (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    )
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
@@ -59,15 +61,27 @@ def transparent():
 
 KINDS = {  # name -> (bytes, the colours that its left and right halves have as RGB)
     "RGB JPEG": (encoded(halves(), "JPEG", quality=95), (RED, GREEN)),
-    "grey JPEG": (encoded(halves((50,) * 3, (90,) * 3).convert("L"), "JPEG"), ((50,) * 3, (90,) * 3)),
+    "grey JPEG": (
+        encoded(halves((50,) * 3, (90,) * 3).convert("L"), "JPEG"),
+        ((50,) * 3, (90,) * 3),
+    ),
     "CMYK JPEG": (encoded(halves().convert("CMYK"), "JPEG", quality=95), (RED, GREEN)),
     "palette": (encoded(halves().quantize(4), "PNG"), (RED, GREEN)),
     "palette with transparency": (transparent(), (RED, GREEN)),
     "alpha": (encoded(halves().convert("RGBA"), "PNG"), (RED, GREEN)),
-    "grey with alpha": (encoded(halves((50,) * 3, (90,) * 3).convert("LA"), "PNG"), ((50,) * 3, (90,) * 3)),
-    "black and white": (encoded(halves((0,) * 3, (255,) * 3).convert("1"), "PNG"), ((0,) * 3, (255,) * 3)),
+    "grey with alpha": (
+        encoded(halves((50,) * 3, (90,) * 3).convert("LA"), "PNG"),
+        ((50,) * 3, (90,) * 3),
+    ),
+    "black and white": (
+        encoded(halves((0,) * 3, (255,) * 3).convert("1"), "PNG"),
+        ((0,) * 3, (255,) * 3),
+    ),
     "16-bit grey": (encoded(grey_of_16_bits(), "PNG"), ((0,) * 3, (255,) * 3)),  # stretched
-    "16-bit colours": (png_of_16_bit_colours(np.asarray(halves(), np.uint16) * 256 + 255), (RED, GREEN)),
+    "16-bit colours": (
+        png_of_16_bit_colours(np.asarray(halves(), np.uint16) * 256 + 255),
+        (RED, GREEN),
+    ),
     "EXIF that says turn it": (turned_jpeg(), (RED, GREEN)),  # the stored pixels count
 }
 
@@ -88,7 +102,9 @@ def test_training_sees_rgb(kind):
     assert decode_image(data).shape == (40, 60, 3)
     record = {"image": data, "image_id": kind}
     assert_halves(CropExample(32, train=False)(record, np.random.default_rng(0))["image"], colours)
-    example = CropExample(32, scale=(1, 1), ratio=(1.5, 1.5), flip=False)(record, np.random.default_rng(0))
+    example = CropExample(32, scale=(1, 1), ratio=(1.5, 1.5), flip=False)(
+        record, np.random.default_rng(0)
+    )
     assert_halves(example["image"], colours)
 
 
@@ -99,7 +115,13 @@ def test_preparing_keeps_what_training_sees_also_when_it_shrinks(kind, tmp_path)
     path.write_bytes(data)
     image, height, width = read_picture(path)
     assert (image, height, width) == (data, 40, 60)
-    record = {"image": image, "image_id": "a", "height": height, "width": width, "objects": stack_objects([])}
+    record = {
+        "image": image,
+        "image_id": "a",
+        "height": height,
+        "width": width,
+        "objects": stack_objects([]),
+    }
     small = shrink_to_short_side(record, 20, Skipped())
     validate_record(small)
     assert (small["height"], small["width"]) == (20, 30)
@@ -125,7 +147,9 @@ def test_other_formats_keep_their_bits(tmp_path):
 
 
 @pytest.mark.parametrize("orientation, top_left", [(1, RED), (3, GREEN), (6, RED), (8, GREEN)])
-def test_a_picture_on_its_side_is_turned_upright_where_no_mask_refers_to_it(tmp_path, orientation, top_left):
+def test_a_picture_on_its_side_is_turned_upright_where_no_mask_refers_to_it(
+    tmp_path, orientation, top_left
+):
     (tmp_path / "a.jpg").write_bytes(turned_jpeg(orientation))
     image, height, width = read_picture(tmp_path / "a.jpg", upright=True)
     assert (height, width) == ((60, 40) if orientation >= 5 else (40, 60))
@@ -146,7 +170,9 @@ def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_and_shows_the_same_part()
     data = encoded(Image.fromarray(ramp), "JPEG", quality=95)
     for box in [(0, 0, 600, 800), (101, 203, 450, 390), (37, 1, 512, 797), (0, 0, 129, 800)]:
         whole, part = (
-            np.asarray(resized_window(data, lambda _, box=box: (box, (64, 64)), reduced=reduced), int)
+            np.asarray(
+                resized_window(data, lambda _, box=box: (box, (64, 64)), reduced=reduced), int
+            )
             for reduced in (False, True)
         )
         # One level is 3.1 of the ramp's pixels: the part has not moved by a pixel of the decoded picture.
@@ -159,7 +185,9 @@ def test_a_part_that_would_be_smaller_than_the_canvas_is_decoded_in_full():
     data = encoded(Image.fromarray(noise), "JPEG", quality=95)
     for side, same in ((100, False), (101, True)):  # 200 pixels become 100 by halves, 101 not
         choose = lambda hw, side=side: (middle_box(hw), (side, side))
-        pictures = [np.asarray(resized_window(data, choose, reduced=reduced)) for reduced in (False, True)]
+        pictures = [
+            np.asarray(resized_window(data, choose, reduced=reduced)) for reduced in (False, True)
+        ]
         assert np.array_equal(*pictures) == same
 
 

@@ -31,7 +31,9 @@ def test_a_mirrored_box_is_the_one_detectron2_makes():
     """Box [10, 10, 200, 300] at width 400; the polygon (10, 10) (100, 100) (100, 10)."""
     mirror = Placement((320, 400), (320, 400), (0, 0), (320, 400), flip_x=True)
     np.testing.assert_array_equal(mirror.boxes([10, 10, 200, 300]), [200, 10, 390, 300])
-    np.testing.assert_array_equal(mirror.points([(10, 10), (100, 100), (100, 10)]), [(390, 10), (300, 100), (300, 10)])
+    np.testing.assert_array_equal(
+        mirror.points([(10, 10), (100, 100), (100, 10)]), [(390, 10), (300, 100), (300, 10)]
+    )
     np.testing.assert_array_equal(mirror.boxes_back([200, 10, 390, 300]), [10, 10, 200, 300])
     assert mirror.mirrored and not Placement((9, 9), (9, 9), (0, 0), (9, 9), 2, True, True).mirrored
 
@@ -64,10 +66,14 @@ def test_plain_bilinear_takes_the_nearest_pixels_alone():
     small = whole((400, 600), (100, 150), "torchvision").apply(photograph)
     middle = photograph.reshape(100, 4, 150, 4, 3)[:, 1:3, :, 1:3].astype(float).mean((1, 3))
     assert np.abs(small - middle).max() <= 0.5
-    cut = Placement((400, 600), (100, 150), (20, 30), (50, 60), resize="torchvision").apply(photograph)
+    cut = Placement((400, 600), (100, 150), (20, 30), (50, 60), resize="torchvision").apply(
+        photograph
+    )
     assert np.abs(cut.astype(int) - small[20:70, 30:90]).max() <= 1
     antialiased = whole((400, 600), (100, 150)).apply(photograph)
-    np.testing.assert_array_equal(antialiased, Image.fromarray(photograph).resize((150, 100), Image.BILINEAR))
+    np.testing.assert_array_equal(
+        antialiased, Image.fromarray(photograph).resize((150, 100), Image.BILINEAR)
+    )
     assert np.abs(antialiased.astype(int) - small).max() > 20
 
 

@@ -59,7 +59,9 @@ def test_sixteen_bits_stretch_over_their_own_range():
         image = decode_image(source)
         assert image.shape == (12, 10, 3) and image.min() == 0 and image.max() == 255
         assert (np.diff(image[..., 0].ravel().astype(int)) >= 0).all()
-    assert not decode_image(np.full((4, 4), 700, np.uint16)).any()  # flat: black, no division by zero
+    assert not decode_image(
+        np.full((4, 4), 700, np.uint16)
+    ).any()  # flat: black, no division by zero
 
 
 def test_percentiles_ignore_a_few_hot_pixels():
@@ -73,7 +75,9 @@ def test_percentiles_ignore_a_few_hot_pixels():
 
 
 def test_stretch_is_linear_and_clips():
-    np.testing.assert_array_equal(stretch(np.array([0, 10, 15, 20, 90]), 10, 20), [0, 0, 128, 255, 255])
+    np.testing.assert_array_equal(
+        stretch(np.array([0, 10, 15, 20, 90]), 10, 20), [0, 0, 128, 255, 255]
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,7 +123,9 @@ def test_resize_is_pillows_antialiased_bilinear():
     photograph = demonstration_photograph()
     image = resize_longest_side(photograph, 256)
     assert image.shape == (171, 256, 3) and image.dtype == np.uint8
-    np.testing.assert_array_equal(image, np.asarray(Image.fromarray(photograph).resize((256, 171), Image.BILINEAR)))
+    np.testing.assert_array_equal(
+        image, np.asarray(Image.fromarray(photograph).resize((256, 171), Image.BILINEAR))
+    )
     # Antialiased: a checkerboard of single pixels becomes grey, where plain bilinear keeps some squares.
     board = np.repeat((np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)[..., None], 3, -1)
     assert np.abs(resize_longest_side(board, 16)[1:-1, 1:-1].astype(int) - 127).max() < 6
@@ -218,13 +224,19 @@ def test_flips_and_turns_are_those_of_numpy():
 
 def test_scale_jitter_covers_its_range_crops_and_pads():
     rng = np.random.default_rng(7)
-    draws = [draw_placement((300, 400), 128, Augmentation(scale=(0.1, 2.0)), rng) for _ in range(2000)]
+    draws = [
+        draw_placement((300, 400), 128, Augmentation(scale=(0.1, 2.0)), rng) for _ in range(2000)
+    ]
     scales = np.array([max(draw.resized) / 128 for draw in draws])
     assert scales.min() < 0.13 and scales.max() > 1.97 and abs(scales.mean() - 1.05) < 0.04
     assert all(max(draw.size) <= 128 for draw in draws)
-    offsets = np.array([draw.offset[1] / (draw.resized[1] - 128) for draw in draws if draw.resized[1] > 140])
+    offsets = np.array(
+        [draw.offset[1] / (draw.resized[1] - 128) for draw in draws if draw.resized[1] > 140]
+    )
     assert offsets.min() < 0.05 and offsets.max() > 0.95 and abs(offsets.mean() - 0.5) < 0.04
-    flips = np.mean([draw_placement((9, 9), 9, Augmentation(flip=True), rng).flip_x for _ in range(1000)])
+    flips = np.mean(
+        [draw_placement((9, 9), 9, Augmentation(flip=True), rng).flip_x for _ in range(1000)]
+    )
     assert 0.44 < flips < 0.56
 
 

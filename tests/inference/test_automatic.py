@@ -38,7 +38,9 @@ def variables():
 @pytest.fixture(scope="module")
 def limits(variables):
     """Thresholds between values, that some masks pass and some do not."""
-    everything = SamAutomaticMaskGenerator(MODEL, variables, 8, pred_iou_thresh=-1e9, stability_score_thresh=0.0)
+    everything = SamAutomaticMaskGenerator(
+        MODEL, variables, 8, pred_iou_thresh=-1e9, stability_score_thresh=0.0
+    )
     found = everything.propose(PICTURES[0])
     assert len(found) > 50
     return dict(
@@ -47,7 +49,17 @@ def limits(variables):
     )
 
 
-def reference(variables, image, *, side, pred_iou_thresh, stability_score_thresh, layers=0, box=0.7, crop_nms=0.7):
+def reference(
+    variables,
+    image,
+    *,
+    side,
+    pred_iou_thresh,
+    stability_score_thresh,
+    layers=0,
+    box=0.7,
+    crop_nms=0.7,
+):
     """All candidates at full size, then one filter after another: (mask, predicted IoU, stability, point, crop)."""
     predictor = segjax.SamPredictor(MODEL, variables)
     height, width = image.shape[:2]
@@ -56,12 +68,18 @@ def reference(variables, image, *, side, pred_iou_thresh, stability_score_thresh
         left, top, right, bottom = crop.box
         predictor.set_image(image[top:bottom, left:right])
         points = point_grid(side) * (right - left, bottom - top)
-        logits, iou, _ = predictor.predict_batch(points[:, None], np.ones((len(points), 1)), return_logits=True)
+        logits, iou, _ = predictor.predict_batch(
+            points[:, None], np.ones((len(points), 1)), return_logits=True
+        )
         candidates = []
         for point, masks, ious in zip(points, logits, iou, strict=True):
             for mask, score in zip(masks, ious, strict=True):
                 stability = (mask > 1).sum() / max((mask > -1).sum(), 1)
-                if not score > pred_iou_thresh or not stability >= stability_score_thresh or not (mask > 0).any():
+                if (
+                    not score > pred_iou_thresh
+                    or not stability >= stability_score_thresh
+                    or not (mask > 0).any()
+                ):
                     continue
                 full = np.zeros((height, width), bool)
                 full[top:bottom, left:right] = mask > 0
@@ -82,7 +100,10 @@ def inclusive_box(mask):
 
 
 def suppress(candidates, scores, threshold):
-    return [candidates[place] for place in greedy([inclusive_box(c[0]) for c in candidates], scores, threshold)]
+    return [
+        candidates[place]
+        for place in greedy([inclusive_box(c[0]) for c in candidates], scores, threshold)
+    ]
 
 
 def assert_same(records, expected):
@@ -100,7 +121,10 @@ def assert_same(records, expected):
 @pytest.mark.parametrize("picture", [0, 1])
 def test_the_masks_are_those_of_the_reference_algorithm(variables, limits, picture):
     generator = SamAutomaticMaskGenerator(MODEL, variables, 8, points_per_batch=24, **limits)
-    assert_same(generator.generate(PICTURES[picture]), reference(variables, PICTURES[picture], side=8, **limits))
+    assert_same(
+        generator.generate(PICTURES[picture]),
+        reference(variables, PICTURES[picture], side=8, **limits),
+    )
 
 
 def test_a_whole_sam(variables):
@@ -118,7 +142,9 @@ def test_a_whole_sam(variables):
 
 
 def test_crops_too(variables, limits):
-    generator = SamAutomaticMaskGenerator(MODEL, variables, 4, crop_n_layers=1, output_mode="coco_rle", **limits)
+    generator = SamAutomaticMaskGenerator(
+        MODEL, variables, 4, crop_n_layers=1, output_mode="coco_rle", **limits
+    )
     big = photograph("astronaut", (180, 150))
     expected = reference(variables, big, side=4, layers=1, **limits)
     assert {c[4].layer for c in expected} == {0, 1}
@@ -127,12 +153,17 @@ def test_crops_too(variables, limits):
 
 def test_boxes_are_exact_and_modes_agree(variables, limits):
     plain, loose, packed = (
-        SamAutomaticMaskGenerator(MODEL, variables, 4, output_mode=mode, **limits).generate(PICTURES[0])
+        SamAutomaticMaskGenerator(MODEL, variables, 4, output_mode=mode, **limits).generate(
+            PICTURES[0]
+        )
         for mode in ("binary_mask", "uncompressed_rle", "coco_rle")
     )
     for a, b, c in zip(plain, loose, packed, strict=True):
         assert a["bbox"] == c["bbox"] == coco_mask.toBbox(c["segmentation"]).tolist()
-        assert coco_mask.frPyObjects(b["segmentation"], 70, 90)["counts"].decode() == c["segmentation"]["counts"]
+        assert (
+            coco_mask.frPyObjects(b["segmentation"], 70, 90)["counts"].decode()
+            == c["segmentation"]["counts"]
+        )
         np.testing.assert_array_equal(a["segmentation"], coco_mask.decode(c["segmentation"]))
         np.testing.assert_array_equal(a["segmentation"], binary_mask(b["segmentation"]))
 
@@ -140,9 +171,18 @@ def test_boxes_are_exact_and_modes_agree(variables, limits):
 def test_several_images_at_once_and_other_batches_change_nothing(variables, limits):
     alone = SamAutomaticMaskGenerator(MODEL, variables, 4, output_mode="coco_rle", **limits)
     together = SamAutomaticMaskGenerator(
-        MODEL, variables, 4, points_per_batch=5, output_mode="coco_rle", views_per_batch=2, progress=True, **limits
+        MODEL,
+        variables,
+        4,
+        points_per_batch=5,
+        output_mode="coco_rle",
+        views_per_batch=2,
+        progress=True,
+        **limits,
     )
-    for one, many in zip([alone.generate(p) for p in PICTURES], together.generate(PICTURES), strict=True):
+    for one, many in zip(
+        [alone.generate(p) for p in PICTURES], together.generate(PICTURES), strict=True
+    ):
         assert [r["segmentation"] for r in one] == [r["segmentation"] for r in many] and len(one)
 
 
@@ -150,7 +190,9 @@ def test_large_pictures_are_measured_in_pieces(variables, limits, monkeypatch):
     whole = SamAutomaticMaskGenerator(MODEL, variables, 4, **limits).generate(PICTURES[0])
     monkeypatch.setattr(postprocess, "TILE", 32)  # 3 x 3 tiles, some of which no mask reaches
     monkeypatch.setattr(proposals_module, "BYTES_AT_A_TIME", 2 * 96 * 96)
-    assert_equal_records(SamAutomaticMaskGenerator(MODEL, variables, 4, **limits).generate(PICTURES[0]), whole)
+    assert_equal_records(
+        SamAutomaticMaskGenerator(MODEL, variables, 4, **limits).generate(PICTURES[0]), whole
+    )
 
 
 def assert_equal_records(records, expected):
@@ -167,11 +209,15 @@ def test_thresholds_are_tuned_without_the_network(variables, limits, monkeypatch
     expected = generator.generate(PICTURES[0])
     monkeypatch.setattr(proposals_module, "decode", None)
     assert_equal_records(generator.select(found), expected)
-    assert len(generator.select(found, box_nms_thresh=1.0)) > len(generator.select(found, box_nms_thresh=0.1))
+    assert len(generator.select(found, box_nms_thresh=1.0)) > len(
+        generator.select(found, box_nms_thresh=0.1)
+    )
     blocks = generator.select(found)
     monkeypatch.setattr(automatic_module, "_BLOCK", 7)
     assert_equal_records(generator.select(found), blocks)
-    with pytest.raises(ValueError, match="stability_score_thresh is 0.05, but the proposals were made with 0.1"):
+    with pytest.raises(
+        ValueError, match="stability_score_thresh is 0.05, but the proposals were made with 0.1"
+    ):
         generator.select(found, stability_score_thresh=0.05)
     with pytest.raises(ValueError, match="unknown threshold iou; there are pred_iou_thresh"):
         generator.select(found, iou=0.5)
@@ -180,7 +226,9 @@ def test_thresholds_are_tuned_without_the_network(variables, limits, monkeypatch
 def test_small_regions_are_removed(variables, limits):
     generator = SamAutomaticMaskGenerator(MODEL, variables, 4, min_mask_region_area=40, **limits)
     records = generator.generate(PICTURES[0])
-    assert records and len(records) <= len(generator.select(generator.propose(PICTURES[0]), min_mask_region_area=0))
+    assert records and len(records) <= len(
+        generator.select(generator.propose(PICTURES[0]), min_mask_region_area=0)
+    )
     for record in records:
         mask = record["segmentation"]
         for part in (mask, ~mask):
@@ -220,16 +268,28 @@ def test_a_mask_of_everything_is_a_record_and_one_of_nothing_is_none(variables, 
     if mode == "uncompressed_rle":
         assert record["segmentation"] == runs
     if mode == "coco_rle":
-        assert record["segmentation"]["counts"] == coco_mask.frPyObjects(runs, 70, 90)["counts"].decode()
-    monkeypatch.setattr(proposals_module, "decode", lambda *_: (-jnp.abs(logits), jnp.ones((1, 1, 4))))
-    assert SamAutomaticMaskGenerator(MODEL, variables, 1, stability_score_thresh=0.0).generate(PICTURES[0]) == []
+        assert (
+            record["segmentation"]["counts"]
+            == coco_mask.frPyObjects(runs, 70, 90)["counts"].decode()
+        )
+    monkeypatch.setattr(
+        proposals_module, "decode", lambda *_: (-jnp.abs(logits), jnp.ones((1, 1, 4)))
+    )
+    assert (
+        SamAutomaticMaskGenerator(MODEL, variables, 1, stability_score_thresh=0.0).generate(
+            PICTURES[0]
+        )
+        == []
+    )
 
 
 def test_crops_of_several_pictures_share_calls_of_the_encoder(variables, limits):
     options = dict(crop_n_layers=1, output_mode="coco_rle") | limits
     alone = SamAutomaticMaskGenerator(MODEL, variables, 3, **options)
     together = SamAutomaticMaskGenerator(MODEL, variables, 3, views_per_batch=3, **options)
-    for one, many in zip([alone.generate(p) for p in PICTURES], together.generate(tuple(PICTURES)), strict=True):
+    for one, many in zip(
+        [alone.generate(p) for p in PICTURES], together.generate(tuple(PICTURES)), strict=True
+    ):
         assert [r["segmentation"] for r in one] == [r["segmentation"] for r in many] and len(one)
 
 
@@ -240,7 +300,9 @@ def test_one_bad_image_of_several_is_named(variables):
 
 
 def test_a_threshold_of_zero_asks_for_nothing(variables):
-    found = SamAutomaticMaskGenerator(MODEL, variables, 4, pred_iou_thresh=0.0, stability_score_thresh=0.0)
+    found = SamAutomaticMaskGenerator(
+        MODEL, variables, 4, pred_iou_thresh=0.0, stability_score_thresh=0.0
+    )
     assert found.propose(PICTURES[0]).predicted_iou.min() < 0
 
 

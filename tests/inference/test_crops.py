@@ -42,7 +42,10 @@ def test_crops_of_few_pixels_are_left_out(hw, layers):
 
 def test_boxes_that_a_crop_cuts_off():
     crop = Crop((0, 100, 300, 400), 1)
-    boxes = np.array([[0, 150, 50, 200], [280, 150, 290, 200], [100, 119, 150, 200], [100, 121, 150, 300]], np.float32)
+    boxes = np.array(
+        [[0, 150, 50, 200], [280, 150, 290, 200], [100, 119, 150, 200], [100, 121, 150, 300]],
+        np.float32,
+    )
     # At the picture's own left edge; at the crop's right edge; at its top; nowhere near.
     assert cut_off(boxes, crop, (600, 600)).tolist() == [False, True, True, False]
     assert not cut_off(boxes, Crop((0, 0, 300, 400), 0), (400, 300)).any()

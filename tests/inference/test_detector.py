@@ -52,21 +52,38 @@ def test_pictures_of_all_sizes_share_one_program_a_canvas(detector):
             np.testing.assert_array_equal(value, other[name])
     for (height, width), answer in zip(sizes, answers, strict=True):
         count = len(answer["boxes"])
-        shapes = dict(boxes=(4,), labels=(), scores=(), masks=(height, width), keypoints=(2, 3), keypoints_scores=(2,))
-        assert {name: value.shape for name, value in answer.items()} == {n: (count, *s) for n, s in shapes.items()}
-        kinds = dict(boxes="f4", labels="i8", scores="f4", masks="?", keypoints="f4", keypoints_scores="f4")
-        assert {name: value.dtype for name, value in answer.items()} == {n: np.dtype(k) for n, k in kinds.items()}
+        shapes = dict(
+            boxes=(4,),
+            labels=(),
+            scores=(),
+            masks=(height, width),
+            keypoints=(2, 3),
+            keypoints_scores=(2,),
+        )
+        assert {name: value.shape for name, value in answer.items()} == {
+            n: (count, *s) for n, s in shapes.items()
+        }
+        kinds = dict(
+            boxes="f4", labels="i8", scores="f4", masks="?", keypoints="f4", keypoints_scores="f4"
+        )
+        assert {name: value.dtype for name, value in answer.items()} == {
+            n: np.dtype(k) for n, k in kinds.items()
+        }
         x1, y1, x2, y2 = answer["boxes"].T
         assert (x1 >= 0).all() and (y1 >= 0).all() and (x2 <= width).all() and (y2 <= height).all()
         assert (x1 < x2).all() and (y1 < y2).all()
-        assert (answer["scores"] > MODEL.score_threshold).all() and (np.diff(answer["scores"]) <= 0).all()
+        assert (answer["scores"] > MODEL.score_threshold).all() and (
+            np.diff(answer["scores"]) <= 0
+        ).all()
         assert np.isin(answer["labels"], (1, 2, 3)).all()
     assert sum(len(answer["boxes"]) for answer in answers) > 50
 
 
 def test_many_at_once_are_what_each_is_alone(detector):
     pictures = [noise(64, 90), noise(40, 40), noise(80, 100)]
-    many = Detector(MODEL, VARIABLES, images_per_batch=2, output_mode="coco_rle", canvases=CANVASES[:1])
+    many = Detector(
+        MODEL, VARIABLES, images_per_batch=2, output_mode="coco_rle", canvases=CANVASES[:1]
+    )
     with compilations() as seen:
         found = many(pictures)
     assert len(seen) == 1, "the call of one picture is filled up"
@@ -80,15 +97,22 @@ def test_many_at_once_are_what_each_is_alone(detector):
 
 def test_a_picture_as_large_as_its_canvas_gets_the_model_s_own_answers(detector):
     picture = noise(64, 96)
-    rows = module._detected(MODEL, detector.variables, picture[None], np.array([[64, 96]], np.int32))
+    rows = module._detected(
+        MODEL, detector.variables, picture[None], np.array([[64, 96]], np.int32)
+    )
     valid = np.asarray(rows["valid"][0])
-    answer, three = detector([picture])[0], Detector(MODEL, VARIABLES, max_detections=3)([picture])[0]  # a usual canvas
+    answer, three = (
+        detector([picture])[0],
+        Detector(MODEL, VARIABLES, max_detections=3)([picture])[0],
+    )  # a usual canvas
     assert valid.sum() > 3
     for name in ("boxes", "scores", "labels"):
         np.testing.assert_array_equal(answer[name], rows[name][0][valid])
         np.testing.assert_array_equal(three[name], answer[name][:3])
     sure = Detector(MODEL, VARIABLES, score_threshold=float(answer["scores"][2]))([picture])[0]
-    np.testing.assert_array_equal(sure["boxes"], answer["boxes"][answer["scores"] > answer["scores"][2]])
+    np.testing.assert_array_equal(
+        sure["boxes"], answer["boxes"][answer["scores"] > answer["scores"][2]]
+    )
 
 
 def test_the_way_back_by_hand():
@@ -118,7 +142,12 @@ def test_nothing_found_is_empty_arrays_of_the_same_shapes(detector):
     nothing = Detector(MODEL, VARIABLES, score_threshold=1)
     shapes = {name: value.shape for name, value in nothing([noise(30, 40)])[0].items()}
     assert shapes == dict(
-        boxes=(0, 4), labels=(0,), scores=(0,), masks=(0, 30, 40), keypoints=(0, 2, 3), keypoints_scores=(0, 2)
+        boxes=(0, 4),
+        labels=(0,),
+        scores=(0,),
+        masks=(0, 30, 40),
+        keypoints=(0, 2, 3),
+        keypoints_scores=(0, 2),
     )
     nothing.output_mode = "coco_rle"
     assert nothing([noise(30, 40)])[0]["masks"] == []
@@ -127,7 +156,9 @@ def test_nothing_found_is_empty_arrays_of_the_same_shapes(detector):
 
 def test_what_is_a_picture(detector):
     grey = RNG.integers(0, 65536, (50, 70), np.uint16)
-    eight = ((grey - np.float32(grey.min())) * np.float32(255 / (grey.max() - grey.min())) + 0.5).astype(np.uint8)
+    eight = (
+        (grey - np.float32(grey.min())) * np.float32(255 / (grey.max() - grey.min())) + 0.5
+    ).astype(np.uint8)
     rgb = np.repeat(eight[..., None], 3, axis=2)
     rgba = np.concatenate([rgb, np.full((50, 70, 1), 9, np.uint8)], axis=2)
     colour = noise(50, 70)
@@ -137,9 +168,13 @@ def test_what_is_a_picture(detector):
     np.testing.assert_array_equal(bgr["boxes"], detector([colour])[0]["boxes"])
     with pytest.raises(ValueError, match="RGB' or 'BGR'"):
         detector([colour], "RGBA")
-    with pytest.raises(ValueError, match=r"one array of shape \(50, 70, 3\); expected a list of images: \[image\]"):
+    with pytest.raises(
+        ValueError, match=r"one array of shape \(50, 70, 3\); expected a list of images: \[image\]"
+    ):
         detector(colour)
-    with pytest.raises(ImageError, match="image 1: pixels are float64; expected uint8 or uint16 .* in 0..1"):
+    with pytest.raises(
+        ImageError, match="image 1: pixels are float64; expected uint8 or uint16 .* in 0..1"
+    ):
         detector([colour, colour / 255])
     with pytest.raises(ImageError, match="image 0"):
         detector([np.zeros((0, 5, 3), np.uint8)])
@@ -151,10 +186,22 @@ def test_what_does_not_fit_is_said():
     for arguments, options, said in (
         ((MODEL, broken), {}, "params/rpn/logits/bias holds NaN or infinity.*take an earlier"),
         ((build_sam("sam_debug"), {}), {}, "takes a Mask R-CNN, got Sam; SamPredictor takes a SAM"),
-        ((MODEL, VARIABLES), dict(output_mode="soft"), "output_mode 'soft' is unknown; choose one of binary_mask"),
-        ((MODEL, VARIABLES), dict(canvases=[(64, 100)]), "expected at least one .height, width., in multiples of 32"),
+        (
+            (MODEL, VARIABLES),
+            dict(output_mode="soft"),
+            "output_mode 'soft' is unknown; choose one of binary_mask",
+        ),
+        (
+            (MODEL, VARIABLES),
+            dict(canvases=[(64, 100)]),
+            "expected at least one .height, width., in multiples of 32",
+        ),
         ((MODEL, VARIABLES), dict(canvases=[]), "canvases are .*expected at least one"),
-        ((MODEL, VARIABLES), dict(images_per_batch=0), "images_per_batch is 0; expected at least 1"),
+        (
+            (MODEL, VARIABLES),
+            dict(images_per_batch=0),
+            "images_per_batch is 0; expected at least 1",
+        ),
         ((MODEL, VARIABLES), dict(max_detections=0), "max_detections is 0"),
     ):
         with pytest.raises(ValueError, match=said):
@@ -187,22 +234,45 @@ def test_what_classes_are_called(tmp_path):
     of = lambda name, **options: classes_of(build_model(name, **options))
     torchvision, detectron2 = of("maskrcnn_resnet50_fpn"), of("mask_rcnn_R_50_FPN")
     assert (torchvision.names[17], torchvision.ids[17], torchvision.names[11]) == ("dog", 18, "N/A")
-    assert (detectron2.names[16], detectron2.ids[16], detectron2.names[-1], len(COCO)) == ("dog", 18, "toothbrush", 80)
+    assert (detectron2.names[16], detectron2.ids[16], detectron2.names[-1], len(COCO)) == (
+        "dog",
+        18,
+        "toothbrush",
+        80,
+    )
     person = of("keypointrcnn_resnet50_fpn")
-    assert person.names == ("person",) and person.keypoint_names == COCO_KEYPOINTS and len(person.skeleton) == 19
-    assert of("maskrcnn_debug") == Classes(("class 1", "class 2", "class 3"), (1, 2, 3), ("keypoint 0", "keypoint 1"))
-    saved = {"classes": dict(categories=["a", "b", "c"], category_ids=[3, 5, 9], keypoint_names=["head", "neck"])}
+    assert (
+        person.names == ("person",)
+        and person.keypoint_names == COCO_KEYPOINTS
+        and len(person.skeleton) == 19
+    )
+    assert of("maskrcnn_debug") == Classes(
+        ("class 1", "class 2", "class 3"), (1, 2, 3), ("keypoint 0", "keypoint 1")
+    )
+    saved = {
+        "classes": dict(
+            categories=["a", "b", "c"], category_ids=[3, 5, 9], keypoint_names=["head", "neck"]
+        )
+    }
     options = dict(name="maskrcnn_debug", canvas=96, long_side=96)
     metadata = {"model": options, "data": {"percentiles": [1, 99]}} | saved
     write_checkpoint(tmp_path / "d.safetensors", VARIABLES, metadata=metadata)
-    loaded = segjax.Detector.load(tmp_path / "d.safetensors", overrides={"candidates": 64}, score_threshold=0.3)
-    assert loaded.names == ("a", "b", "c") and loaded.classes.ids == (3, 5, 9) and loaded.classes.skeleton == [(1, 0)]
+    loaded = segjax.Detector.load(
+        tmp_path / "d.safetensors", overrides={"candidates": 64}, score_threshold=0.3
+    )
     assert (
-        loaded.model == MODEL.clone(candidates=64) and loaded.score_threshold == 0.3 and loaded.percentiles == (1, 99)
+        loaded.names == ("a", "b", "c")
+        and loaded.classes.ids == (3, 5, 9)
+        and loaded.classes.skeleton == [(1, 0)]
     )
-    assert segjax.Detector(MODEL, VARIABLES, score_threshold=0.01, max_detections=20).model == MODEL.clone(
-        score_threshold=0.01, detections=20
+    assert (
+        loaded.model == MODEL.clone(candidates=64)
+        and loaded.score_threshold == 0.3
+        and loaded.percentiles == (1, 99)
     )
+    assert segjax.Detector(
+        MODEL, VARIABLES, score_threshold=0.01, max_detections=20
+    ).model == MODEL.clone(score_threshold=0.01, detections=20)
     with pytest.raises(ValueError, match=r"names 3 classes \(a, b, c\), its model has 4"):
         classes_of(build_model("maskrcnn_debug", classes=4), saved)
 
@@ -211,7 +281,11 @@ def test_what_classes_are_called(tmp_path):
 def test_an_exported_program_gives_the_same(tmp_path, detector):
     images, sizes = noise(64, 96)[None], np.array([[60, 90]], np.int32)
     written = write_exported(tmp_path / "d.stablehlo", export_detector(MODEL, VARIABLES, (64, 96)))
-    assert written == (tmp_path / "d.stablehlo").stat().st_size > 4 * sum(x.size for x in jax.tree.leaves(VARIABLES))
+    assert (
+        written
+        == (tmp_path / "d.stablehlo").stat().st_size
+        > 4 * sum(x.size for x in jax.tree.leaves(VARIABLES))
+    )
     found = read_exported(tmp_path / "d.stablehlo").call(images, sizes)
     want = module._detected(MODEL, detector.variables, images, sizes)
     assert found.keys() == want.keys() == detected_names() and found["valid"].any()

@@ -28,7 +28,9 @@ def encoded(monkeypatch):
     """Pictures that were really encoded."""
     seen, encode = [], embedding_cache.embed
     monkeypatch.setattr(
-        embedding_cache, "embed", lambda m, v, new, **options: seen.extend(new) or encode(m, v, new, **options)
+        embedding_cache,
+        "embed",
+        lambda m, v, new, **options: seen.extend(new) or encode(m, v, new, **options),
     )
     return seen
 
@@ -73,7 +75,9 @@ def test_half_precision_weights_have_a_hash_and_a_dtype_has_one_name(variables, 
 def test_a_folder_that_cannot_be_written_is_a_warning(variables, encoded, tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
     expected = answers(variables, None)
-    jax.tree.map(np.testing.assert_array_equal, answers(variables, tmp_path / "file" / "cache"), expected)
+    jax.tree.map(
+        np.testing.assert_array_equal, answers(variables, tmp_path / "file" / "cache"), expected
+    )
     assert "cannot be kept" in caplog.text
 
 

@@ -15,14 +15,18 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("file") / "debug.safetensors"
-    segjax.save_variables(path, debug_variables(), {"model": {"name": "sam_debug", "drop_path": 0.25}})
+    segjax.save_variables(
+        path, debug_variables(), {"model": {"name": "sam_debug", "drop_path": 0.25}}
+    )
     return path
 
 
 def assert_moved_by(found, amount):
     fresh = debug_variables()
     jax.tree.map(
-        lambda f, x: np.testing.assert_array_equal(f, x + np.float32(amount)), found["params"], fresh["params"]
+        lambda f, x: np.testing.assert_array_equal(f, x + np.float32(amount)),
+        found["params"],
+        fresh["params"],
     )
     jax.tree.map(np.testing.assert_array_equal, found["constants"], fresh["constants"])
 
@@ -31,7 +35,9 @@ def test_a_run_says_itself_which_model_it_is_and_gives_its_newest_moving_average
     model, variables = segjax.load(run)
     assert (model.canvas, model.width, model.drop_path) == (64, 32, 0.25)
     assert_moved_by(variables, 20)
-    assert all(isinstance(x, jax.Array) and x.dtype == np.float32 for x in jax.tree.leaves(variables))
+    assert all(
+        isinstance(x, jax.Array) and x.dtype == np.float32 for x in jax.tree.leaves(variables)
+    )
 
 
 def test_the_checkpoints_folder_and_an_earlier_step_load_too(run):
@@ -39,7 +45,11 @@ def test_the_checkpoints_folder_and_an_earlier_step_load_too(run):
 
 
 def test_the_checkpoint_kept_as_the_best_loads_by_that_name(tmp_path):
-    numbers = {1: {"iou@1": 0.2}, 2: {"iou@1": 0.7}, 3: {"iou@1": 0.5}}  # and the last one is saved unmeasured
+    numbers = {
+        1: {"iou@1": 0.2},
+        2: {"iou@1": 0.7},
+        3: {"iou@1": 0.5},
+    }  # and the last one is saved unmeasured
     run = write_run(tmp_path, steps=(1, 2, 3, 4), best="iou@1", numbers=numbers)
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["2", "3", "4"]
     assert_moved_by(segjax.load(run, step="best")[1], 2)
@@ -47,7 +57,10 @@ def test_the_checkpoint_kept_as_the_best_loads_by_that_name(tmp_path):
 
 
 def test_a_run_that_kept_no_best_checkpoint_says_why(run, file, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"not told what to judge by \(config.checkpoint.best.*steps \[1, 2\]"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"not told what to judge by \(config.checkpoint.best.*steps \[1, 2\]",
+    ):
         segjax.load(run, step="best")
     with pytest.raises(FileNotFoundError, match=r"none of its steps \[2\] .* gave 'iou@1'"):
         segjax.load(write_run(tmp_path, best="iou@1", numbers={2: {"loss": 1.0}}), step="best")
@@ -64,10 +77,16 @@ def test_by_name_the_saved_options_hold_and_overrides_come_on_top(run):
     assert model.drop_path == 0.25 and model.dtype == np.dtype("bfloat16")
 
 
-@pytest.mark.parametrize("attention, here", [("pallas", "xla"), ("cudnn", "xla"), ("chunked", "chunked")])
-def test_a_run_that_was_trained_with_the_kernel_of_other_devices_loads_without_it(tmp_path, attention, here):
+@pytest.mark.parametrize(
+    "attention, here", [("pallas", "xla"), ("cudnn", "xla"), ("chunked", "chunked")]
+)
+def test_a_run_that_was_trained_with_the_kernel_of_other_devices_loads_without_it(
+    tmp_path, attention, here
+):
     path = tmp_path / "debug.safetensors"
-    segjax.save_variables(path, debug_variables(), {"model": {"name": "sam_debug", "attention": attention}})
+    segjax.save_variables(
+        path, debug_variables(), {"model": {"name": "sam_debug", "attention": attention}}
+    )
     assert segjax.load(path)[0].attention == here
     assert segjax.load(path, attention="pallas")[0].attention == "pallas"  # what is asked for stays
 
@@ -97,7 +116,9 @@ def test_a_file_without_a_model_name_asks_for_one(tmp_path):
 
 
 def test_another_architecture_is_an_error_that_counts_and_lists_what_differs(run, file):
-    with pytest.raises(CheckpointError, match=r"another architecture.*\d+ misshapen: image_encoder/.*expected \("):
+    with pytest.raises(
+        CheckpointError, match=r"another architecture.*\d+ misshapen: image_encoder/.*expected \("
+    ):
         segjax.load("sam_tiny", run)
     with pytest.raises(CheckpointError, match=r"\d+ missing: .*block_2"):
         segjax.load("sam_debug", file, depth=3)
@@ -108,7 +129,11 @@ def test_another_architecture_is_an_error_that_counts_and_lists_what_differs(run
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        (("sam_tinny",), FileNotFoundError, "neither a file or folder nor a known model.*nearest: sam_tiny"),
+        (
+            ("sam_tinny",),
+            FileNotFoundError,
+            "neither a file or folder nor a known model.*nearest: sam_tiny",
+        ),
         (("sam_tiny",), ValueError, "say which weights"),
         (("sam_tinny", "here"), ValueError, "unknown model 'sam_tinny'; nearest: sam_tiny"),
         (("sam_tiny", "nowhere"), FileNotFoundError, "no checkpoint at nowhere"),
@@ -129,7 +154,8 @@ def test_what_is_no_checkpoint_is_named(tmp_path, file):
         segjax.load(tmp_path / "notes.txt")
     (tmp_path / "cut.safetensors").write_bytes(file.read_bytes()[:1000])
     with pytest.raises(
-        CheckpointError, match=r"cut.safetensors \(1000 bytes\) is not a safetensors file, or is damaged"
+        CheckpointError,
+        match=r"cut.safetensors \(1000 bytes\) is not a safetensors file, or is damaged",
     ):
         segjax.load("sam_debug", tmp_path / "cut.safetensors")
 

@@ -50,8 +50,12 @@ def written(path, name, **options):
     variables = drawn(name, **options)
     if path.suffix == ".pkl":
         state = DETECTRON2_DETECTORS.to_published(variables, "detectron2")
-        anchors = {"proposal_generator.anchor_generator.cell_anchors.0": np.zeros((3, 4), np.float32)}
-        path.write_bytes(pickle.dumps({"model": state | anchors, "__author__": "Detectron2 Model Zoo"}))
+        anchors = {
+            "proposal_generator.anchor_generator.cell_anchors.0": np.zeros((3, 4), np.float32)
+        }
+        path.write_bytes(
+            pickle.dumps({"model": state | anchors, "__author__": "Detectron2 Model Zoo"})
+        )
     else:
         write_torch(path, TORCHVISION_DETECTORS.to_published(variables, "torchvision"))
     return variables
@@ -59,7 +63,12 @@ def written(path, name, **options):
 
 @pytest.mark.parametrize(
     "name, file",
-    [("debug_tv", "tv.pth"), ("debug_tv_boxes", "tv.pth"), ("debug_d2", "d2.pkl"), ("debug_d2_cascade", "d2.pkl")],
+    [
+        ("debug_tv", "tv.pth"),
+        ("debug_tv_boxes", "tv.pth"),
+        ("debug_d2", "d2.pkl"),
+        ("debug_d2_cascade", "d2.pkl"),
+    ],
 )
 @pytest.mark.parametrize("named", [True, False])
 def test_by_name_and_by_itself(tmp_path, name, file, named):
@@ -93,14 +102,17 @@ def test_the_other_library_s_file_is_refused_by_name(tmp_path):
     with pytest.raises(CheckpointError) as error:
         segjax.load("debug_tv", tmp_path / "d2.pkl")
     said = str(error.value)
-    assert "d2.pkl has the names of detectron2, and debug_tv follows torchvision's conventions" in said
+    assert (
+        "d2.pkl has the names of detectron2, and debug_tv follows torchvision's conventions" in said
+    )
     assert said.endswith("name one of debug_d2, debug_d2_cascade")
 
 
 def test_another_detector_is_named(tmp_path):
     written(tmp_path / "boxes.pth", "debug_tv_boxes")
     with pytest.raises(
-        CheckpointError, match=r"boxes.pth \(torchvision\).*missing: .*its arrays are those of debug_tv_box"
+        CheckpointError,
+        match=r"boxes.pth \(torchvision\).*missing: .*its arrays are those of debug_tv_box",
     ):
         segjax.load("debug_tv", tmp_path / "boxes.pth")
 
@@ -110,7 +122,8 @@ def test_a_classifier_is_no_detector(tmp_path):
     backbone = {name: {"backbone": tree["backbone"]} for name, tree in variables.items()}
     write_torch(tmp_path / "resnet.pth", TORCHVISION_RESNETS.to_published(backbone, "torchvision"))
     with pytest.raises(
-        CheckpointError, match="holds a ResNet of torchvision's classifiers; expected Mask R-CNN; a Mask R-"
+        CheckpointError,
+        match="holds a ResNet of torchvision's classifiers; expected Mask R-CNN; a Mask R-",
     ):
         segjax.load("debug_tv", tmp_path / "resnet.pth")
 

@@ -40,7 +40,9 @@ def official(tmp_path_factory):
 def huggingface(tmp_path_factory):
     path = tmp_path_factory.mktemp("huggingface") / "model.safetensors"
     state = SAM.to_published(drawn(), HUGGINGFACE)
-    del state["prompt_encoder.shared_embedding.positional_embedding"]  # as transformers itself writes it
+    del state[
+        "prompt_encoder.shared_embedding.positional_embedding"
+    ]  # as transformers itself writes it
     write_arrays(path, state, {"format": "pt"})
     return path
 
@@ -52,7 +54,10 @@ def test_either_family_loads_by_name_and_by_itself(kind, named, request):
     model, variables = segjax.load("sam_debug", path) if named else segjax.load(path)
     assert model == build_sam("sam_debug")
     assert_same(variables, drawn())
-    assert all(isinstance(leaf, jax.Array) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(variables))
+    assert all(
+        isinstance(leaf, jax.Array) and leaf.dtype == np.float32
+        for leaf in jax.tree.leaves(variables)
+    )
 
 
 def test_a_loaded_model_does_not_change_when_its_file_does(tmp_path, official):
@@ -65,9 +70,15 @@ def test_a_loaded_model_does_not_change_when_its_file_does(tmp_path, official):
 
 
 def test_a_wrapped_and_prefixed_half_precision_file_loads(tmp_path):
-    state = {f"module.{key}": array.astype(np.float16) for key, array in SAM.to_published(drawn(), OFFICIAL).items()}
+    state = {
+        f"module.{key}": array.astype(np.float16)
+        for key, array in SAM.to_published(drawn(), OFFICIAL).items()
+    }
     write_torch(tmp_path / "tuned.pth", state)
-    assert_same(segjax.load(tmp_path / "tuned.pth")[1], jax.tree.map(lambda x: x.astype("f2").astype("f4"), drawn()))
+    assert_same(
+        segjax.load(tmp_path / "tuned.pth")[1],
+        jax.tree.map(lambda x: x.astype("f2").astype("f4"), drawn()),
+    )
 
 
 def test_another_size_is_an_error_that_names_the_one_it_is(official):
@@ -84,7 +95,10 @@ def test_a_file_of_transformers_under_the_official_name_is_read_as_what_it_is(tm
     path = tmp_path / "sam_vit_b_01ec64.pth"
     write_torch(path, SAM.to_published(drawn(), HUGGINGFACE))
     assert_same(segjax.load("sam_debug", path)[1], drawn())
-    with pytest.raises(CheckpointError, match=r"ec64.pth \(transformers' SamModel\) is of another.*that of sam_debug"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"ec64.pth \(transformers' SamModel\) is of another.*that of sam_debug",
+    ):
         segjax.load("sam_vit_b", path)
 
 
@@ -93,7 +107,9 @@ def test_one_array_of_another_shape_is_named_in_the_words_of_the_file(tmp_path, 
     state = SAM.to_published(drawn(), family)
     name = next(key for key in state if key.endswith("iou_token.weight"))
     write_torch(tmp_path / "odd.pth", state | {name: state[name].T})
-    with pytest.raises(CheckpointError, match=rf": 1 misshapen: {name} is \(32, 1\), expected \(1, 32\)"):
+    with pytest.raises(
+        CheckpointError, match=rf": 1 misshapen: {name} is \(32, 1\), expected \(1, 32\)"
+    ):
         segjax.load(tmp_path / "odd.pth")
 
 
@@ -101,23 +117,38 @@ def test_a_truncated_file_is_named_with_its_size(tmp_path, official, huggingface
     for whole in (official, huggingface):
         cut = tmp_path / whole.name
         cut.write_bytes(whole.read_bytes()[:-2000])
-        with pytest.raises(CheckpointError, match=rf"{whole.name} \({cut.stat().st_size} bytes\) is .*damaged"):
+        with pytest.raises(
+            CheckpointError, match=rf"{whole.name} \({cut.stat().st_size} bytes\) is .*damaged"
+        ):
             segjax.load(cut)
 
 
 def test_what_is_no_sam_is_said(tmp_path):
     write_torch(tmp_path / "resnet.pth", {"layer1.weight": np.ones(2, np.float32)})
-    with pytest.raises(CheckpointError, match="holds no SAM of segment-anything.*its 1 arrays are named layer1.weight"):
+    with pytest.raises(
+        CheckpointError,
+        match="holds no SAM of segment-anything.*its 1 arrays are named layer1.weight",
+    ):
         segjax.load("sam_debug", tmp_path / "resnet.pth")
     state = SAM.to_published(drawn(), OFFICIAL)
-    write_torch(tmp_path / "hq.pth", state | {"mask_decoder.hf_token.weight": np.ones((1, 32), np.float32)})
-    with pytest.raises(CheckpointError, match="1 unexpected: mask_decoder.hf_token.weight.*those of HQ-SAM"):
+    write_torch(
+        tmp_path / "hq.pth", state | {"mask_decoder.hf_token.weight": np.ones((1, 32), np.float32)}
+    )
+    with pytest.raises(
+        CheckpointError, match="1 unexpected: mask_decoder.hf_token.weight.*those of HQ-SAM"
+    ):
         segjax.load(tmp_path / "hq.pth")
-    write_torch(tmp_path / "sam2.pth", {"image_encoder.trunk.pos_embed": np.ones((1, 2), np.float32)})
-    with pytest.raises(CheckpointError, match="sam2.pth holds no SAM that segjax has; its names are those of SAM 2"):
+    write_torch(
+        tmp_path / "sam2.pth", {"image_encoder.trunk.pos_embed": np.ones((1, 2), np.float32)}
+    )
+    with pytest.raises(
+        CheckpointError, match="sam2.pth holds no SAM that segjax has; its names are those of SAM 2"
+    ):
         segjax.load(tmp_path / "sam2.pth")
     write_torch(tmp_path / "odd.pth", {k: a for k, a in state.items() if "blocks.1" not in k})
-    with pytest.raises(CheckpointError, match="does not say which model.*width 32 and depth 1 is that of no size"):
+    with pytest.raises(
+        CheckpointError, match="does not say which model.*width 32 and depth 1 is that of no size"
+    ):
         segjax.load(tmp_path / "odd.pth")
 
 
@@ -136,7 +167,9 @@ def test_on_another_canvas_the_stored_tables_answer_as_the_encoder_would(kind, o
     assert tables[encoder + "trunk/block_1/rel_pos_h"] == (11, 16), "a global block"
     assert tables[encoder + "trunk/block_0/rel_pos_h"] == (5, 16), "a window of 3"
     image = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), np.uint8)
-    answer = lambda model, variables: jax.jit(lambda v: model.apply(v, image, method="encode_image"))(variables)
+    answer = lambda model, variables: jax.jit(
+        lambda v: model.apply(v, image, method="encode_image")
+    )(variables)
     want, found = np.asarray(answer(before, old)), answer(after, new)
     np.testing.assert_allclose(found, want, atol=1e-4 * np.abs(want).max())
 
@@ -151,10 +184,14 @@ def test_a_file_for_another_canvas_says_so_itself(tmp_path):
 
 def test_a_published_name_alone_takes_the_file_from_the_cache(tmp_path, monkeypatch, official):
     data = official.read_bytes()
-    published = PublishedFile("http://127.0.0.1:9/debug.pth", len(data), hashlib.sha256(data).hexdigest(), "none")
+    published = PublishedFile(
+        "http://127.0.0.1:9/debug.pth", len(data), hashlib.sha256(data).hexdigest(), "none"
+    )
     monkeypatch.setitem(PUBLISHED, "sam_debug", published)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(ConnectionError, match=rf"put it at {tmp_path}/segjax/weights/debug.pth, or name"):
+    with pytest.raises(
+        ConnectionError, match=rf"put it at {tmp_path}/segjax/weights/debug.pth, or name"
+    ):
         segjax.load("sam_debug")
     folder = tmp_path / "segjax" / "weights"
     folder.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,10 @@ def clicks(image, count, points):
     """`count` prompts of so many points in the image, on it, off it or none at all."""
     height, width = image.shape[:2]
     labels = RNG.choice([1, 0, -1], (count, points), p=[0.6, 0.3, 0.1])
-    return dict(point_coords=RNG.uniform(0, (width - 1, height - 1), (count, points, 2)), point_labels=labels)
+    return dict(
+        point_coords=RNG.uniform(0, (width - 1, height - 1), (count, points, 2)),
+        point_labels=labels,
+    )
 
 
 def boxes(image, count):
@@ -50,21 +53,29 @@ def test_sixteen_images_of_thirty_two_prompts_are_one_call_of_one_program_and_wh
     monkeypatch,
 ):
     images = [IMAGES[i % 4] // (1 + i // 4) for i in range(16)]
-    prompts = [(clicks(image, 32, 3), boxes(image, 32))[number % 2] for number, image in enumerate(images)]
+    prompts = [
+        (clicks(image, 32, 3), boxes(image, 32))[number % 2] for number, image in enumerate(images)
+    ]
     many = SamPredictor(MODEL, debug_variables(), prompts_per_batch=512)
     many.set_images(images)
     before, calls = jitted._decode._cache_size(), []
     decode = jitted.decode
-    monkeypatch.setattr("segjax.inference.sam.batching.decode", lambda *args: calls.append(args) or decode(*args))
+    monkeypatch.setattr(
+        "segjax.inference.sam.batching.decode", lambda *args: calls.append(args) or decode(*args)
+    )
     found = many.predict_images(prompts, return_logits=True)
     assert len(calls) == 1 and jitted._decode._cache_size() == before + 1
-    assert calls[0][3].points.shape == (32, 16, 4, 2), "two rows of 16 prompts an image, 3 points in 4 slots"
+    assert calls[0][3].points.shape == (32, 16, 4, 2), (
+        "two rows of 16 prompts an image, 3 points in 4 slots"
+    )
     monkeypatch.undo()
     for image, given, answer in zip(images, prompts, found, strict=True):
         many.set_image(image)
         for number in range(32):
             one = {name.replace("boxes", "box"): value[number] for name, value in given.items()}
-            assert_answers([part[number] for part in answer], many.predict(**one, return_logits=True))
+            assert_answers(
+                [part[number] for part in answer], many.predict(**one, return_logits=True)
+            )
 
 
 def test_numbers_points_and_kinds_of_prompt_may_differ_from_image_to_image(predictor):
@@ -79,11 +90,20 @@ def test_numbers_points_and_kinds_of_prompt_may_differ_from_image_to_image(predi
     images = [*IMAGES, *IMAGES[:2]]
     predictor.set_images(images)
     found = predictor.predict_images(prompts, multimask_output=False, return_logits=True)
-    assert [answer[0].shape[:2] for answer in found] == [(3, 1), (4, 1), (2, 1), (0, 1), (1, 1), (2, 1)]
+    assert [answer[0].shape[:2] for answer in found] == [
+        (3, 1),
+        (4, 1),
+        (2, 1),
+        (0, 1),
+        (1, 1),
+        (2, 1),
+    ]
     assert [answer[0].shape[2:] for answer in found] == [image.shape[:2] for image in images]
     for image, given, answer in zip(images, prompts, found, strict=True):
         predictor.set_image(image)
-        assert_answers(answer, predictor.predict_batch(**given, multimask_output=False, return_logits=True))
+        assert_answers(
+            answer, predictor.predict_batch(**given, multimask_output=False, return_logits=True)
+        )
     inside = predictor.predict_images([masks(2)])[0][0]
     assert inside.dtype == bool and inside.shape == (2, 3, 64, 20)
 
@@ -100,7 +120,13 @@ def test_other_numbers_within_the_padding_and_other_sizes_compile_nothing(predic
     decoders = jitted._decode._cache_size()
     with compilations() as seen:
         for number, points in ((3, 2), (4, 3), (3, 4), (4, 2), (3, 3)):
-            ask([RNG.integers(0, 256, (*RNG.integers(20, 129, 2), 3), np.uint8) for _ in range(number)], points)
+            ask(
+                [
+                    RNG.integers(0, 256, (*RNG.integers(20, 129, 2), 3), np.uint8)
+                    for _ in range(number)
+                ],
+                points,
+            )
     assert seen == [] and jitted._decode._cache_size() == decoders
     with compilations() as seen:
         ask(IMAGES[:1], 17)
@@ -115,9 +141,13 @@ def test_more_points_than_slots_are_padded_to_the_next_multiple(predictor):
         found = predictor.predict_batch(**given, return_logits=True)
         assert found[0].shape == (1, 3, 51, 51)
     assert jitted._decode._cache_size() == before + 1
-    unpadded = dict(points=given["point_coords"][None] * 64 / 51, labels=given["point_labels"][None])
+    unpadded = dict(
+        points=given["point_coords"][None] * 64 / 51, labels=given["point_labels"][None]
+    )
     unpadded["labels"] = np.where(unpadded["labels"] == -1, NOT_A_POINT, unpadded["labels"])
-    low_res, iou = jitted.decode(MODEL, predictor.variables, [predictor.features], Prompts(**unpadded))
+    low_res, iou = jitted.decode(
+        MODEL, predictor.variables, [predictor.features], Prompts(**unpadded)
+    )
     assert_answers(found[1:], (np.asarray(iou)[0, :, 1:], np.asarray(low_res)[0, :, 1:]))
 
 
@@ -128,7 +158,18 @@ def test_any_numbers_of_prompts_need_few_shapes_of_the_decoders_calls():
         rows, width = call_shape(counts, 64)
         assert rows * width <= 64 and width in PROMPT_COUNTS
         shapes.add((rows, width))
-    assert shapes <= {(1, 1), (4, 1), (16, 1), (64, 1), (1, 4), (4, 4), (16, 4), (1, 16), (4, 16), (1, 64)}
+    assert shapes <= {
+        (1, 1),
+        (4, 1),
+        (16, 1),
+        (64, 1),
+        (1, 4),
+        (4, 4),
+        (16, 4),
+        (1, 16),
+        (4, 16),
+        (1, 64),
+    }
 
 
 @pytest.mark.parametrize(
@@ -151,7 +192,9 @@ def test_the_shape_of_a_call_leaves_little_of_it_empty(counts, slots, shape):
 
 def test_images_are_encoded_in_few_sizes_of_call_and_none_for_nothing(predictor, monkeypatch):
     shapes, encode = [], jitted._encode
-    monkeypatch.setattr(jitted, "_encode", lambda m, v, x, s: shapes.append(x.shape[0]) or encode(m, v, x, s))
+    monkeypatch.setattr(
+        jitted, "_encode", lambda m, v, x, s: shapes.append(x.shape[0]) or encode(m, v, x, s)
+    )
     predictor.set_images([*IMAGES, IMAGES[0]])
     assert shapes == [4, 1]
     predictor.set_images(np.stack([IMAGES[0]] * 8))
@@ -160,7 +203,11 @@ def test_images_are_encoded_in_few_sizes_of_call_and_none_for_nothing(predictor,
     assert shapes[4:] == [4, 2, 1]
     predictor.set_images(IMAGES[1:3])
     together = predictor.get_image_embedding()
-    assert together.shape == (2, 4, 4, 32) and predictor.features is None and predictor.original_size is None
+    assert (
+        together.shape == (2, 4, 4, 32)
+        and predictor.features is None
+        and predictor.original_size is None
+    )
     for image, features in zip(IMAGES[1:3], together, strict=True):
         predictor.set_image(image[..., ::-1], "BGR")
         np.testing.assert_allclose(predictor.features[0], features, atol=1e-4)
@@ -169,9 +216,15 @@ def test_images_are_encoded_in_few_sizes_of_call_and_none_for_nothing(predictor,
 
 
 def test_what_the_cache_has_is_not_encoded_again(tmp_path, monkeypatch):
-    made, encoded, encode = SamPredictor(MODEL, debug_variables(), cache=tmp_path), [], embedding_cache.embed
+    made, encoded, encode = (
+        SamPredictor(MODEL, debug_variables(), cache=tmp_path),
+        [],
+        embedding_cache.embed,
+    )
     monkeypatch.setattr(
-        embedding_cache, "embed", lambda m, v, new, **options: encoded.extend(new) or encode(m, v, new, **options)
+        embedding_cache,
+        "embed",
+        lambda m, v, new, **options: encoded.extend(new) or encode(m, v, new, **options),
     )
     made.set_images([IMAGES[1]])
     made.set_images(IMAGES[:3])
@@ -188,8 +241,14 @@ def test_what_the_cache_has_is_not_encoded_again(tmp_path, monkeypatch):
         ([{}], "a list of 1; expected a list of 2 mappings, one for each image"),
         (dict(boxes=[[1, 2, 3, 4]]), "prompts is one mapping; expected a list of 2"),
         ([{}, [[1, 2, 3, 4]]], "image 1: prompts are list; expected a mapping"),
-        ([{}, dict(box=[1, 2, 3, 4])], "image 1: unknown prompt box; expected point_coords, point_labels, boxes"),
-        ([{}, dict(boxes=[[1, 2, 3, 4], [5, 2, 3, 4]])], r"image 1: prompt 1: box \[5.0, 2.0, 3.0, 4.0\]: expected x1"),
+        (
+            [{}, dict(box=[1, 2, 3, 4])],
+            "image 1: unknown prompt box; expected point_coords, point_labels, boxes",
+        ),
+        (
+            [{}, dict(boxes=[[1, 2, 3, 4], [5, 2, 3, 4]])],
+            r"image 1: prompt 1: box \[5.0, 2.0, 3.0, 4.0\]: expected x1",
+        ),
         (
             [dict(point_coords=[[[1, 2]], [[1, 2]], [[3, 30]]], point_labels=[[1], [0], [1]]), {}],
             r"image 0: prompt 2: point \(3, 30\) is outside the image of width 47 and height 30",
@@ -198,7 +257,10 @@ def test_what_the_cache_has_is_not_encoded_again(tmp_path, monkeypatch):
             [{}, dict(point_coords=np.ones((3, 1, 2)), point_labels=[[1], [3], [1]])],
             "image 1: prompt 1: point label 3; expected 1",
         ),
-        ([dict(mask_input=np.ones((2, 1, 16, 15))), {}], r"image 0: mask_input has shape \(2, 16, 15\); expected"),
+        (
+            [dict(mask_input=np.ones((2, 1, 16, 15))), {}],
+            r"image 0: mask_input has shape \(2, 16, 15\); expected",
+        ),
         (
             [dict(mask_input=[np.zeros((16, 16)), np.full((16, 16), np.inf)]), {}],
             "image 0: prompt 1: mask_input holds NaN or infinity",
@@ -222,7 +284,9 @@ def test_bad_images_are_named_and_leave_none_set(predictor):
             predictor.set_images(images)
     predictor.set_images(IMAGES)
     for ask in (predictor.predict, predictor.predict_batch):
-        with pytest.raises(ValueError, match="4 images are set; ask about them with predict_images"):
+        with pytest.raises(
+            ValueError, match="4 images are set; ask about them with predict_images"
+        ):
             ask()
     predictor.reset_image()
     with pytest.raises(ValueError, match="no image is set"):

@@ -39,7 +39,11 @@ def by_hand(prompts):
     decode = jax.jit(lambda v, *x: MODEL.apply(v, *x, method="decode"))
     low_res, iou = decode(debug_variables(), embedding(), prompts)
     content = resize_bilinear(low_res[0], (64, 64))[..., :41, :64]
-    return np.asarray(resize_bilinear(content, (HEIGHT, WIDTH))), np.asarray(iou[0]), np.asarray(low_res[0])
+    return (
+        np.asarray(resize_bilinear(content, (HEIGHT, WIDTH))),
+        np.asarray(iou[0]),
+        np.asarray(low_res[0]),
+    )
 
 
 def on_canvas(xy):
@@ -48,7 +52,9 @@ def on_canvas(xy):
 
 def test_clicks_give_what_the_model_gives_step_by_step(predictor):
     points, labels = [[5, 6], [20, 9], [0, 0]], [1, 0, -1]
-    logits, iou, low_res = by_hand(Prompts(points=on_canvas(points)[None, None], labels=np.array([[[1, 0, -2]]])))
+    logits, iou, low_res = by_hand(
+        Prompts(points=on_canvas(points)[None, None], labels=np.array([[[1, 0, -2]]]))
+    )
     found = predictor.predict(points, labels, return_logits=True)
     assert [x.shape for x in found] == [(3, HEIGHT, WIDTH), (3,), (3, 16, 16)]
     for got, want in zip(found, (logits[0, 1:], iou[0, 1:], low_res[0, 1:]), strict=True):
@@ -63,7 +69,9 @@ def test_clicks_give_what_the_model_gives_step_by_step(predictor):
 def test_boxes_in_a_batch_give_what_each_gives_alone_and_empty_slots_change_nothing(predictor):
     corners = on_canvas(BOXES.reshape(1, 3, 2, 2)).reshape(1, 3, 4)
     logits, iou, _ = by_hand(Prompts(boxes=corners))
-    masks, scores, low_res = predictor.predict_batch(boxes=BOXES, multimask_output=False, return_logits=True)
+    masks, scores, low_res = predictor.predict_batch(
+        boxes=BOXES, multimask_output=False, return_logits=True
+    )
     assert masks.shape == (3, 1, HEIGHT, WIDTH) and low_res.shape == (3, 1, 16, 16)
     np.testing.assert_allclose(masks, logits[:, :1], atol=1e-4)
     np.testing.assert_allclose(scores, iou[:, :1], atol=1e-4)
@@ -96,7 +104,9 @@ def test_fed_back_logits_change_the_answer_and_may_have_any_of_the_usual_shapes(
     without = predictor.predict([[5, 6]], [1])[2]
     fed = predictor.predict([[5, 6]], [1], mask_input=low_res[:1] * 10)[2]
     assert np.abs(fed - without).max() > 1e-3
-    np.testing.assert_array_equal(fed, predictor.predict([[5, 6]], [1], mask_input=low_res[0] * 10)[2])
+    np.testing.assert_array_equal(
+        fed, predictor.predict([[5, 6]], [1], mask_input=low_res[0] * 10)[2]
+    )
     batch = predictor.predict_batch([[[5, 6]]], [[1]], mask_input=low_res[None, :1] * 10)[2]
     np.testing.assert_array_equal(fed, batch[0])
 
@@ -190,7 +200,10 @@ def test_reset_image_forgets(predictor):
         (dict(point_labels=[1]), "without point_coords"),
         (dict(point_coords=[[np.nan, 4]], point_labels=[1]), "point_coords holds NaN"),
         (dict(point_coords=[[3, 4, 5]], point_labels=[1]), "shape"),
-        (dict(point_coords=[3, 4], point_labels=[1]), r"point_coords has shape \(2,\).*predict_batch"),
+        (
+            dict(point_coords=[3, 4], point_labels=[1]),
+            r"point_coords has shape \(2,\).*predict_batch",
+        ),
         (dict(point_coords=[["a", "b"]], point_labels=[1]), "expected numbers"),
         (dict(point_coords=np.zeros((0, 2)), point_labels=[]), "empty"),
         (dict(point_coords=[[3, 4]], point_labels=[2]), "point label 2; expected 1"),
@@ -200,7 +213,10 @@ def test_reset_image_forgets(predictor):
         (dict(box=[3, 3, np.inf, 8]), "infinity"),
         (dict(box=[3, 3, 8]), r"expected \[P, 4\]"),
         (dict(box=BOXES), "predict_batch"),
-        (dict(point_coords=[[3, 4]], point_labels=[1], mask_input=np.zeros((1, 15, 16))), r"expected \[1, 16, 16\]"),
+        (
+            dict(point_coords=[[3, 4]], point_labels=[1], mask_input=np.zeros((1, 15, 16))),
+            r"expected \[1, 16, 16\]",
+        ),
         (dict(mask_input=np.full((16, 16), np.nan)), "mask_input holds NaN"),
     ],
 )
@@ -210,7 +226,9 @@ def test_a_prompt_that_cannot_be_is_refused(predictor, prompt, message):
 
 
 def test_a_batch_needs_as_many_of_each(predictor):
-    with pytest.raises(ValueError, match="2 point_coords, 2 point_labels, 3 boxes: expected as many of each"):
+    with pytest.raises(
+        ValueError, match="2 point_coords, 2 point_labels, 3 boxes: expected as many of each"
+    ):
         predictor.predict_batch([[[1, 2]], [[3, 4]]], [[1], [1]], BOXES)
 
 

@@ -16,7 +16,9 @@ from segjax.models.sam.build import build_sam
 from segjax.models.sam.image_encoder import ImageEncoder
 
 CASES = [(canvas, hw) for canvas, sizes in FRAMES.items() for hw in sizes]
-every_frame = pytest.mark.parametrize("canvas, hw", CASES, ids=[f"{canvas}-{h}x{w}" for canvas, (h, w) in CASES])
+every_frame = pytest.mark.parametrize(
+    "canvas, hw", CASES, ids=[f"{canvas}-{h}x{w}" for canvas, (h, w) in CASES]
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +50,28 @@ def test_pixels_reach_the_encoder_as_the_references(golden, canvas, hw, monkeypa
             return args[0]
         return call(*args, **kwargs)
 
-    monkeypatch.setattr(jitted, "_encode", jitted._encode.__wrapped__)  # not compiled: nothing of this is kept
+    monkeypatch.setattr(
+        jitted, "_encode", jitted._encode.__wrapped__
+    )  # not compiled: nothing of this is kept
     with nn.intercept_methods(encoder):
         jitted.embed(build_sam("sam_debug", canvas=canvas), {}, [framed_picture(hw)])
     (pixels,) = seen
     assert pixels.shape == (1, canvas, canvas, 3) and pixels.dtype == np.float32
-    np.testing.assert_allclose(as_stored(pixels[0], canvas), golden(canvas, hw, "pixels"), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        as_stored(pixels[0], canvas), golden(canvas, hw, "pixels"), rtol=0, atol=1e-6
+    )
 
 
 @every_frame
 def test_points_and_boxes_land_where_the_references_do(golden, canvas, hw):
     points, boxes = framed_prompts(hw)
     content = fitted_size(hw, canvas)
-    np.testing.assert_allclose(scale_points(points, hw, content), golden(canvas, hw, "points"), rtol=1e-7, atol=0)
-    np.testing.assert_allclose(scale_boxes(boxes, hw, content), golden(canvas, hw, "boxes"), rtol=1e-7, atol=0)
+    np.testing.assert_allclose(
+        scale_points(points, hw, content), golden(canvas, hw, "points"), rtol=1e-7, atol=0
+    )
+    np.testing.assert_allclose(
+        scale_boxes(boxes, hw, content), golden(canvas, hw, "boxes"), rtol=1e-7, atol=0
+    )
 
 
 @every_frame
@@ -76,4 +86,6 @@ def test_logits_come_back_to_the_picture_as_the_references(golden, canvas, hw):
     full, _ = to_image(four[None], 0, 0, *weights, multimask=False, return_logits=True)
     assert full.shape == (1, *hw)
     want = golden(canvas, hw, "logits")
-    np.testing.assert_allclose(as_stored(full, canvas, factor=2), want, rtol=0, atol=5e-7 * np.abs(want).max())
+    np.testing.assert_allclose(
+        as_stored(full, canvas, factor=2), want, rtol=0, atol=5e-7 * np.abs(want).max()
+    )

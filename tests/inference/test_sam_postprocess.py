@@ -8,7 +8,11 @@ from segjax.inference.sam import postprocess
 from segjax.inference.sam.postprocess import axis_weights, image_weights, inside_box, measure
 from segjax.models.sam.build import build_sam
 
-MODEL, HW, OFFSET = build_sam("sam_debug"), (75, 100), 1.0  # 16 x 16 mask cells, of which 12 rows hold picture
+MODEL, HW, OFFSET = (
+    build_sam("sam_debug"),
+    (75, 100),
+    1.0,
+)  # 16 x 16 mask cells, of which 12 rows hold picture
 CELLS = np.arange(MODEL.mask_side)
 
 
@@ -59,4 +63,8 @@ def test_tiles_far_from_a_mask_are_not_computed(monkeypatch):
     poisoned = columns.at[-1].set(jnp.where(columns[-1] > 0, jnp.inf, 0.0))
     logits = jnp.zeros((1, 1, 4, 16, 16)).at[0, 0, 1].set(MASKS["in one tile"])
     found = measure(logits, np.zeros((1, 2), int), rows, poisoned, np.float32(OFFSET))
-    assert found.areas[0] == measure(logits, np.zeros((1, 2), int), rows, columns, np.float32(OFFSET)).areas[0] > 0
+    assert (
+        found.areas[0]
+        == measure(logits, np.zeros((1, 2), int), rows, columns, np.float32(OFFSET)).areas[0]
+        > 0
+    )

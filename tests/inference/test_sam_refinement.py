@@ -32,7 +32,9 @@ class Annotator:
         numbers = boxes[:, 0].astype(int).tolist()
         if mask_input is None:
             self.asked.append(numbers)
-            low_res = np.array([[np.full((4, 4), 10 * n + m) for m in range(3)] for n in numbers], np.float32)
+            low_res = np.array(
+                [[np.full((4, 4), 10 * n + m) for m in range(3)] for n in numbers], np.float32
+            )
             return None, np.array([IOU[n] for n in numbers], np.float32), low_res
         assert not multimask_output
         self.asked.append([(n, low[0, 0]) for n, low in zip(numbers, mask_input, strict=True)])
@@ -43,7 +45,14 @@ class Annotator:
 def found(masks=True):
     rows = [encode_mask(mask_of(n)) for n in range(3)] if masks else None
     promised = np.array([0.85, 0.3, 0.1], np.float32) if masks else None
-    return Found(HW, BOXES, np.array([1, 2, 1]), np.array([0.9, 0.8, 0.7], np.float32), rows, mask_iou=promised)
+    return Found(
+        HW,
+        BOXES,
+        np.array([1, 2, 1]),
+        np.array([0.9, 0.8, 0.7], np.float32),
+        rows,
+        mask_iou=promised,
+    )
 
 
 def columns(answer):
@@ -81,11 +90,17 @@ def test_what_probabilities_promise():
 
 
 def test_a_detector_of_boxes_alone_gets_masks():
-    assert columns(refined(Annotator(), np.zeros((*HW, 3), np.uint8), found(masks=False))) == [[5], [5], []]
+    assert columns(refined(Annotator(), np.zeros((*HW, 3), np.uint8), found(masks=False))) == [
+        [5],
+        [5],
+        [],
+    ]
 
 
 def test_another_picture_is_refused():
-    with pytest.raises(ValueError, match=r"\(8, 6\) pixels, but objects were found in one of \(6, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"\(8, 6\) pixels, but objects were found in one of \(6, 8\)"
+    ):
         refined(Annotator(), np.zeros((8, 6, 3), np.uint8), found())
 
 

@@ -27,7 +27,10 @@ from segjax.models.sam.sam import Sam
 MODEL = build_sam("sam_debug")
 VARIABLES = drawn_variables(MODEL, init_sam)
 HW, CONTENT = (30, 47), (41, 64)  # of a picture, and on the canvas of 64: 40.85 rows become 41
-SAME, OTHER = 5e-6, 1e-4  # of the largest magnitude: our arithmetic, and what a mistake moves at least
+SAME, OTHER = (
+    5e-6,
+    1e-4,
+)  # of the largest magnitude: our arithmetic, and what a mistake moves at least
 
 
 def difference(a, b):
@@ -61,7 +64,10 @@ RATIO = np.array([CONTENT[1] / HW[1], CONTENT[0] / HW[0]])
     [
         pytest.param(lambda xy: (xy + 0.5) * RATIO - 0.5, id="half_pixel_is_added_on_the_canvas"),
         pytest.param(lambda xy: xy * 64 / 47, id="coordinates_scale_by_the_rounded_sizes"),
-        pytest.param(lambda xy: xy * 64 / [47, 30], id="coordinates_are_divided_by_the_canvas_not_the_content"),
+        pytest.param(
+            lambda xy: xy * 64 / [47, 30],
+            id="coordinates_are_divided_by_the_canvas_not_the_content",
+        ),
         pytest.param(lambda xy: xy[:, ::-1] * RATIO, id="x_comes_before_y"),
     ],
 )
@@ -82,7 +88,9 @@ def in_picture(low_res, hw=HW, logits=True):
     four[0, 0] = low_res
     sides = zip(fitted_size(hw, MODEL.canvas), hw, strict=True)
     weights = [image_weights(MODEL.mask_side, MODEL.canvas, *side) for side in sides]
-    return np.asarray(to_image(four[None], 0, 0, *weights, multimask=False, return_logits=logits)[0])[0]
+    return np.asarray(
+        to_image(four[None], 0, 0, *weights, multimask=False, return_logits=logits)[0]
+    )[0]
 
 
 def plainly(low_res, rows, columns):
@@ -123,7 +131,9 @@ def told(logits, iou):
 
         def decode(self, embedding, prompts):
             batch = prompts.points.shape[:2]
-            return jnp.broadcast_to(logits, (*batch, 4, 16, 16)), jnp.broadcast_to(jnp.asarray(iou), (*batch, 4))
+            return jnp.broadcast_to(logits, (*batch, 4, 16, 16)), jnp.broadcast_to(
+                jnp.asarray(iou), (*batch, 4)
+            )
 
     return Told(**SIZES["sam_debug"])
 
@@ -157,13 +167,17 @@ def measured(monkeypatch):
 
 def test_an_empty_mask_is_not_stable_nan(measured):
     assert np.isnan(stability(EMPTY))
-    found = SamAutomaticMaskGenerator(told(FOUR, [0.9, 0.7, 0.8, 0.6]), {}, 1, **LOOSE).propose(PICTURE)
+    found = SamAutomaticMaskGenerator(told(FOUR, [0.9, 0.7, 0.8, 0.6]), {}, 1, **LOOSE).propose(
+        PICTURE
+    )
     assert measured[2] == (2, 0.0) and len(found) == 2
 
 
 def test_stability_is_measured_at_full_size_and_stays_with_its_mask():
     """The surer mask comes first and is the less stable one."""
-    records = SamAutomaticMaskGenerator(told(FOUR, [0.9, 0.8, 0.7, 0.6]), {}, 1, **LOOSE).generate(PICTURE)
+    records = SamAutomaticMaskGenerator(told(FOUR, [0.9, 0.8, 0.7, 0.6]), {}, 1, **LOOSE).generate(
+        PICTURE
+    )
     assert [record["predicted_iou"] for record in records] == pytest.approx([0.8, 0.7])
     for record, low_res in zip(records, (SHALLOW, STEEP), strict=True):
         full = plainly(low_res, 64, 64)
@@ -179,7 +193,9 @@ def test_masks_below_the_iou_threshold_are_never_brought_to_full_size(measured):
 
 
 def test_a_click_has_its_three_masks_and_never_the_single_one():
-    records = SamAutomaticMaskGenerator(told(FOUR, [0.99, 0.7, 0.8, 0.6]), {}, 1, **LOOSE).generate(PICTURE)
+    records = SamAutomaticMaskGenerator(told(FOUR, [0.99, 0.7, 0.8, 0.6]), {}, 1, **LOOSE).generate(
+        PICTURE
+    )
     assert [record["predicted_iou"] for record in records] == pytest.approx([0.8, 0.7])
 
 
@@ -206,8 +222,12 @@ def selected(masks, iou, *, stability=None, crop=None, crops=(WHOLE,), **thresho
         box=np.array([mask_box(mask) - (0, 0, 1, 1) for mask in masks], np.float32),
         area=np.array([mask.sum() for mask in masks]),
         predicted_iou=np.array(iou, np.float32),
-        stability=np.ones(count, np.float32) if stability is None else np.array(stability, np.float32),
-        point=np.stack([np.arange(count), np.zeros(count)], 1).astype(np.float32),  # says which mask a record is of
+        stability=np.ones(count, np.float32)
+        if stability is None
+        else np.array(stability, np.float32),
+        point=np.stack([np.arange(count), np.zeros(count)], 1).astype(
+            np.float32
+        ),  # says which mask a record is of
         crop=np.zeros(count, int) if crop is None else np.array(crop),
         floors=(-np.inf, 0.0),
     )
@@ -219,9 +239,15 @@ def test_defaults_of_segment_everything_are_the_published_ones():
     """And no mask is dropped for covering the whole picture: the paper says so, its code does not."""
     parameters = inspect.signature(SamAutomaticMaskGenerator).parameters
     defaults = {name: parameter.default for name, parameter in parameters.items()}
-    published = dict(points_per_side=32, points_per_batch=64, pred_iou_thresh=0.88, stability_score_thresh=0.95)
-    published |= dict(stability_score_offset=1.0, box_nms_thresh=0.7, crop_nms_thresh=0.7, crop_n_layers=0)
-    published |= dict(crop_overlap_ratio=512 / 1500, crop_n_points_downscale_factor=1, point_grids=None)
+    published = dict(
+        points_per_side=32, points_per_batch=64, pred_iou_thresh=0.88, stability_score_thresh=0.95
+    )
+    published |= dict(
+        stability_score_offset=1.0, box_nms_thresh=0.7, crop_nms_thresh=0.7, crop_n_layers=0
+    )
+    published |= dict(
+        crop_overlap_ratio=512 / 1500, crop_n_points_downscale_factor=1, point_grids=None
+    )
     published |= dict(min_mask_region_area=0, output_mode="binary_mask", max_mask_area=None)
     assert published.items() <= defaults.items()
 
@@ -242,7 +268,10 @@ def test_in_a_crop_the_higher_predicted_iou_wins_and_across_crops_the_smaller_cr
 
 
 def test_no_number_of_masks_is_too_many():
-    masks = [box_mask(5 * (i % 12), 5 * (i // 12), 5 * (i % 12) + 4, 5 * (i // 12) + 4) for i in range(144)]
+    masks = [
+        box_mask(5 * (i % 12), 5 * (i // 12), 5 * (i % 12) + 4, 5 * (i // 12) + 4)
+        for i in range(144)
+    ]
     assert sorted(selected(masks, np.linspace(0.9, 1, 144))[0]) == list(range(144))
 
 
@@ -273,9 +302,13 @@ def test_after_clean_up_untouched_masks_go_first_and_the_larger_threshold_counts
     speck = box_mask(55, 55, 57, 57)
     untouched, edited = box_mask(5, 5, 25, 25), box_mask(5, 5, 25, 26) | speck
     clean = dict(min_mask_region_area=50, box_nms_thresh=0.3, crop_nms_thresh=0.3)
-    assert selected([edited, untouched], [0.99, 0.9], **clean | dict(min_mask_region_area=0))[0] == [0, 1]
+    assert selected([edited, untouched], [0.99, 0.9], **clean | dict(min_mask_region_area=0))[
+        0
+    ] == [0, 1]
     places, records = selected([edited, untouched], [0.99, 0.9], **clean)
     assert places == [1] and records[0]["area"] == 400
-    places, records = selected([edited, untouched], [0.99, 0.9], **clean | dict(crop_nms_thresh=0.97))
+    places, records = selected(
+        [edited, untouched], [0.99, 0.9], **clean | dict(crop_nms_thresh=0.97)
+    )
     assert places == [1, 0] and not (records[1]["segmentation"] & speck).any()
     assert records[1]["bbox"] == [5, 5, 20, 21]

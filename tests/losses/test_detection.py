@@ -11,7 +11,9 @@ ROWS = np.random.default_rng(0)
 smooth_l1 = jax.jit(detection.smooth_l1, static_argnums=1)
 proposal_losses = jax.jit(detection.proposal_losses, static_argnums=5)
 region_losses = jax.jit(detection.region_losses, static_argnums=5)
-mask_loss, keypoint_loss, of_class = map(jax.jit, (detection.mask_loss, detection.keypoint_loss, detection.of_class))
+mask_loss, keypoint_loss, of_class = map(
+    jax.jit, (detection.mask_loss, detection.keypoint_loss, detection.of_class)
+)
 
 
 def test_smooth_l1_meets_itself_where_it_turns_linear():
@@ -24,13 +26,21 @@ def test_smooth_l1_meets_itself_where_it_turns_linear():
 
 def test_zero_logits_cost_ln_2_ln_of_the_classes_and_ln_of_the_cells():
     labels, valid = np.array([0, 2, 3]), np.ones(3, bool)
-    scores, boxes = proposal_losses(np.zeros(3), np.zeros((3, 4)), np.zeros((3, 4)), labels > 0, valid, 1 / 9)
+    scores, boxes = proposal_losses(
+        np.zeros(3), np.zeros((3, 4)), np.zeros((3, 4)), labels > 0, valid, 1 / 9
+    )
     assert scores == pytest.approx(3 * np.log(2)) and boxes == 0
-    classes, boxes = region_losses(np.zeros((3, 4)), np.zeros((3, 3, 4)), np.ones((3, 4)), labels, valid, 0.0)
-    assert classes == pytest.approx(3 * np.log(4)) and boxes == 2 * 4  # two objects, four deltas, off by one
+    classes, boxes = region_losses(
+        np.zeros((3, 4)), np.zeros((3, 3, 4)), np.ones((3, 4)), labels, valid, 0.0
+    )
+    assert (
+        classes == pytest.approx(3 * np.log(4)) and boxes == 2 * 4
+    )  # two objects, four deltas, off by one
     total, count = mask_loss(np.zeros((3, 28, 28, 3)), np.ones((3, 28, 28)), labels, labels > 0)
     assert total / count == pytest.approx(np.log(2)) and count == 2
-    total, count = keypoint_loss(np.zeros((1, 56, 56, 2)), np.array([[0, 3135]]), np.array([[True, False]]))
+    total, count = keypoint_loss(
+        np.zeros((1, 56, 56, 2)), np.array([[0, 3135]]), np.array([[True, False]])
+    )
     assert total == pytest.approx(np.log(56 * 56)) and count == 1
 
 
@@ -40,7 +50,9 @@ def test_only_the_true_class_is_asked_for_its_box_and_mask():
     exact = np.stack([deltas[0, 2], deltas[1, 0]])
     assert region_losses(np.zeros((2, 4)), deltas, exact, labels, valid, 0.0)[1] == 0
     one_for_all = deltas[:, :1]
-    assert region_losses(np.zeros((2, 4)), one_for_all, one_for_all[:, 0], labels, valid, 0.0)[1] == 0
+    assert (
+        region_losses(np.zeros((2, 4)), one_for_all, one_for_all[:, 0], labels, valid, 0.0)[1] == 0
+    )
     logits = np.full((1, 4, 4, 3), 50.0, np.float32)
     logits[..., 1] = -50.0
     total, _ = mask_loss(logits, np.zeros((1, 4, 4)), np.array([2]), np.ones(1, bool))
@@ -62,8 +74,12 @@ def test_nothing_valid_costs_exactly_nothing_and_moves_nothing(which):
     """A picture without objects, or one that is all padding."""
     nothing = np.zeros(2, bool)
     losses = {
-        "proposals": lambda x: proposal_losses(x[:, 0, 0, 0], x[:, 0, 0], x[:, 0, 1], nothing, nothing, 0.0),
-        "regions": lambda x: region_losses(x[:, 0, 0], x[:, 0, :3], x[:, 1, 0], np.zeros(2, int), nothing, 1.0),
+        "proposals": lambda x: proposal_losses(
+            x[:, 0, 0, 0], x[:, 0, 0], x[:, 0, 1], nothing, nothing, 0.0
+        ),
+        "regions": lambda x: region_losses(
+            x[:, 0, 0], x[:, 0, :3], x[:, 1, 0], np.zeros(2, int), nothing, 1.0
+        ),
         "masks": lambda x: mask_loss(x, x[..., 0] > 0, np.ones(2, int), nothing),
         "keypoints": lambda x: keypoint_loss(x, np.full((2, 4), 99), np.zeros((2, 4), bool)),
     }[which]
@@ -75,5 +91,7 @@ def test_nothing_valid_costs_exactly_nothing_and_moves_nothing(which):
 def test_the_background_has_a_class_but_no_box():
     logits = np.array([[2.0, 0.0, 0.0]])
     far = np.full((1, 2, 4), 9.0)
-    classes, boxes = region_losses(logits, far, np.zeros((1, 4)), np.array([0]), np.ones(1, bool), 0.0)
+    classes, boxes = region_losses(
+        logits, far, np.zeros((1, 4)), np.array([0]), np.ones(1, bool), 0.0
+    )
     assert classes == pytest.approx(np.log(np.exp(2) + 2) - 2) and boxes == 0

@@ -35,7 +35,9 @@ def test_focal_defaults_and_a_case_by_hand():
     zeros = np.zeros((2, 2))
     assert focal_loss(zeros, np.ones((2, 2))) == pytest.approx(0.25 * 0.25 * np.log(2), rel=1e-6)
     assert focal_loss(zeros, zeros) == pytest.approx(0.75 * 0.25 * np.log(2), rel=1e-6)
-    np.testing.assert_allclose(focal_loss(LOGITS, TRUTH), focal_loss(LOGITS, TRUTH, alpha=0.25, gamma=2.0))
+    np.testing.assert_allclose(
+        focal_loss(LOGITS, TRUTH), focal_loss(LOGITS, TRUTH, alpha=0.25, gamma=2.0)
+    )
 
 
 def test_focal_by_area():
@@ -51,8 +53,12 @@ def test_focal_by_difficulty():
     weight = np.where(TRUTH > 0, 1 - p, p) ** 2
     scale = weight.shape[-1] * weight.shape[-2] / weight.sum((-2, -1))
     expected = scale * focal_pixels(LOGITS, TRUTH, 0.25, 2.0).mean((-2, -1))
-    np.testing.assert_allclose(focal_loss(LOGITS, TRUTH, normalise="difficulty"), expected, rtol=2e-5)
-    gradient = jax.jit(jax.grad(lambda x: focal_loss(x, TRUTH, normalise="difficulty").sum()))(LOGITS)
+    np.testing.assert_allclose(
+        focal_loss(LOGITS, TRUTH, normalise="difficulty"), expected, rtol=2e-5
+    )
+    gradient = jax.jit(jax.grad(lambda x: focal_loss(x, TRUTH, normalise="difficulty").sum()))(
+        LOGITS
+    )
     plain = jax.jit(jax.grad(lambda x: focal_loss(x, TRUTH).sum()))(LOGITS)
     np.testing.assert_allclose(gradient, scale[..., None, None] * plain, rtol=1e-4, atol=1e-7)
 
@@ -86,8 +92,12 @@ def test_dice_by_hand():
     assert dice_loss(sure, np.array([[1, 1, 0, 0]])) == pytest.approx(0, abs=1e-6)
     assert dice_loss(sure, np.array([[0, 0, 1, 1]])) == pytest.approx(1 - 1 / 5)
     assert dice_loss(sure, np.array([[0, 1, 1, 0]])) == pytest.approx(1 - 3 / 5)
-    assert dice_loss(-np.abs(sure), np.zeros((1, 4), int)) == pytest.approx(0)  # nothing, and nothing said
-    assert dice_loss(np.zeros((1, 4)), np.ones((1, 4), int)) == pytest.approx(1 - (2 * 2 + 1) / (2 + 4 + 1))
+    assert dice_loss(-np.abs(sure), np.zeros((1, 4), int)) == pytest.approx(
+        0
+    )  # nothing, and nothing said
+    assert dice_loss(np.zeros((1, 4)), np.ones((1, 4), int)) == pytest.approx(
+        1 - (2 * 2 + 1) / (2 + 4 + 1)
+    )
 
 
 @functools.cache
@@ -98,7 +108,10 @@ def scored(**options):
 
 def best_masks(**options):
     """Which mask has the lowest loss, weighted as by default, from the two losses themselves."""
-    focal, dice = np.asarray(focal_loss(LOGITS, TRUTH, **options)), np.asarray(dice_loss(LOGITS, TRUTH))
+    focal, dice = (
+        np.asarray(focal_loss(LOGITS, TRUTH, **options)),
+        np.asarray(dice_loss(LOGITS, TRUTH)),
+    )
     return (20 * focal + dice).argmin(-1)
 
 
@@ -114,7 +127,9 @@ def test_loss_is_twenty_to_one_of_the_best_mask_plus_iou_error():
     actual = (said & truth).sum((-2, -1)) / (said | truth).sum((-2, -1))
     error = (iou - actual) ** 2
     np.testing.assert_allclose(terms["iou_error"], error.mean(-1), rtol=1e-5)
-    np.testing.assert_allclose(terms["loss"], (20 * focal + dice)[rows, best] + error.mean(-1), rtol=1e-5)
+    np.testing.assert_allclose(
+        terms["loss"], (20 * focal + dice)[rows, best] + error.mean(-1), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("iou_on", ["all", "best"])
@@ -132,7 +147,9 @@ def test_mask_gradient_flows_through_the_best_mask_alone(iou_on):
 
 def test_iou_target_carries_no_gradient_to_the_mask():
     only_iou = PromptableLoss(focal_weight=0.0, dice_weight=0.0)
-    gradient = jax.jit(jax.grad(lambda x: only_iou(x, np.zeros((2, 3)), TRUTH[:, 0])["loss"].sum()))(LOGITS)
+    gradient = jax.jit(
+        jax.grad(lambda x: only_iou(x, np.zeros((2, 3)), TRUTH[:, 0])["loss"].sum())
+    )(LOGITS)
     assert (np.asarray(gradient) == 0).all()
 
 
@@ -141,7 +158,9 @@ def test_weights_and_options():
     terms = scored(focal_weight=3.0, dice_weight=0.5, iou_weight=7.0)(LOGITS, iou, TRUTH[:, 0])
     expected = 3 * terms["focal"] + 0.5 * terms["dice"] + 7 * terms["iou_error"]
     np.testing.assert_allclose(terms["loss"], expected, rtol=1e-6)
-    by_area = scored(focal_normalise="area", focal_alpha=0.5, focal_gamma=1.0)(LOGITS, iou, TRUTH[:, 0])
+    by_area = scored(focal_normalise="area", focal_alpha=0.5, focal_gamma=1.0)(
+        LOGITS, iou, TRUTH[:, 0]
+    )
     focal = focal_loss(LOGITS, TRUTH, alpha=0.5, gamma=1.0, normalise="area")
     best = best_masks(alpha=0.5, gamma=1.0, normalise="area")
     np.testing.assert_allclose(by_area["focal"], np.asarray(focal)[np.arange(2), best], rtol=1e-6)

@@ -16,7 +16,9 @@ def by_hand(images):
     """[B, L, values], patches row by row, values by row, column, channel, in float64."""
     pixels = (images - PIXEL_MEAN.astype(np.float64)) / PIXEL_STD
     rows, columns = images.shape[1] // PATCH, images.shape[2] // PATCH
-    cut = lambda r, c: pixels[:, r * PATCH : (r + 1) * PATCH, c * PATCH : (c + 1) * PATCH].reshape(len(images), -1)
+    cut = lambda r, c: pixels[:, r * PATCH : (r + 1) * PATCH, c * PATCH : (c + 1) * PATCH].reshape(
+        len(images), -1
+    )
     return np.stack([cut(r, c) for r in range(rows) for c in range(columns)], axis=1)
 
 
@@ -45,14 +47,18 @@ def test_the_variance_is_unbiased():
 
 def test_seen_patches_have_no_gradient():
     prediction = jnp.zeros((2, 6, 48))
-    gradient = jax.grad(lambda p: reconstruction_loss(p, IMAGES, MASKED, patch=PATCH)[0])(prediction)
+    gradient = jax.grad(lambda p: reconstruction_loss(p, IMAGES, MASKED, patch=PATCH)[0])(
+        prediction
+    )
     assert (jnp.abs(gradient).max(-1) > 0).tolist() == MASKED.tolist()
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
 def test_a_perfect_prediction_is_the_picture(norm_pix):
     target = patch_targets(IMAGES, PATCH, norm_pix=norm_pix)
-    np.testing.assert_array_equal(predicted_images(target, IMAGES, patch=PATCH, norm_pix=norm_pix), IMAGES)
+    np.testing.assert_array_equal(
+        predicted_images(target, IMAGES, patch=PATCH, norm_pix=norm_pix), IMAGES
+    )
     assert reconstruction_loss(target, IMAGES, MASKED, patch=PATCH, norm_pix=norm_pix)[0] < 1e-8
 
 

@@ -31,7 +31,9 @@ def oracle(q, k, v, scale=None, bias=0.0):
 
 
 @pytest.mark.parametrize("impl", ["xla", "chunked"])
-@pytest.mark.parametrize("length", [5, 300])  # below and above one chunk of queries, not a multiple of it
+@pytest.mark.parametrize(
+    "length", [5, 300]
+)  # below and above one chunk of queries, not a multiple of it
 def test_attention_is_the_formula(impl, length):
     q, k, v = normal(2, length, 3, 8), normal(2, 7, 3, 8), normal(2, 7, 3, 4)
     out = attention(q, k, v, impl=impl)
@@ -61,15 +63,27 @@ def test_leading_axes_broadcast(impl):
     for b in range(2):
         for p in range(3):
             own = tokens[b, p, valid[b, p]]
-            np.testing.assert_allclose(to_image[b, p], oracle(tokens[b, p], image[b, 0], image[b, 0]), atol=1e-5)
+            np.testing.assert_allclose(
+                to_image[b, p], oracle(tokens[b, p], image[b, 0], image[b, 0]), atol=1e-5
+            )
             np.testing.assert_allclose(to_tokens[b, p], oracle(image[b, 0], own, own), atol=1e-5)
 
 
 def test_chunked_gradients_are_those_of_xla():
     """Of 260 queries in three chunks, for a grid of 2 x 4 keys."""
-    inputs = [normal(1, 260, 2, 4), normal(1, 8, 2, 4), normal(1, 8, 2, 4), normal(1, 260, 2, 2), normal(1, 260, 2, 4)]
-    loss = lambda impl: lambda q, k, v, *relative: jnp.sum(jnp.sin(compiled(q, k, v, relative=relative, impl=impl)))
-    plain, chunked = (jax.jit(jax.grad(loss(impl), range(5)))(*inputs) for impl in ("xla", "chunked"))
+    inputs = [
+        normal(1, 260, 2, 4),
+        normal(1, 8, 2, 4),
+        normal(1, 8, 2, 4),
+        normal(1, 260, 2, 2),
+        normal(1, 260, 2, 4),
+    ]
+    loss = lambda impl: (
+        lambda q, k, v, *relative: jnp.sum(jnp.sin(compiled(q, k, v, relative=relative, impl=impl)))
+    )
+    plain, chunked = (
+        jax.jit(jax.grad(loss(impl), range(5)))(*inputs) for impl in ("xla", "chunked")
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, chunked)
 
 
@@ -114,7 +128,9 @@ def positioned(h, w, heads=2, channels=8):
 
 
 @pytest.mark.parametrize("impl", ["xla", "chunked"])
-@pytest.mark.parametrize("grid", [(3, 4), (13, 21)])  # in one piece, and 273 queries in three chunks
+@pytest.mark.parametrize(
+    "grid", [(3, 4), (13, 21)]
+)  # in one piece, and 273 queries in three chunks
 def test_relative_positions_equal_the_bias(impl, grid):
     (q, k, v), tables, bias = positioned(*grid)
     out = attention(q, k, v, relative=relative_scores(q, *tables, grid), impl=impl)
@@ -146,7 +162,9 @@ def test_tables_of_numpy_work_inside_jit():
     jax.tree.map(close, inside, relative_scores(q, table, table, (2, 2)))
 
 
-@pytest.mark.parametrize("grid, window, count", [((6, 6), 3, 4), ((5, 7), 3, 6), ((4, 4), 14, 1), ((64, 64), 14, 25)])
+@pytest.mark.parametrize(
+    "grid, window, count", [((6, 6), 3, 4), ((5, 7), 3, 6), ((4, 4), 14, 1), ((64, 64), 14, 25)]
+)
 def test_windows_partition_and_merge(grid, window, count):
     x = normal(2, *grid, 3)
     windows = partition_windows(x, window)
@@ -167,9 +185,13 @@ def test_devices_that_share_a_batch_keep_their_rows():
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     shape = jax.ShapeDtypeStruct((4, 300, 2, 8), jnp.float32, sharding=rows)
-    program = jax.jit(lambda q, k, v: compiled(q, k, v, impl="chunked"), out_shardings=rows).lower(*[shape] * 3)
+    program = jax.jit(lambda q, k, v: compiled(q, k, v, impl="chunked"), out_shardings=rows).lower(
+        *[shape] * 3
+    )
     text = program.compile().as_text()
-    assert "all-gather" not in text and "all-to-all" not in text and "collective-permute" not in text
+    assert (
+        "all-gather" not in text and "all-to-all" not in text and "collective-permute" not in text
+    )
 
 
 def test_an_empty_batch_is_empty():

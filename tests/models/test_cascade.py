@@ -25,11 +25,17 @@ def test_each_stage_moves_the_boxes_of_the_one_before_and_no_gradient_goes_throu
     (20, 20, 10, 10) half a side and by the root of two. The second picture is 40 pixels wide."""
     heads = {name: {**variables["params"][name]} for name in HEADS}
     for head in heads.values():
-        head["deltas"] = {"kernel": 0 * head["deltas"]["kernel"], "bias": np.float32([10, 0, 0, 5 * np.log(2)])}
+        head["deltas"] = {
+            "kernel": 0 * head["deltas"]["kernel"],
+            "bias": np.float32([10, 0, 0, 5 * np.log(2)]),
+        }
     boxes = np.tile(np.float32([10, 20, 30, 30]), (2, 1, 1))
     sizes = np.array([[64, 96], [64, 40]])
     rng = np.random.default_rng(0)
-    levels = [rng.normal(size=(2, 64 // stride, 96 // stride, 16)).astype(np.float32) for stride in (4, 8, 16, 32, 64)]
+    levels = [
+        rng.normal(size=(2, 64 // stride, 96 // stride, 16)).astype(np.float32)
+        for stride in (4, 8, 16, 32, 64)
+    ]
 
     def answers(heads, levels):
         tree = variables | {"params": variables["params"] | heads}
@@ -43,9 +49,13 @@ def test_each_stage_moves_the_boxes_of_the_one_before_and_no_gradient_goes_throu
     cut = [[10, 20, 30, 30], [30, 15, 40, 35], [35, 25 - half, 40, 25 + half]]
     np.testing.assert_allclose([each.boxes[0, 0] for each in found], want, atol=1e-4)
     np.testing.assert_allclose([each.boxes[1, 0] for each in found], cut, atol=1e-4)
-    assert all(each.logits.shape == (2, 1, 4) and each.deltas.shape == (2, 1, 1, 4) for each in found)
+    assert all(
+        each.logits.shape == (2, 1, 4) and each.deltas.shape == (2, 1, 1, 4) for each in found
+    )
     for name in HEADS:
-        assert not any(leaf.any() for leaf in jax.tree.leaves(of_heads[name]["deltas"])), "scores know nothing of them"
+        assert not any(leaf.any() for leaf in jax.tree.leaves(of_heads[name]["deltas"])), (
+            "scores know nothing of them"
+        )
         assert all(leaf.any() for leaf in jax.tree.leaves(of_heads[name]["scores"]))
 
 
@@ -55,10 +65,16 @@ def test_the_pyramid_gets_a_third_of_each_stage_s_gradient_and_the_head_all(vari
     head = variables["params"]["box_head_1"]
 
     def total(model, stage, tree):
-        return lambda head, regions: model.apply(tree(head), regions, stage, method="classify")[0].sum()
+        return lambda head, regions: model.apply(tree(head), regions, stage, method="classify")[
+            0
+        ].sum()
 
     def gradients(head, regions):
-        cascade = total(MODEL, 1, lambda head: variables | {"params": {**variables["params"], "box_head_1": head}})
+        cascade = total(
+            MODEL,
+            1,
+            lambda head: variables | {"params": {**variables["params"], "box_head_1": head}},
+        )
         ordinary = total(alone, 0, lambda head: {"params": {"box_head": head}})
         return [jax.value_and_grad(each, (0, 1))(head, regions) for each in (cascade, ordinary)]
 
@@ -81,12 +97,18 @@ def test_whole_inference_has_fixed_shapes_and_keeps_its_promises(variables):
     assert found.boxes.shape == (2, 8, 4) and found.scores.shape == found.valid.shape == (2, 8)
     for i, size in enumerate([(64, 64), (40, 50)]):
         boxes, scores = (x[i][found.valid[i]] for x in (found.boxes, found.scores))
-        assert len(boxes) > 1 and (np.diff(scores) <= 0).all() and (boxes[:, :2] < boxes[:, 2:]).all()
-        assert (boxes >= 0).all() and (boxes[:, 2] <= size[1]).all() and (boxes[:, 3] <= size[0]).all()
+        assert (
+            len(boxes) > 1 and (np.diff(scores) <= 0).all() and (boxes[:, :2] < boxes[:, 2:]).all()
+        )
+        assert (
+            (boxes >= 0).all() and (boxes[:, 2] <= size[1]).all() and (boxes[:, 3] <= size[0]).all()
+        )
 
 
 def test_a_cascade_that_cannot_be_is_said():
-    with pytest.raises(ValueError, match="box_stages is 3 and agnostic_boxes False; .* set agnostic_boxes=True, or"):
+    with pytest.raises(
+        ValueError, match="box_stages is 3 and agnostic_boxes False; .* set agnostic_boxes=True, or"
+    ):
         build_model("maskrcnn_debug", box_stages=3)
     with pytest.raises(ValueError, match=r"box_stages is 4; expected 1 \(no cascade\) to 3"):
         build_model("maskrcnn_debug", box_stages=4, agnostic_boxes=True)

@@ -81,7 +81,9 @@ def test_the_mean_is_of_the_patches_without_the_last_norm_but_with_one_of_its_ow
     mean = {"params": variables["params"] | {"encoder": encoder | {"fc_norm": norm}}}
     model = build_classifier(**SMALL, pool="mean")
     trunk = lambda module, method: isinstance(module, ViT) and method == "__call__"
-    apply = lambda v, x: model.apply(v, x, method="features", capture_intermediates=trunk, mutable=["intermediates"])
+    apply = lambda v, x: model.apply(
+        v, x, method="features", capture_intermediates=trunk, mutable=["intermediates"]
+    )
     found, state = jax.jit(apply)(mean, pictures(64, 2))
     tokens = state["intermediates"]["encoder"]["trunk"]["__call__"][0]
     want = LayerNorm().apply({"params": norm}, tokens[:, 1:].mean(axis=1))
@@ -96,7 +98,9 @@ def test_a_frozen_encoder_s_features_are_standardised_before_the_head(frozen):
     found = run(frozen, frozen=True)
     assert set(frozen["params"]) == {"head"} and found.dtype == jnp.float32
     np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(run(thawed(frozen)), want, rtol=1e-4, atol=1e-4)  # a head that standardises by itself
+    np.testing.assert_allclose(
+        run(thawed(frozen)), want, rtol=1e-4, atol=1e-4
+    )  # a head that standardises by itself
 
 
 def test_a_fresh_head_is_as_small_as_it_is_told(variables):

@@ -28,7 +28,8 @@ def filled(module, *arguments, **values):
     """Variables of a module: every array drawn, but for those of `values` by their last name."""
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *arguments))
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: np.asarray(values.get(path[-1].key, drawn(*leaf.shape)), np.float32), shapes
+        lambda path, leaf: np.asarray(values.get(path[-1].key, drawn(*leaf.shape)), np.float32),
+        shapes,
     )
 
 
@@ -61,7 +62,10 @@ def test_max_pool(grid):
     found = jax.jit(max_pool)(x)
     padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=-np.inf)
     rows, columns = -(-grid[0] // 2), -(-grid[1] // 2)
-    want = [[padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((1, 2)) for j in range(columns)] for i in range(rows)]
+    want = [
+        [padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((1, 2)) for j in range(columns)]
+        for i in range(rows)
+    ]
     np.testing.assert_array_equal(found, np.moveaxis(want, 2, 0))
 
 
@@ -71,9 +75,9 @@ def test_batch_norm_divides_by_the_deviation_of_its_statistics():
     for epsilon, frozen in ((1e-5, False), (0.0, True)):
         norm = BatchNorm(frozen, epsilon)
         variables = filled(norm, x, variance=[0.25, 1.0, 4.0])
-        assert sorted(variables["constants"]) == (["bias"] if frozen else []) + ["mean"] + ["scale"] * frozen + [
-            "variance"
-        ]
+        assert sorted(variables["constants"]) == (["bias"] if frozen else []) + ["mean"] + [
+            "scale"
+        ] * frozen + ["variance"]
         v = {name: np.asarray(a) for tree in variables.values() for name, a in tree.items()}
         want = (x - v["mean"]) / np.sqrt(v["variance"] + epsilon) * v["scale"] + v["bias"]
         np.testing.assert_allclose(applied(norm, variables, x), want, atol=1e-5)
@@ -81,15 +85,21 @@ def test_batch_norm_divides_by_the_deviation_of_its_statistics():
 
 def test_group_norm():
     x = drawn(2, 3, 4, 64) + 3
-    found = np.asarray(applied(GroupNorm(), {"params": {"scale": np.ones(64), "bias": np.zeros(64)}}, x))
+    found = np.asarray(
+        applied(GroupNorm(), {"params": {"scale": np.ones(64), "bias": np.zeros(64)}}, x)
+    )
     groups = found.reshape(2, 12, 32, 2)
     np.testing.assert_allclose(groups.mean((1, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(groups.std((1, 3)), 1, atol=1e-3)
-    assert np.corrcoef(found[0, ..., :2].ravel(), x[0, ..., :2].ravel())[0, 1] > 0.9999, "of neighbouring channels"
+    assert np.corrcoef(found[0, ..., :2].ravel(), x[0, ..., :2].ravel())[0, 1] > 0.9999, (
+        "of neighbouring channels"
+    )
 
 
 def test_an_unknown_norm_is_named():
-    with pytest.raises(ValueError, match="norm 'batch' is unknown; choose one of.*'frozen_bn', 'bn', 'gn', 'ln'"):
+    with pytest.raises(
+        ValueError, match="norm 'batch' is unknown; choose one of.*'frozen_bn', 'bn', 'gn', 'ln'"
+    ):
         Conv(2, norm="batch").init(jax.random.key(0), jnp.zeros((1, 2, 2, 2)))
 
 
@@ -109,7 +119,8 @@ def test_a_pyramid_adds_the_coarser_level():
     centre[1, 1] = np.eye(2)
     kernels = {1: np.eye(2)[None, None], 3: centre}
     variables = jax.tree.map(
-        lambda x: np.float32(kernels[len(x)]) if x.ndim == 4 else np.zeros(x.shape, np.float32), filled(pyramid, maps)
+        lambda x: np.float32(kernels[len(x)]) if x.ndim == 4 else np.zeros(x.shape, np.float32),
+        filled(pyramid, maps),
     )
     p2, p3, p4 = applied(pyramid, variables, maps)
     np.testing.assert_allclose(p4, maps[2])
@@ -134,7 +145,9 @@ def test_the_mask_head_puts_the_cells_of_its_upscaling_in_place():
     x = drawn(1, 2, 2, 4)
     variables = filled(head, x)
     upscale, logits = variables["params"]["upscale"], variables["params"]["logits"]
-    cells = np.maximum(np.einsum("rhwc,cijd->rhiwjd", x, upscale["kernel"]) + upscale["bias"], 0).reshape(1, 4, 4, 3)
+    cells = np.maximum(
+        np.einsum("rhwc,cijd->rhiwjd", x, upscale["kernel"]) + upscale["bias"], 0
+    ).reshape(1, 4, 4, 3)
     want = cells @ logits["kernel"][0, 0] + logits["bias"]
     assert want.shape[-1] == 3
     np.testing.assert_allclose(applied(head, variables, x), want[..., 1:], atol=1e-5)
@@ -148,12 +161,17 @@ def test_the_box_head_leaves_out_the_box_of_the_background():
     y = np.maximum(x.reshape(2, -1) @ p["fc_0"]["kernel"] + p["fc_0"]["bias"], 0)
     y = np.maximum(y @ p["fc_1"]["kernel"] + p["fc_1"]["bias"], 0)
     logits, deltas = applied(head, variables, x)
-    np.testing.assert_allclose(logits, y @ p["scores"]["kernel"] + p["scores"]["bias"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        logits, y @ p["scores"]["kernel"] + p["scores"]["bias"], rtol=1e-4, atol=1e-4
+    )
     want = (y @ p["deltas"]["kernel"] + p["deltas"]["bias"]).reshape(2, 5, 4)
     np.testing.assert_allclose(deltas, want[:, 1:], rtol=1e-4, atol=1e-4)
     shapes = lambda **options: [y.shape for y in jax.eval_shape(lambda: BoxHead(4, **options).init_with_output(
         jax.random.key(0), jnp.zeros((2, 7, 7, 3)))[0])]  # fmt: skip
-    assert shapes() == [(2, 5), (2, 4, 4)] and shapes(agnostic=True, background_rows=True) == [(2, 5), (2, 1, 4)]
+    assert shapes() == [(2, 5), (2, 4, 4)] and shapes(agnostic=True, background_rows=True) == [
+        (2, 5),
+        (2, 1, 4),
+    ]
 
 
 def test_anchors_of_a_cell_lie_side_by_side():
@@ -181,15 +199,20 @@ def test_the_simple_pyramid_has_four_strides_of_one_map():
     pyramid = SimplePyramid(8)
     x = (drawn(1, 4, 6, 16),)
     levels, _ = jax.eval_shape(lambda: pyramid.init_with_output(jax.random.key(0), x))
-    assert [level.shape for level in levels] == [(1, 16, 24, 8), (1, 8, 12, 8), (1, 4, 6, 8), (1, 2, 3, 8)]
+    assert [level.shape for level in levels] == [
+        (1, 16, 24, 8),
+        (1, 8, 12, 8),
+        (1, 4, 6, 8),
+        (1, 2, 3, 8),
+    ]
 
 
 def test_initialisation():
     """Deviations: kaiming by the fan-out, the uniform one of Caffe, .01 of scores, .001 of boxes; biases are 0."""
     shape = jnp.zeros((1, 7, 7, 64))
-    params = jax.jit(lambda key: BoxHead(20, convs=1, conv_width=32, fcs=1, width=128).init(key, shape))(
-        jax.random.key(0)
-    )
+    params = jax.jit(
+        lambda key: BoxHead(20, convs=1, conv_width=32, fcs=1, width=128).init(key, shape)
+    )(jax.random.key(0))
     params = jax.device_get(params["params"])
     spread = {name: float(np.std(module["kernel"])) for name, module in params.items()}
     want = dict(conv_0=(2 / (9 * 32)) ** 0.5, fc=(49 * 32) ** -0.5, scores=0.01, deltas=0.001)

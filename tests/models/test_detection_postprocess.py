@@ -18,7 +18,9 @@ from segjax.ops.boxes import box_iou
 TORCHVISION, DETECTRON2 = CONVENTIONS["torchvision"], CONVENTIONS["detectron2"]
 
 
-@pytest.mark.parametrize("rules, step, base", [(TORCHVISION, 61, [-362, -181, 362, 181]), (DETECTRON2, 64, None)])
+@pytest.mark.parametrize(
+    "rules, step, base", [(TORCHVISION, 61, [-362, -181, 362, 181]), (DETECTRON2, 64, None)]
+)
 def test_anchors_of_a_picture_of_800_rows(rules, step, base):
     """268,569 in all (13 rows of P6 on 800 pixels); torchvision puts those of P6 800 // 13 pixels apart."""
     grids = [(200, 336), (100, 168), (50, 84), (25, 42), (13, 21)]
@@ -28,7 +30,9 @@ def test_anchors_of_a_picture_of_800_rows(rules, step, base):
     np.testing.assert_allclose(below - first, [0, step, 0, step])
     half = 512 * np.array([2**0.5, 0.5**0.5]) / 2
     np.testing.assert_allclose(first, base or [*-half, *half], atol=1e-3)
-    with pytest.raises(ValueError, match=r"anchor_sizes are \(32,\); expected one for each of the 5 levels"):
+    with pytest.raises(
+        ValueError, match=r"anchor_sizes are \(32,\); expected one for each of the 5 levels"
+    ):
         pyramid_anchors(rules, (32,), (1.0,), (800, 1344), grids)
 
 
@@ -39,11 +43,15 @@ def run_proposals(rules, logits, deltas, anchors, sizes, before, after):
 
 def proposed(rules, levels, before=4, after=6):
     """[(score, box)] of two levels of at most three (logit, box); the boxes are the anchors, which nothing moves."""
-    levels = [list(level) + [(-np.inf, [0, 0, 0, 0])] * (3 - len(level)) for level in (*levels, [])[:2]]
+    levels = [
+        list(level) + [(-np.inf, [0, 0, 0, 0])] * (3 - len(level)) for level in (*levels, [])[:2]
+    ]
     logits = [np.float32([[logit for logit, _ in level]]) for level in levels]
     anchors = [np.float32([box for _, box in level]) for level in levels]
     deltas = [np.zeros((1, 3, 4), np.float32)] * 2
-    found = run_proposals(rules, logits, deltas, anchors, np.array([[50, 100]]), before=before, after=after)
+    found = run_proposals(
+        rules, logits, deltas, anchors, np.array([[50, 100]]), before=before, after=after
+    )
     rows = zip(*jax.tree.map(lambda x: np.asarray(x)[0], found), strict=True)
     return [(round(float(score), 3), box.tolist()) for box, score, valid in rows if valid]
 
@@ -73,7 +81,9 @@ def test_no_gradient_goes_through_proposals():
     anchors = [np.float32([[0, 0, 10, 10]])]
 
     def total(logit, delta):
-        found = best_proposals(DETECTRON2, [logit], [delta], anchors, jnp.array([[50, 50]]), before=1, after=1)
+        found = best_proposals(
+            DETECTRON2, [logit], [delta], anchors, jnp.array([[50, 50]]), before=1, after=1
+        )
         return found.boxes.sum() + found.scores.sum()
 
     gradients = jax.jit(jax.grad(total, (0, 1)))(jnp.ones((1, 1)), jnp.ones((1, 1, 4)))
@@ -88,15 +98,22 @@ def run_detections(probabilities, deltas, proposals, sizes, **options):
 def detected(scores, boxes, deltas=None, valid=(True, True, True), **options):
     """([(score, label, box)], what was left out) of three regions and two classes, rows of scores background first."""
     room = 3 - len(scores)
-    scores, boxes = np.float32([*scores, *[[1, 0, 0]] * room]), np.float32([[*boxes, *[[0, 0, 1, 1]] * room]])
+    scores, boxes = (
+        np.float32([*scores, *[[1, 0, 0]] * room]),
+        np.float32([[*boxes, *[[0, 0, 1, 1]] * room]]),
+    )
     deltas = np.zeros((1, 3, 2, 4), np.float32) if deltas is None else deltas
-    options = dict(score_threshold=0.05, nms_threshold=0.5, side=0.0, candidates=6, count=5) | options
+    options = (
+        dict(score_threshold=0.05, nms_threshold=0.5, side=0.0, candidates=6, count=5) | options
+    )
     proposals = Proposals(boxes, np.zeros((1, 3), np.float32), np.array([valid]))
     found = run_detections(scores[None], deltas, proposals, np.array([[50, 100]]), **options)
     boxes, scores, labels, valid, left_out = jax.tree.map(lambda x: np.asarray(x)[0], found)
     assert len(valid) == options["count"] and not scores[~valid].any() and not labels[~valid].any()
     rows = zip(scores[valid], labels[valid], boxes[valid], strict=True)
-    return [(round(float(score), 3), int(label), box.tolist()) for score, label, box in rows], int(left_out)
+    return [(round(float(score), 3), int(label), box.tolist()) for score, label, box in rows], int(
+        left_out
+    )
 
 
 BOX, NEAR, OTHER = [10, 10, 30, 30], [10, 10, 30, 31], [60, 10, 90, 30]
@@ -115,7 +132,9 @@ def test_scores_must_be_above_the_threshold():
 
 
 def test_what_takes_no_part_is_counted():
-    kept, left_out = detected([[0.2, 0.4, 0.4], [0.1, 0.2, 0.7]], [BOX, OTHER], candidates=3, count=2)
+    kept, left_out = detected(
+        [[0.2, 0.4, 0.4], [0.1, 0.2, 0.7]], [BOX, OTHER], candidates=3, count=2
+    )
     assert [score for score, *_ in kept] == [0.7, 0.4] and left_out == 1
 
 
@@ -159,8 +178,16 @@ def whole():
 
 def test_whole_inference_has_fixed_shapes(whole):
     model, found, masks, keypoints = whole
-    assert found.boxes.shape == (2, 8, 4) and masks.shape == (2, 8, 28, 28) and keypoints.shape == (2, 8, 56, 56, 2)
-    assert found.valid.sum(1).min() > 1 and ((masks >= 0) & (masks <= 1)).all() and np.isfinite(keypoints).all()
+    assert (
+        found.boxes.shape == (2, 8, 4)
+        and masks.shape == (2, 8, 28, 28)
+        and keypoints.shape == (2, 8, 56, 56, 2)
+    )
+    assert (
+        found.valid.sum(1).min() > 1
+        and ((masks >= 0) & (masks <= 1)).all()
+        and np.isfinite(keypoints).all()
+    )
 
 
 def test_whole_inference_keeps_its_promises(whole):
@@ -169,7 +196,11 @@ def test_whole_inference_keeps_its_promises(whole):
         valid = found.valid[i]
         boxes, scores, labels = (x[i][valid] for x in (found.boxes, found.scores, found.labels))
         assert (np.diff(scores) <= 0).all() and (scores > model.score_threshold).all()
-        assert ((labels >= 1) & (labels <= model.classes)).all() and not found.labels[i][~valid].any()
-        assert (boxes >= 0).all() and (boxes[:, 2] <= size[1]).all() and (boxes[:, 3] <= size[0]).all()
+        assert ((labels >= 1) & (labels <= model.classes)).all() and not found.labels[i][
+            ~valid
+        ].any()
+        assert (
+            (boxes >= 0).all() and (boxes[:, 2] <= size[1]).all() and (boxes[:, 3] <= size[0]).all()
+        )
         overlap = np.asarray(box_iou(boxes, boxes)) - np.eye(len(boxes))
         assert (overlap[labels[:, None] == labels] <= model.nms_threshold).all()

@@ -12,7 +12,9 @@ from segjax.models.sam.build import build_sam
 from segjax.models.sam.flops import decoder_multiply_adds, encoder_multiply_adds
 
 
-@pytest.mark.parametrize("name, billions", [("sam_vit_b", 486), ("sam_vit_l", 1493), ("sam_vit_h", 2981)])
+@pytest.mark.parametrize(
+    "name, billions", [("sam_vit_b", 486), ("sam_vit_l", 1493), ("sam_vit_h", 2981)]
+)
 def test_the_encoder_costs_what_is_published(name, billions):
     """Within 1 %: EfficientViT-SAM's paper counts 2973 for H; the others are counted by hand."""
     assert encoder_multiply_adds(build_sam(name)) == pytest.approx(billions * 1e9, rel=0.01)
@@ -25,7 +27,9 @@ def test_a_click_costs_little_and_mostly_projections_of_the_image():
     assert 10 * 4096 * 256 * 128 / count == pytest.approx(0.74, abs=0.01)
 
 
-@pytest.mark.parametrize("name, encoder, decoder", [("b", 4.3, 5.3), ("l", 15.1, 5.3), ("h", 41, 7.0)])
+@pytest.mark.parametrize(
+    "name, encoder, decoder", [("b", 4.3, 5.3), ("l", 15.1, 5.3), ("h", 41, 7.0)]
+)
 def test_a_masked_picture_costs_what_the_paper_saves(name, encoder, decoder):
     """By hand: parameters x tokens + attention. B: 12 (12 x 768^2 x 50 + 2 x 50^2 x 768) + 49 x 768^2 = 4.32e9."""
     found = mae_multiply_adds(build_mae(f"mae_vit_{name}"))
@@ -49,20 +53,25 @@ def test_the_compiler_counts_the_same():
 
 
 @pytest.mark.parametrize(
-    "name, billions, detections", [("maskrcnn_resnet50_fpn", 134.38, 0), ("maskrcnn_resnet50_fpn_v2", 333.58, 100)]
+    "name, billions, detections",
+    [("maskrcnn_resnet50_fpn", 134.38, 0), ("maskrcnn_resnet50_fpn_v2", 333.58, 100)],
 )
 def test_a_detector_costs_what_is_published(name, billions, detections):
     """torchvision's "GFLOPS" of its weights: multiply-adds at 800 x 800, of 1000 regions. What its first model finds in
     a picture of noise is nothing, its second one 100 objects: the two numbers leave no other choice."""
     found = detector_multiply_adds(build_mask_rcnn(name), (800, 800))
-    assert found.picture + 1000 * found.region + detections * found.shown == pytest.approx(billions * 1e9, rel=0.005)
+    assert found.picture + 1000 * found.region + detections * found.shown == pytest.approx(
+        billions * 1e9, rel=0.005
+    )
     assert found.frozen == 0
     # The mask head by hand: 4 convolutions 3x3 of 14 x 14 cells, 28 x 28 cells of 256 channels and of 91 classes.
     assert found.shown == 4 * 196 * 9 * 256**2 + 784 * 256**2 + 784 * 256 * 91
     frozen = detector_multiply_adds(build_mask_rcnn(name, freeze_at=2), (800, 800))
     assert frozen.frozen + frozen.picture == found.picture
     # The stem and, on 200 x 200 cells, 3 bottlenecks of 64 channels, the first from 64 channels and with a projection.
-    assert frozen.frozen == 160_000 * 147 * 64 + 40_000 * (3 * (9 * 64**2 + 64 * 256) + 64**2 + 3 * 64 * 256)
+    assert frozen.frozen == 160_000 * 147 * 64 + 40_000 * (
+        3 * (9 * 64**2 + 64 * 256) + 64**2 + 3 * 64 * 256
+    )
 
 
 def test_a_plain_backbone_costs_what_sam_s_does():
@@ -79,7 +88,8 @@ def test_a_plain_backbone_costs_what_sam_s_does():
 def test_a_cascade_costs_three_box_heads():
     """By hand: 7 x 7 cells of 256 channels to 1024, to 1024, to 81 classes and one box, for each region and stage."""
     cascade, alone = (
-        detector_multiply_adds(build_mask_rcnn(f"{name}mask_rcnn_R_50_FPN"), (800, 800)) for name in ("cascade_", "")
+        detector_multiply_adds(build_mask_rcnn(f"{name}mask_rcnn_R_50_FPN"), (800, 800))
+        for name in ("cascade_", "")
     )
     assert cascade.region == 3 * (49 * 256 * 1024 + 1024**2 + 1024 * (81 + 4))
     assert cascade._replace(region=0) == alone._replace(region=0)

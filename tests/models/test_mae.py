@@ -35,7 +35,11 @@ def answers(variables):
         tokens, _, _ = MODEL.apply(variables, images, noise, method="encode_seen")
         prediction, masked = MODEL.apply(variables, images, noise)
         loss = {
-            name: jnp.divide(*reconstruction_loss(prediction, images, masked, patch=MODEL.patch, norm_pix=norm_pix))
+            name: jnp.divide(
+                *reconstruction_loss(
+                    prediction, images, masked, patch=MODEL.patch, norm_pix=norm_pix
+                )
+            )
             for name, norm_pix in (("loss_normalised", True), ("loss_plain", False))
         }
         return loss | dict(tokens=tokens, prediction=prediction, masked=masked)
@@ -55,18 +59,25 @@ def test_every_stage_is_the_reference_s(answers):
 # torchvision documents 86,567,656, 304,326,632 and 632,045,800 parameters for vit_b_16, vit_l_16 and vit_h_14 at 224
 # pixels. Theirs hold a learned position table and a head of 1000 classes besides what is here.
 @pytest.mark.parametrize(
-    "name, published", [("mae_vit_b", 86_567_656), ("mae_vit_l", 304_326_632), ("mae_vit_h", 632_045_800)]
+    "name, published",
+    [("mae_vit_b", 86_567_656), ("mae_vit_l", 304_326_632), ("mae_vit_h", 632_045_800)],
 )
 def test_parameter_counts_are_the_published_ones(name, published):
     model = build_mae(name)
     params = shapes_of(model)["params"]
-    counts = {part: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for part, tree in params.items()}
+    counts = {
+        part: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+        for part, tree in params.items()
+    }
     positions, head = (model.grid[0] ** 2 + 1) * model.width, 1000 * (model.width + 1)
     assert counts["encoder"] == published - positions - head
     # The decoder, by hand: embedding, mask token, 8 blocks of 12 w^2 + 13 w, norm, prediction.
     width, pixels = 512, 3 * model.patch**2
     blocks = 8 * (12 * width**2 + 13 * width)
-    assert counts["decoder"] == (model.width + 1) * width + width + blocks + 2 * width + (width + 1) * pixels
+    assert (
+        counts["decoder"]
+        == (model.width + 1) * width + width + blocks + 2 * width + (width + 1) * pixels
+    )
 
 
 def test_a_decoder_of_one_block_is_an_option():
@@ -82,14 +93,20 @@ def test_the_encoder_sees_nothing_of_the_masked_patches(variables, answers):
     seen = np.argsort(NOISE, axis=1)[:, : answers["tokens"].shape[1] - 1]
     swapped = NOISE.copy()
     np.put_along_axis(swapped, seen, np.take_along_axis(NOISE, seen[:, ::-1], 1), 1)
-    encode = jax.jit(lambda images, noise: MODEL.apply(variables, images, noise, method="encode_seen")[0])
+    encode = jax.jit(
+        lambda images, noise: MODEL.apply(variables, images, noise, method="encode_seen")[0]
+    )
     close(encode(other, NOISE), answers["tokens"])
-    reversed_tokens = np.concatenate([answers["tokens"][:, :1], answers["tokens"][:, :0:-1]], axis=1)
+    reversed_tokens = np.concatenate(
+        [answers["tokens"][:, :1], answers["tokens"][:, :0:-1]], axis=1
+    )
     close(encode(IMAGES, swapped), reversed_tokens)
 
 
 def test_scan_and_half_precision(variables, answers):
-    run = lambda **options: jax.jit(build_mae("mae_debug", **options).apply)(variables, IMAGES, NOISE)[0]
+    run = lambda **options: jax.jit(build_mae("mae_debug", **options).apply)(
+        variables, IMAGES, NOISE
+    )[0]
     close(run(scan=True, remat="full"), answers["prediction"])
     half = run(dtype="bfloat16")
     assert half.dtype == jnp.float32
@@ -133,7 +150,9 @@ def test_without_a_mask_every_patch_is_encoded_in_its_place(variables):
     whole = jax.jit(lambda images: MODEL.apply(variables, images, method="encode_image"))(IMAGES)
     order = np.stack([np.random.default_rng(i).permutation(16) for i in range(2)])
     picked = jax.jit(
-        lambda images: MODEL.apply(variables, normalise(images), order, method=lambda m, *a: m.encoder(*a))
+        lambda images: MODEL.apply(
+            variables, normalise(images), order, method=lambda m, *a: m.encoder(*a)
+        )
     )
     close(picked(IMAGES)[:, 1:], np.take_along_axis(np.asarray(whole)[:, 1:], order[..., None], 1))
     assert whole.shape == (2, 17, 32)
@@ -144,18 +163,30 @@ def test_without_a_mask_every_patch_is_encoded_in_its_place(variables):
     [
         (dict(mask_ratio=1.0), IMAGES, "mask_ratio 1.0 is not between 0 and 1"),
         (dict(mask_ratio=0.0), IMAGES, "mask_ratio 0.0 is not between 0 and 1"),
-        (dict(mask_ratio=0.95), IMAGES, "mask_ratio 0.95 leaves 0 of 16 patches.*at most 0.9375 for 16"),
+        (
+            dict(mask_ratio=0.95),
+            IMAGES,
+            "mask_ratio 0.95 leaves 0 of 16 patches.*at most 0.9375 for 16",
+        ),
         (dict(canvas=70), IMAGES, "canvas 70 is not a multiple of the patch 16; take 64 or 80"),
         ({}, IMAGES[:, :60], r"images are \(2, 60, 64, 3\); this MAE takes RGB \[B, 64, 64, 3\]"),
-        (dict(mask_strategy="rows"), IMAGES, "mask_strategy 'rows' is unknown; choose one of random, block, grid"),
+        (
+            dict(mask_strategy="rows"),
+            IMAGES,
+            "mask_strategy 'rows' is unknown; choose one of random, block, grid",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said(options, images, said):
     model = build_mae("mae_debug", **options)
     with pytest.raises(ValueError, match=said):
-        jax.eval_shape(lambda: model.init({"params": jax.random.key(0), "mask": jax.random.key(1)}, images))
+        jax.eval_shape(
+            lambda: model.init({"params": jax.random.key(0), "mask": jax.random.key(1)}, images)
+        )
 
 
 def test_noise_of_another_number_of_patches(variables):
-    with pytest.raises(ValueError, match=r"noise has shape \(2, 9\); expected \[B, L\] = \(2, 16\)"):
+    with pytest.raises(
+        ValueError, match=r"noise has shape \(2, 9\); expected \[B, L\] = \(2, 16\)"
+    ):
         MODEL.apply(variables, IMAGES, NOISE[:, :9])

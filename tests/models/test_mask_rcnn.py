@@ -55,7 +55,8 @@ def test_parameter_counts_are_detectron2_s(name, trained, norms):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "size, width, depth, published", [("b", 768, 12, 111), ("l", 1024, 24, 331), ("h", 1280, 32, 662)]
+    "size, width, depth, published",
+    [("b", 768, 12, 111), ("l", 1024, 24, 331), ("h", 1280, 32, 662)],
 )
 def test_parameter_counts_are_vitdet_s(size, width, depth, published):
     """ViTDet, table 5: millions. Ours have no position of a class token, and H has SAM's patches of 16 pixels."""
@@ -87,7 +88,9 @@ def variables():
 
 
 def test_padding_is_the_mean_colour_whatever_it_holds(variables):
-    encode = jax.jit(lambda images, sizes: MODEL.apply(variables, images, sizes, method="encode_image"))
+    encode = jax.jit(
+        lambda images, sizes: MODEL.apply(variables, images, sizes, method="encode_image")
+    )
     sizes = np.array([[64, 96], [40, 50]])
     found = encode(IMAGES, sizes)
     other = IMAGES.copy()
@@ -106,13 +109,20 @@ def test_what_is_frozen_lies_among_the_constants(freeze_at, frozen):
     """Under the same paths: no gradient, decay, average or optimizer state can reach it."""
     shapes = shapes_of(build_model("maskrcnn_debug", norm="bn", freeze_at=freeze_at))
     fixed, trained = (shapes[name].get("backbone", {}) for name in ("constants", "params"))
-    places = ["stem", "stage_2_block_0", "stage_2_block_1", *(f"stage_{n}_block_0" for n in (3, 4, 5))]
+    places = [
+        "stem",
+        "stage_2_block_0",
+        "stage_2_block_1",
+        *(f"stage_{n}_block_0" for n in (3, 4, 5)),
+    ]
     assert sorted(trained) == sorted(places[frozen:])
     for place in places:  # the statistics are constants in any case
         frozen_here = place not in trained
         conv = fixed[place] if place == "stem" else fixed[place]["conv_1"]
         assert sorted(conv) == ["kernel"] * frozen_here + ["norm"]
-        assert sorted(conv["norm"]) == sorted(["mean", "variance"] + ["bias", "scale"] * frozen_here)
+        assert sorted(conv["norm"]) == sorted(
+            ["mean", "variance"] + ["bias", "scale"] * frozen_here
+        )
     assert count(shapes) == count(shapes_of(MODEL))
 
 
@@ -158,7 +168,9 @@ DIFFERENCES = {
 
 def test_the_two_libraries_differ_in_just_this():
     both = [dataclasses.asdict(CONVENTIONS[name]) for name in ("torchvision", "detectron2")]
-    assert {name: (both[0][name], both[1][name]) for name in both[0] if both[0][name] != both[1][name]} == DIFFERENCES
+    assert {
+        name: (both[0][name], both[1][name]) for name in both[0] if both[0][name] != both[1][name]
+    } == DIFFERENCES
     rgb = dataclasses.asdict(CONVENTIONS["detectron2_rgb"])
     changed = {name for name in rgb if rgb[name] != both[1][name]}
     assert changed == {"bgr", "pixel_mean", "pixel_std", "stride_in_1x1"}
@@ -166,12 +178,15 @@ def test_the_two_libraries_differ_in_just_this():
 
 def test_bad_input_is_named():
     with pytest.raises(
-        ValueError, match="conventions 'torchvison' are unknown; nearest: torchvision; all: torchvision, d"
+        ValueError,
+        match="conventions 'torchvison' are unknown; nearest: torchvision; all: torchvision, d",
     ):
         build_model("maskrcnn_debug", conventions="torchvison")
     with pytest.raises(ValueError, match="nearest: detectron2"):
         conventions_named("detectron")
-    with pytest.raises(ValueError, match="backbone 'resnet51' is unknown; choose one of resnet18, .* or vit"):
+    with pytest.raises(
+        ValueError, match="backbone 'resnet51' is unknown; choose one of resnet18, .* or vit"
+    ):
         shapes_of(build_model("maskrcnn_debug", backbone="resnet51"))
     with pytest.raises(ValueError, match=r"images are \(1, 60, 96, 3\).*multiples of 32: pad them"):
         jax.eval_shape(lambda: MODEL.init(jax.random.key(0), IMAGES[:1, :60]))

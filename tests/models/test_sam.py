@@ -38,15 +38,21 @@ def encode(variables, images, sizes):
 
 @jax.jit
 def prompt_encoder(variables, prompts):
-    return MODEL.apply(variables, method=lambda module: module.prompt_encoder(prompts, (64, 64), (GRID, GRID)))
+    return MODEL.apply(
+        variables, method=lambda module: module.prompt_encoder(prompts, (64, 64), (GRID, GRID))
+    )
 
 
 def counts(shapes):
-    return {name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for name, tree in shapes.items()}
+    return {
+        name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+        for name, tree in shapes.items()
+    }
 
 
 @pytest.mark.parametrize(
-    "name, encoder", [("sam_vit_b", 89_670_912), ("sam_vit_l", 308_278_272), ("sam_vit_h", 637_026_048)]
+    "name, encoder",
+    [("sam_vit_b", 89_670_912), ("sam_vit_l", 308_278_272), ("sam_vit_h", 637_026_048)],
 )
 def test_parameter_counts_are_the_published_ones(name, encoder):
     shapes = shapes_of(build_sam(name))
@@ -58,7 +64,11 @@ def test_parameter_counts_are_the_published_ones(name, encoder):
 
 @pytest.mark.parametrize(
     "name, everywhere, channels",
-    [("sam_vit_b", (2, 5, 8, 11), 64), ("sam_vit_l", (5, 11, 17, 23), 64), ("sam_vit_h", (7, 15, 23, 31), 80)],
+    [
+        ("sam_vit_b", (2, 5, 8, 11), 64),
+        ("sam_vit_l", (5, 11, 17, 23), 64),
+        ("sam_vit_h", (7, 15, 23, 31), 80),
+    ],
 )
 def test_global_blocks_and_channels_of_a_head_are_the_published_ones(name, everywhere, channels):
     """A block that attends everywhere has a table of 2 * 64 - 1 distances, one in windows of 2 * 14 - 1."""
@@ -84,18 +94,30 @@ def test_prompts_in_one_call_equal_each_on_its_own(variables):
             one_logits, one_iou = decode(variables, embeddings[image : image + 1], alone)
             row = order.index(kind)
             scale = np.abs(one_logits).max()
-            np.testing.assert_allclose(logits[image, row], one_logits[0, 0], atol=1e-5 * scale, err_msg=kind)
-            np.testing.assert_allclose(iou[image, row], one_iou[0, 0], atol=1e-5 * np.abs(one_iou).max(), err_msg=kind)
+            np.testing.assert_allclose(
+                logits[image, row], one_logits[0, 0], atol=1e-5 * scale, err_msg=kind
+            )
+            np.testing.assert_allclose(
+                iou[image, row], one_iou[0, 0], atol=1e-5 * np.abs(one_iou).max(), err_msg=kind
+            )
 
 
-@pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.slow), 3])  # 3 does not divide the 4 prompts
+@pytest.mark.parametrize(
+    "size", [pytest.param(2, marks=pytest.mark.slow), 3]
+)  # 3 does not divide the 4 prompts
 def test_groups_of_prompts_say_the_same_and_so_do_their_gradients(variables, size):
     embedding = RNG.standard_normal((2, GRID, GRID, MODEL.prompt_width)).astype(np.float32)
-    row = as_one_call({kind: CASES[kind] for kind in ("points", "box", "nothing", "point_mask")}, SIDE)
-    fields = Prompts(**{name: np.concatenate([value, value[:, ::-1]]) for name, value in row.items()})
+    row = as_one_call(
+        {kind: CASES[kind] for kind in ("points", "box", "nothing", "point_mask")}, SIDE
+    )
+    fields = Prompts(
+        **{name: np.concatenate([value, value[:, ::-1]]) for name, value in row.items()}
+    )
 
     model = build_sam("sam_debug", decoder_depth=1)  # whose parameters are some of the whole one's
-    loss = jax.jit(jax.value_and_grad(lambda e, model: summed(model, variables, e, fields)), static_argnums=1)
+    loss = jax.jit(
+        jax.value_and_grad(lambda e, model: summed(model, variables, e, fields)), static_argnums=1
+    )
     (value, gradient), (grouped, grouped_gradient) = (
         loss(embedding, model) for model in (model, model.clone(prompts_at_once=size))
     )
@@ -127,9 +149,13 @@ def test_contents_of_empty_slots_count_for_nothing(variables):
     fields = as_one_call(CASES, SIDE)
     expected = decode(variables, embedding, Prompts(**fields))
     junk = lambda x: np.full_like(x, np.nan if x.dtype == np.float32 else 0)
-    fields["points"] = np.where((fields["labels"] == -1)[..., None], junk(fields["points"]), fields["points"])
+    fields["points"] = np.where(
+        (fields["labels"] == -1)[..., None], junk(fields["points"]), fields["points"]
+    )
     fields["boxes"] = np.where(fields["has_box"][..., None], fields["boxes"], junk(fields["boxes"]))
-    fields["masks"] = np.where(fields["has_mask"][..., None, None], fields["masks"], 1e6).astype(np.float32)
+    fields["masks"] = np.where(fields["has_mask"][..., None, None], fields["masks"], 1e6).astype(
+        np.float32
+    )
     for ours, theirs in zip(decode(variables, embedding, Prompts(**fields)), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -153,7 +179,10 @@ def test_points_close_with_not_a_point_unless_a_box_follows(variables):
 
 def test_positions_are_of_pixel_centres(variables):
     """A point at pixel 7 of 64 is embedded at 7.5 / 64; the centre of cell 0 of the map is 8 pixels in."""
-    encoder = lambda module, xy: (module.prompt_encoder.positional(xy), module.prompt_encoder.image_positions((2, 4)))
+    encoder = lambda module, xy: (
+        module.prompt_encoder.positional(xy),
+        module.prompt_encoder.image_positions((2, 4)),
+    )
     positional = jax.jit(lambda xy: MODEL.apply(variables, xy, method=encoder))
     matrix = np.asarray(variables["constants"]["prompt_encoder"]["gaussian_matrix"], np.float64)
     angles = 2 * np.pi * (2 * np.array([7.5 / 64, 20.5 / 64]) - 1) @ matrix
@@ -172,7 +201,9 @@ def test_images_do_not_mix_and_padding_is_the_mean_colour(variables):
     together = encode(variables, images, sizes)
     for i in (2, 0, 1):
         turned = np.roll(images, -i, axis=0)
-        np.testing.assert_allclose(encode(variables, turned, np.roll(sizes, -i, 0))[0], together[i], atol=1e-5)
+        np.testing.assert_allclose(
+            encode(variables, turned, np.roll(sizes, -i, 0))[0], together[i], atol=1e-5
+        )
     mean = np.broadcast_to(np.array([123.675, 116.28, 103.53], np.float32), (3, 64, 64, 3))
     inside = np.zeros((3, 64, 64, 1), bool)
     for row, (height, width) in enumerate(sizes):
@@ -186,7 +217,9 @@ def test_other_canvases(variables):
     shape = (32, 80)
     images = np.zeros((1, *shape, 3), np.uint8)
     grid = (shape[0] // 16, shape[1] // 16)
-    prompt = Prompts(points=np.array([[[[3.0, 5]], [[20, 9]]]]), labels=np.ones((1, 2, 1), np.int32))
+    prompt = Prompts(
+        points=np.array([[[[3.0, 5]], [[20, 9]]]]), labels=np.ones((1, 2, 1), np.int32)
+    )
     run = jax.jit(lambda v, x, p: (MODEL.apply(v, x, method="encode_image"), MODEL.apply(v, x, p)))
     embedding, (logits, iou) = run(variables, images, prompt)
     assert embedding.shape == (1, *grid, 32)
@@ -203,7 +236,9 @@ def test_half_precision(variables):
     full_embedding = encode(variables, images, np.full((3, 2), 64))
     full_logits, full_iou = decode(variables, full_embedding[:1], fields)
     embedding = jax.jit(lambda v: half.apply(v, images, method="encode_image"))(variables)
-    logits, iou = jax.jit(lambda v: half.apply(v, embedding[:1], fields, method="decode"))(variables)
+    logits, iou = jax.jit(lambda v: half.apply(v, embedding[:1], fields, method="decode"))(
+        variables
+    )
     assert (embedding.dtype, logits.dtype, iou.dtype) == (jnp.bfloat16, jnp.float32, jnp.float32)
     for ours, full in ((embedding, full_embedding), (logits, full_logits), (iou, full_iou)):
         error = jnp.abs(ours.astype(jnp.float32) - full)
@@ -223,7 +258,9 @@ def test_bad_input(variables):
     with pytest.raises(ValueError, match="40x64 does not divide into blocks of 16"):
         encode(variables, np.zeros((1, 40, 64, 3), np.uint8), np.array([[40, 64]]))
     with pytest.raises(ValueError, match="remat 'al'"):
-        jax.eval_shape(lambda key: init_sam(build_sam("sam_debug", remat="al"), key), jax.random.key(0))
+        jax.eval_shape(
+            lambda key: init_sam(build_sam("sam_debug", remat="al"), key), jax.random.key(0)
+        )
 
 
 def test_no_prompt_at_all_is_refused_clearly(variables):

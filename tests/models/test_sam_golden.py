@@ -37,12 +37,17 @@ def answers(golden, variables):
     fields = Prompts(**as_one_call(CASES, 4 * GRID))
     embedding = golden["embedding"][:1]
     encode = lambda module: module.prompt_encoder(fields, (MODEL.canvas,) * 2, (GRID, GRID))
-    stages = lambda: (MODEL.apply(variables, method=encode), MODEL.apply(variables, embedding, fields, method="decode"))
+    stages = lambda: (
+        MODEL.apply(variables, method=encode),
+        MODEL.apply(variables, embedding, fields, method="decode"),
+    )
     return jax.tree.map(np.asarray, jax.jit(stages)())
 
 
 def test_image_embedding(golden, variables):
-    encode = jax.jit(lambda images, sizes: MODEL.apply(variables, images, sizes, method="encode_image"))
+    encode = jax.jit(
+        lambda images, sizes: MODEL.apply(variables, images, sizes, method="encode_image")
+    )
     images = pictures(MODEL.canvas)
     full = np.array([[MODEL.canvas, MODEL.canvas]] * 2)
     close(encode(images, full), golden["embedding"])

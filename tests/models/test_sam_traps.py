@@ -26,9 +26,14 @@ MODEL = build_sam("sam_debug")
 VARIABLES = drawn_variables(MODEL, init_sam)
 CANVAS, GRID, SIDE = 64, 4, 16
 CASES = prompts(CANVAS, SIDE)
-EMBEDDING = np.random.default_rng(5).standard_normal((GRID, GRID, MODEL.prompt_width)).astype(np.float32)
+EMBEDDING = (
+    np.random.default_rng(5).standard_normal((GRID, GRID, MODEL.prompt_width)).astype(np.float32)
+)
 CONTENT = pictures(CANVAS)[0]
-SQUARE, OBLONG = (CANVAS, CANVAS), (CANVAS, 80)  # maps of 4 x 4 and 4 x 5, in windows of 3: padded by 2, and by 2 and 1
+SQUARE, OBLONG = (
+    (CANVAS, CANVAS),
+    (CANVAS, 80),
+)  # maps of 4 x 4 and 4 x 5, in windows of 3: padded by 2, and by 2 and 1
 
 # Of the largest magnitude: our arithmetic (measured: below 1e-6), and what a mistake moves at least.
 SAME, OTHER = 5e-6, 5e-5
@@ -64,7 +69,9 @@ def ours(stage, quiet=False):
 def weights(quiet=False):
     """The drawn ones; quiet: what enters the first norm of encoder and decoder is a thousandth of that."""
     loud = ("patch_embed", "pos_embed", "block_0/self_attention/out")
-    scale = lambda path, x: x * np.float32(1e-3) if quiet and any(part in path_of(path) for part in loud) else x
+    scale = lambda path, x: (
+        x * np.float32(1e-3) if quiet and any(part in path_of(path) for part in loud) else x
+    )
     return jax.tree_util.tree_map_with_path(scale, VARIABLES)
 
 
@@ -82,12 +89,20 @@ def plain(stage, kind=None, mistake=None, quiet=False):
 
 def assert_embeds(mistake, canvas=SQUARE, quiet=False):
     """Our embedding is the right one and not that of the mistake."""
-    assert_right(mistake, (ours(canvas, quiet),), *(plain(canvas, mistake=m, quiet=quiet) for m in (None, mistake)))
+    assert_right(
+        mistake,
+        (ours(canvas, quiet),),
+        *(plain(canvas, mistake=m, quiet=quiet) for m in (None, mistake)),
+    )
 
 
 def assert_answers(mistake, kind="points_box", quiet=False):
     """Our logits and predicted IoUs are the right ones, and not both are those of the mistake."""
-    assert_right(mistake, ours("decode", quiet)[kind], *(plain("decode", kind, m, quiet) for m in (None, mistake)))
+    assert_right(
+        mistake,
+        ours("decode", quiet)[kind],
+        *(plain("decode", kind, m, quiet) for m in (None, mistake)),
+    )
 
 
 def assert_right(mistake, answers, right, wrong):
@@ -173,7 +188,9 @@ def test_decoder_norms_have_epsilon_1e_5_and_encoder_1e_6():
     with nn.intercept_methods(note):
         jax.eval_shape(lambda key: init_sam(MODEL, key), jax.random.key(0))
     norms = {
-        path_of(path[1:-1]) for path, _ in jax.tree_util.tree_leaves_with_path(VARIABLES) if path[-1].key == "scale"
+        path_of(path[1:-1])
+        for path, _ in jax.tree_util.tree_leaves_with_path(VARIABLES)
+        if path[-1].key == "scale"
     }
     assert found[1e-5] | found[1e-6] == norms
     assert found[1e-5] == {path for path in norms if path.startswith("mask_decoder/transformer/")}
@@ -200,7 +217,8 @@ def made(jaxpr):
 
 
 @pytest.mark.parametrize(
-    "mistake", ["positions start at 0", "sines and cosines alternate", "positions are row before column"]
+    "mistake",
+    ["positions start at 0", "sines and cosines alternate", "positions are row before column"],
 )
 def test_fourier_features_are_signed_x_before_y_sines_before_cosines(mistake):
     assert_answers(mistake)
@@ -308,6 +326,8 @@ def test_predicted_ious_are_not_squashed():
 def test_there_is_no_dropout():
     """The published code has none: training needs no random numbers, and answers the same."""
     fields = {name: value[:, :1] for name, value in as_one_call(CASES, SIDE).items()}
-    run = lambda train: MODEL.apply(VARIABLES, np.zeros((1, CANVAS, CANVAS, 3)), Prompts(**fields), train=train)
+    run = lambda train: MODEL.apply(
+        VARIABLES, np.zeros((1, CANVAS, CANVAS, 3)), Prompts(**fields), train=train
+    )
     programs = [str(jax.make_jaxpr(run, static_argnums=0)(train)) for train in (False, True)]
     assert programs[0] == programs[1] and "random" not in programs[0]

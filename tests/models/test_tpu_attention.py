@@ -45,7 +45,12 @@ def value_and_gradients(impl, inputs):
 @pytest.mark.usefixtures("interpreted")
 def test_values_and_gradients_are_those_of_xla():
     """128 queries with relative positions, a grid of 16 x 16 keys, v narrower than q."""
-    inputs = [normal(2, 128, 2, 8), normal(2, 256, 2, 8), normal(2, 256, 2, 4), *[normal(2, 128, 2, 16)] * 2]
+    inputs = [
+        normal(2, 128, 2, 8),
+        normal(2, 256, 2, 8),
+        normal(2, 256, 2, 4),
+        *[normal(2, 128, 2, 16)] * 2,
+    ]
     plain = value_and_gradients("xla", inputs)
     kernel = value_and_gradients("pallas", inputs)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4), plain, kernel)
@@ -71,7 +76,11 @@ def primitives(jaxpr, inside=()):
 
 def kernels(function, *arguments):
     """What is around each kernel of a traced program."""
-    return [inside for name, inside in primitives(jax.make_jaxpr(function)(*arguments).jaxpr) if name == KERNEL]
+    return [
+        inside
+        for name, inside in primitives(jax.make_jaxpr(function)(*arguments).jaxpr)
+        if name == KERNEL
+    ]
 
 
 @pytest.mark.parametrize("queries, keys", [(196, 196), (8, 256), (256, 8), (0, 128), (128, 128)])
@@ -79,7 +88,9 @@ def test_what_the_kernel_cannot_take_is_left_to_xla(queries, keys):
     """Lengths that are no multiples of 128, and invalid keys."""
     inputs = normal(2, queries, 2, 8), normal(2, keys, 2, 8), normal(2, keys, 2, 8)
     valid = np.ones((2, keys), bool) if queries == keys == 128 else None
-    trace = lambda impl: jax.make_jaxpr(lambda q, k, v: attention(q, k, v, key_valid=valid, impl=impl))(*inputs)
+    trace = lambda impl: jax.make_jaxpr(
+        lambda q, k, v: attention(q, k, v, key_valid=valid, impl=impl)
+    )(*inputs)
     assert str(trace("xla")) == str(trace("pallas"))
 
 
@@ -87,11 +98,18 @@ def test_blocks_divide_the_sequence():
     lengths = (4096, 512), (1152, 512), (640, 300), (896, 512), (128, 0)
     assert [_block(*each) for each in lengths] == [512, 384, 128, 128, 128]
     sam = _block_sizes(4096, 4096, 256 * 2)  # 192 channels in bfloat16, which lie as 256
-    assert (sam.block_kv, sam.block_kv_compute, sam.block_kv_dkv, sam.has_backward_blocks) == (2048, 512, 1024, True)
+    assert (sam.block_kv, sam.block_kv_compute, sam.block_kv_dkv, sam.has_backward_blocks) == (
+        2048,
+        512,
+        1024,
+        True,
+    )
 
 
 def on_mesh():
-    return jax.set_mesh(jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2))
+    return jax.set_mesh(
+        jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    )
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -111,7 +129,9 @@ def test_devices_attend_to_their_own_examples():
 
 def test_of_a_vit_only_global_blocks_have_the_kernel():
     """In a scan, computed again, on a mesh: forward, once more, and backward, each inside a shard_map."""
-    vit = ViT(2, 2, window=7, global_blocks=(1,), grid=(16, 16), scan=True, remat="full", impl="pallas")
+    vit = ViT(
+        2, 2, window=7, global_blocks=(1,), grid=(16, 16), scan=True, remat="full", impl="pallas"
+    )
     x = jax.ShapeDtypeStruct((8, 16, 16, 16), jnp.float32)
     variables = jax.eval_shape(vit.init, jax.random.key(0), x)
     with on_mesh():

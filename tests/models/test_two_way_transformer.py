@@ -30,9 +30,12 @@ def variables():
 def oracle(variables, q, k, v, valid=None):
     """One prompt in float64 NumPy, every set projected: q [Tq, D], k and v [Tk, D]."""
     linear = lambda name, x: (
-        x.astype(np.float64) @ variables["params"][name]["kernel"] + variables["params"][name]["bias"]
+        x.astype(np.float64) @ variables["params"][name]["kernel"]
+        + variables["params"][name]["bias"]
     )
-    q, k, v = (linear(name, x).reshape(len(x), 2, -1) for name, x in zip("qkv", (q, k, v), strict=True))
+    q, k, v = (
+        linear(name, x).reshape(len(x), 2, -1) for name, x in zip("qkv", (q, k, v), strict=True)
+    )
     scores = np.einsum("qhc,khc->hqk", q, k) * q.shape[-1] ** -0.5
     if valid is not None:
         scores[:, :, ~valid] = -np.inf
@@ -44,8 +47,12 @@ def oracle(variables, q, k, v, valid=None):
 def test_the_sizes_of_these_tests_are_folded_and_those_with_many_tokens_are_not(monkeypatch):
     """Of 50 cells: 2 * T * 50 * 64 + T * 64 * 32 < 50 * 64 * 32 + T * 50 * 32, so T <= 14; a set with itself never."""
     projected = []
-    monkeypatch.setattr(ProjectedAttention, "_projected", lambda self, *rest: projected.append(1) or rest[2])
-    variables = {"params": {name: {"kernel": normal(WIDTH, 32), "bias": normal(32)} for name in "qkv"}}
+    monkeypatch.setattr(
+        ProjectedAttention, "_projected", lambda self, *rest: projected.append(1) or rest[2]
+    )
+    variables = {
+        "params": {name: {"kernel": normal(WIDTH, 32), "bias": normal(32)} for name in "qkv"}
+    }
     variables["params"]["out"] = {"kernel": normal(32, WIDTH), "bias": normal(WIDTH)}
     for tokens, cells in ((14, CELLS), (15, CELLS)):
         MODULE.apply(variables, normal(cells, WIDTH), *[normal(tokens, WIDTH)] * 2)
@@ -54,7 +61,11 @@ def test_the_sizes_of_these_tests_are_folded_and_those_with_many_tokens_are_not(
 
 
 def test_tokens_read_the_image(variables):
-    tokens, positions, image = normal(2, TOKENS, WIDTH), normal(CELLS, WIDTH), normal(2, CELLS, WIDTH)
+    tokens, positions, image = (
+        normal(2, TOKENS, WIDTH),
+        normal(CELLS, WIDTH),
+        normal(2, CELLS, WIDTH),
+    )
     out = apply(variables, tokens, image + positions, image)
     for i in range(2):
         expected = oracle(variables, tokens[i], image[i] + positions, image[i])
@@ -65,12 +76,18 @@ def test_an_image_of_many_prompts_is_projected_once_and_read_by_each(variables):
     tokens, image = normal(1, 4, TOKENS, WIDTH), normal(1, 1, CELLS, WIDTH)
     out = apply(variables, tokens, image, image)
     for i in range(4):
-        np.testing.assert_allclose(out[0, i], oracle(variables, tokens[0, i], image[0, 0], image[0, 0]), atol=2e-5)
+        np.testing.assert_allclose(
+            out[0, i], oracle(variables, tokens[0, i], image[0, 0], image[0, 0]), atol=2e-5
+        )
 
 
 @pytest.mark.parametrize("lead", [(2, 4), (2, 1)])  # an image for each prompt, or one for all
 def test_the_image_reads_the_tokens_that_are_there(variables, lead):
-    image, tokens, keys = normal(*lead, CELLS, WIDTH), normal(2, 4, TOKENS, WIDTH), normal(2, 4, TOKENS, WIDTH)
+    image, tokens, keys = (
+        normal(*lead, CELLS, WIDTH),
+        normal(2, 4, TOKENS, WIDTH),
+        normal(2, 4, TOKENS, WIDTH),
+    )
     valid = np.arange(TOKENS) <= np.arange(4)[:, None]
     out = apply(variables, image, keys, tokens, np.broadcast_to(valid, (2, 4, TOKENS)))
     for b in range(2):
@@ -82,15 +99,25 @@ def test_the_image_reads_the_tokens_that_are_there(variables, lead):
 def test_gradients_do_not_depend_on_folding(variables, monkeypatch):
     """Both directions, with respect to all parameters and inputs."""
     tokens, image = normal(TOKENS, WIDTH), normal(CELLS, WIDTH)
-    few = lambda variables, tokens, image: jnp.sum(jnp.sin(MODULE.apply(variables, tokens, image, image)))
-    many = lambda variables, tokens, image: jnp.sum(jnp.sin(MODULE.apply(variables, image, tokens, tokens)))
-    both = lambda: jax.jit(jax.grad(lambda *inputs: few(*inputs) + many(*inputs), (0, 1, 2)))(variables, tokens, image)
+    few = lambda variables, tokens, image: jnp.sum(
+        jnp.sin(MODULE.apply(variables, tokens, image, image))
+    )
+    many = lambda variables, tokens, image: jnp.sum(
+        jnp.sin(MODULE.apply(variables, image, tokens, tokens))
+    )
+    both = lambda: jax.jit(jax.grad(lambda *inputs: few(*inputs) + many(*inputs), (0, 1, 2)))(
+        variables, tokens, image
+    )
     folded = both()
     for name in ("_few_keys", "_few_queries"):
         monkeypatch.setattr(
             ProjectedAttention,
             name,
-            lambda self, project, out, q, k, v, valid=None: self._projected(project, out, q, k, v, valid),
+            lambda self, project, out, q, k, v, valid=None: self._projected(
+                project, out, q, k, v, valid
+            ),
         )
     projected = both()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), folded, projected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), folded, projected
+    )

@@ -19,7 +19,9 @@ def initialised(model, x):
 @pytest.fixture(scope="module")
 def params():
     params = initialised(ViT(**OPTIONS), X)["params"]
-    noise = lambda leaf, i: np.asarray(leaf) + 0.3 * np.random.default_rng(i).standard_normal(leaf.shape, np.float32)
+    noise = lambda leaf, i: (
+        np.asarray(leaf) + 0.3 * np.random.default_rng(i).standard_normal(leaf.shape, np.float32)
+    )
     leaves, tree = jax.tree.flatten(params)
     return jax.tree.unflatten(tree, [noise(leaf, i) for i, leaf in enumerate(leaves)])
 
@@ -61,7 +63,9 @@ def test_scan_with_a_legacy_key(params):
 def test_scan_of_a_stack_without_a_repeating_unit():
     options = dict(depth=4, heads=2, window=2, global_blocks=(1, 2), grid=(4, 4))
     variables = initialised(ViT(**options), X)
-    plain, scanned = (jax.jit(ViT(**options, scan=scan).apply)(variables, X) for scan in (False, True))
+    plain, scanned = (
+        jax.jit(ViT(**options, scan=scan).apply)(variables, X) for scan in (False, True)
+    )
     assert_same(plain, scanned)
 
 
@@ -80,7 +84,9 @@ def test_dropping_needs_training_and_a_key(params):
     model = ViT(**OPTIONS)
     evaluated = jax.jit(model.apply)({"params": params}, X)
     never_drops = ViT(**OPTIONS | dict(drop_path=0.0))
-    assert_same(evaluated, jax.jit(lambda v: never_drops.apply(v, X, train=True))({"params": params}))
+    assert_same(
+        evaluated, jax.jit(lambda v: never_drops.apply(v, X, train=True))({"params": params})
+    )
     assert not np.allclose(evaluated, outcome_of()(params)[0][1])
     with pytest.raises(Exception, match="drop_path"):
         model.apply({"params": params}, X, train=True)
@@ -107,10 +113,14 @@ def test_drop_path_grows_linearly_with_depth():
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
     for i in range(depth):
         zero[f"block_{i}"]["proj"]["bias"] = jnp.eye(4)[i]
-    run = jax.jit(lambda params, x: model.apply({"params": params}, x, train=True, rngs={"drop_path": KEY}))
+    run = jax.jit(
+        lambda params, x: model.apply({"params": params}, x, train=True, rngs={"drop_path": KEY})
+    )
     out = run(zero, jnp.zeros((batch, 1, 4)))
     dropped = (np.asarray(out)[:, 0] == 0).mean(0)
-    np.testing.assert_allclose(dropped, rate * np.arange(depth) / (depth - 1), atol=4 * 0.5 / batch**0.5)
+    np.testing.assert_allclose(
+        dropped, rate * np.arange(depth) / (depth - 1), atol=4 * 0.5 / batch**0.5
+    )
 
 
 def test_sequences_without_windows_or_positions():
@@ -119,7 +129,9 @@ def test_sequences_without_windows_or_positions():
     variables = initialised(model, X.reshape(3, 16, 16))
     out = jax.jit(model.apply)(variables, X.reshape(3, 16, 16))
     assert out.shape == (3, 16, 16)
-    np.testing.assert_allclose(jax.jit(model.apply)(variables, X).reshape(out.shape), out, atol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(model.apply)(variables, X).reshape(out.shape), out, atol=1e-5
+    )
 
 
 def test_patch_embed_is_a_strided_convolution():
@@ -131,7 +143,9 @@ def test_patch_embed_is_a_strided_convolution():
     expected = jax.lax.conv_general_dilated(
         images, variables["params"]["kernel"], (4, 4), "VALID", dimension_numbers=dims
     )
-    np.testing.assert_allclose(jax.jit(module.apply)(variables, images), np.asarray(expected) + np.arange(5), atol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(module.apply)(variables, images), np.asarray(expected) + np.arange(5), atol=1e-5
+    )
 
 
 def test_layer_norm_and_linear_in_half_precision():
@@ -143,4 +157,7 @@ def test_layer_norm_and_linear_in_half_precision():
     np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=0.02)
     linear = Linear(3, dtype=jnp.bfloat16)
     variables = initialised(linear, x)
-    assert variables["params"]["kernel"].dtype == jnp.float32 and linear.apply(variables, x).dtype == jnp.bfloat16
+    assert (
+        variables["params"]["kernel"].dtype == jnp.float32
+        and linear.apply(variables, x).dtype == jnp.bfloat16
+    )

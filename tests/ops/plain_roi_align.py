@@ -17,7 +17,11 @@ def roi_align(features, boxes, size, scale, samples, aligned):
         down, across = samples or math.ceil(bin_y), samples or math.ceil(bin_x)
         for p, q in np.ndindex(*size):
             values = [
-                bilinear(features, y1 + (p + (i + 0.5) / down) * bin_y, x1 + (q + (j + 0.5) / across) * bin_x)
+                bilinear(
+                    features,
+                    y1 + (p + (i + 0.5) / down) * bin_y,
+                    x1 + (q + (j + 0.5) / across) * bin_x,
+                )
                 for i, j in np.ndindex(max(down, 0), max(across, 0))
             ]
             pooled[region, p, q] = sum(values) / max(down * across, 1)
@@ -42,7 +46,9 @@ def roi_pool(features, boxes, size, scale):
     height, width, channels = features.shape
     pooled = np.zeros((len(boxes), *size, channels))
     for region, box in enumerate(np.asarray(boxes, float)):
-        x1, y1, x2, y2 = (math.floor(abs(side) + 0.5) * (1 if side >= 0 else -1) for side in box * scale)
+        x1, y1, x2, y2 = (
+            math.floor(abs(side) + 0.5) * (1 if side >= 0 else -1) for side in box * scale
+        )
         bin_y, bin_x = max(y2 - y1 + 1, 1) / size[0], max(x2 - x1 + 1, 1) / size[1]
         for p, q in np.ndindex(*size):
             top, bottom = edges(y1, bin_y, p, height)

@@ -14,25 +14,36 @@ def test_detectron2s_case():
     np.testing.assert_allclose(made, cell)
     right = np.array(cell) + [4, 0, 4, 0]
     np.testing.assert_allclose(grid_anchors(made, (1, 2), (4, 4)), np.concatenate([cell, right]))
-    np.testing.assert_allclose(grid_anchors(made, (1, 2), (4, 4), 0.5), np.concatenate([cell, right]) + 2)
+    np.testing.assert_allclose(
+        grid_anchors(made, (1, 2), (4, 4), 0.5), np.concatenate([cell, right]) + 2
+    )
 
 
 def test_torchvisions_case():
     """Size 10, one ratio, an image of 15 x 15 under a grid of 3 x 3."""
     anchors = grid_anchors(cell_anchors(10, [1], rounded=True), (3, 3), (15 // 3, 15 // 3))
     row = np.array([[-5, -5, 5, 5], [0, -5, 10, 5], [5, -5, 15, 5]])
-    np.testing.assert_array_equal(anchors, np.concatenate([row, row + [0, 5, 0, 5], row + [0, 10, 0, 10]]))
+    np.testing.assert_array_equal(
+        anchors, np.concatenate([row, row + [0, 5, 0, 5], row + [0, 10, 0, 10]])
+    )
     assert anchors.dtype == np.float32
 
 
 @pytest.mark.parametrize(
     "size, wide, tall",
-    [(32, (23, 11), (11, 23)), (64, (45, 23), (23, 45)), (128, (91, 45), (45, 91)), (256, (181, 91), (91, 181))]
+    [
+        (32, (23, 11), (11, 23)),
+        (64, (45, 23), (23, 45)),
+        (128, (91, 45), (45, 91)),
+        (256, (181, 91), (91, 181)),
+    ]
     + [(512, (362, 181), (181, 362))],
 )
 def test_rounded_cells(size, wide, tall):
     half = np.array([wide, (size // 2, size // 2), tall])
-    np.testing.assert_array_equal(cell_anchors(size, RATIOS, rounded=True), np.concatenate([-half, half], 1))
+    np.testing.assert_array_equal(
+        cell_anchors(size, RATIOS, rounded=True), np.concatenate([-half, half], 1)
+    )
 
 
 def test_cells_that_are_not_rounded():

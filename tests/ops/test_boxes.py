@@ -12,17 +12,28 @@ decode_boxes = jax.jit(ops.decode_boxes, static_argnums=2)
 
 UNIT = np.array([[0, 0, 1, 1]], np.float32)
 # The unit box, its left half, its bottom half, two of its quarters, and itself moved by half its side.
-PARTS = [[0, 0, 1, 1], [0, 0, 0.5, 1], [0, 0.5, 1, 1], [0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0.5, 0.5, 1.5, 1.5]]
+PARTS = [
+    [0, 0, 1, 1],
+    [0, 0, 0.5, 1],
+    [0, 0.5, 1, 1],
+    [0, 0, 0.5, 0.5],
+    [0.5, 0.5, 1, 1],
+    [0.5, 0.5, 1.5, 1.5],
+]
 
 
 def random_boxes(rng, count, size=100):
     corner = rng.uniform(0, size, (count, 2))
-    return np.concatenate([corner, corner + rng.uniform(0.5, size, (count, 2))], 1).astype(np.float32)
+    return np.concatenate([corner, corner + rng.uniform(0.5, size, (count, 2))], 1).astype(
+        np.float32
+    )
 
 
 def test_area():
     boxes = jnp.array([[1.0, 2, 4, 6], [0, 0, 1, 1], [2, 2, 2, 5], [5, 0, 1, 3], [5, 5, 1, 1]])
-    np.testing.assert_array_equal(box_area(boxes), [12, 1, 0, 0, 0])  # inverted in one or both directions: none
+    np.testing.assert_array_equal(
+        box_area(boxes), [12, 1, 0, 0, 0]
+    )  # inverted in one or both directions: none
 
 
 def test_clip_to_height_and_width():
@@ -35,7 +46,9 @@ def test_clip_to_height_and_width():
 
 
 def test_overlaps_by_hand():
-    np.testing.assert_allclose(box_iou(UNIT, np.array(PARTS))[0], [1, 0.5, 0.5, 0.25, 0.25, 0.25 / 1.75], rtol=1e-6)
+    np.testing.assert_allclose(
+        box_iou(UNIT, np.array(PARTS))[0], [1, 0.5, 0.5, 0.25, 0.25, 0.25 / 1.75], rtol=1e-6
+    )
     np.testing.assert_allclose(box_ioa(UNIT, np.array(PARTS))[0], [1, 1, 1, 1, 1, 0.25], rtol=1e-6)
 
 
@@ -58,7 +71,10 @@ def test_what_is_encoded_is_decoded(weights):
     rng = np.random.default_rng(0)
     boxes, anchors = random_boxes(rng, 50), random_boxes(rng, 50)
     np.testing.assert_allclose(
-        decode_boxes(encode_boxes(boxes, anchors, weights), anchors, weights), boxes, rtol=1e-5, atol=1e-3
+        decode_boxes(encode_boxes(boxes, anchors, weights), anchors, weights),
+        boxes,
+        rtol=1e-5,
+        atol=1e-3,
     )
 
 
@@ -66,7 +82,9 @@ def test_encoding_by_hand():
     """Twice as wide, half as high, the centre a quarter of the anchor's width to the right and half its height up."""
     anchor, box = np.array([[10, 20, 18, 40]]), np.array([[8, 15, 24, 25]])
     np.testing.assert_allclose(
-        encode_boxes(box, anchor, (10, 10, 5, 5)), [[2.5, -5, 5 * np.log(2), 5 * np.log(0.5)]], rtol=1e-6
+        encode_boxes(box, anchor, (10, 10, 5, 5)),
+        [[2.5, -5, 5 * np.log(2), 5 * np.log(0.5)]],
+        rtol=1e-6,
     )
 
 
@@ -95,5 +113,7 @@ def test_padding_has_finite_numbers_and_gradients():
     padding, boxes = np.zeros((1, 4), np.float32), np.array([[1, 2, 3, 5]], np.float32)
     box, anchor = np.stack([padding, boxes, padding]), np.stack([boxes, padding, padding])
     assert np.isfinite(encode_boxes(box, anchor)).all()
-    gradient = jax.jit(jax.grad(lambda box, anchor: encode_boxes(box, anchor).sum(), (0, 1)))(box, anchor)
+    gradient = jax.jit(jax.grad(lambda box, anchor: encode_boxes(box, anchor).sum(), (0, 1)))(
+        box, anchor
+    )
     assert np.isfinite(gradient).all()

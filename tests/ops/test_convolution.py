@@ -18,19 +18,32 @@ def drawn(*shapes):
 def plain(x, kernel, stride):
     margin = kernel.shape[0] // 2
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), [(margin, margin)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        kernel,
+        (stride, stride),
+        [(margin, margin)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
 # Sides that the stride divides and not, channels below and above what makes a product thin.
 @pytest.mark.parametrize(
     ("grid", "channels", "size", "stride"),
-    [((9, 12), 5, 3, 1), ((9, 12), 40, 3, 2), ((8, 8), 3, 7, 2), ((5, 5), 33, 5, 1), ((1, 2), 4, 3, 2)],
+    [
+        ((9, 12), 5, 3, 1),
+        ((9, 12), 40, 3, 2),
+        ((8, 8), 3, 7, 2),
+        ((5, 5), 33, 5, 1),
+        ((1, 2), 4, 3, 2),
+    ],
 )
 def test_gradients_are_those_of_xla(grid, channels, size, stride):
     x, kernel = drawn((2, *grid, channels), (size, size, channels, 6))
     loss = lambda convolution, x, kernel: jnp.sum(jnp.sin(convolution(x, kernel, stride)))
-    got, want = (jax.jit(jax.grad(functools.partial(loss, of), (0, 1)))(x, kernel) for of in (convolve, plain))
+    got, want = (
+        jax.jit(jax.grad(functools.partial(loss, of), (0, 1)))(x, kernel)
+        for of in (convolve, plain)
+    )
     for ours, theirs in zip(got, want, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-6 * np.abs(theirs).max())
 
@@ -41,12 +54,18 @@ def test_one_cell_by_hand():
     np.testing.assert_array_equal(convolve(x, kernel)[..., 0], 2 * x[..., 0])
     gradient = jax.grad(lambda kernel: convolve(x, kernel).sum())(kernel)[..., 0, 0]
     # Cell (0, 0) sees the first row's 0, 1, 2 from the second row; (2, 2) the second row's 5, 6, 7 from the first.
-    assert gradient[0, 0] == 0 + 1 + 2 and gradient[1, 1] == sum(range(8)) and gradient[2, 2] == 5 + 6 + 7
+    assert (
+        gradient[0, 0] == 0 + 1 + 2
+        and gradient[1, 1] == sum(range(8))
+        and gradient[2, 2] == 5 + 6 + 7
+    )
 
 
 def test_bfloat16_keeps_its_type():
     x, kernel = (value.astype(jnp.bfloat16) for value in drawn((1, 6, 6, 40), (3, 3, 40, 8)))
-    gradients = jax.grad(lambda x, kernel: convolve(x, kernel).astype(jnp.float32).sum(), (0, 1))(x, kernel)
+    gradients = jax.grad(lambda x, kernel: convolve(x, kernel).astype(jnp.float32).sum(), (0, 1))(
+        x, kernel
+    )
     assert all(gradient.dtype == jnp.bfloat16 for gradient in gradients)
 
 

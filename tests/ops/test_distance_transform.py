@@ -22,7 +22,9 @@ def blobs(shape, sigma, seed=0):
     return ndimage.gaussian_filter(noise, (0, sigma, sigma)) > 0
 
 
-@pytest.mark.parametrize("shape", [(6, 48, 48), (4, 33, 70), (4, 70, 33), (3, 1, 9), (3, 9, 1), (2, 1, 1)])
+@pytest.mark.parametrize(
+    "shape", [(6, 48, 48), (4, 33, 70), (4, 70, 33), (3, 1, 9), (3, 9, 1), (2, 1, 1)]
+)
 def test_distances_are_scipys_exactly(shape):
     masks = blobs(shape, 3) | (np.random.default_rng(1).random(shape) > 0.9)
     masks[0] = True
@@ -56,7 +58,9 @@ def test_sharded_over_images_equals_one_device():
     masks = blobs((8, 32, 32), 3, seed=4)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     placed = jax.device_put(masks, jax.NamedSharding(mesh, jax.P("data")))
-    np.testing.assert_array_equal(squared_distance_transform(placed), squared_distance_transform(masks))
+    np.testing.assert_array_equal(
+        squared_distance_transform(placed), squared_distance_transform(masks)
+    )
 
 
 def square(x1, y1, x2, y2, size=24):

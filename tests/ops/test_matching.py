@@ -7,7 +7,9 @@ from segjax.ops import boxes, matching
 from segjax.ops.matching import match_boxes
 
 # detectron2's tests/modeling/test_matcher.py: three objects and four anchors.
-QUALITY = np.array([[0.15, 0.45, 0.2, 0.6], [0.3, 0.65, 0.05, 0.1], [0.05, 0.4, 0.25, 0.4]], np.float32)
+QUALITY = np.array(
+    [[0.15, 0.45, 0.2, 0.6], [0.3, 0.65, 0.05, 0.1], [0.05, 0.4, 0.25, 0.4]], np.float32
+)
 ALL = np.ones(3, bool)
 match = jax.jit(match_boxes, static_argnums=(2, 3, 4))
 in_crowd, box_iou = jax.jit(matching.in_crowd), jax.jit(boxes.box_iou)
@@ -41,7 +43,9 @@ def test_without_force_a_low_overlap_stays_low():
 
 
 def test_thresholds_belong_to_what_is_above_them():
-    assert_matches(match(np.array([[0.3, 0.7]], np.float32), ALL[:1], 0.3, 0.7, False), [0, 0], [-1, 1])
+    assert_matches(
+        match(np.array([[0.3, 0.7]], np.float32), ALL[:1], 0.3, 0.7, False), [0, 0], [-1, 1]
+    )
 
 
 def test_all_that_tie_are_forced():
@@ -80,7 +84,10 @@ def test_no_anchors():
 
 
 def test_negatives_in_a_crowd_are_ignored_and_positives_are_not():
-    anchors = np.array([[0, 0, 10, 10], [8, 8, 16, 16], [40, 40, 50, 50], [60, 60, 70, 70], [5, 0, 15, 10]], np.float32)
+    anchors = np.array(
+        [[0, 0, 10, 10], [8, 8, 16, 16], [40, 40, 50, 50], [60, 60, 70, 70], [5, 0, 15, 10]],
+        np.float32,
+    )
     crowds = np.array([[0, 0, 10, 10], [36, 36, 52, 45], [55, 55, 80, 80]], np.float32)
     inside = in_crowd(anchors, crowds, np.array([True, True, False]))
     np.testing.assert_array_equal(inside, [True, False, True, False, True])  # half of it is enough
@@ -94,14 +101,21 @@ def test_equals_the_rule_in_loops(force):
     """Whole coordinates: ties, overlaps on a threshold. Several images at once, each with its own padding."""
     rng = np.random.default_rng(0)
     truth, anchors = (rng.integers(0, 12, (6, count, 2)) for count in (5, 40))
-    truth, anchors = (np.concatenate([low, low + rng.integers(1, 9, low.shape)], -1) for low in (truth, anchors))
+    truth, anchors = (
+        np.concatenate([low, low + rng.integers(1, 9, low.shape)], -1) for low in (truth, anchors)
+    )
     valid = rng.random((6, 5)) < 0.6
     overlaps = np.asarray(jax.jit(jax.vmap(box_iou))(truth, anchors))
     several = jax.jit(jax.vmap(lambda iou, valid: match_boxes(iou, valid, 0.25, 0.5, force)))
     index, label = several(overlaps, valid)
-    inside = jax.jit(jax.vmap(lambda a, b, valid: match_boxes(box_iou(a, b), valid, 0.25, 0.5, force)))
-    np.testing.assert_array_equal(inside(truth, anchors, valid)[1], label)  # overlaps worked out in the same program
+    inside = jax.jit(
+        jax.vmap(lambda a, b, valid: match_boxes(box_iou(a, b), valid, 0.25, 0.5, force))
+    )
+    np.testing.assert_array_equal(
+        inside(truth, anchors, valid)[1], label
+    )  # overlaps worked out in the same program
     for image in range(6):
         assert_matches(
-            (index[image], label[image]), *plain(np.asarray(overlaps[image]), valid[image], 0.25, 0.5, force)
+            (index[image], label[image]),
+            *plain(np.asarray(overlaps[image]), valid[image], 0.25, 0.5, force),
         )

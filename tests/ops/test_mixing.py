@@ -22,7 +22,9 @@ def mixed(seed=0, valid=VALID, **options):
 
 def test_smoothing_keeps_a_distribution():
     labels = soft_labels(jnp.array([2, 0]), 4, 0.1)
-    np.testing.assert_allclose(labels, [[0.025, 0.025, 0.925, 0.025], [0.925, 0.025, 0.025, 0.025]], rtol=1e-6)
+    np.testing.assert_allclose(
+        labels, [[0.025, 0.025, 0.925, 0.025], [0.925, 0.025, 0.025, 0.025]], rtol=1e-6
+    )
     np.testing.assert_array_equal(soft_labels(jnp.array([1]), 3), [[0, 1, 0]])
 
 
@@ -70,7 +72,9 @@ def test_nothing_is_mixed_unless_asked_for():
 
 @pytest.mark.parametrize("share, most", [(0.0, 0), (0.25, 4 * 5), (1.0, 8 * 10)])
 def test_a_box_has_the_share_asked_for_but_for_what_is_cut_off(share, most):
-    boxes = jax.vmap(cut_box, in_axes=(0, None, None))(jax.random.split(jax.random.key(0), 12), share, (8, 10))
+    boxes = jax.vmap(cut_box, in_axes=(0, None, None))(
+        jax.random.split(jax.random.key(0), 12), share, (8, 10)
+    )
     areas = boxes.sum((1, 2)).tolist()
     assert max(areas) <= most and (not most or min(areas) > 0)
     if 0 < most < 80:

@@ -17,7 +17,9 @@ def kept(boxes, scores, threshold, categories=None):
     more = SLOTS - len(boxes)
     boxes, scores = np.pad(boxes, ((0, more), (0, 0))), np.pad(scores, (0, more))
     categories = np.zeros(SLOTS, int) if categories is None else np.pad(categories, (0, more))
-    return np.asarray(suppress(boxes, scores, threshold, np.arange(SLOTS) < SLOTS - more, categories))[: SLOTS - more]
+    return np.asarray(
+        suppress(boxes, scores, threshold, np.arange(SLOTS) < SLOTS - more, categories)
+    )[: SLOTS - more]
 
 
 def stays(boxes, scores, threshold):
@@ -26,7 +28,9 @@ def stays(boxes, scores, threshold):
 
 def crowd(count, scores):
     corner = RNG.integers(0, 20, (count, 2))
-    return np.concatenate([corner, corner + RNG.integers(1, 15, (count, 2))], 1).astype(np.float32), scores
+    return np.concatenate([corner, corner + RNG.integers(1, 15, (count, 2))], 1).astype(
+        np.float32
+    ), scores
 
 
 def hard_case(rng, count=12, categories=3):
@@ -68,7 +72,9 @@ def test_equals_greedy_suppression(threshold):
     """Whole coordinates and few score levels: ties of scores, and overlaps that lie on a threshold."""
     for _ in range(100):
         boxes, scores = crowd(40, RNG.integers(0, 8, 40).astype(np.float32))
-        np.testing.assert_array_equal(suppress(boxes, scores, threshold), stays(boxes, scores, threshold))
+        np.testing.assert_array_equal(
+            suppress(boxes, scores, threshold), stays(boxes, scores, threshold)
+        )
 
 
 def test_a_long_chain_of_suppressions():
@@ -82,7 +88,9 @@ def test_padding_is_dropped_and_drops_nothing():
     boxes, scores = crowd(20, RNG.random(20).astype(np.float32))
     padded = np.concatenate([np.zeros((5, 4), np.float32), boxes, boxes[:3]])
     valid = np.array([False] * 5 + [True] * 20 + [False] * 3)
-    keep = np.asarray(suppress(padded, np.concatenate([np.full(5, 9.0), scores, np.full(3, 9.0)]), 0.4, valid))
+    keep = np.asarray(
+        suppress(padded, np.concatenate([np.full(5, 9.0), scores, np.full(3, 9.0)]), 0.4, valid)
+    )
     np.testing.assert_array_equal(keep[5:25], stays(boxes, scores, 0.4))
     assert not keep[~valid].any()
 
@@ -112,13 +120,17 @@ def test_three_boxes_in_a_chain():
     np.testing.assert_allclose(box_iou(boxes, boxes)[0], [1, 0.4, 1 / 13], rtol=1e-5)
     scores = np.array([0.9, 0.8, 0.7], np.float32)
     np.testing.assert_array_equal(kept(boxes, scores, 0.3), [True, False, True])
-    np.testing.assert_array_equal(kept(boxes[[2, 0, 1]], scores[[2, 0, 1]], 0.3), [True, True, False])
+    np.testing.assert_array_equal(
+        kept(boxes[[2, 0, 1]], scores[[2, 0, 1]], 0.3), [True, True, False]
+    )
 
 
 def test_an_overlap_of_exactly_the_threshold_drops_nothing():
     boxes = np.array([[0, 0, 2, 1], [1, 0, 2, 1]], np.float32)  # IoU 1/2
     np.testing.assert_array_equal(kept(boxes, np.array([2.0, 1.0]), 0.5), [True, True])
-    np.testing.assert_array_equal(kept(boxes, np.array([2.0, 1.0]), np.nextafter(np.float32(0.5), 0)), [True, False])
+    np.testing.assert_array_equal(
+        kept(boxes, np.array([2.0, 1.0]), np.nextafter(np.float32(0.5), 0)), [True, False]
+    )
 
 
 def test_half_precision_boxes_have_the_result_of_float32():
@@ -130,7 +142,9 @@ def test_half_precision_boxes_have_the_result_of_float32():
     )
     scores = np.array([0.6370, 0.7569, 0.3966], np.float32)
     for kind in (np.float32, np.float16, jnp.bfloat16):
-        np.testing.assert_array_equal(kept(boxes.astype(kind), scores.astype(kind), 0.2), [False, True, False])
+        np.testing.assert_array_equal(
+            kept(boxes.astype(kind), scores.astype(kind), 0.2), [False, True, False]
+        )
 
 
 def test_of_equal_boxes_and_scores_the_first_stays():
@@ -167,7 +181,9 @@ def test_levels_at_once_then_the_best_of_all():
     wanted = [
         level * 15 + place
         for level in range(3)
-        for place in np.flatnonzero(valid[level])[greedy(*(a[level][valid[level]] for a in (boxes, scores)), 0.3)]
+        for place in np.flatnonzero(valid[level])[
+            greedy(*(a[level][valid[level]] for a in (boxes, scores)), 0.3)
+        ]
     ]
     wanted.sort(key=lambda place: -scores.reshape(-1)[place])
     assert found.all() and len(wanted) > 10
@@ -185,4 +201,6 @@ def test_places_that_nothing_fills():
 def test_order_of_the_boxes_does_not_matter():
     boxes, scores = crowd(SLOTS, RNG.permutation(SLOTS).astype(np.float32))
     order = RNG.permutation(SLOTS)
-    np.testing.assert_array_equal(kept(boxes[order], scores[order], 0.4), kept(boxes, scores, 0.4)[order])
+    np.testing.assert_array_equal(
+        kept(boxes[order], scores[order], 0.4), kept(boxes, scores, 0.4)[order]
+    )

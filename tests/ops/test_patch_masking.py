@@ -13,7 +13,9 @@ def masks(strategy, visible=49, count=200):
     return np.asarray(split_patches(noise, visible)[2]).reshape(-1, *GRID)
 
 
-@pytest.mark.parametrize("patches, ratio, kept", [(196, 0.75, 49), (256, 0.75, 64), (196, 0.6, 78), (10, 0.75, 2)])
+@pytest.mark.parametrize(
+    "patches, ratio, kept", [(196, 0.75, 49), (256, 0.75, 64), (196, 0.6, 78), (10, 0.75, 2)]
+)
 def test_what_is_kept_is_rounded_down(patches, ratio, kept):
     assert visible_count(patches, ratio) == int(patches * (1 - ratio)) == kept
 
@@ -36,14 +38,19 @@ def test_sorting_and_restoring():
 @pytest.mark.parametrize("strategy", ["random", "block", "grid"])
 def test_every_picture_has_the_same_number_masked_and_no_place_is_favoured(strategy):
     drawn = masks(strategy)
-    assert (drawn.sum((1, 2)) == 147).all() and len(np.unique(drawn, axis=0)) == (4 if strategy == "grid" else 200)
+    assert (drawn.sum((1, 2)) == 147).all() and len(np.unique(drawn, axis=0)) == (
+        4 if strategy == "grid" else 200
+    )
     if strategy != "block":  # rectangles cover the middle more often than the border
         assert np.abs(drawn.mean(0) - 0.75).max() < 5 * (0.75 * 0.25 / 200) ** 0.5
 
 
 def borders(drawn):
     """Neighbours of which one is masked and the other is not, per picture."""
-    return ((drawn[:, 1:] != drawn[:, :-1]).sum((1, 2)) + (drawn[:, :, 1:] != drawn[:, :, :-1]).sum((1, 2))).mean()
+    return (
+        (drawn[:, 1:] != drawn[:, :-1]).sum((1, 2))
+        + (drawn[:, :, 1:] != drawn[:, :, :-1]).sum((1, 2))
+    ).mean()
 
 
 def test_blocks_hang_together_and_the_grid_is_regular():

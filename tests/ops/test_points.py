@@ -22,7 +22,10 @@ def test_every_cell_of_the_region_is_equally_likely_and_no_other():
 
 def test_regions_draw_independently():
     xy, _ = sample_in_region(jax.random.key(0), np.ones((2, 3000, 2, 2), bool))
-    first, second = np.asarray(xy[0] @ jnp.array([1, 2]), int), np.asarray(xy[1] @ jnp.array([1, 2]), int)
+    first, second = (
+        np.asarray(xy[0] @ jnp.array([1, 2]), int),
+        np.asarray(xy[1] @ jnp.array([1, 2]), int),
+    )
     table = np.zeros((4, 4))
     np.add.at(table, (first, second), 1)
     assert scipy.stats.chi2_contingency(table).pvalue > 0.001

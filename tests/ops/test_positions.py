@@ -7,7 +7,9 @@ from segjax.ops.positions import cubic_weights, resize_bicubic, sincos_positions
 def test_the_first_half_of_the_channels_codes_the_column():
     table = sincos_positions((3, 5), 16)
     assert table.shape == (3, 5, 16) and table.dtype == np.float32
-    assert (table[:, :, :8] == table[:1, :, :8]).all() and (table[:, :, 8:] == table[:, :1, 8:]).all()
+    assert (table[:, :, :8] == table[:1, :, :8]).all() and (
+        table[:, :, 8:] == table[:, :1, 8:]
+    ).all()
     assert np.ptp(table[0, :, 0]) > 1 and np.ptp(table[:, 0, 8]) > 0.9
 
 
@@ -31,9 +33,13 @@ def test_bicubic_weights_are_torch_s():
     a = -0.75
     near = lambda d: (a + 2) * d**3 - (a + 3) * d**2 + 1
     far = lambda d: a * (d**3 - 5 * d**2 + 8 * d - 4)
-    np.testing.assert_allclose(weights[9, 3:7], [far(1 + t), near(t), near(1 - t), far(2 - t)], atol=1e-12)
+    np.testing.assert_allclose(
+        weights[9, 3:7], [far(1 + t), near(t), near(1 - t), far(2 - t)], atol=1e-12
+    )
     np.testing.assert_allclose(weights.sum(1), 1, atol=1e-12)
-    np.testing.assert_allclose(weights[0, 0], far(1.75) + near(0.75) + near(0.25), atol=1e-12)  # edges are repeated
+    np.testing.assert_allclose(
+        weights[0, 0], far(1.75) + near(0.75) + near(0.25), atol=1e-12
+    )  # edges are repeated
 
 
 def test_resizing_goes_along_both_axes_and_keeps_what_fits():

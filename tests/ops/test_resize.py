@@ -27,7 +27,9 @@ def loop_oracle(x, shape):
 
 def test_doubling_by_hand():
     """torch gives 0, .25, .75, 1 for [0, 1] doubled: half-pixel centres, edges held."""
-    np.testing.assert_allclose(resize_bilinear(jnp.array([[0.0, 1.0]]), (1, 4)), [[0, 0.25, 0.75, 1]], atol=1e-7)
+    np.testing.assert_allclose(
+        resize_bilinear(jnp.array([[0.0, 1.0]]), (1, 4)), [[0, 0.25, 0.75, 1]], atol=1e-7
+    )
 
 
 def test_halving_by_hand_does_not_average():
@@ -41,7 +43,9 @@ def test_any_size_equals_the_loop(shape):
     x = RNG.standard_normal((2, 5, 7)).astype(np.float32)
     out = resize_bilinear(x, shape)
     for ours, image in zip(out, x, strict=True):
-        np.testing.assert_allclose(ours, loop_oracle(image, shape), atol=3e-6)  # places are float32, as torch's
+        np.testing.assert_allclose(
+            ours, loop_oracle(image, shape), atol=3e-6
+        )  # places are float32, as torch's
 
 
 def test_same_size_is_the_identity_and_type_is_kept():
@@ -52,15 +56,21 @@ def test_same_size_is_the_identity_and_type_is_kept():
 
 def test_gradient_is_the_transpose():
     x, y = RNG.standard_normal((3, 4)), RNG.standard_normal((7, 5))
-    pulled = jax.vjp(lambda x: resize_bilinear(x, (7, 5)), jnp.asarray(x, jnp.float32))[1](jnp.asarray(y, jnp.float32))
-    np.testing.assert_allclose((pulled[0] * x).sum(), (resize_bilinear(jnp.asarray(x), (7, 5)) * y).sum(), rtol=1e-4)
+    pulled = jax.vjp(lambda x: resize_bilinear(x, (7, 5)), jnp.asarray(x, jnp.float32))[1](
+        jnp.asarray(y, jnp.float32)
+    )
+    np.testing.assert_allclose(
+        (pulled[0] * x).sum(), (resize_bilinear(jnp.asarray(x), (7, 5)) * y).sum(), rtol=1e-4
+    )
 
 
 def test_table_is_resized_along_its_first_axis():
     table = RNG.standard_normal((7, 3)).astype(np.float32)
     out = resize_table(table, 5)
     for channel in range(3):
-        np.testing.assert_allclose(out[:, channel], loop_oracle(table[:, channel][None], (1, 5))[0], atol=1e-6)
+        np.testing.assert_allclose(
+            out[:, channel], loop_oracle(table[:, channel][None], (1, 5))[0], atol=1e-6
+        )
     assert resize_table(table, 7) is table
 
 
@@ -76,7 +86,9 @@ def test_space_to_depth_and_back():
 def test_space_to_depth_then_product_is_a_strided_convolution():
     x = RNG.standard_normal((2, 6, 4, 3)).astype(np.float32)
     kernel = RNG.standard_normal((2, 2, 3, 5)).astype(np.float32)
-    expected = jax.lax.conv_general_dilated(x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
     np.testing.assert_allclose(space_to_depth(x, 2) @ kernel.reshape(-1, 5), expected, atol=1e-5)
 
 
@@ -86,7 +98,9 @@ def test_product_then_depth_to_space_is_a_transposed_convolution():
     expected = np.zeros((6, 4, 5))
     for i in range(3):
         for j in range(2):
-            expected[2 * i : 2 * i + 2, 2 * j : 2 * j + 2] = np.einsum("c,cyxd->yxd", x[0, i, j], kernel)
+            expected[2 * i : 2 * i + 2, 2 * j : 2 * j + 2] = np.einsum(
+                "c,cyxd->yxd", x[0, i, j], kernel
+            )
     np.testing.assert_allclose(depth_to_space(x @ kernel.reshape(4, -1), 2)[0], expected, atol=1e-5)
 
 

@@ -31,17 +31,23 @@ def test_the_device_crops_as_the_host_does(hw):
     host, framed = CropExample(32), CropExample(32, frame=48)
     wanted = [host(record, np.random.default_rng(seed))["image"] for seed in range(24)]
     examples = [framed(record, np.random.default_rng(seed)) for seed in range(24)]
-    image, window = (np.stack([example[name] for example in examples]) for name in ("image", "window"))
+    image, window = (
+        np.stack([example[name] for example in examples]) for name in ("image", "window")
+    )
     assert image.shape == (24, 48, 65, 3)
     found = np.asarray(resized(image, window, 32))
     assert found.dtype == np.uint8
     difference = np.abs(found.astype(int) - np.stack(wanted))
     turned = window[:, 2] == 1
     assert difference[~turned].max(initial=0) <= 1
-    assert difference.max() <= 12 and difference.mean() < 0.1  # clipped in the other order at the rectangle's corners
+    assert (
+        difference.max() <= 12 and difference.mean() < 0.1
+    )  # clipped in the other order at the rectangle's corners
     assert 0 < window[:, 3].sum() < 24
     whole = (window[:, :2] == 32).all(1)
-    assert whole.any() == (max(hw) > 48 and min(hw) > 48)  # too large for the frame: the host has resized it
+    assert whole.any() == (
+        max(hw) > 48 and min(hw) > 48
+    )  # too large for the frame: the host has resized it
 
 
 def test_what_lies_around_a_window_has_no_part_in_it():

@@ -17,7 +17,9 @@ ONES = np.ones((5, 5, 1), np.float32)
 both = pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3), static_argnames=("samples", "aligned", "impl", "max_samples"))
+@functools.partial(
+    jax.jit, static_argnums=(2, 3), static_argnames=("samples", "aligned", "impl", "max_samples")
+)
 def align(features, boxes, size, scale=1.0, **options):
     return roi_align(features, boxes, size, scale=scale, **options)
 
@@ -37,18 +39,36 @@ def test_detectron2s_case(impl, aligned, first):
 CASES = [
     ("the map itself", RAMP, [0, 0, 5, 5], 5, 1, RAMP[:, :, 0]),
     ("its mean", RAMP, [0, 0, 5, 5], 1, 2, [[12]]),
-    ("up to a cell beyond the border takes the border's value", RAMP, [4, 4, 6, 6], 2, 1, [[24, 24], [24, 24]]),
+    (
+        "up to a cell beyond the border takes the border's value",
+        RAMP,
+        [4, 4, 6, 6],
+        2,
+        1,
+        [[24, 24], [24, 24]],
+    ),
     ("exactly a cell beyond is still inside", RAMP, [5, 5, 7, 7], 2, 1, [[24, 0], [0, 0]]),
     ("and so it is above and to the left", RAMP + 1, [-1, -1, 1, 1], 2, 1, [[1, 1], [1, 1]]),
-    ("farther out is 0", ONES, [-2, -2, 2, 2], 4, 1, (np.arange(4) > 0)[:, None] * (np.arange(4) > 0)),
+    (
+        "farther out is 0",
+        ONES,
+        [-2, -2, 2, 2],
+        4,
+        1,
+        (np.arange(4) > 0)[:, None] * (np.arange(4) > 0),
+    ),
     ("no fading at the border", ONES, [0, 0, 5, 5], 5, 2, np.ones((5, 5))),
 ]
 
 
 @both
-@pytest.mark.parametrize("features, box, size, samples, expected", [case[1:] for case in CASES], ids=lambda _: "")
+@pytest.mark.parametrize(
+    "features, box, size, samples, expected", [case[1:] for case in CASES], ids=lambda _: ""
+)
 def test_at_the_border(impl, features, box, size, samples, expected):
-    np.testing.assert_allclose(pooled(features, box, size, samples=samples, impl=impl), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        pooled(features, box, size, samples=samples, impl=impl), expected, atol=1e-6
+    )
 
 
 @both
@@ -83,7 +103,9 @@ def random_case(seed, count=40, shape=(17, 23), channels=2):
     """Boxes inside, across the border, outside, far outside, thin, and inverted."""
     rng = np.random.default_rng(seed)
     corner = rng.uniform(-25, 45, (count, 2))
-    boxes = np.concatenate([corner, corner + rng.exponential(25, (count, 2)) - 2], 1).astype(np.float32)
+    boxes = np.concatenate([corner, corner + rng.exponential(25, (count, 2)) - 2], 1).astype(
+        np.float32
+    )
     boxes[:3] = [[900, 5, 1000, 20], [-3000, -3000, 3000, 3000], [5, -700, 20, -650]]
     return rng.normal(size=(*shape, channels)).astype(np.float32), boxes
 
@@ -95,7 +117,11 @@ ADAPTIVE = [pytest.param(0, aligned, marks=pytest.mark.slow) for aligned in (Tru
 @pytest.mark.parametrize("samples, aligned", [*ADAPTIVE, (2, False)])
 def test_equals_the_rule_in_loops_and_so_do_gradients(samples, aligned):
     features, boxes = random_case(samples)
-    weights = np.random.default_rng(4).normal(size=(len(boxes), 3, 2, features.shape[2])).astype(np.float32)
+    weights = (
+        np.random.default_rng(4)
+        .normal(size=(len(boxes), 3, 2, features.shape[2]))
+        .astype(np.float32)
+    )
     expected = plain(features, boxes, (3, 2), 0.5, samples, aligned)
     assert 0.2 < (expected != 0).mean() < 0.8
 
@@ -105,7 +131,9 @@ def test_equals_the_rule_in_loops_and_so_do_gradients(samples, aligned):
             found = align(features, boxes, (3, 2), 0.5, samples=samples, aligned=aligned, impl=impl)
             return jnp.vdot(found, weights), found
 
-        return [jax.grad(value, (1, 2), has_aux=True)(impl, features, boxes) for impl in IMPLEMENTATIONS]
+        return [
+            jax.grad(value, (1, 2), has_aux=True)(impl, features, boxes) for impl in IMPLEMENTATIONS
+        ]
 
     (by_gather, gathered), (by_product, multiplied) = both(features, boxes)
     np.testing.assert_allclose(gathered, expected, atol=2e-5)
@@ -119,7 +147,10 @@ def test_equals_the_rule_in_loops_and_so_do_gradients(samples, aligned):
     np.testing.assert_allclose(np.vdot(other, by_product[0]), value, rtol=1e-4)
 
 
-LEVELS = [np.random.default_rng(5).normal(size=(h, w, 3)).astype(np.float32) for h, w in ((16, 24), (8, 12), (4, 6))]
+LEVELS = [
+    np.random.default_rng(5).normal(size=(h, w, 3)).astype(np.float32)
+    for h, w in ((16, 24), (8, 12), (4, 6))
+]
 SCALES = (0.25, 0.125, 0.0625)
 
 
@@ -149,10 +180,12 @@ def test_each_region_is_pooled_from_its_level(impl, seed):
 @both
 def test_gradients_of_a_pyramid_reach_its_levels_alone(impl):
     boxes, level = pyramid_case(0)
-    gradients = jax.jit(jax.grad(lambda levels: (pyramid(levels, boxes, level, 2, samples=2, impl=impl) ** 2).sum()))(
-        LEVELS
-    )
-    alone = jax.jit(jax.grad(lambda f: (align(f, boxes[level == 2], 2, SCALES[2], samples=2) ** 2).sum()))(LEVELS[2])
+    gradients = jax.jit(
+        jax.grad(lambda levels: (pyramid(levels, boxes, level, 2, samples=2, impl=impl) ** 2).sum())
+    )(LEVELS)
+    alone = jax.jit(
+        jax.grad(lambda f: (align(f, boxes[level == 2], 2, SCALES[2], samples=2) ** 2).sum())
+    )(LEVELS[2])
     assert not gradients[1].any() and gradients[0].any()
     np.testing.assert_allclose(gradients[2], alone, atol=1e-5)
 
@@ -171,10 +204,17 @@ def test_images_at_once(impl):
     found, gradients = several(levels)
     for image in range(2):
         expected = pyramid(
-            [features[image] for features in levels], boxes[image], level[image], 2, samples=2, impl=impl
+            [features[image] for features in levels],
+            boxes[image],
+            level[image],
+            2,
+            samples=2,
+            impl=impl,
         )
         np.testing.assert_allclose(found[image], expected, atol=1e-6)
-    for features, gradient in zip(levels, gradients, strict=True):  # of a quadratic form f' A f, 2 A f
+    for features, gradient in zip(
+        levels, gradients, strict=True
+    ):  # of a quadratic form f' A f, 2 A f
         assert gradient.shape == features.shape
     total = sum(np.vdot(*pair) for pair in zip(levels, gradients, strict=True))
     np.testing.assert_allclose(total, 2 * (np.asarray(found) ** 2).sum(), rtol=1e-4)
@@ -183,13 +223,17 @@ def test_images_at_once(impl):
 @both
 def test_bfloat16_features_and_float32_places(impl):
     """At column 1000 a bfloat16 is 4 cells wide: the ramp would come out in steps."""
-    ramp = jnp.asarray(np.broadcast_to((np.arange(1024) % 8)[None, :, None], (4, 1024, 1)), jnp.bfloat16)
+    ramp = jnp.asarray(
+        np.broadcast_to((np.arange(1024) % 8)[None, :, None], (4, 1024, 1)), jnp.bfloat16
+    )
     box = np.array([[1001, 0, 1004, 4]], np.float32)
 
     @jax.jit
     def both(ramp):
         value = lambda features: align(features, box, (1, 3), samples=1, impl=impl)
-        return value(ramp), jax.grad(lambda features: value(features).astype(jnp.float32).sum())(ramp)
+        return value(ramp), jax.grad(lambda features: value(features).astype(jnp.float32).sum())(
+            ramp
+        )
 
     found, gradient = both(ramp)
     assert found.dtype == gradient.dtype == jnp.bfloat16
@@ -200,7 +244,9 @@ def test_bfloat16_features_and_float32_places(impl):
 @both
 def test_boxes_that_are_no_boxes(impl):
     """Neither an endless loop nor a look-up outside of the map; the others are as they would be alone."""
-    boxes = np.array([[1, 1, 3, 3], [np.nan, 0, 3, 3], [0, 0, np.inf, 3], [-3e38, -3e38, 3e38, 3e38]], np.float32)
+    boxes = np.array(
+        [[1, 1, 3, 3], [np.nan, 0, 3, 3], [0, 0, np.inf, 3], [-3e38, -3e38, 3e38, 3e38]], np.float32
+    )
     found = np.asarray(align(RAMP, boxes, 4, impl=impl))
     assert np.isfinite(found).all() and not found[1:3].any()
     np.testing.assert_allclose(found[0, 0, :, 0], [4.5, 5, 5.5, 6])
@@ -209,7 +255,9 @@ def test_boxes_that_are_no_boxes(impl):
 @both
 def test_no_boxes(impl):
     assert align(RAMP, np.zeros((0, 4), np.float32), 7, impl=impl).shape == (0, 7, 7, 1)
-    assert not jax.grad(lambda f: align(f, np.zeros((0, 4), np.float32), 7, impl=impl).sum())(RAMP).any()
+    assert not jax.grad(lambda f: align(f, np.zeros((0, 4), np.float32), 7, impl=impl).sum())(
+        RAMP
+    ).any()
 
 
 def test_fewer_samples_where_they_are_bounded():

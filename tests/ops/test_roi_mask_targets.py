@@ -13,7 +13,9 @@ CANVAS = (60, 80)
 cropped = jax.jit(cropped_mask_targets, static_argnums=4)
 targets = jax.jit(mask_targets, static_argnums=3, static_argnames="convention")
 
-fit = jax.jit(lambda small, boxes, masks: mask_iou(paste_masks(small, boxes, CANVAS, threshold=0.5), masks))
+fit = jax.jit(
+    lambda small, boxes, masks: mask_iou(paste_masks(small, boxes, CANVAS, threshold=0.5), masks)
+)
 
 
 def ellipses(count, seed=0):
@@ -22,7 +24,11 @@ def ellipses(count, seed=0):
     y, x = np.mgrid[: CANVAS[0], : CANVAS[1]] + 0.5
     masks, boxes, crops = [], [], []
     for _ in range(count):
-        centre, radius, turn = rng.uniform((20, 15), (60, 45)), rng.uniform(6, 20, 2), rng.uniform(0, np.pi)
+        centre, radius, turn = (
+            rng.uniform((20, 15), (60, 45)),
+            rng.uniform(6, 20, 2),
+            rng.uniform(0, np.pi),
+        )
         along = (x - centre[0]) * np.cos(turn) + (y - centre[1]) * np.sin(turn)
         across = (y - centre[1]) * np.cos(turn) - (x - centre[0]) * np.sin(turn)
         mask = (along / radius[0]) ** 2 + (across / radius[1]) ** 2 < 1
@@ -32,21 +38,27 @@ def ellipses(count, seed=0):
         masks.append(mask)
         boxes.append(box)
         crops.append(
-            mask[(box[1] + place * (box[3] - box[1])).astype(int)][:, (box[0] + place * (box[2] - box[0])).astype(int)]
+            mask[(box[1] + place * (box[3] - box[1])).astype(int)][
+                :, (box[0] + place * (box[2] - box[0])).astype(int)
+            ]
         )
     return np.array(masks), np.array(boxes, np.float32), np.array(crops)
 
 
 def moved(boxes, seed=0):
     """Proposals: the boxes, each side moved by up to a fifth of the box."""
-    shift = np.random.default_rng(seed).uniform(-0.2, 0.2, boxes.shape) * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    shift = np.random.default_rng(seed).uniform(-0.2, 0.2, boxes.shape) * np.tile(
+        boxes[:, 2:] - boxes[:, :2], 2
+    )
     return (boxes + shift).astype(np.float32)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_whole_masks_by_the_rule_in_loops(convention):
     masks, boxes, _ = ellipses(3)
-    proposals = np.concatenate([moved(boxes), boxes[:1] - 15, [[70, 50, 100, 75]]]).astype(np.float32)
+    proposals = np.concatenate([moved(boxes), boxes[:1] - 15, [[70, 50, 100, 75]]]).astype(
+        np.float32
+    )
     matched = np.array([0, 1, 2, 0, 2])
     found = targets(masks, proposals, matched, 14, convention=convention)
     for target, proposal, mask in zip(np.asarray(found), proposals, matched, strict=True):
@@ -102,22 +114,38 @@ def test_pasted_back_they_are_the_mask(way):
 def test_nothing_to_be_seen():
     masks, boxes, crops = ellipses(2)
     empty = np.array([[5, 5, 5, 5], [9, 9, 2, 2]], np.float32)
-    for target in (cropped(crops, boxes, empty, np.zeros(2, int), 28), cropped(crops, empty, boxes, np.arange(2), 28)):
+    for target in (
+        cropped(crops, boxes, empty, np.zeros(2, int), 28),
+        cropped(crops, empty, boxes, np.arange(2), 28),
+    ):
         assert np.isfinite(target).all() and not target.any()
-    assert targets(masks, np.zeros((0, 4), np.float32), np.zeros(0, int), 14, convention="detectron2").shape == (
+    assert targets(
+        masks, np.zeros((0, 4), np.float32), np.zeros(0, int), 14, convention="detectron2"
+    ).shape == (
         0,
         14,
         14,
     )
-    assert cropped(crops, boxes, np.zeros((0, 4), np.float32), np.zeros(0, int), 28).shape == (0, 28, 28)
+    assert cropped(crops, boxes, np.zeros((0, 4), np.float32), np.zeros(0, int), 28).shape == (
+        0,
+        28,
+        28,
+    )
 
 
 def test_images_at_once():
     parts = [ellipses(3, seed) for seed in (2, 3)]
     masks, boxes, crops = (np.stack(part) for part in zip(*parts, strict=True))
-    proposals, matched = moved(boxes.reshape(-1, 4)).reshape(2, 3, 4), np.array([[0, 1, 2], [2, 2, 0]])
-    found = jax.jit(jax.vmap(lambda *image: cropped_mask_targets(*image, 28)))(crops, boxes, proposals, matched)
-    np.testing.assert_array_equal(found[1], cropped(crops[1], boxes[1], proposals[1], matched[1], 28))
+    proposals, matched = (
+        moved(boxes.reshape(-1, 4)).reshape(2, 3, 4),
+        np.array([[0, 1, 2], [2, 2, 0]]),
+    )
+    found = jax.jit(jax.vmap(lambda *image: cropped_mask_targets(*image, 28)))(
+        crops, boxes, proposals, matched
+    )
+    np.testing.assert_array_equal(
+        found[1], cropped(crops[1], boxes[1], proposals[1], matched[1], 28)
+    )
     found = jax.jit(jax.vmap(lambda *image: mask_targets(*image, 14)))(masks, proposals, matched)
     alone = targets(masks[1], proposals[1], matched[1], 14, convention="detectron2")
     np.testing.assert_array_equal(found[1], alone)

@@ -14,23 +14,30 @@ pool = jax.jit(roi_pool, static_argnums=(2,), static_argnames=("scale",))
 
 def random_boxes(rng, count):
     corner = rng.uniform(-25, 45, (count, 2))
-    return np.concatenate([corner, corner + rng.exponential(25, (count, 2)) - 2], 1).astype(np.float32)
+    return np.concatenate([corner, corner + rng.exponential(25, (count, 2)) - 2], 1).astype(
+        np.float32
+    )
 
 
 def test_both_corners_cells_are_part_of_the_region():
     """Cells 1..3: bins of 1.5 cells are rounded outwards to two, so they share the one in the middle."""
-    found = np.asarray(pool(RAMP, np.array([[1, 1, 3, 3], [1.4, 0.6, 2.6, 3.4]], np.float32), 2, scale=1))[..., 0]
+    found = np.asarray(
+        pool(RAMP, np.array([[1, 1, 3, 3], [1.4, 0.6, 2.6, 3.4]], np.float32), 2, scale=1)
+    )[..., 0]
     np.testing.assert_array_equal(found, [[[12, 13], [17, 18]]] * 2)
 
 
 def test_halves_are_rounded_away_from_zero():
-    found = np.asarray(pool(RAMP, np.array([[0.5, 1.5, 0.5, 1.5], [-0.5, -0.5, 0, 0]], np.float32), 1, scale=1))
+    found = np.asarray(
+        pool(RAMP, np.array([[0.5, 1.5, 0.5, 1.5], [-0.5, -0.5, 0, 0]], np.float32), 1, scale=1)
+    )
     np.testing.assert_array_equal(found.ravel(), [2 * 5 + 1, 0])
 
 
 def test_a_bin_beside_the_map_is_zero():
     np.testing.assert_array_equal(
-        pool(RAMP - 100, np.array([[4, 4, 5, 5]], np.float32), 2, scale=1)[0, :, :, 0], [[-76, 0], [0, 0]]
+        pool(RAMP - 100, np.array([[4, 4, 5, 5]], np.float32), 2, scale=1)[0, :, :, 0],
+        [[-76, 0], [0, 0]],
     )
 
 
@@ -44,8 +51,12 @@ def test_equals_the_rule_in_loops_and_the_gradient_goes_to_the_maximum():
     found, expected = pool(features, boxes, (3, 2), scale=0.5), plain(features, boxes, (3, 2), 0.5)
     np.testing.assert_array_equal(found, expected)
     assert 0.2 < (expected != 0).mean() < 0.8
-    np.testing.assert_allclose(np.vdot(gradient, features), total, rtol=1e-4)  # values at the maxima, weighted
-    ones = jax.jit(jax.grad(lambda features: pool(features, boxes[1:2], 1, scale=0.5).sum()))(features)
+    np.testing.assert_allclose(
+        np.vdot(gradient, features), total, rtol=1e-4
+    )  # values at the maxima, weighted
+    ones = jax.jit(jax.grad(lambda features: pool(features, boxes[1:2], 1, scale=0.5).sum()))(
+        features
+    )
     for channel in range(2):  # of equal values the first
         assert np.flatnonzero(ones[:, :, channel]) == np.argmax(features[:, :, channel])
 
@@ -53,15 +64,22 @@ def test_equals_the_rule_in_loops_and_the_gradient_goes_to_the_maximum():
 def test_levels_images_and_boxes_that_are_none():
     """Two images of two levels at once."""
     rng = np.random.default_rng(1)
-    levels = [rng.normal(size=(2, 8, 12, 3)).astype(np.float32), rng.normal(size=(2, 4, 6, 3)).astype(np.float32)]
+    levels = [
+        rng.normal(size=(2, 8, 12, 3)).astype(np.float32),
+        rng.normal(size=(2, 4, 6, 3)).astype(np.float32),
+    ]
     boxes, level = random_boxes(rng, 20).reshape(2, 10, 4), rng.integers(0, 2, (2, 10))
     boxes[0, 0, 1] = np.nan
-    found = jax.jit(jax.vmap(lambda *image: pyramid_roi_pool(*image, 2, (0.25, 0.125))))(levels, boxes, level)
+    found = jax.jit(jax.vmap(lambda *image: pyramid_roi_pool(*image, 2, (0.25, 0.125))))(
+        levels, boxes, level
+    )
     assert not found[0, 0].any()
     boxes[0, 0] = 1e6
     for image in range(2):
         for number, scale in enumerate((0.25, 0.125)):
-            expected = plain(levels[number][image], boxes[image][level[image] == number], (2, 2), scale)
+            expected = plain(
+                levels[number][image], boxes[image][level[image] == number], (2, 2), scale
+            )
             np.testing.assert_array_equal(found[image][level[image] == number], expected)
 
 

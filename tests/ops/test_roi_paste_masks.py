@@ -23,7 +23,9 @@ def plain_grid(mask, box, canvas):
             top, left = int(np.floor(row)), int(np.floor(column))
             taps = padded[top + 2 : top + 4, left + 2 : left + 4]
             y_share, x_share = row - top, column - left
-            pasted[y, x] = np.array([1 - y_share, y_share]) @ taps @ np.array([1 - x_share, x_share])
+            pasted[y, x] = (
+                np.array([1 - y_share, y_share]) @ taps @ np.array([1 - x_share, x_share])
+            )
     return pasted
 
 
@@ -33,7 +35,9 @@ def plain_integer(mask, box, canvas):
     centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * (cells + 2) / cells
     (x1, y1), (x2, y2) = np.trunc(centre - half).astype(int), np.trunc(centre + half).astype(int)
     height, width = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
-    resized = linear_weights(cells + 2, height) @ np.pad(mask, 1) @ linear_weights(cells + 2, width).T
+    resized = (
+        linear_weights(cells + 2, height) @ np.pad(mask, 1) @ linear_weights(cells + 2, width).T
+    )
     pasted = np.zeros(canvas)
     for y in range(max(y1, 0), min(y2 + 1, canvas[0])):
         for x in range(max(x1, 0), min(x2 + 1, canvas[1])):
@@ -47,7 +51,9 @@ PLAIN = {"grid": plain_grid, "integer": plain_integer}
 def random_case(seed, count=11, cells=7):
     rng = np.random.default_rng(seed)
     corner = rng.uniform(-15, 40, (count, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(0.6, 40, (count, 2))], 1).astype(np.float32)
+    boxes = np.concatenate([corner, corner + rng.uniform(0.6, 40, (count, 2))], 1).astype(
+        np.float32
+    )
     boxes[0] = [-100, -100, 150, 150]
     return rng.random((count, cells, cells), np.float32), boxes
 
@@ -97,12 +103,16 @@ def test_twice_the_size_is_the_same_picture():
     masks, boxes = random_case(2)
     small = np.asarray(paste(masks, boxes[:, [0, 1, 2, 3]], CANVAS, chunk=4))
     large = np.asarray(paste(masks, 3 * boxes, (3 * CANVAS[0], 3 * CANVAS[1])))
-    np.testing.assert_allclose(large[:, 1::3, 1::3], small, atol=1e-4)  # a pixel's centre is that of the middle one
+    np.testing.assert_allclose(
+        large[:, 1::3, 1::3], small, atol=1e-4
+    )  # a pixel's centre is that of the middle one
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_boxes_that_are_no_boxes(rule):
-    boxes = np.array([[np.nan, 0, 9, 9], [0, 0, np.inf, 9], [4, 4, 20, 20]] + [[5, 5, 5, 9]] * 8, np.float32)
+    boxes = np.array(
+        [[np.nan, 0, 9, 9], [0, 0, np.inf, 9], [4, 4, 20, 20]] + [[5, 5, 5, 9]] * 8, np.float32
+    )
     pasted = np.asarray(paste(np.ones((11, 7, 7), np.float32), boxes, CANVAS, rule=rule, chunk=4))
     assert np.isfinite(pasted).all() and not pasted[:2].any() and pasted[2].any()
     assert rule == "integer" or not pasted[3].any()
@@ -112,8 +122,12 @@ def test_boxes_that_are_no_boxes(rule):
 
 def test_images_at_once_and_no_masks():
     masks, boxes = (np.stack(pair) for pair in zip(random_case(3), random_case(4), strict=True))
-    pasted = jax.jit(jax.vmap(lambda masks, boxes: paste_masks(masks, boxes, CANVAS, chunk=4)))(masks, boxes)
-    np.testing.assert_allclose(pasted[1], paste(masks[1], boxes[1], CANVAS, rule="grid", chunk=4), atol=1e-5)
+    pasted = jax.jit(jax.vmap(lambda masks, boxes: paste_masks(masks, boxes, CANVAS, chunk=4)))(
+        masks, boxes
+    )
+    np.testing.assert_allclose(
+        pasted[1], paste(masks[1], boxes[1], CANVAS, rule="grid", chunk=4), atol=1e-5
+    )
     assert paste(np.zeros((0, 7, 7)), np.zeros((0, 4)), CANVAS).shape == (0, *CANVAS)
     assert paste(jnp.ones((1, 7, 7), jnp.bfloat16), boxes[0, :1], CANVAS).dtype == jnp.float32
 

@@ -13,8 +13,13 @@ from segjax.ops.roi.pooling import POOLINGS, pool_regions
 
 ROWS = np.random.default_rng(0)
 SCALES = (0.25, 0.125)
-LEVELS = [ROWS.normal(size=(16, 24, 3)).astype(np.float32), ROWS.normal(size=(8, 12, 3)).astype(np.float32)]
-BOXES = np.array([[5.3, 6.1, 41.7, 30.2], [16, 8, 64, 48], [70, 20, 120, 80], [0, 0, 0, 0]], np.float32)
+LEVELS = [
+    ROWS.normal(size=(16, 24, 3)).astype(np.float32),
+    ROWS.normal(size=(8, 12, 3)).astype(np.float32),
+]
+BOXES = np.array(
+    [[5.3, 6.1, 41.7, 30.2], [16, 8, 64, 48], [70, 20, 120, 80], [0, 0, 0, 0]], np.float32
+)
 LEVEL = np.array([0, 1, 1, 0])
 
 
@@ -27,11 +32,15 @@ def pooled():
     def all_ways(levels):
         found = {}
         for pooling in POOLINGS:
-            take = functools.partial(pool_regions, boxes=BOXES, level=LEVEL, size=7, scales=SCALES, pooling=pooling)
+            take = functools.partial(
+                pool_regions, boxes=BOXES, level=LEVEL, size=7, scales=SCALES, pooling=pooling
+            )
             regions, back = jax.vjp(take, levels)
             found[pooling] = regions, back(jnp.asarray(weights))[0]
         # The second box has its edges on those of cells already, the others have not.
-        return found, pool_regions(levels, round_to_cells(BOXES, jnp.asarray(SCALES)[LEVEL]), LEVEL, 7, SCALES)
+        return found, pool_regions(
+            levels, round_to_cells(BOXES, jnp.asarray(SCALES)[LEVEL]), LEVEL, 7, SCALES
+        )
 
     return all_ways([jnp.asarray(level) for level in LEVELS])
 
@@ -49,7 +58,9 @@ def test_all_have_the_same_shape_and_a_gradient_of_their_own_level_and_neighbour
 def test_two_programs_of_one_rule_agree_and_other_rules_do_not(pooled):
     pooled = pooled[0]
     exact = pooled["roi_align"]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), exact, pooled["roi_align_matmul"])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), exact, pooled["roi_align_matmul"]
+    )
     for other in ("quantised", "roi_pool"):
         assert np.abs(exact[0][0] - pooled[other][0][0]).max() > 0.1, other
 
@@ -61,12 +72,21 @@ def test_quantised_regions_are_those_of_rounded_boxes(pooled):
 
 
 def test_a_detector_takes_its_regions_so():
-    levels = tuple(jax.ShapeDtypeStruct((2, 16 // 2**n, 16 // 2**n, 16), jnp.float32) for n in range(4))
+    levels = tuple(
+        jax.ShapeDtypeStruct((2, 16 // 2**n, 16 // 2**n, 16), jnp.float32) for n in range(4)
+    )
     boxes = jax.ShapeDtypeStruct((2, 5, 4), jnp.float32)
     for pooling in ("quantised", "roi_pool"):
         model = build_model("maskrcnn_debug", pooling=pooling)
-        take = lambda levels, boxes, model=model: model.apply({}, levels, boxes, 7, method="regions")
+        take = lambda levels, boxes, model=model: model.apply(
+            {}, levels, boxes, 7, method="regions"
+        )
         assert jax.eval_shape(take, levels, boxes).shape == (2, 5, 7, 7, 16)
     model = build_model("maskrcnn_debug", pooling="roi_warp")
-    with pytest.raises(ValueError, match="'roi_warp' is unknown; choose one of roi_align, roi_align_matmul, quantised"):
-        jax.eval_shape(lambda levels, boxes: model.apply({}, levels, boxes, 7, method="regions"), levels, boxes)
+    with pytest.raises(
+        ValueError,
+        match="'roi_warp' is unknown; choose one of roi_align, roi_align_matmul, quantised",
+    ):
+        jax.eval_shape(
+            lambda levels, boxes: model.apply({}, levels, boxes, 7, method="regions"), levels, boxes
+        )

@@ -19,7 +19,9 @@ def test_level_by_side(epsilon_inside):
 
 
 def test_level_by_area_not_by_shape():
-    np.testing.assert_array_equal(fpn_level(np.array([[0, 0, 56, 896], [0, 0, 1000, 50.1]], np.float32)), [2, 1])
+    np.testing.assert_array_equal(
+        fpn_level(np.array([[0, 0, 56, 896], [0, 0, 1000, 50.1]], np.float32)), [2, 1]
+    )
 
 
 def test_just_below_a_level():

@@ -17,7 +17,14 @@ def labels(positive, negative, count=105):
 
 @pytest.mark.parametrize(
     "positive, negative, expected",
-    [(50, 50, (4, 12)), (2, 50, (2, 14)), (50, 3, (4, 3)), (0, 50, (0, 16)), (50, 0, (4, 0)), (0, 0, (0, 0))]
+    [
+        (50, 50, (4, 12)),
+        (2, 50, (2, 14)),
+        (50, 3, (4, 3)),
+        (0, 50, (0, 16)),
+        (50, 0, (4, 0)),
+        (0, 0, (0, 0)),
+    ]
     + [(1, 2, (1, 2))],
 )
 def test_positives_up_to_their_share_and_negatives_for_the_rest(positive, negative, expected):

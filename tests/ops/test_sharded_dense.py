@@ -14,8 +14,16 @@ ROWS, WIDTH, FEATURES = 64, 16, 8
 
 def arrays(dtype=jnp.bfloat16):
     keys = jax.random.split(jax.random.key(0), 4)
-    x, gradient = (jax.random.normal(k, (ROWS, n), dtype) for k, n in zip(keys, (WIDTH, FEATURES), strict=False))
-    return x, jax.random.normal(keys[2], (WIDTH, FEATURES)), jax.random.normal(keys[3], (FEATURES,)), gradient
+    x, gradient = (
+        jax.random.normal(k, (ROWS, n), dtype)
+        for k, n in zip(keys, (WIDTH, FEATURES), strict=False)
+    )
+    return (
+        x,
+        jax.random.normal(keys[2], (WIDTH, FEATURES)),
+        jax.random.normal(keys[3], (FEATURES,)),
+        gradient,
+    )
 
 
 def gradients(sums, *given, places=None):
@@ -30,7 +38,9 @@ def gradients(sums, *given, places=None):
 
 
 def exact(x, kernel, bias, gradient):
-    x, kernel, gradient = (np.asarray(each.astype(jnp.float32), np.float64) for each in (x, kernel, gradient))
+    x, kernel, gradient = (
+        np.asarray(each.astype(jnp.float32), np.float64) for each in (x, kernel, gradient)
+    )
     return x.T @ gradient, gradient.sum(0)
 
 
@@ -41,7 +51,9 @@ def test_in_float32_they_are_not_rounded():
     np.testing.assert_allclose(to_kernel, of_kernel, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(to_bias, of_bias, rtol=1e-5, atol=1e-5)
     rounded_x, rounded, _ = gradients("", *given)
-    np.testing.assert_array_equal(rounded, np.asarray(jnp.asarray(rounded, jnp.bfloat16).astype(jnp.float32)))
+    np.testing.assert_array_equal(
+        rounded, np.asarray(jnp.asarray(rounded, jnp.bfloat16).astype(jnp.float32))
+    )
     assert np.abs(rounded / of_kernel - 1).max() > 1e-4, "the products' own type is what it was"
     np.testing.assert_array_equal(to_x, rounded_x)
 
@@ -50,7 +62,9 @@ def test_eight_devices_add_up_in_float32():
     given, mesh = arrays(), make_mesh(data=8)
     split, everywhere = batch_sharding(mesh), replicated(mesh)
     with jax.set_mesh(mesh):
-        _, to_kernel, to_bias = gradients("float32", *given, places=(split, everywhere, everywhere, split))
+        _, to_kernel, to_bias = gradients(
+            "float32", *given, places=(split, everywhere, everywhere, split)
+        )
     for found, expected in zip((to_kernel, to_bias), exact(*given), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -68,5 +82,8 @@ def test_a_layer_of_float32_has_the_same_gradients_either_way(bias):
 
 
 def test_another_type_is_refused():
-    with pytest.raises(ValueError, match="added up in 'float16'; expected 'float32', or ''"), gradients_in("float16"):
+    with (
+        pytest.raises(ValueError, match="added up in 'float16'; expected 'float32', or ''"),
+        gradients_in("float16"),
+    ):
         pass

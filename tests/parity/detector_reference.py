@@ -14,7 +14,9 @@ def torchvision_detector(torchvision, name: str, model, variables):
         build = getattr(detection("mask_rcnn"), name)
         theirs = build(weights=None, weights_backbone=None, num_classes=classes)
     else:
-        backbone = detection("backbone_utils").resnet_fpn_backbone(backbone_name="resnet50", weights=None)
+        backbone = detection("backbone_utils").resnet_fpn_backbone(
+            backbone_name="resnet50", weights=None
+        )
         kind = {
             "fasterrcnn_resnet50_fpn": lambda: detection("faster_rcnn").FasterRCNN,
             "maskrcnn_resnet50_fpn": lambda: detection("mask_rcnn").MaskRCNN,
@@ -23,7 +25,9 @@ def torchvision_detector(torchvision, name: str, model, variables):
         theirs = kind(backbone, classes)
         detection("_utils").overwrite_eps(theirs, model.norm_epsilon)
     state = TORCHVISION_DETECTORS.to_published(variables, TORCHVISION)
-    theirs.load_state_dict({key: torch.from_numpy(np.array(array)) for key, array in state.items()}, strict=True)
+    theirs.load_state_dict(
+        {key: torch.from_numpy(np.array(array)) for key, array in state.items()}, strict=True
+    )
     return theirs.eval()
 
 
@@ -38,7 +42,9 @@ def channels_last(x: torch.Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def stages(theirs, images: np.ndarray, regions: dict[int, np.ndarray]) -> dict[str, list[np.ndarray]]:
+def stages(
+    theirs, images: np.ndarray, regions: dict[int, np.ndarray]
+) -> dict[str, list[np.ndarray]]:
     """Every stage's answers: images uint8 [B, H, W, 3]; regions by side, [R, side, side, C], for the heads."""
     x = theirs.transform.normalize(channels_first(images) / 255)
     maps = theirs.backbone.body(x)
@@ -69,27 +75,42 @@ def inference(model, theirs, images, sizes) -> list[dict[str, np.ndarray]]:
     With the thresholds of `model`, ours. Answers: proposals [N, 4]; boxes, labels, scores; masks [D, 28, 28], pasted
     too, [D, h, w]; keypoints' maps [D, 56, 56, K], points [D, K, 3] and point_scores [D, K].
     """
-    theirs.roi_heads.score_thresh, theirs.roi_heads.nms_thresh = model.score_threshold, model.nms_threshold
+    theirs.roi_heads.score_thresh, theirs.roi_heads.nms_thresh = (
+        model.score_threshold,
+        model.nms_threshold,
+    )
     inner = {}
 
     def keep(module, given, out):
         inner.update({name: value.clone() for name, value in out[0][0].items()})
 
-    hooks = [theirs.rpn.register_forward_hook(lambda module, given, out: inner.update(proposals=out[0][0]))]
+    hooks = [
+        theirs.rpn.register_forward_hook(
+            lambda module, given, out: inner.update(proposals=out[0][0])
+        )
+    ]
     hooks.append(theirs.roi_heads.register_forward_hook(keep))
     if theirs.roi_heads.has_keypoint():
         predictor = theirs.roi_heads.keypoint_predictor
-        hooks.append(predictor.register_forward_hook(lambda module, given, out: inner.update(maps=out)))
+        hooks.append(
+            predictor.register_forward_hook(lambda module, given, out: inner.update(maps=out))
+        )
     answers = []
     for image, (height, width) in zip(images, sizes, strict=True):
-        theirs.transform.min_size, theirs.transform.max_size = (min(height, width),), max(height, width)
+        theirs.transform.min_size, theirs.transform.max_size = (
+            (min(height, width),),
+            max(height, width),
+        )
         (out,) = theirs([channels_first(image[:height, :width]) / 255])
         answer = {name: inner[name].numpy() for name in ("proposals", "boxes", "labels", "scores")}
         if "masks" in out:
             answer |= dict(pasted=out["masks"][:, 0].numpy(), masks=inner["masks"][:, 0].numpy())
         if "maps" in inner:
             answer["keypoints"] = channels_last(inner["maps"])
-            answer["points"], answer["point_scores"] = out["keypoints"].numpy(), out["keypoints_scores"].numpy()
+            answer["points"], answer["point_scores"] = (
+                out["keypoints"].numpy(),
+                out["keypoints_scores"].numpy(),
+            )
         answers.append(answer)
     for hook in hooks:
         hook.remove()

@@ -24,7 +24,9 @@ class TransformersMae:
         )  # fmt: skip
         self.mae = ViTMAEForPreTraining(config).eval()
         state = MAE.to_published(variables, HUGGINGFACE, canvas=model.canvas)
-        self.mae.load_state_dict({key: torch.from_numpy(np.array(array)) for key, array in state.items()}, strict=True)
+        self.mae.load_state_dict(
+            {key: torch.from_numpy(np.array(array)) for key, array in state.items()}, strict=True
+        )
 
     @torch.no_grad()
     def answers(self, images: np.ndarray, noise: np.ndarray) -> dict[str, np.ndarray]:

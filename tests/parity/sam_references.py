@@ -28,7 +28,11 @@ def _last(image):
 
 
 def _maybe(value, *lead):
-    return None if value is None else torch.from_numpy(np.array(value, np.float32)).reshape(*lead, *np.shape(value))
+    return (
+        None
+        if value is None
+        else torch.from_numpy(np.array(value, np.float32)).reshape(*lead, *np.shape(value))
+    )
 
 
 class SegmentAnything:
@@ -43,9 +47,15 @@ class SegmentAnything:
             num_heads=model.heads, out_chans=width, norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
             use_rel_pos=True, window_size=model.window, global_attn_indexes=model.global_blocks,
         )  # fmt: skip
-        prompt_encoder = modeling.PromptEncoder(width, (grid, grid), (model.canvas, model.canvas), model.mask_channels)
-        transformer = modeling.TwoWayTransformer(model.decoder_depth, width, model.decoder_heads, model.decoder_mlp)
-        decoder = modeling.MaskDecoder(transformer_dim=width, transformer=transformer, iou_head_hidden_dim=width)
+        prompt_encoder = modeling.PromptEncoder(
+            width, (grid, grid), (model.canvas, model.canvas), model.mask_channels
+        )
+        transformer = modeling.TwoWayTransformer(
+            model.decoder_depth, width, model.decoder_heads, model.decoder_mlp
+        )
+        decoder = modeling.MaskDecoder(
+            transformer_dim=width, transformer=transformer, iou_head_hidden_dim=width
+        )
         self.sam = modeling.Sam(encoder, prompt_encoder, decoder).eval()
         self.sam.load_state_dict(_tensors(SAM.to_published(variables, OFFICIAL)))
 
@@ -77,24 +87,38 @@ class SegmentAnything:
         content = self._frame().apply_image(picture)
         return content, _last(self.sam.preprocess(_first(content).float()))
 
-    def on_canvas(self, points: np.ndarray, boxes: np.ndarray, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    def on_canvas(
+        self, points: np.ndarray, boxes: np.ndarray, hw: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Points [N, 2] and boxes [P, 4] of a picture of that size in pixels of the canvas."""
         return self._frame().apply_coords(points, hw), self._frame().apply_boxes(boxes, hw)
 
     @torch.no_grad()
-    def in_picture(self, low_res: np.ndarray, content_hw: tuple[int, int], hw: tuple[int, int]) -> np.ndarray:
+    def in_picture(
+        self, low_res: np.ndarray, content_hw: tuple[int, int], hw: tuple[int, int]
+    ) -> np.ndarray:
         """Logits [M, 4h, 4w] -> [M, *hw]."""
-        return self.sam.postprocess_masks(torch.from_numpy(low_res)[None], content_hw, hw)[0].numpy()
+        return self.sam.postprocess_masks(torch.from_numpy(low_res)[None], content_hw, hw)[
+            0
+        ].numpy()
 
     def _frame(self):
-        return segment_anything().utils.transforms.ResizeLongestSide(self.sam.image_encoder.img_size)
+        return segment_anything().utils.transforms.ResizeLongestSide(
+            self.sam.image_encoder.img_size
+        )
 
 
 class Transformers:
     """transformers' SamModel. Its decoder's default epsilon is 1e-6 where the published model has 1e-5."""
 
     def __init__(self, model, variables):
-        from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
+        from transformers import (
+            SamConfig,
+            SamMaskDecoderConfig,
+            SamModel,
+            SamPromptEncoderConfig,
+            SamVisionConfig,
+        )
 
         width = model.prompt_width
         vision = SamVisionConfig(
@@ -103,13 +127,18 @@ class Transformers:
             window_size=model.window, global_attn_indexes=list(model.global_blocks), mlp_dim=4 * model.width,
         )  # fmt: skip
         prompt = SamPromptEncoderConfig(
-            hidden_size=width, image_size=model.canvas, patch_size=model.patch, mask_input_channels=model.mask_channels
+            hidden_size=width,
+            image_size=model.canvas,
+            patch_size=model.patch,
+            mask_input_channels=model.mask_channels,
         )
         decoder = SamMaskDecoderConfig(
             hidden_size=width, mlp_dim=model.decoder_mlp, num_hidden_layers=model.decoder_depth,
             num_attention_heads=model.decoder_heads, iou_head_hidden_dim=width, layer_norm_eps=1e-5,
         )  # fmt: skip
-        config = SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+        config = SamConfig(
+            vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder
+        )
         config._attn_implementation = "eager"
         self.sam = SamModel(config).eval()
         self.sam.load_state_dict(_tensors(SAM.to_published(variables, HUGGINGFACE)))
@@ -127,7 +156,9 @@ class Transformers:
             _maybe(points, 1, 1), _maybe(labels, 1, 1), _maybe(box, 1, 1), _maybe(mask, 1, 1)
         )
         width = dense.shape[1]
-        return np.zeros((0, width), np.float32) if tokens is None else tokens[0, 0].numpy(), _last(dense)
+        return np.zeros((0, width), np.float32) if tokens is None else tokens[0, 0].numpy(), _last(
+            dense
+        )
 
     @torch.no_grad()
     def decode(self, embedding, tokens, dense):

@@ -20,7 +20,9 @@ from scipy import ndimage
 def segment_anything() -> types.ModuleType:
     """The package. Raises ModuleNotFoundError where it is not installed."""
     if importlib.util.find_spec("segment_anything") is None:
-        raise ModuleNotFoundError("segment-anything is not installed; `pip install segment-anything` brings it")
+        raise ModuleNotFoundError(
+            "segment-anything is not installed; `pip install segment-anything` brings it"
+        )
     parts = _torchvision()
     before = {name: sys.modules.get(name) for name in parts}
     sys.modules.update(parts)
@@ -54,7 +56,9 @@ def _torchvision() -> dict[str, types.ModuleType]:
         resize=lambda picture, size: picture.resize(tuple(size)[::-1], Image.BILINEAR),
     )
     names = ("torchvision", "torchvision.ops", "torchvision.transforms")
-    return {name: _module(name) for name in names} | {module.__name__: module for module in (boxes, functional)}
+    return {name: _module(name) for name in names} | {
+        module.__name__: module for module in (boxes, functional)
+    }
 
 
 def _box_area(boxes):
@@ -68,9 +72,14 @@ def batched_nms(boxes, scores, groups, iou_threshold):
     while len(order):
         best, order = order[0], order[1:]
         kept.append(best[None])
-        low, high = torch.maximum(boxes[best, :2], boxes[order, :2]), torch.minimum(boxes[best, 2:], boxes[order, 2:])
+        low, high = (
+            torch.maximum(boxes[best, :2], boxes[order, :2]),
+            torch.minimum(boxes[best, 2:], boxes[order, 2:]),
+        )
         shared = (high - low).clamp(min=0).prod(1)
-        drops = (shared / (area[best] + area[order] - shared) > iou_threshold) & (groups[order] == groups[best])
+        drops = (shared / (area[best] + area[order] - shared) > iou_threshold) & (
+            groups[order] == groups[best]
+        )
         order = order[~drops]
     return torch.cat(kept)
 

@@ -46,8 +46,12 @@ def theirs():
     class Discs(torch.nn.Module):
         def forward(self, *, image_embeddings, sparse_prompt_embeddings, **_):
             embedding = jnp.asarray(image_embeddings.permute(0, 2, 3, 1).numpy())
-            logits, iou = BLOBS.decode(embedding, Prompts(points=jnp.asarray(sparse_prompt_embeddings.numpy())[None]))
-            return torch.from_numpy(np.array(logits[0, :, 1:])), torch.from_numpy(np.array(iou[0, :, 1:]))
+            logits, iou = BLOBS.decode(
+                embedding, Prompts(points=jnp.asarray(sparse_prompt_embeddings.numpy())[None])
+            )
+            return torch.from_numpy(np.array(logits[0, :, 1:])), torch.from_numpy(
+                np.array(iou[0, :, 1:])
+            )
 
     model, discs = (SegmentAnything(MODEL, VARIABLES).sam for _ in range(2))
     discs.prompt_encoder, discs.mask_decoder = Clicks(), Discs()
@@ -73,9 +77,14 @@ def in_a_gap(values):
 
 def records(model, generator, reference, image, options):
     """(ours, theirs), with thresholds that drop some of the masks."""
-    probe = SamAutomaticMaskGenerator(model, VARIABLES, pred_iou_thresh=-9, stability_score_thresh=0, **options)
+    probe = SamAutomaticMaskGenerator(
+        model, VARIABLES, pred_iou_thresh=-9, stability_score_thresh=0, **options
+    )
     found = probe.propose(image)
-    limits = dict(pred_iou_thresh=in_a_gap(found.predicted_iou), stability_score_thresh=in_a_gap(found.stability))
+    limits = dict(
+        pred_iou_thresh=in_a_gap(found.predicted_iou),
+        stability_score_thresh=in_a_gap(found.stability),
+    )
     ours = SamAutomaticMaskGenerator(model, VARIABLES, **options | limits).generate(image)
     return ours, generator(reference, **options | limits).generate(image)
 
@@ -83,7 +92,9 @@ def records(model, generator, reference, image, options):
 def compare(ours, expected, logits_of, record_property):
     """Every record of one has its equal among the other's; masks may differ in pixels whose logit is as good as 0."""
     assert len(ours) == len(expected)
-    np.testing.assert_allclose(*([r["predicted_iou"] for r in of] for of in (ours, expected)), atol=1e-5)
+    np.testing.assert_allclose(
+        *([r["predicted_iou"] for r in of] for of in (ours, expected)), atol=1e-5
+    )
     # In that order but for ties, so they are paired by where they come from.
     source = lambda r: (r["crop_box"], np.round(r["point_coords"], 1).tolist(), r["predicted_iou"])
     exact, tied = 0, []
@@ -100,9 +111,13 @@ def compare(ours, expected, logits_of, record_property):
         assert a["stability_score"] == pytest.approx(b["stability_score"], abs=1e-3)
         np.testing.assert_allclose(a["point_coords"], b["point_coords"], rtol=1e-6)
         x, y, width, height = b["bbox"]  # one pixel short, as known
-        np.testing.assert_allclose(a["bbox"], [x, y, width + 1, height + 1], atol=int(differs.any()))
+        np.testing.assert_allclose(
+            a["bbox"], [x, y, width + 1, height + 1], atol=int(differs.any())
+        )
     record_property("masks", dict(exact=exact, pixels_that_are_ties=tied))
-    print(f"{len(ours)} masks: {exact} equal in every pixel, the others but for ties (pixels: {tied})")
+    print(
+        f"{len(ours)} masks: {exact} equal in every pixel, the others but for ties (pixels: {tied})"
+    )
 
 
 def logits_in(reference, image):
@@ -131,7 +146,9 @@ def test_the_same_records(theirs, name, crops, overlap, real_data, record_proper
     """Masks of drawn weights cover the picture: suppression leaves few; without it (1.0) all are compared."""
     generator, model, _ = theirs
     image = picture(name, real_data)
-    options = dict(points_per_side=5, points_per_batch=7, crop_n_layers=crops, stability_score_offset=0.02)
+    options = dict(
+        points_per_side=5, points_per_batch=7, crop_n_layers=crops, stability_score_offset=0.02
+    )
     options |= dict(box_nms_thresh=overlap, crop_nms_thresh=overlap)
     ours, expected = records(MODEL, generator, model, image, options)
     assert len(expected) > (20 if overlap == 1 else 0)
@@ -148,6 +165,8 @@ def test_the_same_objects(theirs, name, smallest, real_data, record_property, mo
     generator, _, discs = theirs
     image = picture(name, real_data)
     options = dict(points_per_side=16, crop_n_layers=1, crop_n_points_downscale_factor=2)
-    ours, expected = records(BLOBS, generator, discs, image, options | dict(min_mask_region_area=smallest))
+    ours, expected = records(
+        BLOBS, generator, discs, image, options | dict(min_mask_region_area=smallest)
+    )
     assert len(expected) > 50 and len({tuple(r["crop_box"]) for r in expected}) > 3
     compare(ours, expected, logits_in(discs, image), record_property)

@@ -51,7 +51,9 @@ def test_the_stand_in_for_the_compiled_roi_align(torchvision, samples, aligned):
 
     features = torch.rand(2, 3, 17, 23)
     corner = torch.rand(40, 2) * 10
-    rois = torch.cat([torch.randint(0, 2, (40, 1)).float(), corner, corner + torch.rand(40, 2) * 7], 1)
+    rois = torch.cat(
+        [torch.randint(0, 2, (40, 1)).float(), corner, corner + torch.rand(40, 2) * 7], 1
+    )
     arguments = (features, rois, 1.0, 3, 4, samples, aligned)
     theirs = torchvision("ops.roi_align")._roi_align.__wrapped__(*arguments)
     torch.testing.assert_close(roi_align(*arguments), theirs, rtol=0, atol=2e-6)
@@ -63,19 +65,31 @@ def test_box_coding(torchvision, weights):
     boxes, anchors = some_boxes(0, 200), some_boxes(1, 200)
     theirs = coder.encode_single(t(boxes), t(anchors))
     np.testing.assert_allclose(encode_boxes(boxes, anchors, weights), theirs, rtol=1e-5, atol=1e-5)
-    deltas = np.random.default_rng(2).normal(scale=8, size=(200, 3, 4)).astype(np.float32)  # one box a class, some huge
+    deltas = (
+        np.random.default_rng(2).normal(scale=8, size=(200, 3, 4)).astype(np.float32)
+    )  # one box a class, some huge
     theirs = coder.decode(t(deltas).reshape(200, -1), [t(anchors)])
-    np.testing.assert_allclose(decode_boxes(deltas, anchors[:, None], weights), theirs, rtol=1e-5, atol=2e-3)
+    np.testing.assert_allclose(
+        decode_boxes(deltas, anchors[:, None], weights), theirs, rtol=1e-5, atol=2e-3
+    )
 
 
 def test_anchors(torchvision):
     sizes, ratios, image = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0), (800, 1344)
     grids = [(200, 336), (100, 168), (50, 84), (25, 42), (13, 21)]
-    generator = torchvision("models.detection.anchor_utils").AnchorGenerator(tuple((s,) for s in sizes), (ratios,) * 5)
-    images = torchvision("models.detection.image_list").ImageList(torch.zeros(1, 3, *image), [image])
+    generator = torchvision("models.detection.anchor_utils").AnchorGenerator(
+        tuple((s,) for s in sizes), (ratios,) * 5
+    )
+    images = torchvision("models.detection.image_list").ImageList(
+        torch.zeros(1, 3, *image), [image]
+    )
     theirs = generator(images, [torch.zeros(1, 1, *grid) for grid in grids])[0]
     ours = [
-        grid_anchors(cell_anchors(size, ratios, rounded=True), grid, (image[0] // grid[0], image[1] // grid[1]))
+        grid_anchors(
+            cell_anchors(size, ratios, rounded=True),
+            grid,
+            (image[0] // grid[0], image[1] // grid[1]),
+        )
         for size, grid in zip(sizes, grids, strict=True)
     ]
     np.testing.assert_array_equal(np.concatenate(ours), theirs)
@@ -84,17 +98,28 @@ def test_anchors(torchvision):
 @pytest.mark.parametrize("force", [False, True])
 def test_matching(torchvision, force):
     rng = np.random.default_rng(0)
-    matcher = torchvision("models.detection._utils").Matcher(0.6, 0.3, allow_low_quality_matches=force)
+    matcher = torchvision("models.detection._utils").Matcher(
+        0.6, 0.3, allow_low_quality_matches=force
+    )
     match = jax.jit(match_boxes, static_argnums=(2, 3, 4))
     for _ in range(20):
-        low, anchor_low = rng.integers(0, 12, (4, 2)), rng.integers(0, 12, (60, 2))  # whole numbers: ties
-        truth, anchors = (np.concatenate([a, a + rng.integers(1, 9, a.shape)], 1) for a in (low, anchor_low))
+        low, anchor_low = (
+            rng.integers(0, 12, (4, 2)),
+            rng.integers(0, 12, (60, 2)),
+        )  # whole numbers: ties
+        truth, anchors = (
+            np.concatenate([a, a + rng.integers(1, 9, a.shape)], 1) for a in (low, anchor_low)
+        )
         overlap = np.asarray(box_iou(truth, anchors))
-        if not overlap.max(1).all():  # there, an object beside all anchors forces all that it does not overlap
+        if not overlap.max(
+            1
+        ).all():  # there, an object beside all anchors forces all that it does not overlap
             continue
         theirs = matcher(t(overlap)).numpy()
         index, label = match(overlap, np.ones(4, bool), 0.3, 0.6, force)
-        np.testing.assert_array_equal(label, np.where(theirs >= 0, 1, np.where(theirs == -1, 0, -1)))
+        np.testing.assert_array_equal(
+            label, np.where(theirs >= 0, 1, np.where(theirs == -1, 0, -1))
+        )
         np.testing.assert_array_equal(np.asarray(index)[theirs >= 0], theirs[theirs >= 0])
 
 
@@ -111,7 +136,12 @@ def test_how_many_are_sampled(torchvision, positive, negative):
 def test_suppression(torchvision, threshold):
     rng = np.random.default_rng(1)
     boxes, scores = some_boxes(3, 1000), rng.permutation(1000).astype(np.float32)
-    boxes[-1] = boxes[0] + [0, 0, (boxes[0, 2] - boxes[0, 0]) * (1 / threshold - 1), 0]  # overlaps by the threshold
+    boxes[-1] = boxes[0] + [
+        0,
+        0,
+        (boxes[0, 2] - boxes[0, 0]) * (1 / threshold - 1),
+        0,
+    ]  # overlaps by the threshold
     category = rng.integers(0, 5, 1000)
     keep = jax.jit(nms)(boxes, scores, threshold)
     theirs = torchvision("ops.boxes").nms(t(boxes), t(scores), threshold)
@@ -119,7 +149,9 @@ def test_suppression(torchvision, threshold):
     np.testing.assert_array_equal(index[: len(theirs)], theirs)
     assert int(found.sum()) == len(theirs)
     keep = jax.jit(nms)(boxes, scores, threshold, categories=category)
-    theirs = torchvision("ops.boxes")._batched_nms_vanilla(t(boxes), t(scores), t(category), threshold)
+    theirs = torchvision("ops.boxes")._batched_nms_vanilla(
+        t(boxes), t(scores), t(category), threshold
+    )
     np.testing.assert_array_equal(best(keep, scores, len(theirs))[0], theirs)
 
 
@@ -138,7 +170,9 @@ def test_levels(torchvision):
 def test_roi_align(torchvision, samples, aligned, impl):
     """Boxes inside, across the border, outside and far out; values, and gradients of the features."""
     features = np.random.default_rng(5).normal(size=(25, 42, 8)).astype(np.float32)
-    boxes = np.concatenate([some_boxes(6, 200, -150, 700, 400), [[-700, -700, 1200, 1200], [5e3, 0, 6e3, 9]]])
+    boxes = np.concatenate(
+        [some_boxes(6, 200, -150, 700, 400), [[-700, -700, 1200, 1200], [5e3, 0, 6e3, 9]]]
+    )
     boxes = boxes.astype(np.float32)
     weights = np.random.default_rng(7).normal(size=(len(boxes), 7, 7, 8)).astype(np.float32)
     theirs = first(features).requires_grad_()
@@ -161,7 +195,10 @@ def test_roi_align(torchvision, samples, aligned, impl):
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_a_pyramid(torchvision, impl):
     rng = np.random.default_rng(8)
-    levels = [rng.normal(size=(h, w, 4)).astype(np.float32) for h, w in ((128, 192), (64, 96), (32, 48), (16, 24))]
+    levels = [
+        rng.normal(size=(h, w, 4)).astype(np.float32)
+        for h, w in ((128, 192), (64, 96), (32, 48), (16, 24))
+    ]
     boxes = np.clip(some_boxes(9, 300, 0, 500, 700), 0, [[768, 512, 768, 512]]).astype(np.float32)
     boxes = boxes[(boxes[:, 2:] - boxes[:, :2] > 1).all(1)]
     pooler = torchvision("ops.poolers").MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
@@ -186,7 +223,9 @@ def test_samples_are_those_of_grid_sample(samples):
         sampled = torch.nn.functional.grid_sample(
             first(features), t(grid.astype(np.float32))[None], align_corners=False
         )
-        np.testing.assert_allclose(found, last(torch.nn.functional.avg_pool2d(sampled, samples))[0], atol=5e-5)
+        np.testing.assert_allclose(
+            found, last(torch.nn.functional.avg_pool2d(sampled, samples))[0], atol=5e-5
+        )
 
 
 def test_roi_pool(torchvision):
@@ -208,9 +247,15 @@ def test_roi_pool(torchvision):
 def test_pasting_by_whole_pixels(torchvision):
     masks = np.random.default_rng(13).random((60, 28, 28), np.float32)
     boxes = some_boxes(14, 60, -20, 100, 120)
-    masks, boxes = (of_mask[(boxes[:, 2:] > 5).all(1)] for of_mask in (masks, boxes))  # theirs fails on one beside
-    theirs = torchvision("models.detection.roi_heads").paste_masks_in_image(t(masks)[:, None], t(boxes), (110, 140))
-    np.testing.assert_allclose(paste_masks(masks, boxes, (110, 140), rule="integer"), theirs[:, 0], atol=2e-5)
+    masks, boxes = (
+        of_mask[(boxes[:, 2:] > 5).all(1)] for of_mask in (masks, boxes)
+    )  # theirs fails on one beside
+    theirs = torchvision("models.detection.roi_heads").paste_masks_in_image(
+        t(masks)[:, None], t(boxes), (110, 140)
+    )
+    np.testing.assert_allclose(
+        paste_masks(masks, boxes, (110, 140), rule="integer"), theirs[:, 0], atol=2e-5
+    )
 
 
 def test_pasting_by_grid_sample():
@@ -228,7 +273,9 @@ def test_pasting_by_grid_sample():
 def test_mask_targets(torchvision):
     masks = np.zeros((3, 110, 140), bool)
     for mask, (x1, y1, x2, y2) in zip(masks, some_boxes(17, 3).astype(int), strict=True):
-        mask[y1:y2, x1:x2] = np.random.default_rng(18).random((y2 - y1, x2 - x1))[: 110 - y1, : 140 - x1] < 0.8
+        mask[y1:y2, x1:x2] = (
+            np.random.default_rng(18).random((y2 - y1, x2 - x1))[: 110 - y1, : 140 - x1] < 0.8
+        )
     proposals, matched = some_boxes(19, 30, -10), np.arange(30) % 3
     project = torchvision("models.detection.roi_heads").project_masks_on_boxes
     theirs = project(t(masks.astype(np.uint8)), t(proposals), t(matched), 28)
@@ -239,12 +286,16 @@ def test_mask_targets(torchvision):
 def test_keypoint_targets(torchvision):
     rng = np.random.default_rng(20)
     boxes = some_boxes(21, 50)
-    place = rng.uniform(-0.1, 1.1, (50, 17, 2)) * (rng.random((50, 17, 2)) < 0.95)  # some on the upper and left edge
+    place = rng.uniform(-0.1, 1.1, (50, 17, 2)) * (
+        rng.random((50, 17, 2)) < 0.95
+    )  # some on the upper and left edge
     place = np.where(rng.random((50, 17, 2)) < 0.05, 1, place)  # and on the lower and right one
     xy = (boxes[:, None, :2] + place * (boxes[:, 2:] - boxes[:, :2])[:, None]).astype(np.float32)
     xy = np.where(place == 1, boxes[:, None, 2:], xy)
     keypoints = np.concatenate([xy, rng.integers(0, 3, (50, 17, 1))], -1).astype(np.float32)
-    theirs, valid = torchvision("models.detection.roi_heads").keypoints_to_heatmap(t(keypoints), t(boxes), 56)
+    theirs, valid = torchvision("models.detection.roi_heads").keypoints_to_heatmap(
+        t(keypoints), t(boxes), 56
+    )
     ours = keypoint_targets(keypoints, boxes, 56)
     np.testing.assert_array_equal(ours[1], valid.numpy().astype(bool))
     np.testing.assert_array_equal(np.asarray(ours[0])[ours[1]], theirs.numpy()[ours[1]])
@@ -253,7 +304,9 @@ def test_keypoint_targets(torchvision):
 def test_keypoints(torchvision):
     heatmaps = np.random.default_rng(22).normal(size=(12, 56, 56, 17)).astype(np.float32) * 3
     boxes = some_boxes(23, 12, side=200)
-    theirs = torchvision("models.detection.roi_heads").heatmaps_to_keypoints(t(heatmaps).permute(0, 3, 1, 2), t(boxes))
+    theirs = torchvision("models.detection.roi_heads").heatmaps_to_keypoints(
+        t(heatmaps).permute(0, 3, 1, 2), t(boxes)
+    )
     ours = jax.jit(decode_keypoints)(heatmaps, boxes)
     np.testing.assert_allclose(ours.xy, theirs[0][:, :, :2], atol=1e-3)
     np.testing.assert_allclose(ours.logit, theirs[1], atol=1e-4)

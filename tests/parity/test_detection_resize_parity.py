@@ -18,7 +18,12 @@ def test_torchvision_resizes_by_interpolate():
     photograph = demonstration_photograph()
     for crop in ((400, 590), (333, 500), (397, 211), (100, 160)):
         image = photograph[: crop[0], : crop[1]]
-        record = {"image": np.ascontiguousarray(image), "image_id": "a", "height": crop[0], "width": crop[1]}
+        record = {
+            "image": np.ascontiguousarray(image),
+            "image_id": "a",
+            "height": crop[0],
+            "width": crop[1],
+        }
         record["objects"] = {
             "box": np.zeros((0, 4)),
             "rle": [],
@@ -30,7 +35,11 @@ def test_torchvision_resizes_by_interpolate():
         scale = min(160 / min(crop), 266 / max(crop))
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
         resized = torch.nn.functional.interpolate(
-            pixels, scale_factor=scale, mode="bilinear", recompute_scale_factor=True, align_corners=False
+            pixels,
+            scale_factor=scale,
+            mode="bilinear",
+            recompute_scale_factor=True,
+            align_corners=False,
         )
         expected = resized[0].permute(1, 2, 0).numpy()
         assert tuple(made["size"]) == expected.shape[:2]
@@ -49,7 +58,9 @@ def test_sizes_are_those_of_both_libraries():
                 if max(sides) > 1333:
                     shrunk = 1333 / max(sides)
                     sides = tuple(side * shrunk for side in sides)
-                assert short_side_size((height, width), short, 1333) == tuple(int(side + 0.5) for side in sides)
+                assert short_side_size((height, width), short, 1333) == tuple(
+                    int(side + 0.5) for side in sides
+                )
                 scale = min(short / min(height, width), 1333 / max(height, width))
                 expected = math.floor(height * scale), math.floor(width * scale)
                 assert short_side_size((height, width), short, 1333, "torchvision") == expected

@@ -20,7 +20,9 @@ TOLERANCE = 1e-5  # of the largest magnitude of the reference
 
 NAMES = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "keypointrcnn_resnet50_fpn")
 RNG = np.random.default_rng(0)
-IMAGES = RNG.integers(0, 256, (2, 16, 20, 3), np.uint8).repeat(8, 1).repeat(8, 2)  # squares, 128 x 160
+IMAGES = (
+    RNG.integers(0, 256, (2, 16, 20, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+)  # squares, 128 x 160
 REGIONS = {side: RNG.normal(size=(3, side, side, 256)).astype(np.float32) for side in (7, 14)}
 
 
@@ -62,7 +64,9 @@ def test_every_stage(torchvision, name, record_property):
             value = float(np.abs(one - other).max() / np.abs(other).max())
             record_property(f"{stage} {place}", value)
             print(f"{name}: {stage} {place} {one.shape}: {value:.1e} of {np.abs(other).max():.3g}")
-            assert value < TOLERANCE, f"{stage} {place} differs by {value:.1e} of the largest magnitude"
+            assert value < TOLERANCE, (
+                f"{stage} {place} differs by {value:.1e} of the largest magnitude"
+            )
 
 
 THRESHOLD = 0.012  # of scores: drawn weights are never sure, and one class in 91 has 0.011
@@ -75,7 +79,9 @@ def our_inference(model, variables, images, sizes):
             levels = module.encode_image(images, sizes)
             return module.proposals(*module.propose(levels), levels, images.shape[1:3], sizes)
 
-        return model.apply(variables, images, sizes, method="detect"), model.apply(variables, method=answers)
+        return model.apply(variables, images, sizes, method="detect"), model.apply(
+            variables, method=answers
+        )
 
     return jax.tree.map(np.asarray, jax.jit(run)(variables, images, np.array(sizes)))
 
@@ -97,19 +103,25 @@ def test_whole_inference(torchvision, name):
     model, variables = made(name)
     # Fewer of the class that most regions have; all regions take part, as theirs do.
     model = model.clone(score_threshold=THRESHOLD, nms_threshold=0.1, candidates=6000)
-    theirs = inference(model, torchvision_detector(torchvision, name, model, variables), IMAGES, SIZES)
+    theirs = inference(
+        model, torchvision_detector(torchvision, name, model, variables), IMAGES, SIZES
+    )
     (found, masks, keypoints), proposals = our_inference(model, variables, IMAGES, SIZES)
     for i, want in enumerate(theirs):
         boxes = proposals.boxes[i][proposals.valid[i]]
         order = matched(boxes, want["proposals"])
         np.testing.assert_allclose(boxes[order], want["proposals"], atol=1e-2)
         valid = found.valid[i]
-        rows = lambda boxes, labels, scores: np.concatenate([boxes, 1e3 * labels[:, None], scores[:, None]], axis=1)
+        rows = lambda boxes, labels, scores: np.concatenate(
+            [boxes, 1e3 * labels[:, None], scores[:, None]], axis=1
+        )
         order = matched(
             rows(found.boxes[i][valid], found.labels[i][valid], found.scores[i][valid]),
             rows(want["boxes"], want["labels"], want["scores"]),
         )
-        print(f"{name} {i}: {len(boxes)} proposals, {len(order)} detections of {len(set(want['labels']))} classes")
+        print(
+            f"{name} {i}: {len(boxes)} proposals, {len(order)} detections of {len(set(want['labels']))} classes"
+        )
         assert len(order) > 10
         np.testing.assert_array_equal(found.labels[i][valid][order], want["labels"])
         np.testing.assert_allclose(found.boxes[i][valid][order], want["boxes"], atol=1e-2)
@@ -118,7 +130,9 @@ def test_whole_inference(torchvision, name):
             np.testing.assert_allclose(masks[i][valid][order], want["masks"], atol=1e-3)
         if "keypoints" in want:
             scale = np.abs(want["keypoints"]).max()
-            np.testing.assert_allclose(keypoints[i][valid][order], want["keypoints"], atol=1e-4 * scale)
+            np.testing.assert_allclose(
+                keypoints[i][valid][order], want["keypoints"], atol=1e-4 * scale
+            )
 
 
 def test_the_detector_on_pictures_of_other_sizes(torchvision):
@@ -132,26 +146,40 @@ def test_the_detector_on_pictures_of_other_sizes(torchvision):
 
     name = "maskrcnn_resnet50_fpn"
     model, variables = made(name)
-    model = model.clone(score_threshold=THRESHOLD, nms_threshold=0.1, short_side=128, long_side=160, canvas=160)
+    model = model.clone(
+        score_threshold=THRESHOLD, nms_threshold=0.1, short_side=128, long_side=160, canvas=160
+    )
     theirs = torchvision_detector(torchvision, name, model, variables)
     theirs.transform.min_size, theirs.transform.max_size = (model.short_side,), model.long_side
-    theirs.roi_heads.score_thresh, theirs.roi_heads.nms_thresh = model.score_threshold, model.nms_threshold
-    pictures = [IMAGES[0][:80, :100], IMAGES[1].repeat(2, 0).repeat(2, 1)]  # the first grows, the second shrinks
+    theirs.roi_heads.score_thresh, theirs.roi_heads.nms_thresh = (
+        model.score_threshold,
+        model.nms_threshold,
+    )
+    pictures = [
+        IMAGES[0][:80, :100],
+        IMAGES[1].repeat(2, 0).repeat(2, 1),
+    ]  # the first grows, the second shrinks
     ours = Detector(model, variables, canvases="tight")(pictures)
     with torch.no_grad():
         wanted = theirs([channels_first(picture) / 255 for picture in pictures])
     for picture, found, want in zip(pictures, ours, wanted, strict=True):
         # Drawn weights are never sure: of more than `candidates` scores above the threshold ours looks at the best.
         certain = want["scores"].numpy() >= found["scores"].min()
-        print(f"{len(certain)} boxes, {certain.sum()} of them as certain as the {len(found['boxes'])} found")
+        print(
+            f"{len(certain)} boxes, {certain.sum()} of them as certain as the {len(found['boxes'])} found"
+        )
         want = {key: value.numpy()[certain] for key, value in want.items()}
         # In shares of the picture, boxes of another class far away.
         distance = np.abs(found["boxes"][:, None] - want["boxes"]).max(-1) / max(picture.shape)
         distance += found["labels"][:, None] != want["labels"]
         one, other = linear_sum_assignment(distance)
         near = distance[one, other] < 0.01
-        print(f"{picture.shape}: {len(found['boxes'])} and {len(want['boxes'])} boxes, {near.mean():.1%} within 1 %")
-        assert len(want["boxes"]) > 10 and near.sum() > 0.9 * max(len(found["boxes"]), len(want["boxes"]))
+        print(
+            f"{picture.shape}: {len(found['boxes'])} and {len(want['boxes'])} boxes, {near.mean():.1%} within 1 %"
+        )
+        assert len(want["boxes"]) > 10 and near.sum() > 0.9 * max(
+            len(found["boxes"]), len(want["boxes"])
+        )
         apart = np.abs(found["scores"][one[near]] - want["scores"][other[near]])
         print(f"scores: {np.median(apart):.1e} apart, {apart.max():.1e} at most")
         # Measured first, then set: 1.3e-5 at most for the picture that shrinks, 2.4e-3 for the one that grows.

@@ -24,4 +24,6 @@ def test_the_goldens_are_the_references_answers(name):
         assert sorted(file) == sorted(answers)
         for key in file:  # to 2e-6 of the largest magnitude: other machines sum in other orders
             scale = np.abs(file[key]).max(initial=1e-9)
-            np.testing.assert_allclose(answers[key], file[key], rtol=0, atol=2e-6 * scale, err_msg=key)
+            np.testing.assert_allclose(
+                answers[key], file[key], rtol=0, atol=2e-6 * scale, err_msg=key
+            )

@@ -21,7 +21,9 @@ TOLERANCE = 1e-5  # of the largest magnitude of the reference
 SIZES = {
     "tiny": dict(name="mae_tiny"),
     # Its configuration's own epsilon, unnormalised pixels, patches of 14, a rectangle of none of the usual numbers.
-    "odd": dict(name="mae_debug", canvas=70, patch=14, mask_ratio=0.6, norm_pix=False, epsilon=1e-12),
+    "odd": dict(
+        name="mae_debug", canvas=70, patch=14, mask_ratio=0.6, norm_pix=False, epsilon=1e-12
+    ),
 }
 
 
@@ -49,8 +51,15 @@ def compare(reference, record_property, count, **size):
     def ours(variables, images, noise):
         tokens, _, masked = model.apply(variables, images, noise, method="encode_seen")
         prediction, _ = model.apply(variables, images, noise)
-        total, weight = reconstruction_loss(prediction, images, masked, patch=model.patch, norm_pix=model.norm_pix)
-        return dict(loss=total / weight, prediction=prediction, tokens=tokens, masked=masked.astype(np.float32))
+        total, weight = reconstruction_loss(
+            prediction, images, masked, patch=model.patch, norm_pix=model.norm_pix
+        )
+        return dict(
+            loss=total / weight,
+            prediction=prediction,
+            tokens=tokens,
+            masked=masked.astype(np.float32),
+        )
 
     found, want = ours(variables, images, noise), reference(model, variables).answers(images, noise)
     np.testing.assert_array_equal(found["masked"], want["masked"])
@@ -58,7 +67,9 @@ def compare(reference, record_property, count, **size):
         value = difference(found[name], want[name])
         record_property(name, value)
         print(f"{size}: {name}: {value:.1e}")
-        assert value < TOLERANCE, f"{name} differs by {value:.1e} of the reference's largest magnitude"
+        assert value < TOLERANCE, (
+            f"{name} differs by {value:.1e} of the reference's largest magnitude"
+        )
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -88,7 +99,9 @@ def test_bicubic_resize(shape):
     torch = pytest.importorskip("torch")
     table = np.random.default_rng(0).standard_normal((14, 14, 3)).astype(np.float32)
     channels = torch.from_numpy(table).permute(2, 0, 1)[None]
-    theirs = torch.nn.functional.interpolate(channels, shape, mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
+    theirs = torch.nn.functional.interpolate(channels, shape, mode="bicubic", align_corners=False)[
+        0
+    ].permute(1, 2, 0)
     assert difference(resize_bicubic(table, shape), theirs.numpy()) < 1e-6
 
 
@@ -101,7 +114,13 @@ def test_files_go_both_ways(reference, tmp_path):
     found = read_checkpoint(tmp_path / "model.safetensors").variables(variables)
     jax.tree.map(np.testing.assert_array_equal, found, variables)
     (tmp_path / "model.safetensors").unlink()
-    write_checkpoint(tmp_path / "model.safetensors", variables, family="huggingface", metadata={}, canvas=model.canvas)
+    write_checkpoint(
+        tmp_path / "model.safetensors",
+        variables,
+        family="huggingface",
+        metadata={},
+        canvas=model.canvas,
+    )
     loaded, report = type(theirs).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     want, have = theirs.state_dict(), loaded.state_dict()

@@ -42,7 +42,10 @@ def photograph(name, real_data):
 def questions(height, width):
     """Arguments of `predict`, by what is asked; places are shares of the picture, and no whole pixels."""
     xy = lambda x, y: [width * x, height * y]
-    points, box = np.array([xy(0.31, 0.42), xy(0.77, 0.61)]), np.array([*xy(0.13, 0.22), *xy(0.82, 0.93)])
+    points, box = (
+        np.array([xy(0.31, 0.42), xy(0.77, 0.61)]),
+        np.array([*xy(0.13, 0.22), *xy(0.82, 0.93)]),
+    )
     return {
         "point": dict(point_coords=points[:1], point_labels=np.array([1])),
         "points": dict(point_coords=points, point_labels=np.array([1, 0]), multimask_output=False),
@@ -62,7 +65,9 @@ def test_the_same_masks(predictors, name, real_data, record_property):
     for asked, prompt in questions(*image.shape[:2]).items():
         fed = None
         for again in ("", ", fed back"):
-            ours, theirs = (p.predict(**prompt, mask_input=fed, return_logits=True) for p in predictors)
+            ours, theirs = (
+                p.predict(**prompt, mask_input=fed, return_logits=True) for p in predictors
+            )
             for stage, a, b in zip(("logits", "iou", "low_res"), ours, theirs, strict=True):
                 assert a.shape == b.shape
                 error = np.abs(a - b).max() / np.abs(b).max()
@@ -70,6 +75,10 @@ def test_the_same_masks(predictors, name, real_data, record_property):
                 print(f"{name}, {asked}{again}, {stage}: {error:.1e}")
                 assert error < TOLERANCE
             other_side = (ours[0] > 0) != (theirs[0] > 0)
-            assert np.abs(theirs[0][other_side]).max(initial=0) < TOLERANCE * np.abs(theirs[0]).max()
-            print(f"{name}, {asked}{again}: {other_side.sum()} of {other_side.size} pixels on the other side of 0")
+            assert (
+                np.abs(theirs[0][other_side]).max(initial=0) < TOLERANCE * np.abs(theirs[0]).max()
+            )
+            print(
+                f"{name}, {asked}{again}: {other_side.sum()} of {other_side.size} pixels on the other side of 0"
+            )
             fed = theirs[2][:1]

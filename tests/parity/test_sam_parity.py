@@ -33,11 +33,15 @@ def report(record_property, name, value, tolerance=TOLERANCE):
 SMALL = {
     "debug": dict(name="sam_debug"),
     # windows that divide the grid, tables of other lengths, another head count
-    "windows": dict(name="sam_debug", canvas=96, window=2, depth=3, global_blocks=(2,), heads=4, width=64),
+    "windows": dict(
+        name="sam_debug", canvas=96, window=2, depth=3, global_blocks=(2,), heads=4, width=64
+    ),
 }
 
 
-@pytest.fixture(scope="module", params=[f"{r}-{s}" for r in ("SegmentAnything", "Transformers") for s in SMALL])
+@pytest.fixture(
+    scope="module", params=[f"{r}-{s}" for r in ("SegmentAnything", "Transformers") for s in SMALL]
+)
 def pair(request):
     pytest.importorskip("torch")
     from parity import sam_references
@@ -59,7 +63,11 @@ def test_image_encoder(pair, record_property):
     reference, model, variables = pair
     images = pictures(model.canvas)
     ours = model.apply(variables, images, method="encode_image")
-    report(record_property, "embedding", difference(ours, np.stack([reference.encode(image) for image in images])))
+    report(
+        record_property,
+        "embedding",
+        difference(ours, np.stack([reference.encode(image) for image in images])),
+    )
 
 
 def test_padded_image(pair, record_property):
@@ -68,11 +76,19 @@ def test_padded_image(pair, record_property):
         pytest.skip("transformers pads in its processor, outside the model")
     height, width = model.canvas, model.canvas * 5 // 8
     image = pictures(model.canvas)[:1]
-    embed = lambda image: model.apply(variables, image, np.array([[height, width]]), method="encode_image")[0]
-    report(record_property, "padded embedding", difference(embed(image), reference.encode(image[0, :, :width])))
+    embed = lambda image: model.apply(
+        variables, image, np.array([[height, width]]), method="encode_image"
+    )[0]
+    report(
+        record_property,
+        "padded embedding",
+        difference(embed(image), reference.encode(image[0, :, :width])),
+    )
     image[0, :, width:] = 200  # what the padding holds is nobody's business
     report(
-        record_property, "embedding, padding not zero", difference(embed(image), reference.encode(image[0, :, :width]))
+        record_property,
+        "embedding, padding not zero",
+        difference(embed(image), reference.encode(image[0, :, :width])),
     )
 
 
@@ -84,11 +100,17 @@ def test_prompts_tokens_and_decoder(pair, record_property):
 def check_prompts(reference, model, variables, record_property):
     grid = model.canvas // model.patch
     cases = prompts(model.canvas, 4 * grid)
-    embedding = np.random.default_rng(3).standard_normal((1, grid, grid, model.prompt_width)).astype(np.float32)
+    embedding = (
+        np.random.default_rng(3)
+        .standard_normal((1, grid, grid, model.prompt_width))
+        .astype(np.float32)
+    )
     fields = Prompts(**as_one_call(cases, 4 * grid))
     encode = lambda module: module.prompt_encoder(fields, (model.canvas,) * 2, (grid, grid))
     tokens, valid, dense = model.apply(variables, method=encode)
-    logits, iou = jax.jit(lambda e, p: model.apply(variables, e, p, method="decode"))(embedding, fields)
+    logits, iou = jax.jit(lambda e, p: model.apply(variables, e, p, method="decode"))(
+        embedding, fields
+    )
     for i, (kind, prompt) in enumerate(cases.items()):
         their_tokens, their_dense = reference.prompt(**prompt)
         if kind not in ("nothing", "mask"):
@@ -98,7 +120,9 @@ def check_prompts(reference, model, variables, record_property):
         else:
             assert not valid[0, i].any() and their_tokens.shape[0] == 0
         report(
-            record_property, f"{kind} dense", difference(np.broadcast_to(dense[0, i], their_dense.shape), their_dense)
+            record_property,
+            f"{kind} dense",
+            difference(np.broadcast_to(dense[0, i], their_dense.shape), their_dense),
         )
         their_logits, their_iou = reference.decode(embedding[0], their_tokens, their_dense)
         report(record_property, f"{kind} logits", difference(logits[0, i], their_logits))
@@ -109,8 +133,14 @@ def check_prompts(reference, model, variables, record_property):
 def test_resize(shape, record_property):
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(0).standard_normal((2, 16, 13)).astype(np.float32)
-    theirs = torch.nn.functional.interpolate(torch.from_numpy(x)[None], shape, mode="bilinear", align_corners=False)
-    report(record_property, f"resize to {shape}", difference(resize_bilinear(x, shape), theirs[0].numpy()))
+    theirs = torch.nn.functional.interpolate(
+        torch.from_numpy(x)[None], shape, mode="bilinear", align_corners=False
+    )
+    report(
+        record_property,
+        f"resize to {shape}",
+        difference(resize_bilinear(x, shape), theirs[0].numpy()),
+    )
 
 
 @pytest.mark.slow
@@ -120,10 +150,14 @@ def test_published_size(record_property):
     from parity.sam_references import SegmentAnything
 
     try:
-        reference, model, variables = build_pair(SegmentAnything, name="sam_vit_b", attention="chunked")
+        reference, model, variables = build_pair(
+            SegmentAnything, name="sam_vit_b", attention="chunked"
+        )
     except ModuleNotFoundError as error:
         pytest.skip(str(error))
     image = pictures(1024, 1)
     ours = jax.jit(lambda image: model.apply(variables, image, method="encode_image"))(image)
-    report(record_property, "ViT-B embedding", difference(ours[0], reference.encode(image[0])), 1e-4)
+    report(
+        record_property, "ViT-B embedding", difference(ours[0], reference.encode(image[0])), 1e-4
+    )
     check_prompts(reference, model, variables, record_property)

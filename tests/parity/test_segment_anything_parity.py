@@ -76,12 +76,16 @@ def assert_same(found, wanted, path=""):
 
 
 def test_the_predictor_example(theirs, checkpoint):
-    found, wanted = (predictor_example(sa, checkpoint, IMAGES[0]) for sa in (segment_anything, theirs))
+    found, wanted = (
+        predictor_example(sa, checkpoint, IMAGES[0]) for sa in (segment_anything, theirs)
+    )
     assert_same(found, wanted)
 
 
 def test_the_batched_example(torch, theirs, checkpoint):
-    found, wanted = (batched_example(sa, torch, checkpoint, IMAGES) for sa in (segment_anything, theirs))
+    found, wanted = (
+        batched_example(sa, torch, checkpoint, IMAGES) for sa in (segment_anything, theirs)
+    )
     found.pop("drawn"), wanted.pop("drawn")
     assert_same(found, wanted)
 
@@ -96,7 +100,8 @@ def test_where_torch_has_no_such_device_tensors_are_on_the_cpu(torch, checkpoint
 def test_the_generator_example(theirs, checkpoint, overlap):
     """Masks of drawn weights cover the picture: suppression leaves few; without it (1.0) all are compared."""
     found, wanted = (
-        generator_example(sa, checkpoint, IMAGES[0], box_nms_thresh=overlap) for sa in (segment_anything, theirs)
+        generator_example(sa, checkpoint, IMAGES[0], box_nms_thresh=overlap)
+        for sa in (segment_anything, theirs)
     )
     for ours, official in zip(found[:2], wanted[:2], strict=True):
         assert len(ours) == len(official) > 0

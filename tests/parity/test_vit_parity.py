@@ -29,7 +29,9 @@ def reference(model):
     return transformers.ViTForImageClassification(config).eval()
 
 
-@pytest.mark.parametrize("options", [{"name": "vit_tiny"}, {"name": "vit_debug", "classes": 13, "epsilon": 1e-12}])
+@pytest.mark.parametrize(
+    "options", [{"name": "vit_tiny"}, {"name": "vit_debug", "classes": 13, "epsilon": 1e-12}]
+)
 def test_logits_and_files_both_ways(options, tmp_path, record_property):
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
@@ -39,7 +41,9 @@ def test_logits_and_files_both_ways(options, tmp_path, record_property):
     variables = drawn_variables(model, init_classifier)
     theirs.save_pretrained(tmp_path)
     write_checkpoint(tmp_path / "model.safetensors", variables, family="huggingface", metadata={})
-    loaded, report = type(theirs).from_pretrained(tmp_path, attn_implementation="eager", output_loading_info=True)
+    loaded, report = type(theirs).from_pretrained(
+        tmp_path, attn_implementation="eager", output_loading_info=True
+    )
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     loaded.save_pretrained(tmp_path / "again")
     found = read_checkpoint(tmp_path / "again" / "model.safetensors").variables(variables)

@@ -66,7 +66,9 @@ def _weights(low, extent, bins, length, samples):
     count = samples if samples > 0 else int(torch.ceil(extent / bins))
     weights = torch.zeros(bins, length, dtype=low.dtype)
     if count > 0:
-        place = torch.arange(bins)[:, None] * (extent / bins) + (torch.arange(count) + 0.5) * (extent / bins / count)
+        place = torch.arange(bins)[:, None] * (extent / bins) + (torch.arange(count) + 0.5) * (
+            extent / bins / count
+        )
         at = low + place
         inside = ((at >= -1) & (at <= length)) / count
         at = at.clamp(0, length - 1)
@@ -104,7 +106,11 @@ def _modules() -> dict[str, types.ModuleType]:
         importlib.import_module("torchvision")
     finally:
         sys.path.remove(folder)
-        modules = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "torchvision"}
+        modules = {
+            name: sys.modules.pop(name)
+            for name in list(sys.modules)
+            if name.split(".")[0] == "torchvision"
+        }
     if not compiled():
         _LIBRARY.impl("nms", _nms, "CPU")  # it brought a kernel of its own for shapes alone
         _LIBRARY.impl("roi_align", roi_align, "CompositeImplicitAutograd")

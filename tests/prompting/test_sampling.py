@@ -47,7 +47,9 @@ def test_points_are_uniform_over_the_pixels_of_the_region():
 TRUTH = np.zeros((4, 5), bool)
 TRUTH[1, 1:4] = True
 SAID = np.zeros((4, 5), bool)
-SAID[1, 3] = SAID[2, 0:2] = SAID[:, 4] = True  # right on one cell, misses two, two too many, and a column of padding
+SAID[1, 3] = SAID[2, 0:2] = SAID[:, 4] = (
+    True  # right on one cell, misses two, two too many, and a column of padding
+)
 CONTENT = np.ones((4, 5), bool)
 CONTENT[:, 4] = False
 click = jax.jit(correction, static_argnums=(4, 5, 6))
@@ -84,11 +86,15 @@ def test_a_perfect_prediction_is_confirmed_on_the_object():
 
 def test_a_perfect_prediction_may_be_confirmed_beside_the_object():
     """sam2: a background click, inside the picture; an imperfect prediction is corrected as ever."""
-    points, labels = click(jax.random.key(3), many(TRUTH), many(TRUTH), many(CONTENT), STRIDE, 0.0, "background")
+    points, labels = click(
+        jax.random.key(3), many(TRUTH), many(TRUTH), many(CONTENT), STRIDE, 0.0, "background"
+    )
     assert (labels == 0).all()
     counts, beside = pixel_counts(points, TRUTH.shape), pixels(CONTENT & ~TRUTH)
     assert (counts[~beside] == 0).all() and is_uniform(counts[beside])
-    points, _ = click(jax.random.key(3), many(SAID), many(TRUTH), many(CONTENT), STRIDE, 0.0, "background")
+    points, _ = click(
+        jax.random.key(3), many(SAID), many(TRUTH), many(CONTENT), STRIDE, 0.0, "background"
+    )
     assert (pixel_counts(points, TRUTH.shape)[~pixels((TRUTH ^ SAID) & CONTENT)] == 0).all()
     with pytest.raises(ValueError, match="when_perfect 'nowhere'.*object, background"):
         correction(jax.random.key(0), SAID, TRUTH, CONTENT, STRIDE, when_perfect="nowhere")
@@ -116,7 +122,9 @@ def test_normal_box_noise_is_a_tenth_of_the_side():
     np.testing.assert_allclose(shift.std(0), [6, 4, 6, 4], rtol=4 / (2 * DRAWS) ** 0.5)
     for column, std in zip(shift.T, [6, 4, 6, 4], strict=True):
         assert scipy.stats.kstest(column / std, "norm").pvalue > 1e-3
-    assert np.abs(np.corrcoef(shift.T) - np.eye(4)).max() < 4 / DRAWS**0.5  # four independent coordinates
+    assert (
+        np.abs(np.corrcoef(shift.T) - np.eye(4)).max() < 4 / DRAWS**0.5
+    )  # four independent coordinates
 
 
 def test_normal_box_noise_is_capped():
@@ -127,7 +135,9 @@ def test_normal_box_noise_is_capped():
     assert np.abs(moved([300, 100, 700, 500], "normal", cap=3.0)).max() == 3
 
 
-@pytest.mark.parametrize("box, bounds", [([300, 200, 360, 240], [6, 4, 6, 4]), ([300, 100, 700, 500], [20] * 4)])
+@pytest.mark.parametrize(
+    "box, bounds", [([300, 200, 360, 240], [6, 4, 6, 4]), ([300, 100, 700, 500], [20] * 4)]
+)
 def test_uniform_box_noise(box, bounds):
     shift = moved(box, "uniform")
     for column, bound in zip(shift.T, bounds, strict=True):

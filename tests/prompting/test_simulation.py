@@ -83,7 +83,9 @@ def test_clicks_stay_in_a_picture_that_ends_within_a_cell():
     @jax.jit
     def two_rounds(first_key, key):
         session = play.first_prompt(first_key, (SIDE, SIDE))
-        return session, play.prompted(key, session.replace(low_res=said), 1, jnp.zeros((1, 2000), bool))
+        return session, play.prompted(
+            key, session.replace(low_res=said), 1, jnp.zeros((1, 2000), bool)
+        )
 
     first, second = jax.device_get(two_rounds(jax.random.key(1), jax.random.key(2)))
     assert first.points[..., 0].max() == second.points[:, :, 1, 0].max() == 12
@@ -92,7 +94,9 @@ def test_clicks_stay_in_a_picture_that_ends_within_a_cell():
 
 def test_an_object_that_is_not_there_gets_no_point():
     truth = np.zeros((1, 50, LOSS_SIDE, LOSS_SIDE), bool)
-    session = jax.jit(lambda key: simulator(truth=truth).first_prompt(key, (SIDE, SIDE)))(jax.random.key(0))
+    session = jax.jit(lambda key: simulator(truth=truth).first_prompt(key, (SIDE, SIDE)))(
+        jax.random.key(0)
+    )
     assert (np.asarray(session.labels) == -1).all()
 
 
@@ -114,7 +118,9 @@ def test_one_empty_round_at_a_random_place_and_one_last():
     ],
 )
 def test_empty_rounds_by_option(options, places, each):
-    empty = np.asarray(jax.jit(simulator(rounds=Rounds(**options), prompts=500).empty_rounds)(jax.random.key(0)))[0]
+    empty = np.asarray(
+        jax.jit(simulator(rounds=Rounds(**options), prompts=500).empty_rounds)(jax.random.key(0))
+    )[0]
     assert (empty.sum(1) == each).all()
     assert np.flatnonzero(empty.any(0)).tolist() == list(places)
 
@@ -122,13 +128,23 @@ def test_empty_rounds_by_option(options, places, each):
 def test_too_few_rounds():
     with pytest.raises(ValueError, match="2 rounds cannot hold.*at least 3"):
         Rounds(count=2)
-    with pytest.raises(ValueError, match="rounds.when_perfect is 'never'; choose one of object, background"):
+    with pytest.raises(
+        ValueError, match="rounds.when_perfect is 'never'; choose one of object, background"
+    ):
         Rounds(when_perfect="never")
 
 
 def test_sam2_differs_where_it_does():
-    assert (SAM2_ROUNDS.count, SAM2_ROUNDS.empty_random, SAM2_ROUNDS.empty_last) == (8, False, False)
-    assert (SAM2_ROUNDS.box_noise, SAM2_ROUNDS.truth_rate, SAM2_ROUNDS.box_multimask) == ("uniform", 0.1, False)
+    assert (SAM2_ROUNDS.count, SAM2_ROUNDS.empty_random, SAM2_ROUNDS.empty_last) == (
+        8,
+        False,
+        False,
+    )
+    assert (SAM2_ROUNDS.box_noise, SAM2_ROUNDS.truth_rate, SAM2_ROUNDS.box_multimask) == (
+        "uniform",
+        0.1,
+        False,
+    )
     assert SAM2_ROUNDS.when_perfect == "background"
 
 
@@ -153,7 +169,9 @@ class Watched:
     def _answer(self, fed_back, shapes, session):
         rng = np.random.default_rng(len(self.asked))
         self.asked.append((jax.tree.map(np.asarray, session), fed_back))
-        self.said.append((rng.normal(size=shapes[0].shape).astype("f4"), rng.random(shapes[1].shape, np.float32)))
+        self.said.append(
+            (rng.normal(size=shapes[0].shape).astype("f4"), rng.random(shapes[1].shape, np.float32))
+        )
         return self.said[-1]
 
     def score(self, logits, iou, truth):
@@ -187,8 +205,12 @@ def test_a_session_is_one_plus_eight_plus_two_rounds(session):
     assert not used[:, -1].any()
     for index, (asked, _) in enumerate(session.asked):
         assert (asked.labels[:, :, index + 1 :] == -1).all()  # no click comes early
-        np.testing.assert_array_equal(asked.labels[:, :, : index + 1], final.labels[:, :, : index + 1])  # or goes away
-        np.testing.assert_array_equal(asked.points[:, :, : index + 1], final.points[:, :, : index + 1])
+        np.testing.assert_array_equal(
+            asked.labels[:, :, : index + 1], final.labels[:, :, : index + 1]
+        )  # or goes away
+        np.testing.assert_array_equal(
+            asked.points[:, :, : index + 1], final.points[:, :, : index + 1]
+        )
         np.testing.assert_array_equal(asked.boxes, final.boxes)
 
 
@@ -205,9 +227,13 @@ def test_the_most_trusted_logits_are_fed_back(session):
     logits, iou = session.said[0]
     trusted = 1 + np.asarray(iou[0, :, 1:]).argmax(-1)
     assert len(set(trusted)) == 3  # the draw covers all three
-    np.testing.assert_array_equal(session.asked[1][0].low_res[0], np.asarray(logits)[0, np.arange(12), trusted])
+    np.testing.assert_array_equal(
+        session.asked[1][0].low_res[0], np.asarray(logits)[0, np.arange(12), trusted]
+    )
     for index in range(2, 11):
-        np.testing.assert_array_equal(session.asked[index][0].low_res, session.said[index - 1][0][:, :, 0])
+        np.testing.assert_array_equal(
+            session.asked[index][0].low_res, session.said[index - 1][0][:, :, 0]
+        )
 
 
 def test_clicks_fall_where_the_fed_back_mask_was_wrong(session):
@@ -233,7 +259,9 @@ def test_sam2_boxes_get_a_single_mask():
 
     loss = jax.jit(PromptableLoss())
     truth = simulator(prompts=12).truth
-    three, single = (np.asarray(loss(logits, iou, truth)["loss"]) for logits, iou in watched.scored[:2])
+    three, single = (
+        np.asarray(loss(logits, iou, truth)["loss"]) for logits, iou in watched.scored[:2]
+    )
     np.testing.assert_allclose(first["loss"], np.where(has_box, single, three), rtol=1e-5)
 
 
@@ -295,7 +323,9 @@ def test_scan_is_the_sum_of_its_rounds(full):
         losses = [terms["loss"]]
         empty = play.empty_rounds(empty_key)
         for index in range(1, 5):
-            session = play.prompted(jax.random.fold_in(round_key, index), session, index, empty[:, :, index])
+            session = play.prompted(
+                jax.random.fold_in(round_key, index), session, index, empty[:, :, index]
+            )
             session, terms = play.later_round(context, session)
             losses.append(terms["loss"])
         return sum(loss.sum() for loss in losses)
@@ -325,7 +355,9 @@ def test_recomputing_rounds_changes_nothing(full, sampled):
 
 def rounds_asked(session):
     """The round that asks, where every round brings a click: [B, P]."""
-    return jnp.max(jnp.where(session.labels != -1, jnp.arange(session.labels.shape[-1]), 0), axis=-1)
+    return jnp.max(
+        jnp.where(session.labels != -1, jnp.arange(session.labels.shape[-1]), 0), axis=-1
+    )
 
 
 def test_sampled_rounds_are_drawn_uniformly():

@@ -23,7 +23,9 @@ from segjax.training.optimizer import parameter_path
 
 pytestmark = [
     pytest.mark.tpu_compiler,
-    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install 'segjax[tpu]'"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install 'segjax[tpu]'"
+    ),
 ]
 HERE = pathlib.Path(__file__).resolve().parent
 EXPERIMENTS = HERE.parents[1] / "experiments"
@@ -68,7 +70,9 @@ def test_parameters_lie_where_the_golden_tables_say(name, slice_name):
         if hasattr(node, "mu")
     ]
     assert moments and all(
-        jax.tree.map(lambda p: p.spec, m) == of_params for node in moments for m in (node.mu, node.nu)
+        jax.tree.map(lambda p: p.spec, m) == of_params
+        for node in moments
+        for m in (node.mu, node.nu)
     )
 
 
@@ -96,17 +100,30 @@ def test_a_chip_holds_the_step(name, slice_name, flags, ceiling):
 
 def test_weights_are_gathered_in_half_precision():
     found = compiled("sam/sa1b_vit_h", "v5e-256")
-    gathered = {c.dtype: a.bytes for c, a in found.traffic.collectives.items() if c.kind == "all-gather"}
+    gathered = {
+        c.dtype: a.bytes for c, a in found.traffic.collectives.items() if c.kind == "all-gather"
+    }
     assert gathered["bf16"] > 10 * gathered.get("f32", 0)
 
 
 def test_gradients_are_reduced_in_the_type_that_is_asked_for():
-    options = ("--config.batch_size=64", "--config.model.scan=true", "--config.mesh.data=1", "--config.mesh.fsdp=4")
+    options = (
+        "--config.batch_size=64",
+        "--config.model.scan=true",
+        "--config.mesh.data=1",
+        "--config.mesh.fsdp=4",
+    )
     bytes_of = {}
     for dtype in ("", "float32"):
         found = compiled("mae/imagenet_b", "v5e-4", *options, f"--config.mesh.reduce_dtype={dtype}")
-        reduced = [(c, a) for c, a in found.traffic.collectives.items() if c.kind in ("reduce-scatter", "all-reduce")]
-        bytes_of[dtype] = {of: sum(a.bytes for c, a in reduced if c.dtype == of) for of in ("bf16", "f32")}
+        reduced = [
+            (c, a)
+            for c, a in found.traffic.collectives.items()
+            if c.kind in ("reduce-scatter", "all-reduce")
+        ]
+        bytes_of[dtype] = {
+            of: sum(a.bytes for c, a in reduced if c.dtype == of) for of in ("bf16", "f32")
+        }
     assert bytes_of[""]["bf16"] > 10 * bytes_of[""]["f32"]
     assert bytes_of["float32"]["f32"] > 10 * bytes_of["float32"]["bf16"]
 
@@ -119,11 +136,20 @@ def test_the_attention_kernel_compiles_in_a_step(tmp_path):
         "--config.mesh.floor=256",
         "--config.model.dtype=bfloat16",
     )
-    flags += ("--config.model.attention=pallas", "--config.model.canvas=256", "--config.model.remat=full")
+    flags += (
+        "--config.model.attention=pallas",
+        "--config.model.canvas=256",
+        "--config.model.remat=full",
+    )
     program = tmp_path / "program.txt"
     found = compile_step(
-        *experiment("sam/sa1b_vit_b", *flags, variant="debug"), parse_slice("v5e-4"), quick=True, text=str(program)
+        *experiment("sam/sa1b_vit_b", *flags, variant="debug"),
+        parse_slice("v5e-4"),
+        quick=True,
+        text=str(program),
     )
     assert found.fits, found.refusal
-    called = re.findall(r"splash_mha_(\w+?)_(?:no_)?residuals\S* = .*tpu_custom_call", program.read_text())
+    called = re.findall(
+        r"splash_mha_(\w+?)_(?:no_)?residuals\S* = .*tpu_custom_call", program.read_text()
+    )
     assert sorted(called) == ["dkv", "fwd", "fwd"]

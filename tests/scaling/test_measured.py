@@ -36,7 +36,11 @@ def test_a_step_on_one_device_two_and_two_that_share_the_parameters():
     ]
     assert one.loss == pytest.approx(two.loss, rel=1e-5) == pytest.approx(split.loss, rel=1e-5)
     assert len(one.seconds) == 3 and min(one.seconds) > 0
-    assert (one.executed, two.executed, split.executed) == (OPERATIONS, OPERATIONS / 2, OPERATIONS / 2)
+    assert (one.executed, two.executed, split.executed) == (
+        OPERATIONS,
+        OPERATIONS / 2,
+        OPERATIONS / 2,
+    )
 
     assert not one.traffic.collectives and split.traffic.collectives
     parameters = INPUTS * HIDDEN + HIDDEN + HIDDEN + 1
@@ -62,7 +66,9 @@ def test_what_muon_does_with_whole_parameters_every_device_does():
 def test_devices_share_the_rates_of_the_machine():
     """4 devices: a quarter of the rates each; what one sends is read and written, at the memory's rate."""
     exchange = {Collective("all-gather", "f32", 4): Amount(3, 4 / 3 * 1e9)}
-    found = Measured({"data": 2, "fsdp": 2}, 8, (3.0, 2.0, 2.5), 1.25, 20e9, Traffic(exchange, 2.5e9), RATES)
+    found = Measured(
+        {"data": 2, "fsdp": 2}, 8, (3.0, 2.0, 2.5), 1.25, 20e9, Traffic(exchange, 2.5e9), RATES
+    )
     assert found.devices == 4 and found.step == 2.5
     assert found.times == StepTimes(*(pytest.approx(seconds) for seconds in (1.0, 0.5, 0.4, 0.0)))
     first = Measured({"data": 1, "fsdp": 1}, 8, (2.0,), 1.25, 80e9, Traffic({}, 10e9), RATES)
@@ -73,7 +79,9 @@ def test_devices_share_the_rates_of_the_machine():
 
 def test_rates_are_operations_and_bytes_by_the_clock(monkeypatch):
     """By a clock that says .5 s of a call: 2 * 64 ** 3 operations, and 1 MiB read and as much written."""
-    monkeypatch.setattr("segjax.scaling.measured._seconds", lambda call, repeats: [9.0, *[0.5] * (repeats - 1)])
+    monkeypatch.setattr(
+        "segjax.scaling.measured._seconds", lambda call, repeats: [9.0, *[0.5] * (repeats - 1)]
+    )
     rates = measured_rates(width=64, mib=1, repeats=2)
     assert rates == Rates(products=2 * 64**3 / 0.5, memory=2 * 2**20 / 0.5)
 
@@ -82,8 +90,13 @@ def test_rates_are_operations_and_bytes_by_the_clock(monkeypatch):
 def test_the_tool_prints_a_row_of_each_number_of_devices():
     def run(*flags):
         command = [sys.executable, TOOL, "--config=experiments/mae/quickstart.py:debug", *flags]
-        paths = {"PYTHONPATH": str(TOOL.parents[1]), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles faster
-        return subprocess.run(command, cwd=TOOL.parents[1], env=os.environ | paths, capture_output=True, text=True)
+        paths = {
+            "PYTHONPATH": str(TOOL.parents[1]),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        }  # compiles faster
+        return subprocess.run(
+            command, cwd=TOOL.parents[1], env=os.environ | paths, capture_output=True, text=True
+        )
 
     ended = run("--devices=1,2", "--fsdp", "--steps=2", "--config.mesh.unsharded_tolerance=0.5")
     assert ended.returncode == 0, ended.stderr

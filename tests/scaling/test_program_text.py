@@ -23,7 +23,8 @@ def test_exchanges_are_counted_as_often_as_they_run():
 def test_what_crosses_slices_is_told_apart():
     """Two slices of four chips: groups of the inner axis stay inside, the sum over all chips does not."""
     crossing = {
-        collective.kind: collective.crosses for collective in read_traffic(PROGRAM, chips=8, slices=2).collectives
+        collective.kind: collective.crosses
+        for collective in read_traffic(PROGRAM, chips=8, slices=2).collectives
     }
     assert crossing == {"all-gather": False, "reduce-scatter": False, "all-reduce": True}
 
@@ -40,7 +41,10 @@ def test_what_hosts_exchange_between_slices_counts():
     )
     found = read_traffic(text, chips=8, slices=2).collectives
     between = Collective("all-reduce", "bf16", 2, crosses=True)
-    assert found[between] == Amount(1, 5 * 8 * 128 * 2) and between.sent(found[between].bytes) == 5 * 8 * 128 * 2
+    assert (
+        found[between] == Amount(1, 5 * 8 * 128 * 2)
+        and between.sent(found[between].bytes) == 5 * 8 * 128 * 2
+    )
 
 
 def test_memory_traffic_takes_slices_and_updates_for_what_they_are():
@@ -75,7 +79,8 @@ def test_a_kernel_reads_its_operands_and_writes_its_results():
 
 
 @pytest.mark.parametrize(
-    "kind, sent", [("all-gather", 75), ("reduce-scatter", 75), ("all-reduce", 150), ("collective-permute", 100)]
+    "kind, sent",
+    [("all-gather", 75), ("reduce-scatter", 75), ("all-reduce", 150), ("collective-permute", 100)],
 )
 def test_bytes_sent_around_a_ring_of_four(kind, sent):
     assert Collective(kind, "f32", 4).sent(100) == sent
@@ -145,6 +150,8 @@ ENTRY %main (x: bf16[4,8], w: f32[24,8,16], i: s32[], g: f32[24,8,16], p: f32[8,
 
 def test_a_slice_inside_of_a_fusion_or_of_one_in_it_reads_no_more_than_itself():
     block = 4 * 8 * 16
-    product = 2 * 4 * 8 + block + 4 + 2 * 4 * 16  # rows, one block's weights, the turn's number, the result
+    product = (
+        2 * 4 * 8 + block + 4 + 2 * 4 * 16
+    )  # rows, one block's weights, the turn's number, the result
     update = block + block + block  # one block's gradient, the old and the new parameters
     assert read_traffic(NESTED, chips=1).memory_bytes == product + update

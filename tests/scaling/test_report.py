@@ -45,7 +45,9 @@ def test_operations_of_a_convolution():
     convolve = lambda x, k: jax.lax.conv_general_dilated(
         x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    assert operations(jax.make_jaxpr(convolve)(image, kernel).jaxpr) == 2 * (2 * 8 * 8 * 7) * (3 * 3 * 3)
+    assert operations(jax.make_jaxpr(convolve)(image, kernel).jaxpr) == 2 * (2 * 8 * 8 * 7) * (
+        3 * 3 * 3
+    )
 
 
 @pytest.mark.parametrize("mesh", [(), (4, 2)])
@@ -55,7 +57,9 @@ def test_operations_of_a_kernel_on_one_device_and_on_eight(mesh):
     loss = lambda q, k, v: attention(q, k, v, impl="pallas").sum()
     shapes = lambda batch: [jax.ShapeDtypeStruct((batch, *rest), jnp.float32) for rest in SEQUENCES]
     with (
-        jax.set_mesh(jax.make_mesh(mesh, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)) if mesh else nullcontext()
+        jax.set_mesh(jax.make_mesh(mesh, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2))
+        if mesh
+        else nullcontext()
     ):
         forward = jax.make_jaxpr(loss)(*shapes(8)).jaxpr
         backward = jax.make_jaxpr(jax.grad(loss, range(3)))(*shapes(8)).jaxpr
@@ -71,7 +75,11 @@ def test_times_are_amounts_over_rates():
     times = step_times(SLICE.chip, 19.7e12, Traffic(EXCHANGES, 16.38e9))
     # 1e9 bytes over two links of 50e9; 1e8 bytes summed over two slices are 1e8 sent, at 3.125e9.
     assert times == StepTimes(*(pytest.approx(seconds) for seconds in (0.1, 0.02, 0.01, 0.032)))
-    assert times.bound == "compute" and times.least == pytest.approx(0.1) and times.one_by_one == pytest.approx(0.162)
+    assert (
+        times.bound == "compute"
+        and times.least == pytest.approx(0.1)
+        and times.one_by_one == pytest.approx(0.162)
+    )
 
 
 def test_the_report_says_what_fits_and_what_binds(monkeypatch):
@@ -81,11 +89,18 @@ def test_the_report_says_what_fits_and_what_binds(monkeypatch):
         "v5e-16: 16 chips, 4 x 4, 15.75 GiB a chip; mesh data 1, fsdp 16; 32 images a step, 2 a chip"
     )
     assert "peak            4.00  of 15.75: fits" in said
-    assert "all-gather bf16 of 16" in said and "1017.3" in said and "953.7" in said  # MiB whole, MiB sent
+    assert (
+        "all-gather bf16 of 16" in said and "1017.3" in said and "953.7" in said
+    )  # MiB whole, MiB sent
     assert "all-reduce f32 of 2 between slices" in said
-    assert "compute     100.00 ms  <- the longest" in said and "at least 100.0 ms (320 images/s), 162.0 ms" in said
+    assert (
+        "compute     100.00 ms  <- the longest" in said
+        and "at least 100.0 ms (320 images/s), 162.0 ms" in said
+    )
     assert "nothing was run" in said and "12 s on this machine's CPU with jax 1.0" in said
-    row = "| x | v5e-16 | 1 x 16 | 2 | 1.00 | 3.00 | 4.00 | 33, 1.02 GiB | 12 | 100 / 20 / 42 | 100 |"
+    row = (
+        "| x | v5e-16 | 1 x 16 | 2 | 1.00 | 3.00 | 4.00 | 33, 1.02 GiB | 12 | 100 / 20 / 42 | 100 |"
+    )
     assert table_row("x", FOUND) == row and FOUND.fits
 
 

@@ -25,7 +25,9 @@ def test_names_of_slices(name, kind, shape):
 def test_every_slice_is_found_by_its_name_and_has_that_many_chips():
     for name in known_slices():
         found, number = parse_slice(name), int(name.split("-")[1])
-        assert found.name == name and found.chips == (number // 2 if found.kind in ("v4", "v5p") else number)
+        assert found.name == name and found.chips == (
+            number // 2 if found.kind in ("v4", "v5p") else number
+        )
     assert str(parse_slice("v5p-128")) == "v5p-128: 64 chips, 4 x 4 x 4"
     two = parse_slice("v5e-256", 2)
     assert two.chips == 512 and str(two) == "v5e-256 x 2: 512 chips, 16 x 16 each"

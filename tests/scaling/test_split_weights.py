@@ -21,7 +21,9 @@ def exchanged():
     places = state_shardings(params, mesh, floor=64 * 64)
     loss = lambda params, x: jnp.mean(jnp.sin(MODEL.apply({"params": params}, x)))
     with jax.set_mesh(mesh):
-        step = jax.jit(jax.grad(loss), in_shardings=(places, batch_sharding(mesh)), out_shardings=places)
+        step = jax.jit(
+            jax.grad(loss), in_shardings=(places, batch_sharding(mesh)), out_shardings=places
+        )
         text = step.lower(params, X).compile().as_text()
     found = {}
     for collective, amount in read_traffic(text, chips=8).collectives.items():

@@ -51,11 +51,17 @@ def test_a_few_steps_on_one_batch_make_every_stage_s_loss_fall():
     for _ in range(12):
         heads, state, metrics = step(drawn, heads, state)
         rows.append({name: float(value) / 2 for name, value in metrics.items()})
-    terms = {"rpn_scores", "rpn_boxes", *(f"{name}_{stage}" for name in ("classes", "boxes") for stage in range(3))}
+    terms = {
+        "rpn_scores",
+        "rpn_boxes",
+        *(f"{name}_{stage}" for name in ("classes", "boxes") for stage in range(3)),
+    }
     assert set(rows[0]) == {*terms, "loss", "dropped", "proposals"}
     assert rows[0]["loss"] == pytest.approx(sum(rows[0][name] for name in terms), rel=1e-5)
     for stage in range(3):
-        assert rows[0][f"classes_{stage}"] == pytest.approx(np.log(6), rel=1e-5), "five classes and the background"
+        assert rows[0][f"classes_{stage}"] == pytest.approx(np.log(6), rel=1e-5), (
+            "five classes and the background"
+        )
         assert rows[-1][f"classes_{stage}"] < 0.7 * rows[0][f"classes_{stage}"], rows
         assert 0 < rows[-1][f"boxes_{stage}"] < rows[0][f"boxes_{stage}"], rows
     assert rows[-1]["loss"] < rows[0]["loss"] - 1, rows
@@ -69,6 +75,8 @@ def test_the_miniature_trains_and_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(sharding, "make_mesh", lambda data, fsdp: one)
     config = miniature()
     state = train(make_task(config), config, tmp_path)
-    assert int(state.step) == 2 and all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    assert int(state.step) == 2 and all(
+        jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)
+    )
     rows = (tmp_path / "metrics.jsonl").read_text()
     assert '"boxes_2"' in rows and '"segm/AP50"' in rows

@@ -40,7 +40,9 @@ def variables_of(task):
 
 
 def one_device():
-    return jax.make_mesh((1, 1), BATCH_AXES, (AxisType.Auto, AxisType.Auto), devices=jax.devices()[:1])
+    return jax.make_mesh(
+        (1, 1), BATCH_AXES, (AxisType.Auto, AxisType.Auto), devices=jax.devices()[:1]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,9 @@ def probing():
 
 def outcome_of(task):
     def outcome(variables, batch):
-        objective = lambda params: task.loss(variables | {"params": params}, batch, jax.random.key(1), True)[:2]
+        objective = lambda params: task.loss(
+            variables | {"params": params}, batch, jax.random.key(1), True
+        )[:2]
         return jax.value_and_grad(objective, has_aux=True)(variables["params"])
 
     return outcome
@@ -63,12 +67,18 @@ def outcome_of(task):
 
 def make_batch(count=8):
     weight = np.array([1.0] * (count - 1) + [0.0], np.float32)
-    return {"image": pictures(64, count), "weight": weight, "label": np.arange(count, dtype=np.int32) % 5}
+    return {
+        "image": pictures(64, count),
+        "weight": weight,
+        "label": np.arange(count, dtype=np.int32) % 5,
+    }
 
 
 def assert_same(ours, theirs, tolerance=1e-5):
     """To a tolerance of the largest gradient, and of each number."""
-    ((loss, weight), gradient), ((their_loss, their_weight), their_gradient) = jax.device_get((ours, theirs))
+    ((loss, weight), gradient), ((their_loss, their_weight), their_gradient) = jax.device_get(
+        (ours, theirs)
+    )
     np.testing.assert_allclose((loss, weight), (their_loss, their_weight), rtol=tolerance)
     largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(their_gradient))
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * largest)
@@ -95,8 +105,12 @@ def test_one_device_and_eight_agree_mixed_pictures_and_placeholders_included(tas
 
 def test_nothing_is_mixed_or_smoothed_in_evaluation(task):
     variables, batch = variables_of(task), make_batch()
-    loss, _, metrics = jax.jit(lambda v, b: task.loss(v, b, jax.random.key(1), False))(variables, batch)
-    logits = np.asarray(jax.jit(lambda v, x: task.model.apply(v, x))(variables, batch["image"]), np.float64)
+    loss, _, metrics = jax.jit(lambda v, b: task.loss(v, b, jax.random.key(1), False))(
+        variables, batch
+    )
+    logits = np.asarray(
+        jax.jit(lambda v, x: task.model.apply(v, x))(variables, batch["image"]), np.float64
+    )
     chances = np.exp(logits - logits.max(1, keepdims=True))
     chances /= chances.sum(1, keepdims=True)
     want = -np.log(chances[np.arange(7), batch["label"][:7]])
@@ -127,7 +141,10 @@ def test_layer_decay_reaches_every_module_as_the_paper_counts_them():
         "encoder/patch_embed/kernel",
         "encoder/patch_embed/bias",
     }
-    assert found["encoder/trunk/block_0/qkv/kernel"] == 2 and found["encoder/trunk/block_1/norm_2/scale"] == 1
+    assert (
+        found["encoder/trunk/block_0/qkv/kernel"] == 2
+        and found["encoder/trunk/block_1/norm_2/scale"] == 1
+    )
     assert found["encoder/fc_norm/scale"] == found["head/kernel"] == 0
 
 
@@ -139,15 +156,24 @@ def mae_file(tmp_path_factory):
     return path
 
 
-def test_a_run_starts_from_a_mae_with_standardised_features_and_keeps_them_frozen(mae_file, tmp_path, caplog, probing):
+def test_a_run_starts_from_a_mae_with_standardised_features_and_keeps_them_frozen(
+    mae_file, tmp_path, caplog, probing
+):
     """Closed form: over the pictures that the statistics are of, standardised features have mean 0 and variance 1."""
     settings = config(frozen=True)
     settings.init_from = f"mae:{mae_file}"
     one = one_device()
-    probing.init = lambda key: drawn_variables(probing.model, init_classifier)  # drawing takes long to compile
+    probing.init = lambda key: drawn_variables(
+        probing.model, init_classifier
+    )  # drawing takes long to compile
     with Checkpoints(tmp_path / "run") as checkpoints, caplog.at_level("INFO", "segjax"):
-        state = first_state(probing, settings, make_program(probing, settings, one), checkpoints, None)
-    assert "frozen encoder from the MAE in" in caplog.text and "nothing resized; the head is fresh" in caplog.text
+        state = first_state(
+            probing, settings, make_program(probing, settings, one), checkpoints, None
+        )
+    assert (
+        "frozen encoder from the MAE in" in caplog.text
+        and "nothing resized; the head is fresh" in caplog.text
+    )
     assert "standardised over 6 training pictures" in caplog.text
     mae = flatten(drawn_variables(build_mae("mae_debug", depth=1), init_mae)["params"]["encoder"])
     found = flatten(state.constants["encoder"])
@@ -176,7 +202,8 @@ def test_other_grids_patches_and_pools_are_resized_and_said(mae_file, caplog):
     with caplog.at_level("INFO", "segjax"):
         found = task.pretrained("mae", str(mae_file), shapes_of(task.model))["params"]["encoder"]
     assert (
-        "bicubically resized: positions from (4, 4) to (6, 6) patches; the norm behind the mean and the" in caplog.text
+        "bicubically resized: positions from (4, 4) to (6, 6) patches; the norm behind the mean and the"
+        in caplog.text
     )
     assert "norm" not in found and not found["pos_embed"][0].any()
     weights = cubic_weights(4, 6)
@@ -192,8 +219,13 @@ def test_encoders_of_classifiers_are_taken_alike(tmp_path):
     model = {"model": {"name": "vit_debug", "depth": 1, "frozen": True}}
     write_checkpoint(tmp_path / "frozen.safetensors", frozen, metadata=model)
     task = make_task(config())
-    for name, encoder in (("whole.pth", whole["params"]), ("frozen.safetensors", frozen["constants"])):
-        found = task.pretrained("mae", str(tmp_path / name), shapes_of(task.model))["params"]["encoder"]
+    for name, encoder in (
+        ("whole.pth", whole["params"]),
+        ("frozen.safetensors", frozen["constants"]),
+    ):
+        found = task.pretrained("mae", str(tmp_path / name), shapes_of(task.model))["params"][
+            "encoder"
+        ]
         jax.tree.map(np.testing.assert_array_equal, found, encoder["encoder"])
 
 
@@ -213,11 +245,19 @@ def test_a_checkpoint_with_other_classes_says_how_to_go_on(mae_file, tmp_path):
         said = r"its head knows 3 classes, not 5: set config.model.classes=3; config.init_from='mae:PATH' takes its enc"
         with pytest.raises(CheckpointError, match=said):
             start(config(), tmp_path / name, tmp_path)
-    with pytest.raises(CheckpointError, match="of facebookresearch/mae; expected ViT; an encoder starts from it with"):
+    with pytest.raises(
+        CheckpointError,
+        match="of facebookresearch/mae; expected ViT; an encoder starts from it with",
+    ):
         start(config(), mae_file, tmp_path)
-    with pytest.raises(CheckpointError, match="expected one whose encoder is frozen; an encoder starts from it with"):
+    with pytest.raises(
+        CheckpointError,
+        match="expected one whose encoder is frozen; an encoder starts from it with",
+    ):
         start(config(frozen=True), tmp_path / "three.pth", tmp_path)
-    with pytest.raises(CheckpointError, match="2 missing: statistics/mean .*'mae:PATH' takes its enc"):
+    with pytest.raises(
+        CheckpointError, match="2 missing: statistics/mean .*'mae:PATH' takes its enc"
+    ):
         start(config(frozen=True, classes=3), tmp_path / "three.safetensors", tmp_path)
 
 
@@ -225,12 +265,17 @@ def test_what_cannot_be_classified_is_said(tmp_path):
     settings = config()
     settings.data.label = "record"
     with pytest.raises(
-        ValueError, match="no picture of 'synthetic', split 'train' has a class: its records carry no la"
+        ValueError,
+        match="no picture of 'synthetic', split 'train' has a class: its records carry no la",
     ):
         make_task(settings).batches("train", batch_size=2)
-    with pytest.raises(ValueError, match="'synthetic' has 5 classes, the model 4; set config.model.classes=5"):
+    with pytest.raises(
+        ValueError, match="'synthetic' has 5 classes, the model 4; set config.model.classes=5"
+    ):
         make_task(config(classes=4)).batches("train", batch_size=2)
-    with pytest.raises(ValueError, match="from its own checkpoints or from a MAE, 'mae:PATH'; got 'dino:x'"):
+    with pytest.raises(
+        ValueError, match="from its own checkpoints or from a MAE, 'mae:PATH'; got 'dino:x'"
+    ):
         make_task(config()).pretrained("dino", "x", {})
 
 
@@ -242,7 +287,10 @@ def test_a_completed_config_spells_out_the_model_and_means_the_same():
         True,
         "float32",
     )
-    assert completed(full).to_dict() == full.to_dict() and make_task(full).model == make_task(config(frozen=True)).model
+    assert (
+        completed(full).to_dict() == full.to_dict()
+        and make_task(full).model == make_task(config(frozen=True)).model
+    )
 
 
 def test_the_recipes_are_the_paper_s():
@@ -250,11 +298,28 @@ def test_the_recipes_are_the_paper_s():
     base, large = classification_config(), fine_tuning(classification_config(), "l")
     assert (base.total_steps, base.optimizer.warmup_steps, base.batch_size) == (125_113, 6255, 1024)
     assert base.optimizer.base_lr * base.batch_size / 256 == pytest.approx(2e-3)
-    assert (base.optimizer.layer_decay, base.model.drop_path, base.optimizer.final_lr) == (0.65, 0.1, 1e-6)
-    assert (base.mix.mixup, base.mix.cutmix, base.mix.switch, base.mix.smoothing) == (0.8, 1.0, 0.5, 0.1)
-    assert (large.total_steps, large.optimizer.layer_decay, large.model.drop_path) == (62_556, 0.75, 0.2)
+    assert (base.optimizer.layer_decay, base.model.drop_path, base.optimizer.final_lr) == (
+        0.65,
+        0.1,
+        1e-6,
+    )
+    assert (base.mix.mixup, base.mix.cutmix, base.mix.switch, base.mix.smoothing) == (
+        0.8,
+        1.0,
+        0.5,
+        0.1,
+    )
+    assert (large.total_steps, large.optimizer.layer_decay, large.model.drop_path) == (
+        62_556,
+        0.75,
+        0.2,
+    )
     linear = probe(classification_config(), "b")
-    assert (linear.total_steps, linear.optimizer.warmup_steps, linear.optimizer.name) == (7037, 781, "lars")
+    assert (linear.total_steps, linear.optimizer.warmup_steps, linear.optimizer.name) == (
+        7037,
+        781,
+        "lars",
+    )
     assert linear.optimizer.base_lr * linear.batch_size / 256 == pytest.approx(6.4)
     assert linear.model.frozen and linear.model.pool == "token" and not linear.mix.smoothing
 
@@ -263,8 +328,12 @@ def test_pictures_may_be_resized_by_the_devices():
     settings = config()
     settings.data.crop.frame = 64
     framed = make_task(settings)
-    host, device = (next(task.batches("train", batch_size=4, seed=3)) for task in (make_task(config()), framed))
+    host, device = (
+        next(task.batches("train", batch_size=4, seed=3)) for task in (make_task(config()), framed)
+    )
     assert device["image"].shape == (4, 64, 86, 3) and (device["label"] == host["label"]).all()
     placed = {name: rows for name, rows in device.items() if name != "index"}
-    shapes = jax.eval_shape(lambda v, b: framed.loss(v, b, jax.random.key(0), True), shapes_of(framed.model), placed)
+    shapes = jax.eval_shape(
+        lambda v, b: framed.loss(v, b, jax.random.key(0), True), shapes_of(framed.model), placed
+    )
     assert shapes[0].shape == ()

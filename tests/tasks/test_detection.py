@@ -36,7 +36,9 @@ def miniature(**model):
 def compiled(task):
     def outcome(params, constants, batch, key):
         def objective(params):
-            loss, weight, metrics = task.loss({"params": params, "constants": constants}, batch, key, True)
+            loss, weight, metrics = task.loss(
+                {"params": params, "constants": constants}, batch, key, True
+            )
             return loss / jnp.maximum(weight, 1), (weight, metrics)
 
         return jax.value_and_grad(objective, has_aux=True)(params)
@@ -65,7 +67,9 @@ def batch(task):
 
 def measured(task, variables, batch, key=0):
     """(loss a picture, weight, sums of metrics, gradient)."""
-    outcome = compiled(task)(variables["params"], variables["constants"], batch, jax.random.key(key))
+    outcome = compiled(task)(
+        variables["params"], variables["constants"], batch, jax.random.key(key)
+    )
     (loss, (weight, metrics)), gradient = jax.device_get(outcome)
     return loss, weight, metrics, gradient
 
@@ -84,14 +88,26 @@ def test_the_loss_is_the_sum_of_the_terms_whatever_the_number_of_pictures(task, 
 
 
 @pytest.mark.parametrize("there", ["nothing", "crowds"])
-def test_without_objects_boxes_masks_and_keypoints_are_exactly_nothing(task, variables, batch, there):
-    empty = batch | ({"valid": np.zeros_like(batch["valid"])} if there == "nothing" else {"crowd": batch["valid"]})
+def test_without_objects_boxes_masks_and_keypoints_are_exactly_nothing(
+    task, variables, batch, there
+):
+    empty = batch | (
+        {"valid": np.zeros_like(batch["valid"])}
+        if there == "nothing"
+        else {"crowd": batch["valid"]}
+    )
     loss, _, metrics, gradient = measured(task, variables, empty)
     assert metrics["rpn_boxes"] == metrics["boxes"] == metrics["masks"] == metrics["keypoints"] == 0
     assert metrics["rpn_scores"] > 0 and metrics["classes"] > 0 and np.isfinite(loss)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-    assert not any(leaf.any() for head in ("mask_head", "keypoint_head") for leaf in jax.tree.leaves(gradient[head]))
-    assert any(leaf.any() for leaf in jax.tree.leaves(gradient["backbone"])), "what is there is background"
+    assert not any(
+        leaf.any()
+        for head in ("mask_head", "keypoint_head")
+        for leaf in jax.tree.leaves(gradient[head])
+    )
+    assert any(leaf.any() for leaf in jax.tree.leaves(gradient["backbone"])), (
+        "what is there is background"
+    )
 
 
 def test_boxes_without_extent_and_joints_outside_do_no_harm(task, variables, batch):
@@ -101,7 +117,9 @@ def test_boxes_without_extent_and_joints_outside_do_no_harm(task, variables, bat
     assert np.isfinite(loss) and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     # Known, but nowhere near the boxes; or near, but not known.
     for joints in (batch["keypoints"] + [1000, 0, 0], batch["keypoints"] * [1, 1, 0]):
-        _, _, metrics, gradient = measured(task, variables, batch | {"keypoints": joints.astype(np.float32)})
+        _, _, metrics, gradient = measured(
+            task, variables, batch | {"keypoints": joints.astype(np.float32)}
+        )
         assert metrics["keypoints"] == 0 and metrics["masks"] > 0
         assert not any(leaf.any() for leaf in jax.tree.leaves(gradient["keypoint_head"]))
 
@@ -109,15 +127,24 @@ def test_boxes_without_extent_and_joints_outside_do_no_harm(task, variables, bat
 def test_a_placeholder_counts_for_nothing(task, variables, batch):
     one = {name: rows[:1] for name, rows in batch.items()}
     # What it holds is a picture with objects: its weight alone says that it is none.
-    full = batch | {"weight": np.array([1, 0], np.float32), "dropped": np.array([batch["dropped"][0], 7], np.int32)}
-    blank = {name: np.concatenate([rows[:1], np.zeros_like(rows[:1])]) for name, rows in batch.items()}
+    full = batch | {
+        "weight": np.array([1, 0], np.float32),
+        "dropped": np.array([batch["dropped"][0], 7], np.int32),
+    }
+    blank = {
+        name: np.concatenate([rows[:1], np.zeros_like(rows[:1])]) for name, rows in batch.items()
+    }
     blank["size"] = batch["size"]
     loss, weight, metrics, gradient = measured(task, variables, full)
-    alone, one_picture, of_one = jax.jit(task.loss, static_argnums=3)(variables, one, jax.random.key(0), True)
+    alone, one_picture, of_one = jax.jit(task.loss, static_argnums=3)(
+        variables, one, jax.random.key(0), True
+    )
     assert weight == one_picture == 1 and of_one["masks"] > 0
     assert loss == pytest.approx(float(alone), rel=1e-4)
     of_one = {name: float(value) for name, value in of_one.items()}
-    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(of_one, rel=1e-4)
+    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
+        of_one, rel=1e-4
+    )
     same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     jax.tree.map(same, gradient, measured(task, variables, blank)[3])
 
@@ -146,7 +173,10 @@ def test_a_few_steps_on_one_batch_make_the_loss_fall(task, variables, batch):
 def test_the_same_seed_gives_the_same_bytes_and_all_batches_one_program(task, variables):
     def run():
         with task.batches("train", batch_size=2, seed=5) as batches:
-            some = [{name: rows for name, rows in next(batches).items() if name != "index"} for _ in range(4)]
+            some = [
+                {name: rows for name, rows in next(batches).items() if name != "index"}
+                for _ in range(4)
+            ]
         assert len({int(each["valid"].sum()) for each in some}) > 1
         return trained(task, variables, some)[0]
 
@@ -171,20 +201,30 @@ def test_perfect_answers_are_measured_as_perfect_in_the_pictures_own_pixels(monk
     def perfect(variables, batch):
         rows = {name: np.asarray(batch[name]) for name in ("size", "original", "weight", "example")}
         places = task.model.detections
-        rows |= {"boxes": np.zeros((len(batch["size"]), places, 4)), "scores": np.ones((len(batch["size"]), places))}
-        rows |= {"labels": np.ones((len(batch["size"]), places), int), "valid": np.zeros(rows["scores"].shape, bool)}
+        rows |= {
+            "boxes": np.zeros((len(batch["size"]), places, 4)),
+            "scores": np.ones((len(batch["size"]), places)),
+        }
+        rows |= {
+            "labels": np.ones((len(batch["size"]), places), int),
+            "valid": np.zeros(rows["scores"].shape, bool),
+        }
         rows["keypoints"] = np.zeros((*rows["scores"].shape, len(JOINTS), 2))
         rows["masks"] = np.zeros((*rows["scores"].shape, 28, 28))
         for row, index in enumerate(rows["example"]):
             objects = records[int(index)]["objects"] if rows["weight"][row] else {"rle": []}
-            for place, (box, rle) in enumerate(zip(objects.get("box", []), objects["rle"], strict=True)):
+            for place, (box, rle) in enumerate(
+                zip(objects.get("box", []), objects["rle"], strict=True)
+            ):
                 rows["boxes"][row, place], rows["valid"][row, place] = box / 2, True
                 rows["keypoints"][row, place] = objects["keypoints"][place, :, :2] / 2
                 rows["masks"][row, place] = mask_cells_of_box(decode_mask(rle, 128, 128), box, 28)
         return rows
 
     monkeypatch.setattr(task, "_detect", perfect)
-    monkeypatch.setattr("segjax.tasks.record_task.check_variables", lambda *arguments, **options: None)
+    monkeypatch.setattr(
+        "segjax.tasks.record_task.check_variables", lambda *arguments, **options: None
+    )
     numbers, pictures = task.evaluate({}, mesh=make_mesh(8, 1))
     assert numbers["bbox/AP"] == numbers["keypoints/AP"] == numbers["segm/AP50"] == 1
     assert 0 < numbers["boundary/AP"] < 1, "28 x 28 cells do not hold an outline"
@@ -202,12 +242,21 @@ def test_the_loss_of_the_evaluation_is_training_s_over_all_pictures(task, variab
     config = miniature()
     config.eval.loss = True
     measuring = make_task(config)
-    nothing = {"boxes": (4,), "scores": (), "labels": (), "valid": (), "masks": (28, 28), "keypoints": (len(JOINTS), 3)}
+    nothing = {
+        "boxes": (4,),
+        "scores": (),
+        "labels": (),
+        "valid": (),
+        "masks": (28, 28),
+        "keypoints": (len(JOINTS), 3),
+    }
     empty = lambda variables, batch: (
         {name: np.zeros((2, 1, *shape)) for name, shape in nothing.items()}
         | {name: np.asarray(batch[name]) for name in ("size", "original", "weight", "example")}
     )
-    monkeypatch.setattr(measuring, "_detect", lambda *given: empty(*given) | {"valid": np.zeros((2, 1), bool)})
+    monkeypatch.setattr(
+        measuring, "_detect", lambda *given: empty(*given) | {"valid": np.zeros((2, 1), bool)}
+    )
     shares = measuring.detection_scores(variables, mesh=make_mesh(1, 1, jax.devices()[:1])).shares
     expected = pictures = 0
     for number, batch in enumerate(measuring.batches("eval", batch_size=2)):
@@ -217,7 +266,9 @@ def test_the_loss_of_the_evaluation_is_training_s_over_all_pictures(task, variab
         (loss, (weight, _)), _ = jax.device_get(outcome)
         expected, pictures = expected + loss * weight, pictures + weight
     assert pictures == 3 and shares["eval_loss"] == pytest.approx(expected / 3, rel=1e-4)
-    assert shares["eval_loss"] == pytest.approx(sum(shares[name] for name in shares if "/" in name), rel=1e-4)
+    assert shares["eval_loss"] == pytest.approx(
+        sum(shares[name] for name in shares if "/" in name), rel=1e-4
+    )
     assert {f"eval_loss/{name}" for name in TERMS} == {name for name in shares if "/" in name}
 
 
@@ -229,9 +280,13 @@ def test_training_and_measuring_may_have_canvases_of_their_own():
     for split, hw in (("train", (64, 96)), ("eval", (32, 64))):
         with task.batches(split, batch_size=2) as batches:
             assert next(batches)["image"].shape == (2, *hw, 3)
-    assert make_task(miniature()).canvas("train") == make_task(miniature()).canvas("eval") == (64, 64)
+    assert (
+        make_task(miniature()).canvas("train") == make_task(miniature()).canvas("eval") == (64, 64)
+    )
     small, large = make_task(miniature()).operations(), task.operations()
-    assert small[1] == "float32" and 1 < large[0] / small[0] < 1.5  # half as many cells more, and as many samples
+    assert (
+        small[1] == "float32" and 1 < large[0] / small[0] < 1.5
+    )  # half as many cells more, and as many samples
 
 
 def test_pictures_that_lie_and_that_stand_have_batches_and_canvases_of_their_own(monkeypatch):
@@ -243,7 +298,11 @@ def test_pictures_that_lie_and_that_stand_have_batches_and_canvases_of_their_own
     joints = np.full((1, len(JOINTS), 3), 20, np.float32)
     records = [record_of([mask], image_id=str(n), keypoints=joints) for n, mask in enumerate(masks)]
     monkeypatch.setattr("segjax.tasks.record_task.records_of", lambda *given, **options: records)
-    assert task.canvas("train") == (32, 64) and task.programs == 2 and make_task(miniature()).programs == 1
+    assert (
+        task.canvas("train") == (32, 64)
+        and task.programs == 2
+        and make_task(miniature()).programs == 1
+    )
     with task.batches("train", batch_size=2) as batches:
         for batch in (next(batches) for _ in range(4)):
             standing = bool(batch["index"][0] % 2)
@@ -254,7 +313,9 @@ def test_pictures_that_lie_and_that_stand_have_batches_and_canvases_of_their_own
     config.data.augment.quarter_turns = True
     with pytest.raises(ValueError, match="by_orientation.*quarter_turns turns them afterwards"):
         make_task(config)
-    assert isinstance(task.maker("train"), CopyPaste) and not isinstance(task.maker("eval"), CopyPaste)
+    assert isinstance(task.maker("train"), CopyPaste) and not isinstance(
+        task.maker("eval"), CopyPaste
+    )
 
 
 def test_operations_are_three_passes_over_a_picture_and_its_samples(task):
@@ -265,7 +326,9 @@ def test_operations_are_three_passes_over_a_picture_and_its_samples(task):
 def test_what_does_not_fit_is_said():
     with pytest.raises(ValueError, match="has 1 classes, the model 3; set config.model.classes=1"):
         make_task(miniature(classes=3)).batches("train", batch_size=2)
-    with pytest.raises(ValueError, match="has 7 keypoints, the model 2; set config.model.keypoints=7 or prepare"):
+    with pytest.raises(
+        ValueError, match="has 7 keypoints, the model 2; set config.model.keypoints=7 or prepare"
+    ):
         make_task(miniature(keypoints=2)).batches("train", batch_size=2)
     config = miniature()
     config.samples.regions = 3

@@ -23,7 +23,11 @@ from segjax.weights.checkpoint import write_checkpoint
 
 NAMES, IDS = ("cat", "dog", "owl"), (3, 5, 9)
 # By picture: category id and x, y, width, height of its rectangles.
-OBJECTS = ([(9, (4, 6, 20, 12)), (3, (30, 10, 16, 24))], [(5, (2, 2, 30, 20))], [(3, (8, 8, 12, 12))])
+OBJECTS = (
+    [(9, (4, 6, 20, 12)), (3, (30, 10, 16, 24))],
+    [(5, (2, 2, 30, 20))],
+    [(3, (8, 8, 12, 12))],
+)
 HW = (40, 60)
 
 
@@ -31,14 +35,26 @@ HW = (40, 60)
 def raw(tmp_path_factory):
     """A COCO-format folder with one split."""
     folder = tmp_path_factory.mktemp("raw")
-    images = [dict(id=n, file_name=f"{n}.png", height=HW[0], width=HW[1]) for n in range(1, len(OBJECTS) + 1)]
+    images = [
+        dict(id=n, file_name=f"{n}.png", height=HW[0], width=HW[1])
+        for n in range(1, len(OBJECTS) + 1)
+    ]
     annotations = []
     for image, objects in zip(images, OBJECTS, strict=True):
-        Image.fromarray(np.full((*HW, 3), 80 * image["id"], np.uint8)).save(folder / image["file_name"])
+        Image.fromarray(np.full((*HW, 3), 80 * image["id"], np.uint8)).save(
+            folder / image["file_name"]
+        )
         for category, (x, y, width, height) in objects:
             outline = [x, y, x + width, y, x + width, y + height, x, y + height]
-            row = dict(id=len(annotations) + 1, image_id=image["id"], category_id=category, segmentation=[outline])
-            annotations.append(row | dict(bbox=[x, y, width, height], area=width * height, iscrowd=0))
+            row = dict(
+                id=len(annotations) + 1,
+                image_id=image["id"],
+                category_id=category,
+                segmentation=[outline],
+            )
+            annotations.append(
+                row | dict(bbox=[x, y, width, height], area=width * height, iscrowd=0)
+            )
     categories = [dict(id=number, name=name) for number, name in zip(IDS, NAMES, strict=True)]
     content = dict(images=images, annotations=annotations, categories=categories)
     (folder / "instances_val.json").write_text(json.dumps(content))
@@ -57,7 +73,10 @@ def perfect(raw, label_of, surplus=()):
     label_of: by category id. surplus: labels of further answers in the first picture's corner.
     """
     truth = COCO(raw / "instances_val.json")
-    boxes, labels = np.zeros((len(truth.imgs), 8, 4), np.float32), np.zeros((len(truth.imgs), 8), np.int32)
+    boxes, labels = (
+        np.zeros((len(truth.imgs), 8, 4), np.float32),
+        np.zeros((len(truth.imgs), 8), np.int32),
+    )
     for row, number in enumerate(truth.imgs):
         for place, annotation in enumerate(truth.imgToAnns[number]):
             x, y, width, height = annotation["bbox"]
@@ -70,7 +89,12 @@ def perfect(raw, label_of, surplus=()):
         number, found = batch["example"], jnp.asarray(labels)[batch["example"]]
         scale = jnp.tile((batch["size"] / batch["original"])[:, ::-1], 2)
         rows = dict(boxes=jnp.asarray(boxes)[number] * scale[:, None])
-        rows |= dict(labels=found, valid=found > 0, scores=1.0 * (found > 0), masks=jnp.ones((*found.shape, 28, 28)))
+        rows |= dict(
+            labels=found,
+            valid=found > 0,
+            scores=1.0 * (found > 0),
+            masks=jnp.ones((*found.shape, 28, 28)),
+        )
         return rows | {name: batch[name] for name in ("size", "original", "weight", "example")}
 
     return detected
@@ -85,8 +109,19 @@ def measured(prepared, variables, tmp_path, classes=None, options=()):
     """What `segjax eval` writes of a file with nine labels. classes: what it says of them."""
     metadata = {"model": dict(name="maskrcnn_debug", classes=9, keypoints=0)}
     path, out = tmp_path / "detector.safetensors", tmp_path / "out"
-    write_checkpoint(path, variables, metadata=metadata | ({"classes": classes} if classes else {}), canvas=64)
-    words = ["--checkpoint", str(path), "--data", prepared, "--out", str(out), "--config.eval.batch_size=2", *options]
+    write_checkpoint(
+        path, variables, metadata=metadata | ({"classes": classes} if classes else {}), canvas=64
+    )
+    words = [
+        "--checkpoint",
+        str(path),
+        "--data",
+        prepared,
+        "--out",
+        str(out),
+        "--config.eval.batch_size=2",
+        *options,
+    ]
     assert main(["eval", *words]) == 0
     for picture in ("detections.png", "confusion.png", "precision_recall.png"):
         assert np.asarray(Image.open(out / picture)).ndim == 3
@@ -96,16 +131,22 @@ def measured(prepared, variables, tmp_path, classes=None, options=()):
 
 def test_labels_may_be_the_categories_own_numbers(raw, prepared, variables, tmp_path, monkeypatch):
     """As torchvision's detectors of COCO have them; an answer of a number that was never given is told."""
-    monkeypatch.setattr(Detection, "_detected", perfect(raw, dict(zip(IDS, IDS, strict=True)), surplus=[4]))
+    monkeypatch.setattr(
+        Detection, "_detected", perfect(raw, dict(zip(IDS, IDS, strict=True)), surplus=[4])
+    )
     numbers = measured(prepared, variables, tmp_path)
     # torchvision's rule of pasting moves a mask's edge by up to a pixel, of 12.
-    assert all(0.8 < numbers[name] < 1 for name in numbers if re.fullmatch("segm/A[PR][1s]?0*", name))
+    assert all(
+        0.8 < numbers[name] < 1 for name in numbers if re.fullmatch("segm/A[PR][1s]?0*", name)
+    )
     whole = ("AP50", "AP75")
     perfect_numbers = {f"segm/{name}": 1 for name in whole} | {
         f"bbox/{name}": 1 for name in ("AP", *whole, "APs", "AR1")
     }
     perfect_numbers |= {"detections_full": 0, "left_out": 1 / 5}
-    assert {name: numbers[name] for name in perfect_numbers} == pytest.approx(perfect_numbers), "one answer of five"
+    assert {name: numbers[name] for name in perfect_numbers} == pytest.approx(perfect_numbers), (
+        "one answer of five"
+    )
     assert numbers["per_class"]["bbox"] == pytest.approx(dict.fromkeys(NAMES, 1))
 
 
@@ -135,11 +176,16 @@ def test_masks_that_a_sam_has_drawn_are_measured(raw, prepared, variables, tmp_p
     assert seen == [((*HW, 3), 80, 2), ((*HW, 3), 160, 1), ((*HW, 3), 240, 1)]
 
 
-def test_a_loss_is_of_the_model_s_own_classes_in_their_order(prepared, variables, monkeypatch, capsys, tmp_path):
+def test_a_loss_is_of_the_model_s_own_classes_in_their_order(
+    prepared, variables, monkeypatch, capsys, tmp_path
+):
     options = ["--config.eval.loss=True"]
     with pytest.raises(AssertionError):
         measured(prepared, variables, tmp_path, options=options)
-    assert "has 3 classes, the model 9, so that training's loss cannot be measured" in capsys.readouterr().err
+    assert (
+        "has 3 classes, the model 9, so that training's loss cannot be measured"
+        in capsys.readouterr().err
+    )
     task = make_task(as_variant(detection_config(), "debug"))
     task.data["source"], task.eval["loss"], task.eval["label_names"] = prepared, True, NAMES[::-1]
     task.model = build_model("maskrcnn_debug", classes=3, keypoints=0)
@@ -150,17 +196,26 @@ def test_a_loss_is_of_the_model_s_own_classes_in_their_order(prepared, variables
 
 def test_boxes_alone_are_enough_for_the_masks_of_a_sam(prepared):
     task = make_task(as_variant(detection_config(), "debug"))
-    task.data["source"], model = prepared, build_model("maskrcnn_debug", classes=3, keypoints=0, mask_convs=0)
+    task.data["source"], model = (
+        prepared,
+        build_model("maskrcnn_debug", classes=3, keypoints=0, mask_convs=0),
+    )
     whole = encode_mask(np.ones(HW, bool))
     refine = lambda image, found: found._replace(masks=[whole] * len(found.boxes))
     measurement = Measurement(model, task.data, task.eval, refine)
-    row = dict(boxes=np.array([[[0, 0, 60, 40]]]), scores=np.ones((1, 1)), labels=np.ones((1, 1), int))
-    row |= dict(valid=np.ones((1, 1)) > 0, weight=np.ones(1), size=np.array([HW]), original=np.array([HW]))
+    row = dict(
+        boxes=np.array([[[0, 0, 60, 40]]]), scores=np.ones((1, 1)), labels=np.ones((1, 1), int)
+    )
+    row |= dict(
+        valid=np.ones((1, 1)) > 0, weight=np.ones(1), size=np.array([HW]), original=np.array([HW])
+    )
     measurement.add(row | dict(example=np.zeros(1, int)))
     assert set(measurement.outcome().kinds) == {"bbox", "segm"}
 
 
-def test_names_that_the_checkpoint_has_count_for_more(raw, prepared, variables, tmp_path, monkeypatch, caplog):
+def test_names_that_the_checkpoint_has_count_for_more(
+    raw, prepared, variables, tmp_path, monkeypatch, caplog
+):
     """A detector of other data, which has two of the classes, under other numbers; and a picture breaks."""
     names = ["owl", "cat", *(f"thing {n}" for n in range(7))]
     monkeypatch.setattr(Detection, "_detected", perfect(raw, {9: 1, 3: 2, 5: 5}))
@@ -170,7 +225,9 @@ def test_names_that_the_checkpoint_has_count_for_more(raw, prepared, variables, 
         return usual(example, record | {"image": b""} if record["image_id"] == "3" else record, rng)
 
     monkeypatch.setattr(DetectionExample, "__call__", breaking)
-    numbers = measured(prepared, variables, tmp_path, dict(categories=names, category_ids=list(range(9))))
+    numbers = measured(
+        prepared, variables, tmp_path, dict(categories=names, category_ids=list(range(9)))
+    )
     # The dog is no class of the detector's: its AP is 0. The one cat of two that was seen: precision 1 up to recall .5,
     # which are 51 of the 101 recalls.
     assert numbers["bbox/AP"] == pytest.approx((51 / 101 + 0 + 1) / 3)
@@ -199,7 +256,9 @@ def test_what_does_not_fit_is_said(prepared):
     config = as_variant(detection_config(), "debug")
     config.data.update(source=prepared, train_split="val")
     config.model.classes = 9
-    with pytest.raises(ValueError, match=r"has 3 classes, the model 9; set config.model.classes=3.*'detector:PATH'"):
+    with pytest.raises(
+        ValueError, match=r"has 3 classes, the model 9; set config.model.classes=3.*'detector:PATH'"
+    ):
         make_task(config).batches("train", batch_size=2)
     said = r"has 3 classes \(cat, dog, owl\), the model 7 \(a, b, c, d, e, ...\), and no name is in both.* largest is 7"
     with pytest.raises(ValueError, match=said):
@@ -216,8 +275,13 @@ def test_what_was_not_prepared_is_told(raw, tmp_path, capsys):
     assert main(["prepare", "coco", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     say_what_was_left_out(str(tmp_path / "out"), "two")
     said = capsys.readouterr().err
-    assert "was prepared without 1 images of two: image has no objects" in said and "--keep-empty" in said
-    with pytest.raises(ValueError, match="has no split 'val' to measure on; choose --split one or --split two"):
+    assert (
+        "was prepared without 1 images of two: image has no objects" in said
+        and "--keep-empty" in said
+    )
+    with pytest.raises(
+        ValueError, match="has no split 'val' to measure on; choose --split one or --split two"
+    ):
         evaluation_config({"model": {"name": "maskrcnn_debug"}}, str(tmp_path / "out"), None, [])
 
 
@@ -227,9 +291,18 @@ def test_data_without_keypoints_measures_the_rest(prepared):
     assert model.keypoints and model.classes == 3
     measurement = Measurement(model, task.data, task.eval)
     row = dict(
-        boxes=np.zeros((1, 1, 4)), scores=np.zeros((1, 1)), labels=np.ones((1, 1), int), valid=np.ones((1, 1)) > 0
+        boxes=np.zeros((1, 1, 4)),
+        scores=np.zeros((1, 1)),
+        labels=np.ones((1, 1), int),
+        valid=np.ones((1, 1)) > 0,
     )
-    row |= dict(masks=np.ones((1, 1, 28, 28)), keypoints=np.zeros((1, 1, model.keypoints, 3)), weight=np.ones(1))
-    measurement.add(row | dict(size=np.array([HW]), original=np.array([HW]), example=np.zeros(1, int)))
+    row |= dict(
+        masks=np.ones((1, 1, 28, 28)),
+        keypoints=np.zeros((1, 1, model.keypoints, 3)),
+        weight=np.ones(1),
+    )
+    measurement.add(
+        row | dict(size=np.array([HW]), original=np.array([HW]), example=np.zeros(1, int))
+    )
     numbers = measurement.outcome().short()
     assert {name.split("/")[0] for name in numbers} == {"bbox", "segm", "detections_full", "unread"}

@@ -25,7 +25,9 @@ def truth(*boxes, categories=None, crowd=(), places=4):
     numbers = np.zeros(places, np.int32)
     numbers[: len(boxes)] = range(len(boxes)) if categories is None else categories
     number = np.arange(places)
-    return dict(boxes=padded, categories=numbers, valid=number < len(boxes), crowd=np.isin(number, crowd))
+    return dict(
+        boxes=padded, categories=numbers, valid=number < len(boxes), crowd=np.isin(number, crowd)
+    )
 
 
 def drawn(targets):
@@ -36,7 +38,9 @@ def drawn(targets):
 
 
 def test_anchors_are_objects_background_or_neither():
-    anchors = np.float32([OBJECT, [0.0, 0.0, 10.0, 16.0], [0.0, 5.0, 10.0, 25.0], [30.0, 30.0, 35.0, 35.0]])
+    anchors = np.float32(
+        [OBJECT, [0.0, 0.0, 10.0, 16.0], [0.0, 5.0, 10.0, 25.0], [30.0, 30.0, 35.0, 35.0]]
+    )
     found = anchor_targets(KEY, anchors, truth(OBJECT), samples=8)
     # IoUs 1, .625 (neither), 50 / 250 and 0.
     assert drawn(found) == ([0], [2, 3])
@@ -60,7 +64,11 @@ def test_a_crowd_is_neither_object_nor_background():
 @pytest.mark.parametrize("make", [anchor_targets, region_targets])
 def test_a_picture_without_objects_has_background_alone(make):
     boxes = np.float32([OBJECT, OTHER])
-    options = dict(samples=4) if make is anchor_targets else dict(found=np.array([True, False]), samples=4)
+    options = (
+        dict(samples=4)
+        if make is anchor_targets
+        else dict(found=np.array([True, False]), samples=4)
+    )
     found = make(KEY, boxes, truth=truth(), **options)
     negatives = 2 if make is anchor_targets else 1
     found = jax.device_get(found)
@@ -69,15 +77,21 @@ def test_a_picture_without_objects_has_background_alone(make):
 
 
 def test_regions_are_proposals_and_the_objects_themselves():
-    proposals = np.float32([[0.0, 0.0, 10.0, 12.0], [0.0, 0.0, 10.0, 25.0], [40.0, 40.0, 60.0, 60.0]])
+    proposals = np.float32(
+        [[0.0, 0.0, 10.0, 12.0], [0.0, 0.0, 10.0, 25.0], [40.0, 40.0, 60.0, 60.0]]
+    )
     there = np.array([True, True, False])
-    found = region_targets(KEY, proposals, there, truth(OBJECT, OTHER, categories=[4, 2]), samples=16)
+    found = region_targets(
+        KEY, proposals, there, truth(OBJECT, OTHER, categories=[4, 2]), samples=16
+    )
     found = jax.device_get(found)
     rows = zip(found.boxes, found.labels, found.valid, strict=True)
     rows = {tuple(box): int(label) for box, label, valid in rows if valid}
     # The third proposal is padding, but the second object's own box is the same; the second's IoU is .4.
     assert rows == {tuple(OBJECT): 5, tuple(OTHER): 3, (0, 0, 10, 12): 5, (0, 0, 10, 25): 0}
-    assert (found.labels[:3] > 0).all() and not found.labels[3:].any(), "those that show an object come first"
+    assert (found.labels[:3] > 0).all() and not found.labels[3:].any(), (
+        "those that show an object come first"
+    )
     for row in range(3):
         decoded = decode_boxes(found.deltas[row], found.boxes[row], STAGES[0].weights)
         np.testing.assert_allclose(decoded, [OBJECT, OTHER][int(found.matched[row])], atol=1e-4)
@@ -85,7 +99,9 @@ def test_regions_are_proposals_and_the_objects_themselves():
 
 def test_a_quarter_of_the_regions_at_most_show_objects_and_crowds_none():
     proposals = np.tile(np.float32([OBJECT, [30.0, 0.0, 40.0, 10.0], CROWD]), (20, 1))
-    found = region_targets(KEY, proposals, np.ones(60, bool), truth(OBJECT, CROWD, crowd=(1,)), samples=16)
+    found = region_targets(
+        KEY, proposals, np.ones(60, bool), truth(OBJECT, CROWD, crowd=(1,)), samples=16
+    )
     found = jax.device_get(found)
     assert (found.labels > 0).sum() == 4 and found.valid.sum() == 16
     assert not np.any(np.all(found.boxes == CROWD, axis=1) & found.valid)
@@ -102,18 +118,26 @@ def test_nothing_flows_back_into_proposals():
 def test_later_stages_of_a_cascade_ask_for_more_overlap_and_draw_nothing():
     """The IoU of boxes as wide as OBJECT and h high is 10 / h, .645 and .588; that of the shifted one .8."""
     shifted = [10 / 9, 0.0, 100 / 9, 10.0]
-    boxes = np.float32([[0, 0, 10, 15.5], [0, 0, 10, 17], OBJECT, shifted, OTHER, CROWD, [5, 5, 5, 30], OBJECT])
+    boxes = np.float32(
+        [[0, 0, 10, 15.5], [0, 0, 10, 17], OBJECT, shifted, OTHER, CROWD, [5, 5, 5, 30], OBJECT]
+    )
     filled = np.arange(8) < 7
     wanted = truth(OBJECT, OTHER, CROWD, categories=[4, 2, 0], crowd=(2,))
     for stage, labels in ((STAGES[1], [5, 0, 5, 5, 3]), (STAGES[2], [0, 0, 5, 5, 3])):
         found = jax.device_get(refined_targets(boxes, filled, wanted, stage=stage))
         np.testing.assert_array_equal(found.boxes, boxes)
         assert found.labels[:5].tolist() == labels
-        assert found.valid.tolist() == [True] * 5 + [False] * 3, "in a crowd, without extent, not filled"
+        assert found.valid.tolist() == [True] * 5 + [False] * 3, (
+            "in a crowd, without extent, not filled"
+        )
         # The object lies a ninth of 10 pixels to the left, counted in sides.
         np.testing.assert_allclose(found.deltas[3], [-stage.weights[0] / 9, 0, 0, 0], atol=1e-5)
-        np.testing.assert_allclose(decode_boxes(found.deltas[0], boxes[0], stage.weights), OBJECT, atol=1e-4)
+        np.testing.assert_allclose(
+            decode_boxes(found.deltas[0], boxes[0], stage.weights), OBJECT, atol=1e-4
+        )
     empty = jax.device_get(refined_targets(boxes, filled, truth(), stage=STAGES[1]))
     assert (
-        not empty.labels.any() and empty.valid.tolist() == [True] * 6 + [False] * 2 and np.isfinite(empty.deltas).all()
+        not empty.labels.any()
+        and empty.valid.tolist() == [True] * 6 + [False] * 2
+        and np.isfinite(empty.deltas).all()
     )

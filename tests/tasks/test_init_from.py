@@ -48,22 +48,34 @@ def taken(path, **model):
 def files(tmp_path_factory, mae_variables):
     folder = tmp_path_factory.mktemp("mae")
     metadata = {"model": {"name": "mae_debug"}}
-    for name, family in (("ours.safetensors", None), ("theirs.safetensors", "huggingface"), ("official.pth", None)):
-        write_checkpoint(folder / name, mae_variables, family=family, metadata=metadata, canvas=MAE.canvas)
+    for name, family in (
+        ("ours.safetensors", None),
+        ("theirs.safetensors", "huggingface"),
+        ("official.pth", None),
+    ):
+        write_checkpoint(
+            folder / name, mae_variables, family=family, metadata=metadata, canvas=MAE.canvas
+        )
     return folder
 
 
 @pytest.mark.parametrize("name", ["ours.safetensors", "theirs.safetensors", "official.pth"])
-def test_on_the_same_grid_without_windows_sam_s_trunk_computes_what_mae_s_does(files, mae_variables, name):
+def test_on_the_same_grid_without_windows_sam_s_trunk_computes_what_mae_s_does(
+    files, mae_variables, name
+):
     """The patch tokens before MAE's last norm, without the class token, which SAM does not have."""
     model = build_sam("sam_debug", **GLOBAL)
     variables = drawn_variables(model, init_sam)
     encoder = variables["params"]["image_encoder"]
-    ours = {"params": variables["params"] | {"image_encoder": encoder | taken(files / name, **GLOBAL)}}
+    ours = {
+        "params": variables["params"] | {"image_encoder": encoder | taken(files / name, **GLOBAL)}
+    }
     ours["constants"] = variables["constants"]
     images, _ = inputs(MAE)
     trunk = lambda module, method: isinstance(module, ViT) and method == "__call__"
-    run = lambda v, x: model.apply(v, x, method="encode_image", capture_intermediates=trunk, mutable=["intermediates"])
+    run = lambda v, x: model.apply(
+        v, x, method="encode_image", capture_intermediates=trunk, mutable=["intermediates"]
+    )
     _, state = jax.jit(run)(ours, images)
     found = state["intermediates"]["image_encoder"]["trunk"]["__call__"][0]
 
@@ -71,7 +83,9 @@ def test_on_the_same_grid_without_windows_sam_s_trunk_computes_what_mae_s_does(f
 
     @jax.jit
     def by_hand(params, images):
-        x = PatchEmbed(MAE.width, MAE.patch).apply({"params": params["patch_embed"]}, normalise(images))
+        x = PatchEmbed(MAE.width, MAE.patch).apply(
+            {"params": params["patch_embed"]}, normalise(images)
+        )
         x = (x + sincos_positions(MAE.grid, MAE.width)).reshape(2, 16, MAE.width)
         return ViT(depth=MAE.depth, heads=MAE.heads).apply({"params": params["trunk"]}, x)
 
@@ -94,7 +108,9 @@ def test_a_projection_of_other_patches_is_resized(files, mae_variables):
     found = taken(files / "official.pth", patch=8)["patch_embed"]["kernel"]
     weights = cubic_weights(16, 8)
     kernel = mae_variables["params"]["encoder"]["patch_embed"]["kernel"]
-    np.testing.assert_allclose(found, np.einsum("ab,cd,bdik->acik", weights, weights, kernel), atol=1e-5)
+    np.testing.assert_allclose(
+        found, np.einsum("ab,cd,bdik->acik", weights, weights, kernel), atol=1e-5
+    )
 
 
 def start(init_from, tmp_path):
@@ -104,8 +120,12 @@ def start(init_from, tmp_path):
     config.init_from = init_from
     config.ema_decay = 0.5
     task = make_task(config)
-    task.init = lambda _: jax.tree.map(lambda x: jnp.full(x.shape, 7.0, x.dtype), shapes_of(task.model))
-    one = jax.make_mesh((1, 1), BATCH_AXES, (AxisType.Auto, AxisType.Auto), devices=jax.devices()[:1])
+    task.init = lambda _: jax.tree.map(
+        lambda x: jnp.full(x.shape, 7.0, x.dtype), shapes_of(task.model)
+    )
+    one = jax.make_mesh(
+        (1, 1), BATCH_AXES, (AxisType.Auto, AxisType.Auto), devices=jax.devices()[:1]
+    )
     with Checkpoints(tmp_path / "run") as checkpoints:
         return first_state(task, config, make_program(task, config, one), checkpoints, None)
 
@@ -129,12 +149,19 @@ def test_an_official_file_of_the_encoder_alone_will_do(tmp_path, mae_variables):
     from segjax.weights.torch_writer import write_torch
 
     state = TABLE.to_published(mae_variables, "official", canvas=64)
-    write_torch(tmp_path / "encoder.pth", {key: array for key, array in state.items() if "deco" not in key})
+    write_torch(
+        tmp_path / "encoder.pth", {key: array for key, array in state.items() if "deco" not in key}
+    )
     assert taken(tmp_path / "encoder.pth")["pos_embed"].shape == (1, 4, 4, 32)
     trained = state["pos_embed"] + np.arange(state["pos_embed"].shape[1], dtype=np.float32)[:, None]
     write_torch(tmp_path / "fine_tuned.pth", state | {"pos_embed": trained})
-    shift = taken(tmp_path / "fine_tuned.pth")["pos_embed"] - taken(tmp_path / "encoder.pth")["pos_embed"]
-    np.testing.assert_allclose(shift[0, ..., 0], 1 + np.arange(16).reshape(4, 4), atol=1e-5)  # the class token's is 0
+    shift = (
+        taken(tmp_path / "fine_tuned.pth")["pos_embed"]
+        - taken(tmp_path / "encoder.pth")["pos_embed"]
+    )
+    np.testing.assert_allclose(
+        shift[0, ..., 0], 1 + np.arange(16).reshape(4, 4), atol=1e-5
+    )  # the class token's is 0
     del state["blocks.1.mlp.fc1.weight"]
     write_torch(tmp_path / "damaged.pth", state)
     with pytest.raises(CheckpointError, match="1 missing: blocks.1.mlp.fc1.weight"):
@@ -142,7 +169,9 @@ def test_an_official_file_of_the_encoder_alone_will_do(tmp_path, mae_variables):
 
 
 def test_what_cannot_be_handed_over_is_said(files, tmp_path):
-    with pytest.raises(ValueError, match="of width 32 and depth 2, the SAM's of width 128 and depth 4; choose"):
+    with pytest.raises(
+        ValueError, match="of width 32 and depth 2, the SAM's of width 128 and depth 4; choose"
+    ):
         taken(files / "official.pth", name="sam_tiny")
     with pytest.raises(ValueError, match="attends with 2 heads, the SAM with 4"):
         taken(files / "ours.safetensors", heads=4)
@@ -151,11 +180,17 @@ def test_what_cannot_be_handed_over_is_said(files, tmp_path):
         write_checkpoint(tmp_path / name, variables, metadata={"model": {"name": "sam_debug"}})
         with pytest.raises(CheckpointError, match="leave out 'mae:'"):
             taken(tmp_path / name)
-    with pytest.raises(ValueError, match="from its own checkpoints or from a MAE, 'mae:PATH'; got 'dino:x'"):
+    with pytest.raises(
+        ValueError, match="from its own checkpoints or from a MAE, 'mae:PATH'; got 'dino:x'"
+    ):
         task_of().pretrained("dino", "x", {})
-    with pytest.raises(CheckpointError, match="holds a MAE of facebookresearch/mae; expected SAM; .*mae:PATH"):
+    with pytest.raises(
+        CheckpointError, match="holds a MAE of facebookresearch/mae; expected SAM; .*mae:PATH"
+    ):
         start(str(files / "official.pth"), tmp_path)
     config = reconstruction_config()
     config.model = {"name": "mae_debug"}
-    with pytest.raises(ValueError, match="a MAE starts from its own checkpoints: config.init_from = 'x'"):
+    with pytest.raises(
+        ValueError, match="a MAE starts from its own checkpoints: config.init_from = 'x'"
+    ):
         make_task(config).pretrained("mae", "x", {})

@@ -39,7 +39,9 @@ def expected(task):
 
 
 @pytest.mark.parametrize("name", ["ours.safetensors", "theirs.pth"])
-@pytest.mark.parametrize("model", [dict(classes=1), dict(classes=1, mask_convs=0), dict(keypoints=4)])
+@pytest.mark.parametrize(
+    "model", [dict(classes=1), dict(classes=1, mask_convs=0), dict(keypoints=4)]
+)
 def test_all_but_what_names_the_classes_is_taken(files, variables, name, model):
     task = task_of(**model)
     wanted = flatten(expected(task))
@@ -49,7 +51,9 @@ def test_all_but_what_names_the_classes_is_taken(files, variables, name, model):
         assert array.shape == wanted[path].shape
         np.testing.assert_array_equal(array, have[path], err_msg=path)
     modules = {"/".join(path.split("/")[1:3]) for path in wanted.keys() - found.keys()}
-    last = {each for each in PREDICTORS if any(path.startswith(f"params/{each}/") for path in wanted)}
+    last = {
+        each for each in PREDICTORS if any(path.startswith(f"params/{each}/") for path in wanted)
+    }
     assert modules == last | ({"keypoint_head/conv_0"} if "keypoints" in model else set())
     assert "params/backbone/stem/kernel" in found and "constants/backbone/stem/norm/mean" in found
 
@@ -60,11 +64,16 @@ def test_a_cascade_starts_from_what_is_there(files, variables, name):
     cascade = dict(box_stages=3, agnostic_boxes=True)
     task = task_of(**cascade)
     found = task.pretrained("detector", str(files / name), expected(task))
-    assert not any("box_head" in module for module in found["params"]) and "mask_head" in found["params"]
+    assert (
+        not any("box_head" in module for module in found["params"])
+        and "mask_head" in found["params"]
+    )
     own = drawn_variables(build_model("maskrcnn_debug", **SOURCE | cascade), init_model)
     write_checkpoint(files / "cascade.safetensors", own, metadata={})
     found = flatten(task.pretrained("detector", str(files / "cascade.safetensors"), expected(task)))
-    fresh = {"/".join(path.split("/")[1:3]) for path in flatten(expected(task)).keys() - found.keys()}
+    fresh = {
+        "/".join(path.split("/")[1:3]) for path in flatten(expected(task)).keys() - found.keys()
+    }
     assert fresh == {"mask_head/logits", *(f"box_head_{stage}/scores" for stage in range(3))}
     ordinary = task_of()
     found = ordinary.pretrained("detector", str(files / "cascade.safetensors"), expected(ordinary))
@@ -75,7 +84,9 @@ def test_errors_say_how_to_ask_and_what_is_no_detector(files, tmp_path):
     one_class, wider = expected(task_of(classes=1)), task_of(features=32)
     shapes = expected(wider)
     for name in ("ours.safetensors", "theirs.pth"):
-        with pytest.raises(CheckpointError, match=r"misshapen.*init_from='detector:PATH' takes all but"):
+        with pytest.raises(
+            CheckpointError, match=r"misshapen.*init_from='detector:PATH' takes all but"
+        ):
             read_checkpoint(files / name).variables(one_class)
         with pytest.raises(CheckpointError, match="of another architecture"):
             wider.pretrained("detector", str(files / name), shapes)

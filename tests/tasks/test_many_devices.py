@@ -39,7 +39,9 @@ def config_of(kind, **model):
 
 def trained(kind, mesh, microbatches=1, **model):
     """Steps of 16 pictures, this process's rows of each, and the `index` of these rows."""
-    steps = 3 if kind == "mae" else 1  # a click lies where a mask is most wrong: rounding may move a later one
+    steps = (
+        3 if kind == "mae" else 1
+    )  # a click lies where a mask is most wrong: rounding may move a later one
     task = make_task(config_of(kind, **model))
     variables = drawn_variables(make_task(config_of(kind)).model, INIT[kind])
     here = dict(process_index=jax.process_index(), process_count=jax.process_count())
@@ -74,8 +76,12 @@ def reference(kind, microbatches):
 )
 def test_eight_devices_learn_what_one_does(kind, data, fsdp, microbatches, model):
     ours, _ = trained(kind, make_mesh(data, fsdp), microbatches, **model)
-    split = [leaf for leaf in jax.tree.leaves(ours.state.params) if not leaf.sharding.is_fully_replicated]
-    share = sum(leaf.size for leaf in split) / sum(leaf.size for leaf in jax.tree.leaves(ours.state.params))
+    split = [
+        leaf for leaf in jax.tree.leaves(ours.state.params) if not leaf.sharding.is_fully_replicated
+    ]
+    share = sum(leaf.size for leaf in split) / sum(
+        leaf.size for leaf in jax.tree.leaves(ours.state.params)
+    )
     assert share > 0.8 if fsdp > 1 else share == 0
     assert all(leaf.addressable_shards[0].data.size == leaf.size // fsdp for leaf in split)
     assert_same(ours, reference(kind, microbatches)[0])
@@ -92,7 +98,9 @@ def trained_in_each(cases):
     "cases",
     [
         [("mae", 2, 4, 2)],
-        pytest.param([("mae", 8, 1, 1), ("mae", 1, 8, 1), ("sam", 2, 4, 2)], marks=pytest.mark.slow),
+        pytest.param(
+            [("mae", 8, 1, 1), ("mae", 1, 8, 1), ("sam", 2, 4, 2)], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_two_processes_of_four_devices_learn_what_one_device_does(tmp_path, cases):
@@ -132,7 +140,9 @@ def losses(workdir):
 
 
 @pytest.mark.slow
-def test_a_run_of_eight_devices_goes_on_with_four_and_with_two_processes_of_two(tmp_path, monkeypatch):
+def test_a_run_of_eight_devices_goes_on_with_four_and_with_two_processes_of_two(
+    tmp_path, monkeypatch
+):
     order = gone_on(tmp_path / "whole", 4)
     expected = losses(tmp_path / "whole")
     begun = gone_on(tmp_path / "run", 2)

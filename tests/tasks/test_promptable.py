@@ -27,7 +27,9 @@ def config(**model):
     config = promptable_config()
     config.model = dict(name="sam_debug", decoder_depth=1) | model
     config.rounds.count = 3
-    config.rounds.empty_last = False  # a first prompt, a click, an empty round, in either order of the latter
+    config.rounds.empty_last = (
+        False  # a first prompt, a click, an empty round, in either order of the latter
+    )
     return config
 
 
@@ -43,7 +45,9 @@ def make_batch(images=8, prompts=3, seed=0):
     low = rng.integers(0, cells // 2, (images, prompts, 2))
     high = low + rng.integers(2, cells // 2, low.shape)
     rows, columns = np.arange(cells)[:, None], np.arange(cells)
-    inside = lambda axis, index: (index >= low[..., axis, None, None]) & (index < high[..., axis, None, None])
+    inside = lambda axis, index: (
+        (index >= low[..., axis, None, None]) & (index < high[..., axis, None, None])
+    )
     valid = np.ones((images, prompts), bool)
     weight = np.ones(images, np.float32)
     if prompts > 1:
@@ -72,7 +76,9 @@ KEY = jax.random.key(7)
 
 def outcome(variables, batch, of=None):
     def objective(params):
-        loss, weight, metrics = (of or task()).loss(variables | {"params": params}, batch, KEY, True)
+        loss, weight, metrics = (of or task()).loss(
+            variables | {"params": params}, batch, KEY, True
+        )
         return loss, (weight, metrics)
 
     return jax.value_and_grad(objective, has_aux=True)(variables["params"])
@@ -90,7 +96,11 @@ def assert_same(ours, theirs, tolerance=1e-5):
     """To a tolerance of the largest gradient, and of each number."""
     (loss, rest), gradient = jax.device_get(ours)
     (their_loss, their_rest), their_gradient = jax.device_get(theirs)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance), (loss, rest), (their_loss, their_rest))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance),
+        (loss, rest),
+        (their_loss, their_rest),
+    )
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(their_gradient))
     assert largest > 0.01
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * largest)
@@ -102,7 +112,9 @@ def test_one_device_and_eight_agree_with_parameters_really_sharded(variables, ex
     mesh = make_mesh(data=2, fsdp=4)
     shardings = state_shardings(variables, mesh, floor=512)
     placed = jax.device_put(variables, shardings)
-    split = [leaf for leaf in jax.tree.leaves(placed["params"]) if not leaf.sharding.is_fully_replicated]
+    split = [
+        leaf for leaf in jax.tree.leaves(placed["params"]) if not leaf.sharding.is_fully_replicated
+    ]
     elements = lambda leaves: sum(leaf.size for leaf in leaves)
     assert elements(split) > 0.8 * elements(jax.tree.leaves(placed["params"]))
     for leaf in split:
@@ -120,20 +132,26 @@ def test_what_saves_memory_changes_neither_loss_nor_gradient(variables, expected
     """All at once: blocks, rounds and groups of prompts (3 in groups of 2) computed again."""
     thrifty = config(prompts_at_once=2, remat="full", scan=True)
     thrifty.rounds.remat = True
-    assert_same(jit(functools.partial(outcome, of=make_task(thrifty)))(variables, make_batch()), expected)
+    assert_same(
+        jit(functools.partial(outcome, of=make_task(thrifty)))(variables, make_batch()), expected
+    )
 
 
 def test_weight_counts_the_real_prompts(expected):
     (loss, (weight, metrics)), _ = expected
     assert weight == 7 * 2 and np.isfinite(loss) and loss > 0
-    names = {f"{when}_{term}" for when in ("first", "later") for term in ("focal", "dice", "iou_error")}
+    names = {
+        f"{when}_{term}" for when in ("first", "later") for term in ("focal", "dice", "iou_error")
+    }
     assert set(metrics) == names
 
 
 def test_loss_is_the_weighted_sum_of_its_terms(expected):
     """20 focal + dice + IoU error, first round and two corrections (metrics hold their mean)."""
     (loss, (_, metrics)), _ = expected
-    one = lambda when: 20 * metrics[f"{when}_focal"] + metrics[f"{when}_dice"] + metrics[f"{when}_iou_error"]
+    one = lambda when: (
+        20 * metrics[f"{when}_focal"] + metrics[f"{when}_dice"] + metrics[f"{when}_iou_error"]
+    )
     np.testing.assert_allclose(loss, one("first") + 2 * one("later"), rtol=1e-5)
 
 
@@ -160,7 +178,10 @@ def test_further_empty_prompts_change_nothing(variables):
     """One prompt, or the same one and two empty ones behind it."""
     batch = make_batch(images=1, prompts=3, seed=3)
     batch["valid"][:, 1:] = False
-    alone = {name: rows[:, :1] if name in ("masks", "boxes", "valid", "area") else rows for name, rows in batch.items()}
+    alone = {
+        name: rows[:, :1] if name in ("masks", "boxes", "valid", "area") else rows
+        for name, rows in batch.items()
+    }
     options = config()
     options.rounds.update(count=1, empty_random=False)
     loss = jit(lambda batch: make_task(options).loss(variables, batch, KEY, False)[:2])
@@ -173,7 +194,9 @@ def count_primitives(jaxpr, name):
     total = 0
     for equation in jaxpr.eqns:
         total += equation.primitive.name == name
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        ):
             inner = getattr(inner, "jaxpr", inner)
             total += count_primitives(inner, name) if hasattr(inner, "eqns") else 0
     return total
@@ -181,7 +204,9 @@ def count_primitives(jaxpr, name):
 
 def test_the_image_is_encoded_once(variables):
     """The neck has the model's only convolutions: two in the whole program, none of them in the scan over rounds."""
-    jaxpr = jax.make_jaxpr(lambda v, b: task().loss(v, b, KEY, False)[0])(variables, make_batch()).jaxpr
+    jaxpr = jax.make_jaxpr(lambda v, b: task().loss(v, b, KEY, False)[0])(
+        variables, make_batch()
+    ).jaxpr
     assert count_primitives(jaxpr, "conv_general_dilated") == 2
     scans = [equation for equation in jaxpr.eqns if equation.primitive.name == "scan"]
     bodies = [equation.params["jaxpr"].jaxpr for equation in scans]
@@ -193,12 +218,16 @@ def test_the_image_is_encoded_once(variables):
 def test_microbatches_add_up(variables):
     """Rows 0, 2, 4, ... and 1, 3, 5, ... with a key each; the sum of their losses."""
     batch = make_batch()
-    optimizer = make_optimizer(make_schedule(0.01, 10, schedule="constant"), weight_decay=0.1, clip_norm=1.0)
+    optimizer = make_optimizer(
+        make_schedule(0.01, 10, schedule="constant"), weight_decay=0.1, clip_norm=1.0
+    )
     state = create_state(variables, optimizer, KEY, ema=False)
     sums = jit(lambda state, batch: gradient_sums(task().loss, state, batch, KEY, 2))
     _, loss, weight, _ = sums(state, batch)
     piece = jit(lambda rows, key: task().loss(variables, rows, key, True)[:2])
-    parts = [piece({k: v[i::2] for k, v in batch.items()}, jax.random.fold_in(KEY, i)) for i in range(2)]
+    parts = [
+        piece({k: v[i::2] for k, v in batch.items()}, jax.random.fold_in(KEY, i)) for i in range(2)
+    ]
     np.testing.assert_allclose(loss, parts[0][0] + parts[1][0], rtol=1e-5)
     assert weight == parts[0][1] + parts[1][1] == 14
 
@@ -210,11 +239,17 @@ def test_a_whole_step_lowers_for_a_mesh(variables):
     everything = make_task(options)
     schedule = make_schedule(0.01, 10, schedule="constant")
     optimizer = make_optimizer(schedule, weight_decay=0.1, clip_norm=1.0)
-    state = jax.eval_shape(lambda key: create_state(everything.init(key), optimizer, key, ema=False), jax.random.key(0))
+    state = jax.eval_shape(
+        lambda key: create_state(everything.init(key), optimizer, key, ema=False), jax.random.key(0)
+    )
     mesh = make_mesh(data=4, fsdp=2)
     shardings = state_shardings(state, mesh, floor=512)
-    step = CompiledStep(make_train_step(everything.loss, optimizer, schedule, microbatches=1), shardings, mesh)
-    batch = {name: jax.ShapeDtypeStruct(rows.shape, rows.dtype) for name, rows in make_batch().items()}
+    step = CompiledStep(
+        make_train_step(everything.loss, optimizer, schedule, microbatches=1), shardings, mesh
+    )
+    batch = {
+        name: jax.ShapeDtypeStruct(rows.shape, rows.dtype) for name, rows in make_batch().items()
+    }
     with jax.set_mesh(mesh):
         lowered = step.lower(state, batch)
     new_state, metrics = lowered.out_info

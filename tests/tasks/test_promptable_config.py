@@ -37,7 +37,9 @@ def test_a_completed_config_spells_out_the_model_and_means_the_same():
 
 
 def test_settings_of_an_older_version_get_defaults_and_lists_become_tuples():
-    full = completed({"task": "promptable", "model": {"name": "sam_tiny"}, "data": {"percentiles": [1.0, 99.0]}})
+    full = completed(
+        {"task": "promptable", "model": {"name": "sam_tiny"}, "data": {"percentiles": [1.0, 99.0]}}
+    )
     assert full.data.percentiles == (1.0, 99.0) and full.model.canvas == 128
     assert full.data.augment == promptable_config().data.augment
     assert completed({"task": "promptable"}).model.name == promptable_config().model.name
@@ -48,8 +50,14 @@ def test_settings_of_an_older_version_get_defaults_and_lists_become_tuples():
     [
         ({"task": "promptble"}, "'promptble'; nearest: .*'promptable'"),
         ({}, "config.task is ''"),
-        ({"task": "promptable", "model": {"name": "sam_tinny"}}, "unknown model 'sam_tinny'; nearest: sam_tiny"),
-        ({"task": "promptable", "total_steps": "many"}, "another type than its default.*'total_steps'"),
+        (
+            {"task": "promptable", "model": {"name": "sam_tinny"}},
+            "unknown model 'sam_tinny'; nearest: sam_tiny",
+        ),
+        (
+            {"task": "promptable", "total_steps": "many"},
+            "another type than its default.*'total_steps'",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_named(settings, message):

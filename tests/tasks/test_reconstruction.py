@@ -33,11 +33,16 @@ def variables(task):
 
 
 def make_batch(count=8):
-    return {"image": pictures(64, count), "weight": np.array([1.0] * (count - 1) + [0.0], np.float32)}
+    return {
+        "image": pictures(64, count),
+        "weight": np.array([1.0] * (count - 1) + [0.0], np.float32),
+    }
 
 
 def one_device():
-    return jax.make_mesh((1, 1), BATCH_AXES, (AxisType.Auto, AxisType.Auto), devices=jax.devices()[:1])
+    return jax.make_mesh(
+        (1, 1), BATCH_AXES, (AxisType.Auto, AxisType.Auto), devices=jax.devices()[:1]
+    )
 
 
 def outcome_of(task):
@@ -55,7 +60,9 @@ def expected(task, variables):
 
 def assert_same(ours, theirs, tolerance=1e-5):
     """To a tolerance of the largest gradient, and of each number."""
-    ((loss, weight), gradient), ((their_loss, their_weight), their_gradient) = jax.device_get((ours, theirs))
+    ((loss, weight), gradient), ((their_loss, their_weight), their_gradient) = jax.device_get(
+        (ours, theirs)
+    )
     np.testing.assert_allclose((loss, weight), (their_loss, their_weight), rtol=tolerance)
     largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(their_gradient))
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * largest)
@@ -93,7 +100,9 @@ def test_devices_resize_what_the_host_would_have(monkeypatch):
     changed = config()
     changed.data.crop.frame = 64
     framed = make_task(changed)
-    host, device = (next(task.batches("train", batch_size=4, seed=3)) for task in (make_task(config()), framed))
+    host, device = (
+        next(task.batches("train", batch_size=4, seed=3)) for task in (make_task(config()), framed)
+    )
     assert device["image"].shape == (4, 64, 86, 3)
     monkeypatch.setattr(framed, "_scored", lambda _, batch, *__: (batch["image"], 1, None))
     seen, *_ = jax.jit(lambda batch: framed.loss({}, batch, jax.random.key(0), True))(device)
@@ -118,7 +127,10 @@ def test_records_that_cannot_be_read_are_named_in_the_run_s_folder(tmp_path, mon
 def test_a_completed_config_spells_out_the_model_and_means_the_same():
     full = completed(config())
     assert (full.model.mask_ratio, full.model.norm_pix, full.model.dtype) == (0.75, True, "float32")
-    assert completed(full).to_dict() == full.to_dict() and make_task(full).model == make_task(config()).model
+    assert (
+        completed(full).to_dict() == full.to_dict()
+        and make_task(full).model == make_task(config()).model
+    )
     with pytest.raises(ValueError, match="unknown model 'mae_tinny'; nearest: mae_tiny"):
         completed({"task": "reconstruction", "model": {"name": "mae_tinny"}})
 
@@ -128,11 +140,19 @@ def test_the_default_recipe_is_the_paper_s():
     recipe = reconstruction_config()
     assert (recipe.total_steps, recipe.optimizer.warmup_steps) == (250_227, 12_511)
     assert recipe.optimizer.base_lr * recipe.batch_size / 256 == pytest.approx(2.4e-3)
-    assert (recipe.optimizer.b1, recipe.optimizer.b2, recipe.optimizer.weight_decay) == (0.9, 0.95, 0.05)
+    assert (recipe.optimizer.b1, recipe.optimizer.b2, recipe.optimizer.weight_decay) == (
+        0.9,
+        0.95,
+        0.05,
+    )
 
 
 def test_pictures_that_cannot_be_read_leave_nothing_to_measure(task, variables, monkeypatch):
-    blank = {"image": np.zeros((2, 64, 64, 3), np.uint8), "weight": np.zeros(2, np.float32), "index": np.arange(2)}
+    blank = {
+        "image": np.zeros((2, 64, 64, 3), np.uint8),
+        "weight": np.zeros(2, np.float32),
+        "index": np.arange(2),
+    }
     monkeypatch.setattr(task, "batches", lambda *_, **__: iter([blank]))
     one = one_device()
     with pytest.raises(ValueError, match="nothing to measure"):

@@ -36,13 +36,23 @@ def run_on(mesh, task, variables, batches, *, microbatches=1, floor=64) -> Outco
     with jax.set_mesh(mesh):
         shardings = state_shardings(jax.eval_shape(fresh, variables), mesh, floor=floor)
         state = jax.jit(fresh, out_shardings=shardings)(variables)
-        step = CompiledStep(make_train_step(task.loss, optimizer, SCHEDULE, microbatches=microbatches), shardings, mesh)
+        step = CompiledStep(
+            make_train_step(task.loss, optimizer, SCHEDULE, microbatches=microbatches),
+            shardings,
+            mesh,
+        )
         losses, gradient = [], None
-        call = step if jax.process_count() == 1 else _compiled_by_all(step, state, place_batch(batches[0], mesh))
+        call = (
+            step
+            if jax.process_count() == 1
+            else _compiled_by_all(step, state, place_batch(batches[0], mesh))
+        )
         for batch in batches:
             old = state
             state, metrics = call(state, place_batch(batch, mesh))
-            assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params)), "the state is donated"
+            assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params)), (
+                "the state is donated"
+            )
             losses.append(float(metrics["loss"]))
             gradient = gradient or whole(state.opt_state[0].trace)
         params = whole(state.params)
@@ -71,6 +81,8 @@ def assert_same(ours: Outcome, theirs: Outcome, tolerance: float = 1e-5) -> None
     def close(path, mine, other):
         # What should be zero (the bias of keys, say) is rounding, on either side.
         bound = tolerance * max(norm(other), 1e-3 * largest)
-        assert norm(mine - other) <= bound, f"{jax.tree_util.keystr(path)}: {norm(mine - other)} > {bound}"
+        assert norm(mine - other) <= bound, (
+            f"{jax.tree_util.keystr(path)}: {norm(mine - other)} > {bound}"
+        )
 
     jax.tree_util.tree_map_with_path(close, ours.gradient, theirs.gradient)

@@ -20,14 +20,18 @@ META = {"config": {"batch_size": 16}, "examples": 48}
 
 def meshes(devices, fsdp):
     axis_types = (jax.sharding.AxisType.Auto,) * 2
-    return jax.make_mesh((devices // fsdp, fsdp), ("data", "fsdp"), axis_types, devices=jax.devices()[:devices])
+    return jax.make_mesh(
+        (devices // fsdp, fsdp), ("data", "fsdp"), axis_types, devices=jax.devices()[:devices]
+    )
 
 
 def make_state(mesh, seed=1, step=3, hidden=HIDDEN, ema=True, optimizer=OPTIMIZER):
     """(state, shapes, shardings) on a mesh; the moving average differs from the parameters."""
 
     def fresh(key):
-        state = create_state(ToyTask(hidden=hidden).init(key), optimizer, jax.random.key(seed + 9), ema=ema)
+        state = create_state(
+            ToyTask(hidden=hidden).init(key), optimizer, jax.random.key(seed + 9), ema=ema
+        )
         return state.replace(step=state.step + step, ema=jax.tree.map(lambda p: 2 * p, state.ema))
 
     shapes = jax.eval_shape(fresh, jax.random.key(0))
@@ -71,7 +75,11 @@ def test_every_mesh_restores_the_same_values(saved, devices, fsdp):
     assert jax.dtypes.issubdtype(state.key.dtype, jax.dtypes.prng_key)
     kernel = state.params["first"]["kernel"]
     assert {s.data.shape for s in kernel.addressable_shards} == {(INPUTS, HIDDEN // fsdp)}
-    assert meta["examples"] == 48 and meta["config"] == META["config"] and meta["versions"]["jax"] == jax.__version__
+    assert (
+        meta["examples"] == 48
+        and meta["config"] == META["config"]
+        and meta["versions"]["jax"] == jax.__version__
+    )
 
 
 def test_variables_load_without_task_or_mesh_and_prefer_the_average(saved):
@@ -88,16 +96,26 @@ def test_variables_of_a_run_without_average_are_its_parameters(tmp_path):
     state, _, _ = make_state(make_mesh(), ema=False)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state, META)
-    jax.tree.map(np.testing.assert_array_equal, load_variables(tmp_path)[0]["params"], jax.device_get(state.params))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        load_variables(tmp_path)[0]["params"],
+        jax.device_get(state.params),
+    )
 
 
 def said(caplog):
     """What segjax logged; orbax's event loops may complain of an earlier test's damage when they are collected."""
-    return "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("segjax"))
+    return "\n".join(
+        record.getMessage() for record in caplog.records if record.name.startswith("segjax")
+    )
 
 
-@pytest.mark.parametrize("fault", ["arrays cut short", "metadata gone", "state gone", "meta not JSON"])
-def test_a_corrupt_newest_checkpoint_is_passed_over_with_a_warning_that_names_it(copy, caplog, fault):
+@pytest.mark.parametrize(
+    "fault", ["arrays cut short", "metadata gone", "state gone", "meta not JSON"]
+)
+def test_a_corrupt_newest_checkpoint_is_passed_over_with_a_warning_that_names_it(
+    copy, caplog, fault
+):
     newest = copy / "3"
     match fault:
         case "arrays cut short":
@@ -160,10 +178,17 @@ def test_another_architecture_is_an_error_that_lists_what_differs(saved, caplog)
     [
         # Clipping comes first in the chain, so Adam's moments are sought one place further down.
         (
-            {"optimizer": make_optimizer(make_schedule(0.01, 100), weight_decay=0.1, clip_norm=1.0)},
+            {
+                "optimizer": make_optimizer(
+                    make_schedule(0.01, 100), weight_decay=0.1, clip_norm=1.0
+                )
+            },
             r"checkpoints/3 holds another optimizer state .* missing: 1/count \(\).* unexpected: .*config.optimizer",
         ),
-        ({"ema": False}, r"holds another moving average .*4 unexpected: first/bias \(32,\).*config.ema_decay"),
+        (
+            {"ema": False},
+            r"holds another moving average .*4 unexpected: first/bias \(32,\).*config.ema_decay",
+        ),
     ],
 )
 def test_other_settings_are_no_corruption(saved, caplog, changed, message):
@@ -179,18 +204,25 @@ def test_a_moving_average_that_was_not_kept_is_missed(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(make_state(make_mesh(), ema=False)[0], META)
         checkpoints.wait()
-        with pytest.raises(CheckpointError, match="another moving average .*4 missing: .*config.ema_decay"):
+        with pytest.raises(
+            CheckpointError, match="another moving average .*4 missing: .*config.ema_decay"
+        ):
             checkpoints.restore(shapes, shardings)
 
 
 def test_differences_are_counted_and_the_first_listed():
     want = {f"w{i}": np.zeros((2, 3)) for i in range(8)} | {"both": np.zeros(2)}
     with pytest.raises(CheckpointError) as error:
-        check_parameters(want, {"both": np.zeros(3), "extra": {"deep": np.zeros(1)}}, source="file.ckpt")
+        check_parameters(
+            want, {"both": np.zeros(3), "extra": {"deep": np.zeros(1)}}, source="file.ckpt"
+        )
     message = str(error.value)
     assert message.startswith("file.ckpt is of another architecture")
     assert "8 missing: w0 (2, 3), w1" in message and "w5" not in message and "..." in message
-    assert "1 unexpected: extra/deep (1,)" in message and "1 misshapen: both is (3,), expected (2,)" in message
+    assert (
+        "1 unexpected: extra/deep (1,)" in message
+        and "1 misshapen: both is (3,), expected (2,)" in message
+    )
     check_parameters(want, want, source="file.ckpt")
 
 
@@ -209,7 +241,9 @@ def test_the_newest_and_the_best_are_kept(tmp_path, mode, kept):
             checkpoints.save(state, META, None if iou is None else {"iou": iou})
         checkpoints.wait()
         assert checkpoints.steps == kept
-    with Checkpoints(tmp_path, keep=1, best="iou", best_mode=mode) as checkpoints:  # the run is resumed
+    with Checkpoints(
+        tmp_path, keep=1, best="iou", best_mode=mode
+    ) as checkpoints:  # the run is resumed
         checkpoints.save(make_state(make_mesh(), step=5)[0], META, {"iou": 0.6})
         checkpoints.wait()
         assert checkpoints.steps == [kept[0], 5]
@@ -217,7 +251,14 @@ def test_the_newest_and_the_best_are_kept(tmp_path, mode, kept):
 
 @pytest.mark.parametrize("mode, step", [("max", 4), ("min", 3)])
 def test_the_best_is_the_newest_of_equals_and_always_a_number(mode, step):
-    scores = {1: {"iou": 0.8}, 2: {"iou": 0.1}, 3: {"iou": 0.1}, 4: {"iou": 0.8}, 5: {"loss": 9.0}, 6: {"iou": np.nan}}
+    scores = {
+        1: {"iou": 0.8},
+        2: {"iou": 0.1},
+        3: {"iou": 0.1},
+        4: {"iou": 0.8},
+        5: {"loss": 9.0},
+        6: {"iou": np.nan},
+    }
     assert best_step(scores, "iou", mode) == step
     assert best_step(scores, "noc", mode) is None
 

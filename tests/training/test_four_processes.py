@@ -23,13 +23,17 @@ class Scored(ToyTask):
         own = np.split(np.arange(32), jax.process_count())[jax.process_index()]
         rows = {name: rows[own] for name, rows in examples(10_000, 32).items()}
         loss = lambda variables, rows: self.loss(variables, rows, jax.random.key(0), False)[:2]
-        total, weight = jax.jit(loss, out_shardings=replicated(mesh))(variables, place_batch(rows, mesh))
+        total, weight = jax.jit(loss, out_shardings=replicated(mesh))(
+            variables, place_batch(rows, mesh)
+        )
         return {"score": float(total / weight)}, {}
 
 
 def gone_on(workdir, total_steps, fsdp):
     """In each process: a run saved and measured every other step; which devices there were."""
-    changes = dict(total_steps=total_steps, eval_every=EVERY, checkpoint__every=EVERY, mesh__fsdp=fsdp)
+    changes = dict(
+        total_steps=total_steps, eval_every=EVERY, checkpoint__every=EVERY, mesh__fsdp=fsdp
+    )
     train(Scored(), toy_config(**changes, optimizer__schedule="constant"), workdir)
     return jax.process_count(), jax.device_count()
 
@@ -43,7 +47,9 @@ def assert_the_same_run(workdir, other):
     for name, steps in (("loss", range(1, STEPS + 1)), ("score", range(EVERY, STEPS + 1, EVERY))):
         ours, theirs = logged(workdir, name), logged(other, name)
         assert list(ours) == list(theirs) == list(steps)
-        np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            list(ours.values()), list(theirs.values()), rtol=1e-5, err_msg=name
+        )
 
 
 @pytest.mark.slow
@@ -51,7 +57,10 @@ def test_four_processes_are_one_and_their_run_goes_on_with_four_two_and_one(tmp_
     alone = tmp_path / "alone" / "run"
     assert launch(alone.parent, gone_on, 1, 1, workdir=alone, total_steps=STEPS, fsdp=1) == [(1, 1)]
     begun = tmp_path / "begun" / "run"
-    assert launch(begun.parent, gone_on, 4, 1, workdir=begun, total_steps=STEPS // 2, fsdp=2) == [(4, 4)] * 4
+    assert (
+        launch(begun.parent, gone_on, 4, 1, workdir=begun, total_steps=STEPS // 2, fsdp=2)
+        == [(4, 4)] * 4
+    )
     assert sorted(path.name for path in (begun / "checkpoints").iterdir()) == ["2", "4"]
     for processes in (4, 2, 1):
         run = tmp_path / str(processes) / "run"

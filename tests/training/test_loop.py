@@ -46,14 +46,30 @@ def uninterrupted(tmp_path_factory):
 
 def test_a_run_writes_everything_it_promises(uninterrupted):
     state, by_step, workdir, task = uninterrupted
-    assert int(state.step) == 6 and sorted(by_step) == [1, 2, 3, 4, 5, 6] and saved_steps(workdir) == [4, 6]
+    assert (
+        int(state.step) == 6
+        and sorted(by_step) == [1, 2, 3, 4, 5, 6]
+        and saved_steps(workdir) == [4, 6]
+    )
     assert json.loads((workdir / "config.json").read_text())["optimizer"]["peak_lr"] == 1e-2
     row = next(r for r in rows(workdir) if r["step"] == 3)
-    assert {"loss", "absolute", "grad_norm", "lr", "seconds_per_step", "images_per_second", "loader_wait"} <= set(row)
+    assert {
+        "loss",
+        "absolute",
+        "grad_norm",
+        "lr",
+        "seconds_per_step",
+        "images_per_second",
+        "loader_wait",
+    } <= set(row)
     assert 0 <= row["loader_wait"] <= 1 and row["images_per_second"] > 0
-    assert row["images_per_second_per_chip"] == pytest.approx(row["images_per_second"] / jax.device_count())
+    assert row["images_per_second_per_chip"] == pytest.approx(
+        row["images_per_second"] / jax.device_count()
+    )
     assert row["tflops_per_chip"] > 0 and "mfu" not in row, "what a CPU could do is not known"
-    assert (workdir / "pictures" / "truth_0000006.png").is_file() and list((workdir / "tb").iterdir())
+    assert (workdir / "pictures" / "truth_0000006.png").is_file() and list(
+        (workdir / "tb").iterdir()
+    )
     assert task.evaluations == 1 and rows(workdir)[-1]["score"] == 0.0
     _, config = load_variables(workdir)
     assert config == json.loads((workdir / "config.json").read_text())
@@ -112,7 +128,11 @@ def test_muon_with_sharded_matrices_resumes_bit_for_bit(tmp_path):
     straight = train(ToyTask(), config, tmp_path / "straight")
     with pytest.raises(Interrupted):
         train(ToyTask(on_batch=interrupt), config, tmp_path / "stopped")
-    jax.tree.map(np.testing.assert_array_equal, host(train(ToyTask(), config, tmp_path / "stopped")), host(straight))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        host(train(ToyTask(), config, tmp_path / "stopped")),
+        host(straight),
+    )
 
 
 def test_a_killed_run_redoes_lost_steps_and_logs_each_once(uninterrupted, tmp_path):
@@ -127,7 +147,13 @@ def test_a_killed_run_redoes_lost_steps_and_logs_each_once(uninterrupted, tmp_pa
     with pytest.raises(Killed):
         train(ToyTask(on_batch=kill), config, tmp_path)
     (tmp_path / "metrics.jsonl").open("a").write('{"step": 6, "lo')  # a line cut short by the kill
-    assert saved_steps(tmp_path) == [2, 4] and sorted(losses_before_cut(tmp_path)) == [1, 2, 3, 4, 5]
+    assert saved_steps(tmp_path) == [2, 4] and sorted(losses_before_cut(tmp_path)) == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
     state = train(ToyTask(), config, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, host(state), uninterrupted[0])
     assert [r["step"] for r in rows(tmp_path) if "loss" in r] == [1, 2, 3, 4, 5, 6]
@@ -140,7 +166,9 @@ def losses_before_cut(workdir):
 
 
 @pytest.mark.parametrize("fsdp", [1, 8])
-def test_resuming_on_another_mesh_goes_on_from_the_same_values(uninterrupted, tmp_path, fsdp, caplog):
+def test_resuming_on_another_mesh_goes_on_from_the_same_values(
+    uninterrupted, tmp_path, fsdp, caplog
+):
     def interrupt(number):
         if number == 2:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -151,7 +179,9 @@ def test_resuming_on_another_mesh_goes_on_from_the_same_values(uninterrupted, tm
     assert f"mesh.fsdp: 4 -> {fsdp}" in caplog.text
     kernel = state.params["first"]["kernel"]
     assert {s.data.shape for s in kernel.addressable_shards} == {(INPUTS, HIDDEN // fsdp)}
-    np.testing.assert_allclose(list(losses(tmp_path).values()), list(uninterrupted[1].values()), rtol=1e-5)
+    np.testing.assert_allclose(
+        list(losses(tmp_path).values()), list(uninterrupted[1].values()), rtol=1e-5
+    )
 
 
 def test_a_finished_run_is_left_as_it_is_and_says_so(uninterrupted, caplog):
@@ -183,13 +213,19 @@ def test_a_second_signal_does_not_lose_the_first_save(tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(Checkpoints, "wait", signalled_wait)
     with pytest.raises(Interrupted):
-        train(ToyTask(on_batch=lambda n: kill() if n == 2 else None), toy_config(checkpoint__every=0), tmp_path)
+        train(
+            ToyTask(on_batch=lambda n: kill() if n == 2 else None),
+            toy_config(checkpoint__every=0),
+            tmp_path,
+        )
     assert saved_steps(tmp_path) == [3] and "SIGTERM again" in caplog.text
     assert int(train(ToyTask(), toy_config(checkpoint__every=0, total_steps=4), tmp_path).step) == 4
 
 
 @pytest.mark.parametrize("log_every", [1, 50])
-def test_a_non_finite_step_names_itself_and_its_examples_and_leaves_the_state_before_it(tmp_path, log_every):
+def test_a_non_finite_step_names_itself_and_its_examples_and_leaves_the_state_before_it(
+    tmp_path, log_every
+):
     config = toy_config(log_every=log_every, checkpoint__every=0)
     with pytest.raises(
         NonFiniteError, match=r"step 3: .*loss nan.*by index: 48, 49, 50, .* 63\..*checkpoint 3"
@@ -206,12 +242,18 @@ def test_a_non_finite_step_names_itself_and_its_examples_and_leaves_the_state_be
 def test_the_best_checkpoint_outlives_the_newest(tmp_path):
     task = ToyTask()
     task.scores = iter([0.1, 0.9, 0.2, 0.3, 0.4, 0.5])
-    train(task, toy_config(eval_every=1, checkpoint__best="score", checkpoint__keep=1, checkpoint__every=0), tmp_path)
+    train(
+        task,
+        toy_config(eval_every=1, checkpoint__best="score", checkpoint__keep=1, checkpoint__every=0),
+        tmp_path,
+    )
     assert saved_steps(tmp_path) == [2, 6] and task.evaluations == 6
 
 
 @pytest.mark.parametrize("best", ["", "score"])
-def test_a_due_save_comes_before_the_evaluation_unless_it_needs_its_numbers(tmp_path, monkeypatch, best):
+def test_a_due_save_comes_before_the_evaluation_unless_it_needs_its_numbers(
+    tmp_path, monkeypatch, best
+):
     events = []
     saved = Checkpoints.save
 
@@ -225,7 +267,11 @@ def test_a_due_save_comes_before_the_evaluation_unless_it_needs_its_numbers(tmp_
             return super().evaluate(variables, mesh=mesh)
 
     monkeypatch.setattr(Checkpoints, "save", save)
-    train(Watched(), toy_config(total_steps=3, eval_every=2, checkpoint__every=2, checkpoint__best=best), tmp_path)
+    train(
+        Watched(),
+        toy_config(total_steps=3, eval_every=2, checkpoint__every=2, checkpoint__best=best),
+        tmp_path,
+    )
     numbers = {"score": 0.0}
     if best:
         assert events == ["evaluate", ("save", 2, numbers), "evaluate", ("save", 3, numbers)]
@@ -264,7 +310,9 @@ def test_the_evaluation_sees_the_moving_average(tmp_path):
 
 def test_init_from_takes_parameters_and_the_own_checkpoint_comes_first(uninterrupted, tmp_path):
     source = uninterrupted[2]
-    config = toy_config(init_from=str(source), optimizer__peak_lr=0.0, optimizer__weight_decay=0.0, total_steps=2)
+    config = toy_config(
+        init_from=str(source), optimizer__peak_lr=0.0, optimizer__weight_decay=0.0, total_steps=2
+    )
     state = train(ToyTask(), config, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, host(state).params, uninterrupted[0].ema)
     assert int(state.step) == 2
@@ -276,8 +324,12 @@ def test_init_from_takes_parameters_and_the_own_checkpoint_comes_first(uninterru
 
 def test_init_from_takes_a_file_of_weights_too(tmp_path):
     given = jax.tree.map(np.asarray, ToyTask().init(jax.random.key(78)))
-    save_variables(tmp_path / "toy.safetensors", jax.tree.map(lambda x: x.astype(np.float64), given), {})
-    config = toy_config(init_from=str(tmp_path / "toy.safetensors"), optimizer__peak_lr=0.0, total_steps=1)
+    save_variables(
+        tmp_path / "toy.safetensors", jax.tree.map(lambda x: x.astype(np.float64), given), {}
+    )
+    config = toy_config(
+        init_from=str(tmp_path / "toy.safetensors"), optimizer__peak_lr=0.0, total_steps=1
+    )
     state = train(ToyTask(), config, tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, host(state).params, given["params"])
 
@@ -297,7 +349,9 @@ def test_given_variables_start_the_run(tmp_path):
 
 def test_a_resumed_run_may_not_change_what_a_step_computes(uninterrupted):
     config = toy_config(mesh__fsdp=4, ema_decay=0.9, seed=4, optimizer__peak_lr=0.5)
-    with pytest.raises(ValueError, match=r"optimizer.peak_lr: 0.01 -> 0.5; seed: 0 -> 4.*may_change"):
+    with pytest.raises(
+        ValueError, match=r"optimizer.peak_lr: 0.01 -> 0.5; seed: 0 -> 4.*may_change"
+    ):
         train(ToyTask(), config, uninterrupted[2])
 
 
@@ -305,7 +359,11 @@ def test_a_setting_that_did_not_exist_when_the_run_began_counts_as_its_default(t
     train(ToyTask(), toy_config(total_steps=1), tmp_path)
     path = tmp_path / "config.json"
     begun = json.loads(path.read_text())
-    del begun["optimizer"]["layer_decay"], begun["optimizer"]["boundaries"], begun["mesh"]["overrides"]
+    del (
+        begun["optimizer"]["layer_decay"],
+        begun["optimizer"]["boundaries"],
+        begun["mesh"]["overrides"],
+    )
     path.write_text(json.dumps(begun))
     with pytest.raises(ValueError, match=r"another config \(optimizer.layer_decay: 1.0 -> 0.5\)"):
         train(ToyTask(), toy_config(total_steps=1, optimizer__layer_decay=0.5), tmp_path)
@@ -329,7 +387,9 @@ def traced(monkeypatch):
     return events
 
 
-def test_a_profile_is_written_when_the_run_stops_within_it_and_goes_on_when_it_is_resumed(tmp_path, traced):
+def test_a_profile_is_written_when_the_run_stops_within_it_and_goes_on_when_it_is_resumed(
+    tmp_path, traced
+):
     def interrupt(number):
         traced.append(number)
         if number == 2:
@@ -356,7 +416,10 @@ def test_a_profile_is_written_when_the_run_ends_or_fails_within_it(tmp_path, tra
     "changes, message",
     [
         ({"batch_size": 12}, "batch_size 12 does not divide over 8 devices.*: 8 or 16"),
-        ({"microbatches": 3}, "batch_size 16 does not divide over 8 devices x 3 microbatches.*: 24 is the smallest"),
+        (
+            {"microbatches": 3},
+            "batch_size 16 does not divide over 8 devices x 3 microbatches.*: 24 is the smallest",
+        ),
         ({"total_steps": 0}, "config.total_steps is 0; expected at least 1"),
         ({"ema_decay": 1.0}, r"config.ema_decay is 1.0; expected in \[0, 1\)"),
         ({"checkpoint__best_mode": "most"}, "best_mode is 'most'; expected 'min' or 'max'"),
@@ -376,7 +439,9 @@ def test_config_mistakes_say_what_was_expected(tmp_path, changes, message):
 def test_an_address_is_no_workdir(workdir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for form in (str, pathlib.Path):
-        with pytest.raises(ValueError, match="is an address; expected a folder. Mount the bucket on every host"):
+        with pytest.raises(
+            ValueError, match="is an address; expected a folder. Mount the bucket on every host"
+        ):
             train(ToyTask(), toy_config(), form(workdir))
     assert not list(tmp_path.iterdir()), "no folder called gs:"
 

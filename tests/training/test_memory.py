@@ -28,11 +28,17 @@ def test_a_step_that_does_not_fit_says_what_is_largest_and_what_would_help(tmp_p
     with pytest.raises(OutOfMemoryError) as caught:
         train(ToyTask(hidden=2**14), toy_config(batch_size=64), tmp_path)
     said = str(caught.value)
-    assert said.startswith("step 0: out of memory: 23.89 GiB a device are needed, 15.75 GiB are there.")
+    assert said.startswith(
+        "step 0: out of memory: 23.89 GiB a device are needed, 15.75 GiB are there."
+    )
     assert "activations of 8 images at a time" in said
     # 16 x 16384 float32 are 1 MiB, in parameters and both moments; 0.00 GiB, but the largest.
     assert "the largest: params/first/kernel" in said or "the largest: opt_state" in said
-    assert "--config.microbatches=2" in said and "--config.mesh.fsdp=8" in said and "more devices" in said
+    assert (
+        "--config.microbatches=2" in said
+        and "--config.mesh.fsdp=8" in said
+        and "more devices" in said
+    )
 
 
 def test_other_errors_of_the_devices_pass(tmp_path, monkeypatch):
@@ -48,7 +54,10 @@ def test_other_errors_of_the_devices_pass(tmp_path, monkeypatch):
     "message, amounts",
     [
         (COMPILER, (23.89, 15.75)),
-        ("RESOURCE_EXHAUSTED: ... in memory space hbm. Used 17.5G of 15.75G hbm. Exceeded", (17.5, 15.75)),
+        (
+            "RESOURCE_EXHAUSTED: ... in memory space hbm. Used 17.5G of 15.75G hbm. Exceeded",
+            (17.5, 15.75),
+        ),
         ("Used 512.00M of 15.75G hbm", (0.5, 15.75)),
         ("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.", None),
     ],
@@ -69,4 +78,6 @@ def test_advice_leaves_out_what_is_used_already():
     plain = completed({"task": "promptable", "batch_size": 16})
     assert names(advice(plain, devices=16))[:3] == ["model.dtype", "model.remat", "mesh.fsdp"]
     config.batch_size, config.mesh.fsdp = 16, 16
-    assert names(advice(config, devices=16))[-1] == "more" and "microbatches" not in names(advice(config, devices=16))
+    assert names(advice(config, devices=16))[-1] == "more" and "microbatches" not in names(
+        advice(config, devices=16)
+    )

@@ -7,7 +7,13 @@ import optax.contrib
 import pytest
 
 from segjax.training.defaults import base_config
-from segjax.training.optimizer import decay_mask, from_config, layer_scales, make_optimizer, make_schedule
+from segjax.training.optimizer import (
+    decay_mask,
+    from_config,
+    layer_scales,
+    make_optimizer,
+    make_schedule,
+)
 
 full = functools.partial(np.full, dtype=np.float32)
 
@@ -31,8 +37,14 @@ def updates_of(optimizer, params, *gradients):
 
 
 def test_warmup_is_linear_from_zero_in_every_schedule():
-    for options in ({"schedule": "constant"}, {"schedule": "cosine"}, {"schedule": "step", "boundaries": (50,)}):
-        np.testing.assert_allclose(rates([0, 5, 10], warmup_steps=10, **options), [0.0, 1.0, 2.0], rtol=1e-6)
+    for options in (
+        {"schedule": "constant"},
+        {"schedule": "cosine"},
+        {"schedule": "step", "boundaries": (50,)},
+    ):
+        np.testing.assert_allclose(
+            rates([0, 5, 10], warmup_steps=10, **options), [0.0, 1.0, 2.0], rtol=1e-6
+        )
 
 
 def test_cosine_closed_form():
@@ -51,10 +63,20 @@ def test_constant_schedule_without_warmup():
 
 
 def test_reciprocal_square_root_and_cooldown():
-    got = rates([10, 40, 80, 90, 100], schedule="rsqrt", warmup_steps=10, timescale=10, cooldown_steps=20)
-    want = [2.0, 1.0, 2 / np.sqrt(8), 1 / 3, 0.0]  # 1 / sqrt(1 + 30 / 10), ...; half of the cool-down at 90
+    got = rates(
+        [10, 40, 80, 90, 100], schedule="rsqrt", warmup_steps=10, timescale=10, cooldown_steps=20
+    )
+    want = [
+        2.0,
+        1.0,
+        2 / np.sqrt(8),
+        1 / 3,
+        0.0,
+    ]  # 1 / sqrt(1 + 30 / 10), ...; half of the cool-down at 90
     np.testing.assert_allclose(got, want, rtol=1e-5)
-    np.testing.assert_allclose(rates([79, 90], schedule="constant", cooldown_steps=20), [2.0, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(
+        rates([79, 90], schedule="constant", cooldown_steps=20), [2.0, 1.0], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,7 +112,10 @@ def test_optimizer_mistakes_say_what_was_expected(options, message):
 
 def encoder_tree():
     kernel, vector = np.ones((4, 4)), np.ones(4)
-    block = {"attn": {"qkv": {"kernel": kernel, "bias": vector}, "rel_pos_h": kernel}, "norm1": {"scale": vector}}
+    block = {
+        "attn": {"qkv": {"kernel": kernel, "bias": vector}, "rel_pos_h": kernel},
+        "norm1": {"scale": vector},
+    }
     return {
         "image_encoder": {
             "patch_embed": {"kernel": np.ones((2, 2, 3, 4)), "bias": vector},
@@ -100,7 +125,10 @@ def encoder_tree():
             "neck": {"conv": {"kernel": kernel}},
         },
         "prompt_encoder": {"point_embeddings": kernel, "no_mask_embed": np.ones((1, 4))},
-        "mask_decoder": {"mask_tokens": kernel, "cross_attn_token_to_image": {"q": {"kernel": kernel}}},
+        "mask_decoder": {
+            "mask_tokens": kernel,
+            "cross_attn_token_to_image": {"q": {"kernel": kernel}},
+        },
         "class_embed": {"embedding": kernel},
     }
 
@@ -108,7 +136,9 @@ def encoder_tree():
 def test_weight_decay_spares_vectors_and_learned_tables():
     mask = decay_mask(encoder_tree())
     decayed = {
-        jax.tree_util.keystr(p, simple=True, separator="/") for p, on in jax.tree_util.tree_leaves_with_path(mask) if on
+        jax.tree_util.keystr(p, simple=True, separator="/")
+        for p, on in jax.tree_util.tree_leaves_with_path(mask)
+        if on
     }
     assert decayed == {
         "image_encoder/patch_embed/kernel",
@@ -134,14 +164,18 @@ def test_layer_scales_with_blocks_at_the_top_of_the_tree():
 
 
 def test_a_trunk_that_is_not_there_is_an_error_that_lists_the_modules():
-    with pytest.raises(ValueError, match="'backbone'/block_0.*class_embed, image_encoder, mask_decoder"):
+    with pytest.raises(
+        ValueError, match="'backbone'/block_0.*class_embed, image_encoder, mask_decoder"
+    ):
         layer_scales(encoder_tree(), 0.5, "backbone")
 
 
 def test_first_update_is_adam_plus_decoupled_decay_times_rate_and_layer():
     params = {"image_encoder": {"block_0": {"kernel": full((2, 2), 3.0), "bias": full(2, 3.0)}}}
     grads = jax.tree.map(lambda p: np.full_like(p, 7.0), params)
-    optimizer = make_optimizer(make_schedule(0.1, 10, schedule="constant"), weight_decay=0.2, layer_decay=0.5)
+    optimizer = make_optimizer(
+        make_schedule(0.1, 10, schedule="constant"), weight_decay=0.2, layer_decay=0.5
+    )
     updates, _ = updates_of(optimizer, params, grads)
     block = updates["image_encoder"]["block_0"]
     # Adam's first step has size 1 whatever the gradient; the layer's factor is 0.5 ** 1.
@@ -152,16 +186,23 @@ def test_first_update_is_adam_plus_decoupled_decay_times_rate_and_layer():
 def test_muon_takes_steps_along_the_orthogonal_factor_of_matrices_and_is_adam_elsewhere():
     """A first step is U V^T of the gradient, of AdamW's size; Newton-Schulz gives singular values of .7 to 1.2."""
     rng = np.random.default_rng(0)
-    params = {"mlp": {"kernel": full((16, 64), 0), "bias": full(64, 0)}, "pos_embed": full((16, 64), 0)}
+    params = {
+        "mlp": {"kernel": full((16, 64), 0), "bias": full(64, 0)},
+        "pos_embed": full((16, 64), 0),
+    }
     params["head"] = {"kernel": full((64, 4), 0)}
     grads = jax.tree.map(lambda p: rng.standard_normal(p.shape).astype(np.float32), params)
     constant = make_schedule(0.1, 10, schedule="constant")
     muon = make_optimizer(constant, name="muon")
-    adam = optax.chain(optax.scale_by_adam(nesterov=True), optax.scale(-0.1))  # what optax's Muon has for the rest
+    adam = optax.chain(
+        optax.scale_by_adam(nesterov=True), optax.scale(-0.1)
+    )  # what optax's Muon has for the rest
     got, _ = updates_of(muon, params, grads)
     want, _ = updates_of(adam, params, grads)
     for name in ("pos_embed", "head"):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got[name], want[name])
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got[name], want[name]
+        )
     np.testing.assert_allclose(got["mlp"]["bias"], want["mlp"]["bias"], rtol=1e-5)
     u, _, vh = np.linalg.svd(grads["mlp"]["kernel"], full_matrices=False)
     along = -np.diag(u.T @ np.asarray(got["mlp"]["kernel"]) @ vh.T) / (0.1 * 0.2 * 64**0.5)
@@ -171,17 +212,28 @@ def test_muon_takes_steps_along_the_orthogonal_factor_of_matrices_and_is_adam_el
 
 def test_muon_takes_kernels_of_convolutions_as_matrices_where_asked():
     rng = np.random.default_rng(0)
-    params = {"conv": {"kernel": full((3, 3, 16, 20), 0)}, "stem": {"kernel": full((7, 7, 3, 64), 0)}}
+    params = {
+        "conv": {"kernel": full((3, 3, 16, 20), 0)},
+        "stem": {"kernel": full((7, 7, 3, 64), 0)},
+    }
     grads = jax.tree.map(lambda p: rng.standard_normal(p.shape).astype(np.float32), params)
     updates = {}
     for asked in (False, True):
-        muon = make_optimizer(make_schedule(0.1, 10, schedule="constant"), name="muon", muon_convolutions=asked)
+        muon = make_optimizer(
+            make_schedule(0.1, 10, schedule="constant"), name="muon", muon_convolutions=asked
+        )
         updates[asked], _ = updates_of(muon, params, grads)
-    np.testing.assert_allclose(updates[True]["stem"]["kernel"], updates[False]["stem"]["kernel"], rtol=1e-5)
-    values = lambda tree: np.linalg.svd(np.asarray(tree["conv"]["kernel"]).reshape(144, 20), compute_uv=False)
+    np.testing.assert_allclose(
+        updates[True]["stem"]["kernel"], updates[False]["stem"]["kernel"], rtol=1e-5
+    )
+    values = lambda tree: np.linalg.svd(
+        np.asarray(tree["conv"]["kernel"]).reshape(144, 20), compute_uv=False
+    )
     scale = 0.1 * 0.2 * 144**0.5
     assert values(updates[True]).min() / scale > 0.6 and values(updates[True]).max() / scale < 1.3
-    assert values(updates[False]).max() > 2 * values(updates[False]).min()  # Adam's are those of the gradient's signs
+    assert (
+        values(updates[False]).max() > 2 * values(updates[False]).min()
+    )  # Adam's are those of the gradient's signs
 
 
 def test_a_step_of_a_matrix_is_that_of_optax():
@@ -193,7 +245,9 @@ def test_a_step_of_a_matrix_is_that_of_optax():
     ours = make_optimizer(make_schedule(0.1, 10, schedule="constant"), name="muon")
     theirs = optax.contrib.muon(0.1, consistent_rms=0.2)
     got, want = (updates_of(of, params, params)[0] for of in (ours, theirs))
-    compare = lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-3 * np.abs(theirs).max())
+    compare = lambda ours, theirs: np.testing.assert_allclose(
+        ours, theirs, atol=1e-3 * np.abs(theirs).max()
+    )
     jax.tree.map(compare, got, want)
 
 
@@ -201,7 +255,9 @@ def test_lars_scales_matrices_to_a_thousandth_of_their_norm_and_leaves_vectors_a
     """Closed form of two steps: momentum .9, decay inside the trust ratio, the rate behind the momentum."""
     params = {"kernel": full((4, 4), 2.0), "bias": full(4, 2.0)}
     grads = {"kernel": full((4, 4), 0.5), "bias": full(4, 0.5)}
-    rate = make_schedule(0.1, 10, warmup_steps=1, schedule="constant")  # 0 in the first step, .1 in the second
+    rate = make_schedule(
+        0.1, 10, warmup_steps=1, schedule="constant"
+    )  # 0 in the first step, .1 in the second
     optimizer = make_optimizer(rate, name="lars", b1=0.9, weight_decay=0.25)
     first, second, _ = updates_of(optimizer, params, grads, grads)
     assert not np.any(first["kernel"])
@@ -223,10 +279,16 @@ def test_sgd_is_momentum_on_gradients_with_decay():
 
 def test_layers_are_found_below_an_optional_module_of_the_trunk():
     leaf = {"kernel": np.ones((2, 2))}
-    params = {"image_encoder": {"patch_embed": leaf, "trunk": {"block_0": leaf, "block_1": leaf}}, "head": leaf}
+    params = {
+        "image_encoder": {"patch_embed": leaf, "trunk": {"block_0": leaf, "block_1": leaf}},
+        "head": leaf,
+    }
     scales = layer_scales(params, 0.5, "image_encoder(/trunk)?")
     assert [scales["image_encoder"]["trunk"][f"block_{i}"]["kernel"] for i in (0, 1)] == [0.25, 0.5]
-    assert scales["image_encoder"]["patch_embed"]["kernel"] == 0.125 and scales["head"]["kernel"] == 1.0
+    assert (
+        scales["image_encoder"]["patch_embed"]["kernel"] == 0.125
+        and scales["head"]["kernel"] == 1.0
+    )
 
 
 def test_clipping_bounds_the_gradient_that_adam_sees():
@@ -252,4 +314,6 @@ def test_a_base_rate_is_scaled_with_the_batch():
     config = base_config()
     config.batch_size = 4096
     config.optimizer.update(base_lr=1.5e-4, schedule="constant")
-    np.testing.assert_allclose(from_config(config)[0](0), 2.4e-3, rtol=1e-6)  # MAE's pretraining, appendix A.1
+    np.testing.assert_allclose(
+        from_config(config)[0](0), 2.4e-3, rtol=1e-6
+    )  # MAE's pretraining, appendix A.1

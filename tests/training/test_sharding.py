@@ -21,7 +21,9 @@ def test_mesh_has_both_axes_and_is_auto():
 
 @pytest.mark.parametrize("data, fsdp", [(3, 1), (-1, 3), (2, 2), (-1, -1), (0, 8), (16, 1)])
 def test_a_mesh_that_does_not_fit_names_the_device_count_and_one_that_does(data, fsdp):
-    with pytest.raises(ValueError, match=r"8 devices.*For example mesh.data=(\d), mesh.fsdp=(\d)") as error:
+    with pytest.raises(
+        ValueError, match=r"8 devices.*For example mesh.data=(\d), mesh.fsdp=(\d)"
+    ) as error:
         make_mesh(data, fsdp)
     words = str(error.value).replace(",", "").split()
     good = {w.split("=")[0]: int(w.split("=")[1]) for w in words[-2:]}
@@ -30,7 +32,13 @@ def test_a_mesh_that_does_not_fit_names_the_device_count_and_one_that_does(data,
 
 def test_the_largest_divisible_dimension_is_split_above_the_floor():
     mesh = make_mesh(fsdp=4)
-    tree = {"a": shape(6, 512), "b": shape(512, 128), "small": shape(8, 8), "odd": shape(63, 65), "s": shape()}
+    tree = {
+        "a": shape(6, 512),
+        "b": shape(512, 128),
+        "small": shape(8, 8),
+        "odd": shape(63, 65),
+        "s": shape(),
+    }
     specs = jax.tree.map(lambda s: s.spec, state_shardings(tree, mesh, floor=100))
     assert specs == {"a": P(None, "fsdp"), "b": P("fsdp"), "small": P(), "odd": P(), "s": P()}
 
@@ -40,22 +48,37 @@ def test_overrides_decide_by_path():
     tree = {"decoder": {"kernel": shape(8, 512)}, "encoder": {"kernel": shape(8, 512)}}
     rules = [("^decoder/", (None, None)), ("kernel$", ["fsdp", None])]
     specs = jax.tree.map(lambda s: s.spec, state_shardings(tree, mesh, floor=1, overrides=rules))
-    assert specs["decoder"]["kernel"] == P(None, None) and specs["encoder"]["kernel"] == P("fsdp", None)
+    assert specs["decoder"]["kernel"] == P(None, None) and specs["encoder"]["kernel"] == P(
+        "fsdp", None
+    )
 
 
 @pytest.mark.parametrize(
-    "axes, message", [(("tensor", None), "'tensor'"), (("fsdp", None), "on 'fsdp'"), (("fsdp",), "one per dimension")]
+    "axes, message",
+    [
+        (("tensor", None), "'tensor'"),
+        (("fsdp", None), "on 'fsdp'"),
+        (("fsdp",), "one per dimension"),
+    ],
 )
 def test_an_override_that_does_not_fit_names_the_parameter(axes, message):
-    with pytest.raises(ValueError, match=f"(?s)encoder/kernel.*{message}|{message}.*encoder/kernel"):
-        state_shardings({"encoder": {"kernel": shape(6, 512)}}, make_mesh(fsdp=4), overrides=[("kernel", axes)])
+    with pytest.raises(
+        ValueError, match=f"(?s)encoder/kernel.*{message}|{message}.*encoder/kernel"
+    ):
+        state_shardings(
+            {"encoder": {"kernel": shape(6, 512)}}, make_mesh(fsdp=4), overrides=[("kernel", axes)]
+        )
 
 
 def test_too_much_left_whole_names_the_largest_arrays():
     tree = {"big": shape(63, 65), "small": shape(3), "split": shape(64, 64)}
-    with pytest.raises(ValueError, match=r"50% of the state's bytes.*Largest: big \(63, 65\), 0.02 MiB; small"):
+    with pytest.raises(
+        ValueError, match=r"50% of the state's bytes.*Largest: big \(63, 65\), 0.02 MiB; small"
+    ):
         state_shardings(tree, make_mesh(fsdp=4), floor=100, unsharded_tolerance=0.1)
-    state_shardings(tree, make_mesh(fsdp=1), floor=100, unsharded_tolerance=0.1)  # nobody asked for sharding
+    state_shardings(
+        tree, make_mesh(fsdp=1), floor=100, unsharded_tolerance=0.1
+    )  # nobody asked for sharding
 
 
 def test_place_batch_splits_rows_over_every_device_and_keeps_index_off_it():
@@ -71,13 +94,23 @@ def test_place_batch_splits_rows_over_every_device_and_keeps_index_off_it():
 @pytest.mark.parametrize(
     "size, microbatches, said",
     [
-        (20, 2, "batch_size 20 does not divide over 8 devices x 2 microbatches; expected a multiple of 16: 16 or 32"),
-        (20, 1, "batch_size 20 does not divide over 8 devices x 1 microbatch; expected a multiple of 8: 16 or 24"),
+        (
+            20,
+            2,
+            "batch_size 20 does not divide over 8 devices x 2 microbatches; expected a multiple of 16: 16 or 32",
+        ),
+        (
+            20,
+            1,
+            "batch_size 20 does not divide over 8 devices x 1 microbatch; expected a multiple of 8: 16 or 24",
+        ),
         (7, 4, "batch_size 7 .* expected a multiple of 32: 32 is the smallest"),
     ],
 )
 def test_a_batch_size_that_does_not_divide_names_the_nearest_that_do(size, microbatches, said):
     with pytest.raises(ValueError, match=said):
         check_batch_size(size, microbatches, make_mesh())
-    for better in (int(word) for word in said.rsplit(": ", 1)[1].replace(" is the smallest", "").split(" or ")):
+    for better in (
+        int(word) for word in said.rsplit(": ", 1)[1].replace(" is the smallest", "").split(" or ")
+    ):
         check_batch_size(better, microbatches, make_mesh())

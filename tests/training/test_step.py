@@ -34,7 +34,8 @@ def test_microbatches_equal_the_full_batch_with_unequal_weights(pieces):
     split = jax.jit(lambda s, b: gradient_sums(task.loss, s, b, s.key, pieces))(state, batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-5), whole, split)
     one, two = (
-        jax.jit(make_train_step(task.loss, OPTIMIZER, SCHEDULE, microbatches=n))(state, batch)[1] for n in (1, pieces)
+        jax.jit(make_train_step(task.loss, OPTIMIZER, SCHEDULE, microbatches=n))(state, batch)[1]
+        for n in (1, pieces)
     )
     np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-6)
     np.testing.assert_allclose(one["absolute"], two["absolute"], rtol=1e-6)
@@ -44,12 +45,16 @@ def test_loss_and_metrics_are_divided_by_the_weight_once():
     task = ToyTask(noise=0.0)
     state, batch = fresh(task), device_batch()
     _, metrics = jax.jit(make_train_step(task.loss, OPTIMIZER, SCHEDULE))(state, batch)
-    total, weight, sums = jax.device_get(jax.jit(task.loss, static_argnums=3)(state.variables, batch, state.key, True))
+    total, weight, sums = jax.device_get(
+        jax.jit(task.loss, static_argnums=3)(state.variables, batch, state.key, True)
+    )
     np.testing.assert_allclose(metrics["loss"], total / weight, rtol=1e-6)
     np.testing.assert_allclose(metrics["absolute"], sums["absolute"] / weight, rtol=1e-6)
     np.testing.assert_allclose(metrics["lr"], 0.01)
     assert metrics["finite"]
-    mean_loss = lambda p: task.loss({"params": p, "constants": state.constants}, batch, state.key, True)[0] / weight
+    mean_loss = lambda p: (
+        task.loss({"params": p, "constants": state.constants}, batch, state.key, True)[0] / weight
+    )
     norm = jax.jit(lambda params: optax.tree.norm(jax.grad(mean_loss)(params)))(state.params)
     np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
 
@@ -78,7 +83,9 @@ def test_the_key_of_a_step_depends_on_the_run_and_the_step_alone():
     task = ToyTask(noise=1.0)
     step = jax.jit(make_train_step(task.loss, OPTIMIZER, SCHEDULE))
     state, batch = fresh(task), device_batch()
-    losses = [float(step(s, batch)[1]["loss"]) for s in (state, state, state.replace(step=state.step + 1))]
+    losses = [
+        float(step(s, batch)[1]["loss"]) for s in (state, state, state.replace(step=state.step + 1))
+    ]
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -91,7 +98,12 @@ def test_a_step_that_is_not_finite_changes_nothing_from_then_on(where):
         def loss_fn(variables, batch, key, train):
             total, weight, sums = task.loss(variables, batch, key, train)
             bad = batch["x"][0, 0] == 1e6
-            return total + jnp.sqrt(jnp.where(bad, 0.0 * variables["params"]["second"]["bias"][0], 1.0)), weight, sums
+            return (
+                total
+                + jnp.sqrt(jnp.where(bad, 0.0 * variables["params"]["second"]["bias"][0], 1.0)),
+                weight,
+                sums,
+            )
 
     step = jax.jit(make_train_step(loss_fn, OPTIMIZER, SCHEDULE, ema_decay=0.9))
     before, _ = step(fresh(task, ema=True), device_batch())
@@ -100,7 +112,9 @@ def test_a_step_that_is_not_finite_changes_nothing_from_then_on(where):
     after, metrics = step(before, device_batch(x=x))
     assert not metrics["finite"] and not after.finite
     assert bool(jnp.isfinite(metrics["loss"])) == (where == "gradient")
-    later, metrics = step(after, device_batch())  # a good batch after the bad one must not move it either
+    later, metrics = step(
+        after, device_batch()
+    )  # a good batch after the bad one must not move it either
     assert not metrics["finite"] and int(later.step) == 1
     for name in ("params", "opt_state", "ema"):
         jax.tree.map(np.testing.assert_array_equal, getattr(later, name), getattr(before, name))
@@ -122,7 +136,12 @@ def test_splitting_into_microbatches_moves_no_rows_between_devices():
     mesh, task = make_mesh(), ToyTask()
     with jax.set_mesh(mesh):
         state, batch = fresh(task), place_batch(examples(0, 32), mesh)
-        text = jax.jit(lambda s, b: gradient_sums(task.loss, s, b, s.key, 4)).lower(state, batch).compile().as_text()
+        text = (
+            jax.jit(lambda s, b: gradient_sums(task.loss, s, b, s.key, 4))
+            .lower(state, batch)
+            .compile()
+            .as_text()
+        )
     assert "all-reduce" in text
     for movement in ("all-gather", "all-to-all", "collective-permute"):
         assert movement not in text

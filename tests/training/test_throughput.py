@@ -28,7 +28,12 @@ def test_peaks_by_the_names_that_jax_has_for_devices(kind, platform, half, singl
 def test_utilisation_is_the_models_operations_over_the_peak():
     """100 images a second on 4 chips, each image 2e12 operations: 50 of a peak of 200."""
     row = utilisation(100.0, 2e12, chips=4, peak=200.0)
-    expected = {"images_per_second": 100, "images_per_second_per_chip": 25, "tflops_per_chip": 50, "mfu": 0.25}
+    expected = {
+        "images_per_second": 100,
+        "images_per_second_per_chip": 25,
+        "tflops_per_chip": 50,
+        "mfu": 0.25,
+    }
     assert row == pytest.approx(expected)
     assert "mfu" not in utilisation(100.0, 2e12, chips=4, peak=0.0)
     assert "tflops_per_chip" not in utilisation(100.0, 0.0, chips=4, peak=200.0)

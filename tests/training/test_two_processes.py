@@ -30,7 +30,9 @@ def train_until_told_to_stop(workdir, signum):
     """In each process: what cannot work is refused, then process 1 alone gets a signal at its sixth batch."""
     rank = jax.process_index()
     unread = lambda number: pytest.fail("a batch was read")
-    with pytest.raises(ValueError, match=r"12 does not divide over 4 devices \(2 processes x 2\) x 2.*: 8 or 16"):
+    with pytest.raises(
+        ValueError, match=r"12 does not divide over 4 devices \(2 processes x 2\) x 2.*: 8 or 16"
+    ):
         train(ToyTask(on_batch=unread), endless(batch_size=12, microbatches=2), workdir)
     workdirs.LATE = 1.0
     with pytest.raises(ValueError, match="is another folder on process 1 than on process 0"):
@@ -41,7 +43,9 @@ def train_until_told_to_stop(workdir, signum):
     return {"step": stopped.value.step, "status": stopped.value.code, "devices": jax.device_count()}
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_one_stops_both_at_one_step_and_one_process_goes_on(tmp_path, signum):
     run = tmp_path / "run"
     first, second = launch(tmp_path, train_until_told_to_stop, 2, 2, workdir=run, signum=signum)
@@ -54,7 +58,9 @@ def test_a_signal_to_one_stops_both_at_one_step_and_one_process_goes_on(tmp_path
     config = endless(total_steps=step + 2)
     train(ToyTask(), config, tmp_path / "alone")
     alone = losses(tmp_path / "alone")
-    np.testing.assert_allclose([together[i] for i in range(1, step + 1)], [alone[i] for i in range(1, step + 1)], 1e-5)
+    np.testing.assert_allclose(
+        [together[i] for i in range(1, step + 1)], [alone[i] for i in range(1, step + 1)], 1e-5
+    )
     train(ToyTask(), config, run)  # 8 devices of one process, after 2 x 2
     resumed = losses(run)
     np.testing.assert_allclose([resumed[i] for i in alone], list(alone.values()), 1e-5)

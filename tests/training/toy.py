@@ -14,13 +14,20 @@ def examples(start: int, count: int, seed: int = 0) -> dict[str, np.ndarray]:
     rows = [np.random.default_rng([seed, i]) for i in range(start, start + count)]
     x = np.stack([r.standard_normal(INPUTS).astype(np.float32) for r in rows])
     weight = np.array([r.integers(0, 4) for r in rows], np.float32)
-    return {"x": x, "y": np.sin(x.sum(-1)), "weight": weight, "index": np.arange(start, start + count)}
+    return {
+        "x": x,
+        "y": np.sin(x.sum(-1)),
+        "weight": weight,
+        "index": np.arange(start, start + count),
+    }
 
 
 class ToyTask:
     """`poison`: the global step whose batch holds a NaN. `noise`: scale of a per-step random perturbation."""
 
-    def __init__(self, poison: int | None = None, noise: float = 0.1, hidden: int = HIDDEN, on_batch=None) -> None:
+    def __init__(
+        self, poison: int | None = None, noise: float = 0.1, hidden: int = HIDDEN, on_batch=None
+    ) -> None:
         self.poison, self.noise, self.hidden, self.on_batch = poison, noise, hidden, on_batch
         self.traces = 0
         self.evaluations = 0
@@ -33,8 +40,14 @@ class ToyTask:
         a, b = jax.random.split(key)
         return {
             "params": {
-                "first": {"kernel": 0.3 * jax.random.normal(a, (INPUTS, self.hidden)), "bias": jnp.zeros(self.hidden)},
-                "second": {"kernel": 0.3 * jax.random.normal(b, (self.hidden, 1)), "bias": jnp.zeros(1)},
+                "first": {
+                    "kernel": 0.3 * jax.random.normal(a, (INPUTS, self.hidden)),
+                    "bias": jnp.zeros(self.hidden),
+                },
+                "second": {
+                    "kernel": 0.3 * jax.random.normal(b, (self.hidden, 1)),
+                    "bias": jnp.zeros(1),
+                },
             },
             "constants": {"offset": jnp.full((1,), 0.5)},
         }
@@ -43,16 +56,24 @@ class ToyTask:
         self.traces += 1
         params = variables["params"]
         hidden = jnp.tanh(batch["x"] @ params["first"]["kernel"] + params["first"]["bias"])
-        out = (hidden @ params["second"]["kernel"] + params["second"]["bias"])[:, 0] + variables["constants"]["offset"]
+        out = (hidden @ params["second"]["kernel"] + params["second"]["bias"])[:, 0] + variables[
+            "constants"
+        ]["offset"]
         out = out + self.noise * jax.random.normal(key, ())
         error = jnp.square(out - batch["y"])
         weight = batch["weight"]
-        return (error * weight).sum(), weight.sum(), {"absolute": (jnp.abs(out - batch["y"]) * weight).sum()}
+        return (
+            (error * weight).sum(),
+            weight.sum(),
+            {"absolute": (jnp.abs(out - batch["y"]) * weight).sum()},
+        )
 
     def operations(self):
         return 3 * 2 * (INPUTS * self.hidden + self.hidden), "float32"
 
-    def batches(self, split, *, batch_size, start, process_index, process_count, seed, workdir=None):
+    def batches(
+        self, split, *, batch_size, start, process_index, process_count, seed, workdir=None
+    ):
         position = start
         while True:
             batch = examples(position, batch_size, seed)
@@ -61,7 +82,9 @@ class ToyTask:
             if self.on_batch is not None:
                 self.on_batch(position // batch_size)
             local = batch_size // process_count
-            yield {k: v[process_index * local : (process_index + 1) * local] for k, v in batch.items()}
+            yield {
+                k: v[process_index * local : (process_index + 1) * local] for k, v in batch.items()
+            }
             position += batch_size
 
     def evaluate(self, variables, *, mesh):

@@ -17,7 +17,9 @@ def test_frames_masks_and_tags_have_the_objects_colour():
     masks = np.zeros((2, 120, 160), bool)
     masks[0, 30:60, 40:80] = True
     boxes = [[40, 30, 80, 60], [100, 60, 150, 110]]
-    out = viz.detection_overlay(grey(), boxes, masks, [1, 0], [0.9, 0.5], ["cup", "zebra"], colors=[RED, BLUE])
+    out = viz.detection_overlay(
+        grey(), boxes, masks, [1, 0], [0.9, 0.5], ["cup", "zebra"], colors=[RED, BLUE]
+    )
     np.testing.assert_array_equal(out[30, 50], RED)  # frame
     np.testing.assert_array_equal(out[59, 79], RED)
     np.testing.assert_array_equal(out[45, 60], [145, 55, 55])  # 45 % of red over grey
@@ -59,22 +61,37 @@ def test_keypoints_that_are_labelled_are_drawn():
 
 
 def test_a_small_picture_is_enlarged_for_its_words():
-    assert [viz.readable_scale(hw) for hw in ((64, 48), (256, 100), (480, 640), (8, 9000))] == [8, 2, 1, 1]
-    arrays = dict(labels=[0], scores=[0.9], keypoints=[[[20, 50, 2]]], names=["zebra"], colors=[RED])
+    assert [viz.readable_scale(hw) for hw in ((64, 48), (256, 100), (480, 640), (8, 9000))] == [
+        8,
+        2,
+        1,
+        1,
+    ]
+    arrays = dict(
+        labels=[0], scores=[0.9], keypoints=[[[20, 50, 2]]], names=["zebra"], colors=[RED]
+    )
     small = viz.detection_overlay(grey(64, 64), [[10, 40, 30, 60]], **arrays)
     large = viz.detection_overlay(grey(512, 512), [[10, 40, 30, 60]], **arrays, scale=8)
     np.testing.assert_array_equal(large[320, 80:240], [RED] * 160)  # frame
     np.testing.assert_array_equal(large[400, 160], RED)  # keypoint
     tags = [(rows == RED).all(-1).any(0).sum() for rows in (small[28:39], large[300:319])]
-    assert 20 <= tags[0] <= 34 and 60 <= tags[1] <= 90, "there is room for the score alone, and for the name too"
+    assert 20 <= tags[0] <= 34 and 60 <= tags[1] <= 90, (
+        "there is room for the score alone, and for the name too"
+    )
 
 
 def test_the_sheet_has_truth_beside_what_is_certain():
     masks = np.zeros((1, 120, 160), bool)
     masks[0, 30:60, 40:80] = True
     truth = {"boxes": np.array([[40, 30, 80, 60]]), "masks": masks, "labels": [0]}
-    found = {"boxes": [[40, 30, 80, 60], [90, 60, 150, 110]], "scores": [0.9, 0.1], "labels": [0, 0]}
-    sheet = viz.detection_sheet([grey(), grey()], [truth, truth], [found, {"boxes": np.zeros((0, 4))}], ["cup"])
+    found = {
+        "boxes": [[40, 30, 80, 60], [90, 60, 150, 110]],
+        "scores": [0.9, 0.1],
+        "labels": [0, 0],
+    }
+    sheet = viz.detection_sheet(
+        [grey(), grey()], [truth, truth], [found, {"boxes": np.zeros((0, 4))}], ["cup"]
+    )
     assert sheet.dtype == np.uint8 and 2 * 256 < sheet.shape[1] < 3 * 256
     answer = viz.detection_sheet([grey()], [truth], [found], threshold=0.05)
     assert (answer != viz.detection_sheet([grey()], [truth], [found])).any()

@@ -32,7 +32,14 @@ def test_a_label_map_is_tinted_and_borders_are_solid():
     labels[10:30, 10:30], labels[10:30, 30:50] = 1, 3
     out = viz.label_overlay(image, labels, [(200, 0, 0), (0, 0, 0)], opacity=0.5)
     np.testing.assert_array_equal(out[20, 20], [150, 50, 50])
-    for y, x in ((20, 29), (20, 30), (20, 10), (20, 49), (10, 20), (29, 20)):  # 3 has the first colour again
+    for y, x in (
+        (20, 29),
+        (20, 30),
+        (20, 10),
+        (20, 49),
+        (10, 20),
+        (29, 20),
+    ):  # 3 has the first colour again
         np.testing.assert_array_equal(out[y, x], [200, 0, 0])
     np.testing.assert_array_equal(out[20, 40], [150, 50, 50])
     np.testing.assert_array_equal(out[5, 5], [100, 100, 100])
@@ -95,7 +102,10 @@ def test_errors_have_colours_of_their_own():
 
 def rounds(images=2, canvas=64, clicks=4):
     truth = np.stack([rectangle(10, 10, 40, 40, canvas, canvas)] * images)
-    answers = np.stack([np.stack([rectangle(10, 10, 20 + 5 * k, 40, canvas, canvas) for k in range(clicks)])] * images)
+    answers = np.stack(
+        [np.stack([rectangle(10, 10, 20 + 5 * k, 40, canvas, canvas) for k in range(clicks)])]
+        * images
+    )
     return {
         "image": np.full((images, canvas, canvas, 3), 120, np.uint8),
         "size": np.array([[canvas, canvas], [48, canvas]], np.int32)[:images],
@@ -157,10 +167,15 @@ def test_the_reconstruction_sheet_has_three_panels_a_picture():
 
 def test_the_classification_sheet_frames_what_was_named_wrongly():
     images = np.zeros((5, 32, 32, 3), np.uint8)
-    sheet = viz.classification_sheet(images, np.arange(5), np.array([0, 1, 2, 0, 4]), ("asp", "owl"))
+    sheet = viz.classification_sheet(
+        images, np.arange(5), np.array([0, 1, 2, 0, 4]), ("asp", "owl")
+    )
     gap, side = drawing._GAP, 192
     assert sheet.shape[1] == gap + 4 * (side + gap)  # four columns, so two rows
     top = round(1.9 * max(15, side // 17))
     corner = lambda column: sheet[top, gap + column * (side + gap)].tolist()
     assert [corner(column) for column in range(4)] == [[0] * 3] * 3 + [list(viz.WRONG)]
-    assert viz.classification_sheet(images[:1], np.array([0]), np.array([0])).shape[1] == gap + side + gap
+    assert (
+        viz.classification_sheet(images[:1], np.array([0]), np.array([0])).shape[1]
+        == gap + side + gap
+    )

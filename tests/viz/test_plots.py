@@ -17,7 +17,10 @@ def read_png(path):
 
 def test_curve_writes_a_png_and_wants_ious(tmp_path):
     trained = {"iou@1": 0.6, "iou@5": 0.7, "iou@5/small": 0.2, "oracle@1": 0.65, "noc@90": 7.0}
-    path = plots.curve({"trained": trained, "untrained": {"iou@1": 0.1, "iou@5": 0.1}}, tmp_path / "new" / "curve.png")
+    path = plots.curve(
+        {"trained": trained, "untrained": {"iou@1": 0.1, "iou@5": 0.1}},
+        tmp_path / "new" / "curve.png",
+    )
     picture = read_png(path)
     assert min(picture.shape[:2]) > 400
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
@@ -27,7 +30,9 @@ def test_curve_writes_a_png_and_wants_ious(tmp_path):
 
 def test_training_curves_from_metrics_with_gaps(tmp_path):
     metrics = tmp_path / "metrics.jsonl"
-    rows = [{"step": step, "loss": 1 / (1 + step), "lr": 0.1, "iou_error": None} for step in range(50)]
+    rows = [
+        {"step": step, "loss": 1 / (1 + step), "lr": 0.1, "iou_error": None} for step in range(50)
+    ]
     rows += [{"step": 49, "iou@1": 0.5, "iou@3": 0.6}, {"step": 99, "iou@1": 0.6, "iou@3": 0.7}]
     metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
     picture = read_png(plots.training_curves(metrics, tmp_path / "curves.png", title="run"))
@@ -48,7 +53,9 @@ def test_precision_recall_and_confusion_write_pngs(tmp_path):
     assert min(picture.shape[:2]) > 400 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
     with pytest.raises(ValueError, match="no curve"):
         plots.precision_recall({}, tmp_path / "pr.png")
-    few = read_png(plots.confusion(np.eye(3, dtype=int), ["a", "b", "nothing"], tmp_path / "few.png"))
+    few = read_png(
+        plots.confusion(np.eye(3, dtype=int), ["a", "b", "nothing"], tmp_path / "few.png")
+    )
     names = [f"c{k}" for k in range(30)]
     some = read_png(plots.confusion(np.eye(30), names, tmp_path / "some.png", most=9))
     assert few.shape[0] < some.shape[0] < 3 * few.shape[0]  # nine of the thirty classes

@@ -27,17 +27,23 @@ def assert_same(found, want):
     ],
 )
 def test_every_file_tells_what_it_is_and_gives_back_what_went_in(tmp_path, name, family, written):
-    said, arrays = write_checkpoint(tmp_path / name, debug_variables(), family=family, metadata=DEBUG)
+    said, arrays = write_checkpoint(
+        tmp_path / name, debug_variables(), family=family, metadata=DEBUG
+    )
     checkpoint = read_checkpoint(tmp_path / name)
     assert said == checkpoint.family == written
     assert arrays == len(jax.tree.leaves(debug_variables())) + (written == "huggingface")
     assert checkpoint.saved == (DEBUG if written == "segjax" else {})
-    assert checkpoint.size == ({} if written == "segjax" else {"width": 32, "depth": 2, "patch": 16, "canvas": 64})
+    assert checkpoint.size == (
+        {} if written == "segjax" else {"width": 32, "depth": 2, "patch": 16, "canvas": 64}
+    )
     assert_same(checkpoint.variables(debug_variables()), debug_variables())
 
 
 def test_transformers_finds_the_header_that_it_insists_on(tmp_path):
-    write_checkpoint(tmp_path / "x.safetensors", debug_variables(), family="huggingface", metadata={})
+    write_checkpoint(
+        tmp_path / "x.safetensors", debug_variables(), family="huggingface", metadata={}
+    )
     assert read_arrays(tmp_path / "x.safetensors")[1] == {"format": "pt"}
 
 
@@ -51,11 +57,16 @@ def test_variables_come_in_the_type_of_the_model_and_are_copies(tmp_path):
     write_checkpoint(tmp_path / "x.pth", half, metadata={})
     found = read_checkpoint(tmp_path / "x.pth").variables(debug_variables())
     assert_same(found, jax.tree.map(lambda x: x.astype(np.float32), half))
-    assert all(x.dtype == np.float32 and x.flags.writeable and x.flags.c_contiguous for x in jax.tree.leaves(found))
+    assert all(
+        x.dtype == np.float32 and x.flags.writeable and x.flags.c_contiguous
+        for x in jax.tree.leaves(found)
+    )
 
 
 def test_weights_for_another_canvas_say_how_to_mend_it(tmp_path):
     write_checkpoint(tmp_path / "x.pth", debug_variables(), metadata={})
     larger = shapes_of(build_sam("sam_debug", canvas=96))
-    with pytest.raises(CheckpointError, match="3 misshapen: .*for another canvas: `segjax convert SRC DST --canvas"):
+    with pytest.raises(
+        CheckpointError, match="3 misshapen: .*for another canvas: `segjax convert SRC DST --canvas"
+    ):
         read_checkpoint(tmp_path / "x.pth").variables(larger)

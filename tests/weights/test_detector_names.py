@@ -20,7 +20,9 @@ MODELS = {
     "torchvision, second generation": SECOND,
     "torchvision, frozen": dict(freeze_at=2),
     "detectron2": dict(conventions="detectron2"),
-    "detectron2, group norms": dict(conventions="detectron2", norm="gn", pyramid_norm="gn", head_norm="gn"),
+    "detectron2, group norms": dict(
+        conventions="detectron2", norm="gn", pyramid_norm="gn", head_norm="gn"
+    ),
     "detectron2, ViTDet": dict(conventions="detectron2_rgb") | VITDET,
     "detectron2, cascade": dict(conventions="detectron2") | CASCADE,
     "detectron2, ViTDet, cascade": dict(conventions="detectron2_rgb") | VITDET | CASCADE,
@@ -55,7 +57,12 @@ def test_torchvision_s_names_and_layouts():
     _, _, variables, state = made("torchvision")
     ours = flatten(variables)
     body = "backbone.body."
-    for key in ("conv1.weight", "bn1.running_var", "layer1.1.conv3.weight", "layer4.0.downsample.1.bias"):
+    for key in (
+        "conv1.weight",
+        "bn1.running_var",
+        "layer1.1.conv3.weight",
+        "layer4.0.downsample.1.bias",
+    ):
         assert body + key in state
     stem = ours["params/backbone/stem/kernel"]
     assert state[body + "conv1.weight"][3, 2, 5, 6] == stem[5, 6, 2, 3]
@@ -65,10 +72,14 @@ def test_torchvision_s_names_and_layouts():
     fc, kernel = state["roi_heads.box_head.fc6.weight"], ours["params/box_head/fc_0/kernel"]
     assert fc.shape == (32, 16 * 49)
     channel, row, column = 5, 2, 6
-    np.testing.assert_array_equal(fc[:, channel * 49 + row * 7 + column], kernel[(row * 7 + column) * 16 + channel])
+    np.testing.assert_array_equal(
+        fc[:, channel * 49 + row * 7 + column], kernel[(row * 7 + column) * 16 + channel]
+    )
     deconvolution = state["roi_heads.keypoint_predictor.kps_score_lowres.weight"]
     assert deconvolution[3, 1, 0, 2] == ours["params/keypoint_head/upscale/kernel"][3, 0, 2, 1]
-    assert state["roi_heads.mask_predictor.mask_fcn_logits.weight"].shape == (4, 16, 1, 1), "the background's too"
+    assert state["roi_heads.mask_predictor.mask_fcn_logits.weight"].shape == (4, 16, 1, 1), (
+        "the background's too"
+    )
     assert "backbone.fpn.layer_blocks.3.0.bias" in state and "rpn.head.conv.0.0.weight" in state
 
 
@@ -119,9 +130,13 @@ def test_detectron2_s_names_and_layouts():
         assert key in state
     # Its background is the last class, ours the first; boxes and masks have none.
     scores = ours["params/box_head/scores/kernel"]
-    np.testing.assert_array_equal(state["roi_heads.box_predictor.cls_score.weight"], scores.T[[1, 2, 3, 0]])
+    np.testing.assert_array_equal(
+        state["roi_heads.box_predictor.cls_score.weight"], scores.T[[1, 2, 3, 0]]
+    )
     bias = ours["params/box_head/scores/bias"]
-    np.testing.assert_array_equal(state["roi_heads.box_predictor.cls_score.bias"], bias[[1, 2, 3, 0]])
+    np.testing.assert_array_equal(
+        state["roi_heads.box_predictor.cls_score.bias"], bias[[1, 2, 3, 0]]
+    )
     assert state["roi_heads.box_predictor.bbox_pred.weight"].shape == (12, 32)
     assert state["roi_heads.mask_head.predictor.weight"].shape == (3, 16, 1, 1)
 
@@ -130,11 +145,21 @@ def test_vitdet_s_names_and_its_unused_position():
     _, _, variables, state = made("detectron2, ViTDet")
     positions = state["backbone.net.pos_embed"]
     assert positions.shape == (1, 10, 32) and not positions[0, 0].any()
-    np.testing.assert_array_equal(positions[0, 1 + 5], variables["params"]["backbone"]["pos_embed"][0, 1, 2])
+    np.testing.assert_array_equal(
+        positions[0, 1 + 5], variables["params"]["backbone"]["pos_embed"][0, 1, 2]
+    )
     # Enlarged 4 times: upscale, norm, (GELU,) upscale, 1x1, 3x3; halved: (max-pool,) 1x1, 3x3.
-    want = {f"2.{k}" for k in (0, 1, 3, 4, 5)} | {f"3.{k}" for k in (0, 1, 2)} | {f"4.{k}" for k in (0, 1)}
+    want = (
+        {f"2.{k}" for k in (0, 1, 3, 4, 5)}
+        | {f"3.{k}" for k in (0, 1, 2)}
+        | {f"4.{k}" for k in (0, 1)}
+    )
     want |= {f"5.{k}" for k in (1, 2)}
-    assert {".".join(key.removeprefix("backbone.simfp_").split(".")[:2]) for key in state if "simfp" in key} == want
+    assert {
+        ".".join(key.removeprefix("backbone.simfp_").split(".")[:2])
+        for key in state
+        if "simfp" in key
+    } == want
     for key in (
         "backbone.net.blocks.1.attn.rel_pos_w",
         "backbone.net.blocks.0.mlp.fc2.bias",
@@ -149,17 +174,25 @@ def test_vitdet_s_names_and_its_unused_position():
 def test_a_cascade_s_names():
     table, family, variables, state = made("detectron2, cascade")
     ours = flatten(variables)
-    layers = ("box_head.{}.fc1", "box_head.{}.fc2", "box_predictor.{}.cls_score", "box_predictor.{}.bbox_pred")
+    layers = (
+        "box_head.{}.fc1",
+        "box_head.{}.fc2",
+        "box_predictor.{}.cls_score",
+        "box_predictor.{}.bbox_pred",
+    )
     keys = {f"roi_heads.{layer.format(stage)}.weight" for layer in layers for stage in range(3)}
     assert {key for key in state if ".box_" in key and key.endswith("weight")} == keys
     for stage in range(3):
         scores = ours[f"params/box_head_{stage}/scores/bias"]
-        np.testing.assert_array_equal(state[f"roi_heads.box_predictor.{stage}.cls_score.bias"], scores[[1, 2, 3, 0]])
+        np.testing.assert_array_equal(
+            state[f"roi_heads.box_predictor.{stage}.cls_score.bias"], scores[[1, 2, 3, 0]]
+        )
         assert state[f"roi_heads.box_predictor.{stage}.bbox_pred.weight"].shape == (4, 32)
     norms = made("detectron2, ViTDet, cascade")[3]
     assert {"roi_heads.box_head.2.conv1.norm.weight", "roi_heads.box_head.0.fc1.bias"} < set(norms)
     with pytest.raises(
-        CheckpointError, match="24 missing: .*box_head.0.fc1.bias .*; 8 unexpected: .*box_head.fc1.bias "
+        CheckpointError,
+        match="24 missing: .*box_head.0.fc1.bias .*; 8 unexpected: .*box_head.fc1.bias ",
     ):
         table.from_published(made("detectron2")[3], variables, family=family, source="file")
     with pytest.raises(CheckpointError, match="torchvision has no place for params/box_head_0/"):
@@ -169,8 +202,13 @@ def test_a_cascade_s_names():
 def test_what_detectron2_computes_anew_is_left_alone():
     table, family, variables, state = made("detectron2")
     more = {"pixel_mean": np.zeros((3, 1, 1), np.float32)}
-    more |= {f"proposal_generator.anchor_generator.cell_anchors.{n}": np.zeros((3, 4), np.float32) for n in range(5)}
-    assert_same(table.from_published(state | more, variables, family=family, source="file"), variables)
+    more |= {
+        f"proposal_generator.anchor_generator.cell_anchors.{n}": np.zeros((3, 4), np.float32)
+        for n in range(5)
+    }
+    assert_same(
+        table.from_published(state | more, variables, family=family, source="file"), variables
+    )
 
 
 def test_what_differs_is_listed():
@@ -192,7 +230,9 @@ def test_a_classifier_s_arrays_are_a_backbone():
     """Frozen where the detector has them frozen."""
     variables = made("torchvision")[2]
     backbone = {name: {"backbone": tree["backbone"]} for name, tree in variables.items()}
-    state = TORCHVISION_RESNETS.to_published(backbone, "torchvision") | {"fc.bias": np.zeros(1000, np.float32)}
+    state = TORCHVISION_RESNETS.to_published(backbone, "torchvision") | {
+        "fc.bias": np.zeros(1000, np.float32)
+    }
     assert "layer1.0.downsample.0.weight" in state and TORCHVISION_RESNETS.family_of(state)
     frozen = made("torchvision, frozen")[2]
     expected = {name: {"backbone": tree["backbone"]} for name, tree in frozen.items()}

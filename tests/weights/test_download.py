@@ -39,7 +39,12 @@ def server(tmp_path):
 
 
 def entry(address, **changes):
-    fields = dict(url=address + "weights.pth", bytes=len(DATA), sha256=hashlib.sha256(DATA).hexdigest(), licence="none")
+    fields = dict(
+        url=address + "weights.pth",
+        bytes=len(DATA),
+        sha256=hashlib.sha256(DATA).hexdigest(),
+        licence="none",
+    )
     return PublishedFile(**fields | changes)
 
 
@@ -49,7 +54,9 @@ def test_a_file_is_fetched_once_and_then_found(server, tmp_path, capsys):
     assert path == tmp_path / "cache" / "weights.pth" and path.read_bytes() == DATA
     assert "weights.pth" in capsys.readouterr().err  # progress
     assert fetch(entry(address), tmp_path / "cache") == path
-    assert requests == ["/weights.pth"] and [p.name for p in path.parent.iterdir()] == ["weights.pth"]
+    assert requests == ["/weights.pth"] and [p.name for p in path.parent.iterdir()] == [
+        "weights.pth"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +89,10 @@ def test_without_the_file_or_the_network_the_error_says_what_to_do(server, tmp_p
         fetch(entry("", url=url), tmp_path / "cache")
     said = str(error.value)
     assert said.startswith("gone.pth (1,280,000 bytes) is not in the cache and cannot be fetched: ")
-    assert f"Fetch {url} where there is a network and put it at {tmp_path / 'cache' / 'gone.pth'}" in said
+    assert (
+        f"Fetch {url} where there is a network and put it at {tmp_path / 'cache' / 'gone.pth'}"
+        in said
+    )
 
 
 def test_the_cache_is_where_the_user_keeps_caches(tmp_path, monkeypatch):

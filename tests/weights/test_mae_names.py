@@ -70,12 +70,18 @@ OFFICIAL_KEYS = (
 def test_official_names(variables):
     state = state_of(variables, OFFICIAL)
     assert sorted(state) == sorted(OFFICIAL_KEYS)
-    assert state["cls_token"].shape == (1, 1, 32) and state["decoder_pos_embed"].shape == (1, 17, 16)
+    assert state["cls_token"].shape == (1, 1, 32) and state["decoder_pos_embed"].shape == (
+        1,
+        17,
+        16,
+    )
     ours = flatten(variables)
     qkv = ours["params/encoder/trunk/block_1/qkv/kernel"]
     np.testing.assert_array_equal(state["blocks.1.attn.qkv.weight"][40, 3], qkv[3, 40])
     theirs = state_of(variables, HUGGINGFACE)
-    np.testing.assert_array_equal(theirs["vit.layers.1.attention.k_proj.weight"][8, 3], qkv[3, 32 + 8])
+    np.testing.assert_array_equal(
+        theirs["vit.layers.1.attention.k_proj.weight"][8, 3], qkv[3, 32 + 8]
+    )
 
 
 @pytest.mark.parametrize("family", MAE.families)
@@ -90,8 +96,12 @@ def test_the_published_spelling_of_transformers_is_read_too(variables):
     """As transformers 4 names them, and so the files on its hub: `encoder.layer`, `attention.attention.query`, ..."""
     older = {}
     for key, array in state_of(variables, HUGGINGFACE).items():
-        key = key.replace("vit.layers.", "vit.encoder.layer.").replace(".mlp.fc1.", ".intermediate.dense.")
-        key = key.replace(".mlp.fc2.", ".output.dense.").replace(".attention.o_proj.", ".attention.output.dense.")
+        key = key.replace("vit.layers.", "vit.encoder.layer.").replace(
+            ".mlp.fc1.", ".intermediate.dense."
+        )
+        key = key.replace(".mlp.fc2.", ".output.dense.").replace(
+            ".attention.o_proj.", ".attention.output.dense."
+        )
         for short, long in (("q", "query"), ("k", "key"), ("v", "value")):
             key = key.replace(f".attention.{short}_proj.", f".attention.attention.{long}.")
         older[key] = array
@@ -100,7 +110,9 @@ def test_the_published_spelling_of_transformers_is_read_too(variables):
     assert_same(restored(older, variables, HUGGINGFACE), variables)
 
 
-@pytest.mark.parametrize("name, family", [("a.pth", OFFICIAL), ("a.safetensors", HUGGINGFACE), ("b.safetensors", None)])
+@pytest.mark.parametrize(
+    "name, family", [("a.pth", OFFICIAL), ("a.safetensors", HUGGINGFACE), ("b.safetensors", None)]
+)
 def test_files_tell_that_they_are_a_mae(tmp_path, variables, name, family):
     write_checkpoint(tmp_path / name, variables, family=family, metadata={}, canvas=MODEL.canvas)
     checkpoint = read_checkpoint(tmp_path / name)
@@ -123,11 +135,15 @@ def test_what_differs_is_listed(variables):
 def test_a_table_of_other_positions_is_refused(variables, key):
     state = state_of(variables, OFFICIAL)
     half = state[key].shape[-1] // 2
-    swapped = np.concatenate([state[key][..., half:], state[key][..., :half]], axis=-1)  # the row before the column
+    swapped = np.concatenate(
+        [state[key][..., half:], state[key][..., :half]], axis=-1
+    )  # the row before the column
     with pytest.raises(CheckpointError, match=f"file holds another {key} than MAE computes"):
         restored(state | {key: swapped}, variables, OFFICIAL)
     halved = {name: array.astype(np.float16) for name, array in state.items()}
-    assert restored(halved, variables, OFFICIAL)["params"]["encoder"]["norm"]["scale"].shape == (32,)
+    assert restored(halved, variables, OFFICIAL)["params"]["encoder"]["norm"]["scale"].shape == (
+        32,
+    )
 
 
 def test_writing_needs_the_canvas(variables):

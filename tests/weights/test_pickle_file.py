@@ -32,7 +32,9 @@ def test_arrays_come_back(tmp_path, protocol, package):
     assert found["__author__"] == "somebody" and list(found["model"]) == list(ARRAYS)
     for name, array in ARRAYS.items():
         assert found["model"][name].dtype == array.dtype.newbyteorder("="), name
-        np.testing.assert_array_equal(found["model"][name], array, strict=name != "swapped", err_msg=name)
+        np.testing.assert_array_equal(
+            found["model"][name], array, strict=name != "swapped", err_msg=name
+        )
 
 
 def test_bytes_that_python_2_wrote_as_text(tmp_path):
@@ -56,7 +58,10 @@ class Evil:
 
 def test_any_other_name_is_refused(tmp_path, capsys):
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"model": Evil()}))
-    with pytest.raises(CheckpointError, match=r"evil.pkl \(\d+ bytes\) is refused: its pickle asks for builtins.print"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"evil.pkl \(\d+ bytes\) is refused: its pickle asks for builtins.print",
+    ):
         read_pickle(tmp_path / "evil.pkl")
     assert not capsys.readouterr().out
 
@@ -72,7 +77,8 @@ def test_damage_is_said(tmp_path):
     for name, content in (("cut", data[:-40]), ("text", b"<html>"), ("none", b"")):
         (tmp_path / f"{name}.pkl").write_bytes(content)
         with pytest.raises(
-            CheckpointError, match=rf"{name}.pkl \({len(content)} bytes\) is no pickle, or is truncated"
+            CheckpointError,
+            match=rf"{name}.pkl \({len(content)} bytes\) is no pickle, or is truncated",
         ):
             read_pickle(tmp_path / f"{name}.pkl")
     with pytest.raises(FileNotFoundError, match="no file .*nothing.pkl; expected a pickle"):

@@ -55,6 +55,8 @@ def test_every_array_comes_back_to_the_byte(name, file, manifest, folder, real_d
     write_checkpoint(folder / file, ours, family=family, metadata={})
     read = read_checkpoint(folder / file)
     assert read.family == family
-    assert {key: [list(array.shape), array.dtype.name] for key, array in read.arrays.items()} == published
+    assert {
+        key: [list(array.shape), array.dtype.name] for key, array in read.arrays.items()
+    } == published
     assert_same_bytes(read.arrays, SAM.to_published(ours, family))
     assert_same_bytes(flatten(read.variables(expected)), flatten(ours))

@@ -6,7 +6,12 @@ from segjax.weights.safetensors import read_variables, save_variables
 from segjax.weights.tree import CheckpointError, check_parameters, flatten, unflatten
 
 VARIABLES = {
-    "params": {"block_0": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3).T, "bias": np.float32([1, 2])}},
+    "params": {
+        "block_0": {
+            "kernel": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+            "bias": np.float32([1, 2]),
+        }
+    },
     "constants": {"matrix": np.ones((2, 2), np.float32)},
 }
 
@@ -69,7 +74,9 @@ def test_strict_comparison_lists_only_the_first_few_of_each_fault():
     want = {f"layer_{i}": np.zeros(i) for i in range(9)}
     check_parameters(want, {k: v.astype(np.float16) for k, v in want.items()}, source="x")
     with pytest.raises(CheckpointError) as error:
-        check_parameters(want, {"layer_0": np.zeros(0), "layer_1": np.zeros(3)}, source="file x", first=2)
+        check_parameters(
+            want, {"layer_0": np.zeros(0), "layer_1": np.zeros(3)}, source="file x", first=2
+        )
     text = str(error.value)
     assert "file x is of another architecture" in text
     assert "7 missing: layer_2 (2,), layer_3 (3,), ..." in text

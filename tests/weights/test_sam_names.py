@@ -23,7 +23,9 @@ def sam_shapes(name, **options):
 
 def drawn(name="sam_debug", **options):
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: rng.standard_normal(s.shape).astype(np.float32), sam_shapes(name, **options))
+    return jax.tree.map(
+        lambda s: rng.standard_normal(s.shape).astype(np.float32), sam_shapes(name, **options)
+    )
 
 
 def assert_same(found, want):
@@ -44,7 +46,9 @@ def assert_same(found, want):
         ("sam_vit_b", HUGGINGFACE, "hf_sam_vit_base", 315),
     ],
 )
-def test_every_array_of_a_published_file_has_one_place_and_its_shape(name, family, manifest, entries):
+def test_every_array_of_a_published_file_has_one_place_and_its_shape(
+    name, family, manifest, entries
+):
     path = real_data_root() / "reference_manifests" / f"{manifest}.json"
     if not path.is_file():
         pytest.skip(f"no {path}; set SEGJAX_DATA to the folder that holds reference_manifests")
@@ -57,11 +61,18 @@ def test_every_array_of_a_published_file_has_one_place_and_its_shape(name, famil
     shape = lambda tree: {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
     assert shape(ours) == shape(expected)
     model = build_sam(name)
-    assert SAM.encoder_size(state, family) == {"width": model.width, "depth": model.depth, "patch": 16, "canvas": 1024}
+    assert SAM.encoder_size(state, family) == {
+        "width": model.width,
+        "depth": model.depth,
+        "patch": 16,
+        "canvas": 1024,
+    }
 
 
 @pytest.mark.parametrize("family", SAM.families)
-@pytest.mark.parametrize("options", [{}, dict(depth=11, global_blocks=(10,), canvas=96)], ids=["debug", "deep"])
+@pytest.mark.parametrize(
+    "options", [{}, dict(depth=11, global_blocks=(10,), canvas=96)], ids=["debug", "deep"]
+)
 def test_there_and_back_is_the_same_to_the_byte(family, options):
     variables = drawn(**options)
     state = SAM.to_published(variables, family)
@@ -75,12 +86,16 @@ def test_layouts_are_those_of_torch():
     ours = flatten(drawn())
     state = SAM.to_published(drawn(), OFFICIAL)
     path = "params/mask_decoder/upscale_1/kernel"  # transposed convolution: [in, out, y, x]
-    np.testing.assert_array_equal(state["mask_decoder.output_upscaling.0.weight"][3, 5, 0, 1], ours[path][3, 0, 1, 5])
+    np.testing.assert_array_equal(
+        state["mask_decoder.output_upscaling.0.weight"][3, 5, 0, 1], ours[path][3, 0, 1, 5]
+    )
     path = "params/prompt_encoder/mask_conv_2/kernel"  # convolution: [out, in, y, x], ours ordered (y, x, in)
     kernel = state["prompt_encoder.mask_downscaling.3.weight"]
     np.testing.assert_array_equal(kernel[7, 2, 1, 0], ours[path][(1 * 2 + 0) * 4 + 2, 7])
     path = "params/image_encoder/trunk/block_1/qkv/kernel"
-    np.testing.assert_array_equal(state["image_encoder.blocks.1.attn.qkv.weight"][40, 3], ours[path][3, 40])
+    np.testing.assert_array_equal(
+        state["image_encoder.blocks.1.attn.qkv.weight"][40, 3], ours[path][3, 40]
+    )
     path = "params/image_encoder/trunk/block_1/rel_pos_w"
     np.testing.assert_array_equal(state["image_encoder.blocks.1.attn.rel_pos_w"], ours[path])
     kinds = ["background", "foreground", "top_left", "bottom_right"]
@@ -96,12 +111,16 @@ def test_what_differs_is_counted_listed_and_said_in_the_names_of_the_file():
     state["image_encoder.extra"] = np.zeros(3, np.float32)
     state["image_encoder.neck.0.weight"] = np.zeros((1, 2, 3, 4), np.float32)
     with pytest.raises(CheckpointError) as error:
-        SAM.from_published(state, variables, family=OFFICIAL, source="file x", hint="; it is of another size")
+        SAM.from_published(
+            state, variables, family=OFFICIAL, source="file x", hint="; it is of another size"
+        )
     said = str(error.value)
     assert said.startswith("file x (segment-anything) is of another architecture: ")
     assert "1 missing: mask_decoder.iou_token.weight (1, 32)" in said
     assert "1 unexpected: image_encoder.extra (3,)" in said
-    assert "1 misshapen: image_encoder.neck.0.weight is (1, 2, 3, 4), expected (32, 32, 1, 1)" in said
+    assert (
+        "1 misshapen: image_encoder.neck.0.weight is (1, 2, 3, 4), expected (32, 32, 1, 1)" in said
+    )
     assert said.endswith("it is of another size")
 
 
@@ -109,7 +128,9 @@ def test_arrays_of_whole_numbers_are_refused():
     variables = debug_variables()
     state = SAM.to_published(variables, OFFICIAL)
     state["image_encoder.neck.1.bias"] = state["image_encoder.neck.1.bias"].astype(np.int8)
-    with pytest.raises(CheckpointError, match=r"no floating-point numbers: image_encoder.neck.1.bias \(int8\)"):
+    with pytest.raises(
+        CheckpointError, match=r"no floating-point numbers: image_encoder.neck.1.bias \(int8\)"
+    ):
         SAM.from_published(state, variables, family=OFFICIAL, source="file")
 
 
@@ -118,9 +139,13 @@ def test_transformers_may_leave_out_one_of_the_two_copies_but_not_let_them_diffe
     variables = drawn()
     state = SAM.to_published(variables, HUGGINGFACE)
     without = {key: array for key, array in state.items() if key != absent}
-    assert_same(SAM.from_published(without, variables, family=HUGGINGFACE, source="file"), variables)
+    assert_same(
+        SAM.from_published(without, variables, family=HUGGINGFACE, source="file"), variables
+    )
     with pytest.raises(CheckpointError, match="the same matrix and differ"):
-        SAM.from_published(state | {absent: state[MATRIX] + 1}, variables, family=HUGGINGFACE, source="file")
+        SAM.from_published(
+            state | {absent: state[MATRIX] + 1}, variables, family=HUGGINGFACE, source="file"
+        )
 
 
 def test_an_array_that_sam_does_not_have_has_no_name():
@@ -135,7 +160,9 @@ def test_wrappers_are_opened_and_common_prefixes_dropped():
     assert state_of(wrapped, source="file").keys() == state.keys()
     assert state_of(state, source="file") == state
     mixed = {f"module.{key}": array for key, array in state.items()} | {"head.weight": np.ones(1)}
-    assert state_of(mixed, source="file").keys() == mixed.keys()  # not common to all: kept, for the check to name
+    assert (
+        state_of(mixed, source="file").keys() == mixed.keys()
+    )  # not common to all: kept, for the check to name
 
 
 @pytest.mark.parametrize(
@@ -143,7 +170,10 @@ def test_wrappers_are_opened_and_common_prefixes_dropped():
     [
         (np.ones(3), "file holds a ndarray; expected a state dict"),
         ({}, "file holds an empty mapping"),
-        ({"optimizer": {"lr": 1}, "epoch": 2}, "more than a state dict: 'optimizer': a mapping of 1 .'lr'., 'epoch'"),
+        (
+            {"optimizer": {"lr": 1}, "epoch": 2},
+            "more than a state dict: 'optimizer': a mapping of 1 .'lr'., 'epoch'",
+        ),
         ({3: np.ones(1)}, "keys that are no text"),
     ],
 )

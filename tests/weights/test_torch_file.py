@@ -27,7 +27,12 @@ class Tensor:
         self.storage, self.place = storage, (offset, shape, strides)
 
     def __reduce__(self):
-        return sys.modules["torch._utils"]._rebuild_tensor_v2, (self.storage, *self.place, False, {})
+        return sys.modules["torch._utils"]._rebuild_tensor_v2, (
+            self.storage,
+            *self.place,
+            False,
+            {},
+        )
 
 
 class Storage:
@@ -41,7 +46,13 @@ class Pickler(pickle.Pickler):
     def persistent_id(self, thing):
         if not isinstance(thing, Storage):
             return None
-        pid = ("storage", getattr(sys.modules["torch"], thing.kind), thing.key, "cpu", thing.array.size)
+        pid = (
+            "storage",
+            getattr(sys.modules["torch"], thing.kind),
+            thing.key,
+            "cpu",
+            thing.array.size,
+        )
         return (*pid, None) if self.legacy else pid
 
 
@@ -55,7 +66,10 @@ def torch_names(monkeypatch):
     def rebuild(*_):
         raise AssertionError("only its name is used")
 
-    rebuild.__module__, rebuild.__qualname__, rebuild.__name__ = "torch._utils", *["_rebuild_tensor_v2"] * 2
+    rebuild.__module__, rebuild.__qualname__, rebuild.__name__ = (
+        "torch._utils",
+        *["_rebuild_tensor_v2"] * 2,
+    )
     inner._rebuild_tensor_v2 = rebuild
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setitem(sys.modules, "torch._utils", inner)
@@ -100,7 +114,12 @@ def write_zip(path, thing, pickled=None, compression=zipfile.ZIP_STORED, byteord
 def write_legacy(path, thing):
     machine = {"protocol_version": 1001, "little_endian": True}
     flat = storages(thing)
-    heads = [pickle.dumps(MAGIC, 2), pickle.dumps(1001, 2), pickle.dumps(machine, 2), dumped(thing, legacy=True)]
+    heads = [
+        pickle.dumps(MAGIC, 2),
+        pickle.dumps(1001, 2),
+        pickle.dumps(machine, 2),
+        dumped(thing, legacy=True),
+    ]
     raw = [np.int64(array.size).tobytes() + array.tobytes() for array in flat.values()]
     path.write_bytes(b"".join([*heads, pickle.dumps(list(flat), 2), *raw]))
 
@@ -148,7 +167,9 @@ class Malicious:
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(tmp_path, torch_names, legacy):
+def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(
+    tmp_path, torch_names, legacy
+):
     witness = tmp_path / "witness"
     bad = pickle.dumps(Malicious(os.system, f"touch {witness}"), 2)
     pickle.loads(bad)
@@ -158,22 +179,30 @@ def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(tmp_path,
         (tmp_path / "bad.pth").write_bytes(bad)
     else:
         write_zip(tmp_path / "bad.pth", content(), pickled=bad)
-    with pytest.raises(CheckpointError, match=r"bad.pth .* is refused: its pickle asks for (posix|nt).system"):
+    with pytest.raises(
+        CheckpointError, match=r"bad.pth .* is refused: its pickle asks for (posix|nt).system"
+    ):
         read_torch(tmp_path / "bad.pth")
     assert not witness.exists()
 
 
-@pytest.mark.parametrize("name", ["builtins.eval", "builtins.getattr", "torch.load", "torch.nn.modules.linear.Linear"])
+@pytest.mark.parametrize(
+    "name", ["builtins.eval", "builtins.getattr", "torch.load", "torch.nn.modules.linear.Linear"]
+)
 def test_what_is_no_tensor_is_refused_by_name(tmp_path, torch_names, name):
     module, function = name.rsplit(".", 1)
     write_zip(tmp_path / "bad.pth", content(), pickled=f"c{module}\n{function}\n.".encode())
-    with pytest.raises(CheckpointError, match=f"asks for {name}, which is neither.*save its state dict alone"):
+    with pytest.raises(
+        CheckpointError, match=f"asks for {name}, which is neither.*save its state dict alone"
+    ):
         read_torch(tmp_path / "bad.pth")
 
 
 def test_a_pickle_cannot_change_what_the_next_file_meets(tmp_path, torch_names):
     state = pickle.dumps({"dtype": "int8"}, 2)[2:-1]  # to be set upon torch.FloatStorage
-    write_zip(tmp_path / "bad.pth", content(), pickled=b"\x80\x02ctorch\nFloatStorage\n" + state + b"b.")
+    write_zip(
+        tmp_path / "bad.pth", content(), pickled=b"\x80\x02ctorch\nFloatStorage\n" + state + b"b."
+    )
     with pytest.raises(CheckpointError, match="damaged"):
         read_torch(tmp_path / "bad.pth")
     write_zip(tmp_path / "good.pth", content())
@@ -186,7 +215,9 @@ def test_a_file_cut_anywhere_is_damaged_and_says_so(tmp_path, torch_names, write
     data = (tmp_path / "whole.pth").read_bytes()
     for end in (5, 40, 200, len(data) // 2, len(data) - 5):
         (tmp_path / "cut.pth").write_bytes(data[:end])
-        with pytest.raises(CheckpointError, match=rf"cut.pth \({end} bytes\) is truncated or damaged"):
+        with pytest.raises(
+            CheckpointError, match=rf"cut.pth \({end} bytes\) is truncated or damaged"
+        ):
             read_torch(tmp_path / "cut.pth")
 
 
@@ -200,7 +231,9 @@ def test_a_file_cut_anywhere_is_damaged_and_says_so(tmp_path, torch_names, write
     ],
 )
 def test_a_tensor_must_stay_within_its_storage(tmp_path, torch_names, place, said):
-    write_zip(tmp_path / "file.pth", {"model": {"x": Tensor(Storage("0", "FloatStorage", BASE), **place)}})
+    write_zip(
+        tmp_path / "file.pth", {"model": {"x": Tensor(Storage("0", "FloatStorage", BASE), **place)}}
+    )
     with pytest.raises(CheckpointError, match=said):
         read_torch(tmp_path / "file.pth")
 
@@ -276,8 +309,16 @@ def test_what_torch_writes_is_read(tmp_path, archive):
     torch = pytest.importorskip("torch")
     base = torch.arange(24.0).reshape(4, 6)
     state = {"whole": base, "turned": base.T, "part": base[1:3, ::2], "half": base.bfloat16()}
-    state |= {"parameter": torch.nn.Parameter(base), "flag": torch.tensor(True), "none": torch.zeros(0, 3)}
-    saved = {"model": collections.OrderedDict(state), "size": base.shape, "layer": torch.nn.Linear(2, 3).state_dict()}
+    state |= {
+        "parameter": torch.nn.Parameter(base),
+        "flag": torch.tensor(True),
+        "none": torch.zeros(0, 3),
+    }
+    saved = {
+        "model": collections.OrderedDict(state),
+        "size": base.shape,
+        "layer": torch.nn.Linear(2, 3).state_dict(),
+    }
     torch.save(saved, tmp_path / "file.pth", _use_new_zipfile_serialization=archive)
     found = read_torch(tmp_path / "file.pth")
     for key, tensor in state.items():

@@ -15,7 +15,11 @@ from segjax.weights.tree import CheckpointError, flatten
 # timm's vision_transformer.py, and models_vit.py of facebookresearch/mae, which has fc_norm in place of norm.
 OFFICIAL_KEYS = (
     ["cls_token", "pos_embed"]
-    + [f"{module}.{leaf}" for module in ("patch_embed.proj", "norm", "head") for leaf in ("weight", "bias")]
+    + [
+        f"{module}.{leaf}"
+        for module in ("patch_embed.proj", "norm", "head")
+        for leaf in ("weight", "bias")
+    ]
     + [
         f"blocks.{i}.{module}.{leaf}"
         for i in range(2)
@@ -45,7 +49,9 @@ def test_official_names():
         key.replace("norm.", "fc_norm.") if key[:5] == "norm." else key for key in OFFICIAL_KEYS
     )
     theirs = VIT.to_published(variables_of(), HUGGINGFACE)
-    assert {"classifier.weight", "vit.layernorm.bias", "vit.embeddings.position_embeddings"} < set(theirs)
+    assert {"classifier.weight", "vit.layernorm.bias", "vit.embeddings.position_embeddings"} < set(
+        theirs
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,18 +84,28 @@ def test_a_frozen_encoder_and_its_statistics_become_an_ordinary_classifier(tmp_p
     standard = (features - statistics["mean"]) / np.sqrt(statistics["variance"] + 1e-6)
     want = standard @ head["kernel"] + head["bias"]
     np.testing.assert_allclose(
-        features @ found["params"]["head"]["kernel"] + found["params"]["head"]["bias"], want, atol=1e-5
+        features @ found["params"]["head"]["kernel"] + found["params"]["head"]["bias"],
+        want,
+        atol=1e-5,
     )
     model = {"name": "vit_debug", "frozen": True}
-    write_checkpoint(tmp_path / "a.safetensors", frozen, metadata={"model": model})  # ours has a place for it
+    write_checkpoint(
+        tmp_path / "a.safetensors", frozen, metadata={"model": model}
+    )  # ours has a place for it
     assert_same(segjax.load(tmp_path / "a.safetensors")[1], frozen)
 
 
 def test_what_does_not_fit_is_said(tmp_path):
-    with pytest.raises(CheckpointError, match="ViTForImageClassification has no place for params/encoder/fc_norm"):
-        write_checkpoint(tmp_path / "a.safetensors", variables_of(pool="mean"), family=HUGGINGFACE, metadata={})
+    with pytest.raises(
+        CheckpointError, match="ViTForImageClassification has no place for params/encoder/fc_norm"
+    ):
+        write_checkpoint(
+            tmp_path / "a.safetensors", variables_of(pool="mean"), family=HUGGINGFACE, metadata={}
+        )
     write_checkpoint(tmp_path / "a.pth", variables_of(), metadata={})
-    with pytest.raises(CheckpointError, match="holds a ViT of facebookresearch/mae's fine-tuning; expected MAE"):
+    with pytest.raises(
+        CheckpointError, match="holds a ViT of facebookresearch/mae's fine-tuning; expected MAE"
+    ):
         segjax.load("mae_debug", tmp_path / "a.pth")
     with pytest.raises(ValueError, match="a classifier stays on the canvas"):
         segjax.load(tmp_path / "a.pth", canvas=128)

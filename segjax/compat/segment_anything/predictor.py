@@ -67,7 +67,9 @@ class SamPredictor:
         self.reset_image()
         shape, side = tuple(transformed_image.shape), self.model.image_encoder.img_size
         if len(shape) != 4 or shape[:2] != (1, 3) or max(shape[2:]) != side:
-            raise ValueError(f"transformed_image has shape {shape}; expected [1, 3, h, w] whose longest side is {side}")
+            raise ValueError(
+                f"transformed_image has shape {shape}; expected [1, 3, h, w] whose longest side is {side}"
+            )
         content = content_of(transformed_image[0], self.model.network)
         (features,) = encode(self.model.network, self.model.variables, [content])
         self._take(Embedded(features, tuple(map(int, original_image_size)), content.shape[:2]))
@@ -81,7 +83,9 @@ class SamPredictor:
         """The embedding [1, D, h, w], None when no picture is set; as `get_image_embedding` gives it."""
         if self._features is None:
             return None
-        return as_given(device=self.device)(np.moveaxis(np.asarray(self._features, np.float32), -1, 1))
+        return as_given(device=self.device)(
+            np.moveaxis(np.asarray(self._features, np.float32), -1, 1)
+        )
 
     @features.setter
     def features(self, value: Any) -> None:

@@ -44,5 +44,7 @@ def _built(name: str, checkpoint: str | os.PathLike | None) -> Sam:
     found = options["name"]
     if found != name and found in PUBLISHED:
         key = found.removeprefix("sam_")
-        raise CheckpointError(f"{checkpoint} holds {found}, expected {name}; build it by sam_model_registry[{key!r}]")
+        raise CheckpointError(
+            f"{checkpoint} holds {found}, expected {name}; build it by sam_model_registry[{key!r}]"
+        )
     return Sam(network, variables)

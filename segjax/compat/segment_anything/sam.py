@@ -44,7 +44,9 @@ class Sam:
     def variables(self) -> dict[str, Any]:
         """{"params", "constants"} on JAX's device. Raises ValueError before there are any."""
         if self._variables is None:
-            raise ValueError("this Sam has no weights; build it with checkpoint=path, or call load_state_dict")
+            raise ValueError(
+                "this Sam has no weights; build it with checkpoint=path, or call load_state_dict"
+            )
         return self._variables
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
@@ -52,8 +54,12 @@ class Sam:
 
         Raises CheckpointError unless it is that of this model, array by array, whatever `strict` says.
         """
-        state = state_of({key: to_numpy(value) for key, value in state_dict.items()}, source="the state dict")
-        checkpoint = Checkpoint("the state dict", SAM.family_of(state) or OFFICIAL, state, table=SAM)
+        state = state_of(
+            {key: to_numpy(value) for key, value in state_dict.items()}, source="the state dict"
+        )
+        checkpoint = Checkpoint(
+            "the state dict", SAM.family_of(state) or OFFICIAL, state, table=SAM
+        )
         self._variables = jax.device_put(checkpoint.variables(shapes_of(self.network)))
 
     @property
@@ -78,7 +84,9 @@ class Sam:
         """Itself: it never trains."""
         return self
 
-    def __call__(self, batched_input: Sequence[Mapping[str, Any]], multimask_output: bool) -> list[dict[str, Any]]:
+    def __call__(
+        self, batched_input: Sequence[Mapping[str, Any]], multimask_output: bool
+    ) -> list[dict[str, Any]]:
         """Masks for several pictures, each with its prompts, decoded together.
 
         Args:
@@ -98,9 +106,14 @@ class Sam:
         for number, record in enumerate(batched_input):
             try:
                 if absent := {"image", "original_size"} - set(record):
-                    raise ValueError(f"there is no {' and no '.join(sorted(absent))}; found {', '.join(record)}")
+                    raise ValueError(
+                        f"there is no {' and no '.join(sorted(absent))}; found {', '.join(record)}"
+                    )
                 contents.append(content_of(record["image"], self.network))
-                parts = (record.get(name) for name in ("point_coords", "point_labels", "boxes", "mask_inputs"))
+                parts = (
+                    record.get(name)
+                    for name in ("point_coords", "point_labels", "boxes", "mask_inputs")
+                )
                 asked.append(asked_on_canvas(self.network, contents[-1].shape[:2], *parts))
             except ValueError as error:
                 raise ValueError(f"batched_input[{number}]: {error}") from error
@@ -113,7 +126,9 @@ class Sam:
         names = ("masks", "iou_predictions", "low_res_logits")
         return [
             dict(zip(names, map(as_given(record["image"]), answer), strict=True))
-            for record, answer in zip(batched_input, asks.answer(asked, multimask_output, False), strict=True)
+            for record, answer in zip(
+                batched_input, asks.answer(asked, multimask_output, False), strict=True
+            )
         ]
 
     def __getattr__(self, name: str) -> Any:
@@ -133,7 +148,9 @@ def content_of(image: Any, network: Network) -> np.ndarray:
     return np.moveaxis(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32), 0, -1)
 
 
-def asked_on_canvas(network: Network, size: tuple[int, int], coords: Any, labels: Any, boxes: Any, masks: Any) -> Asked:
+def asked_on_canvas(
+    network: Network, size: tuple[int, int], coords: Any, labels: Any, boxes: Any, masks: Any
+) -> Asked:
     """Prompts in pixels of the resized picture of `size`, which are those of the canvas, checked."""
     coords, labels, boxes, masks = map(to_numpy, (coords, labels, boxes, masks))
     if np.ndim(boxes) == 3:

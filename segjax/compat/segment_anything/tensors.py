@@ -28,7 +28,9 @@ class HostArray(np.ndarray):
 
 def is_tensor(value: Any) -> bool:
     """Whether it is a tensor of torch, or of a class made of it."""
-    return any(f"{kind.__module__}.{kind.__name__}" == "torch.Tensor" for kind in type(value).__mro__)
+    return any(
+        f"{kind.__module__}.{kind.__name__}" == "torch.Tensor" for kind in type(value).__mro__
+    )
 
 
 def to_numpy(value: Any) -> Any:
@@ -61,5 +63,8 @@ def tensor_device(name: Any) -> Any:
         return name
     try:
         return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError):  # torch says so when it was built without it, or finds none
+    except (
+        RuntimeError,
+        AssertionError,
+    ):  # torch says so when it was built without it, or finds none
         return torch.device("cpu")

@@ -39,11 +39,15 @@ class ResizeLongestSide:
         """
         pixels = np.asarray(to_numpy(image), np.float32)
         shape = (*pixels.shape[:2], *fitted_size(pixels.shape[2:], self.target_length))
-        return as_given(image)(np.array(jax.image.resize(pixels, shape, "bilinear", antialias=True)))
+        return as_given(image)(
+            np.array(jax.image.resize(pixels, shape, "bilinear", antialias=True))
+        )
 
     def apply_coords_torch(self, coords: Any, original_size: tuple[int, int]) -> Any:
         """`apply_coords` of a tensor [.., 2], float32."""
-        return as_given(coords)(self.apply_coords(to_numpy(coords), original_size).astype(np.float32))
+        return as_given(coords)(
+            self.apply_coords(to_numpy(coords), original_size).astype(np.float32)
+        )
 
     def apply_boxes_torch(self, boxes: Any, original_size: tuple[int, int]) -> Any:
         """`apply_boxes` of a tensor [B, 4], float32."""

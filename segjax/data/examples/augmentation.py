@@ -43,10 +43,18 @@ class Augmentation:
 
     def __post_init__(self):
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"augmentation scale is (low, high) with 0 < low <= high, got {tuple(self.scale)}")
+            raise ValueError(
+                f"augmentation scale is (low, high) with 0 < low <= high, got {tuple(self.scale)}"
+            )
         if self.scale is not None and self.short_sides:
-            raise ValueError("augmentation takes scale or short_sides, not both: each says how large a picture becomes")
-        if any(side < 1 for side in self.short_sides) or self.long_side < 0 or self.resize not in RESIZES:
+            raise ValueError(
+                "augmentation takes scale or short_sides, not both: each says how large a picture becomes"
+            )
+        if (
+            any(side < 1 for side in self.short_sides)
+            or self.long_side < 0
+            or self.resize not in RESIZES
+        ):
             raise ValueError(
                 f"augmentation short_sides {tuple(self.short_sides)} and long_side {self.long_side} are pixels, and "
                 f"resize is one of {', '.join(RESIZES)}, got {self.resize!r}"
@@ -63,12 +71,17 @@ class Augmentation:
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(options) - set(known))
         if unknown:
-            raise ValueError(f"unknown augmentation {', '.join(unknown)}; there are {', '.join(known)}")
+            raise ValueError(
+                f"unknown augmentation {', '.join(unknown)}; there are {', '.join(known)}"
+            )
         return cls(**options)
 
 
 def draw_placement(
-    hw: tuple[int, int], canvas: int | tuple[int, int], augmentation: Augmentation, rng: np.random.Generator
+    hw: tuple[int, int],
+    canvas: int | tuple[int, int],
+    augmentation: Augmentation,
+    rng: np.random.Generator,
 ) -> Placement:
     """A random `Placement` of a picture of ``hw`` pixels on a ``canvas`` of (height, width), or a square of a side."""
     canvas = (canvas, canvas) if isinstance(canvas, int) else tuple(canvas)
@@ -85,12 +98,15 @@ def draw_placement(
         resized = detection_placement(turned, canvas, *limits).resized
     size = tuple(min(side, room) for side, room in zip(resized, canvas, strict=True))
     offset = tuple(
-        int(rng.integers(side - kept + 1)) if side > kept else 0 for side, kept in zip(resized, size, strict=True)
+        int(rng.integers(side - kept + 1)) if side > kept else 0
+        for side, kept in zip(resized, size, strict=True)
     )
     return Placement(tuple(hw), resized, offset, size, turns, flip_x, flip_y, augmentation.resize)
 
 
-def jitter_colours(image: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
+def jitter_colours(
+    image: np.ndarray, augmentation: Augmentation, rng: np.random.Generator
+) -> np.ndarray:
     """uint8 [...] -> uint8 [...] with a random contrast (around mid-grey) and brightness."""
     if not augmentation.brightness and not augmentation.contrast:
         return image

@@ -30,9 +30,13 @@ class CopyPaste:
       probability: how often it is done at all.
     """
 
-    def __init__(self, example: DetectionExample, source: Sequence[Mapping], *, probability: float = 1.0):
+    def __init__(
+        self, example: DetectionExample, source: Sequence[Mapping], *, probability: float = 1.0
+    ):
         if not 0 <= probability <= 1:
-            raise ValueError(f"the probability of pasting (data.copy_paste) lies in 0 .. 1, got {probability}")
+            raise ValueError(
+                f"the probability of pasting (data.copy_paste) lies in 0 .. 1, got {probability}"
+            )
         self.example, self.source, self.probability = example, source, probability
 
     def __call__(self, record: Mapping, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -47,7 +51,9 @@ class CopyPaste:
             raise
         except Exception:  # the loader reports it when its own turn comes
             above = with_masks(below, [], [])
-        pasted = paste(below, above, rng.random(len(above["objects"]["rle"])) < 0.5, self.example.min_visible)
+        pasted = paste(
+            below, above, rng.random(len(above["objects"]["rle"])) < 0.5, self.example.min_visible
+        )
         placement = whole((pasted["height"], pasted["width"]))
         made = self.example.filled(pasted, pasted["image"], placement, rng)
         return made | {"original": np.array([record["height"], record["width"]], np.int32)}
@@ -59,7 +65,9 @@ class CopyPaste:
     def _placed(self, record: Mapping, rng: np.random.Generator) -> Record:
         image = record_pixels(record, self.example.percentiles)
         placement = self.example.placement(image.shape[:2], rng)
-        return place_record(record, image, placement, self.example.keypoint_pairs, self.example.min_visible)
+        return place_record(
+            record, image, placement, self.example.keypoint_pairs, self.example.min_visible
+        )
 
 
 def paste(below: Record, above: Record, chosen: np.ndarray, min_visible: float = 0.0) -> Record:
@@ -94,7 +102,10 @@ def paste(below: Record, above: Record, chosen: np.ndarray, min_visible: float =
 
 
 def _masks(record: Record, indices: Sequence[int]) -> list[np.ndarray]:
-    return [decode_mask(record["objects"]["rle"][index], record["height"], record["width"]) for index in indices]
+    return [
+        decode_mask(record["objects"]["rle"][index], record["height"], record["width"])
+        for index in indices
+    ]
 
 
 def _fitted(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -102,7 +113,9 @@ def _fitted(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return pad_to_canvas(pixels[: size[0], : size[1]], size)
 
 
-def _joined(name: str, below: Record, above: Record, kept: Sequence[int], chosen: np.ndarray) -> np.ndarray:
+def _joined(
+    name: str, below: Record, above: Record, kept: Sequence[int], chosen: np.ndarray
+) -> np.ndarray:
     return np.concatenate([below["objects"][name][list(kept)], above["objects"][name][chosen]])
 
 

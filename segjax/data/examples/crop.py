@@ -50,7 +50,9 @@ class CropExample:
         percentiles: tuple[float, float] | None = None,
     ):
         if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"crop scale is (low, high) with 0 < low <= high <= 1, got {tuple(scale)}")
+            raise ValueError(
+                f"crop scale is (low, high) with 0 < low <= high <= 1, got {tuple(scale)}"
+            )
         if not 0 < ratio[0] <= ratio[1]:
             raise ValueError(f"crop ratio is (low, high) with 0 < low <= high, got {tuple(ratio)}")
         if frame and frame < canvas:
@@ -58,21 +60,33 @@ class CropExample:
                 f"crop frame is {frame}; expected at least the canvas, {canvas}, or 0 to resize on the host"
             )
         if not margin >= 1:
-            raise ValueError(f"crop margin is at least 1 (the shorter side fills the canvas), got {margin}")
+            raise ValueError(
+                f"crop margin is at least 1 (the shorter side fills the canvas), got {margin}"
+            )
         self.canvas, self.train, self.flip, self.percentiles = canvas, train, flip, percentiles
         self.margin = margin
         self.scale, self.ratio = tuple(scale), tuple(ratio)
-        self.frame = (frame, math.ceil((frame + 0.5) * max(ratio[1], 1 / ratio[0]))) if frame and train else None
+        self.frame = (
+            (frame, math.ceil((frame + 0.5) * max(ratio[1], 1 / ratio[0])))
+            if frame and train
+            else None
+        )
 
     def __call__(self, record: Mapping, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The example of ``record``; see the class. Raises ImageError for a picture that cannot be read."""
 
         def choose(hw: tuple[int, int]) -> tuple[Box, tuple[int, int]]:
-            box = random_box(hw, self.scale, self.ratio, rng) if self.train else middle_box(hw, self.margin)
+            box = (
+                random_box(hw, self.scale, self.ratio, rng)
+                if self.train
+                else middle_box(hw, self.margin)
+            )
             fits = self.frame and min(box[2:]) <= self.frame[0] and max(box[2:]) <= self.frame[1]
             return box, box[2:] if fits else (self.canvas, self.canvas)
 
-        options = dict(name=f"image {record['image_id']!r}", percentiles=self.percentiles, reduced=self.train)
+        options = dict(
+            name=f"image {record['image_id']!r}", percentiles=self.percentiles, reduced=self.train
+        )
         picture = resized_window(record["image"], choose, **options)
         mirrored = self.train and self.flip and rng.random() < 0.5
         if self.frame:
@@ -99,7 +113,10 @@ class CropExample:
 
 
 def random_box(
-    hw: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+    hw: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
 ) -> Box:
     """A random part of a picture, as Inception was trained on (Szegedy et al. 2015, section 6).
 

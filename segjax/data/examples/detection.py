@@ -8,7 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from segjax.data.examples.augmentation import Augmentation, draw_placement, jitter_colours
-from segjax.data.examples.place_objects import cut_object, keypoints_of, placed_keypoints, record_pixels
+from segjax.data.examples.place_objects import (
+    cut_object,
+    keypoints_of,
+    placed_keypoints,
+    record_pixels,
+)
 from segjax.data.loader import SettingsError
 from segjax.images.placement import Placement, whole
 from segjax.images.transforms import pad_to_canvas
@@ -64,11 +69,15 @@ class DetectionExample:
     def __post_init__(self):
         self.canvas = tuple(int(side) for side in self.canvas)
         if len(self.canvas) != 2 or min(*self.canvas, self.max_objects) < 1:
-            raise ValueError(f"canvas is (height, width) and max_objects a number, at least 1, got {self}")
+            raise ValueError(
+                f"canvas is (height, width) and max_objects a number, at least 1, got {self}"
+            )
         if not 0 <= self.min_visible <= 1:
             raise ValueError(f"min_visible is a share of an object, 0 .. 1, got {self.min_visible}")
         if any(not 0 <= index < self.keypoints for pair in self.keypoint_pairs for index in pair):
-            raise ValueError(f"keypoint_pairs {self.keypoint_pairs} name more than the {self.keypoints} keypoints")
+            raise ValueError(
+                f"keypoint_pairs {self.keypoint_pairs} name more than the {self.keypoints} keypoints"
+            )
         options = dict(self.augment or {}) if self.train else {}
         size = {"long_side": self.long_side, "resize": self.resize}
         if self.short_side and options.get("scale") is None:
@@ -92,7 +101,9 @@ class DetectionExample:
     ) -> dict[str, np.ndarray]:
         """The example of a record with its decoded picture, which is placed so."""
         example = self.placeholder()
-        example["image"] = pad_to_canvas(jitter_colours(placement.apply(image), self.augmentation, rng), self.canvas)
+        example["image"] = pad_to_canvas(
+            jitter_colours(placement.apply(image), self.augmentation, rng), self.canvas
+        )
         example["size"] = np.array(placement.size, np.int32)
         example["original"] = np.array([record["height"], record["width"]], np.int32)
         example["weight"] = np.float32(1)
@@ -102,7 +113,9 @@ class DetectionExample:
                 f"image {record['image_id']!r} has an object of class {max(objects['category'])}; expected 0 to "
                 f"{self.classes - 1}: set config.model.classes to the number of classes that the data has"
             )
-        by_size = sorted(found, key=lambda index: (objects["crowd"][index], -_area(found[index][0])))
+        by_size = sorted(
+            found, key=lambda index: (objects["crowd"][index], -_area(found[index][0]))
+        )
         rows = sorted(by_size[: self.max_objects])
         example["dropped"] = np.int32(len(found) - len(rows))
         example["valid"][: len(rows)] = True
@@ -114,7 +127,9 @@ class DetectionExample:
                 example["masks"][row] = found[index][1]
         if self.keypoints:
             keypoints = keypoints_of(record, self.keypoints)[rows]
-            example["keypoints"][: len(rows)] = placed_keypoints(keypoints, placement, self.keypoint_pairs)
+            example["keypoints"][: len(rows)] = placed_keypoints(
+                keypoints, placement, self.keypoint_pairs
+            )
         return example
 
     def placeholder(self) -> dict[str, np.ndarray]:
@@ -137,7 +152,9 @@ class DetectionExample:
             example["keypoints"] = np.zeros((objects, self.keypoints, 3), np.float32)
         return example
 
-    def _objects(self, record: Mapping, placement: Placement) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    def _objects(
+        self, record: Mapping, placement: Placement
+    ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """Index -> (box, mask cells) of the objects that can be seen and are large enough."""
         objects, found = record["objects"], {}
         for index in np.flatnonzero(placement.hits(objects["box"])):

@@ -58,7 +58,9 @@ def label_of(record: Mapping, rule: str) -> int | None:
         return None if record.get("label") is None else int(record["label"])
     objects = record["objects"]
     alone = np.flatnonzero(~objects["crowd"])
-    return int(objects["category"][alone[np.argmax(objects["area"][alone])]]) if len(alone) else None
+    return (
+        int(objects["category"][alone[np.argmax(objects["area"][alone])]]) if len(alone) else None
+    )
 
 
 def check_labels(source: Sequence[Mapping], rule: str, name: str) -> None:

@@ -17,7 +17,9 @@ from segjax.masks import decode_mask, encode_mask, mask_box
 
 def record_pixels(record: Mapping, percentiles: tuple[float, float] | None = None) -> np.ndarray:
     """The picture of a record, uint8 [H, W, 3]; see `decode_image`. Raises ImageError, also for another size."""
-    image = decode_image(record["image"], name=f"image {record['image_id']!r}", percentiles=percentiles)
+    image = decode_image(
+        record["image"], name=f"image {record['image_id']!r}", percentiles=percentiles
+    )
     if image.shape[:2] != (record["height"], record["width"]):
         raise ImageError(
             f"image {record['image_id']!r} has {image.shape[0]} x {image.shape[1]} pixels, but its record "
@@ -72,13 +74,17 @@ def mask_cells_of_box(mask: np.ndarray, box: Sequence[float], side: int) -> np.n
     Pixels are squares, wholly inside or out, as the run lengths have them.
     """
     x, y = math.floor(box[0]), math.floor(box[1])
-    part = np.ascontiguousarray(mask[y : math.ceil(box[3]), x : math.ceil(box[2])], np.uint8) * np.uint8(255)
+    part = np.ascontiguousarray(
+        mask[y : math.ceil(box[3]), x : math.ceil(box[2])], np.uint8
+    ) * np.uint8(255)
     window = (box[0] - x, box[1] - y, box[2] - x, box[3] - y)
     cells = Image.fromarray(part).resize((side, side), Image.Resampling.BOX, box=window)
     return (np.asarray(cells) >= 128).astype(np.uint8)
 
 
-def placed_keypoints(keypoints: np.ndarray, placement: Placement, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+def placed_keypoints(
+    keypoints: np.ndarray, placement: Placement, pairs: Sequence[tuple[int, int]]
+) -> np.ndarray:
     """Keypoints [..., K, 3] (x, y, visibility) in the content's frame, float32; outside of it they are (0, 0, 0).
 
     Where the picture is mirrored, what was the left hand is a right hand: the two of each pair are exchanged.
@@ -86,7 +92,9 @@ def placed_keypoints(keypoints: np.ndarray, placement: Placement, pairs: Sequenc
     visibility = np.asarray(keypoints)[..., 2]
     points = placement.points(keypoints[..., :2])
     inside = np.all((points >= 0) & (points <= placement.size[::-1]), axis=-1) & (visibility > 0)
-    placed = np.where(inside[..., None], np.concatenate([points, visibility[..., None]], -1), 0).astype(np.float32)
+    placed = np.where(
+        inside[..., None], np.concatenate([points, visibility[..., None]], -1), 0
+    ).astype(np.float32)
     return placed[..., exchanged(placed.shape[-2], pairs), :] if placement.mirrored else placed
 
 
@@ -138,7 +146,11 @@ def with_masks(record: Record, kept: Sequence[int], masks: Sequence[np.ndarray])
     Boxes and areas are the masks'; what annotators drew is of other masks and left out.
     """
     objects = record["objects"]
-    rows = {name: value[list(kept)] for name, value in objects.items() if name not in ("rle", "annotated_box")}
+    rows = {
+        name: value[list(kept)]
+        for name, value in objects.items()
+        if name not in ("rle", "annotated_box")
+    }
     rows["box"] = np.array([mask_box(mask) for mask in masks], np.float32).reshape(-1, 4)
     rows["area"] = np.array([np.count_nonzero(mask) for mask in masks], np.float32)
     rows["rle"] = [encode_mask(mask) for mask in masks]

@@ -13,7 +13,9 @@ from segjax.images.placement import Placement
 from segjax.images.transforms import pad_to_canvas
 from segjax.masks import decode_mask, mask_box
 
-_ATTEMPTS = 4  # random placements tried before an example is given up because its window shows no object
+_ATTEMPTS = (
+    4  # random placements tried before an example is given up because its window shows no object
+)
 
 
 class PromptableExample:
@@ -56,9 +58,13 @@ class PromptableExample:
                 f"canvas, max_prompts and mask_stride must be at least 1, got {canvas}, {max_prompts}, {mask_stride}"
             )
         if canvas % mask_stride:
-            raise ValueError(f"mask_stride {mask_stride} does not divide the canvas of {canvas} pixels")
+            raise ValueError(
+                f"mask_stride {mask_stride} does not divide the canvas of {canvas} pixels"
+            )
         if percentiles is not None and not 0 <= percentiles[0] < percentiles[1] <= 100:
-            raise ValueError(f"percentiles are (low, high) with 0 <= low < high <= 100, got {tuple(percentiles)}")
+            raise ValueError(
+                f"percentiles are (low, high) with 0 <= low < high <= 100, got {tuple(percentiles)}"
+            )
         self.canvas, self.max_prompts, self.mask_stride = canvas, max_prompts, mask_stride
         self.augmentation = Augmentation.from_dict(dict(augment or {})) if train else Augmentation()
         self.train, self.percentiles = train, percentiles
@@ -99,10 +105,14 @@ class PromptableExample:
             "weight": np.float32(0),
         }
 
-    def _choose_masks(self, record: Mapping, placement: Placement, rng: np.random.Generator) -> list[np.ndarray]:
+    def _choose_masks(
+        self, record: Mapping, placement: Placement, rng: np.random.Generator
+    ) -> list[np.ndarray]:
         """Up to ``max_prompts`` placed masks bool [h, w]; decodes no more run lengths than it needs."""
         objects = record["objects"]
-        candidates = np.flatnonzero(~np.asarray(objects["crowd"], bool) & placement.hits(objects["box"]))
+        candidates = np.flatnonzero(
+            ~np.asarray(objects["crowd"], bool) & placement.hits(objects["box"])
+        )
         largest = self.max_area_fraction * placement.size[0] * placement.size[1]
         masks = []
         for index in rng.permutation(candidates):

@@ -36,18 +36,26 @@ class Bsds500:
 
     def __init__(self, raw_dir: str | pathlib.Path):
         raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")
-        nested = [raw_dir / part for part in ("data", "BSDS500/data", "BSR/BSDS500/data") if (raw_dir / part).is_dir()]
+        nested = [
+            raw_dir / part
+            for part in ("data", "BSDS500/data", "BSR/BSDS500/data")
+            if (raw_dir / part).is_dir()
+        ]
         self.raw_dir = nested[0] if nested else raw_dir
         images = require_folder(self.raw_dir / "images", "BSDS500's images")
         require_folder(self.raw_dir / "groundTruth", "BSDS500's groundTruth")
-        self.splits = tuple(sorted((path.name for path in images.iterdir() if path.is_dir()), key=split_order))
+        self.splits = tuple(
+            sorted((path.name for path in images.iterdir() if path.is_dir()), key=split_order)
+        )
 
     def records(self, split: str, skipped: Skipped) -> Iterator[Record]:
         """Records of a split, by file name. Broken pictures and annotations are skipped and counted."""
         check_split(split, self.splits, self.raw_dir)
         for path in list_pictures(self.raw_dir / "images" / split):
             try:
-                yield self._record(path, self.raw_dir / "groundTruth" / split / f"{path.stem}.mat", skipped)
+                yield self._record(
+                    path, self.raw_dir / "groundTruth" / split / f"{path.stem}.mat", skipped
+                )
             except Unusable as error:
                 skipped.image(error.reason, str(error))
 
@@ -63,8 +71,16 @@ class Bsds500:
                 )
                 continue
             rows += objects_from_map(regions, annotator=annotator)
-        objects = stack_objects(rows, self.optional) | {"id": np.arange(1, len(rows) + 1, dtype=np.int64)}
-        return {"image": image, "image_id": path.stem, "height": height, "width": width, "objects": objects}
+        objects = stack_objects(rows, self.optional) | {
+            "id": np.arange(1, len(rows) + 1, dtype=np.int64)
+        }
+        return {
+            "image": image,
+            "image_id": path.stem,
+            "height": height,
+            "width": width,
+            "objects": objects,
+        }
 
 
 def read_segmentations(path: pathlib.Path) -> list[np.ndarray]:
@@ -74,5 +90,7 @@ def read_segmentations(path: pathlib.Path) -> list[np.ndarray]:
     try:
         truth = scipy.io.loadmat(path)["groundTruth"]
         return [np.asarray(cell["Segmentation"][0, 0]) for cell in truth.ravel()]
-    except Exception as error:  # SciPy raises anything from TypeError to zlib.error for broken files.
+    except (
+        Exception
+    ) as error:  # SciPy raises anything from TypeError to zlib.error for broken files.
         raise Unusable("ground truth file is not BSDS500's", f"{path} ({error})") from error

@@ -56,7 +56,9 @@ class Cityscapes:
         names = (path.name for path in truth.iterdir() if path.is_dir() and path.name != "test")
         self.splits = tuple(sorted(names, key=split_order))
         if not self.splits:
-            raise FileNotFoundError(f"{truth} has no split (train, val); expected gtFine/<split>/<city>/*{_MAP}")
+            raise FileNotFoundError(
+                f"{truth} has no split (train, val); expected gtFine/<split>/<city>/*{_MAP}"
+            )
 
     def records(self, split: str, skipped: Skipped) -> Iterator[Record]:
         """Records of a split, by city and frame. Broken pictures and maps are skipped and counted."""
@@ -75,7 +77,13 @@ class Cityscapes:
         labels = read_map(path, "instance map")
         check_size(labels, height, width, "instance map", path)
         objects = stack_objects(things_of_map(labels))
-        return {"image": image, "image_id": frame, "height": height, "width": width, "objects": objects}
+        return {
+            "image": image,
+            "image_id": frame,
+            "height": height,
+            "width": width,
+            "objects": objects,
+        }
 
 
 def things_of_map(labels: np.ndarray) -> list[dict]:
@@ -86,5 +94,7 @@ def things_of_map(labels: np.ndarray) -> list[dict]:
     for value in np.unique(labels).tolist():
         identity = value // 1000 if value >= 1000 else value
         if identity in category:
-            rows.append(object_from_mask(labels == value, value, category[identity], crowd=value < 1000))
+            rows.append(
+                object_from_mask(labels == value, value, category[identity], crowd=value < 1000)
+            )
     return rows

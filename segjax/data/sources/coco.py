@@ -69,7 +69,9 @@ class CocoFolder:
         self.categories = tuple(names[identity] for identity in self.category_ids)
         self.keypoints = len(self.keypoint_names)
         if keypoints and not self.keypoints:
-            raise ValueError(f"no category in {', '.join(map(str, self._files.values()))} has a list of 'keypoints'")
+            raise ValueError(
+                f"no category in {', '.join(map(str, self._files.values()))} has a list of 'keypoints'"
+            )
         self.optional += ("keypoints",) if keypoints else ()
 
     def _find_files(self, prefix: str) -> dict[str, pathlib.Path]:
@@ -82,7 +84,9 @@ class CocoFolder:
         """Takes what is to be known of a category besides id and name."""
         names = tuple(category.get("keypoints", ())) if keypoints else ()
         if names and self.keypoint_names not in ((), names):
-            raise ValueError(f"{path}: {category['name']!r} has other keypoints than an earlier category: {names}")
+            raise ValueError(
+                f"{path}: {category['name']!r} has other keypoints than an earlier category: {names}"
+            )
         self.keypoint_names = names or self.keypoint_names
 
     def _of_picture(self, image: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,14 +103,18 @@ class CocoFolder:
             if annotation.get("image_id") in known:
                 by_image[annotation["image_id"]].append(annotation)
             else:
-                skipped.object("unknown image id in the annotations", _name(annotation, self._files[split]))
+                skipped.object(
+                    "unknown image id in the annotations", _name(annotation, self._files[split])
+                )
         for image in content["images"]:
             try:
                 yield self._record(image, by_image[image["id"]], split, skipped)
             except Unusable as error:
                 skipped.image(error.reason, str(error))
 
-    def _record(self, image: Mapping[str, Any], annotations: Sequence[Mapping], split: str, skipped: Skipped) -> Record:
+    def _record(
+        self, image: Mapping[str, Any], annotations: Sequence[Mapping], split: str, skipped: Skipped
+    ) -> Record:
         path = self._find_image(image, split)
         data, height, width = read_picture(path)
         declared = (image.get("height", height), image.get("width", width))
@@ -125,7 +133,9 @@ class CocoFolder:
     def _object(self, annotation: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
         name = _name(annotation)
         if annotation.get("category_id") not in self.category_ids:
-            raise Unusable("unknown category id", f"{name}, category {annotation.get('category_id')}")
+            raise Unusable(
+                "unknown category id", f"{name}, category {annotation.get('category_id')}"
+            )
         if "bbox" in annotation:
             _check_bbox(annotation["bbox"], name)
         mask = annotation_mask(annotation.get("segmentation"), height, width, name)
@@ -138,19 +148,31 @@ class CocoFolder:
             "category": self.category_ids.index(annotation["category_id"]),
             "crowd": bool(annotation.get("iscrowd", 0)),
             # COCO's AP sorts objects into small, medium and large by the annotated (polygon) area.
-            "area": float(area) if area and np.isfinite(area) and area > 0 else float(np.count_nonzero(mask)),
+            "area": float(area)
+            if area and np.isfinite(area) and area > 0
+            else float(np.count_nonzero(mask)),
             "rle": encode_mask(mask),
-            "annotated_box": _corners(annotation["bbox"]) if "bbox" in annotation else mask_box(mask),
-        } | ({"keypoints": read_keypoints(annotation, self.keypoints, name)} if self.keypoints else {})
+            "annotated_box": _corners(annotation["bbox"])
+            if "bbox" in annotation
+            else mask_box(mask),
+        } | (
+            {"keypoints": read_keypoints(annotation, self.keypoints, name)}
+            if self.keypoints
+            else {}
+        )
 
     def _find_image(self, image: Mapping[str, Any], split: str) -> pathlib.Path:
         name, annotations = image["file_name"], self._files[split]
-        named = _without_prefix(annotations.stem)  # a split's name has lost what TFDS does not take in one
+        named = _without_prefix(
+            annotations.stem
+        )  # a split's name has lost what TFDS does not take in one
         images = self.raw_dir / "images"
         folders = [self.raw_dir / named, images / named, images, self.raw_dir]
         if annotations.name == ROBOFLOW:
             folders = [annotations.parent]
-        return next((folder / name for folder in folders if (folder / name).is_file()), images / name)
+        return next(
+            (folder / name for folder in folders if (folder / name).is_file()), images / name
+        )
 
 
 def _annotation_files(raw_dir: pathlib.Path, prefix: str) -> dict[str, pathlib.Path]:
@@ -162,9 +184,13 @@ def _annotation_files(raw_dir: pathlib.Path, prefix: str) -> dict[str, pathlib.P
     if not named:
         # Captions and keypoints lie beside COCO's own instance files; elsewhere any annotation file will do.
         others = ("captions_", *(PREFIXES[1:] if prefix == PREFIXES[0] else ()))
-        named = [(_without_prefix(path.stem), path) for path in paths if not path.name.startswith(others)]
+        named = [
+            (_without_prefix(path.stem), path) for path in paths if not path.name.startswith(others)
+        ]
     if not named:
-        raise FileNotFoundError(f"no annotation JSON in {raw_dir} or {raw_dir / 'annotations'}, and no */{ROBOFLOW}")
+        raise FileNotFoundError(
+            f"no annotation JSON in {raw_dir} or {raw_dir / 'annotations'}, and no */{ROBOFLOW}"
+        )
     return by_split(named)
 
 
@@ -173,7 +199,9 @@ def by_split(named: Sequence[tuple[str, pathlib.Path]]) -> dict[str, pathlib.Pat
     files: dict[str, pathlib.Path] = {}
     for name, path in named:
         if (first := files.setdefault(split_name(name), path)) != path:
-            raise ValueError(f"{first} and {path} would both be the split {split_name(name)!r}; rename one")
+            raise ValueError(
+                f"{first} and {path} would both be the split {split_name(name)!r}; rename one"
+            )
     return {name: files[name] for name in sorted(files, key=split_order)}
 
 
@@ -183,7 +211,9 @@ def _without_prefix(name: str) -> str:
     return name
 
 
-def read_annotations(path: pathlib.Path, image_fields: tuple[str, ...] = ("id", "file_name")) -> dict[str, Any]:
+def read_annotations(
+    path: pathlib.Path, image_fields: tuple[str, ...] = ("id", "file_name")
+) -> dict[str, Any]:
     """The content of a COCO annotation file. Raises ValueError naming what is missing from it."""
     try:
         content = json.loads(path.read_text())
@@ -200,9 +230,13 @@ def read_annotations(path: pathlib.Path, image_fields: tuple[str, ...] = ("id", 
         for entry in content[key]:
             missing = [field for field in fields if field not in entry]
             if missing:
-                raise ValueError(f"{path}: an entry of {key!r} has no {missing[0]!r}: {str(entry)[:100]}")
+                raise ValueError(
+                    f"{path}: an entry of {key!r} has no {missing[0]!r}: {str(entry)[:100]}"
+                )
             if key != "images" and not isinstance(entry["id"], int):
-                raise ValueError(f"{path}: an id in {key!r} is {entry['id']!r}; expected a whole number")
+                raise ValueError(
+                    f"{path}: an id in {key!r} is {entry['id']!r}; expected a whole number"
+                )
     return content
 
 
@@ -213,11 +247,17 @@ def annotation_mask(segmentation: Any, height: int, width: int, name: str) -> np
     """
     if isinstance(segmentation, Mapping):
         return _rle_mask(segmentation, height, width, name)
-    if not isinstance(segmentation, Sequence) or isinstance(segmentation, str) or len(segmentation) == 0:
+    if (
+        not isinstance(segmentation, Sequence)
+        or isinstance(segmentation, str)
+        or len(segmentation) == 0
+    ):
         raise Unusable("no segmentation", name)
     for polygon in segmentation:
         _check_polygon(polygon, height, width, name)
-    parts = coco_mask.frPyObjects([[float(value) for value in polygon] for polygon in segmentation], height, width)
+    parts = coco_mask.frPyObjects(
+        [[float(value) for value in polygon] for polygon in segmentation], height, width
+    )
     return decode_mask(coco_mask.merge(parts)["counts"].decode("ascii"), height, width)
 
 
@@ -232,7 +272,11 @@ def _check_polygon(polygon: Any, height: int, width: int, name: str) -> None:
             f"{name}, {len(points)} points",
         )
     low, high = points.min(0), points.max(0)
-    if low.min() < -POLYGON_SLACK or high[0] > width + POLYGON_SLACK or high[1] > height + POLYGON_SLACK:
+    if (
+        low.min() < -POLYGON_SLACK
+        or high[0] > width + POLYGON_SLACK
+        or high[1] > height + POLYGON_SLACK
+    ):
         extent = f"x {low[0]:g}..{high[0]:g}, y {low[1]:g}..{high[1]:g} in an image of {height} x {width}"
         raise Unusable("polygon does not fit its image", f"{name} ({extent})")
 
@@ -240,9 +284,16 @@ def _check_polygon(polygon: Any, height: int, width: int, name: str) -> None:
 def _rle_mask(segmentation: Mapping[str, Any], height: int, width: int, name: str) -> np.ndarray:
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if list(size or ()) != [height, width]:
-        raise Unusable("RLE does not fit its image", f"{name} (RLE of size {size} for an image of {height} x {width})")
+        raise Unusable(
+            "RLE does not fit its image",
+            f"{name} (RLE of size {size} for an image of {height} x {width})",
+        )
     try:
-        runs = run_lengths(counts) if isinstance(counts, str) else np.asarray(counts, np.int64).reshape(-1)
+        runs = (
+            run_lengths(counts)
+            if isinstance(counts, str)
+            else np.asarray(counts, np.int64).reshape(-1)
+        )
         return runs_to_mask(runs, height, width, name)
     except (RecordError, ValueError, TypeError) as error:
         raise Unusable("RLE does not fit its image", f"{name} ({error})") from error
@@ -255,7 +306,9 @@ def read_keypoints(annotation: Mapping[str, Any], count: int, name: str) -> np.n
     try:
         keypoints = np.asarray(flat, np.float32).reshape(count, 3)
     except (ValueError, TypeError) as error:
-        raise Unusable(f"keypoints are not {count} times x, y, visibility", f"{name} ({error})") from error
+        raise Unusable(
+            f"keypoints are not {count} times x, y, visibility", f"{name} ({error})"
+        ) from error
     return np.where(keypoints[:, 2:] > 0, keypoints + np.float32([0.5, 0.5, 0]), 0)
 
 
@@ -265,11 +318,17 @@ def _corners(bbox: Sequence[float]) -> np.ndarray:
 
 
 def _check_bbox(bbox: Any, name: str) -> None:
-    values = np.asarray(bbox, np.float64) if isinstance(bbox, Sequence) and len(bbox) == 4 else np.full(4, np.nan)
+    values = (
+        np.asarray(bbox, np.float64)
+        if isinstance(bbox, Sequence) and len(bbox) == 4
+        else np.full(4, np.nan)
+    )
     if not np.isfinite(values).all():
         raise Unusable("box is not four numbers", f"{name}, bbox {bbox}")
     if values[2] <= 0 or values[3] <= 0:
-        raise Unusable("box with x2 <= x1 or y2 <= y1", f"{name}, bbox (x, y, width, height) {bbox}")
+        raise Unusable(
+            "box with x2 <= x1 or y2 <= y1", f"{name}, bbox (x, y, width, height) {bbox}"
+        )
 
 
 def _name(annotation: Mapping[str, Any], path: pathlib.Path | None = None) -> str:

@@ -26,7 +26,9 @@ from segjax.data.sources.raw import (
 )
 from segjax.data.threads import in_order
 
-_SPLIT = re.compile(r"(?<![a-z])(train|val|test)")  # train, val2017, stage1_train, validation; not "contrail"
+_SPLIT = re.compile(
+    r"(?<![a-z])(train|val|test)"
+)  # train, val2017, stage1_train, validation; not "contrail"
 
 
 class ImageFolders:
@@ -47,7 +49,9 @@ class ImageFolders:
     def __init__(self, raw_dir: str | pathlib.Path, *, held_out: float = 0.02):
         self.raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")
         if not 0 <= held_out < 1:
-            raise ValueError(f"held_out is the share of pictures to evaluate on, in 0 .. 1, got {held_out}")
+            raise ValueError(
+                f"held_out is the share of pictures to evaluate on, in 0 .. 1, got {held_out}"
+            )
         folders = _split_folders(self.raw_dir)
         by_class = {split: _classes(folder) for split, folder in folders.items()}
         names = sorted({name for classes in by_class.values() for name in classes if name})
@@ -71,7 +75,13 @@ class ImageFolders:
                 skipped.image(read.reason, str(read))
                 continue
             image, height, width = read
-            record = {"image": image, "image_id": image_id, "height": height, "width": width, "objects": no_objects()}
+            record = {
+                "image": image,
+                "image_id": image_id,
+                "height": height,
+                "width": width,
+                "objects": no_objects(),
+            }
             name = image_id.rpartition("/")[0]
             yield record | ({"label": label_of[name]} if name else {})
 
@@ -87,7 +97,8 @@ def _split_folders(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
     """Split -> folder; without splits the one is "train". Each has pictures in it or in its own folders."""
     folders = [path for path in raw_dir.iterdir() if path.is_dir()]
     named = sorted(
-        (path for path in folders if _SPLIT.search(path.name.lower())), key=lambda path: split_order(path.name)
+        (path for path in folders if _SPLIT.search(path.name.lower())),
+        key=lambda path: split_order(path.name),
     )
     if not named:
         return {"train": raw_dir}
@@ -119,16 +130,22 @@ def _classes(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
 
 
 def _listed(classes: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, pathlib.Path]:
-    return {f"{name}/{path.name}".lstrip("/"): path for name, paths in classes.items() for path in paths}
+    return {
+        f"{name}/{path.name}".lstrip("/"): path for name, paths in classes.items() for path in paths
+    }
 
 
 def _is_measured_on(split: str) -> bool:
     return "train" not in split
 
 
-def _divided(pictures: Mapping[str, pathlib.Path], share: float, where: pathlib.Path) -> dict[str, dict]:
+def _divided(
+    pictures: Mapping[str, pathlib.Path], share: float, where: pathlib.Path
+) -> dict[str, dict]:
     if len(pictures) < 2:
-        raise ValueError(f"{where} has one picture, and evaluation needs one too; --option held_out=0 holds none out")
+        raise ValueError(
+            f"{where} has one picture, and evaluation needs one too; --option held_out=0 holds none out"
+        )
     by_hash = sorted(pictures, key=lambda image_id: zlib.crc32(image_id.encode()))
     held = set(by_hash[: max(1, round(share * len(pictures)))])
     return {

@@ -58,14 +58,21 @@ def _has_maps(folder: pathlib.Path) -> bool:
 
 
 def _kaggle_items(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(path.parent for path in folder.glob("*/masks") if (path.parent / "images").is_dir())
+    return sorted(
+        path.parent for path in folder.glob("*/masks") if (path.parent / "images").is_dir()
+    )
 
 
 def _split_folders(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
     if _has_maps(raw_dir) or _kaggle_items(raw_dir):
         return {"train": raw_dir}
-    folders = sorted((path for path in raw_dir.iterdir() if path.is_dir()), key=lambda path: split_order(path.name))
-    found = {split_name(path.name): path for path in folders if _has_maps(path) or _kaggle_items(path)}
+    folders = sorted(
+        (path for path in raw_dir.iterdir() if path.is_dir()),
+        key=lambda path: split_order(path.name),
+    )
+    found = {
+        split_name(path.name): path for path in folders if _has_maps(path) or _kaggle_items(path)
+    }
     if not found:
         raise FileNotFoundError(
             f"no label maps under {raw_dir}: expected [<split>/]images/ beside labels/, or Kaggle's "
@@ -85,7 +92,9 @@ def _map_record(path: pathlib.Path, skipped: Skipped) -> Record:
 def _kaggle_record(folder: pathlib.Path, skipped: Skipped) -> Record:
     pictures = list_pictures(folder / "images")
     if len(pictures) != 1:
-        raise Unusable("not one image in the images folder", f"{folder / 'images'} ({len(pictures)} images)")
+        raise Unusable(
+            "not one image in the images folder", f"{folder / 'images'} ({len(pictures)} images)"
+        )
     image, height, width = read_picture(pictures[0])
     rows = []
     for number, path in enumerate(list_pictures(folder / "masks"), 1):
@@ -100,6 +109,14 @@ def _kaggle_record(folder: pathlib.Path, skipped: Skipped) -> Record:
     return _record(folder.name, image, height, width, rows)
 
 
-def _record(image_id: str, image: bytes, height: int, width: int, rows: list[dict[str, Any]]) -> Record:
+def _record(
+    image_id: str, image: bytes, height: int, width: int, rows: list[dict[str, Any]]
+) -> Record:
     objects = stack_objects(rows)
-    return {"image": image, "image_id": image_id, "height": height, "width": width, "objects": objects}
+    return {
+        "image": image,
+        "image_id": image_id,
+        "height": height,
+        "width": width,
+        "objects": objects,
+    }

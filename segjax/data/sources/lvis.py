@@ -33,7 +33,8 @@ class LvisFolder(CocoFolder):
     def _find_files(self, prefix: str) -> dict[str, pathlib.Path]:
         folders = (self.raw_dir, self.raw_dir / "annotations")
         paths = sorted(
-            (path for folder in folders for path in folder.glob("lvis*.json")), key=lambda path: split_order(path.stem)
+            (path for folder in folders for path in folder.glob("lvis*.json")),
+            key=lambda path: split_order(path.stem),
         )
         if not paths:
             raise FileNotFoundError(f"no lvis*.json in {folders[0]} or {folders[1]}")
@@ -59,7 +60,13 @@ class LvisFolder(CocoFolder):
 
     def _find_image(self, image: Mapping[str, Any], split: str) -> pathlib.Path:
         # Version 0.5 has a file_name, COCO_train2014_000000391895.jpg or the name alone.
-        place = pathlib.PurePosixPath(image.get("coco_url") or image.get("file_name", f"{image['id']:012d}.jpg"))
+        place = pathlib.PurePosixPath(
+            image.get("coco_url") or image.get("file_name", f"{image['id']:012d}.jpg")
+        )
         below = pathlib.Path(*place.parts[-2:])
-        found = (folder / name for name in (below, place.name) for folder in (self.raw_dir, self.raw_dir / "images"))
+        found = (
+            folder / name
+            for name in (below, place.name)
+            for folder in (self.raw_dir, self.raw_dir / "images")
+        )
         return next((path for path in found if path.is_file()), self.raw_dir / below)

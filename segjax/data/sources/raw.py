@@ -109,22 +109,34 @@ def checked_picture(data: bytes, path: str, *, upright: bool = False) -> tuple[b
         raise Unusable("image has zero size", f"{path} (an empty file)")
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as opened:
-            warnings.simplefilter("ignore")  # Pillow warns about odd metadata; pixels are what matters here.
+            warnings.simplefilter(
+                "ignore"
+            )  # Pillow warns about odd metadata; pixels are what matters here.
             if 0 in opened.size:
                 raise Unusable("image has zero size", f"{path} ({opened.width} x {opened.height})")
             opened.load()
             if opened.mode.startswith(("I", "F")) and opened.mode not in SIXTEEN_BITS:
-                raise Unusable("image has more than 16 bits a channel", f"{path} (Pillow mode {opened.mode})")
+                raise Unusable(
+                    "image has more than 16 bits a channel", f"{path} (Pillow mode {opened.mode})"
+                )
             turned = (
-                ImageOps.exif_transpose(opened) if upright and opened.getexif().get(_ORIENTATION, 1) != 1 else opened
+                ImageOps.exif_transpose(opened)
+                if upright and opened.getexif().get(_ORIENTATION, 1) != 1
+                else opened
             )
             if turned is not opened or opened.format not in ("PNG", *JPEG_FORMATS):
                 data = encode_picture(turned, opened.format)
             return data, turned.height, turned.width
     except Unusable:
         raise
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, DecompressionBombError and more.
-        reason = "image has zero size" if _png_of_zero_size(data) else "image is truncated or not a picture"
+    except (
+        Exception
+    ) as error:  # Pillow raises OSError, SyntaxError, ValueError, DecompressionBombError and more.
+        reason = (
+            "image has zero size"
+            if _png_of_zero_size(data)
+            else "image is truncated or not a picture"
+        )
         raise Unusable(reason, f"{path} ({error})") from error
 
 
@@ -141,7 +153,9 @@ def read_map(path: pathlib.Path, what: str) -> np.ndarray:
     try:
         with Image.open(path) as opened:
             if opened.mode in ("RGB", "RGBA", "LA", "F", "CMYK"):
-                raise Unusable(f"{what} is not a single-channel picture", f"{path} (Pillow mode {opened.mode})")
+                raise Unusable(
+                    f"{what} is not a single-channel picture", f"{path} (Pillow mode {opened.mode})"
+                )
             return np.asarray(opened)
     except Unusable:
         raise
@@ -159,7 +173,9 @@ def check_size(array: np.ndarray, height: int, width: int, what: str, path: path
         )
 
 
-def object_from_mask(mask: np.ndarray, identity: int, category: int = 0, **fields: Any) -> dict[str, Any]:
+def object_from_mask(
+    mask: np.ndarray, identity: int, category: int = 0, **fields: Any
+) -> dict[str, Any]:
     """One object's fields from its non-empty mask [H, W]: exact box, area in pixels, run lengths."""
     return {
         "id": identity,
@@ -174,7 +190,9 @@ def object_from_mask(mask: np.ndarray, identity: int, category: int = 0, **field
 
 def objects_from_map(labels: np.ndarray, category: int = 0, **fields: Any) -> list[dict[str, Any]]:
     """One object per value above 0 of a label map int [H, W]; disconnected parts stay one. The id is the value."""
-    labels = np.asfortranarray(labels)  # Run lengths go down the columns; turning the map once spares every mask.
+    labels = np.asfortranarray(
+        labels
+    )  # Run lengths go down the columns; turning the map once spares every mask.
     values = [int(value) for value in np.unique(labels) if value > 0]
     return [object_from_mask(labels == value, value, category, **fields) for value in values]
 

@@ -25,7 +25,9 @@ from segjax.data.threads import in_order
 from segjax.masks import RecordError, check_runs, run_lengths
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
-_Files = tuple[str, bytes | None, bytes | None]  # where a picture comes from, its bytes and its JSON's
+_Files = tuple[
+    str, bytes | None, bytes | None
+]  # where a picture comes from, its bytes and its JSON's
 
 
 class Sa1b:
@@ -68,7 +70,9 @@ class Sa1b:
         self.splits = ("train", "val") if held_out else ("train",)
         self._shards = _shards(self.raw_dir)
         for split in self.splits:
-            if not any(self._is_of(split, name) for shard in self._shards for name in _names(shard)):
+            if not any(
+                self._is_of(split, name) for shard in self._shards for name in _names(shard)
+            ):
                 raise ValueError(
                     f"none of the pictures in {self.raw_dir} falls into {split!r} with held_out={held_out}; a larger "
                     "--option held_out=.1 divides few pictures, held_out=0 makes all of them 'train'"
@@ -96,14 +100,21 @@ class Sa1b:
                 if self._is_of(split, name):
                     picture = shard / name
                     found = picture.with_suffix(".json")
-                    yield str(picture), picture.read_bytes(), found.read_bytes() if found.is_file() else None
+                    yield (
+                        str(picture),
+                        picture.read_bytes(),
+                        found.read_bytes() if found.is_file() else None,
+                    )
             return
         with tarfile.open(shard, "r:") as tar:
             members = _members(tar, shard, skipped)
             for name, member in members.items():
                 if name.lower().endswith(_SUFFIXES) and self._is_of(split, name):
                     pair = (member, members.get(str(pathlib.PurePath(name).with_suffix(".json"))))
-                    yield f"{shard}/{name}", *(None if one is None else _content(tar, one) for one in pair)
+                    yield (
+                        f"{shard}/{name}",
+                        *(None if one is None else _content(tar, one) for one in pair),
+                    )
 
     def _read(self, files: _Files) -> tuple[Record | Unusable, Skipped]:
         where, picture, text = files
@@ -138,7 +149,9 @@ class Sa1b:
             return "area below min_area"
         if row["area"] > self.max_area_fraction * pixels:
             return "area above max_area_fraction"
-        return next((f"{name} too low" for name, least in self.least.items() if row[name] < least), "")
+        return next(
+            (f"{name} too low" for name, least in self.least.items() if row[name] < least), ""
+        )
 
 
 def _shards(raw_dir: pathlib.Path) -> list[pathlib.Path]:
@@ -149,7 +162,9 @@ def _shards(raw_dir: pathlib.Path) -> list[pathlib.Path]:
         if any(name.endswith(".json") for name in names):
             found.append(pathlib.Path(folder))
     if not found:
-        raise FileNotFoundError(f"no *.tar and no *.json under {raw_dir}; SA-1B is tars of sa_*.jpg and sa_*.json")
+        raise FileNotFoundError(
+            f"no *.tar and no *.json under {raw_dir}; SA-1B is tars of sa_*.jpg and sa_*.json"
+        )
     return sorted(found)
 
 
@@ -159,10 +174,14 @@ def _names(shard: pathlib.Path) -> Iterator[str]:
         yield from sorted(path.name for path in shard.iterdir() if path.suffix.lower() in _SUFFIXES)
         return
     with tarfile.open(shard, "r:") as tar:
-        yield from (name for name in _members(tar, shard, Skipped()) if name.lower().endswith(_SUFFIXES))
+        yield from (
+            name for name in _members(tar, shard, Skipped()) if name.lower().endswith(_SUFFIXES)
+        )
 
 
-def _members(tar: tarfile.TarFile, shard: pathlib.Path, skipped: Skipped) -> dict[str, tarfile.TarInfo]:
+def _members(
+    tar: tarfile.TarFile, shard: pathlib.Path, skipped: Skipped
+) -> dict[str, tarfile.TarInfo]:
     """Files of a tar by name; of one that was cut short those before the cut."""
     members = {}
     try:
@@ -196,7 +215,10 @@ def _object(annotation: Any, position: int, height: int, width: int, where: str)
     fields = annotation if isinstance(annotation, Mapping) else {}
     name = f"{where}, mask {fields.get('id', position)}"
     segmentation = fields.get("segmentation")
-    if not isinstance(segmentation, Mapping) or list(segmentation.get("size", ())) != [height, width]:
+    if not isinstance(segmentation, Mapping) or list(segmentation.get("size", ())) != [
+        height,
+        width,
+    ]:
         raise Unusable("RLE does not fit its image", f"{name} (an image of {height} x {width})")
     rle = segmentation.get("counts")
     try:

@@ -25,7 +25,9 @@ class Scenes:
         kind: str = "shapes",
     ):
         if raw_dir is not None:
-            raise ValueError(f"synthetic scenes are made from a seed and read no folder, got {raw_dir}; leave it out")
+            raise ValueError(
+                f"synthetic scenes are made from a seed and read no folder, got {raw_dir}; leave it out"
+            )
         self.count, self._scenes = count, scenes_of(kind)
         self.categories, self.keypoint_names = self._scenes.categories, self._scenes.keypoint_names
         self.category_ids, self.keypoints = self._scenes.category_ids, len(self.keypoint_names)

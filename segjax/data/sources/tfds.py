@@ -18,7 +18,13 @@ from segjax.data.records import Record, image_size, no_objects
 from segjax.data.storage import PreparedInfo, RecordSource, quiet
 
 TFDS = "tfds:"  # how the name of such a source starts
-_IDS = ("file_name", "filename", "image/filename", "image_id", "id")  # fields that name a picture, the first counts
+_IDS = (
+    "file_name",
+    "filename",
+    "image/filename",
+    "image_id",
+    "id",
+)  # fields that name a picture, the first counts
 
 
 def open_tfds(name: str, split: str, tfds_dir: str = "") -> RecordSource:
@@ -38,7 +44,9 @@ def open_tfds(name: str, split: str, tfds_dir: str = "") -> RecordSource:
     try:
         count = builder.info.splits[split].num_examples
     except (KeyError, ValueError) as error:
-        raise ValueError(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}") from error
+        raise ValueError(
+            f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}"
+        ) from error
     categories = tuple(builder.info.features[example.label].names) if example.label else ()
     info = PreparedInfo(
         source=TFDS + name,
@@ -48,7 +56,11 @@ def open_tfds(name: str, split: str, tfds_dir: str = "") -> RecordSource:
         optional=("label",) if example.label else (),
     )
     path = pathlib.Path(builder.data_dir)
-    encoded = [field for field, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
+    encoded = [
+        field
+        for field, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.Image)
+    ]
     return RecordSource(path, split, info, read=example, encoded=encoded)
 
 
@@ -69,7 +81,9 @@ class _ImageExample:
     def of(features: Any, name: str) -> "_ImageExample":
         """What the fields of a data set mean. Raises ValueError when it is not clear which is the picture."""
         found = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
-        pictures = [field for field, feature in found.items() if type(feature) is tfds.features.Image]
+        pictures = [
+            field for field, feature in found.items() if type(feature) is tfds.features.Image
+        ]
         if "image" not in pictures and len(pictures) != 1:
             raise ValueError(
                 f"{name} is no data set of images: expected a field 'image', or one field that is an Image; "
@@ -84,12 +98,22 @@ class _ImageExample:
 
     def __call__(self, example: Mapping[str, Any], position: int) -> Record:
         image_id = example[self.image_id] if self.image_id else position
-        image_id = image_id.decode("utf-8", "replace") if isinstance(image_id, bytes) else str(image_id)
+        image_id = (
+            image_id.decode("utf-8", "replace") if isinstance(image_id, bytes) else str(image_id)
+        )
         image = bytes(example[self.image])
         height, width = image_size(image, f"record {image_id!r}")
-        record = {"image": image, "image_id": image_id, "height": height, "width": width, "objects": no_objects()}
+        record = {
+            "image": image,
+            "image_id": image_id,
+            "height": height,
+            "width": width,
+            "objects": no_objects(),
+        }
         label = int(example[self.label]) if self.label else -1
-        return record | ({} if label < 0 else {"label": label})  # TFDS writes -1 where none is known
+        return record | (
+            {} if label < 0 else {"label": label}
+        )  # TFDS writes -1 where none is known
 
 
 def _builder(name: str, tfds_dir: str) -> tfds.core.DatasetBuilder:

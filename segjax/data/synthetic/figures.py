@@ -36,14 +36,21 @@ class FigureScenes(SyntheticScenes):
         "easy": Difficulty(objects=(1, 3), radius=(0.22, 0.4)),
         "lone": Difficulty(objects=(1, 1), radius=(0.3, 0.45)),
         "medium": Difficulty(
-            objects=(1, 5), radius=(0.16, 0.4), places=1, texture=(14.0, 36.0), colours=2, chroma=True
+            objects=(1, 5),
+            radius=(0.16, 0.4),
+            places=1,
+            texture=(14.0, 36.0),
+            colours=2,
+            chroma=True,
         ),
     }
 
     def _add_object(self, rng: np.random.Generator, canvas: np.ndarray, drawn: list[Layer]) -> None:
         radius, centre = self._place(rng, drawn)
         joints, outlines = figure(rng)
-        layer = Layer(np.zeros(canvas.shape[:2], bool), 0, 0, centre, radius, joints=joints * radius + centre)
+        layer = Layer(
+            np.zeros(canvas.shape[:2], bool), 0, 0, centre, radius, joints=joints * radius + centre
+        )
         for outline in outlines:
             part = draw_polygon(outline * radius + centre, self.size)
             self._paint(rng, canvas, part.alpha, part.box)
@@ -57,7 +64,9 @@ class FigureScenes(SyntheticScenes):
         for row, layer in enumerate(kept):
             inside = ((layer.joints >= 0) & (layer.joints < image.shape[0])).all(1)
             x, y = layer.joints[inside].astype(int).T
-            keypoints[row, inside] = np.column_stack([layer.joints[inside], 1 + layer.visible[y, x]])
+            keypoints[row, inside] = np.column_stack(
+                [layer.joints[inside], 1 + layer.visible[y, x]]
+            )
         return record | {"objects": record["objects"] | {"keypoints": keypoints}}
 
 
@@ -65,7 +74,9 @@ def figure(rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray]]:
     """A figure of radius 1 around the origin: joints [7, 2] (x, y; y points down), and the outlines [V, 2] of its
     limbs, trunk and head in the order in which they are painted."""
     hip, neck, head = np.array([[0, 0.2], [0, -0.46], [0, -0.74]])
-    towards = lambda side, angle: np.array([side * math.sin(angle), math.cos(angle)])  # from straight down, outwards
+    towards = lambda side, angle: np.array(
+        [side * math.sin(angle), math.cos(angle)]
+    )  # from straight down, outwards
     arms, legs = rng.uniform(0.25, 2.6, 2), rng.uniform(0.1, 0.8, 2)
     ends, limbs = [], []
     for start, reach, length, angles in ((neck, 0.1, _ARM, arms), (hip, 0.07, _LEG, legs)):

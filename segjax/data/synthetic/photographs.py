@@ -50,7 +50,9 @@ def photographs(split: str) -> dict[str, np.ndarray]:
       FileNotFoundError: the installed package does not ship the file, with the package's name.
     """
     if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r} of the photographs; there are {', '.join(map(repr, SPLITS))}")
+        raise ValueError(
+            f"unknown split {split!r} of the photographs; there are {', '.join(map(repr, SPLITS))}"
+        )
     return {pathlib.PurePath(name).stem: _read(name) for name in SPLITS[split]}
 
 

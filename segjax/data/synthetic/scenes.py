@@ -48,8 +48,12 @@ class Difficulty:
 
 DIFFICULTIES = {
     "easy": Difficulty(),
-    "lone": Difficulty(objects=(1, 1), radius=(0.25, 0.4), part_probability=0.0),  # one class a scene
-    "medium": Difficulty(radius=(0.09, 0.26), places=1, texture=(14.0, 36.0), colours=2, chroma=True),
+    "lone": Difficulty(
+        objects=(1, 1), radius=(0.25, 0.4), part_probability=0.0
+    ),  # one class a scene
+    "medium": Difficulty(
+        radius=(0.09, 0.26), places=1, texture=(14.0, 36.0), colours=2, chroma=True
+    ),
 }
 MIN_VISIBLE_FRACTION = 0.3  # of an object's own area; less, and it is no longer listed
 MIN_VISIBLE_AREA = 0.004  # of the scene's area
@@ -86,15 +90,23 @@ class SyntheticScenes:
         difficulty: str | Difficulty = "easy",
     ):
         if split not in photographs.SPLITS:
-            raise ValueError(f"unknown split {split!r} of synthetic scenes; there are {list(photographs.SPLITS)}")
+            raise ValueError(
+                f"unknown split {split!r} of synthetic scenes; there are {list(photographs.SPLITS)}"
+            )
         if isinstance(difficulty, str) and difficulty not in self.difficulties:
-            raise ValueError(f"unknown difficulty {difficulty!r}; there are {list(self.difficulties)}")
+            raise ValueError(
+                f"unknown difficulty {difficulty!r}; there are {list(self.difficulties)}"
+            )
         if count < 1:
             raise ValueError(f"count must be at least 1 scene, got {count}")
         if size < 32:
-            raise ValueError(f"size must be at least 32 pixels, got {size}: objects would be a few pixels wide")
+            raise ValueError(
+                f"size must be at least 32 pixels, got {size}: objects would be a few pixels wide"
+            )
         self.split, self.count, self.size, self.seed = split, count, size, seed
-        self.difficulty = self.difficulties[difficulty] if isinstance(difficulty, str) else difficulty
+        self.difficulty = (
+            self.difficulties[difficulty] if isinstance(difficulty, str) else difficulty
+        )
 
     def __len__(self) -> int:
         return self.count
@@ -110,7 +122,9 @@ class SyntheticScenes:
             self._add_object(rng, canvas, drawn)
         image = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
         return self._record(
-            f"{self.split}-{self.seed}-{index}", image, [each for each in drawn if each.is_large_enough()]
+            f"{self.split}-{self.seed}-{index}",
+            image,
+            [each for each in drawn if each.is_large_enough()],
         )
 
     def _add_object(self, rng: np.random.Generator, canvas: np.ndarray, drawn: list[Layer]) -> None:
@@ -118,8 +132,12 @@ class SyntheticScenes:
         kind = int(rng.integers(len(SHAPES)))
         whole = draw_polygon(polygon(rng, SHAPES[kind], radius) + centre, self.size)
         hard_edge = rng.random() < 0.3
-        self._paint(rng, canvas, whole.mask.astype(np.float32) if hard_edge else whole.alpha, whole.box)
-        layer = lay_down(Layer(whole.mask.copy(), np.count_nonzero(whole.mask), kind, centre, radius), drawn)
+        self._paint(
+            rng, canvas, whole.mask.astype(np.float32) if hard_edge else whole.alpha, whole.box
+        )
+        layer = lay_down(
+            Layer(whole.mask.copy(), np.count_nonzero(whole.mask), kind, centre, radius), drawn
+        )
         carries = rng.random() < self.difficulty.part_probability
         if carries and radius >= self.difficulty.part_carrier * self.size:
             self._add_part(rng, canvas, whole, layer, drawn)
@@ -131,7 +149,12 @@ class SyntheticScenes:
         return radius, places[np.argmin([crowding(place, radius, drawn) for place in places])]
 
     def _add_part(
-        self, rng: np.random.Generator, canvas: np.ndarray, whole: Drawn, layer: Layer, drawn: list[Layer]
+        self,
+        rng: np.random.Generator,
+        canvas: np.ndarray,
+        whole: Drawn,
+        layer: Layer,
+        drawn: list[Layer],
     ) -> None:
         """Paints a differently tinted part inside ``whole``: a smaller shape, which the whole's edge may cut."""
         angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.7) * layer.radius
@@ -146,12 +169,16 @@ class SyntheticScenes:
         self._paint(rng, canvas, np.minimum(inner.alpha, whole.alpha), inner.box)
         drawn.append(Layer(mask, area, kind, centre, radius, is_part=True))
 
-    def _paint(self, rng: np.random.Generator, canvas: np.ndarray, alpha: np.ndarray, box: tuple) -> None:
+    def _paint(
+        self, rng: np.random.Generator, canvas: np.ndarray, alpha: np.ndarray, box: tuple
+    ) -> None:
         """Lays a re-tinted crop of a photograph over ``canvas`` (changed in place) where ``alpha`` says."""
         x1, y1, x2, y2 = box
         region, weight = canvas[y1:y2, x1:x2], alpha[y1:y2, x1:x2, None]
         behind = (region[::3, ::3] * weight[::3, ::3]).sum((0, 1)) / (weight[::3, ::3].sum() + 1e-3)
-        texture = _texture(rng, _textures(self.split, self.size, self.difficulty.chroma), (y2 - y1, x2 - x1))
+        texture = _texture(
+            rng, _textures(self.split, self.size, self.difficulty.chroma), (y2 - y1, x2 - x1)
+        )
         deviation = math.sqrt(np.vdot(texture, texture) / texture.size)
         texture *= rng.uniform(*self.difficulty.texture) / (deviation + 4.0)
         candidates = rng.uniform(20, 235, (self.difficulty.colours, 3)).astype(np.float32)
@@ -170,7 +197,9 @@ class SyntheticScenes:
             "width": image.shape[1],
             "objects": {
                 "id": np.arange(len(kept), dtype=np.int64),
-                "box": np.asarray([mask_box(layer.visible) for layer in kept], np.float32).reshape(-1, 4),
+                "box": np.asarray([mask_box(layer.visible) for layer in kept], np.float32).reshape(
+                    -1, 4
+                ),
                 "category": np.asarray([layer.kind for layer in kept], np.int32),
                 "crowd": np.zeros(len(kept), bool),
                 "area": np.asarray([np.count_nonzero(layer.visible) for layer in kept], np.float32),
@@ -194,7 +223,10 @@ class Layer:
 
     def is_large_enough(self) -> bool:
         area = np.count_nonzero(self.visible)
-        return area >= MIN_VISIBLE_AREA * self.visible.size and area >= MIN_VISIBLE_FRACTION * self.area
+        return (
+            area >= MIN_VISIBLE_AREA * self.visible.size
+            and area >= MIN_VISIBLE_FRACTION * self.area
+        )
 
 
 def lay_down(layer: Layer, drawn: list[Layer]) -> Layer:
@@ -227,7 +259,10 @@ def _pictures(split: str, size: int) -> tuple[Image.Image, ...]:
 
 @functools.cache
 def _textures(split: str, size: int, chroma: bool) -> tuple[np.ndarray, ...]:
-    return tuple(np.asarray(picture if chroma else picture.convert("L")) for picture in _pictures(split, size))
+    return tuple(
+        np.asarray(picture if chroma else picture.convert("L"))
+        for picture in _pictures(split, size)
+    )
 
 
 def _background(rng: np.random.Generator, split: str, size: int) -> np.ndarray:
@@ -237,12 +272,16 @@ def _background(rng: np.random.Generator, split: str, size: int) -> np.ndarray:
     shortest = min(picture.size)
     side = rng.uniform(min(0.4, size / shortest), 1.0) * shortest
     x, y = rng.uniform(0, picture.width - side), rng.uniform(0, picture.height - side)
-    crop = picture.resize((size, size), Image.BILINEAR, box=(x, y, x + side, y + side), reducing_gap=2.0)
+    crop = picture.resize(
+        (size, size), Image.BILINEAR, box=(x, y, x + side, y + side), reducing_gap=2.0
+    )
     pixels = np.asarray(crop)[:, :: 1 if rng.random() < 0.5 else -1]
     return pixels.astype(np.float32, order="C")
 
 
-def _texture(rng: np.random.Generator, textures: tuple[np.ndarray, ...], hw: tuple[int, int]) -> np.ndarray:
+def _texture(
+    rng: np.random.Generator, textures: tuple[np.ndarray, ...], hw: tuple[int, int]
+) -> np.ndarray:
     """A crop of a photograph less its mean, float32 [h, w, 3] or [h, w, 1]; mirrored where the photograph ends."""
     pixels = textures[rng.integers(len(textures))]
     missing = [max(0, hw[axis] - pixels.shape[axis]) for axis in range(2)]

@@ -7,7 +7,10 @@ from segjax.images.placement import Placement, detection_placement
 from segjax.models.detection.mask_rcnn import MaskRcnn
 
 Canvas = tuple[int, int]  # (height, width) in pixels
-_SHAPES = (1.0, 4 / 3)  # longer over shorter side of most pictures, beside the most that a model takes
+_SHAPES = (
+    1.0,
+    4 / 3,
+)  # longer over shorter side of most pictures, beside the most that a model takes
 
 
 def usual_canvases(model: MaskRcnn) -> tuple[Canvas, ...]:
@@ -17,7 +20,11 @@ def usual_canvases(model: MaskRcnn) -> tuple[Canvas, ...]:
     """
     sides = [model.short_side * shape for shape in _SHAPES] + [model.long_side]
     short, *longer = (min(_up(min(side, model.long_side), model), model.canvas) for side in sides)
-    return tuple(dict.fromkeys(canvas for side in (short, *longer) for canvas in ((short, side), (side, short))))
+    return tuple(
+        dict.fromkeys(
+            canvas for side in (short, *longer) for canvas in ((short, side), (side, short))
+        )
+    )
 
 
 def check_canvases(model: MaskRcnn, canvases: Sequence[Canvas]) -> tuple[Canvas, ...]:

@@ -15,11 +15,23 @@ _COCO = (
     "toaster sink refrigerator - book clock vase scissors teddy_bear hair_drier toothbrush"
 )
 # Of the categories 1 to 90; ten of these numbers were never given.
-COCO = {number: name.replace("_", " ") for number, name in enumerate(_COCO.split(), 1) if name != "-"}
+COCO = {
+    number: name.replace("_", " ") for number, name in enumerate(_COCO.split(), 1) if name != "-"
+}
 COCO_KEYPOINTS = ("nose", "left_eye", "right_eye", "left_ear", "right_ear") + tuple(
-    f"{side}_{joint}" for joint in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle") for side in ("left", "right")
+    f"{side}_{joint}"
+    for joint in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+    for side in ("left", "right")
 )
-_LIMBS = ("ankle knee", "knee hip", "hip shoulder", "shoulder elbow", "elbow wrist", "eye ear", "ear shoulder")
+_LIMBS = (
+    "ankle knee",
+    "knee hip",
+    "hip shoulder",
+    "shoulder elbow",
+    "elbow wrist",
+    "eye ear",
+    "ear shoulder",
+)
 _ACROSS = ("hip", "shoulder", "eye")  # joined to the one of the other side
 _MIDDLE = {"nose": ("left_eye", "right_eye"), "hip": ("neck", "left_foot", "right_foot")}
 _MIDDLE |= {"neck": ("head", "left_hand", "right_hand")}
@@ -40,11 +52,17 @@ class Classes:
     @property
     def skeleton(self) -> list[tuple[int, int]]:
         """Pairs of keypoints between which there is a limb, as far as their names tell."""
-        sides = [(f"{side}_{a}", f"{side}_{b}") for a, b in map(str.split, _LIMBS) for side in ("left", "right")]
+        sides = [
+            (f"{side}_{a}", f"{side}_{b}")
+            for a, b in map(str.split, _LIMBS)
+            for side in ("left", "right")
+        ]
         pairs = sides + [(f"left_{joint}", f"right_{joint}") for joint in _ACROSS]
         pairs += [(one, other) for one, others in _MIDDLE.items() for other in others]
         place = {name: number for number, name in enumerate(self.keypoint_names)}
-        return [(place[one], place[other]) for one, other in pairs if one in place and other in place]
+        return [
+            (place[one], place[other]) for one, other in pairs if one in place and other in place
+        ]
 
 
 def classes_of(model: MaskRcnn, saved: Mapping[str, Any] | None = None) -> Classes:
@@ -59,7 +77,9 @@ def classes_of(model: MaskRcnn, saved: Mapping[str, Any] | None = None) -> Class
         names, keypoints = tuple(said["categories"]), tuple(said.get("keypoint_names", ()))
         if len(names) != model.classes:
             some = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
-            raise ValueError(f"the checkpoint names {len(names)} classes ({some}), its model has {model.classes}")
+            raise ValueError(
+                f"the checkpoint names {len(names)} classes ({some}), its model has {model.classes}"
+            )
         return Classes(names, tuple(said["category_ids"]), keypoints)
     if model.classes == max(COCO):
         ids = tuple(range(1, max(COCO) + 1))

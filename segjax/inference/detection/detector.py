@@ -60,10 +60,17 @@ class Detector:
         images_per_batch: int = 1,
     ) -> None:
         if not isinstance(model, MaskRcnn):
-            raise ValueError(f"Detector takes a Mask R-CNN, got {type(model).__name__}; SamPredictor takes a SAM")
+            raise ValueError(
+                f"Detector takes a Mask R-CNN, got {type(model).__name__}; SamPredictor takes a SAM"
+            )
         if output_mode not in OUTPUT_MODES:
-            raise ValueError(f"output_mode {output_mode!r} is unknown; choose one of {', '.join(OUTPUT_MODES)}")
-        for name, value in (("images_per_batch", images_per_batch), ("max_detections", max_detections)):
+            raise ValueError(
+                f"output_mode {output_mode!r} is unknown; choose one of {', '.join(OUTPUT_MODES)}"
+            )
+        for name, value in (
+            ("images_per_batch", images_per_batch),
+            ("max_detections", max_detections),
+        ):
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; expected at least 1")
         _check_finite(variables)
@@ -76,7 +83,11 @@ class Detector:
         )
         self.variables = jax.device_put(dict(variables))
         self.classes = classes or classes_of(model)
-        self.output_mode, self.percentiles, self.images_per_batch = output_mode, percentiles, images_per_batch
+        self.output_mode, self.percentiles, self.images_per_batch = (
+            output_mode,
+            percentiles,
+            images_per_batch,
+        )
         canvases = usual_canvases(model) if canvases is None else canvases
         self.canvases = canvases if canvases == "tight" else check_canvases(model, canvases)
 
@@ -98,7 +109,9 @@ class Detector:
 
         Raises what `segjax.load` raises, and ValueError for a model of another kind, saying what takes it.
         """
-        network, variables, saved = load_with_config(model, path, step=step, only="Mask R-CNN", **overrides or {})
+        network, variables, saved = load_with_config(
+            model, path, step=step, only="Mask R-CNN", **overrides or {}
+        )
         percentiles = tuple(saved.get("data", {}).get("percentiles") or ()) or None
         known = {"classes": classes_of(network, saved), "percentiles": percentiles}
         return cls(network, variables, **known | options)
@@ -108,7 +121,9 @@ class Detector:
         """Of the classes; a label n is called names[n - 1]."""
         return self.classes.names
 
-    def __call__(self, images: Sequence[np.ndarray], image_format: str = "RGB") -> list[dict[str, Any]]:
+    def __call__(
+        self, images: Sequence[np.ndarray], image_format: str = "RGB"
+    ) -> list[dict[str, Any]]:
         """The objects of each image, the most certain first.
 
         Args:
@@ -133,7 +148,9 @@ class Detector:
     def find(self, images: Sequence[np.ndarray], image_format: str = "RGB") -> list[Found]:
         """The same as plain tuples, whose masks are run lengths whatever the output mode."""
         if isinstance(images, np.ndarray) and images.ndim < 4:
-            raise ValueError(f"images is one array of shape {images.shape}; expected a list of images: [image]")
+            raise ValueError(
+                f"images is one array of shape {images.shape}; expected a list of images: [image]"
+            )
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"image_format is {image_format!r}; expected 'RGB' or 'BGR'")
         order = slice(None, None, 1 if image_format == "RGB" else -1)
@@ -153,7 +170,11 @@ class Detector:
 
     def as_dict(self, found: Found) -> dict[str, Any]:
         """What `__call__` returns of an image, of what `find` returns of it."""
-        answer: dict[str, Any] = {"boxes": found.boxes, "labels": found.labels, "scores": found.scores}
+        answer: dict[str, Any] = {
+            "boxes": found.boxes,
+            "labels": found.labels,
+            "scores": found.scores,
+        }
         if found.masks is not None and self.output_mode == "coco_rle":
             answer["masks"] = [{"size": list(found.hw), "counts": counts} for counts in found.masks]
         elif found.masks is not None:
@@ -169,7 +190,9 @@ class Detector:
         """(which pictures, their placements, the device's rows) of each call of the network, begun."""
         places = [placed(self.model, picture.shape[:2], self.canvases) for picture in pictures]
         by_canvas = functools.partial(sorted, key=lambda number: places[number][1])
-        for canvas, group in itertools.groupby(by_canvas(range(len(pictures))), key=lambda number: places[number][1]):
+        for canvas, group in itertools.groupby(
+            by_canvas(range(len(pictures))), key=lambda number: places[number][1]
+        ):
             group = list(group)
             for start in range(0, len(group), self.images_per_batch):
                 numbers = group[start : start + self.images_per_batch]

@@ -46,7 +46,10 @@ def export_detector(
     (canvas,) = check_canvases(model, [canvas])
     if batch < 1:
         raise ValueError(f"batch is {batch}; expected at least 1")
-    pictures = jax.ShapeDtypeStruct((batch, *canvas, 3), jnp.uint8), jax.ShapeDtypeStruct((batch, 2), jnp.int32)
+    pictures = (
+        jax.ShapeDtypeStruct((batch, *canvas, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((batch, 2), jnp.int32),
+    )
     whole = functools.partial(detected, model)
     arguments = (shapes_of(model), *pictures) if variables is None else pictures
     program = jax.jit(whole if variables is None else functools.partial(whole, variables))
@@ -66,4 +69,6 @@ def read_exported(path: str | os.PathLike) -> jax.export.Exported:
     try:
         return jax.export.deserialize(bytearray(content))
     except Exception as error:  # the reader of flat buffers stumbles in many ways
-        raise ValueError(f"{path} ({len(content)} bytes) is no program that jax.export wrote: {error}") from error
+        raise ValueError(
+            f"{path} ({len(content)} bytes) is no program that jax.export wrote: {error}"
+        ) from error

@@ -70,7 +70,9 @@ def found_in_picture(model: MaskRcnn, row: Mapping[str, np.ndarray], placement: 
       row: of `detected`, without the axis of pictures, on the host. placement: how the picture came onto the canvas.
     """
     valid, hw = np.asarray(row["valid"]), placement.source
-    boxes = placement.boxes_back(row["boxes"][valid]).clip(0, (*hw[::-1], *hw[::-1])).astype(np.float32)
+    boxes = (
+        placement.boxes_back(row["boxes"][valid]).clip(0, (*hw[::-1], *hw[::-1])).astype(np.float32)
+    )
     masks = mask_iou = keypoints = None
     if "masks" in row:
         mask_iou = expected_iou(row["masks"][valid])
@@ -80,9 +82,19 @@ def found_in_picture(model: MaskRcnn, row: Mapping[str, np.ndarray], placement: 
         ]
     if "keypoints" in row:
         on_canvas = row["keypoints"][valid]
-        keypoints = np.concatenate([placement.points_back(on_canvas[..., :2]), on_canvas[..., 2:]], axis=-1)
+        keypoints = np.concatenate(
+            [placement.points_back(on_canvas[..., :2]), on_canvas[..., 2:]], axis=-1
+        )
         keypoints = keypoints.astype(np.float32)
-    return Found(hw, boxes, row["labels"][valid].astype(np.int64), row["scores"][valid], masks, keypoints, mask_iou)
+    return Found(
+        hw,
+        boxes,
+        row["labels"][valid].astype(np.int64),
+        row["scores"][valid],
+        masks,
+        keypoints,
+        mask_iou,
+    )
 
 
 def expected_iou(cells: np.ndarray) -> np.ndarray:
@@ -102,4 +114,6 @@ def expected_iou(cells: np.ndarray) -> np.ndarray:
 def _run_lengths(cells: np.ndarray, box: np.ndarray, hw: tuple[int, int], rule: str) -> str:
     """The mask of one box, from its cells [28, 28]; an empty one where no pixel of the picture is inside."""
     part, corner = paste_mask_on_host(cells, box, hw, rule=rule, threshold=MASK_THRESHOLD)
-    return encode_part(part if part.size else np.zeros((1, 1), bool), corner if part.size else (0, 0), hw)
+    return encode_part(
+        part if part.size else np.zeros((1, 1), bool), corner if part.size else (0, 0), hw
+    )

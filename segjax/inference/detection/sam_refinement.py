@@ -16,7 +16,12 @@ BYTES_AT_ONCE = 2**28  # of full-size masks that the host holds at a time
 
 
 def refined(
-    predictor: SamPredictor, image: np.ndarray, found: Found, *, least_iou: float = 0.0, if_surer: bool = False
+    predictor: SamPredictor,
+    image: np.ndarray,
+    found: Found,
+    *,
+    least_iou: float = 0.0,
+    if_surer: bool = False,
 ) -> Found:
     """What was found, with the SAM's masks in place of the detector's; the paper replaces all of them.
 
@@ -36,8 +41,12 @@ def refined(
     """
     predictor.set_image(image)
     if predictor.original_size != found.hw:
-        raise ValueError(f"the image has {predictor.original_size} pixels, but objects were found in one of {found.hw}")
-    masks = list(found.masks) if found.masks is not None else [_nothing(found.hw)] * len(found.boxes)
+        raise ValueError(
+            f"the image has {predictor.original_size} pixels, but objects were found in one of {found.hw}"
+        )
+    masks = (
+        list(found.masks) if found.masks is not None else [_nothing(found.hw)] * len(found.boxes)
+    )
     own = np.zeros(len(masks), np.float32) if found.mask_iou is None else found.mask_iou
     least, mask_iou = np.maximum(least_iou, own * if_surer), own.copy()
     at_once = max(1, BYTES_AT_ONCE // (3 * found.hw[0] * found.hw[1]))
@@ -45,7 +54,9 @@ def refined(
         boxes = found.boxes[start : start + at_once]
         _, iou, low_res = predictor.predict_batch(boxes=boxes)
         best = low_res[np.arange(len(boxes)), iou.argmax(axis=1)]
-        drawn, iou, _ = predictor.predict_batch(boxes=boxes, mask_input=best, multimask_output=False)
+        drawn, iou, _ = predictor.predict_batch(
+            boxes=boxes, mask_input=best, multimask_output=False
+        )
         for place, (mask, sure) in enumerate(zip(drawn[:, 0], iou[:, 0], strict=True), start):
             if sure >= least[place] and mask.any():
                 masks[place], mask_iou[place] = encode_mask(mask), sure

@@ -16,7 +16,14 @@ from segjax.images.transforms import decode_image
 from segjax.inference.sam.candidates import Proposals, joined, propose
 from segjax.inference.sam.crops import Crop, crops_of, point_grid
 from segjax.inference.sam.jitted import embed
-from segjax.masks import decode_mask, encode_mask, mask_box, run_lengths, runs_to_mask, without_small_regions
+from segjax.masks import (
+    decode_mask,
+    encode_mask,
+    mask_box,
+    run_lengths,
+    runs_to_mask,
+    without_small_regions,
+)
 from segjax.models.sam.sam import Sam
 from segjax.ops.nms import nms
 
@@ -91,7 +98,10 @@ class SamAutomaticMaskGenerator:
             if value < least:
                 raise ValueError(f"{name} is {value}; expected at least {least}")
         if point_grids is None:
-            sides = [int(points_per_side / crop_n_points_downscale_factor**i) for i in range(crop_n_layers + 1)]
+            sides = [
+                int(points_per_side / crop_n_points_downscale_factor**i)
+                for i in range(crop_n_layers + 1)
+            ]
             point_grids = [point_grid(max(side, 1)) for side in sides]
         if len(point_grids) <= crop_n_layers:
             raise ValueError(
@@ -100,11 +110,21 @@ class SamAutomaticMaskGenerator:
             )
         self.point_grids = [np.asarray(grid, np.float64) for grid in point_grids]
         for grid in self.point_grids:
-            if grid.ndim != 2 or grid.shape[1] != 2 or grid.size == 0 or grid.min() < 0 or grid.max() > 1:
+            if (
+                grid.ndim != 2
+                or grid.shape[1] != 2
+                or grid.size == 0
+                or grid.min() < 0
+                or grid.max() > 1
+            ):
                 span = f", values {grid.min():g} to {grid.max():g}" if grid.size else ""
-                raise ValueError(f"a point grid is {grid.shape}{span}; expected [N, 2], (x, y) between 0 and 1")
+                raise ValueError(
+                    f"a point grid is {grid.shape}{span}; expected [N, 2], (x, y) between 0 and 1"
+                )
         if output_mode not in OUTPUT_MODES:
-            raise ValueError(f"output_mode {output_mode!r} is unknown; choose one of {', '.join(OUTPUT_MODES)}")
+            raise ValueError(
+                f"output_mode {output_mode!r} is unknown; choose one of {', '.join(OUTPUT_MODES)}"
+            )
         self.model, self.variables = model, jax.device_put(dict(variables))
         self.points_per_batch = points_per_batch
         self.crop_n_layers, self.crop_overlap_ratio = crop_n_layers, crop_overlap_ratio
@@ -152,14 +172,21 @@ class SamAutomaticMaskGenerator:
         for start in range(0, len(images), self.views_per_batch):
             group = images[start : start + self.views_per_batch]
             pictures = [
-                decode_image(np.asarray(image), name=f"image {number}", percentiles=self.percentiles)
+                decode_image(
+                    np.asarray(image), name=f"image {number}", percentiles=self.percentiles
+                )
                 for number, image in enumerate(group, start)
             ]
             proposals += self._propose_group(pictures, floors)
         return proposals
 
-    def _propose_group(self, pictures: list[np.ndarray], floors: Mapping[str, float]) -> list[Proposals]:
-        crops = [crops_of(picture.shape[:2], self.crop_n_layers, self.crop_overlap_ratio) for picture in pictures]
+    def _propose_group(
+        self, pictures: list[np.ndarray], floors: Mapping[str, float]
+    ) -> list[Proposals]:
+        crops = [
+            crops_of(picture.shape[:2], self.crop_n_layers, self.crop_overlap_ratio)
+            for picture in pictures
+        ]
         parts: list[list[dict[str, Any]]] = [[] for _ in pictures]
         views = [(which, number) for which, of in enumerate(crops) for number in range(len(of))]
         clicks = sum(len(self.point_grids[crops[which][number].layer]) for which, number in views)
@@ -172,9 +199,13 @@ class SamAutomaticMaskGenerator:
                     found = self._propose_view(
                         embedding, crops[which][number], pictures[which].shape[:2], floors, advance
                     )
-                    parts[which] += [part | {"crop": np.full(len(part["rle"]), number)} for part in found]
+                    parts[which] += [
+                        part | {"crop": np.full(len(part["rle"]), number)} for part in found
+                    ]
         found = zip(pictures, crops, parts, strict=True)
-        return [joined(picture.shape[:2], *rest, tuple(floors.values())) for picture, *rest in found]
+        return [
+            joined(picture.shape[:2], *rest, tuple(floors.values())) for picture, *rest in found
+        ]
 
     def _propose_view(
         self,
@@ -215,14 +246,22 @@ class SamAutomaticMaskGenerator:
                     f"{name} is {limits[name]}, but the proposals were made with {floor}: weaker ones are not among "
                     f"them. Ask for them: propose(image, {name}={limits[name]})"
                 )
-        largest = np.inf if limits["max_mask_area"] is None else limits["max_mask_area"] * np.prod(proposals.hw)
+        largest = (
+            np.inf
+            if limits["max_mask_area"] is None
+            else limits["max_mask_area"] * np.prod(proposals.hw)
+        )
         good = proposals.predicted_iou > _iou_floor(limits["pred_iou_thresh"])
-        good &= (proposals.stability >= limits["stability_score_thresh"]) & (proposals.area < largest)
+        good &= (proposals.stability >= limits["stability_score_thresh"]) & (
+            proposals.area < largest
+        )
         chosen = proposals.take(np.flatnonzero(good))
         chosen = chosen.take(_best_of_crops(chosen, limits["box_nms_thresh"]))
         if len(chosen.crops) > 1:  # what several crops show is taken from the smallest of them
             sizes = np.array([np.prod(crop.size) for crop in chosen.crops], np.float32)
-            chosen = chosen.take(_suppressed(chosen.box, 1 / sizes[chosen.crop], limits["crop_nms_thresh"]))
+            chosen = chosen.take(
+                _suppressed(chosen.box, 1 / sizes[chosen.crop], limits["crop_nms_thresh"])
+            )
         if limits["min_mask_region_area"] > 0:
             overlap = max(limits["box_nms_thresh"], limits["crop_nms_thresh"])
             chosen = _cleaned(chosen, limits["min_mask_region_area"], overlap)
@@ -231,7 +270,9 @@ class SamAutomaticMaskGenerator:
 
     def _completed(self, given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         if unknown := sorted(set(given) - set(names)):
-            raise ValueError(f"unknown threshold {', '.join(unknown)}; there are {', '.join(names)}")
+            raise ValueError(
+                f"unknown threshold {', '.join(unknown)}; there are {', '.join(names)}"
+            )
         return {name: given.get(name, self.thresholds[name]) for name in names}
 
 
@@ -247,7 +288,9 @@ def label_map(records: Sequence[Mapping[str, Any]], hw: tuple[int, int]) -> np.n
     for place in sorted(range(len(records)), key=lambda place: -records[place]["area"]):
         mask = binary_mask(records[place]["segmentation"])
         if mask.shape != labels.shape:
-            raise ValueError(f"hw is {tuple(hw)}, but the masks are {mask.shape}; expected (height, width)")
+            raise ValueError(
+                f"hw is {tuple(hw)}, but the masks are {mask.shape}; expected (height, width)"
+            )
         labels[mask] = place + 1
     return labels
 
@@ -288,7 +331,11 @@ def _best_of_crops(proposals: Proposals, threshold: float) -> np.ndarray:
     kept = []
     for number in np.unique(proposals.crop):
         of_crop = np.flatnonzero(proposals.crop == number)
-        kept.append(of_crop[_suppressed(proposals.box[of_crop], proposals.predicted_iou[of_crop], threshold)])
+        kept.append(
+            of_crop[
+                _suppressed(proposals.box[of_crop], proposals.predicted_iou[of_crop], threshold)
+            ]
+        )
     return np.concatenate(kept) if kept else np.zeros(0, int)
 
 
@@ -303,7 +350,9 @@ def _cleaned(proposals: Proposals, smallest: int, threshold: float) -> Proposals
         boxes.append(mask_box(mask) - (0, 0, 1, 1))
         areas.append(np.count_nonzero(mask))
         untouched.append(not edited)
-    cleaned = dataclasses.replace(proposals, rle=rles, box=np.array(boxes, np.float32), area=np.array(areas))
+    cleaned = dataclasses.replace(
+        proposals, rle=rles, box=np.array(boxes, np.float32), area=np.array(areas)
+    )
     return cleaned.take(_suppressed(cleaned.box, np.array(untouched, np.float32), threshold))
 
 

@@ -21,7 +21,9 @@ ROW_COUNTS = (1, 4, 16, 64)
 # decoder, as XLA counts them.
 _ROW_COST = 0.17
 
-Answer = tuple[np.ndarray, np.ndarray, np.ndarray]  # masks [P, M, H, W], iou [P, M], low_res [P, M, 4h, 4w]
+Answer = tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]  # masks [P, M, H, W], iou [P, M], low_res [P, M, 4h, 4w]
 T = TypeVar("T")
 
 
@@ -68,17 +70,22 @@ def answers(
     """
     cells, readings = (model.mask_side,) * 2, 3 if multimask else 1
     found = [
-        _room(picture, a.count, readings, cells, return_logits) for picture, a in zip(pictures, asked, strict=True)
+        _room(picture, a.count, readings, cells, return_logits)
+        for picture, a in zip(pictures, asked, strict=True)
     ]
     rows_per_call, width = call_shape([a.count for a in asked], prompts_per_batch)
     rows = [
-        _Row(which, start, a.part(start, width)) for which, a in enumerate(asked) for start in range(0, a.count, width)
+        _Row(which, start, a.part(start, width))
+        for which, a in enumerate(asked)
+        for start in range(0, a.count, width)
     ]
     slots = point_slots(asked)
     any_mask = any(a.masks is not None for a in asked)
     for first in range(0, len(rows), rows_per_call):
         batch = rows[first : first + rows_per_call]
-        prompts = stacked([row.asked for row in batch], (rows_per_call, width), slots, cells if any_mask else None)
+        prompts = stacked(
+            [row.asked for row in batch], (rows_per_call, width), slots, cells if any_mask else None
+        )
         features = [pictures[row.which].features for row in batch]
         features += features[-1:] * (rows_per_call - len(batch))
         logits, iou = decode(model, variables, features, prompts)
@@ -108,10 +115,16 @@ def call_shape(counts: Sequence[int], slots: int) -> tuple[int, int]:
     return shape_of(width)[0], width
 
 
-def _room(picture: Embedded, count: int, readings: int, cells: tuple[int, int], logits: bool) -> Answer:
+def _room(
+    picture: Embedded, count: int, readings: int, cells: tuple[int, int], logits: bool
+) -> Answer:
     """Room for the answers to `count` prompts: made once, for full-size masks of many are large."""
     masks = np.empty((count, readings, *picture.original_size), np.float32 if logits else bool)
-    return masks, np.empty((count, readings), np.float32), np.empty((count, readings, *cells), np.float32)
+    return (
+        masks,
+        np.empty((count, readings), np.float32),
+        np.empty((count, readings, *cells), np.float32),
+    )
 
 
 def _take_masks(
@@ -133,7 +146,11 @@ def _take_masks(
             ]
             options = dict(multimask=answer[1].shape[1] == 3, return_logits=return_logits)
             for place in range(row.asked.count):
-                yield answer, row.start + place, to_image(logits, number, place, *weights, **options)
+                yield (
+                    answer,
+                    row.start + place,
+                    to_image(logits, number, place, *weights, **options),
+                )
 
     for (masks, _, low_res), place, made in one_ahead(on_the_device()):
         full, small = jax.device_get(made)

@@ -65,11 +65,20 @@ def joined(
     kinds = dict(area=np.int64, crop=np.int64)
     arrays = {
         name: np.concatenate(
-            [np.zeros((0, *shape), kinds.get(name, np.float32)), *(part[name] for part in parts if len(part["rle"]))]
+            [
+                np.zeros((0, *shape), kinds.get(name, np.float32)),
+                *(part[name] for part in parts if len(part["rle"])),
+            ]
         )
         for name, shape in shapes.items()
     }
-    return Proposals(hw=hw, crops=crops, floors=floors, rle=[rle for part in parts for rle in part["rle"]], **arrays)
+    return Proposals(
+        hw=hw,
+        crops=crops,
+        floors=floors,
+        rle=[rle for part in parts for rle in part["rle"]],
+        **arrays,
+    )
 
 
 def propose(
@@ -97,13 +106,21 @@ def propose(
     Empty masks, and those cut off by an edge of the crop, are left out.
     """
     weights = axis_weights(model, crop.size)
-    at_a_time = int(np.clip(BYTES_AT_A_TIME // math.prod(size for axis in weights for size in axis.shape[:2]), 1, 64))
+    at_a_time = int(
+        np.clip(
+            BYTES_AT_A_TIME // math.prod(size for axis in weights for size in axis.shape[:2]), 1, 64
+        )
+    )
     content = fitted_size(crop.size, model.canvas)
     points = grid * np.array(crop.size[::-1])
     for start in range(0, len(points), points_per_batch):
         clicks = points[start : start + points_per_batch]
-        asked = Asked(len(clicks), clicks[:, None], np.ones((len(clicks), 1), np.int32)).scaled(crop.size, content)
-        prompts = stacked([asked], (1, min(padded_count(len(clicks), PROMPT_COUNTS), points_per_batch)), slots=1)
+        asked = Asked(len(clicks), clicks[:, None], np.ones((len(clicks), 1), np.int32)).scaled(
+            crop.size, content
+        )
+        prompts = stacked(
+            [asked], (1, min(padded_count(len(clicks), PROMPT_COUNTS), points_per_batch)), slots=1
+        )
         prompts = prompts.replace(boxes=None, has_box=None)  # no box, no tokens for one
         logits, iou = decode(model, variables, [embedding], prompts)
         iou = np.asarray(iou)[0, : len(clicks), 1:]
@@ -136,7 +153,8 @@ def _collect(
 ) -> None:
     """Adds to `found` what was measured of the masks at `index`, but for those to be left out."""
     stability, boxes, areas = (
-        np.asarray(values)[: len(index)] for values in (measured.stability, measured.boxes, measured.areas)
+        np.asarray(values)[: len(index)]
+        for values in (measured.stability, measured.boxes, measured.areas)
     )
     left, top = crop.box[:2]
     placed = boxes + np.array([left, top, left, top])

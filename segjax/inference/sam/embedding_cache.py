@@ -36,18 +36,24 @@ class EmbeddingCache:
       model, variables: of the encoder.
     """
 
-    def __init__(self, folder: str | pathlib.Path, model: Sam, variables: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: str | pathlib.Path, model: Sam, variables: Mapping[str, Any]
+    ) -> None:
         self.folder, self.model, self.variables = pathlib.Path(folder), model, variables
 
     @functools.cached_property
     def encoder_hash(self) -> str:
         """Of the encoder's weights and attributes."""
         attributes = {name: getattr(self.model, name) for name in ENCODER_ATTRIBUTES}
-        digest = hashlib.sha256(f"{FORMAT} {attributes} {jnp.dtype(self.model.dtype).name}".encode())
+        digest = hashlib.sha256(
+            f"{FORMAT} {attributes} {jnp.dtype(self.model.dtype).name}".encode()
+        )
         for name, array in sorted(flatten(self.variables["params"]["image_encoder"]).items()):
             array = np.asarray(array)
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # as bytes: bfloat16 is no buffer
+            digest.update(
+                np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            )  # as bytes: bfloat16 is no buffer
         return digest.hexdigest()
 
     def path_of(self, picture: np.ndarray) -> pathlib.Path:
@@ -64,7 +70,9 @@ class EmbeddingCache:
         """
         found = [self._read(picture) for picture in pictures]
         absent = [place for place, features in enumerate(found) if features is None]
-        made = embed(self.model, self.variables, [pictures[place] for place in absent], per_batch=per_batch)
+        made = embed(
+            self.model, self.variables, [pictures[place] for place in absent], per_batch=per_batch
+        )
         for place, features in zip(absent, made, strict=True):
             self._write(pictures[place], features)
             found[place] = features
@@ -92,4 +100,8 @@ class EmbeddingCache:
         try:
             write_whole(path, content.getvalue())
         except OSError as error:
-            logger.warning("embedding %s cannot be kept (%s); the picture will be encoded again next time", path, error)
+            logger.warning(
+                "embedding %s cannot be kept (%s); the picture will be encoded again next time",
+                path,
+                error,
+            )

@@ -13,14 +13,18 @@ from segjax.images.transforms import pad_to_canvas, resize_longest_side
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
 
-CACHE_BYTES = 2**24  # a CPU's last cache has about twice that; upscaled embeddings are half of what decoding holds
+CACHE_BYTES = (
+    2**24
+)  # a CPU's last cache has about twice that; upscaled embeddings are half of what decoding holds
 
 
 def embed(
     model: Sam, variables: Mapping[str, Any], pictures: Sequence[np.ndarray], *, per_batch: int = 1
 ) -> list[jax.Array]:
     """uint8 [H, W, 3] each, of any sizes -> [1, h, w, D] each: fitted to the canvas as SAM does, then `encode`."""
-    contents = (resize_longest_side(np.ascontiguousarray(picture), model.canvas) for picture in pictures)
+    contents = (
+        resize_longest_side(np.ascontiguousarray(picture), model.canvas) for picture in pictures
+    )
     return encode(model, variables, contents, per_batch=per_batch)
 
 
@@ -66,7 +70,9 @@ def for_device(model: Sam) -> Sam:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(model: Sam, variables: Mapping[str, Any], images: jax.Array, sizes: jax.Array) -> tuple[jax.Array, ...]:
+def _encode(
+    model: Sam, variables: Mapping[str, Any], images: jax.Array, sizes: jax.Array
+) -> tuple[jax.Array, ...]:
     embeddings = model.apply(variables, images, sizes, method="encode_image")
     return tuple(jnp.split(embeddings, len(embeddings)))
 

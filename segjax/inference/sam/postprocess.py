@@ -47,7 +47,9 @@ def axis_weights(model: Sam, hw: tuple[int, int]) -> tuple[jax.Array, jax.Array]
 
 
 @jax.jit
-def measure(logits: jax.Array, index: jax.Array, rows: jax.Array, columns: jax.Array, offset: jax.Array) -> Measured:
+def measure(
+    logits: jax.Array, index: jax.Array, rows: jax.Array, columns: jax.Array, offset: jax.Array
+) -> Measured:
     """Masks at full size, one after another, how stable they are, and where.
 
     Args:
@@ -55,14 +57,18 @@ def measure(logits: jax.Array, index: jax.Array, rows: jax.Array, columns: jax.A
       rows, columns: `axis_weights`.
       offset: by which the threshold of 0 is moved up and down.
     """
-    reached_rows, reached_columns = (jnp.any(weights > 0, axis=1).astype(jnp.float32) for weights in (rows, columns))
+    reached_rows, reached_columns = (
+        jnp.any(weights > 0, axis=1).astype(jnp.float32) for weights in (rows, columns)
+    )
     floor = -jnp.abs(offset) - _ROUNDING
 
     def of_mask(place: jax.Array) -> Measured:
         low_res = logits[0, place[0], place[1] + 1]
         cells = (low_res > floor).astype(jnp.float32)
         active = reached_rows @ cells @ reached_columns.T > 0
-        of_band = lambda band: jax.lax.map(functools.partial(_tile, low_res, offset, band[0]), (columns, band[1]))
+        of_band = lambda band: jax.lax.map(
+            functools.partial(_tile, low_res, offset, band[0]), (columns, band[1])
+        )
         tiles, down, across, area, inner, outer = jax.lax.map(of_band, (rows, active))
         (x1, x2), (y1, y2) = _ends(across.any(0).ravel()), _ends(down.any(1).ravel())
         area, inner, outer = (numbers.sum() for numbers in (area, inner, outer))
@@ -73,7 +79,10 @@ def measure(logits: jax.Array, index: jax.Array, rows: jax.Array, columns: jax.A
 
 
 def _tile(
-    low_res: jax.Array, offset: jax.Array, rows: jax.Array, columns_active: tuple[jax.Array, jax.Array]
+    low_res: jax.Array,
+    offset: jax.Array,
+    rows: jax.Array,
+    columns_active: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, ...]:
     """A tile's mask [t, u], the rows and the columns that it reaches, and its pixels above 0, `offset` and -`offset`.
 
@@ -84,19 +93,25 @@ def _tile(
     def computed() -> tuple[jax.Array, ...]:
         across = jnp.matmul(low_res, columns.T, precision="highest")
         full = jnp.matmul(rows, across, precision="highest")
-        real = jnp.any(rows > 0, axis=1)[:, None] & jnp.any(columns > 0, axis=1)  # what is padding has no weights
+        real = jnp.any(rows > 0, axis=1)[:, None] & jnp.any(
+            columns > 0, axis=1
+        )  # what is padding has no weights
         full = jnp.where(real, full, -jnp.inf)
         counts = (jnp.sum(full > threshold, dtype=jnp.int32) for threshold in (0, offset, -offset))
         return full > 0, jnp.any(full > 0, axis=1), jnp.any(full > 0, axis=0), *counts
 
     nothing = jax.eval_shape(computed)
-    return jax.lax.cond(active, computed, lambda: tuple(jnp.zeros(out.shape, out.dtype) for out in nothing))
+    return jax.lax.cond(
+        active, computed, lambda: tuple(jnp.zeros(out.shape, out.dtype) for out in nothing)
+    )
 
 
 def _ends(inside: jax.Array) -> tuple[jax.Array, jax.Array]:
     """First and last place that is True, 0 and 0 if none is."""
     first, last = jnp.argmax(inside), len(inside) - 1 - jnp.argmax(inside[::-1])
-    return jnp.where(inside.any(), first, 0).astype(jnp.int32), jnp.where(inside.any(), last, 0).astype(jnp.int32)
+    return jnp.where(inside.any(), first, 0).astype(jnp.int32), jnp.where(
+        inside.any(), last, 0
+    ).astype(jnp.int32)
 
 
 def inside_box(tiles: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -131,7 +146,9 @@ def image_weights(cells: int, canvas: int, content: int, original: int) -> np.nd
 
 
 @functools.lru_cache(maxsize=64)
-def rounded_weights(cells: int, canvas: int, content: int, original: int, multiple: int = ROUND_UP) -> jax.Array:
+def rounded_weights(
+    cells: int, canvas: int, content: int, original: int, multiple: int = ROUND_UP
+) -> jax.Array:
     """`image_weights` on the device, with rows of zeros that bring their number to a multiple: [.., cells]."""
     weights = image_weights(cells, canvas, content, original)
     return jnp.asarray(np.pad(weights, ((0, -original % multiple), (0, 0))))

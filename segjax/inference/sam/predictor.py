@@ -38,7 +38,10 @@ class SamPredictor:
         images_per_batch: int = 4,
         prompts_per_batch: int = 64,
     ) -> None:
-        for name, value in (("images_per_batch", images_per_batch), ("prompts_per_batch", prompts_per_batch)):
+        for name, value in (
+            ("images_per_batch", images_per_batch),
+            ("prompts_per_batch", prompts_per_batch),
+        ):
             if value < 1:
                 raise ValueError(f"{name} is {value}; expected at least 1")
         self.model = model
@@ -94,7 +97,9 @@ class SamPredictor:
           ValueError: as `set_image`, and names the image; no image at all; one array where several are expected.
         """
         if isinstance(images, np.ndarray) and images.ndim < 4:
-            raise ValueError(f"images is one array of shape {images.shape}; expected a list of images, or set_image")
+            raise ValueError(
+                f"images is one array of shape {images.shape}; expected a list of images, or set_image"
+            )
         if len(images) == 0:
             raise ValueError("images is empty; expected at least one")
         self._set(images, image_format, [f"image {number}" for number in range(len(images))])
@@ -151,7 +156,11 @@ class SamPredictor:
             finite.
         """
         self._require_one_image()
-        single = {"point_coords": (point_coords, 2), "point_labels": (point_labels, 1), "box": (box, 1)}
+        single = {
+            "point_coords": (point_coords, 2),
+            "point_labels": (point_labels, 1),
+            "box": (box, 1),
+        }
         for name, (value, ndim) in single.items():
             if value is not None and name == "box" and np.shape(value) == (1, 4):
                 box = np.asarray(value)[0]
@@ -162,7 +171,9 @@ class SamPredictor:
                 )
         if mask_input is not None and np.ndim(mask_input) == 2:
             mask_input = np.asarray(mask_input)[None]
-        batched = [None if value is None else [value] for value in (point_coords, point_labels, box)]
+        batched = [
+            None if value is None else [value] for value in (point_coords, point_labels, box)
+        ]
         masks = None if mask_input is None else np.asarray(mask_input)[None]
         outputs = self.predict_batch(*batched, masks, multimask_output, return_logits)
         return tuple(output[0] for output in outputs)
@@ -225,7 +236,9 @@ class SamPredictor:
                     f"image {number}: prompts are {type(given).__name__}; expected a mapping, {{}} for none"
                 )
             if unknown := sorted(set(given) - set(NAMES)):
-                raise ValueError(f"image {number}: unknown prompt {', '.join(unknown)}; expected {', '.join(NAMES)}")
+                raise ValueError(
+                    f"image {number}: unknown prompt {', '.join(unknown)}; expected {', '.join(NAMES)}"
+                )
             try:
                 asked.append(self._checked(picture, [given.get(name) for name in NAMES]))
             except ValueError as error:
@@ -237,7 +250,9 @@ class SamPredictor:
         asked = check_prompts(*parts, hw=picture.original_size, cells=(self.model.mask_side,) * 2)
         return asked.scaled(picture.original_size, picture.input_size)
 
-    def answer(self, asked: Sequence[Asked], multimask_output: bool, return_logits: bool) -> list[Answer]:
+    def answer(
+        self, asked: Sequence[Asked], multimask_output: bool, return_logits: bool
+    ) -> list[Answer]:
         """`predict_images` for prompts that are checked and on the canvas: in pixels of the resized pictures."""
         options = dict(multimask=multimask_output, return_logits=return_logits)
         options["prompts_per_batch"] = self.prompts_per_batch
@@ -250,7 +265,9 @@ class SamPredictor:
     def _require_one_image(self) -> None:
         self._require_image()
         if len(self.pictures) > 1:
-            raise ValueError(f"{len(self.pictures)} images are set; ask about them with predict_images")
+            raise ValueError(
+                f"{len(self.pictures)} images are set; ask about them with predict_images"
+            )
 
 
 def _ndim(value: Any, name: str) -> int:

@@ -43,7 +43,9 @@ class Asked:
     def part(self, start: int, count: int) -> "Asked":
         """At most `count` of them from the place `start` on."""
         parts = {name: getattr(self, name) for name in ("points", "labels", "boxes", "masks")}
-        kept = {name: value[start : start + count] for name, value in parts.items() if value is not None}
+        kept = {
+            name: value[start : start + count] for name, value in parts.items() if value is not None
+        }
         return Asked(min(count, self.count - start), **kept)
 
 
@@ -77,7 +79,11 @@ def check_prompts(
         parts[3] = check_masks(mask_input, cells)
     counts = {len(part) for part in parts if part is not None}
     if len(counts) > 1:
-        given = ", ".join(f"{len(part)} {name}" for name, part in zip(NAMES, parts, strict=True) if part is not None)
+        given = ", ".join(
+            f"{len(part)} {name}"
+            for name, part in zip(NAMES, parts, strict=True)
+            if part is not None
+        )
         raise ValueError(f"{given}: expected as many of each, one a prompt")
     return Asked(counts.pop() if counts else 1, *parts)
 
@@ -85,11 +91,15 @@ def check_prompts(
 def check_points(coords: Any, labels: Any, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Points float32 [P, N, 2] and labels int32 [P, N]; see `check_prompts`."""
     if coords is None or labels is None:
-        given, absent = ("point_labels", "point_coords") if coords is None else ("point_coords", "point_labels")
+        given, absent = (
+            ("point_labels", "point_coords") if coords is None else ("point_coords", "point_labels")
+        )
         raise ValueError(f"{given} came without {absent}; points need both: [.., N, 2] and [.., N]")
     coords, labels = _numbers(coords, "point_coords"), _numbers(labels, "point_labels")
     if coords.ndim != 3 or coords.shape[-1] != 2:
-        raise ValueError(f"point_coords has shape {coords.shape}; expected [P, N, 2], (x, y) of N points a prompt")
+        raise ValueError(
+            f"point_coords has shape {coords.shape}; expected [P, N, 2], (x, y) of N points a prompt"
+        )
     if labels.shape != coords.shape[:2]:
         raise ValueError(
             f"point_labels has shape {labels.shape} and point_coords {coords.shape}; expected one label a point, "
@@ -122,7 +132,10 @@ def check_boxes(boxes: Any, hw: tuple[int, int]) -> np.ndarray:
     x1, y1, x2, y2 = boxes.T
     for bad, why in (
         (~((x1 < x2) & (y1 < y2)), "expected x1 < x2 and y1 < y2 (corners, not x y width height)"),
-        ((x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height), f"outside the image of {width} x {height} pixels"),
+        (
+            (x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height),
+            f"outside the image of {width} x {height} pixels",
+        ),
     ):
         if bad.any():
             raise ValueError(f"{_where(bad)}box {boxes[bad][0].tolist()}: {why}")
@@ -144,10 +157,14 @@ def check_masks(masks: Any, cells: tuple[int, int]) -> np.ndarray:
 
 def point_slots(asked: Sequence[Asked]) -> int:
     """Slots for points that hold those of every prompt, a padded count."""
-    return padded_count(max((a.points.shape[1] for a in asked if a.points is not None), default=0), POINT_COUNTS)
+    return padded_count(
+        max((a.points.shape[1] for a in asked if a.points is not None), default=0), POINT_COUNTS
+    )
 
 
-def stacked(rows: Sequence[Asked], shape: tuple[int, int], slots: int, cells: tuple[int, int] | None = None) -> Prompts:
+def stacked(
+    rows: Sequence[Asked], shape: tuple[int, int], slots: int, cells: tuple[int, int] | None = None
+) -> Prompts:
     """Prompts of several pictures as one array each, with empty slots where there are none.
 
     Args:
@@ -157,7 +174,10 @@ def stacked(rows: Sequence[Asked], shape: tuple[int, int], slots: int, cells: tu
     Returns:
       `Prompts` with leading axes [R, P], as NumPy arrays.
     """
-    points, labels = np.zeros((*shape, slots, 2), np.float32), np.full((*shape, slots), PADDING, np.int32)
+    points, labels = (
+        np.zeros((*shape, slots, 2), np.float32),
+        np.full((*shape, slots), PADDING, np.int32),
+    )
     boxes, has_box = np.zeros((*shape, 4), np.float32), np.zeros(shape, bool)
     masks = None if cells is None else np.zeros((*shape, *cells), np.float32)
     has_mask = None if cells is None else np.zeros(shape, bool)
@@ -171,7 +191,9 @@ def stacked(rows: Sequence[Asked], shape: tuple[int, int], slots: int, cells: tu
             boxes[own], has_box[own] = asked.boxes, True
         if asked.masks is not None:
             masks[own], has_mask[own] = asked.masks, True
-    return Prompts(points=points, labels=labels, boxes=boxes, has_box=has_box, masks=masks, has_mask=has_mask)
+    return Prompts(
+        points=points, labels=labels, boxes=boxes, has_box=has_box, masks=masks, has_mask=has_mask
+    )
 
 
 def _where(bad: np.ndarray) -> str:
@@ -191,5 +213,7 @@ def _numbers(values: Any, name: str) -> np.ndarray:
     bad = ~np.isfinite(array)
     if bad.any():
         where = _where(bad) if array.ndim > 1 else ""
-        raise ValueError(f"{where}{name} holds NaN or infinity: {array[bad][0]}; expected finite numbers")
+        raise ValueError(
+            f"{where}{name} holds NaN or infinity: {array[bad][0]}; expected finite numbers"
+        )
     return array.astype(np.float64)

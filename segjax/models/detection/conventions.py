@@ -82,7 +82,9 @@ class Conventions:
         return "integer" if self.integer_paste else "grid"
 
 
-_MEAN, _STD = (tuple(round(float(value), 3) for value in values) for values in (PIXEL_MEAN, PIXEL_STD))
+_MEAN, _STD = (
+    tuple(round(float(value), 3) for value in values) for values in (PIXEL_MEAN, PIXEL_STD)
+)
 
 _TORCHVISION = Conventions(
     library="torchvision",
@@ -164,5 +166,7 @@ def conventions_named(name: str) -> Conventions:
     """The rules of that name. Raises ValueError for an unknown one, naming the nearest."""
     if name not in CONVENTIONS:
         near = difflib.get_close_matches(str(name), CONVENTIONS, 1, cutoff=0)[0]
-        raise ValueError(f"conventions {name!r} are unknown; nearest: {near}; all: {', '.join(CONVENTIONS)}")
+        raise ValueError(
+            f"conventions {name!r} are unknown; nearest: {near}; all: {', '.join(CONVENTIONS)}"
+        )
     return CONVENTIONS[name]

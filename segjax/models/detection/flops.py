@@ -27,7 +27,9 @@ def detector_multiply_adds(model: MaskRcnn, canvas: tuple[int, int]) -> Detector
     square = 9 * model.features**2
     picture += sum(levels) * square  # the pyramid's outputs
     anchors = len(model.anchor_ratios)
-    picture += (sum(levels) + _cells(canvas, 6)) * (model.rpn_convs * square + 5 * anchors * model.features)
+    picture += (sum(levels) + _cells(canvas, 6)) * (
+        model.rpn_convs * square + 5 * anchors * model.features
+    )
     return DetectorMultiplyAdds(frozen, picture, _region(model), _shown(model))
 
 
@@ -45,7 +47,9 @@ def _resnet(model: MaskRcnn, canvas: tuple[int, int]) -> tuple[int, int]:
         out, cells, total = width * (4 if bottleneck else 1), _cells(canvas, stage), 0
         for block in range(count):
             halves = block == 0 and stage > 2
-            before = _cells(canvas, stage - 1) if halves and not model.rules.stride_in_1x1 else cells
+            before = (
+                _cells(canvas, stage - 1) if halves and not model.rules.stride_in_1x1 else cells
+            )
             if bottleneck:
                 total += before * channels * width + cells * (9 * width**2 + width * out)
             else:
@@ -61,11 +65,19 @@ def _resnet(model: MaskRcnn, canvas: tuple[int, int]) -> tuple[int, int]:
 
 def _vit(model: MaskRcnn, canvas: tuple[int, int]) -> tuple[int, int]:
     """(0, multiply-adds) of a ViT and of the pyramid that is made of its last map."""
-    grid, width, features = tuple(side // model.patch for side in canvas), model.width, model.features
+    grid, width, features = (
+        tuple(side // model.patch for side in canvas),
+        model.width,
+        model.features,
+    )
     cells = grid[0] * grid[1]
     trunk = cells * 3 * model.patch**2 * width
-    trunk += windowed_multiply_adds(width, model.depth, grid, model.window, model.global_blocks, rel_pos=True)
-    enlarged = 2 * cells * 2 * width**2 + 4 * cells * width**2 // 2  # two maps doubled, one of them twice
+    trunk += windowed_multiply_adds(
+        width, model.depth, grid, model.window, model.global_blocks, rel_pos=True
+    )
+    enlarged = (
+        2 * cells * 2 * width**2 + 4 * cells * width**2 // 2
+    )  # two maps doubled, one of them twice
     projected = 16 * width // 4 + 4 * width // 2 + width + width // 4
     return 0, trunk + enlarged + cells * projected * features
 
@@ -87,11 +99,18 @@ def _shown(model: MaskRcnn) -> int:
         (model.keypoints and model.keypoint_convs, model.keypoint_width),
     ):
         sides = [model.features, *[width] * convs]
-        total += sum(cells * 9 * before * after for before, after in zip(sides, sides[1:], strict=False))
+        total += sum(
+            cells * 9 * before * after for before, after in zip(sides, sides[1:], strict=False)
+        )
     if model.mask_convs:
         unused = int(model.rules.background_rows and not model.agnostic_masks)
         masks = 1 if model.agnostic_masks else model.classes + unused
         total += 4 * cells * (model.mask_width**2 + model.mask_width * masks)
     if model.keypoints:
-        total += 16 * cells * (model.keypoint_width if model.keypoint_convs else model.features) * model.keypoints
+        total += (
+            16
+            * cells
+            * (model.keypoint_width if model.keypoint_convs else model.features)
+            * model.keypoints
+        )
     return total

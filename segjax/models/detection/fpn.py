@@ -23,7 +23,9 @@ class FeaturePyramid(nn.Module):
 
     @nn.compact
     def __call__(self, maps: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        options = dict(norm=self.norm, epsilon=self.epsilon, kernel_init=caffe_xavier, dtype=self.dtype)
+        options = dict(
+            norm=self.norm, epsilon=self.epsilon, kernel_init=caffe_xavier, dtype=self.dtype
+        )
         levels, above = [], None
         for level in reversed(range(2, 2 + len(maps))):
             x = Conv(self.features, 1, name=f"lateral_{level}", **options)(maps[level - 2])
@@ -79,7 +81,13 @@ class SimplePyramid(nn.Module):
         (x,) = maps
         width = x.shape[-1]
         conv = lambda size, name: Conv(
-            self.features, size, norm="ln", epsilon=1e-6, kernel_init=torch_conv, dtype=self.dtype, name=name
+            self.features,
+            size,
+            norm="ln",
+            epsilon=1e-6,
+            kernel_init=torch_conv,
+            dtype=self.dtype,
+            name=name,
         )
         upscale = lambda share, name: Upscale(width // share, self.dtype, name=name)
 

@@ -73,7 +73,9 @@ class BoxHead(nn.Module):
             x = Conv(self.conv_width, 3, name=f"conv_{i}", **options)(x)
         x = x.reshape(len(x), -1)  # by row, column, channel
         for name in numbered("fc", self.fcs):
-            x = jax.nn.relu(Linear(self.width, dtype=self.dtype, kernel_init=caffe_xavier, name=name)(x))
+            x = jax.nn.relu(
+                Linear(self.width, dtype=self.dtype, kernel_init=caffe_xavier, name=name)(x)
+            )
         predict = lambda features, spread, name: Linear(
             features, dtype=self.dtype, kernel_init=nn.initializers.normal(spread), name=name
         )
@@ -85,7 +87,9 @@ class BoxHead(nn.Module):
 
 
 # He initialization by fan-out, which PyTorch counts as input channels times kernel cells here.
-_msra_upscale = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=(0, 1, 2), out_axis=3)
+_msra_upscale = nn.initializers.variance_scaling(
+    2.0, "fan_in", "normal", in_axis=(0, 1, 2), out_axis=3
+)
 
 
 class MaskHead(nn.Module):
@@ -117,7 +121,9 @@ class MaskHead(nn.Module):
         unused = int(self.background_rows and not self.agnostic)
         masks = 1 if self.agnostic else self.classes + unused
         options = dict(kernel_init=nn.initializers.normal(0.001), dtype=self.dtype)
-        logits = Conv(masks, 1, name="logits", **options)(x.reshape(len(x), -1, 4, self.width)).astype(jnp.float32)
+        logits = Conv(masks, 1, name="logits", **options)(
+            x.reshape(len(x), -1, 4, self.width)
+        ).astype(jnp.float32)
         logits = logits[..., unused:].reshape(*x.shape[:3], -1)
         return depth_to_space(logits, 2)
 
@@ -158,6 +164,11 @@ class TransposedConv(nn.Module):
         # A convolution gathers where a transposed one scatters: the same taps, mirrored.
         mirrored = kernel[:, ::-1, ::-1].transpose(1, 2, 0, 3).astype(self.dtype)
         out = jax.lax.conv_general_dilated(
-            x, mirrored, (1, 1), [(2, 2), (2, 2)], lhs_dilation=(2, 2), dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x,
+            mirrored,
+            (1, 1),
+            [(2, 2), (2, 2)],
+            lhs_dilation=(2, 2),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         return out + bias.astype(self.dtype)

@@ -17,7 +17,9 @@ msra = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 caffe_xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
-def stored(module: nn.Module, frozen: bool, name: str, init: Callable, shape: tuple[int, ...]) -> jax.Array:
+def stored(
+    module: nn.Module, frozen: bool, name: str, init: Callable, shape: tuple[int, ...]
+) -> jax.Array:
     """An array of a module: a parameter or, where frozen, a constant under the same path.
 
     So what is frozen has no gradient, no decay, no optimizer state and no average, and is not counted among the
@@ -108,7 +110,9 @@ class Conv(nn.Module):
         else:
             x = convolve(x, kernel, self.stride)
         if self.norm == "none":
-            x = x + stored(self, self.frozen, "bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            x = x + stored(
+                self, self.frozen, "bias", nn.initializers.zeros, (self.features,)
+            ).astype(self.dtype)
         else:
             x = self._norm()(x)
         return jax.nn.relu(x) if self.relu else x
@@ -124,7 +128,9 @@ class Conv(nn.Module):
                 return GroupNorm(frozen=self.frozen, **options)
             case "ln" if not self.frozen:
                 return LayerNorm(**options)
-        raise ValueError(f"norm {self.norm!r} is unknown{' where frozen' * self.frozen}; choose one of {NORMS}")
+        raise ValueError(
+            f"norm {self.norm!r} is unknown{' where frozen' * self.frozen}; choose one of {NORMS}"
+        )
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -106,7 +106,9 @@ class MaskRcnn(nn.Module):
     def stages(self) -> tuple[Stage, ...]:
         """Of the box heads. Raises ValueError for another number than there are, and where each class has its box."""
         if not 1 <= self.box_stages <= len(STAGES):
-            raise ValueError(f"box_stages is {self.box_stages}; expected 1 (no cascade) to {len(STAGES)}")
+            raise ValueError(
+                f"box_stages is {self.box_stages}; expected 1 (no cascade) to {len(STAGES)}"
+            )
         if self.box_stages > 1 and not self.agnostic_boxes:
             raise ValueError(
                 f"box_stages is {self.box_stages} and agnostic_boxes False; a cascade hands one box of a region on, "
@@ -128,20 +130,35 @@ class MaskRcnn(nn.Module):
         """The parts. Raises ValueError for a backbone or conventions that are unknown."""
         rules, same = self.rules, dict(dtype=self.dtype)
         if self.backbone == "vit":
-            trunk = dict(depth=self.depth, heads=self.heads, window=self.window, global_blocks=self.global_blocks)
+            trunk = dict(
+                depth=self.depth,
+                heads=self.heads,
+                window=self.window,
+                global_blocks=self.global_blocks,
+            )
             trunk |= dict(grid=(self.canvas // self.patch,) * 2, drop_path=self.drop_path)
             trunk |= dict(remat=self.remat, scan=self.scan, impl=self.attention)
-            self.body = VitBackbone(trunk, self.width, self.patch, (self.positions,) * 2, name="backbone", **same)
+            self.body = VitBackbone(
+                trunk, self.width, self.patch, (self.positions,) * 2, name="backbone", **same
+            )
             self.pyramid = SimplePyramid(self.features, name="simple_pyramid", **same)
         elif self.backbone in RESNETS:
             norm = dict(norm=self.norm, epsilon=self.norm_epsilon, freeze_at=self.freeze_at)
             self.body = ResNet(self.backbone, rules.stride_in_1x1, name="backbone", **norm, **same)
-            self.pyramid = FeaturePyramid(self.features, self.pyramid_norm, self.norm_epsilon, **same)
+            self.pyramid = FeaturePyramid(
+                self.features, self.pyramid_norm, self.norm_epsilon, **same
+            )
         else:
-            raise ValueError(f"backbone {self.backbone!r} is unknown; choose one of {', '.join(RESNETS)} or vit")
+            raise ValueError(
+                f"backbone {self.backbone!r} is unknown; choose one of {', '.join(RESNETS)} or vit"
+            )
         self.rpn = RpnHead(len(self.anchor_ratios), self.rpn_convs, **same)
-        heads = same | dict(norm=self.head_norm, epsilon=self.head_epsilon, background_rows=rules.background_rows)
-        boxes = dict(convs=self.box_convs, conv_width=self.features, fcs=self.box_fcs, width=self.box_width)
+        heads = same | dict(
+            norm=self.head_norm, epsilon=self.head_epsilon, background_rows=rules.background_rows
+        )
+        boxes = dict(
+            convs=self.box_convs, conv_width=self.features, fcs=self.box_fcs, width=self.box_width
+        )
         boxes |= dict(agnostic=self.agnostic_boxes)
         names = numbered("box_head", len(self.stages))
         self.box_heads = [BoxHead(self.classes, name=name, **boxes, **heads) for name in names]
@@ -149,7 +166,9 @@ class MaskRcnn(nn.Module):
             masks = dict(convs=self.mask_convs, width=self.mask_width, agnostic=self.agnostic_masks)
             self.mask_head = MaskHead(self.classes, **masks, **heads)
         if self.keypoints:
-            self.keypoint_head = KeypointHead(self.keypoints, self.keypoint_convs, self.keypoint_width, **same)
+            self.keypoint_head = KeypointHead(
+                self.keypoints, self.keypoint_convs, self.keypoint_width, **same
+            )
 
     def encode_image(
         self, images: jax.Array, sizes: jax.Array | None = None, *, train: bool = False
@@ -167,7 +186,11 @@ class MaskRcnn(nn.Module):
         Raises:
           ValueError: a side that is no multiple of the divisor.
         """
-        if images.ndim != 4 or images.shape[-1] != 3 or any(side % self.divisor for side in images.shape[1:3]):
+        if (
+            images.ndim != 4
+            or images.shape[-1] != 3
+            or any(side % self.divisor for side in images.shape[1:3])
+        ):
             raise ValueError(
                 f"images are {images.shape}; this detector takes RGB [B, H, W, 3] with sides that are multiples of "
                 f"{self.divisor}: pad them at the bottom and the right, and pass `sizes`"
@@ -178,7 +201,9 @@ class MaskRcnn(nn.Module):
         maps = self.body(x, train=train) if self.backbone == "vit" else self.body(x)
         return with_p6(self.pyramid(maps))
 
-    def propose(self, levels: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    def propose(
+        self, levels: tuple[jax.Array, ...]
+    ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
         """(logits [B, anchors], deltas [B, anchors, 4]) by level, float32; see `RpnHead`."""
         return self.rpn(levels)
 
@@ -192,7 +217,9 @@ class MaskRcnn(nn.Module):
             regions = scaled_gradient(regions, 1 / self.box_stages)
         return self.box_heads[stage](regions)
 
-    def box_answers(self, levels: tuple[jax.Array, ...], boxes: jax.Array, sizes: jax.Array) -> list[BoxAnswers]:
+    def box_answers(
+        self, levels: tuple[jax.Array, ...], boxes: jax.Array, sizes: jax.Array
+    ) -> list[BoxAnswers]:
         """What each stage says: the first of these boxes, a later one of what the one before has made of its own.
 
         No gradient goes through boxes.
@@ -204,11 +231,15 @@ class MaskRcnn(nn.Module):
         answers = []
         for stage in range(self.box_stages):
             if answers:
-                refined = decode_boxes(answers[-1].deltas[:, :, 0], boxes, STAGES[stage - 1].weights)
+                refined = decode_boxes(
+                    answers[-1].deltas[:, :, 0], boxes, STAGES[stage - 1].weights
+                )
                 boxes = jax.lax.stop_gradient(clip_boxes(refined, sizes[:, None]))
             regions = self.regions(levels, boxes, 7)
             found = self.classify(regions.reshape(-1, *regions.shape[2:]), stage)
-            answers.append(BoxAnswers(boxes, *(x.reshape(*boxes.shape[:2], *x.shape[1:]) for x in found)))
+            answers.append(
+                BoxAnswers(boxes, *(x.reshape(*boxes.shape[:2], *x.shape[1:]) for x in found))
+            )
         return answers
 
     def segment(self, regions: jax.Array, labels: jax.Array) -> jax.Array:
@@ -244,7 +275,9 @@ class MaskRcnn(nn.Module):
                 (self.proposals_after, rules.proposals_after),
             )
         )
-        return best_proposals(rules, logits, deltas, self.anchors(canvas, levels), sizes, before=before, after=after)
+        return best_proposals(
+            rules, logits, deltas, self.anchors(canvas, levels), sizes, before=before, after=after
+        )
 
     def anchors(self, canvas: tuple[int, int], levels: tuple[jax.Array, ...]) -> list[np.ndarray]:
         """Anchors float32 [n, 4] by level, in the order of `propose`; canvas (H, W), levels of `encode_image`."""
@@ -257,7 +290,9 @@ class MaskRcnn(nn.Module):
         Each is taken from the one of P2 to P5 that its size names.
         """
         rules, pooled = self.rules, levels[:POOLED_LEVELS]
-        level = fpn_level(boxes, canonical_size=self.canonical_size, epsilon_inside=rules.level_epsilon_inside)
+        level = fpn_level(
+            boxes, canonical_size=self.canonical_size, epsilon_inside=rules.level_epsilon_inside
+        )
         scales = [2.0**-n for n in range(2, 2 + POOLED_LEVELS)]
         pool = lambda levels, boxes, level: pool_regions(
             levels,
@@ -284,7 +319,11 @@ class MaskRcnn(nn.Module):
           masks: float32 [B, D, 28, 28], the probability of the detection's class in the cells of its box, or None.
           keypoints: float32 [B, D, 56, 56, keypoints], logits in the cells of its box, or None.
         """
-        sizes = jnp.broadcast_to(jnp.array(images.shape[1:3]), (len(images), 2)) if sizes is None else sizes
+        sizes = (
+            jnp.broadcast_to(jnp.array(images.shape[1:3]), (len(images), 2))
+            if sizes is None
+            else sizes
+        )
         levels = self.encode_image(images, sizes)
         proposals = self.proposals(*self.propose(levels), levels, images.shape[1:3], sizes)
         answers = self.box_answers(levels, proposals.boxes, sizes)

@@ -66,10 +66,16 @@ def best_detections(
         boxes = clip_boxes(decode_boxes(delta, regions[region], weights), size)
         usable = (found > score_threshold) & long_enough(boxes, side)
         kept, filled = best(nms(boxes, found, nms_threshold, usable, label), found, count)
-        left_out = jnp.maximum(jnp.sum(scores > score_threshold, dtype=jnp.int32) - found.shape[0], 0)
+        left_out = jnp.maximum(
+            jnp.sum(scores > score_threshold, dtype=jnp.int32) - found.shape[0], 0
+        )
         boxes = jnp.where(filled[:, None], boxes[kept], 0)
         return Detections(
-            boxes, jnp.where(filled, found[kept], 0), jnp.where(filled, label[kept] + 1, 0), filled, left_out
+            boxes,
+            jnp.where(filled, found[kept], 0),
+            jnp.where(filled, label[kept] + 1, 0),
+            filled,
+            left_out,
         )
 
     return jax.vmap(of_picture)(probabilities, deltas, proposals.boxes, proposals.valid, sizes)

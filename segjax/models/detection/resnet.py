@@ -36,7 +36,9 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        first, second = (self.stride, 1) if self.stride_in_1x1 or not self.bottleneck else (1, self.stride)
+        first, second = (
+            (self.stride, 1) if self.stride_in_1x1 or not self.bottleneck else (1, self.stride)
+        )
         if self.bottleneck:
             y = Conv(self.width, 1, first, relu=True, name="conv_1", **self.conv)(x)
             y = Conv(self.width, 3, second, relu=True, name="conv_2", **self.conv)(y)
@@ -80,7 +82,9 @@ class ResNet(nn.Module):
                 stride = 2 if i == 0 and stage > 2 else 1
                 shortcut = i == 0 and (bottleneck or stage > 2)
                 place = f"stage_{stage}_block_{i}"
-                x = Block(width, stride, bottleneck, shortcut, self.stride_in_1x1, options, name=place)(x)
+                x = Block(
+                    width, stride, bottleneck, shortcut, self.stride_in_1x1, options, name=place
+                )(x)
             maps.append(x)
             width *= 2
         return tuple(maps)

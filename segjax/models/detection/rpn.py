@@ -31,7 +31,9 @@ class RpnHead(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, levels: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    def __call__(
+        self, levels: tuple[jax.Array, ...]
+    ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
         """Returns float32 (logits [B, h * w * anchors], deltas [B, h * w * anchors, 4]) by level.
 
         Anchors count by row, column, then kind, as `segjax.ops.anchors` does; deltas are dx dy dw dh.
@@ -76,11 +78,14 @@ def pyramid_anchors(
     Raises ValueError for another number of sizes than levels.
     """
     if len(sizes) != len(grids):
-        raise ValueError(f"anchor_sizes are {tuple(sizes)}; expected one for each of the {len(grids)} levels")
+        raise ValueError(
+            f"anchor_sizes are {tuple(sizes)}; expected one for each of the {len(grids)} levels"
+        )
     levels = []
     for level, (size, grid) in enumerate(zip(sizes, grids, strict=True), start=2):
         strides = [
-            side // cells if rules.stride_from_grid else 2**level for side, cells in zip(canvas, grid, strict=True)
+            side // cells if rules.stride_from_grid else 2**level
+            for side, cells in zip(canvas, grid, strict=True)
         ]
         levels.append(grid_anchors(cell_anchors(size, ratios, rules.round_anchors), grid, strides))
     return levels
@@ -106,7 +111,9 @@ def best_proposals(
       before: of a level that take part in suppression. after: of a picture that are returned.
     """
     chosen = [_best_of_level(*level, before) for level in zip(logits, deltas, anchors, strict=True)]
-    boxes, scores = (jnp.stack(parts, axis=1) for parts in zip(*chosen, strict=True))  # [B, levels, before, ...]
+    boxes, scores = (
+        jnp.stack(parts, axis=1) for parts in zip(*chosen, strict=True)
+    )  # [B, levels, before, ...]
     boxes = jax.lax.stop_gradient(clip_boxes(boxes, sizes[:, None, None]))
     scores = jax.lax.stop_gradient(scores)
     valid = (scores > -jnp.inf) & long_enough(boxes, rules.proposal_side)
@@ -115,7 +122,9 @@ def best_proposals(
     suppress = lambda boxes, scores, valid: nms(boxes, scores, rules.proposal_nms, valid)
     keep = jax.vmap(jax.vmap(suppress))(boxes, scores, valid)
     flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])
-    index, found = jax.vmap(lambda keep, scores: best(keep, scores, after))(flat(keep), flat(scores))
+    index, found = jax.vmap(lambda keep, scores: best(keep, scores, after))(
+        flat(keep), flat(scores)
+    )
     boxes = jnp.take_along_axis(flat(boxes), index[..., None], axis=1)
     return Proposals(boxes, jnp.take_along_axis(flat(scores), index, axis=1), found)
 
@@ -131,7 +140,9 @@ def _best_of_level(
 ) -> tuple[jax.Array, jax.Array]:
     """(boxes [B, count, 4], logits [B, count]); places that the level does not fill have a logit of minus infinity."""
     found, index = jax.lax.top_k(logits, min(count, logits.shape[1]))
-    boxes = decode_boxes(jnp.take_along_axis(deltas, index[..., None], axis=1), jnp.asarray(anchors)[index])
+    boxes = decode_boxes(
+        jnp.take_along_axis(deltas, index[..., None], axis=1), jnp.asarray(anchors)[index]
+    )
     room = count - found.shape[1]
     found = jnp.pad(found, [(0, 0), (0, room)], constant_values=-jnp.inf)
     return jnp.pad(boxes, [(0, 0), (0, room), (0, 0)]), found

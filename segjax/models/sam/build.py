@@ -36,5 +36,9 @@ def build_sam(name: str, **overrides) -> Sam:
 def init_sam(model: Sam, key: jax.Array) -> dict:
     """Fresh variables {"params", "constants"} of a SAM; traceable, so `jax.eval_shape` gives the shapes alone."""
     images = jnp.zeros((1, model.canvas, model.canvas, 3))
-    prompts = Prompts(points=jnp.zeros((1, 1, 1, 2)), labels=jnp.ones((1, 1, 1), jnp.int32), boxes=jnp.zeros((1, 1, 4)))
+    prompts = Prompts(
+        points=jnp.zeros((1, 1, 1, 2)),
+        labels=jnp.ones((1, 1, 1), jnp.int32),
+        boxes=jnp.zeros((1, 1, 4)),
+    )
     return model.init(key, images, prompts)

@@ -27,8 +27,14 @@ def decoder_multiply_adds(model: Sam, tokens: int) -> int:
     """
     width, mlp = model.prompt_width, model.decoder_mlp
     inner, cells, tokens = width // 2, (model.canvas // model.patch) ** 2, tokens + MASKS + 1
-    attention = lambda queries, keys, inner: 2 * (queries + keys) * width * inner + 2 * queries * keys * inner
-    block = attention(tokens, tokens, width) + 2 * attention(tokens, cells, inner) + 2 * tokens * width * mlp
+    attention = lambda queries, keys, inner: (
+        2 * (queries + keys) * width * inner + 2 * queries * keys * inner
+    )
+    block = (
+        attention(tokens, tokens, width)
+        + 2 * attention(tokens, cells, inner)
+        + 2 * tokens * width * mlp
+    )
     upscaling = cells * width * width + 4 * cells * (width // 4) * (width // 2)
     filters = MASKS * (2 * width**2 + width * width // 8 + 16 * cells * width // 8)
     iou = 2 * width**2 + width * MASKS

@@ -25,7 +25,12 @@ class ImageEncoder(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         x = encode_patches(self, images, train=train)
         conv = lambda size, name: nn.Conv(
-            self.out_width, (size, size), use_bias=False, dtype=self.dtype, kernel_init=torch_conv, name=name
+            self.out_width,
+            (size, size),
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=torch_conv,
+            name=name,
         )
         x = LayerNorm(dtype=self.dtype, name="neck_norm_1")(conv(1, "neck_conv_1")(x))
         return LayerNorm(dtype=self.dtype, name="neck_norm_2")(conv(3, "neck_conv_2")(x))

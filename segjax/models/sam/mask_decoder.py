@@ -55,22 +55,38 @@ class MaskDecoder(nn.Module):
         own = jnp.concatenate([iou_token, mask_tokens]).astype(self.dtype)
         own = jnp.broadcast_to(own, (batch, prompts, *own.shape))
         tokens = jnp.concatenate([own, tokens], axis=2)
-        token_valid = jnp.concatenate([jnp.ones((batch, prompts, MASKS + 1), bool), token_valid], axis=2)
+        token_valid = jnp.concatenate(
+            [jnp.ones((batch, prompts, MASKS + 1), bool), token_valid], axis=2
+        )
 
         image = embedding[:, None] + dense
-        transformer = TwoWayTransformer(self.depth, self.heads, self.mlp_width, self.dtype, name="transformer")
+        transformer = TwoWayTransformer(
+            self.depth, self.heads, self.mlp_width, self.dtype, name="transformer"
+        )
         positions = image_positions.reshape(h * w, self.width).astype(self.dtype)
-        tokens, image = transformer(image.reshape(batch, -1, h * w, self.width), positions, tokens, token_valid)
+        tokens, image = transformer(
+            image.reshape(batch, -1, h * w, self.width), positions, tokens, token_valid
+        )
 
         x = Upscale(self.width // 4, self.dtype, name="upscale_1")(image)
         x = gelu(LayerNorm(dtype=self.dtype, name="upscale_norm")(x))
         x = gelu(Upscale(self.width // 8, self.dtype, name="upscale_2")(x))
         mlp = lambda out, name: Mlp(
-            (self.width, self.width, out), jax.nn.relu, self.dtype, kernel_init=torch_conv, name=name
+            (self.width, self.width, out),
+            jax.nn.relu,
+            self.dtype,
+            kernel_init=torch_conv,
+            name=name,
         )
-        filters = [mlp(self.width // 8, f"hypernetwork_{i}")(tokens[:, :, i + 1]) for i in range(MASKS)]
+        filters = [
+            mlp(self.width // 8, f"hypernetwork_{i}")(tokens[:, :, i + 1]) for i in range(MASKS)
+        ]
         x = x.reshape(*x.shape[:2], -1, x.shape[-1])  # h*w cells, 4 in each, 4 in each of these
-        logits = jnp.einsum("bpmc,bpnc->bpmn", jnp.stack(filters, axis=2), x, preferred_element_type=jnp.float32)
-        logits = depth_to_space(depth_to_space(logits.reshape(batch, prompts, MASKS, h, w, 16), 2), 2)[..., 0]
+        logits = jnp.einsum(
+            "bpmc,bpnc->bpmn", jnp.stack(filters, axis=2), x, preferred_element_type=jnp.float32
+        )
+        logits = depth_to_space(
+            depth_to_space(logits.reshape(batch, prompts, MASKS, h, w, 16), 2), 2
+        )[..., 0]
         iou = mlp(MASKS, "iou_head")(tokens[:, :, 0]).astype(jnp.float32)
         return logits, jax.nn.sigmoid(iou) if self.iou_sigmoid else iou

@@ -11,7 +11,9 @@ from segjax.ops.resize import space_to_depth
 
 FOREGROUND, BACKGROUND = 1, 0
 PADDING = -1  # an empty slot: nothing attends to it, the result is as if it were not there
-NOT_A_POINT = -2  # SAM's learned "not a point" token, given explicitly (official code calls it label -1)
+NOT_A_POINT = (
+    -2
+)  # SAM's learned "not a point" token, given explicitly (official code calls it label -1)
 
 
 @flax.struct.dataclass
@@ -100,10 +102,14 @@ class PromptEncoder(nn.Module):
             for cells, frequency in zip((w, h), frequencies, strict=True)
         )
         waves = lambda angles: jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-        spread = lambda ones, angles: jnp.split(jnp.matmul(ones, waves(angles), precision="highest"), 2, axis=-1)
+        spread = lambda ones, angles: jnp.split(
+            jnp.matmul(ones, waves(angles), precision="highest"), 2, axis=-1
+        )
         sin_x, cos_x = spread(np.tile(np.eye(w, dtype=np.float32), (h, 1)), x)
         sin_y, cos_y = spread(np.repeat(np.eye(h, dtype=np.float32), w, axis=0), y)
-        positions = jnp.concatenate([sin_y * cos_x + cos_y * sin_x, cos_y * cos_x - sin_y * sin_x], axis=-1)
+        positions = jnp.concatenate(
+            [sin_y * cos_x + cos_y * sin_x, cos_y * cos_x - sin_y * sin_x], axis=-1
+        )
         return positions.reshape(h, w, self.width)
 
     def __call__(
@@ -154,7 +160,11 @@ class PromptEncoder(nn.Module):
                 f"mask prompts are {masks.shape[-2]}x{masks.shape[-1]}, expected {grid[0] * 4}x{grid[1] * 4} logits, "
                 "four cells for each of the image embedding; feed back `low_res` of an earlier prediction or resize"
             )
-        x = gelu(self.mask_norm_1(self.mask_conv_1(space_to_depth(masks[..., None].astype(self.dtype), 2))))
+        x = gelu(
+            self.mask_norm_1(
+                self.mask_conv_1(space_to_depth(masks[..., None].astype(self.dtype), 2))
+            )
+        )
         x = gelu(self.mask_norm_2(self.mask_conv_2(space_to_depth(x, 2))))
         dense = self.mask_conv_3(x)
         if prompts.has_mask is None:

@@ -26,6 +26,8 @@ def for_canvas(variables: dict, expected: dict) -> dict:
             return array
         if name.startswith("rel_pos"):
             return resize_table(jnp.asarray(array), want.shape[0])
-        return jnp.moveaxis(resize_bilinear(jnp.moveaxis(jnp.asarray(array), -1, 1), want.shape[1:3]), 1, -1)
+        return jnp.moveaxis(
+            resize_bilinear(jnp.moveaxis(jnp.asarray(array), -1, 1), want.shape[1:3]), 1, -1
+        )
 
     return jax.tree_util.tree_map_with_path(fitted, variables, expected)

@@ -55,10 +55,14 @@ class Sam(nn.Module):
         """The three parts. Raises ValueError for a canvas that the patch does not divide."""
         check_canvas(self.canvas, self.patch)
         grid = (self.canvas // self.patch,) * 2
-        trunk = dict(depth=self.depth, heads=self.heads, window=self.window, global_blocks=self.global_blocks)
+        trunk = dict(
+            depth=self.depth, heads=self.heads, window=self.window, global_blocks=self.global_blocks
+        )
         trunk |= dict(grid=grid if self.rel_pos else None, drop_path=self.drop_path)
         trunk |= dict(remat=self.remat, scan=self.scan, impl=self.attention)
-        self.image_encoder = ImageEncoder(trunk, self.width, self.prompt_width, self.patch, grid, self.dtype)
+        self.image_encoder = ImageEncoder(
+            trunk, self.width, self.prompt_width, self.patch, grid, self.dtype
+        )
         self.prompt_encoder = PromptEncoder(self.prompt_width, self.mask_channels, self.dtype)
         self.mask_decoder = MaskDecoder(
             self.prompt_width,
@@ -69,7 +73,9 @@ class Sam(nn.Module):
             self.dtype,
         )
 
-    def encode_image(self, images: jax.Array, sizes: jax.Array | None = None, *, train: bool = False) -> jax.Array:
+    def encode_image(
+        self, images: jax.Array, sizes: jax.Array | None = None, *, train: bool = False
+    ) -> jax.Array:
         """RGB images of values 0..255 to embeddings.
 
         Args:
@@ -102,9 +108,13 @@ class Sam(nn.Module):
         grid = embedding.shape[1:3]
         canvas = (grid[0] * self.patch, grid[1] * self.patch)
         tokens, valid, dense = self.prompt_encoder(prompts, canvas, grid)
-        return self.mask_decoder(embedding, self.prompt_encoder.image_positions(grid), tokens, valid, dense)
+        return self.mask_decoder(
+            embedding, self.prompt_encoder.image_positions(grid), tokens, valid, dense
+        )
 
-    def _decode_in_groups(self, embedding: jax.Array, prompts: Prompts) -> tuple[jax.Array, jax.Array]:
+    def _decode_in_groups(
+        self, embedding: jax.Array, prompts: Prompts
+    ) -> tuple[jax.Array, jax.Array]:
         size, count = self.prompts_at_once, prompts.batch[1]
         model, variables = self.clone(parent=None, prompts_at_once=0), self.variables
 
@@ -117,12 +127,19 @@ class Sam(nn.Module):
             x = jnp.moveaxis(x, 0, 1)
             return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :count]
 
-        decode = jax.checkpoint(lambda group: model.apply(variables, embedding, group, method="decode"))
+        decode = jax.checkpoint(
+            lambda group: model.apply(variables, embedding, group, method="decode")
+        )
         logits, iou = jax.lax.map(decode, jax.tree.map(grouped, prompts))
         return joined(logits), joined(iou)
 
     def __call__(
-        self, images: jax.Array, prompts: Prompts, sizes: jax.Array | None = None, *, train: bool = False
+        self,
+        images: jax.Array,
+        prompts: Prompts,
+        sizes: jax.Array | None = None,
+        *,
+        train: bool = False,
     ) -> tuple[jax.Array, jax.Array]:
         """`encode_image` and `decode`."""
         return self.decode(self.encode_image(images, sizes, train=train), prompts)

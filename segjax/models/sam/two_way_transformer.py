@@ -26,20 +26,29 @@ class ProjectedAttention(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, q: jax.Array, k: jax.Array, v: jax.Array, key_valid: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, key_valid: jax.Array | None = None
+    ) -> jax.Array:
         """q [..., Tq, D], k and v [..., Tk, D], key_valid bool [..., Tk] -> [..., Tq, D]."""
         width = q.shape[-1]
         inner = width // self.downsample
-        project = {name: Linear(inner, dtype=self.dtype, kernel_init=torch_conv, name=name) for name in "qkv"}
+        project = {
+            name: Linear(inner, dtype=self.dtype, kernel_init=torch_conv, name=name)
+            for name in "qkv"
+        }
         out = Linear(width, dtype=self.dtype, kernel_init=torch_conv, name="out")
         q, k, v = (x.astype(self.dtype) for x in (q, k, v))
         few, many = sorted((q.shape[-2], k.shape[-2]))
-        folded = self.heads * few * many * width + few * width * inner  # multiply-adds, of scores or of mixtures
+        folded = (
+            self.heads * few * many * width + few * width * inner
+        )  # multiply-adds, of scores or of mixtures
         if self.is_initializing() or folded >= many * width * inner + few * many * inner:
             return self._projected(project, out, q, k, v, key_valid)
         if few == k.shape[-2]:
             return self._few_keys(project, out, q, k, v, key_valid)
-        if key_valid is None and q.shape[:-2] == k.shape[:-2]:  # else keys projected once serve many prompts
+        if (
+            key_valid is None and q.shape[:-2] == k.shape[:-2]
+        ):  # else keys projected once serve many prompts
             return self._few_queries(project, out, q, k, v)
         return self._projected(project, out, q, k, v, key_valid)
 
@@ -112,9 +121,13 @@ class TwoWayBlock(nn.Module):
         tokens = tokens + cross("tokens_to_image")(tokens + token_positions, keys, image)
         tokens = norm("norm_2")(tokens)
         width = tokens.shape[-1]
-        mlp = Mlp((self.mlp_width, width), jax.nn.relu, self.dtype, kernel_init=torch_conv, name="mlp")
+        mlp = Mlp(
+            (self.mlp_width, width), jax.nn.relu, self.dtype, kernel_init=torch_conv, name="mlp"
+        )
         tokens = norm("norm_3")(tokens + mlp(tokens))
-        image = image + cross("image_to_tokens")(keys, tokens + token_positions, tokens, token_valid)
+        image = image + cross("image_to_tokens")(
+            keys, tokens + token_positions, tokens, token_valid
+        )
         return tokens, norm("norm_4")(image)
 
 
@@ -128,7 +141,11 @@ class TwoWayTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, image: jax.Array, image_positions: jax.Array, tokens: jax.Array, token_valid: jax.Array
+        self,
+        image: jax.Array,
+        image_positions: jax.Array,
+        tokens: jax.Array,
+        token_valid: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
         """image [B, P or 1, h*w, D], image_positions [h*w, D], tokens [B, P, T, D], token_valid bool [B, P, T].
 
@@ -137,7 +154,9 @@ class TwoWayTransformer(nn.Module):
         """
         positions = tokens
         for i in range(self.depth):
-            block = TwoWayBlock(self.heads, self.mlp_width, first=i == 0, dtype=self.dtype, name=f"block_{i}")
+            block = TwoWayBlock(
+                self.heads, self.mlp_width, first=i == 0, dtype=self.dtype, name=f"block_{i}"
+            )
             tokens, image = block(tokens, image, positions, image_positions, token_valid)
         last = ProjectedAttention(self.heads, 2, self.dtype, name="final_tokens_to_image")
         tokens = tokens + last(tokens + positions, image + image_positions, image)

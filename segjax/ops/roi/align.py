@@ -83,8 +83,13 @@ def pyramid_roi_align(
       ValueError: an unknown impl, levels and scales of different number.
     """
     if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"RoIAlign has no impl {impl!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
-    size, levels = (size, size) if isinstance(size, int) else tuple(size), tuple(map(jnp.asarray, levels))
+        raise ValueError(
+            f"RoIAlign has no impl {impl!r}; choose one of {', '.join(IMPLEMENTATIONS)}"
+        )
+    size, levels = (
+        (size, size) if isinstance(size, int) else tuple(size),
+        tuple(map(jnp.asarray, levels)),
+    )
     shapes = tuple(features.shape[:2] for features in levels)
     bound = max_samples or 2 * math.ceil(max(max(shape) for shape in shapes) / min(size))
     grid = Grid(size, samples, aligned, bound)
@@ -114,7 +119,10 @@ def _corners(regions: _Regions, sample: jax.Array, grid: Grid):
     for row, row_weight in taps(regions.y, sample // columns, grid.size[0]):
         begin = regions.start[:, None] + row * regions.width[:, None]
         for column, column_weight in across:
-            yield begin[:, :, None] + column[:, None], row_weight[:, :, None] * column_weight[:, None]
+            yield (
+                begin[:, :, None] + column[:, None],
+                row_weight[:, :, None] * column_weight[:, None],
+            )
 
 
 def _sample_count(regions: _Regions, grid: Grid) -> int | jax.Array:
@@ -169,8 +177,12 @@ def _level_by_level(work, carry, boxes, level, grid, shapes, scales):
             place = first + jnp.arange(together)
             some = boxes[order[jnp.minimum(place, regions - 1)]]
             axes = place_regions(some, jnp.float32(scales[number]), shapes[number], grid)
-            rows, columns = (bin_weights(*axis) for axis in zip(axes, grid.size, shapes[number], strict=True))
-            return work(number, first, jnp.where((place < end)[:, None, None], rows, 0), columns, carry)
+            rows, columns = (
+                bin_weights(*axis) for axis in zip(axes, grid.size, shapes[number], strict=True)
+            )
+            return work(
+                number, first, jnp.where((place < end)[:, None, None], rows, 0), columns, carry
+            )
 
         return jax.lax.fori_loop(0, most((end - begin + together - 1) // together), step, carry)
 
@@ -199,12 +211,16 @@ def _multiplied_forward(levels, boxes, level, grid, shapes, scales):
 def _multiplied_backward(grid, shapes, scales, residuals, cotangent):
     boxes, level = residuals
     kind, channels = cotangent.dtype, cotangent.shape[-1]
-    sorted_cotangent = _room(boxes, grid, cotangent).at[: boxes.shape[0]].set(cotangent[jnp.argsort(level)])
+    sorted_cotangent = (
+        _room(boxes, grid, cotangent).at[: boxes.shape[0]].set(cotangent[jnp.argsort(level)])
+    )
 
     def spread(number, first, rows, columns, gradients):
         part = jax.lax.dynamic_slice_in_dim(sorted_cotangent, first, rows.shape[0])
         strips = _product("rqx,rpqc->rpxc", columns.astype(kind), part)
-        gradient = gradients[number] + _product("rpy,rpxc->yxc", rows.astype(kind), strips.astype(kind))
+        gradient = gradients[number] + _product(
+            "rpy,rpxc->yxc", rows.astype(kind), strips.astype(kind)
+        )
         return (*gradients[:number], gradient, *gradients[number + 1 :])
 
     gradients = tuple(jnp.zeros((*shape, channels), jnp.float32) for shape in shapes)
@@ -217,7 +233,9 @@ _multiplied.defvjp(_multiplied_forward, _multiplied_backward)
 
 def _room(boxes, grid, like):
     """For all regions, and for those beyond the last that are pooled with it."""
-    return jnp.zeros((boxes.shape[0] + min(_TOGETHER, boxes.shape[0]), *grid.size, like.shape[-1]), like.dtype)
+    return jnp.zeros(
+        (boxes.shape[0] + min(_TOGETHER, boxes.shape[0]), *grid.size, like.shape[-1]), like.dtype
+    )
 
 
 def _product(contraction, a, b):

@@ -37,12 +37,17 @@ def cropped_mask_targets(
     Returns:
       float32 [R, size, size], 1 where the mean is at least 1/2, else 0; all 0 for a box or a proposal without extent.
     """
-    proposals, boxes = jax.lax.stop_gradient((jnp.asarray(proposals, jnp.float32), jnp.asarray(boxes, jnp.float32)))
+    proposals, boxes = jax.lax.stop_gradient(
+        (jnp.asarray(proposals, jnp.float32), jnp.asarray(boxes, jnp.float32))
+    )
     boxes = boxes[matched]
     place = (jnp.arange(size * samples, dtype=jnp.float32) + 0.5) / (size * samples)
 
     def weights(axis, cells):
-        low, extent = proposals[:, axis, None], (proposals[:, axis + 2] - proposals[:, axis])[:, None]
+        low, extent = (
+            proposals[:, axis, None],
+            (proposals[:, axis + 2] - proposals[:, axis])[:, None],
+        )
         first, length = boxes[:, axis, None], (boxes[:, axis + 2] - boxes[:, axis])[:, None]
         usable = (extent > 0) & (length > 0)
         position = (low + place * extent - first) / jnp.where(usable, length, 1) * cells - 0.5
@@ -56,7 +61,12 @@ def cropped_mask_targets(
 
 
 def mask_targets(
-    masks: jax.Array, proposals: jax.Array, matched: jax.Array, size: int = 28, *, convention: str = "detectron2"
+    masks: jax.Array,
+    proposals: jax.Array,
+    matched: jax.Array,
+    size: int = 28,
+    *,
+    convention: str = "detectron2",
 ) -> jax.Array:
     """Targets from whole masks, as the published models make them: RoIAlign of the mask, as many samples as pixels.
 
@@ -74,7 +84,9 @@ def mask_targets(
       ValueError: an unknown convention.
     """
     if convention not in CONVENTIONS:
-        raise ValueError(f"mask targets know no convention {convention!r}; choose one of {', '.join(CONVENTIONS)}")
+        raise ValueError(
+            f"mask targets know no convention {convention!r}; choose one of {', '.join(CONVENTIONS)}"
+        )
     hard, shape, masks = convention == "detectron2", masks.shape[1:], jnp.asarray(masks)
     proposals = jax.lax.stop_gradient(jnp.asarray(proposals, jnp.float32))
     grid = Grid((size, size), 0, hard, 2 * math.ceil(max(shape) / size))
@@ -82,8 +94,12 @@ def mask_targets(
     def target(region):
         box, mask = region
         axes = place_regions(box[None], jnp.float32(1), shape, grid)
-        rows, columns = (bin_weights(axis, size, length)[0] for axis, length in zip(axes, shape, strict=True))
-        mean = jnp.linalg.multi_dot([rows, masks[mask].astype(jnp.float32), columns.T], precision="highest")
+        rows, columns = (
+            bin_weights(axis, size, length)[0] for axis, length in zip(axes, shape, strict=True)
+        )
+        mean = jnp.linalg.multi_dot(
+            [rows, masks[mask].astype(jnp.float32), columns.T], precision="highest"
+        )
         return (mean >= 0.5).astype(jnp.float32) if hard else mean
 
     return jax.lax.map(target, (proposals, matched))

@@ -29,7 +29,9 @@ def round_to_cells(boxes: jax.Array, scale: float | jax.Array) -> jax.Array:
     return jnp.concatenate([low, jnp.maximum(high, low + 1)], axis=-1) / scale
 
 
-def roi_pool(features: jax.Array, boxes: jax.Array, size: int | tuple[int, int], *, scale: float) -> jax.Array:
+def roi_pool(
+    features: jax.Array, boxes: jax.Array, size: int | tuple[int, int], *, scale: float
+) -> jax.Array:
     """Regions of one map, see `pyramid_roi_pool`: features [h, w, C], boxes [R, 4] -> [R, size, size, C]."""
     return pyramid_roi_pool([features], boxes, jnp.zeros(boxes.shape[0], jnp.int32), size, [scale])
 
@@ -62,7 +64,9 @@ def pyramid_roi_pool(
     start, height, width, scale = levels_of(levels, scales, jnp.clip(level, 0, len(levels) - 1))
     boxes = jax.lax.stop_gradient(jnp.asarray(boxes, jnp.float32))
     usable = jnp.all(jnp.isfinite(boxes), axis=-1)
-    x1, y1, x2, y2 = _round(jnp.clip(jnp.where(usable[:, None], boxes, 0), -1e7, 1e7) * scale[:, None]).T
+    x1, y1, x2, y2 = _round(
+        jnp.clip(jnp.where(usable[:, None], boxes, 0), -1e7, 1e7) * scale[:, None]
+    ).T
     bins = _Bins(*_edges(y1, y2, down, height), *_edges(x1, x2, across, width), start, width)
     bins = bins._replace(bottom=jnp.where(usable[:, None], bins.bottom, bins.top))
     return _maximum(cells, bins, cells.shape[0])
@@ -84,7 +88,9 @@ def _round(x: jax.Array) -> jax.Array:
     return jnp.sign(x) * jnp.floor(jnp.abs(x) + 0.5)
 
 
-def _edges(low: jax.Array, high: jax.Array, bins: int, length: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _edges(
+    low: jax.Array, high: jax.Array, bins: int, length: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     low, high = low.astype(jnp.int32)[:, None], high.astype(jnp.int32)[:, None]
     cells, bin = jnp.maximum(high - low + 1, 1), jnp.arange(bins)
     # In whole numbers: 7 cells in 3 bins are 2.3333 each, and three of those may come out as 7.0000005, rounded to 8.
@@ -103,7 +109,9 @@ def _cell_of_each(bins: _Bins, number: jax.Array) -> tuple[jax.Array, jax.Array]
     across = jnp.maximum(_sides(bins)[1], 1)[:, None]
     row, column = bins.top + number // across, bins.left + number % across
     inside = (row < bins.bottom)[:, :, None] & (column < bins.right)[:, None]
-    place = bins.start[:, None, None] + row[:, :, None] * bins.width[:, None, None] + column[:, None]
+    place = (
+        bins.start[:, None, None] + row[:, :, None] * bins.width[:, None, None] + column[:, None]
+    )
     return jnp.where(inside, place, 0), inside
 
 

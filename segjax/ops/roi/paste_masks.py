@@ -86,7 +86,9 @@ def paste_mask_on_host(
 def _rule(name: str) -> Callable:
     """(low, high, pixels [n], cells) -> [n, cells]: what each cell of the mask adds to each pixel along an axis."""
     if name not in _RULES:
-        raise ValueError(f"masks cannot be pasted by the rule {name!r}; choose one of {', '.join(_RULES)}")
+        raise ValueError(
+            f"masks cannot be pasted by the rule {name!r}; choose one of {', '.join(_RULES)}"
+        )
     return _RULES[name]
 
 
@@ -94,7 +96,9 @@ def _grid(low, high, pixels, cells):
     xp = np if isinstance(pixels, np.ndarray) else jnp
     usable = xp.isfinite(low) & xp.isfinite(high) & (high > low)
     low, extent = xp.where(usable, low, 0), xp.where(usable, high - low, 1)
-    position = (pixels.astype(np.float32) + np.float32(0.5) - low) / extent * cells - np.float32(0.5)
+    position = (pixels.astype(np.float32) + np.float32(0.5) - low) / extent * cells - np.float32(
+        0.5
+    )
     return xp.where(usable, weights_at(position, cells), 0)
 
 
@@ -102,7 +106,10 @@ def _integer(low, high, pixels, cells):
     xp = np if isinstance(pixels, np.ndarray) else jnp
     usable = xp.isfinite(low) & xp.isfinite(high)
     low, high = (xp.clip(xp.where(usable, side, 0), -1e7, 1e7) for side in (low, high))
-    half, centre = (high - low) * np.float32(0.5) * np.float32((cells + 2) / cells), (high + low) * np.float32(0.5)
+    half, centre = (
+        (high - low) * np.float32(0.5) * np.float32((cells + 2) / cells),
+        (high + low) * np.float32(0.5),
+    )
     first, last = xp.trunc(centre - half), xp.trunc(centre + half)
     pixels = pixels.astype(np.float32)
     scale = (cells + 2) / xp.maximum(last - first + 1, 1)

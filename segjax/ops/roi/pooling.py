@@ -46,4 +46,6 @@ def pool_regions(
     if pooling == "quantised":
         boxes = round_to_cells(boxes, jnp.asarray(scales, jnp.float32)[level])
     impl = "matmul" if pooling == "roi_align_matmul" else "gather"
-    return pyramid_roi_align(levels, boxes, level, size, scales, samples=samples, aligned=aligned, impl=impl)
+    return pyramid_roi_align(
+        levels, boxes, level, size, scales, samples=samples, aligned=aligned, impl=impl
+    )

@@ -33,7 +33,9 @@ def levels_of(levels: Sequence[jax.Array], scales: Sequence[float], level: jax.A
     Raises ValueError when levels and scales differ in number.
     """
     if len(levels) != len(scales):
-        raise ValueError(f"{len(levels)} levels and {len(scales)} scales; expected one scale, 1 / stride, a level")
+        raise ValueError(
+            f"{len(levels)} levels and {len(scales)} scales; expected one scale, 1 / stride, a level"
+        )
     height, width = np.array([features.shape[:2] for features in levels], np.int32).T
     start = np.cumsum([0, *(height * width)[:-1]]).astype(np.int32)
     kinds = (start, height, width, np.array(scales, np.float32))

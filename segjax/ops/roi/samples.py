@@ -29,20 +29,34 @@ class Axis(NamedTuple):
     length: jax.Array  # cells of the map
 
 
-def place_regions(boxes: jax.Array, scale: jax.Array, shape: Sequence[jax.Array], grid: Grid) -> tuple[Axis, Axis]:
+def place_regions(
+    boxes: jax.Array, scale: jax.Array, shape: Sequence[jax.Array], grid: Grid
+) -> tuple[Axis, Axis]:
     """Regions on their maps, down and across: float32 boxes [R, 4], scale [R], (height, width) of the map [R] each."""
     return tuple(
-        _place(boxes[:, axis], boxes[:, axis + 2], scale, shape[1 - axis], grid.size[1 - axis], grid) for axis in (1, 0)
+        _place(
+            boxes[:, axis], boxes[:, axis + 2], scale, shape[1 - axis], grid.size[1 - axis], grid
+        )
+        for axis in (1, 0)
     )
 
 
-def _place(low: jax.Array, high: jax.Array, scale: jax.Array, length: jax.Array, bins: int, grid: Grid) -> Axis:
+def _place(
+    low: jax.Array, high: jax.Array, scale: jax.Array, length: jax.Array, bins: int, grid: Grid
+) -> Axis:
     usable = jnp.isfinite(low) & jnp.isfinite(high)
     # What is farther out than any map is as good as there, and stays a number when it is multiplied.
-    low, high = (jnp.clip(jnp.where(usable, side, 0), -1e7, 1e7) * scale - grid.aligned * 0.5 for side in (low, high))
+    low, high = (
+        jnp.clip(jnp.where(usable, side, 0), -1e7, 1e7) * scale - grid.aligned * 0.5
+        for side in (low, high)
+    )
     extent = high - low if grid.aligned else jnp.maximum(high - low, 1)
     bin = extent / bins
-    count = jnp.clip(_rounded_up(extent, bins), 0, grid.max_samples) if not grid.samples else grid.samples
+    count = (
+        jnp.clip(_rounded_up(extent, bins), 0, grid.max_samples)
+        if not grid.samples
+        else grid.samples
+    )
     return Axis(low, bin, jnp.where(usable, count, 0), jnp.broadcast_to(length, low.shape))
 
 
@@ -97,4 +111,6 @@ def bin_weights(axis: Axis, bins: int, length: int) -> jax.Array:
             weights = weights + jnp.where(cell[..., None] == cells, weight[..., None], 0)
         return weights
 
-    return jax.lax.fori_loop(0, most(axis.count), add, jnp.zeros((axis.low.shape[0], bins, length), jnp.float32))
+    return jax.lax.fori_loop(
+        0, most(axis.count), add, jnp.zeros((axis.low.shape[0], bins, length), jnp.float32)
+    )

@@ -25,7 +25,9 @@ def classification_config() -> ml_collections.ConfigDict:
         | dict(
             label="record",  # the record's own, or "largest": the category of its largest object
             # As in pretraining; and in evaluation the picture's shorter side, in canvases.
-            crop=dict(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=True, frame=0, margin=256 / 224),
+            crop=dict(
+                scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=True, frame=0, margin=256 / 224
+            ),
             statistics=16_384,  # training pictures over which a frozen encoder's features are standardised; 0: all
         )
     )
@@ -49,8 +51,12 @@ def fine_tuning(config: ml_collections.ConfigDict, size: str) -> ml_collections.
     config.model = ml_collections.ConfigDict(options)
     config.batch_size = 1024
     config.total_steps = epochs * IMAGENET // 1024
-    config.optimizer.update(base_lr=base_lr, b1=0.9, b2=0.999, weight_decay=0.05, clip_norm=0.0, final_lr=1e-6)
-    config.optimizer.update(warmup_steps=5 * IMAGENET // 1024, schedule="cosine", layer_decay=layer_decay)
+    config.optimizer.update(
+        base_lr=base_lr, b1=0.9, b2=0.999, weight_decay=0.05, clip_norm=0.0, final_lr=1e-6
+    )
+    config.optimizer.update(
+        warmup_steps=5 * IMAGENET // 1024, schedule="cosine", layer_decay=layer_decay
+    )
     return config
 
 
@@ -60,8 +66,12 @@ def probe(config: ml_collections.ConfigDict, size: str) -> ml_collections.Config
     config.model = ml_collections.ConfigDict(options)
     config.batch_size = 16_384
     config.total_steps = PROBE_EPOCHS[size] * IMAGENET // 16_384
-    config.optimizer.update(name="lars", base_lr=0.1, b1=0.9, weight_decay=0.0, clip_norm=0.0, final_lr=0.0)
-    config.optimizer.update(warmup_steps=10 * IMAGENET // 16_384, schedule="cosine", layer_decay=1.0)
+    config.optimizer.update(
+        name="lars", base_lr=0.1, b1=0.9, weight_decay=0.0, clip_norm=0.0, final_lr=0.0
+    )
+    config.optimizer.update(
+        warmup_steps=10 * IMAGENET // 16_384, schedule="cosine", layer_decay=1.0
+    )
     config.mix.update(mixup=0.0, cutmix=0.0, smoothing=0.0)
     config.eval.update(neighbours=20)
     return config
@@ -106,7 +116,15 @@ def _miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     defaults, frozen = classification_config(), bool(config.model.get("frozen", False))
     for name in ("data", "eval", "optimizer", "mix"):
         config[name] = defaults[name]
-    config.update(total_steps=2, batch_size=4, microbatches=1, log_every=1, eval_every=0, ema_decay=0.0, init_from="")
+    config.update(
+        total_steps=2,
+        batch_size=4,
+        microbatches=1,
+        log_every=1,
+        eval_every=0,
+        ema_decay=0.0,
+        init_from="",
+    )
     config.model = ml_collections.ConfigDict(dict(name="vit_debug", frozen=frozen))
     config.optimizer.update(warmup_steps=1, layer_decay=1.0 if frozen else 0.65)
     config.data.update(label="largest")

@@ -49,21 +49,31 @@ class Classification(RecordTask):
             )
         return classifier_from_mae(path, self.model, expected)
 
-    def measured_constants(self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    def measured_constants(
+        self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
+    ) -> dict[str, Any]:
         """Mean and variance of a frozen encoder's features over `data.statistics` training pictures; {} for others.
 
         The paper's batch norm takes them anew from every batch of 16,384 pictures.
         """
         if not self.model.frozen:
             return {}
-        features, _ = self._embedded(variables, self._training_pictures(self.data["statistics"]), mesh)
+        features, _ = self._embedded(
+            variables, self._training_pictures(self.data["statistics"]), mesh
+        )
         logger.info("frozen features are standardised over %d training pictures", len(features))
         wide = features.astype(np.float64)
         statistics = {"mean": wide.mean(axis=0), "variance": wide.var(axis=0)}
-        return {"statistics": {name: values.astype(np.float32) for name, values in statistics.items()}}
+        return {
+            "statistics": {name: values.astype(np.float32) for name, values in statistics.items()}
+        }
 
     def loss(
-        self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array, train: bool
+        self,
+        variables: Mapping[str, Any],
+        batch: Mapping[str, jax.Array],
+        key: jax.Array,
+        train: bool,
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """Cross-entropy of a batch of `LabelledExample`s, mixed as `config.mix` says: sums over pictures, their number.
 
@@ -78,7 +88,9 @@ class Classification(RecordTask):
             images = resized_windows(images, batch["window"], self.model.canvas)
         if train and (options["mixup"] or options["cutmix"]):
             images, targets = mix(images, targets, weight, mix_key, **options)
-        logits = self.model.apply(variables, images, train=train, rngs={"drop_path": drop_key} if train else {})
+        logits = self.model.apply(
+            variables, images, train=train, rngs={"drop_path": drop_key} if train else {}
+        )
         right = logits.argmax(axis=-1) == targets.argmax(axis=-1)
         losses = optax.softmax_cross_entropy(logits, targets)
         return jnp.sum(losses * weight), jnp.sum(weight), {"top1": jnp.sum(right * weight)}
@@ -86,14 +98,16 @@ class Classification(RecordTask):
     def operations(self) -> tuple[float, str]:
         """Encoder and head of one picture; a frozen encoder runs forward alone."""
         encoder, head = classifier_multiply_adds(self.model)
-        return 2.0 * (encoder * (1 if self.model.frozen else TRAINING) + TRAINING * head), jnp.dtype(
-            self.model.dtype
-        ).name
+        return 2.0 * (
+            encoder * (1 if self.model.frozen else TRAINING) + TRAINING * head
+        ), jnp.dtype(self.model.dtype).name
 
     def example(self, *, train: bool) -> LabelledExample:
         """What is made of a record."""
         percentiles = tuple(self.data["percentiles"]) or None
-        crop = CropExample(self.model.canvas, train=train, percentiles=percentiles, **self.data["crop"])
+        crop = CropExample(
+            self.model.canvas, train=train, percentiles=percentiles, **self.data["crop"]
+        )
         return LabelledExample(crop, self.data["label"], self.model.classes)
 
     def source(self, split: str) -> Sequence:
@@ -130,23 +144,33 @@ class Classification(RecordTask):
             seen.append((rows["features"][kept], rows["label"][kept]))
             if (missing := self.eval["pictures"] - sum(len(images) for images, *_ in shown)) > 0:
                 some = kept[kept < len(rows["image"])][:missing]
-                shown.append((rows["image"][some], rows["label"][some], rows["logits"][some].argmax(axis=1)))
+                shown.append(
+                    (rows["image"][some], rows["label"][some], rows["logits"][some].argmax(axis=1))
+                )
         if not scores.count:
             raise ValueError(
                 f"nothing to measure: no picture of {self.data['eval_split']!r} could be read and has a class"
             )
         numbers = scores.numbers()
         if self.eval["neighbours"]:
-            numbers |= self._neighbours(variables, *map(np.concatenate, zip(*seen, strict=True)), mesh)
+            numbers |= self._neighbours(
+                variables, *map(np.concatenate, zip(*seen, strict=True)), mesh
+            )
         if not self.eval["pictures"]:
             return numbers, {}
         images, given, named = map(np.concatenate, zip(*shown, strict=True))
-        return numbers, {"classes": viz.classification_sheet(images, given, named, categories_of(self.data))}
+        return numbers, {
+            "classes": viz.classification_sheet(images, given, named, categories_of(self.data))
+        }
 
     def _neighbours(self, variables, features, labels, mesh) -> dict[str, float]:
-        bank, bank_labels = self._embedded(variables, self._training_pictures(self.eval["bank"]), mesh)
+        bank, bank_labels = self._embedded(
+            variables, self._training_pictures(self.eval["bank"]), mesh
+        )
         k, temperature = self.eval["neighbours"], self.eval["temperature"]
-        votes = neighbour_votes(features, bank, bank_labels, classes=self.model.classes, k=k, temperature=temperature)
+        votes = neighbour_votes(
+            features, bank, bank_labels, classes=self.model.classes, k=k, temperature=temperature
+        )
         return {f"knn@{k}": float(np.mean(votes.argmax(axis=1) == labels))}
 
     def _training_pictures(self, count: int) -> Sequence:
@@ -156,15 +180,21 @@ class Classification(RecordTask):
     def _embedded(self, variables, source, mesh) -> tuple[np.ndarray, np.ndarray]:
         """Features [N, width] and labels [N] of the middle of each picture that has a label."""
         self._check(source, "train")
-        batches = lambda _, **place: load(source, self.example(train=False), self.data, train=False, **place)
+        batches = lambda _, **place: load(
+            source, self.example(train=False), self.data, train=False, **place
+        )
         rows = []
         for batch in measured_batches(batches, self.eval["batch_size"], mesh):
             placed = place_batch(batch, mesh)
-            features, label, weight = to_host((self._embed(variables, placed), placed["label"], placed["weight"]))
+            features, label, weight = to_host(
+                (self._embed(variables, placed), placed["label"], placed["weight"])
+            )
             rows.append((features[weight > 0], label[weight > 0]))
         features, labels = map(np.concatenate, zip(*rows, strict=True))
         if not len(features):
-            raise ValueError(f"none of the training pictures of {self.data['source']!r} could be read and has a class")
+            raise ValueError(
+                f"none of the training pictures of {self.data['source']!r} could be read and has a class"
+            )
         return features, labels
 
     def _features(self, variables, images):
@@ -175,5 +205,7 @@ class Classification(RecordTask):
         logits = self.model.apply(variables, features, method="classify")
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         rows = {"features": features, "logits": logits, "loss": losses}
-        some = batch["image"][: max(self.eval["pictures"], 1)]  # to be shown; all of them would only be copied
+        some = batch["image"][
+            : max(self.eval["pictures"], 1)
+        ]  # to be shown; all of them would only be copied
         return rows | {"label": batch["label"], "weight": batch["weight"], "image": some}

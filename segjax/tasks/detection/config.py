@@ -16,7 +16,9 @@ def detection_config() -> ml_collections.ConfigDict:
     config.task = "detection"
     config.model = ml_collections.ConfigDict({"name": "maskrcnn_resnet50_fpn"}, convert_dict=True)
     config.optimizer.update(trunk="backbone(/trunk)?")
-    config.samples = ml_collections.ConfigDict(Samples()._asdict())  # of a picture and step, see `Samples`
+    config.samples = ml_collections.ConfigDict(
+        Samples()._asdict()
+    )  # of a picture and step, see `Samples`
     config.data = ml_collections.ConfigDict(
         record_settings()
         | dict(
@@ -27,7 +29,9 @@ def detection_config() -> ml_collections.ConfigDict:
             repeat_threshold=0.0,  # classes in a smaller share of pictures come more often, see `RepeatRare`; 0: off
             min_visible=0.0,  # share of an object that must be left after a crop
             # See `Augmentation`; () and 0 draw nothing, and pictures become as large as the model says.
-            augment=dict(scale=(), short_sides=(), flip=True, vertical_flip=False, quarter_turns=False)
+            augment=dict(
+                scale=(), short_sides=(), flip=True, vertical_flip=False, quarter_turns=False
+            )
             | dict(brightness=0.0, contrast=0.0),
         )
     )
@@ -60,7 +64,11 @@ def apply_cpu_recipe(config: ml_collections.ConfigDict, figures: bool = False) -
         dict(classes=5, canvas=128, short_side=128, long_side=128)
         | dict(anchor_sizes=(20, 32, 48, 64, 96), detections=50, candidates=100)
         | dict(proposals_before=(64, 64), proposals_after=(64, 32))
-        | (dict(classes=1, keypoints=7, keypoint_convs=4, keypoint_width=64, mask_convs=0) if figures else {}),
+        | (
+            dict(classes=1, keypoints=7, keypoint_convs=4, keypoint_width=64, mask_convs=0)
+            if figures
+            else {}
+        ),
     )
     config.optimizer.warmup_steps = 50
     config.samples.update(anchors=64, regions=32)
@@ -77,7 +85,9 @@ def apply_tiny_model(config: ml_collections.ConfigDict, attributes: Mapping[str,
     config.model = ml_collections.ConfigDict(
         dict(name="maskrcnn_tiny", backbone="resnet18_narrow", mask_convs=2) | attributes
     )
-    config.optimizer.update(name="muon", muon_convolutions=True, b2=0.99, peak_lr=6e-3, weight_decay=0.05)
+    config.optimizer.update(
+        name="muon", muon_convolutions=True, b2=0.99, peak_lr=6e-3, weight_decay=0.05
+    )
 
 
 def apply_1x_recipe(config: ml_collections.ConfigDict) -> None:
@@ -89,9 +99,13 @@ def apply_1x_recipe(config: ml_collections.ConfigDict) -> None:
     """
     config.update(total_steps=90_000, batch_size=16, log_every=100, eval_every=10_000)
     config.model.update(conventions="detectron2_rgb", freeze_at=2)
-    config.optimizer.update(name="sgd", peak_lr=0.02, b1=0.9, weight_decay=1e-4, clip_norm=0.0, warmup_steps=1000)
+    config.optimizer.update(
+        name="sgd", peak_lr=0.02, b1=0.9, weight_decay=1e-4, clip_norm=0.0, warmup_steps=1000
+    )
     config.optimizer.update(schedule="step", boundaries=(60_000, 80_000))
-    config.data.update(train_split="train2017", eval_split="val2017", workers=8, by_orientation=True)
+    config.data.update(
+        train_split="train2017", eval_split="val2017", workers=8, by_orientation=True
+    )
     config.data.augment.update(short_sides=(640, 672, 704, 736, 768, 800), flip=True)
     config.eval.update(batch_size=16)
 
@@ -122,8 +136,18 @@ def _miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     defaults = detection_config()
     for name in ("samples", "data", "eval", "optimizer"):
         config[name] = defaults[name]
-    config.update(total_steps=2, batch_size=2, microbatches=1, log_every=1, eval_every=0, ema_decay=0.0, init_from="")
-    config.model = ml_collections.ConfigDict(dict(name="maskrcnn_debug", keypoints=0, classes=5, score_threshold=0.0))
+    config.update(
+        total_steps=2,
+        batch_size=2,
+        microbatches=1,
+        log_every=1,
+        eval_every=0,
+        ema_decay=0.0,
+        init_from="",
+    )
+    config.model = ml_collections.ConfigDict(
+        dict(name="maskrcnn_debug", keypoints=0, classes=5, score_threshold=0.0)
+    )
     config.optimizer.update(warmup_steps=1)
     config.samples.update(anchors=16, regions=8)
     config.data.update(max_objects=4)

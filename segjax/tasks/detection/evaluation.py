@@ -50,14 +50,20 @@ class Measurement:
             )
         self._keypoints = bool(model.keypoints and keypoints)
         self._classes = classes_by_label(
-            model.classes, settings["label_names"], self.names, known["category_ids"], source=data["source"]
+            model.classes,
+            settings["label_names"],
+            self.names,
+            known["category_ids"],
+            source=data["source"],
         )
         self._refine = refine
         self.source = records_of(data, "eval", limit=settings["limit"])
         self.truth = coco_truth((self.source[index] for index in range(len(self.source))), **known)
         self.results = CocoResults(self.truth)
         self._full: dict[int, bool] = {}  # by picture
-        self._answers: dict[int, np.ndarray] = {}  # whether the data has such a class, of each answer
+        self._answers: dict[
+            int, np.ndarray
+        ] = {}  # whether the data has such a class, of each answer
 
     @property
     def in_order(self) -> bool:
@@ -70,14 +76,19 @@ class Measurement:
         for place in np.flatnonzero(rows["weight"]):
             row = {name: values[place] for name, values in rows.items()}
             number, known = int(row["example"]), np.isin(row["labels"], list(self._classes))
-            self._full[number], self._answers[number] = bool(row["valid"].all()), known[row["valid"]]
+            self._full[number], self._answers[number] = (
+                bool(row["valid"].all()),
+                known[row["valid"]],
+            )
             if number % jax.process_count() == jax.process_index():
                 row["valid"] = row["valid"] & known
                 found = found_in_picture(self.model, row, shown_whole(row["size"], row["original"]))
                 found = found if self._refine is None else self._refine(self._pixels(number), found)
                 categories = [self._classes[label] for label in found.labels.tolist()]
                 keypoints = None if found.keypoints is None else found.keypoints[..., :2]
-                self.results.add(number, found.boxes, found.scores, categories, found.masks, keypoints)
+                self.results.add(
+                    number, found.boxes, found.scores, categories, found.masks, keypoints
+                )
 
     def outcome(self) -> DetectionScores:
         """What the answers are worth, the same in every process; each must call it.
@@ -86,7 +97,9 @@ class Measurement:
         """
         results = self.results.gather()
         if not results.pictures():
-            raise ValueError(f"nothing to measure: none of the pictures of {self.data['eval_split']!r} could be read")
+            raise ValueError(
+                f"nothing to measure: none of the pictures of {self.data['eval_split']!r} could be read"
+            )
         shares = {"detections_full": sum(self._full.values()) / len(self._full)}
         shares |= {name: share for name, share in self._left_out(results).items() if share}
         sheet = self._sheet(results) if self.settings["pictures"] else None
@@ -111,9 +124,16 @@ class Measurement:
         )
         found, federated = {}, "neg_category_ids" in self.truth["images"][0]
         for kind in kinds:
-            options: dict[str, Any] = {"sigmas": keypoint_sigmas_of(self.data)} if kind == "keypoints" else {}
+            options: dict[str, Any] = (
+                {"sigmas": keypoint_sigmas_of(self.data)} if kind == "keypoints" else {}
+            )
             if kind != "keypoints" and self.model.detections > 100 and not federated:
-                options["detections"] = (1, 10, 100, self.model.detections)  # COCO looks at 100 a picture, we at all
+                options["detections"] = (
+                    1,
+                    10,
+                    100,
+                    self.model.detections,
+                )  # COCO looks at 100 a picture, we at all
             found[kind] = evaluate_coco(self.truth, results.rows(), kind, **options)
         return found
 
@@ -126,9 +146,13 @@ class Measurement:
                 if row["image_id"] in groups:
                     groups[row["image_id"]][which].append(row)
         number = {category["id"]: k for k, category in enumerate(self.truth["categories"])}
-        given, found = zip(*([_drawn(rows, number) for rows in pair] for pair in groups.values()), strict=True)
+        given, found = zip(
+            *([_drawn(rows, number) for rows in pair] for pair in groups.values()), strict=True
+        )
         images = [self._pixels(index) for index in shown]
-        return viz.detection_sheet(images, given, found, self.names, threshold=self.settings["shown_score"])
+        return viz.detection_sheet(
+            images, given, found, self.names, threshold=self.settings["shown_score"]
+        )
 
     def _pixels(self, number: int) -> np.ndarray:
         """uint8 [H, W, 3] of a picture, as the model was shown it."""
@@ -136,7 +160,12 @@ class Measurement:
 
 
 def classes_by_label(
-    labels: int, label_names: Sequence[str], categories: Sequence[str], ids: Sequence[int], *, source: str = "the data"
+    labels: int,
+    label_names: Sequence[str],
+    categories: Sequence[str],
+    ids: Sequence[int],
+    *,
+    source: str = "the data",
 ) -> dict[int, int]:
     """By label, 1..K, the data's class that the model means by it, 0..; what a label has no class for is not in it.
 
@@ -151,11 +180,18 @@ def classes_by_label(
     Raises:
       ValueError: none of that gives a class to a label.
     """
-    once = {name: label for label, name in enumerate(label_names, 1) if list(label_names).count(name) == 1}
+    once = {
+        name: label
+        for label, name in enumerate(label_names, 1)
+        if list(label_names).count(name) == 1
+    }
     by_name = {place: once[name] for place, name in enumerate(categories) if name in once}
     in_order = {place: place + 1 for place in range(len(ids))} if len(ids) == labels else {}
     by_number = dict(enumerate(ids)) if ids and min(ids) > 0 and max(ids) == labels else {}
-    chosen = next((rule for rule in (in_order, by_number) if rule and by_name.items() <= rule.items()), by_name)
+    chosen = next(
+        (rule for rule in (in_order, by_number) if rule and by_name.items() <= rule.items()),
+        by_name,
+    )
     if not chosen:
         raise ValueError(
             f"{source!r} has {len(ids)} classes ({_some(categories)}), the model {labels}"
@@ -180,11 +216,16 @@ def _drawn(rows: Sequence[Mapping[str, Any]], number: Mapping[int, int]) -> dict
     """What `detection_sheet` draws of COCO's rows of one picture."""
     corners = np.array([row["bbox"] for row in rows], float).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
-    drawn = {"boxes": corners, "labels": np.array([number[row["category_id"]] for row in rows], int)}
+    drawn = {
+        "boxes": corners,
+        "labels": np.array([number[row["category_id"]] for row in rows], int),
+    }
     if rows and "score" in rows[0]:
         drawn["scores"] = np.array([row["score"] for row in rows])
     if rows and "segmentation" in rows[0]:
-        masks = [decode_mask(row["segmentation"]["counts"], *row["segmentation"]["size"]) for row in rows]
+        masks = [
+            decode_mask(row["segmentation"]["counts"], *row["segmentation"]["size"]) for row in rows
+        ]
         drawn["masks"] = np.array(masks)
     if rows and "keypoints" in rows[0]:
         keypoints = np.array([row["keypoints"] for row in rows], float).reshape(len(rows), -1, 3)

@@ -16,7 +16,12 @@ from segjax.models.detection.layers import numbered
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.ops.keypoints import keypoint_targets
 from segjax.ops.roi.mask_targets import cropped_mask_targets
-from segjax.tasks.detection.targets import RegionTargets, anchor_targets, refined_targets, region_targets
+from segjax.tasks.detection.targets import (
+    RegionTargets,
+    anchor_targets,
+    refined_targets,
+    region_targets,
+)
 
 TRUTH = ("boxes", "categories", "valid", "crowd")
 
@@ -53,21 +58,29 @@ def loss_terms(
     rules, images, sizes = model.rules, batch["image"], batch["size"]
     real, truth = batch["weight"] > 0, {name: batch[name] for name in TRUTH}
     # By place, so that placeholders behind the pictures change nothing.
-    keys = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(key, place)))(jnp.arange(len(images)))
+    keys = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(key, place)))(
+        jnp.arange(len(images))
+    )
 
     levels = model.encode_image(images, sizes, train=train)
     logits, deltas = model.propose(levels)
     anchors = jnp.concatenate(model.anchors(images.shape[1:3], levels))
-    draw = functools.partial(anchor_targets, samples=samples.anchors, positive_fraction=samples.positive_anchors)
+    draw = functools.partial(
+        anchor_targets, samples=samples.anchors, positive_fraction=samples.positive_anchors
+    )
     drawn = jax.vmap(draw, in_axes=(0, None, 0))(keys[:, 0], anchors, truth)
     rows = lambda x: jax.vmap(lambda x, index: x[index])(jnp.concatenate(x, axis=1), drawn.index)
     valid = drawn.valid & real[:, None]
-    scores, boxes = proposal_losses(rows(logits), rows(deltas), drawn.deltas, drawn.positive, valid, rules.rpn_beta)
+    scores, boxes = proposal_losses(
+        rows(logits), rows(deltas), drawn.deltas, drawn.positive, valid, rules.rpn_beta
+    )
     count = samples.anchors * jnp.sum(real) if rules.rpn_samples_fixed else jnp.sum(valid)
     terms = {"rpn_scores": _share(scores, count), "rpn_boxes": _share(boxes, count)}
 
     proposals = model.proposals(logits, deltas, levels, images.shape[1:3], sizes, train=train)
-    draw = functools.partial(region_targets, samples=samples.regions, positive_fraction=samples.positive_regions)
+    draw = functools.partial(
+        region_targets, samples=samples.regions, positive_fraction=samples.positive_regions
+    )
     regions = jax.vmap(draw)(keys[:, 1], proposals.boxes, proposals.valid, truth)
     regions = regions._replace(valid=regions.valid & real[:, None])
     terms |= _box_terms(model, model.box_answers(levels, regions.boxes, sizes), regions, truth)
@@ -82,7 +95,10 @@ def loss_terms(
 
 
 def _box_terms(
-    model: MaskRcnn, answers: Sequence[BoxAnswers], drawn: RegionTargets, truth: Mapping[str, jax.Array]
+    model: MaskRcnn,
+    answers: Sequence[BoxAnswers],
+    drawn: RegionTargets,
+    truth: Mapping[str, jax.Array],
 ) -> dict[str, jax.Array]:
     """Of each stage's classes and boxes, divided by the regions that count in it. drawn: for the first stage."""
     beta = model.rules.keypoint_box_beta if model.keypoints else model.rules.box_beta
@@ -97,7 +113,9 @@ def _box_terms(
     return terms
 
 
-def _masks(logits: jax.Array, batch: Mapping[str, jax.Array], regions: RegionTargets) -> tuple[jax.Array, jax.Array]:
+def _masks(
+    logits: jax.Array, batch: Mapping[str, jax.Array], regions: RegionTargets
+) -> tuple[jax.Array, jax.Array]:
     """(sum, number of regions) of the masks' loss of the places that can show an object."""
     targets = jax.vmap(functools.partial(cropped_mask_targets, size=logits.shape[1]))(
         batch["masks"], batch["boxes"], regions.boxes, regions.matched
@@ -110,7 +128,9 @@ def _keypoints(
     logits: jax.Array, batch: Mapping[str, jax.Array], regions: RegionTargets
 ) -> tuple[jax.Array, jax.Array]:
     """(sum, number of visible keypoints) of the keypoints' loss of the places that can show an object."""
-    own = jax.vmap(lambda keypoints, matched: keypoints[matched])(batch["keypoints"], regions.matched)
+    own = jax.vmap(lambda keypoints, matched: keypoints[matched])(
+        batch["keypoints"], regions.matched
+    )
     cells, inside = keypoint_targets(_flat(own), _flat(regions.boxes), logits.shape[1])
     shown = regions.valid & (regions.labels > 0)
     return keypoint_loss(logits, cells, inside & _flat(shown)[:, None])

@@ -61,7 +61,9 @@ class Detection(RecordTask):
                 "config.data.by_orientation gives lying and standing pictures canvases of their own, and "
                 "config.data.augment.quarter_turns turns them afterwards: set one of the two to False"
             )
-        self._refine = refiner(self.eval["refine"], self.eval["refine_if"]) if self.eval["refine"] else None
+        self._refine = (
+            refiner(self.eval["refine"], self.eval["refine_if"]) if self.eval["refine"] else None
+        )
         self._sources: dict[str, Sequence] = {}
         self._detect, self._lost = jax.jit(self._detected), jax.jit(self._measured_loss)
 
@@ -70,7 +72,11 @@ class Detection(RecordTask):
         return detector_from(kind, path, self.model, expected)
 
     def loss(
-        self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array, train: bool
+        self,
+        variables: Mapping[str, Any],
+        batch: Mapping[str, jax.Array],
+        key: jax.Array,
+        train: bool,
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """The sum of `loss_terms` of a batch of `DetectionExample`s, times its real pictures; the number of these.
 
@@ -110,11 +116,17 @@ class Detection(RecordTask):
     def operations(self) -> tuple[float, str]:
         """Of one picture with all its samples, see `detector_multiply_adds`; frozen stages run forward alone."""
         count = detector_multiply_adds(self.model, self.canvas("train"))
-        trained = count.picture + self.samples.regions * count.region + self.samples.objects * count.shown
+        trained = (
+            count.picture + self.samples.regions * count.region + self.samples.objects * count.shown
+        )
         return 2.0 * (count.frozen + TRAINING * trained), jnp.dtype(self.model.dtype).name
 
     def example(
-        self, *, train: bool, keypoint_pairs: tuple[tuple[int, int], ...] = (), standing: bool = False
+        self,
+        *,
+        train: bool,
+        keypoint_pairs: tuple[tuple[int, int], ...] = (),
+        standing: bool = False,
     ) -> DetectionExample:
         """What is made of a record. keypoint_pairs: those that a mirrored picture swaps. standing: on a canvas that is
         as high as the usual one is wide."""
@@ -143,7 +155,9 @@ class Detection(RecordTask):
         if split not in self._sources:
             source, threshold = super().source(split), self.data["repeat_threshold"]
             self._check_classes(split)
-            self._sources[split] = RepeatRare(source, threshold) if split == "train" and threshold else source
+            self._sources[split] = (
+                RepeatRare(source, threshold) if split == "train" and threshold else source
+            )
         return self._sources[split]
 
     def maker(self, split: str, *, standing: bool = False) -> DetectionExample | CopyPaste:
@@ -158,7 +172,9 @@ class Detection(RecordTask):
             return example
         return CopyPaste(example, self.source(split), probability=self.data["copy_paste"])
 
-    def batches(self, split: str, *, batch_size: int, seed: int = 0, **place: Any) -> Iterator[dict[str, np.ndarray]]:
+    def batches(
+        self, split: str, *, batch_size: int, seed: int = 0, **place: Any
+    ) -> Iterator[dict[str, np.ndarray]]:
         """As `RecordTask.batches`; with `data.by_orientation` each has pictures that lie, or that stand."""
         if split != "train" or not self.data["by_orientation"]:
             return super().batches(split, batch_size=batch_size, seed=seed, **place)
@@ -175,7 +191,9 @@ class Detection(RecordTask):
         scores = self.detection_scores(variables, mesh=mesh)
         return scores.short(), {} if scores.sheet is None else {"detections": scores.sheet}
 
-    def detection_scores(self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh) -> DetectionScores:
+    def detection_scores(
+        self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
+    ) -> DetectionScores:
         """COCO's numbers of boxes ("bbox/AP"), masks ("segm/AP"), with `eval.boundary` their outlines
         ("boundary/AP") and keypoints ("keypoints/AP").
 
@@ -197,11 +215,15 @@ class Detection(RecordTask):
         for number, batch in enumerate(batches):
             batch["example"] = batch["index"].astype(np.int32)
             placed = place_batch(batch, mesh)
-            measurement.add(to_host(self._detect(variables, {name: placed[name] for name in ANSWERED})))
+            measurement.add(
+                to_host(self._detect(variables, {name: placed[name] for name in ANSWERED}))
+            )
             if self.eval["loss"]:
                 lost.append(to_host(self._lost(variables, placed, number)))
         scores = measurement.outcome()
-        return dataclasses.replace(scores, shares=scores.shares | _mean_loss(lost)) if lost else scores
+        return (
+            dataclasses.replace(scores, shares=scores.shares | _mean_loss(lost)) if lost else scores
+        )
 
     def _keypoint_names(self) -> tuple[str, ...]:
         """Of the model's keypoints, if it has any. Raises ValueError where the data has others."""
@@ -241,9 +263,14 @@ class Detection(RecordTask):
         return self.loss(variables, batch, jax.random.fold_in(jax.random.key(0), number), False)
 
 
-def _mean_loss(lost: Sequence[tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray]]]) -> dict[str, float]:
+def _mean_loss(
+    lost: Sequence[tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray]]],
+) -> dict[str, float]:
     """The loss and its terms, over all pictures, from `Detection.loss` of each batch."""
     terms = [name for name in lost[0][2] if name not in COUNTED]
-    sums = [{"eval_loss": loss} | {f"eval_loss/{name}": metrics[name] for name in terms} for loss, _, metrics in lost]
+    sums = [
+        {"eval_loss": loss} | {f"eval_loss/{name}": metrics[name] for name in terms}
+        for loss, _, metrics in lost
+    ]
     pictures = sum(float(weight) for _, weight, _ in lost)
     return {name: sum(float(batch[name]) for batch in sums) / pictures for name in sums[0]}

@@ -25,7 +25,8 @@ def promptable_config() -> ml_collections.ConfigDict:
             mask_stride=4,  # canvas pixels per cell of the loss grid; finer than patch / 4 upsamples the logits
             min_area=10.0,
             max_area_fraction=0.9,
-            augment=dataclasses.asdict(Augmentation()) | {"scale": ()},  # (): pictures fill the canvas
+            augment=dataclasses.asdict(Augmentation())
+            | {"scale": ()},  # (): pictures fill the canvas
         )
     )
     config.eval = ml_collections.ConfigDict(
@@ -43,7 +44,14 @@ def promptable_config() -> ml_collections.ConfigDict:
 
 
 def sa1b_config(
-    size: str, *, steps: int, batch_size: int, peak_lr: float, layer_decay: float, drop_path: float, fsdp: int
+    size: str,
+    *,
+    steps: int,
+    batch_size: int,
+    peak_lr: float,
+    layer_decay: float,
+    drop_path: float,
+    fsdp: int,
 ) -> ml_collections.ConfigDict:
     """The paper's training on SA-1B (appendix A) of ViT-`size`, with what a run of that size needs.
 
@@ -57,12 +65,20 @@ def sa1b_config(
     config.eval_every = 5000
     config.checkpoint.every = 1000
     memory = dict(remat="full", scan=True, dtype="bfloat16", prompts_at_once=16)
-    config.model = ml_collections.ConfigDict(dict(name=f"sam_vit_{size}", drop_path=drop_path, **memory))
-    config.data.update(source="data/sa1b", train_split="train", eval_split="val", workers=16, threads=2)
+    config.model = ml_collections.ConfigDict(
+        dict(name=f"sam_vit_{size}", drop_path=drop_path, **memory)
+    )
+    config.data.update(
+        source="data/sa1b", train_split="train", eval_split="val", workers=16, threads=2
+    )
     config.eval.update(batch_size=batch_size, max_prompts=16, limit=2000)
-    config.optimizer.update(peak_lr=peak_lr, warmup_steps=250, layer_decay=layer_decay, schedule="step")
+    config.optimizer.update(
+        peak_lr=peak_lr, warmup_steps=250, layer_decay=layer_decay, schedule="step"
+    )
     config.optimizer.boundaries = (steps * 60_000 // 90_000, steps * 86_666 // 90_000)
-    config.mesh.update(fsdp=fsdp, floor=2**20)  # the decoder's matrices are small, and used in every round: whole
+    config.mesh.update(
+        fsdp=fsdp, floor=2**20
+    )  # the decoder's matrices are small, and used in every round: whole
     return config
 
 
@@ -98,7 +114,9 @@ def _miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     defaults = promptable_config()
     for name in ("model", "rounds", "loss", "data", "eval", "optimizer"):
         config[name] = defaults[name]
-    config.update(total_steps=2, batch_size=2, microbatches=1, log_every=1, eval_every=0, ema_decay=0.0)
+    config.update(
+        total_steps=2, batch_size=2, microbatches=1, log_every=1, eval_every=0, ema_decay=0.0
+    )
     config.model = ml_collections.ConfigDict(dict(name="sam_debug", decoder_depth=1))
     config.rounds.update(count=3)
     config.data.update(max_prompts=2)

@@ -49,11 +49,17 @@ class Promptable(RecordTask):
     def pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
         """Kind "mae": the parameters of the image encoder but its neck, see `sam_from_mae`. Raises ValueError else."""
         if kind != "mae":
-            raise ValueError(f"a SAM starts from its own checkpoints or from a MAE, 'mae:PATH'; got '{kind}:{path}'")
+            raise ValueError(
+                f"a SAM starts from its own checkpoints or from a MAE, 'mae:PATH'; got '{kind}:{path}'"
+            )
         return sam_from_mae(path, self.model, expected)
 
     def loss(
-        self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array, train: bool
+        self,
+        variables: Mapping[str, Any],
+        batch: Mapping[str, jax.Array],
+        key: jax.Array,
+        train: bool,
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """Plays all rounds on a batch of `PromptableExample`s; sums over prompts, the weight is their number."""
         drop_key, play_key = jax.random.split(key)
@@ -71,7 +77,10 @@ class Promptable(RecordTask):
         total = lambda values: jnp.sum(weights * values)
         corrections = max(self.rounds.count - 1, 1)
         metrics = {f"first_{name}": total(first[name]) for name in ("focal", "dice", "iou_error")}
-        metrics |= {f"later_{name}": total(later[name]) / corrections for name in ("focal", "dice", "iou_error")}
+        metrics |= {
+            f"later_{name}": total(later[name]) / corrections
+            for name in ("focal", "dice", "iou_error")
+        }
         return total(first["loss"] + later["loss"]), weights.sum(), metrics
 
     def simulator(self, batch: Mapping[str, jax.Array]) -> Simulator:
@@ -89,7 +98,9 @@ class Promptable(RecordTask):
             stride=stride,
         )
 
-    def decode_session(self, context: Any, session: Session, fed_back: bool) -> tuple[jax.Array, jax.Array]:
+    def decode_session(
+        self, context: Any, session: Session, fed_back: bool
+    ) -> tuple[jax.Array, jax.Array]:
         """The model's answer to the prompts of a simulated session."""
         variables, embedding = context
         slots = session.points.shape[2] if fed_back else 1  # the first round has but one click
@@ -108,13 +119,18 @@ class Promptable(RecordTask):
         The first round has one click or box, later ones as many clicks as have been made; of sampled rounds, those that
         run forward only count as many as there are on average.
         """
-        rounds = [decoder_multiply_adds(self.model, tokens=2 + number) for number in range(self.rounds.count)]
+        rounds = [
+            decoder_multiply_adds(self.model, tokens=2 + number)
+            for number in range(self.rounds.count)
+        ]
         learnt, later = rounds[0], rounds[1:]
         if self.rounds.sampled and later:
-            passes = [TRAINING + len(later) - 1 - place for place in range(len(later))]  # of round i, over all draws
-            learnt = TRAINING * learnt + sum(count * cost for count, cost in zip(passes, later, strict=True)) / len(
-                later
-            )
+            passes = [
+                TRAINING + len(later) - 1 - place for place in range(len(later))
+            ]  # of round i, over all draws
+            learnt = TRAINING * learnt + sum(
+                count * cost for count, cost in zip(passes, later, strict=True)
+            ) / len(later)
         else:
             learnt = TRAINING * sum(rounds)
         encoder = TRAINING * encoder_multiply_adds(self.model)
@@ -136,7 +152,9 @@ class Promptable(RecordTask):
             augment=self.data["augment"] | {"scale": self.data["augment"].get("scale") or None},
             min_area=self.data["min_area"],
             max_area_fraction=self.data["max_area_fraction"],
-            percentiles=None if tiled else self.percentiles,  # a tile's whole picture has been stretched
+            percentiles=None
+            if tiled
+            else self.percentiles,  # a tile's whole picture has been stretched
         )
 
     def source(self, split: str) -> Sequence:
@@ -155,7 +173,9 @@ class Promptable(RecordTask):
         sheet = viz.interaction_sheet(scores.pictures) if scores.pictures else None
         return scores.numbers(), {} if sheet is None else {"interaction": sheet}
 
-    def interactive_scores(self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh) -> InteractiveScores:
+    def interactive_scores(
+        self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
+    ) -> InteractiveScores:
         """IoU after 1 .. N clicks for every object of the evaluation split.
 
         Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them.

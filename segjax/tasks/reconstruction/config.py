@@ -16,7 +16,9 @@ def reconstruction_config() -> ml_collections.ConfigDict:
     config.batch_size = 4096
     config.total_steps = 800 * IMAGENET // 4096
     config.optimizer.update(base_lr=1.5e-4, b1=0.9, b2=0.95, weight_decay=0.05, clip_norm=0.0)
-    config.optimizer.update(warmup_steps=40 * IMAGENET // 4096, schedule="cosine", trunk="encoder(/trunk)?")
+    config.optimizer.update(
+        warmup_steps=40 * IMAGENET // 4096, schedule="cosine", trunk="encoder(/trunk)?"
+    )
     config.data = ml_collections.ConfigDict(
         record_settings()
         | dict(
@@ -46,7 +48,9 @@ def imagenet_config(epochs: int) -> ml_collections.ConfigDict:
     config.log_every = 50
     config.eval_every = 3000  # about ten epochs
     config.checkpoint.every = 1000
-    config.data.update(source="data/imagenet", train_split="train", eval_split="val", workers=16, threads=2)
+    config.data.update(
+        source="data/imagenet", train_split="train", eval_split="val", workers=16, threads=2
+    )
     config.data.crop.frame = 256
     config.eval.update(batch_size=512, limit=4096)
     return config
@@ -69,7 +73,9 @@ def _miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     defaults = reconstruction_config()
     for name in ("model", "data", "eval", "optimizer", "mesh", "checkpoint"):
         config[name] = defaults[name]
-    config.update(total_steps=2, batch_size=4, microbatches=1, log_every=1, eval_every=0, ema_decay=0.0)
+    config.update(
+        total_steps=2, batch_size=4, microbatches=1, log_every=1, eval_every=0, ema_decay=0.0
+    )
     config.model = ml_collections.ConfigDict(dict(name="mae_debug", decoder_depth=1))
     config.optimizer.update(warmup_steps=1)
     config.data.scenes.update(train_count=8, eval_count=3, size=64)

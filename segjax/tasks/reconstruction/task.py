@@ -34,14 +34,23 @@ class Reconstruction(RecordTask):
 
     def pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
         """Nothing but checkpoints of its own kind, which need no name: raises ValueError."""
-        raise ValueError(f"a MAE starts from its own checkpoints: config.init_from = {path!r}, without '{kind}:'")
+        raise ValueError(
+            f"a MAE starts from its own checkpoints: config.init_from = {path!r}, without '{kind}:'"
+        )
 
     def loss(
-        self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array, train: bool
+        self,
+        variables: Mapping[str, Any],
+        batch: Mapping[str, jax.Array],
+        key: jax.Array,
+        train: bool,
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """Masks, predicts and scores a batch of `CropExample`s: a sum over masked patches, and their number."""
         if "window" in batch:
-            batch = {**batch, "image": resized_windows(batch["image"], batch["window"], self.model.canvas)}
+            batch = {
+                **batch,
+                "image": resized_windows(batch["image"], batch["window"], self.model.canvas),
+            }
         mask_key, drop_key = jax.random.split(key)
         noise = self.model.noise(jax.random.split(mask_key, len(batch["image"])))
         loss, weight, _ = self._scored(variables, batch, noise, train, drop_key)
@@ -49,10 +58,15 @@ class Reconstruction(RecordTask):
 
     def _scored(self, variables, batch, noise, train=False, key=None):
         rngs = {"drop_path": key} if train else {}
-        prediction, masked = self.model.apply(variables, batch["image"], noise, train=train, rngs=rngs)
+        prediction, masked = self.model.apply(
+            variables, batch["image"], noise, train=train, rngs=rngs
+        )
         counted = masked * batch["weight"][:, None]
         kind = dict(patch=self.model.patch, norm_pix=self.model.norm_pix)
-        return *reconstruction_loss(prediction, batch["image"], counted, **kind), (prediction, masked)
+        return *reconstruction_loss(prediction, batch["image"], counted, **kind), (
+            prediction,
+            masked,
+        )
 
     def operations(self) -> tuple[float, str]:
         """Encoder and decoder of one masked picture, see `mae_multiply_adds`."""
@@ -61,7 +75,9 @@ class Reconstruction(RecordTask):
     def example(self, *, train: bool) -> CropExample:
         """What is made of a record."""
         percentiles = tuple(self.data["percentiles"]) or None
-        return CropExample(self.model.canvas, train=train, percentiles=percentiles, **self.data["crop"])
+        return CropExample(
+            self.model.canvas, train=train, percentiles=percentiles, **self.data["crop"]
+        )
 
     def evaluate(
         self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
@@ -81,7 +97,9 @@ class Reconstruction(RecordTask):
             weights.append(weight)
             shown = pictures if shown is None else shown
         if not (total := math.fsum(weights)):
-            raise ValueError(f"nothing to measure: none of the pictures of {self.data['eval_split']!r} could be read")
+            raise ValueError(
+                f"nothing to measure: none of the pictures of {self.data['eval_split']!r} could be read"
+            )
         numbers = {"eval_loss": math.fsum(sums) / total}
         if not self.eval["pictures"]:
             return numbers, {}
@@ -90,9 +108,13 @@ class Reconstruction(RecordTask):
         return numbers, {"reconstruction": sheet}
 
     def _measured(self, variables, batch):
-        keys = jax.vmap(lambda example: jax.random.fold_in(jax.random.key(0), example))(batch["example"])
+        keys = jax.vmap(lambda example: jax.random.fold_in(jax.random.key(0), example))(
+            batch["example"]
+        )
         loss, weight, (prediction, masked) = self._scored(variables, batch, self.model.noise(keys))
-        first = slice(None, max(self.eval["pictures"], 1) * 2)  # twice as many, for some may be placeholders
+        first = slice(
+            None, max(self.eval["pictures"], 1) * 2
+        )  # twice as many, for some may be placeholders
         images = batch["image"][first]
         kind = dict(patch=self.model.patch, norm_pix=self.model.norm_pix)
         pictures = {

@@ -3,7 +3,16 @@
 `segjax.weights.names` moves arrays by the table.
 """
 
-from segjax.weights.layouts import BACKGROUND_LAST, CONVOLUTION, FLATTENED, LINEAR, NORM, SAME, UPSCALING, WITH_TOKEN
+from segjax.weights.layouts import (
+    BACKGROUND_LAST,
+    CONVOLUTION,
+    FLATTENED,
+    LINEAR,
+    NORM,
+    SAME,
+    UPSCALING,
+    WITH_TOKEN,
+)
 from segjax.weights.names import Entry, NameTable
 from segjax.weights.tables.torchvision import conv_and_norm
 
@@ -32,15 +41,26 @@ DETECTRON2_DETECTORS = NameTable(
     model="Mask R-CNN",
     families={DETECTRON2: "detectron2"},
     own="params/rpn",
-    marks={DETECTRON2: ("backbone.bottom_up.", "backbone.net.", "backbone.simfp_", "proposal_generator.")},
+    marks={
+        DETECTRON2: (
+            "backbone.bottom_up.",
+            "backbone.net.",
+            "backbone.simfp_",
+            "proposal_generator.",
+        )
+    },
     entries=[
         *_with_norm("{c}/backbone/stem", "backbone.bottom_up.stem.conv1"),
         *(
             entry
             for n in (2, 3, 4, 5)
-            for ours, theirs in (*((f"conv_{k}", f"conv{k}") for k in (1, 2, 3)), ("shortcut", "shortcut"))
+            for ours, theirs in (
+                *((f"conv_{k}", f"conv{k}") for k in (1, 2, 3)),
+                ("shortcut", "shortcut"),
+            )
             for entry in _with_norm(
-                f"{{c}}/backbone/stage_{n}_block_{{i}}/{ours}", f"backbone.bottom_up.res{n}.{{i}}.{theirs}"
+                f"{{c}}/backbone/stage_{n}_block_{{i}}/{ours}",
+                f"backbone.bottom_up.res{n}.{{i}}.{theirs}",
             )
         ),
         *_with_norm("{c}/pyramid/lateral_{i}", "backbone.fpn_lateral{i}"),
@@ -48,7 +68,11 @@ DETECTRON2_DETECTORS = NameTable(
         ("params/backbone/pos_embed", "backbone.net.pos_embed", {"": ("", WITH_TOKEN)}),
         ("params/backbone/patch_embed", "backbone.net.patch_embed.proj", CONVOLUTION),
         *(
-            (f"params/backbone/trunk/block_{{i}}{ours}", f"backbone.net.blocks.{{i}}.{theirs}", leaves)
+            (
+                f"params/backbone/trunk/block_{{i}}{ours}",
+                f"backbone.net.blocks.{{i}}.{theirs}",
+                leaves,
+            )
             for ours, theirs, leaves in (
                 ("/norm_1", "norm1", NORM),
                 ("/norm_2", "norm2", NORM),
@@ -67,7 +91,9 @@ DETECTRON2_DETECTORS = NameTable(
             entry
             for level, lateral in ((2, 4), (3, 1), (4, 0), (5, 1))
             for ours, place in (("lateral", lateral), ("output", lateral + 1))
-            for entry in _with_norm(f"params/simple_pyramid/{ours}_{level}", f"backbone.simfp_{level}.{place}")
+            for entry in _with_norm(
+                f"params/simple_pyramid/{ours}_{level}", f"backbone.simfp_{level}.{place}"
+            )
         ),
         ("params/rpn/conv", "proposal_generator.rpn_head.conv", CONVOLUTION),
         ("params/rpn/conv_{i}", "proposal_generator.rpn_head.conv.conv{i}", CONVOLUTION),
@@ -78,12 +104,18 @@ DETECTRON2_DETECTORS = NameTable(
         *(
             entry
             for n in range(8)
-            for entry in _with_norm(f"{{c}}/mask_head/conv_{n}", f"roi_heads.mask_head.mask_fcn{n + 1}")
+            for entry in _with_norm(
+                f"{{c}}/mask_head/conv_{n}", f"roi_heads.mask_head.mask_fcn{n + 1}"
+            )
         ),
         ("params/mask_head/upscale", "roi_heads.mask_head.deconv", UPSCALING),
         ("params/mask_head/logits", "roi_heads.mask_head.predictor", CONVOLUTION),
         *(
-            (f"params/keypoint_head/conv_{n}", f"roi_heads.keypoint_head.conv_fcn{n + 1}", CONVOLUTION)
+            (
+                f"params/keypoint_head/conv_{n}",
+                f"roi_heads.keypoint_head.conv_fcn{n + 1}",
+                CONVOLUTION,
+            )
             for n in range(8)
         ),
         ("params/keypoint_head/upscale", "roi_heads.keypoint_head.score_lowres", UPSCALING),

@@ -3,7 +3,16 @@
 One table says which is which and how its arrays are laid out; `segjax.weights.names` moves arrays by it.
 """
 
-from segjax.weights.layouts import CONVOLUTION, LINEAR, NORM, PATCHES_1, PATCHES_2, ROW, SAME, UPSCALING
+from segjax.weights.layouts import (
+    CONVOLUTION,
+    LINEAR,
+    NORM,
+    PATCHES_1,
+    PATCHES_2,
+    ROW,
+    SAME,
+    UPSCALING,
+)
 from segjax.weights.names import HUGGINGFACE, OFFICIAL, NameTable
 
 _TABLES = {"rel_pos_h": ("rel_pos_h", SAME), "rel_pos_w": ("rel_pos_w", SAME)}
@@ -16,7 +25,12 @@ _TWO_WAY = "params/mask_decoder/transformer/"
 _LAYER = "mask_decoder.transformer.layers.{i}."  # both families call it so
 
 _ENTRIES = [
-    (_ENCODER + "pos_embed", "image_encoder.pos_embed", "vision_encoder.pos_embed", {"": ("", SAME)}),
+    (
+        _ENCODER + "pos_embed",
+        "image_encoder.pos_embed",
+        "vision_encoder.pos_embed",
+        {"": ("", SAME)},
+    ),
     (
         _ENCODER + "patch_embed",
         "image_encoder.patch_embed.proj",
@@ -24,7 +38,12 @@ _ENTRIES = [
         CONVOLUTION,
     ),
     *(
-        (_BLOCK + ours, "image_encoder.blocks.{i}." + official, "vision_encoder.layers.{i}." + theirs, leaves)
+        (
+            _BLOCK + ours,
+            "image_encoder.blocks.{i}." + official,
+            "vision_encoder.layers.{i}." + theirs,
+            leaves,
+        )
         for ours, official, theirs, leaves in (
             ("/norm_1", "norm1", "layer_norm1", NORM),
             ("/norm_2", "norm2", "layer_norm2", NORM),
@@ -55,11 +74,21 @@ _ENTRIES = [
         for n, ours in enumerate(("background", "foreground", "top_left", "bottom_right"))
     ),
     *(
-        (_PROMPT + ours, f"prompt_encoder.{ours}_embed.weight", f"prompt_encoder.{ours}_embed.weight", {"": ("", ROW)})
+        (
+            _PROMPT + ours,
+            f"prompt_encoder.{ours}_embed.weight",
+            f"prompt_encoder.{ours}_embed.weight",
+            {"": ("", ROW)},
+        )
         for ours in ("not_a_point", "no_mask")
     ),
     *(
-        (_PROMPT + ours, f"prompt_encoder.mask_downscaling.{n}", f"prompt_encoder.mask_embed.{theirs}", leaves)
+        (
+            _PROMPT + ours,
+            f"prompt_encoder.mask_downscaling.{n}",
+            f"prompt_encoder.mask_embed.{theirs}",
+            leaves,
+        )
         for ours, n, theirs, leaves in (
             ("mask_conv_1", 0, "conv1", PATCHES_2),
             ("mask_norm_1", 1, "layer_norm1", NORM),
@@ -69,7 +98,12 @@ _ENTRIES = [
         )
     ),
     *(
-        (_DECODER + name, f"mask_decoder.{name}.weight", f"mask_decoder.{name}.weight", {"": ("", SAME)})
+        (
+            _DECODER + name,
+            f"mask_decoder.{name}.weight",
+            f"mask_decoder.{name}.weight",
+            {"": ("", SAME)},
+        )
         for name in ("iou_token", "mask_tokens")
     ),
     *(
@@ -94,12 +128,35 @@ _ENTRIES = [
         "mask_decoder.transformer.layer_norm_final_attn",
         NORM,
     ),
-    (_DECODER + "upscale_1", "mask_decoder.output_upscaling.0", "mask_decoder.upscale_conv1", UPSCALING),
-    (_DECODER + "upscale_norm", "mask_decoder.output_upscaling.1", "mask_decoder.upscale_layer_norm", NORM),
-    (_DECODER + "upscale_2", "mask_decoder.output_upscaling.3", "mask_decoder.upscale_conv2", UPSCALING),
+    (
+        _DECODER + "upscale_1",
+        "mask_decoder.output_upscaling.0",
+        "mask_decoder.upscale_conv1",
+        UPSCALING,
+    ),
+    (
+        _DECODER + "upscale_norm",
+        "mask_decoder.output_upscaling.1",
+        "mask_decoder.upscale_layer_norm",
+        NORM,
+    ),
+    (
+        _DECODER + "upscale_2",
+        "mask_decoder.output_upscaling.3",
+        "mask_decoder.upscale_conv2",
+        UPSCALING,
+    ),
     *(
-        (_DECODER + f"{ours}/layer_{n}", f"mask_decoder.{both}.layers.{n}", f"mask_decoder.{both}.{theirs}", LINEAR)
-        for ours, both in (("hypernetwork_{i}", "output_hypernetworks_mlps.{i}"), ("iou_head", "iou_prediction_head"))
+        (
+            _DECODER + f"{ours}/layer_{n}",
+            f"mask_decoder.{both}.layers.{n}",
+            f"mask_decoder.{both}.{theirs}",
+            LINEAR,
+        )
+        for ours, both in (
+            ("hypernetwork_{i}", "output_hypernetworks_mlps.{i}"),
+            ("iou_head", "iou_prediction_head"),
+        )
         for n, theirs in enumerate(("proj_in", "layers.0", "proj_out"))
     ),
 ]

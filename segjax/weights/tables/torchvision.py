@@ -17,10 +17,13 @@ def conv_and_norm(ours: str, conv: str | tuple[()], norm: str | tuple[()]) -> li
 
 def _torchvision_resnet(body: str) -> list[Entry]:
     """`body` is what comes before conv1 and layer1."""
-    kinds = [(f"conv_{k}", f"conv{k}", f"bn{k}") for k in (1, 2, 3)] + [("shortcut", "downsample.0", "downsample.1")]
+    kinds = [(f"conv_{k}", f"conv{k}", f"bn{k}") for k in (1, 2, 3)] + [
+        ("shortcut", "downsample.0", "downsample.1")
+    ]
     stages = (
         conv_and_norm(
-            f"{{c}}/backbone/stage_{n + 1}_block_{{i}}/{ours}", *(f"{body}layer{n}.{{i}}.{name}" for name in theirs)
+            f"{{c}}/backbone/stage_{n + 1}_block_{{i}}/{ours}",
+            *(f"{body}layer{n}.{{i}}.{name}" for name in theirs),
         )
         for n in (1, 2, 3, 4)
         for ours, *theirs in kinds
@@ -44,12 +47,20 @@ _TORCHVISION_HEADS = [
     ("params/box_head/scores", "roi_heads.box_predictor.cls_score", LINEAR),
     ("params/box_head/deltas", "roi_heads.box_predictor.bbox_pred", LINEAR),
     # Of a cascade it has none.
-    *((f"params/box_head_{{i}}/{layer}", (), LINEAR) for layer in ("fc", "fc_0", "fc_1", "scores", "deltas")),
+    *(
+        (f"params/box_head_{{i}}/{layer}", (), LINEAR)
+        for layer in ("fc", "fc_0", "fc_1", "scores", "deltas")
+    ),
     *(entry for n in range(8) for entry in conv_and_norm(f"{{c}}/box_head_{{i}}/conv_{n}", (), ())),
-    *conv_and_norm("{c}/mask_head/conv_{i}", "roi_heads.mask_head.{i}.0", "roi_heads.mask_head.{i}.1"),
+    *conv_and_norm(
+        "{c}/mask_head/conv_{i}", "roi_heads.mask_head.{i}.0", "roi_heads.mask_head.{i}.1"
+    ),
     ("params/mask_head/upscale", "roi_heads.mask_predictor.conv5_mask", UPSCALING),
     ("params/mask_head/logits", "roi_heads.mask_predictor.mask_fcn_logits", CONVOLUTION),
-    *((f"params/keypoint_head/conv_{n}", f"roi_heads.keypoint_head.{2 * n}", CONVOLUTION) for n in range(8)),
+    *(
+        (f"params/keypoint_head/conv_{n}", f"roi_heads.keypoint_head.{2 * n}", CONVOLUTION)
+        for n in range(8)
+    ),
     ("params/keypoint_head/upscale", "roi_heads.keypoint_predictor.kps_score_lowres", UPSCALING),
 ]
 

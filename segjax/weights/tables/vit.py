@@ -23,7 +23,9 @@ def thawed(variables: Mapping[str, Any]) -> Mapping[str, Any]:
     constants, head = variables.get("constants", {}), variables["params"]["head"]
     if "encoder" not in constants:
         return variables
-    mean, variance = (np.asarray(constants["statistics"][name], np.float64) for name in ("mean", "variance"))
+    mean, variance = (
+        np.asarray(constants["statistics"][name], np.float64) for name in ("mean", "variance")
+    )
     kernel = np.asarray(head["kernel"], np.float64) / np.sqrt(variance + _EPSILON)[:, None]
     bias = np.asarray(head["bias"], np.float64) - mean @ kernel
     head = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
@@ -32,19 +34,29 @@ def thawed(variables: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _said(state: Mapping[str, Any], family: str) -> dict[str, Any]:
     head = np.shape(state.get({OFFICIAL: "head.weight", HUGGINGFACE: "classifier.weight"}[family]))
-    return ({"classes": head[0]} if len(head) == 2 else {}) | ({"pool": "mean"} if "fc_norm.weight" in state else {})
+    return ({"classes": head[0]} if len(head) == 2 else {}) | (
+        {"pool": "mean"} if "fc_norm.weight" in state else {}
+    )
 
 
 VIT = NameTable(
     model="ViT",
     own="params/head",
-    families={OFFICIAL: "facebookresearch/mae's fine-tuning", HUGGINGFACE: "transformers' ViTForImageClassification"},
+    families={
+        OFFICIAL: "facebookresearch/mae's fine-tuning",
+        HUGGINGFACE: "transformers' ViTForImageClassification",
+    },
     encoder="params/encoder",
     marks={HUGGINGFACE: ("classifier.weight",), OFFICIAL: ("head.weight", "fc_norm.weight")},
     positions={OFFICIAL: "pos_embed", HUGGINGFACE: "vit.embeddings.position_embeddings"},
     entries=[
         *ENCODER,
-        ("params/encoder/pos_embed", "pos_embed", "vit.embeddings.position_embeddings", {"": ("", ROW)}),
+        (
+            "params/encoder/pos_embed",
+            "pos_embed",
+            "vit.embeddings.position_embeddings",
+            {"": ("", ROW)},
+        ),
         ("params/encoder/fc_norm", "fc_norm", (), NORM),
         ("params/head", "head", "classifier", LINEAR),
     ],
