@@ -21,6 +21,10 @@ _HOME = {
     "available_models": "segjax.inference.loading",
     "load": "segjax.inference.loading",
     "prepare": "segjax.data.prepare",
+    "register_experiment": "segjax.registry",
+    "register_family": "segjax.registry",
+    "register_source": "segjax.registry",
+    "register_task": "segjax.registry",
     "save_variables": "segjax.weights.safetensors",
 }
 
@@ -32,6 +36,10 @@ __all__ = [
     "available_models",
     "load",
     "prepare",
+    "register_experiment",
+    "register_family",
+    "register_source",
+    "register_task",
     "save_variables",
 ]
 

@@ -13,6 +13,7 @@ INSIDE = {
     "__init__": set(),
     "__main__": {"cli"},
     "files": set(),
+    "registry": set(),
     "masks": set(),
     "images": set(),
     "ops": set(),
@@ -42,7 +43,7 @@ INSIDE = {
         *("weights", "inference", "viz"),
     },
 }
-FOR_ALL = {"files"}  # needs the standard library alone
+FOR_ALL = {"files", "registry"}  # need the standard library alone
 INSIDE["cli"] = {*INSIDE, "tasks"} - {"__main__"}
 
 JAX = {"jax", "flax", "optax", "chex"}
@@ -50,6 +51,7 @@ JAX = {"jax", "flax", "optax", "chex"}
 OUTSIDE = {
     "__init__": set(),
     "files": set(),
+    "registry": set(),
     "masks": {"numpy", "pycocotools"},
     "images": {"numpy", "PIL"},
     "ops": {"jax", "numpy"},
