@@ -12,10 +12,10 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def unfinished(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """The path to write to inside the block: it becomes `path` at its end, or is removed when the block fails.
 
-    Makes missing folders. For writers that want a path; `write_whole` serves whoever has the content in hand.
+    Makes missing folders. For writers that want a path; `write_atomic` serves whoever has the content in hand.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,10 +39,10 @@ def cache_folder() -> pathlib.Path:
     )
 
 
-def write_whole(path: str | os.PathLike, data: bytes | str) -> None:
+def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
     """Writes a file whole or not at all; text as UTF-8. Makes missing folders."""
     content = data.encode() if isinstance(data, str) else data
-    with unfinished(path) as partial:
+    with atomic_path(path) as partial:
         partial.write_bytes(content)
 
 
@@ -59,4 +59,4 @@ def write_json(
         raise ValueError(
             f"{path} is not written: {error}; replace what is infinite or not a number"
         ) from error
-    write_whole(path, text + "\n")
+    write_atomic(path, text + "\n")

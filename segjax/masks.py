@@ -23,7 +23,7 @@ def encode_mask(mask: np.ndarray) -> str:
     return coco_mask.encode(np.asfortranarray((mask != 0).view(np.uint8)))["counts"].decode("ascii")
 
 
-def encode_part(part: np.ndarray, corner: tuple[int, int], hw: tuple[int, int]) -> str:
+def encode_mask_crop(part: np.ndarray, corner: tuple[int, int], hw: tuple[int, int]) -> str:
     """COCO compressed run lengths of a mask of which all that is inside lies in a part: the work is that of the part.
 
     Args:
@@ -51,17 +51,17 @@ def decode_mask(rle: str, height: int, width: int) -> np.ndarray:
     Raises RecordError when the runs do not cover height * width pixels; pycocotools itself hands back uninitialised
     memory where they are too few.
     """
-    return runs_to_mask(run_lengths(rle), height, width, "mask")
+    return decode_run_lengths(parse_run_lengths(rle), height, width, "mask")
 
 
-def runs_to_mask(runs: np.ndarray, height: int, width: int, where: str) -> np.ndarray:
+def decode_run_lengths(runs: np.ndarray, height: int, width: int, where: str) -> np.ndarray:
     """Mask bool [height, width] of run lengths [n], outside first, down the columns. Raises RecordError as above."""
-    check_runs(runs, height, width, where)
+    check_run_lengths(runs, height, width, where)
     inside = np.arange(len(runs)) % 2 == 1
     return np.ascontiguousarray(np.repeat(inside, runs).reshape(width, height).T)
 
 
-def run_lengths(rle: str) -> np.ndarray:
+def parse_run_lengths(rle: str) -> np.ndarray:
     """Run lengths int64 [n] of a compressed COCO string: outside first, then alternating, down the columns.
 
     The code is LEB128-like: 5 bits a character, low bits first, 0x20 marks continuation; from the fourth run
@@ -90,7 +90,7 @@ def run_lengths(rle: str) -> np.ndarray:
     return runs
 
 
-def check_runs(runs: np.ndarray, height: int, width: int, where: str) -> None:
+def check_run_lengths(runs: np.ndarray, height: int, width: int, where: str) -> None:
     """Raises RecordError unless the run lengths are non-negative and cover height * width pixels exactly."""
     total = int(np.sum(runs))
     if total != height * width or (len(runs) and np.min(runs) < 0):
@@ -104,13 +104,13 @@ def check_runs(runs: np.ndarray, height: int, width: int, where: str) -> None:
         )
 
 
-def mask_box(mask: np.ndarray) -> np.ndarray:
+def compute_mask_box(mask: np.ndarray) -> np.ndarray:
     """Exact box float32 [4], x1 y1 x2 y2, of a mask [H, W] that is not empty."""
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 
 
-def without_small_regions(mask: np.ndarray, smallest: int) -> tuple[np.ndarray, bool]:
+def remove_small_regions(mask: np.ndarray, smallest: int) -> tuple[np.ndarray, bool]:
     """A mask whose holes below `smallest` pixels are filled, and then its islands below that are dropped.
 
     Pixels that touch at a corner belong together. If every island is small the largest stays.

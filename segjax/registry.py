@@ -177,7 +177,7 @@ SOURCES = Registry(
         "lvis": "segjax.data.sources.lvis:LvisFolder",
         "nuclei": "segjax.data.sources.label_maps:open_nuclei",
         "sa1b": "segjax.data.sources.sa1b:Sa1b",
-        "synthetic": "segjax.data.sources.scenes:Scenes",
+        "synthetic": "segjax.data.sources.scenes:SyntheticSource",
     },
 )
 # segjax's own experiments are files in experiments/; a package adds its by name.

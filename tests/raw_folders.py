@@ -10,7 +10,7 @@ import scipy.io
 from PIL import Image
 
 
-def write_picture(
+def write_image(
     path: pathlib.Path, height: int = 20, width: int = 30, seed: int = 0
 ) -> pathlib.Path:
     """A noisy RGB picture; the suffix of `path` chooses the format."""
@@ -52,7 +52,7 @@ def write_label_maps(folder: pathlib.Path, count: int = 2) -> pathlib.Path:
     """images/ and labels/ with pictures a0, a1, ..."""
     (folder / "labels").mkdir(parents=True, exist_ok=True)
     for index in range(count):
-        write_picture(folder / "images" / f"a{index}.png", seed=index)
+        write_image(folder / "images" / f"a{index}.png", seed=index)
         Image.fromarray(two_labels()).save(folder / "labels" / f"a{index}.png")
     return folder
 
@@ -61,7 +61,7 @@ def write_kaggle(folder: pathlib.Path, count: int = 2) -> pathlib.Path:
     """<id>/images/<id>.png and <id>/masks/*.png, one picture per object."""
     for index in range(count):
         item = folder / f"k{index}"
-        write_picture(item / "images" / f"k{index}.png", seed=index)
+        write_image(item / "images" / f"k{index}.png", seed=index)
         (item / "masks").mkdir(parents=True)
         for value in (1, 700):
             mask = (two_labels() == value).astype(np.uint8) * 255
@@ -72,7 +72,7 @@ def write_kaggle(folder: pathlib.Path, count: int = 2) -> pathlib.Path:
 def write_bsds(folder: pathlib.Path, splits: tuple[str, ...] = ("train", "val")) -> pathlib.Path:
     """images/<split>/11.jpg and groundTruth/<split>/11.mat by two annotators: 2 regions, and 3."""
     for split in splits:
-        write_picture(folder / "images" / split / "11.jpg")
+        write_image(folder / "images" / split / "11.jpg")
         coarse = np.ones((20, 30), np.uint16)
         coarse[:, 15:] = 2
         fine = coarse.copy()
@@ -111,7 +111,7 @@ def write_coco(
     folder: pathlib.Path, annotations: list[dict], split: str = "train", images: list | None = None
 ) -> pathlib.Path:
     """instances_<split>.json and images/7.jpg (20 x 30 px); categories 3 and 9."""
-    write_picture(folder / "images" / "7.jpg")
+    write_image(folder / "images" / "7.jpg")
     content = {
         "images": images or [{"id": 7, "file_name": "7.jpg", "height": 20, "width": 30}],
         "annotations": annotations,
@@ -136,7 +136,7 @@ def write_keypoints(
 
 def write_lvis(folder: pathlib.Path, annotations: list[dict], **image: object) -> pathlib.Path:
     """lvis_v1_val.json of the picture train2017/000000000007.jpg; categories 3 (frequent) and 9 (rare)."""
-    write_picture(folder / "train2017" / "000000000007.jpg")
+    write_image(folder / "train2017" / "000000000007.jpg")
     place = "http://images.cocodataset.org/train2017/000000000007.jpg"
     base = {"id": 7, "coco_url": place, "height": 20, "width": 30}
     base |= {"neg_category_ids": [9], "not_exhaustive_category_ids": [3]}
@@ -158,7 +158,7 @@ def write_lvis(folder: pathlib.Path, annotations: list[dict], **image: object) -
 def write_cityscapes(folder: pathlib.Path, labels: np.ndarray, split: str = "val") -> pathlib.Path:
     """One frame of Ulm with this instance map [H, W]."""
     frame = "ulm_000001_000019"
-    write_picture(
+    write_image(
         folder / "leftImg8bit" / split / "ulm" / f"{frame}_leftImg8bit.png", *labels.shape
     )
     path = folder / "gtFine" / split / "ulm" / f"{frame}_gtFine_instanceIds.png"

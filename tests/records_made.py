@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from segjax.masks import encode_mask, mask_box
+from segjax.masks import compute_mask_box, encode_mask
 
 
 def block(hw, y1, x1, y2, x2):
@@ -23,7 +23,7 @@ def record_of(masks, image=None, crowd=None, category=None, image_id="picture", 
         "width": width,
         "objects": {
             "id": np.arange(len(masks)),
-            "box": np.array([mask_box(mask) for mask in masks], np.float32).reshape(-1, 4),
+            "box": np.array([compute_mask_box(mask) for mask in masks], np.float32).reshape(-1, 4),
             "category": np.zeros(len(masks), np.int32)
             if category is None
             else np.array(category, np.int32),

@@ -18,7 +18,7 @@ from segjax.cli import main
 from segjax.cli.evaluate import evaluation_config
 from segjax.cli.experiments import apply_flags, read_config
 from segjax.cli.predict import read_prompts
-from segjax.data.threads import usable_cores
+from segjax.data.threads import count_usable_cores
 from segjax.evaluation.interactive_scores import InteractiveScores
 from segjax.inference.loading import load_with_config
 from segjax.masks import decode_mask
@@ -167,11 +167,11 @@ def test_a_kernel_of_other_devices_is_refused_by_the_name_of_its_setting(
     command = "train", f"--config={experiment}:debug", "--workdir=runs/x"
     said = failed(capsys, *command, "--config.model.attention=pallas")
     assert (
-        "config.model.attention='pallas' is a kernel of TPUs, and jax finds a CPU" in said
+        "config.model.attention='pallas' is a kernel for TPUs, and jax finds a CPU" in said
         and "=xla" in said
     )
     assert (
-        "kernel of GPUs" in failed(capsys, *command, "--config.model.attention=cudnn")
+        "kernel for GPUs" in failed(capsys, *command, "--config.model.attention=cudnn")
         and not trained
     )
 
@@ -703,7 +703,7 @@ def test_compiled_programs_go_to_the_users_cache_unless_a_place_is_chosen(tmp_pa
             [sys.executable, "-c", ask], capture_output=True, text=True, env=environment, check=True
         )
         places[name] = run.stdout.strip()
-    of_cores = str(tmp_path / "segjax" / "jax" / f"{usable_cores()}-cores")
+    of_cores = str(tmp_path / "segjax" / "jax" / f"{count_usable_cores()}-cores")
     assert places == {"default": of_cores, "chosen": "/elsewhere"}
 
 

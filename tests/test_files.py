@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from segjax.files import unfinished, write_json, write_whole
+from segjax.files import atomic_path, write_atomic, write_json
 
 
 def names(folder):
@@ -14,8 +14,8 @@ def names(folder):
 @pytest.mark.parametrize("data", ["grün\n", "grün\n".encode()])
 def test_text_and_bytes_are_written_into_folders_that_are_made(tmp_path, data):
     path = tmp_path / "new" / "deep" / "file.txt"
-    write_whole(path, "earlier, and longer")
-    write_whole(str(path), data)
+    write_atomic(path, "earlier, and longer")
+    write_atomic(str(path), data)
     assert path.read_bytes() == "grün\n".encode()
     assert names(path.parent) == ["file.txt"]
 
@@ -23,7 +23,7 @@ def test_text_and_bytes_are_written_into_folders_that_are_made(tmp_path, data):
 def test_until_it_is_finished_the_old_file_stands_and_each_process_has_its_own_new_one(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with unfinished(path) as partial:
+    with atomic_path(path) as partial:
         partial.write_text("new")
         assert path.read_text() == "old" and str(os.getpid()) in partial.name
     assert path.read_text() == "new" and names(tmp_path) == ["file"]
@@ -32,18 +32,18 @@ def test_until_it_is_finished_the_old_file_stands_and_each_process_has_its_own_n
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(OSError, match="disk full"), unfinished(path) as partial:
+    with pytest.raises(OSError, match="disk full"), atomic_path(path) as partial:
         partial.write_text("ne")
         raise OSError("disk full")
     with pytest.raises(TypeError):
-        write_whole(path, 3)
+        write_atomic(path, 3)
     assert path.read_text() == "old" and names(tmp_path) == ["file"]
 
 
 def test_a_full_disk_names_the_file(tmp_path):
     with (
         pytest.raises(OSError, match="No space left on device: .*file"),
-        unfinished(tmp_path / "file"),
+        atomic_path(tmp_path / "file"),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -113,10 +113,10 @@ def write_jpegs(folder: pathlib.Path, photographs: pathlib.Path | None, count: i
 
 def _photographs(folder: pathlib.Path | None, count: int) -> list[Image.Image]:
     if folder is None:
-        from segjax.data.synthetic.photographs import SPLITS, photographs
+        from segjax.data.synthetic.photographs import SPLITS, load_photographs
 
         return [
-            Image.fromarray(pixels) for split in SPLITS for pixels in photographs(split).values()
+            Image.fromarray(pixels) for split in SPLITS for pixels in load_photographs(split).values()
         ][:count]
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))[
         :count
@@ -127,9 +127,9 @@ def _photographs(folder: pathlib.Path | None, count: int) -> list[Image.Image]:
 
 
 def _opened(name: str, split: str, count: int) -> Sequence[Mapping]:
-    from segjax.data.splits import First, open_split
+    from segjax.data.splits import FirstRecords, open_split
 
-    return First(open_split({"source": name, "train_split": split}, "train"), count)
+    return FirstRecords(open_split({"source": name, "train_split": split}, "train"), count)
 
 
 def one_core(sources: Mapping[str, Sequence[Mapping]], repeats: int) -> None:

@@ -8,9 +8,9 @@ For programs that read nothing else; `segjax prepare coco` reads it back. Pictur
 import argparse
 import pathlib
 
-from segjax.data.splits import classes_of, open_split
-from segjax.evaluation.coco_format import coco_truth
-from segjax.files import write_json, write_whole
+from segjax.data.splits import describe_categories, open_split
+from segjax.evaluation.coco_format import build_coco_ground_truth
+from segjax.files import write_json, write_atomic
 
 JPEG = b"\xff\xd8"  # how such a file begins
 
@@ -43,12 +43,12 @@ def main() -> None:
             records = open_split(data, "eval")
         except (ValueError, FileNotFoundError) as error:
             parser.error(str(error))
-        truth = coco_truth((records[index] for index in range(len(records))), **classes_of(data))
+        truth = build_coco_ground_truth((records[index] for index in range(len(records))), **describe_categories(data))
         for index, image in enumerate(truth["images"]):
             picture = records[index]["image"]
             suffix = ".jpg" if picture.startswith(JPEG) else ".png"
             image["file_name"] = f"{image['id']}{suffix}"
-            write_whole(args.out / "images" / name / image["file_name"], picture)
+            write_atomic(args.out / "images" / name / image["file_name"], picture)
         write_json(args.out / "annotations" / f"instances_{name}.json", truth, indent=None)
         print(
             f"{args.out}: {name}, {len(truth['images'])} pictures, {len(truth['annotations'])} objects"

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from segjax.cli.experiments import apply_flags, read_config
-from segjax.data.threads import usable_cores
+from segjax.data.threads import count_usable_cores
 
 
 def measured(experiment: str, flags: Sequence[str], devices: int, fsdp: bool, steps: int) -> Any:
@@ -42,12 +42,12 @@ def measured(experiment: str, flags: Sequence[str], devices: int, fsdp: bool, st
 
     jax.config.update("jax_num_cpu_devices", devices)
     from segjax.scaling.measured import measure_step, measured_rates
-    from segjax.tasks import completed, make_task
+    from segjax.tasks import complete_config, make_task
 
     config = apply_flags(read_config(experiment), flags)
     config.mesh.update(data=1 if fsdp else devices, fsdp=devices if fsdp else 1)
     return measure_step(
-        make_task(config), completed(config), jax.devices(), measured_rates(), steps=steps
+        make_task(config), complete_config(config), jax.devices(), measured_rates(), steps=steps
     )
 
 
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             rates = f"{found.rates.products / 1e9:.0f}e9 operations and {found.rates.memory / 1e9:.1f}e9 bytes a second"
             print(
-                f"{args.config}, {found.images} images, {args.steps} steps on {usable_cores()} cores; {rates}"
+                f"{args.config}, {found.images} images, {args.steps} steps on {count_usable_cores()} cores; {rates}"
             )
             print(f"\n{HEAD}")
         print(table_row(found, first), flush=True)

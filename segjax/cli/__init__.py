@@ -118,7 +118,7 @@ def keep_compiled_programs() -> None:
     """
     import jax
 
-    from segjax.data.threads import usable_cores
+    from segjax.data.threads import count_usable_cores
     from segjax.files import cache_folder
 
     if (
@@ -126,7 +126,7 @@ def keep_compiled_programs() -> None:
         and jax.config.jax_compilation_cache_dir is None
     ):
         jax.config.update(
-            "jax_compilation_cache_dir", str(cache_folder() / "jax" / f"{usable_cores()}-cores")
+            "jax_compilation_cache_dir", str(cache_folder() / "jax" / f"{count_usable_cores()}-cores")
         )
 
 

@@ -26,7 +26,7 @@ from segjax.cli.pictures import (
     percentiles_of,
     read_image,
 )
-from segjax.files import write_json, write_whole
+from segjax.files import write_json, write_atomic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,24 +68,24 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
             f"--refine-if {args.refine_if} is about the masks of a SAM; name its run or file with --refine"
         )
 
-    from segjax.inference.detection.class_names import classes_of
+    from segjax.inference.detection.class_names import resolve_classes
     from segjax.inference.detection.detector import Detector
-    from segjax.inference.detection.sam_refinement import refiner
+    from segjax.inference.detection.sam_refinement import make_mask_refiner
 
-    model, variables, config = load_model(args, "Mask R-CNN")
+    model, variables, config = load_model(args, "mask_rcnn")
     detector = Detector(
         model,
         variables,
-        classes=classes_of(model, config),
+        classes=resolve_classes(model, config),
         score_threshold=args.score,
         max_detections=args.max_detections,
     )
-    refine = refiner(args.refine, args.refine_if) if args.refine else lambda image, found: found
+    refine = make_mask_refiner(args.refine, args.refine_if) if args.refine else lambda image, found: found
     out, answers = pathlib.Path(args.out), []
     for file, name in zip(args.images, names, strict=True):
         image = read_image(file, percentiles_of(config))
         found = refine(image, detector.find([image])[0])
-        write_whole(out / f"{name}_detections.png", picture_of(image, found, detector.classes))
+        write_atomic(out / f"{name}_detections.png", picture_of(image, found, detector.classes))
         print(f"{out / name}_detections.png  {said_of(found, detector)}")
         answers.append(found)
     write_results(out, args.images, names, answers, detector.classes)
@@ -102,7 +102,7 @@ def picture_of(image: np.ndarray, found: Any, classes: Any) -> bytes:
     from segjax.images.encoding import encode_png
     from segjax.inference.sam.automatic import label_map
 
-    scale = viz.readable_scale(found.hw)
+    scale = viz.choose_readable_scale(found.hw)
     large = lambda pixels: pixels.repeat(scale, axis=0).repeat(scale, axis=1)
     image = large(image)
     if found.masks is not None:
@@ -110,11 +110,11 @@ def picture_of(image: np.ndarray, found: Any, classes: Any) -> bytes:
         areas = np.prod(found.boxes[:, 2:] - found.boxes[:, :2], axis=1)
         masks = [{"size": found.hw, "counts": counts} for counts in found.masks]
         rows = [dict(segmentation=mask, area=area) for mask, area in zip(masks, areas, strict=True)]
-        image = viz.label_overlay(image, large(label_map(rows, found.hw)))
+        image = viz.draw_label_map(image, large(label_map(rows, found.hw)))
     keypoints = None if found.keypoints is None else found.keypoints[..., :2]
     drawn = dict(scores=found.scores, keypoints=keypoints, skeleton=classes.skeleton, scale=scale)
     return encode_png(
-        viz.detection_overlay(
+        viz.draw_detections(
             image, found.boxes, None, found.labels - 1, names=classes.names, **drawn
         )
     )
@@ -144,9 +144,9 @@ def write_results(
 
     Pictures have the numbers that they are called by, as COCO's are, if all of them are; else 1, 2, 3 ...
     """
-    from segjax.evaluation.coco_format import CocoResults, coco_truth
+    from segjax.evaluation.coco_format import CocoResults, build_coco_ground_truth
 
-    pictures: Mapping[str, Any] = coco_truth(
+    pictures: Mapping[str, Any] = build_coco_ground_truth(
         [], classes.names, classes.ids, keypoint_names=classes.keypoint_names
     )
     numbers = [int(name) for name in names if name.isdecimal()]

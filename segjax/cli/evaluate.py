@@ -54,20 +54,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Evaluates, writes the files and prints a table. Raises ValueError or OSError for bad input."""
     from segjax.cli import keep_compiled_programs
-    from segjax.inference.detection.class_names import classes_of
+    from segjax.inference.detection.class_names import resolve_classes
     from segjax.inference.loading import read_model
 
     keep_compiled_programs()
     network, variables, checkpoint, model = read_model(args.checkpoint, step=args.step)
     config = evaluation_config(checkpoint.saved | {"model": model}, args.data, args.split, rest)
     if config.task == "detection" and not config.eval.label_names:
-        config.eval.label_names = classes_of(network, checkpoint.saved).names
+        config.eval.label_names = resolve_classes(network, checkpoint.saved).names
         say_what_was_left_out(config.data.source, config.data.eval_split)
 
     import jax
 
     from segjax.tasks import make_task
-    from segjax.training.start import quick_compilation
+    from segjax.training.program import quick_compilation
 
     task, measured = make_task(config), {"trained": jax.device_put(variables)}
     if args.untrained:
@@ -104,7 +104,7 @@ def _interactive(
 ) -> int:
     """A SAM's protocol, which has files of its own."""
     from segjax import viz
-    from segjax.files import write_whole
+    from segjax.files import write_atomic
     from segjax.images.encoding import encode_png
     from segjax.training.sharding import make_mesh
     from segjax.viz import plots
@@ -114,11 +114,11 @@ def _interactive(
         scores[of] = task.interactive_scores(variables, mesh=mesh)
         if out is not None:
             path = scores["trained"].save(out, scores.get("untrained"))
-    numbers = {of if len(scores) > 1 else name: found.numbers() for of, found in scores.items()}
+    numbers = {of if len(scores) > 1 else name: found.summarize() for of, found in scores.items()}
     if out is not None:
-        plots.curve(numbers, out / "curve.png")
-        if pictures := scores["trained"].pictures:
-            write_whole(out / "pictures.png", encode_png(viz.interaction_sheet(pictures)))
+        plots.plot_iou_by_clicks(numbers, out / "curve.png")
+        if rounds := scores["trained"].rounds:
+            write_atomic(out / "pictures.png", encode_png(viz.draw_interaction_sheet(rounds)))
     for of, values in numbers.items():
         print(f"{of}\n{table(values)}")
     if out is not None:
@@ -128,8 +128,8 @@ def _interactive(
 
 def _detections(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None, name: str) -> int:
     """A detector's, with what it answered, how precise it is at which recall, and which class it took for which."""
-    from segjax.evaluation.detection_scores import table as detection_table
-    from segjax.files import write_json, write_whole
+    from segjax.evaluation.detection_scores import format_table as detection_table
+    from segjax.files import write_json, write_atomic
     from segjax.images.encoding import encode_png
     from segjax.training.sharding import make_mesh
     from segjax.viz import plots
@@ -144,15 +144,15 @@ def _detections(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None
     found, least = scores["trained"], task.eval["shown_score"]
     found.save(out)
     if found.sheet is not None:
-        write_whole(out / "detections.png", encode_png(found.sheet))
-    plots.confusion(
+        write_atomic(out / "detections.png", encode_png(found.sheet))
+    plots.plot_confusion_matrix(
         *found.confusion(least),
         out / "confusion.png",
         title=f"Answers with a score of {least:g} or more",
     )
     if curves := found.curves():
-        plots.precision_recall(curves, out / "precision_recall.png")
-    rows = {of: found.numbers() | {"per_class": found.per_class()} for of, found in scores.items()}
+        plots.plot_precision_recall(curves, out / "precision_recall.png")
+    rows = {of: found.summarize() | {"per_class": found.per_class()} for of, found in scores.items()}
     write_json(out / "evaluation.json", rows)
     print(", ".join(sorted(path.name for path in out.iterdir() if path.is_file())), "in", out)
     return 0
@@ -160,7 +160,7 @@ def _detections(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None
 
 def _numbers(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None, name: str) -> int:
     """What the task's own evaluation finds, as training logs it."""
-    from segjax.files import write_json, write_whole
+    from segjax.files import write_json, write_atomic
     from segjax.images.encoding import encode_png
     from segjax.training.sharding import make_mesh
 
@@ -169,7 +169,7 @@ def _numbers(task: Any, measured: Mapping[str, Any], out: pathlib.Path | None, n
     if out is not None:
         write_json(out / "evaluation.json", numbers)
         for of, picture in found["trained"][1].items():
-            write_whole(out / f"{of}.png", encode_png(picture))
+            write_atomic(out / f"{of}.png", encode_png(picture))
     print(f"{'':<12}" + "".join(f"{of if len(numbers) > 1 else name:>12}" for of in numbers))
     for key in numbers["trained"]:
         print(f"{key:<12}" + "".join(f"{values[key]:>12.4f}" for values in numbers.values()))
@@ -206,21 +206,21 @@ def evaluation_config(
     unknown key.
     """
     from segjax.cli.experiments import apply_flags
-    from segjax.models.build import kind_of
-    from segjax.tasks import FOR_MODELS, completed
+    from segjax.models.build import find_family
+    from segjax.tasks import complete_config
 
     if "task" not in saved:
         if data is None:
             raise ValueError(
                 "these weights come without a run and its data; say on what to measure: --data PREPARED"
             )
-        saved = {"task": FOR_MODELS[kind_of(saved["model"]["name"]).title], "model": saved["model"]}
-    config = completed({name: value for name, value in saved.items() if name != "classes"})
+        saved = {"task": find_family(saved["model"]["name"]).task, "model": saved["model"]}
+    config = complete_config({name: value for name, value in saved.items() if name != "classes"})
     if data is not None:
-        from segjax.data.splits import splits_of
+        from segjax.data.splits import list_splits
 
         config.data.source = data
-        splits = splits_of(data, config.data.tfds_dir)
+        splits = list_splits(data, config.data.tfds_dir)
         named = split is not None or any("config.data.eval_split" in flag for flag in flags)
         if not named and config.data.eval_split not in splits:
             if len(splits) > 1:

@@ -22,7 +22,7 @@ from segjax.cli.pictures import (
     percentiles_of,
     read_image,
 )
-from segjax.files import write_json, write_whole
+from segjax.files import write_json, write_atomic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,9 +109,9 @@ def write_results(
     from segjax.inference.sam.automatic import label_map
 
     height, width = image.shape[:2]
-    write_whole(
+    write_atomic(
         out / f"{name}_masks.png",
-        encode_png(viz.label_overlay(image, label_map(records, (height, width)))),
+        encode_png(viz.draw_label_map(image, label_map(records, (height, width)))),
     )
     content = {
         "image": {

@@ -23,20 +23,27 @@ def add_model_arguments(parser: argparse.ArgumentParser, published: str = "") ->
 
 
 def load_model(
-    args: argparse.Namespace, kind: str = "SAM", **overrides: Any
+    args: argparse.Namespace, family: str = "sam", **overrides: Any
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """(model, variables, what the checkpoint says of itself, such as a run's config) that the arguments ask for.
+    """Loads the model that the arguments name.
 
-    kind: "SAM", "MAE" or "Mask R-CNN", what the command can use. overrides: attributes of the model to replace.
+    Args:
+      args: parsed arguments of `add_model_arguments`.
+      family: registered name of the model family that the command can use, such as "mask_rcnn".
+      overrides: attributes of the model to replace.
 
-    Raises ValueError for a model of another kind, saying which commands take it; and as `segjax.load`.
+    Returns:
+      The model, its variables, and the run's config or the file's metadata.
+
+    Raises:
+      ValueError: a model of another family, saying which commands take it. Others as `segjax.load`.
     """
     from segjax.cli import keep_compiled_programs
     from segjax.inference.loading import load_with_config
 
     keep_compiled_programs()
     named = (args.checkpoint,) if args.model is None else (args.model, args.checkpoint)
-    return load_with_config(*named, step=args.step, only=kind, **overrides)
+    return load_with_config(*named, step=args.step, family=family, **overrides)
 
 
 def percentiles_of(config: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -68,12 +75,12 @@ def read_image(name: str, percentiles: tuple[float, float] | None = None) -> np.
 
     Raises FileNotFoundError, ImageError.
     """
-    from segjax.data.synthetic.photographs import demonstration_photograph
+    from segjax.data.synthetic.photographs import load_demonstration_photograph
     from segjax.images.transforms import decode_image
 
     path = pathlib.Path(name)
     if name == "demo" and not path.exists():
-        return decode_image(demonstration_photograph(), name=name, percentiles=percentiles)
+        return decode_image(load_demonstration_photograph(), name=name, percentiles=percentiles)
     if not path.is_file():
         raise FileNotFoundError(
             f"no picture {path}: there is no such file ('demo' is the photograph of the quickstart)"

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from segjax.cli.pictures import add_model_arguments, load_model, percentiles_of, read_image
-from segjax.files import write_json, write_whole
+from segjax.files import write_json, write_atomic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,7 +130,7 @@ def write_results(
     """Writes masks, overlay and, last, prediction.json; each file whole or not at all. Returns the JSON."""
     from segjax import viz
     from segjax.images.encoding import encode_png
-    from segjax.masks import encode_mask, mask_box
+    from segjax.masks import encode_mask, compute_mask_box
 
     height, width = image.shape[:2]
     objects, shown = [], []
@@ -138,13 +138,13 @@ def write_results(
         entries = []
         for reading, (mask, score) in enumerate(zip(masks, iou, strict=True)):
             name = f"mask_{number}.png" if len(masks) == 1 else f"mask_{number}_{reading}.png"
-            write_whole(out / name, encode_png(mask.astype(np.uint8) * 255))
+            write_atomic(out / name, encode_png(mask.astype(np.uint8) * 255))
             entry = {"file": name, "predicted_iou": round(float(score), 6), "area": int(mask.sum())}
-            entry["box"] = mask_box(mask).tolist() if mask.any() else None
+            entry["box"] = compute_mask_box(mask).tolist() if mask.any() else None
             entries.append(entry | {"rle": {"size": [height, width], "counts": encode_mask(mask)}})
         objects.append(prompt | {"masks": entries})
         shown.append(masks[int(np.argmax(iou))])
-    picture_out = viz.overlay(image, np.stack(shown))
+    picture_out = viz.draw_masks(image, np.stack(shown))
     points = [xy for prompt in prompts for xy in prompt["points"]]
     labels = [label for prompt in prompts for label in prompt["labels"]]
     boxes = [prompt["box"] for prompt in prompts if prompt["box"] is not None]
@@ -154,7 +154,7 @@ def write_results(
         np.array(labels) if labels else None,
         np.array(boxes, np.float32) if boxes else None,
     )
-    write_whole(out / "overlay.png", encode_png(picture_out))
+    write_atomic(out / "overlay.png", encode_png(picture_out))
     report = {
         "image": picture,
         "height": height,

@@ -23,7 +23,7 @@ from segjax.cli.pictures import (
     percentiles_of,
     read_image,
 )
-from segjax.files import write_whole
+from segjax.files import write_atomic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     chosen = {"mask_ratio": args.mask_ratio, "mask_strategy": args.mask_strategy}
     overrides = {name: value for name, value in chosen.items() if value is not None}
     overrides |= {"norm_pix": False} if args.raw_pixels else {}
-    model, variables, config = load_model(args, "MAE", **overrides)
+    model, variables, config = load_model(args, "mae", **overrides)
     for file, name in zip(args.images, names, strict=True):
         found = reconstruct(
             model, variables, read_image(file, percentiles_of(config)), seed=args.seed
@@ -74,11 +74,11 @@ def write_results(
     from segjax.images.encoding import encode_png
 
     pictures = {
-        "masked": viz.masked_picture(image, masked),
-        "reconstructed": viz.completed_picture(image, predicted, masked),
+        "masked": viz.hide_patches(image, masked),
+        "reconstructed": viz.fill_patches(image, predicted, masked),
         "original": image,
-        "sheet": viz.reconstruction_sheet(image[None], predicted[None], masked[None]),
+        "sheet": viz.draw_reconstruction_sheet(image[None], predicted[None], masked[None]),
     }
     for kind, picture in pictures.items():
-        write_whole(out / f"{name}_{kind}.png", encode_png(picture))
+        write_atomic(out / f"{name}_{kind}.png", encode_png(picture))
     return out / f"{name}_sheet.png"

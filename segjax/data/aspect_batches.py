@@ -12,12 +12,12 @@ from segjax.data.loader import ENDLESS
 logger = logging.getLogger(__name__)
 
 
-def stands(record: Mapping[str, Any]) -> bool:
+def is_portrait(record: Mapping[str, Any]) -> bool:
     """Whether a picture is higher than wide."""
     return int(record["height"]) > int(record["width"])
 
 
-class ByOrientation:
+class AspectGroupedOrder:
     """The order of a training, endless: `order[i]` is the position in the source of example i, counted from its start.
 
     Each epoch's order is drawn anew. Pictures wait, lying ones and standing ones apart, until there are enough for a
@@ -33,7 +33,7 @@ class ByOrientation:
 
     def __init__(self, source: Sequence[Mapping[str, Any]], batch_size: int, seed: int):
         logger.info("reading which of %d pictures stand", len(source))
-        self.standing = np.array(
+        self.portrait = np.array(
             [self._stands(source, index) for index in range(len(source))], bool
         )
         self._batch_size, self._seed = batch_size, seed
@@ -42,7 +42,7 @@ class ByOrientation:
     @staticmethod
     def _stands(source: Sequence[Mapping[str, Any]], index: int) -> bool:
         try:
-            return stands(source[index])
+            return is_portrait(source[index])
         except Exception as error:
             raise ValueError(
                 f"picture {index} of the training data cannot be read ({error}); data.by_orientation needs the height "
@@ -65,11 +65,11 @@ class ByOrientation:
         self._waiting = [np.zeros(0, np.int64), np.zeros(0, np.int64)]  # lying, standing
 
     def _draw_epoch(self) -> None:
-        count, size = len(self.standing), self._batch_size
+        count, size = len(self.portrait), self._batch_size
         order = np.random.default_rng((self._seed, len(self._epochs))).permutation(count)
         batches, ready = [], []
         for standing in (False, True):
-            came = np.flatnonzero(self.standing[order] == standing)  # when, in this epoch
+            came = np.flatnonzero(self.portrait[order] == standing)  # when, in this epoch
             before = self._waiting[standing]
             pictures = np.concatenate([before, order[came]])
             full = len(pictures) // size
@@ -88,7 +88,7 @@ class ByOrientation:
         self._start()
 
 
-class OrientedExample:
+class AspectGroupedExample:
     """Callable (record, rng) -> example, by one of two makers; a loader's ``example_fn``.
 
     Args:
@@ -96,14 +96,14 @@ class OrientedExample:
       order: which positions of the source stand, for the placeholders of pictures that cannot be read.
     """
 
-    def __init__(self, lying: Any, standing: Any, order: ByOrientation):
+    def __init__(self, lying: Any, standing: Any, order: AspectGroupedOrder):
         self._makers, self._order = (lying, standing), order
 
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
         """The example of ``record``; raises as the makers do."""
-        return self._makers[stands(record)](record, rng)
+        return self._makers[is_portrait(record)](record, rng)
 
     def placeholder(self) -> dict[str, np.ndarray]:
         """An example that counts for nothing, of those that lie."""
@@ -111,4 +111,4 @@ class OrientedExample:
 
     def placeholder_at(self, position: int) -> dict[str, np.ndarray]:
         """The one in place of the picture at that position of the source."""
-        return self._makers[bool(self._order.standing[position])].placeholder()
+        return self._makers[bool(self._order.portrait[position])].placeholder()

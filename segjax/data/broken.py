@@ -60,13 +60,13 @@ class BrokenRecords:
         self.__dict__.update(state)
         self._start()
 
-    def whole(self) -> None:
+    def count_read(self) -> None:
         """Counts an example that was read."""
         with self._lock:
             self._seen += 1
             self._row.clear()
 
-    def broken(self, position: int, image_id: str | None, error: Exception, of: int) -> None:
+    def count_broken(self, position: int, image_id: str | None, error: Exception, of: int) -> None:
         """Counts and names an example of a source of `of` records that raised `error`.
 
         Raises BrokenDataError when that is one too many.

@@ -209,11 +209,11 @@ class _Fetch:
         try:
             record = self._record(position)
             example = self.example_fn(record, rng)
-            self.broken.whole()
+            self.broken.count_read()
         except SettingsError:
             raise
         except Exception as error:
-            self.broken.broken(position, record and record.get("image_id"), error, len(self.source))
+            self.broken.count_broken(position, record and record.get("image_id"), error, len(self.source))
             at = getattr(self.example_fn, "placeholder_at", None)
             example = at(position) if at else self.example_fn.placeholder()
         return example | {"index": np.int64(position)}

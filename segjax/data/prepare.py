@@ -22,13 +22,13 @@ from segjax.data.sources.coco import CocoFolder
 from segjax.data.sources.images import ImageFolders
 from segjax.data.sources.label_maps import LabelMaps
 from segjax.data.sources.lvis import LvisFolder
-from segjax.data.sources.raw import RawSource, Skipped
+from segjax.data.sources.raw import RawSource, SkipCounts
 from segjax.data.sources.sa1b import Sa1b
-from segjax.data.sources.scenes import Scenes
-from segjax.data.threads import in_order
-from segjax.images.encoding import encode_picture, encode_png
-from segjax.images.transforms import opened, resized
-from segjax.masks import RecordError, decode_mask, encode_mask, mask_box
+from segjax.data.sources.scenes import SyntheticSource
+from segjax.data.threads import map_in_order
+from segjax.images.encoding import encode_image, encode_png
+from segjax.images.transforms import crop_and_resize, open_image
+from segjax.masks import RecordError, compute_mask_box, decode_mask, encode_mask
 
 REPORT_FILE = "report.json"
 
@@ -50,7 +50,7 @@ SOURCES: dict[str, Callable[..., RawSource]] = {
     "lvis": LvisFolder,
     "nuclei": _nuclei,
     "sa1b": Sa1b,
-    "synthetic": Scenes,
+    "synthetic": SyntheticSource,
 }
 
 
@@ -61,7 +61,7 @@ class SplitReport:
     images: int = 0
     objects: int = 0
     seconds: float = 0.0
-    skipped: Skipped = dataclasses.field(default_factory=Skipped)
+    skipped: SkipCounts = dataclasses.field(default_factory=SkipCounts)
 
 
 @dataclasses.dataclass
@@ -217,15 +217,15 @@ def _usable(
 
 def _checked(
     records: Iterator[Record],
-    skipped: Skipped,
+    skipped: SkipCounts,
     short_side: int | None,
     keep_empty: bool,
     threads: int | None,
 ) -> Iterator[Record]:
     seen: set[str] = set()
 
-    def checked(record: Record) -> tuple[Record | RecordError, Skipped]:
-        lost = Skipped()  # of this record, for others are being checked at the same time
+    def checked(record: Record) -> tuple[Record | RecordError, SkipCounts]:
+        lost = SkipCounts()  # of this record, for others are being checked at the same time
         try:
             if not isinstance(record["image"], bytes):
                 record = record | {"image": encode_png(record["image"])}
@@ -236,14 +236,14 @@ def _checked(
         except RecordError as error:
             return error, lost
 
-    for record, lost in in_order(checked, records, threads):
-        skipped.add(lost)
+    for record, lost in map_in_order(checked, records, threads):
+        skipped.merge(lost)
         if isinstance(record, RecordError):
-            skipped.image(record.reason, str(record))
+            skipped.add_image(record.reason, str(record))
         elif record["image_id"] in seen:
-            skipped.image("image id is taken by an earlier image", record["image_id"])
+            skipped.add_image("image id is taken by an earlier image", record["image_id"])
         elif not keep_empty and not record["objects"]["rle"]:
-            skipped.image("image has no objects", record["image_id"])
+            skipped.add_image("image has no objects", record["image_id"])
         else:
             seen.add(record["image_id"])
             yield record
@@ -267,10 +267,10 @@ def _info(raw: RawSource, report: Report) -> storage.PreparedInfo:
     )
 
 
-def shrink_to_short_side(record: Record, short_side: int, skipped: Skipped) -> Record:
+def shrink_to_short_side(record: Record, short_side: int, skipped: SkipCounts) -> Record:
     """The record with its shorter side at most `short_side` px, aspect kept; unchanged if it already is.
 
-    The picture is filtered bilinearly with antialiasing and encoded as it was, see `encode_picture`; a mask pixel is
+    The picture is filtered bilinearly with antialiasing and encoded as it was, see `encode_image`; a mask pixel is
     set where half its area or more was. Boxes and areas follow the new masks; annotated areas scale. Objects that
     vanish are counted in `skipped`.
     """
@@ -286,13 +286,13 @@ def shrink_to_short_side(record: Record, short_side: int, skipped: Skipped) -> R
     for index, rle in enumerate(objects["rle"]):
         mask = _shrink_mask(decode_mask(rle, height, width), size)
         if not mask.any():
-            skipped.object(
+            skipped.add_object(
                 "object vanishes at this short_side",
                 f"{record['image_id']}, object {objects['id'][index]}",
             )
             continue
         kept.append(index)
-        boxes.append(mask_box(mask))
+        boxes.append(compute_mask_box(mask))
         rles.append(encode_mask(mask))
     shrunk = {name: value[kept] for name, value in objects.items() if name != "rle"}
     ratio = np.array([size[1] / width, size[0] / height], np.float32)
@@ -319,12 +319,12 @@ def _shrink_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _shrink_picture(image: bytes, size: tuple[int, int], name: str) -> bytes:
-    with opened(image, name) as picture:
-        small = resized(
+    with open_image(image, name) as picture:
+        small = crop_and_resize(
             picture,
             (0, 0, picture.height, picture.width),
             size,
             Image.Resampling.BILINEAR,
             reduced=True,
         )
-        return encode_picture(small, picture.format)
+        return encode_image(small, picture.format)

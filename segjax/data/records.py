@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segjax.masks import RecordError, check_runs, run_lengths
+from segjax.masks import RecordError, check_run_lengths, parse_run_lengths
 
 Record = dict[str, Any]
 
@@ -73,7 +73,7 @@ def _concrete(shape: tuple, rows: Sequence[Mapping[str, Any]], name: str) -> tup
 _NONE = stack_objects([])
 
 
-def no_objects() -> dict[str, Any]:
+def make_empty_objects() -> dict[str, Any]:
     """The `objects` of a picture without any; its arrays, of no rows, are shared."""
     return _NONE | {"rle": []}
 
@@ -93,7 +93,7 @@ def validate_record(record: Mapping[str, Any]) -> None:
     for name, value in (("height", height), ("width", width)):
         if not isinstance(value, (int, np.integer)) or value < 1:
             raise RecordError(where, name, repr(value), "an int of at least 1")
-    found = image_size(record["image"], where)
+    found = read_image_size(record["image"], where)
     if found != (height, width):
         raise RecordError(
             where,
@@ -104,7 +104,7 @@ def validate_record(record: Mapping[str, Any]) -> None:
     _validate_objects(record["objects"], height, width, where)
 
 
-def image_size(image: bytes | np.ndarray, where: str) -> tuple[int, int]:
+def read_image_size(image: bytes | np.ndarray, where: str) -> tuple[int, int]:
     """(height, width) from the array or from the encoded bytes' header. Raises RecordError for anything else."""
     expected = "PNG or JPEG bytes, or a uint8 array [H, W, 3]"
     if isinstance(image, np.ndarray):
@@ -157,8 +157,8 @@ def _validate_objects(objects: Mapping[str, Any], height: int, width: int, where
         rle = objects["rle"][index]
         if not isinstance(rle, str):
             raise RecordError(row, "rle", type(rle).__name__, "a str")
-        runs = run_lengths(rle)
-        check_runs(runs, height, width, row)
+        runs = parse_run_lengths(rle)
+        check_run_lengths(runs, height, width, row)
         if not runs[1::2].any():
             raise RecordError(row, "rle", "an empty mask", "a mask of at least one pixel")
 

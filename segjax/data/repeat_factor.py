@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 
-class RepeatRare:
+class RepeatFactorSource:
     """A source in which a picture comes as often as its rarest class asks for: max(1, sqrt(threshold / share)) times.
 
     The share is that of the pictures in which the class occurs. Where the factor is no whole number, some pictures come
@@ -24,7 +24,7 @@ class RepeatRare:
             )
         self.source = source
         self._ends = np.cumsum(
-            repeat_factors([set(_categories(source[i])) for i in range(len(source))], threshold)
+            compute_repeat_factors([set(_categories(source[i])) for i in range(len(source))], threshold)
         )
 
     def __len__(self) -> int:
@@ -36,7 +36,7 @@ class RepeatRare:
         return self.source[int(np.searchsorted(self._ends, position + 0.5, side="right"))]
 
 
-def repeat_factors(classes: Sequence[set[int]], threshold: float) -> np.ndarray:
+def compute_repeat_factors(classes: Sequence[set[int]], threshold: float) -> np.ndarray:
     """How often each picture comes, float64 of at least 1, by the classes in each."""
     number, pictures = np.unique([each for some in classes for each in some], return_counts=True)
     factors = np.maximum(1, np.sqrt(threshold * len(classes) / np.maximum(pictures, 1)))

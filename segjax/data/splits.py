@@ -5,7 +5,7 @@ from typing import Any
 
 from segjax.data.sources.tfds import TFDS, open_tfds, tfds_splits
 from segjax.data.storage import open_source, read_info
-from segjax.data.synthetic.figures import scenes_of
+from segjax.data.synthetic.figures import get_scene_class
 from segjax.data.synthetic.scenes import SyntheticScenes
 
 SYNTHETIC = "synthetic"
@@ -42,20 +42,20 @@ def open_split(data: Mapping[str, Any], role: str):
     )
 
 
-def splits_of(source: str, tfds_dir: str = "") -> list[str]:
+def list_splits(source: str, tfds_dir: str = "") -> list[str]:
     """Names of the splits of a prepared folder or of "tfds:NAME"; raises as `open_split`."""
     if source.startswith(TFDS):
         return tfds_splits(source.removeprefix(TFDS), tfds_dir)
     return list(read_info(source).splits)
 
 
-def categories_of(data: Mapping[str, Any]) -> tuple[str, ...]:
+def list_categories(data: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the classes 0..K-1 of a source, as `open_split` opens it."""
-    return classes_of(data)["categories"]
+    return describe_categories(data)["categories"]
 
 
-def classes_of(data: Mapping[str, Any]) -> dict[str, tuple]:
-    """What is known of a source's classes and keypoints: the options of `segjax.evaluation.coco_format.coco_truth`."""
+def describe_categories(data: Mapping[str, Any]) -> dict[str, tuple]:
+    """What is known of a source's classes and keypoints: the options of `segjax.evaluation.coco_format.build_coco_ground_truth`."""
     info = _scenes(data) if data["source"] == SYNTHETIC else open_split(data, "eval").info
     return {
         name: getattr(info, name)
@@ -63,16 +63,16 @@ def classes_of(data: Mapping[str, Any]) -> dict[str, tuple]:
     }
 
 
-def keypoint_sigmas_of(data: Mapping[str, Any]) -> tuple[float, ...] | None:
+def get_keypoint_sigmas(data: Mapping[str, Any]) -> tuple[float, ...] | None:
     """How far off annotators are, for OKS: of each keypoint of synthetic figures; None, COCO's, for other sources."""
     return _scenes(data).keypoint_sigmas if data["source"] == SYNTHETIC else None
 
 
 def _scenes(data: Mapping[str, Any]) -> type[SyntheticScenes]:
-    return scenes_of(data.get("scenes", {}).get("kind", "shapes"))
+    return get_scene_class(data.get("scenes", {}).get("kind", "shapes"))
 
 
-class First:
+class FirstRecords:
     """The first `count` records of a source."""
 
     def __init__(self, source: Sequence, count: int):
@@ -85,7 +85,7 @@ class First:
         return self.source[index]
 
 
-class Spread(First):
+class SpreadRecords(FirstRecords):
     """`count` records of a source, evenly spread over it: sources are often sorted by class."""
 
     def __getitem__(self, index: int) -> Any:

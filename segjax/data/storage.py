@@ -23,7 +23,7 @@ from segjax.data.records import (
     OPTIONAL_CLASS_LISTS,
     OPTIONAL_OBJECT_FIELDS,
     Record,
-    no_objects,
+    make_empty_objects,
 )
 
 INFO_FILE = "info.json"
@@ -79,7 +79,7 @@ def _features(
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence_tfds() -> Iterator[None]:
     """TFDS shows progress bars and log lines of its own; the command line reports for it."""
     bars, verbosity = tqdm_utils._active, absl_logging.get_verbosity()
     tfds.display_progress_bar(False)
@@ -132,7 +132,7 @@ def write_examples(
     identity = tfds.core.DatasetIdentity(
         name=name, version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=__name__
     )
-    with quiet():
+    with silence_tfds():
         info = tfds.core.DatasetInfo(builder=identity, features=features, disable_shuffling=True)
         writer = tfds.core.SequentialWriter(info, SHARD, file_format="array_record")
         writer.initialize_splits(list(splits))
@@ -220,7 +220,7 @@ class RecordSource:
     def _open(self) -> Any:
         with _OPENING:
             if self._files is None:
-                with quiet():
+                with silence_tfds():
                     builder = tfds.builder_from_directory(self.path)
                     decoders = {field: tfds.decode.SkipDecoding() for field in self._encoded}
                     self._files = builder.as_data_source(split=self.split, decoders=decoders)
@@ -233,7 +233,7 @@ def _from_tfds(example: Mapping[str, Any], position: int) -> Record:
         "image_id": example["image_id"].decode("utf-8"),
         "height": int(example["height"]),
         "width": int(example["width"]),
-        "objects": _objects(example["objects"]) if "objects" in example else no_objects(),
+        "objects": _objects(example["objects"]) if "objects" in example else make_empty_objects(),
     }
     record |= {
         name: np.asarray(example[name], np.int32)

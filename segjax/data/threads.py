@@ -9,14 +9,14 @@ from typing import TypeVar
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
-def in_order(
+def map_in_order(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None
 ) -> Iterator[Result]:
     """`map(function, items)` by threads, few items ahead of what is taken; one thread for each core by default.
 
     Items are drawn in this thread, in order. An error is raised where its result would have come.
     """
-    threads = threads or usable_cores()
+    threads = threads or count_usable_cores()
     if threads == 1:
         yield from map(function, items)
         return
@@ -34,6 +34,6 @@ def in_order(
                 future.cancel()
 
 
-def usable_cores() -> int:
+def count_usable_cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

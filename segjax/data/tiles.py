@@ -7,7 +7,7 @@ import numpy as np
 
 from segjax.data.records import stack_objects
 from segjax.images.transforms import decode_image
-from segjax.masks import decode_mask, encode_mask, mask_box
+from segjax.masks import compute_mask_box, decode_mask, encode_mask
 
 
 class Tiles:
@@ -58,7 +58,7 @@ class Tiles:
             mask = decode_mask(objects["rle"][member], record["height"], record["width"])[window]
             row = {name: objects[name][member] for name in ("id", "category", "crowd")}
             rows.append(
-                row | {"box": mask_box(mask), "area": float(mask.sum()), "rle": encode_mask(mask)}
+                row | {"box": compute_mask_box(mask), "area": float(mask.sum()), "rle": encode_mask(mask)}
             )
         return {
             "image": image,

@@ -20,7 +20,7 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def encode_picture(picture: Image.Image, kind: str | None) -> bytes:
+def encode_image(picture: Image.Image, kind: str | None) -> bytes:
     """Bytes of a picture that was of Pillow's format `kind`: a JPEG becomes one again, others PNG.
 
     A JPEG stays small that way: of a photograph with a shorter side of 256 pixels, 41 KB against a PNG's 151 KB. PNG

@@ -8,7 +8,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from segjax.images.transforms import fitted_size
+from segjax.images.transforms import compute_fitted_size
 
 RESIZES = ("pillow", "torchvision")
 
@@ -32,21 +32,21 @@ class Placement:
     resize: str = "pillow"
 
     @property
-    def mirrored(self) -> bool:
+    def is_mirrored(self) -> bool:
         """Whether left and right are exchanged (a turned picture is not mirrored)."""
         return self.flip_x != self.flip_y
 
     @property
-    def turned(self) -> tuple[int, int]:
+    def rotated(self) -> tuple[int, int]:
         """(height, width) of the picture once it is turned."""
         return self.source if self.turns % 2 == 0 else self.source[::-1]
 
     @property
     def window(self) -> tuple[float, float, float, float]:
         """x1 y1 x2 y2 of what is kept, in pixels of the picture once it is turned and mirrored."""
-        scale = np.array(self.turned) / self.resized
+        scale = np.array(self.rotated) / self.resized
         (top, left), (bottom, right) = self.offset * scale, np.add(self.offset, self.size) * scale
-        return left, top, min(right, self.turned[1]), min(bottom, self.turned[0])
+        return left, top, min(right, self.rotated[1]), min(bottom, self.rotated[0])
 
     def apply(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [H, W, 3] or [H, W] -> uint8 [h, w, 3] or [h, w]: the content of the canvas, bilinear."""
@@ -54,13 +54,13 @@ class Placement:
             raise ValueError(
                 f"placement was drawn for {self.source} pixels, got {pixels.shape[:2]}"
             )
-        pixels = self.oriented(pixels)
+        pixels = self.orient(pixels)
         if self.resized == pixels.shape[:2]:
             y, x = self.offset
             return pixels[y : y + self.size[0], x : x + self.size[1]]
         # Pillow's filter is wider than a pixel only where the picture shrinks.
         if self.resize == "torchvision" and (
-            self.resized[0] < self.turned[0] or self.resized[1] < self.turned[1]
+            self.resized[0] < self.rotated[0] or self.resized[1] < self.rotated[1]
         ):
             return _plain_bilinear(pixels, self.window, self.size)
         picture = Image.fromarray(np.ascontiguousarray(pixels))
@@ -69,11 +69,11 @@ class Placement:
 
     def apply_mask(self, mask: np.ndarray) -> np.ndarray:
         """bool [H, W] -> bool [h, w]: the pixels of which at least half (by the picture's own filter) is inside."""
-        if self.resized == self.turned:
+        if self.resized == self.rotated:
             return self.apply(mask)
         return self.apply(mask.astype(np.uint8) * np.uint8(255)) >= 128
 
-    def points(self, points: np.ndarray) -> np.ndarray:
+    def transform_points(self, points: np.ndarray) -> np.ndarray:
         """Points [..., 2] (x, y) of the source in the frame of the content, float64; continuous, so that the middle of
         the first pixel is (0.5, 0.5). Those outside the window lie outside the content."""
         x, y = np.moveaxis(np.asarray(points, np.float64), -1, 0)
@@ -89,10 +89,10 @@ class Placement:
         )
         return np.stack([x, y], -1)
 
-    def points_back(self, points: np.ndarray) -> np.ndarray:
+    def invert_points(self, points: np.ndarray) -> np.ndarray:
         """Points [..., 2] (x, y) of the content in the frame of the source, float64: the way back of `points`."""
         x, y = np.moveaxis(np.asarray(points, np.float64), -1, 0)
-        height, width = self.turned
+        height, width = self.rotated
         x, y = (
             (x + self.offset[1]) * width / self.resized[1],
             (y + self.offset[0]) * height / self.resized[0],
@@ -104,26 +104,26 @@ class Placement:
             height, width = width, height
         return np.stack([x, y], -1)
 
-    def boxes(self, boxes: np.ndarray) -> np.ndarray:
+    def transform_boxes(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes [..., 4] (x1 y1 x2 y2) of the source in the frame of the content, float64, not clipped."""
-        return _boxes_through(self.points, boxes)
+        return _boxes_through(self.transform_points, boxes)
 
-    def boxes_back(self, boxes: np.ndarray) -> np.ndarray:
+    def invert_boxes(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes [..., 4] of the content in the frame of the source, float64, not clipped."""
-        return _boxes_through(self.points_back, boxes)
+        return _boxes_through(self.invert_points, boxes)
 
-    def hits(self, boxes: np.ndarray) -> np.ndarray:
+    def overlaps_window(self, boxes: np.ndarray) -> np.ndarray:
         """bool [G]: whether boxes float [G, 4] of the source reach into the window (masks of the others are empty)."""
-        x1, y1, x2, y2 = np.moveaxis(self.boxes(np.asarray(boxes).reshape(-1, 4)), -1, 0)
+        x1, y1, x2, y2 = np.moveaxis(self.transform_boxes(np.asarray(boxes).reshape(-1, 4)), -1, 0)
         return (x2 > 0) & (x1 < self.size[1]) & (y2 > 0) & (y1 < self.size[0])
 
-    def oriented(self, pixels: np.ndarray) -> np.ndarray:
+    def orient(self, pixels: np.ndarray) -> np.ndarray:
         """[H, W, ...] turned and mirrored, not resized; a view."""
         pixels = np.rot90(pixels, self.turns) if self.turns else pixels
         return pixels[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
 
 
-def whole(
+def place_whole_image(
     hw: tuple[int, int], resized: tuple[int, int] | None = None, resize: str = "pillow"
 ) -> Placement:
     """All of a picture of ``hw`` pixels, as it is or ``resized``."""
@@ -131,25 +131,25 @@ def whole(
     return Placement(tuple(hw), resized, (0, 0), resized, resize=resize)
 
 
-def detection_placement(
+def place_for_detection(
     hw: tuple[int, int],
     canvas: tuple[int, int],
     short_side: int = 0,
     long_side: int = 0,
     resize: str = "pillow",
 ) -> Placement:
-    """How a detector sees a picture of ``hw`` pixels: the whole of it, resized as `short_side_size` says.
+    """How a detector sees a picture of ``hw`` pixels: the whole of it, resized as `compute_short_side_size` says.
 
     Where that is larger than the canvas (H, W), the picture becomes as large as the canvas can hold.
     """
-    fitted = fitted_size(hw, canvas)
-    resized = short_side_size(hw, short_side, long_side, resize) if short_side else fitted
-    return whole(
+    fitted = compute_fitted_size(hw, canvas)
+    resized = compute_short_side_size(hw, short_side, long_side, resize) if short_side else fitted
+    return place_whole_image(
         hw, resized if resized[0] <= canvas[0] and resized[1] <= canvas[1] else fitted, resize
     )
 
 
-def short_side_size(
+def compute_short_side_size(
     hw: tuple[int, int], short_side: int, long_side: int = 0, resize: str = "pillow"
 ) -> tuple[int, int]:
     """(h, w) at which the shorter side has ``short_side`` pixels, or fewer where the longer would exceed ``long_side``.

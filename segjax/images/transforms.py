@@ -56,21 +56,21 @@ def decode_image(
         pixels = pixels[:, :, None]
     pixels = pixels[:, :, :3]
     if percentiles is not None:
-        pixels = stretch(pixels, *np.percentile(pixels, percentiles))
+        pixels = stretch_intensities(pixels, *np.percentile(pixels, percentiles))
     elif pixels.dtype == np.uint16:
-        pixels = stretch(pixels, pixels.min(), pixels.max())
+        pixels = stretch_intensities(pixels, pixels.min(), pixels.max())
     if pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
     return np.ascontiguousarray(pixels)
 
 
-def stretch(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+def stretch_intensities(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
     """Maps ``low``..``high`` linearly to 0..255, clipped and rounded; uint8. A flat picture (high <= low) is black."""
     scale = 255.0 / (high - low) if high > low else 0.0
     return np.clip((pixels - np.float32(low)) * np.float32(scale) + 0.5, 0, 255).astype(np.uint8)
 
 
-def fitted_size(hw: tuple[int, int], canvas: int | tuple[int, int]) -> tuple[int, int]:
+def compute_fitted_size(hw: tuple[int, int], canvas: int | tuple[int, int]) -> tuple[int, int]:
     """(h, w) of a picture of ``hw`` resized until it fills a canvas of (H, W), or a square, along one side; rounded as
     SAM does, at least 1."""
     height, width = (canvas, canvas) if isinstance(canvas, int) else canvas
@@ -80,11 +80,11 @@ def fitted_size(hw: tuple[int, int], canvas: int | tuple[int, int]) -> tuple[int
 
 def resize_longest_side(image: np.ndarray, canvas: int) -> np.ndarray:
     """uint8 [H, W, 3] -> uint8 [h, w, 3] with max(h, w) = ``canvas``: Pillow's antialiased bilinear, as SAM does."""
-    h, w = fitted_size(image.shape[:2], canvas)
+    h, w = compute_fitted_size(image.shape[:2], canvas)
     return np.asarray(Image.fromarray(image).resize((w, h), Image.BILINEAR))
 
 
-def middle_box(hw: tuple[int, int], margin: float = 1.0) -> Box:
+def compute_center_box(hw: tuple[int, int], margin: float = 1.0) -> Box:
     """(top, left, height, width) of the square in the middle of a picture of ``hw``, the shorter side over `margin`.
 
     256 / 224 cuts off as much all around as ImageNet is measured without.
@@ -95,10 +95,10 @@ def middle_box(hw: tuple[int, int], margin: float = 1.0) -> Box:
 
 def center_crop(image: np.ndarray, canvas: int) -> np.ndarray:
     """uint8 [H, W, 3] -> [canvas, canvas, 3]: the middle, the shorter side filling the canvas; Pillow's bicubic."""
-    return np.asarray(resized_window(image, lambda hw: (middle_box(hw), (canvas, canvas))))
+    return np.asarray(decode_crop(image, lambda hw: (compute_center_box(hw), (canvas, canvas))))
 
 
-def resized_window(
+def decode_crop(
     source: bytes | np.ndarray,
     choose: Callable[[tuple[int, int]], tuple[Box, tuple[int, int]]],
     *,
@@ -115,14 +115,14 @@ def resized_window(
         that at least as many pixels are left as are wanted: much faster. The part stays the same.
     """
     if not isinstance(source, np.ndarray) and percentiles is None:
-        with opened(source, name) as picture:
+        with open_image(source, name) as picture:
             if picture.mode not in SIXTEEN_BITS:
-                return resized(picture, *choose((picture.height, picture.width)), reduced=reduced)
+                return crop_and_resize(picture, *choose((picture.height, picture.width)), reduced=reduced)
     picture = Image.fromarray(decode_image(source, name=name, percentiles=percentiles))
-    return resized(picture, *choose((picture.height, picture.width)))
+    return crop_and_resize(picture, *choose((picture.height, picture.width)))
 
 
-def resized(
+def crop_and_resize(
     picture: Image.Image,
     box: Box,
     size: tuple[int, int],
@@ -132,7 +132,7 @@ def resized(
 ) -> Image.Image:
     """The box of an opened picture in ``size`` = (h, w) pixels, antialiased; RGB, or grey of 16 bits as it is.
 
-    reduced: see `resized_window`. A picture that is reduced is not to be used again.
+    reduced: see `decode_crop`. A picture that is reduced is not to be used again.
     """
     factor = _reduce(picture, min(box[2] // size[0], box[3] // size[1])) if reduced else 1
     top, left, height, width = box
@@ -201,7 +201,7 @@ def scale_boxes(boxes: np.ndarray, from_hw: tuple[int, int], to_hw: tuple[int, i
 
 
 @contextlib.contextmanager
-def opened(data: bytes, name: str) -> Iterator[Image.Image]:
+def open_image(data: bytes, name: str) -> Iterator[Image.Image]:
     """The picture of encoded bytes, which Pillow decodes when it is asked for pixels, inside the block.
 
     Raises ImageError for whatever cannot be read, of the header or of the pixels, and for more than 16 bits a channel.
@@ -232,7 +232,7 @@ def opened(data: bytes, name: str) -> Iterator[Image.Image]:
 
 
 def _decode_bytes(data: bytes, name: str) -> np.ndarray:
-    with opened(data, name) as picture:
+    with open_image(data, name) as picture:
         if picture.mode in SIXTEEN_BITS:
             return np.asarray(picture).astype(np.uint16)
         return np.asarray(_rgb(picture))

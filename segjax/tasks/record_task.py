@@ -10,14 +10,15 @@ import ml_collections
 import numpy as np
 
 from segjax.data.loader import make_loader
-from segjax.data.splits import First, open_split
-from segjax.models.build import init_model, shapes_of
+from segjax.data.splits import FirstRecords, open_split
+from segjax.models.build import init_model, variable_shapes
 from segjax.models.sizes import attributes
 from segjax.training.defaults import with_defaults
+from segjax.training.task import Task
 from segjax.weights.tree import check_variables
 
 
-class RecordTask:
+class RecordTask(Task):
     """A task says which settings and models it has, what an example is, its loss and how it is measured."""
 
     defaults: Callable[
@@ -33,7 +34,7 @@ class RecordTask:
         self.eval = config.eval.to_dict()
 
     @classmethod
-    def completed(
+    def complete_config(
         cls, settings: Mapping[str, Any] | ml_collections.ConfigDict
     ) -> ml_collections.ConfigDict:
         """A new config with every setting: those given, perhaps by an older version, and the defaults of the others.
@@ -92,26 +93,8 @@ class RecordTask:
 
         Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them.
         """
-        check_variables(shapes_of(self.model), variables, source="what is to be measured")
+        check_variables(variable_shapes(self.model), variables, source="what is to be measured")
         return measured_batches(self.batches, self.eval["batch_size"], mesh)
-
-
-def record_settings() -> dict[str, Any]:
-    """Defaults of `config.data` that do not depend on what is made of the records."""
-    return dict(
-        source="synthetic",  # or a folder that `segjax prepare` wrote, or "tfds:NAME"
-        tfds_dir="",  # where TFDS has prepared its data sets; "": ~/tensorflow_datasets or $TFDS_DATA_DIR
-        train_split="train",
-        eval_split="val",
-        scenes=dict(
-            train_count=2000, eval_count=64, size=128, difficulty="easy", seed=0, kind="shapes"
-        ),
-        percentiles=(),  # (low, high): stretch each picture's intensities, for microscopes
-        workers=0,
-        threads=1,
-        cache_mb=0.0,
-        max_broken=0.01,  # a run stops when a larger share of its examples cannot be read
-    )
 
 
 def records_of(data: Mapping[str, Any], split: str, *, limit: int) -> Sequence:
@@ -122,7 +105,7 @@ def records_of(data: Mapping[str, Any], split: str, *, limit: int) -> Sequence:
             data, "eval"
         )  # what cannot be measured on should be an error now, not after the training
         return source
-    return First(source, limit) if limit else source
+    return FirstRecords(source, limit) if limit else source
 
 
 def load(
@@ -169,18 +152,3 @@ def measured_batches(
     """
     place = dict(process_index=jax.process_index(), process_count=jax.process_count())
     return batches("eval", batch_size=-(-batch_size // mesh.size) * mesh.size, **place)
-
-
-def variant_of(
-    config: ml_collections.ConfigDict, variant: str, known: tuple[str, ...], miniature: Callable
-) -> ml_collections.ConfigDict:
-    """The config itself, or for "debug" what `miniature` makes of it: two steps on synthetic scenes, seconds on a CPU.
-
-    Raises:
-      ValueError: a variant that is neither "", "debug" nor one of `known`, which the experiment has applied itself.
-    """
-    if variant not in ("", "debug", *known):
-        raise ValueError(
-            f"the experiment has no variant {variant!r}; it has {'; '.join(('debug', *known))}"
-        )
-    return miniature(config) if variant == "debug" else config

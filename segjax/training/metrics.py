@@ -1,4 +1,4 @@
-"""Where a run's numbers and pictures go: JSON lines always, TensorBoard, and a progress bar on a terminal."""
+"""Logs of a run: JSON lines, TensorBoard, images, and a progress bar on a terminal."""
 
 import json
 import math
@@ -11,17 +11,24 @@ import jax
 import numpy as np
 from PIL import Image
 
-from segjax.files import write_whole
+from segjax.files import write_atomic
 
 
 class MetricWriter:
-    """Writes workdir/metrics.jsonl, workdir/tb and workdir/pictures. Only process 0 writes; others do nothing.
+    """Writer of workdir/metrics.jsonl, workdir/tb and workdir/pictures. A context manager.
 
-    step: where the run starts. Rows after it are dropped from metrics.jsonl: they belong to steps that were
-    lost when the run was killed and are about to be done again. A context manager.
+    Only process 0 writes. In other processes the methods do nothing.
     """
 
     def __init__(self, workdir: str | pathlib.Path, *, step: int = 0, total_steps: int = 0) -> None:
+        """Opens the logs and drops the rows of steps that are about to be repeated.
+
+        Args:
+          workdir: Folder of the run.
+          step: Steps done when the run starts. Later rows in metrics.jsonl belong to steps that
+            were lost when the run was killed.
+          total_steps: Length of the run, for the progress bar.
+        """
         self._workdir = pathlib.Path(workdir)
         self._active = jax.process_index() == 0
         if not self._active:
@@ -30,8 +37,8 @@ class MetricWriter:
 
         path = self._workdir / "metrics.jsonl"
         if path.exists():
-            rows = [row for row in path.read_text().splitlines() if _step_of(row) <= step]
-            write_whole(path, "".join(f"{row}\n" for row in rows))
+            rows = [row for row in path.read_text().splitlines() if _parse_step(row) <= step]
+            write_atomic(path, "".join(f"{row}\n" for row in rows))
         self._lines = path.open("a")
         self._board = SummaryWriter(str(self._workdir / "tb"))
         self._progress = Progress(step, total_steps)
@@ -46,7 +53,7 @@ class MetricWriter:
             self._board.close()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One row. A number that is not finite is written as null in JSON, which has no other way to say it."""
+        """Writes one row. JSON has no other word for a value that is not finite than null."""
         if not self._active:
             return
         row = {"step": step, **{k: v if math.isfinite(v) else None for k, v in values.items()}}
@@ -56,8 +63,13 @@ class MetricWriter:
             self._board.add_scalar(name, value, step)
         self._progress.log(step, values)
 
-    def pictures(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """uint8 [H, W, 3] each, to pictures/<name>_<step>.png and TensorBoard."""
+    def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Writes images to pictures/<name>_<step>.png and TensorBoard.
+
+        Args:
+          step: Step that the images belong to.
+          images: uint8 [H, W, 3] by name.
+        """
         if not self._active or not images:
             return
         folder = self._workdir / "pictures"
@@ -75,7 +87,7 @@ class MetricWriter:
 
 
 class Progress:
-    """A bar with time left on a terminal; otherwise one plain line per row of metrics."""
+    """Progress bar with the remaining time on a terminal, else one plain line per row."""
 
     def __init__(self, step: int, total_steps: int) -> None:
         from rich.console import Console
@@ -112,18 +124,19 @@ class Progress:
             print(line, file=sys.stdout, flush=True)
 
     def close(self) -> None:
-        """Leaves the bar as it stands and gives the terminal back."""
+        """Leaves the bar as it is and releases the terminal."""
         if self._bar is not None:
             self._bar.stop()
 
 
-def _step_of(row: str) -> float:
+def _parse_step(row: str) -> float:
+    """Returns the step of a row, or infinity for the half line that a killed run may leave."""
     try:
         return json.loads(row)["step"]
     except (ValueError, KeyError, TypeError):
-        return math.inf  # the last line of a killed run may be half a line
+        return math.inf
 
 
-def means(rows: list[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean of each metric over fetched rows."""
+def average(rows: list[Mapping[str, Any]]) -> dict[str, float]:
+    """Averages each metric over fetched rows."""
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from segjax.files import unfinished
+from segjax.files import atomic_path
 
 
-def curve(
+def plot_iou_by_clicks(
     results: Mapping[str, Mapping[str, float]], path: str | os.PathLike, *, title: str = ""
 ) -> pathlib.Path:
     """Plots mean IoU against the number of points, one line a result, to a PNG.
@@ -59,7 +59,7 @@ def curve(
     return _save(figure, path)
 
 
-def training_curves(
+def plot_training_curves(
     metrics: str | os.PathLike, path: str | os.PathLike, *, title: str = ""
 ) -> pathlib.Path:
     """Plots a run's `metrics.jsonl` to a PNG: a panel a metric; counts of points ("iou@1", "iou@5") share one.
@@ -103,7 +103,7 @@ def training_curves(
     return _save(figure, path)
 
 
-def precision_recall(
+def plot_precision_recall(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str | os.PathLike, *, title: str = ""
 ) -> pathlib.Path:
     """Plots precision against recall to a PNG, one line a curve, with the mean precision, which is AP, in the legend.
@@ -131,7 +131,7 @@ def precision_recall(
     return _save(figure, path)
 
 
-def confusion(
+def plot_confusion_matrix(
     counts: np.ndarray,
     names: Sequence[str],
     path: str | os.PathLike,
@@ -189,7 +189,7 @@ def _save(figure, path: str | os.PathLike, *, grid: bool = True) -> pathlib.Path
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(grid, **({"color": "0.92"} if grid else {}))
         axes.set_axisbelow(True)
-    with unfinished(path) as partial:
+    with atomic_path(path) as partial:
         FigureCanvasAgg(figure).print_png(partial)
     return pathlib.Path(path)
 

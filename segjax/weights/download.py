@@ -7,7 +7,7 @@ import pathlib
 import urllib.request
 from collections.abc import Callable, Iterator
 
-from segjax.files import cache_folder, unfinished
+from segjax.files import cache_folder, atomic_path
 from segjax.weights.registry import PublishedFile
 from segjax.weights.tree import CheckpointError
 
@@ -37,7 +37,7 @@ def fetch(file: PublishedFile, folder: pathlib.Path | None = None) -> pathlib.Pa
             _check(file, path, *_copied(kept.read, lambda data: None))
         return path
     try:
-        with urllib.request.urlopen(file.url, timeout=60) as source, unfinished(path) as partial:
+        with urllib.request.urlopen(file.url, timeout=60) as source, atomic_path(path) as partial:
             with partial.open("wb") as target, _progress(file) as advance:
                 found = _copied(source.read, lambda data: (target.write(data), advance(len(data))))
             _check(file, file.url, *found)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from segjax.files import unfinished
+from segjax.files import atomic_path
 from segjax.weights.tree import CheckpointError, flatten, unflatten
 
 FORMAT = "segjax"
@@ -50,7 +50,7 @@ def write_arrays(
 
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     try:
-        with unfinished(path) as partial:
+        with atomic_path(path) as partial:
             save_file(contiguous, partial, metadata=dict(header))
     except SafetensorError as error:  # the library's only kind, for a full disk too
         raise OSError(f"{path} is not written: {error}") from error

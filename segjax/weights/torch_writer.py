@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segjax.files import unfinished
+from segjax.files import atomic_path
 from segjax.weights.torch_file import STORAGES
 
 _TYPES = {dtype: name for name, dtype in STORAGES.items()}
@@ -29,7 +29,7 @@ def write_torch(path: str | pathlib.Path, state: Mapping[str, np.ndarray]) -> No
             raise ValueError(
                 f"{key} is {array.dtype}, which torch files cannot hold; expected one of {', '.join(_TYPES)}"
             )
-    with unfinished(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_path(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("archive/data.pkl", _pickle(state))
         archive.writestr("archive/byteorder", "little")
         for number, array in enumerate(state.values()):

@@ -1,18 +1,18 @@
-"""Batches of lying and of standing pictures: which come when, whoever asks, and what stands in for a broken one."""
+"""Batches of lying and of standing pictures: which come when, whoever asks, and what is_portrait in for a broken one."""
 
 import pickle
 
 import numpy as np
 import pytest
 
-from segjax.data.aspect_batches import ByOrientation, OrientedExample, stands
+from segjax.data.aspect_batches import AspectGroupedExample, AspectGroupedOrder, is_portrait
 from segjax.data.loader import make_loader
 
 BATCH = 4
 
 
 class Pictures:
-    """Every third one stands; those in `broken` cannot be read a second time."""
+    """Every third one is_portrait; those in `broken` cannot be read a second time."""
 
     def __init__(self, count, broken=()):
         self.count, self.broken, self.read = count, broken, set()
@@ -42,7 +42,7 @@ class Maker:
 
 
 def orders(count=17, seed=0):
-    return ByOrientation(Pictures(count), BATCH, seed)
+    return AspectGroupedOrder(Pictures(count), BATCH, seed)
 
 
 def test_a_batch_has_one_orientation_and_every_picture_its_turn():
@@ -81,8 +81,8 @@ def test_the_order_is_the_seed_s_whoever_asks_and_from_wherever():
 def test_loaded_in_shares_of_two_processes_and_resumed(workers):
     def batches(count, start=0, **place):
         source = Pictures(17)
-        order = ByOrientation(source, BATCH, 5)
-        example = OrientedExample(Maker((2, 3)), Maker((3, 2)), order)
+        order = AspectGroupedOrder(source, BATCH, 5)
+        example = AspectGroupedExample(Maker((2, 3)), Maker((3, 2)), order)
         options = dict(batch_size=BATCH, seed=5, start=start, order=order, workers=workers)
         with make_loader(source, example, **options, **place) as loader:
             return [next(loader) for _ in range(count)]
@@ -107,16 +107,16 @@ def test_a_picture_that_cannot_be_read_at_the_start_is_named():
         ValueError,
         match="picture 3 of the training data cannot be read .gone.*by_orientation=False",
     ):
-        ByOrientation(source, BATCH, 0)
+        AspectGroupedOrder(source, BATCH, 0)
 
 
 def test_what_cannot_be_read_later_leaves_a_placeholder_of_its_batch():
     source = Pictures(12, broken=(0, 1))
-    order = ByOrientation(source, BATCH, 0)
-    example = OrientedExample(Maker((2, 3)), Maker((3, 2)), order)
+    order = AspectGroupedOrder(source, BATCH, 0)
+    example = AspectGroupedExample(Maker((2, 3)), Maker((3, 2)), order)
     with make_loader(source, example, batch_size=BATCH, order=order, max_broken=1) as loader:
         rows = [next(loader) for _ in range(3)]
     places = [(batch, row) for batch in rows for row in np.flatnonzero(batch["weight"] == 0)]
     broken = {int(batch["index"][row]): batch["image"][row].shape for batch, row in places}
     assert broken == {0: (3, 2), 1: (2, 3)}
-    assert example.placeholder()["image"].shape == (2, 3) and not stands({"height": 2, "width": 2})
+    assert example.placeholder()["image"].shape == (2, 3) and not is_portrait({"height": 2, "width": 2})

@@ -77,8 +77,8 @@ def test_processes_write_a_file_each_and_read_the_others(tmp_path):
         (accounts[0], 6),
         (accounts[0], 5),
     ]:
-        account.broken(position, None, OSError("x"), of=100)
-        account.whole()
+        account.count_broken(position, None, OSError("x"), of=100)
+        account.count_read()
     files = sorted(path.name.split("-")[0] for path in tmp_path.iterdir())
     assert files == ["0", "1"] and sorted(line["position"] for line in named(tmp_path)) == [5, 6]
 
@@ -86,10 +86,10 @@ def test_processes_write_a_file_each_and_read_the_others(tmp_path):
 def test_a_line_that_another_process_is_still_writing_waits(tmp_path):
     account = BrokenRecords(tmp_path, 0, 0.5)
     (tmp_path / "1-1.jsonl").write_bytes(b'{"position": 1}\n{"posi')
-    account.broken(1, None, OSError("x"), of=100)
+    account.count_broken(1, None, OSError("x"), of=100)
     assert len(list(tmp_path.iterdir())) == 1  # it is named already
     (tmp_path / "1-1.jsonl").write_bytes(b'{"position": 1}\n{"position": 2}\n')
-    account.broken(2, None, OSError("x"), of=100)
+    account.count_broken(2, None, OSError("x"), of=100)
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -125,8 +125,8 @@ def test_threads_count_together_and_a_copy_counts_anew(tmp_path):
 
     def read(offset):
         for position in range(offset, offset + 50):
-            account.broken(position, None, OSError("x"), of=10**6)
-            account.whole()
+            account.count_broken(position, None, OSError("x"), of=10**6)
+            account.count_read()
 
     threads = [threading.Thread(target=read, args=(50 * n,)) for n in range(4)]
     for thread in threads:
@@ -139,5 +139,5 @@ def test_threads_count_together_and_a_copy_counts_anew(tmp_path):
         and lines[-1]["broken"] == 200
     )
     again = pickle.loads(pickle.dumps(account))
-    again.broken(1000, None, OSError("x"), of=10**6)
+    again.count_broken(1000, None, OSError("x"), of=10**6)
     assert named(tmp_path)[-1]["seen"] == 1

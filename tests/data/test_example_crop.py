@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax.data.examples.crop import CropExample, random_box
+from segjax.data.examples.crop import CropExample, sample_crop_box
 from segjax.images.transforms import ImageError, center_crop
 
 
@@ -14,7 +14,7 @@ def record(pixels):
 
 def test_boxes_have_the_areas_and_shapes_that_were_asked_for():
     rng = np.random.default_rng(0)
-    boxes = np.array([random_box((300, 400), (0.2, 1.0), (3 / 4, 4 / 3), rng) for _ in range(2000)])
+    boxes = np.array([sample_crop_box((300, 400), (0.2, 1.0), (3 / 4, 4 / 3), rng) for _ in range(2000)])
     top, left, height, width = boxes.T
     assert (
         (top >= 0).all()
@@ -34,8 +34,8 @@ def test_boxes_have_the_areas_and_shapes_that_were_asked_for():
 
 def test_a_picture_that_no_box_fits_gives_its_middle():
     rng = np.random.default_rng(0)
-    assert random_box((30, 300), (0.9, 1.0), (3 / 4, 4 / 3), rng) == (0, 130, 30, 40)
-    assert random_box((300, 30), (0.9, 1.0), (3 / 4, 4 / 3), rng) == (130, 0, 40, 30)
+    assert sample_crop_box((30, 300), (0.9, 1.0), (3 / 4, 4 / 3), rng) == (0, 130, 30, 40)
+    assert sample_crop_box((300, 30), (0.9, 1.0), (3 / 4, 4 / 3), rng) == (130, 0, 40, 30)
 
 
 def test_training_crops_flips_and_resizes_and_evaluation_does_not():

@@ -6,11 +6,11 @@ from PIL import Image
 from records_made import block, record_of
 from scipy import ndimage
 
-from segjax.data.examples.detection import DetectionExample, shown_whole
-from segjax.data.examples.place_objects import left_right_pairs, mask_cells_of_box
+from segjax.data.examples.detection import DetectionExample, place_evaluated_image
+from segjax.data.examples.place_objects import find_left_right_pairs, rasterize_mask_in_box
 from segjax.data.loader import SettingsError, make_loader
 from segjax.data.sources.coco import CocoFolder
-from segjax.data.sources.raw import Skipped
+from segjax.data.sources.raw import SkipCounts
 from segjax.data.synthetic.scenes import SyntheticScenes
 from segjax.images.transforms import ImageError
 from segjax.masks import decode_mask
@@ -104,12 +104,12 @@ def test_pasted_cells_are_the_masks_on_the_canvas_whatever_was_drawn():
 def test_round_trip_of_coco_masks_at_28_cells(real_data):
     """As detectron2's test of 100 annotations: cut to 28 x 28 and pasted back, mean IoU above 0.94."""
     found = []
-    for record in CocoFolder(real_data("coco_cc")).records("val2017", Skipped()):
+    for record in CocoFolder(real_data("coco_cc")).records("val2017", SkipCounts()):
         objects = record["objects"]
         for index in np.flatnonzero(~objects["crowd"]):
             mask = decode_mask(objects["rle"][index], record["height"], record["width"])
             box = objects["box"][index]
-            cells = mask_cells_of_box(mask, box, 112)
+            cells = rasterize_mask_in_box(mask, box, 112)
             coarse = cells.reshape(28, 4, 28, 4).mean((1, 3)) >= 0.5
             found.append(
                 (
@@ -129,7 +129,7 @@ def test_mirrored_masks_boxes_and_keypoints():
     keypoints = np.array([[[5.5, 6.5, 2], [8, 9, 1], [0, 0, 0], [11, 14.5, 2]]], np.float32)
     record = record_of([mask], keypoints=keypoints)
     names = ("nose", "left_hand", "right_hand", "tail")
-    pairs = left_right_pairs(names)
+    pairs = find_left_right_pairs(names)
     assert pairs == ((1, 2),)
     example = DetectionExample(
         (20, 40), 1, augment={"flip": True}, keypoints=4, keypoint_pairs=pairs
@@ -147,7 +147,7 @@ def test_mirrored_masks_boxes_and_keypoints():
                 made["keypoints"][0], [[34.5, 6.5, 2], [0, 0, 0], [32, 9, 1], [29, 14.5, 2]]
             )
             np.testing.assert_array_equal(
-                made["masks"][0], mask_cells_of_box(mask, (4, 5, 12, 15), 112)[:, ::-1]
+                made["masks"][0], rasterize_mask_in_box(mask, (4, 5, 12, 15), 112)[:, ::-1]
             )
         else:
             np.testing.assert_array_equal(made["keypoints"], keypoints)
@@ -161,7 +161,7 @@ def test_keypoints_outside_the_crop_are_not_labelled_and_others_move_along():
     for seed in range(6):
         placement, made = example.placement((60, 80), RNG(seed)), example(record, RNG(seed))
         for point, (x, y, visibility) in zip(
-            placement.points(keypoints[0, :, :2]), made["keypoints"][0], strict=True
+            placement.transform_points(keypoints[0, :, :2]), made["keypoints"][0], strict=True
         ):
             if (point >= 0).all() and (point <= (64, 48)).all():
                 np.testing.assert_allclose((x, y, visibility), (*point, 2), rtol=1e-6)
@@ -196,7 +196,7 @@ def test_an_annotators_box_is_learnt_where_it_is_known():
     record = record_of([mask], annotated_box=drawn)
     made = DetectionExample((80, 120), 1, train=False)(record, RNG(0))
     np.testing.assert_allclose(made["boxes"], 2 * drawn)
-    np.testing.assert_array_equal(made["masks"][0], mask_cells_of_box(mask, drawn[0], 112))
+    np.testing.assert_array_equal(made["masks"][0], rasterize_mask_in_box(mask, drawn[0], 112))
     mirrored = DetectionExample((40, 60), 1, augment={"flip": True})
     seed = next(seed for seed in range(9) if mirrored.placement((40, 60), RNG(seed)).flip_x)
     np.testing.assert_allclose(mirrored(record, RNG(seed))["boxes"], [[30.5, 4.25, 49.5, 24.5]])
@@ -204,12 +204,12 @@ def test_an_annotators_box_is_learnt_where_it_is_known():
     halves = DetectionExample((20, 20), 1, augment={"scale": (3.0, 3.0)})
     for seed in range(9):
         placement = halves.placement((40, 60), RNG(seed))
-        (x1, y1, x2, y2), (h, w) = placement.boxes(drawn[0]), placement.size
+        (x1, y1, x2, y2), (h, w) = placement.transform_boxes(drawn[0]), placement.size
         box = halves(record, RNG(seed))["boxes"][0]
         if box.any():
             np.testing.assert_allclose(
                 box,
-                [max(x1, 0), max(y1, 0), min(x2, w), min(y2, h, placement.boxes([0, 0, 9, 24])[3])],
+                [max(x1, 0), max(y1, 0), min(x2, w), min(y2, h, placement.transform_boxes([0, 0, 9, 24])[3])],
             )
     outside = record_of([mask], annotated_box=np.array([[10, -3, 70, 24]], np.float32))
     np.testing.assert_allclose(
@@ -253,8 +253,8 @@ def test_multi_scale_draws_a_side_and_evaluation_never():
 def test_answers_come_back_to_the_picture():
     record = record_of([block((33, 71), 10, 20, 20, 40)])
     example = DetectionExample((64, 64), 1, train=False)(record, RNG(0))
-    back = shown_whole(example["size"], example["original"])
-    np.testing.assert_allclose(back.boxes_back(example["boxes"]), [[20, 10, 40, 20]], rtol=1e-6)
+    back = place_evaluated_image(example["size"], example["original"])
+    np.testing.assert_allclose(back.invert_boxes(example["boxes"]), [[20, 10, 40, 20]], rtol=1e-6)
     np.testing.assert_array_equal(
         example["image"][: example["size"][0], :64], back.apply(record["image"])
     )

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from records_made import block, record_of
 
-from segjax.data.examples.promptable import PromptableExample, mask_cells
+from segjax.data.examples.promptable import PromptableExample, downsample_mask
 from segjax.data.synthetic.scenes import SyntheticScenes
 from segjax.images.encoding import encode_png
 from segjax.images.transforms import ImageError, resize_longest_side
@@ -71,21 +71,21 @@ def test_cells_hold_at_least_half():
     mask[0:4, 0:2] = True  # half of cell (0, 0)
     mask[4:8, 0:4] = True  # all of cell (1, 0)
     mask[4:8, 4] = True  # a quarter of cell (1, 1)
-    np.testing.assert_array_equal(mask_cells(mask, 4), [[1, 0], [1, 0]])
-    np.testing.assert_array_equal(mask_cells(mask, 1), mask)
+    np.testing.assert_array_equal(downsample_mask(mask, 4), [[1, 0], [1, 0]])
+    np.testing.assert_array_equal(downsample_mask(mask, 1), mask)
     random = RNG(0).random((96, 96)) < 0.5
     for stride in (2, 3, 4, 16, 32):
         side = 96 // stride
         mean = random.reshape(side, stride, side, stride).mean((1, 3))
-        np.testing.assert_array_equal(mask_cells(random, stride), mean >= 0.5)
+        np.testing.assert_array_equal(downsample_mask(random, stride), mean >= 0.5)
 
 
 def test_an_object_that_would_vanish_keeps_its_fullest_cell():
     mask = np.zeros((8, 8), bool)
     mask[3, 3:5] = True
     mask[3:5, 5] = True  # one pixel in cell (0, 0), two in (0, 1), one in (1, 1)
-    np.testing.assert_array_equal(mask_cells(mask, 4), [[0, 1], [0, 0]])
-    assert not mask_cells(np.zeros((8, 8), bool), 4).any()
+    np.testing.assert_array_equal(downsample_mask(mask, 4), [[0, 1], [0, 0]])
+    assert not downsample_mask(np.zeros((8, 8), bool), 4).any()
 
 
 def test_crowds_dust_and_near_whole_image_masks_are_left_out():

@@ -51,7 +51,7 @@ def test_threads_count_what_one_does(tmp_path, monkeypatch):
         truncate(folder / "images" / f"a{number}.png")
     reports = []
     for cores in (1, 4):
-        monkeypatch.setattr(threads, "usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(threads, "count_usable_cores", lambda cores=cores: cores)
         for limit in (None, 4):
             report = prepare(
                 "label_maps", folder, tmp_path / "out", short_side=4, limit=limit, overwrite=True

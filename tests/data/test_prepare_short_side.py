@@ -8,9 +8,9 @@ from PIL import Image
 
 from segjax.data.prepare import shrink_to_short_side
 from segjax.data.records import stack_objects, validate_record
-from segjax.data.sources.raw import Skipped
+from segjax.data.sources.raw import SkipCounts
 from segjax.images.encoding import encode_png
-from segjax.masks import decode_mask, encode_mask, mask_box
+from segjax.masks import compute_mask_box, decode_mask, encode_mask
 
 
 def make_record(masks, keypoints):
@@ -20,7 +20,7 @@ def make_record(masks, keypoints):
     rows = [
         {
             "id": i,
-            "box": mask_box(m),
+            "box": compute_mask_box(m),
             "category": 0,
             "crowd": False,
             "area": m.sum(),
@@ -44,7 +44,7 @@ def test_everything_shrinks_together():
     mask[8:24, 12:40] = True
     speck = np.zeros((40, 60), bool)
     speck[0, 0] = True
-    skipped = Skipped()
+    skipped = SkipCounts()
     record = shrink_to_short_side(make_record([mask, speck], [[12, 8, 2]]), 10, skipped)
     validate_record(record)
     assert (record["height"], record["width"]) == (10, 15)
@@ -60,6 +60,6 @@ def test_everything_shrinks_together():
 
 def test_small_pictures_are_left_alone():
     record = make_record([np.ones((8, 9), bool)], [[0, 0, 0]])
-    assert shrink_to_short_side(record, 8, Skipped()) is record
+    assert shrink_to_short_side(record, 8, SkipCounts()) is record
     with pytest.raises(ValueError, match="short_side is 0"):
-        shrink_to_short_side(record, 0, Skipped())
+        shrink_to_short_side(record, 0, SkipCounts())

@@ -10,12 +10,12 @@ from segjax.data.records import stack_objects, validate_record
 from segjax.images.encoding import encode_png
 from segjax.masks import (
     RecordError,
+    compute_mask_box,
     decode_mask,
+    decode_run_lengths,
     encode_mask,
-    encode_part,
-    mask_box,
-    run_lengths,
-    runs_to_mask,
+    encode_mask_crop,
+    parse_run_lengths,
 )
 
 
@@ -24,7 +24,7 @@ def make_record(**changes):
     mask[2:6, 3:9] = True
     row = {
         "id": 5,
-        "box": mask_box(mask),
+        "box": compute_mask_box(mask),
         "category": 0,
         "crowd": False,
         "area": 24.0,
@@ -51,7 +51,7 @@ def test_masks_survive_encoding_and_runs_are_those_of_the_pixels(density):
         edges = np.flatnonzero(np.diff(mask.T.ravel().astype(int))) + 1
         runs = np.diff(np.concatenate([[0], edges, [mask.size]]))
         expected = np.concatenate([[0], runs]) if mask[0, 0] else runs
-        np.testing.assert_array_equal(run_lengths(rle), expected)
+        np.testing.assert_array_equal(parse_run_lengths(rle), expected)
         np.testing.assert_array_equal(decode_mask(rle, height, width), mask)
         assert coco_mask.area({"size": [height, width], "counts": rle}) == mask.sum()
 
@@ -66,7 +66,7 @@ def test_a_part_is_encoded_as_the_whole_mask_is():
         mask[top:bottom, left:right] = rng.random((bottom - top, right - left)) < rng.choice(
             [0.0, 0.3, 0.8, 1.0]
         )
-        assert encode_part(
+        assert encode_mask_crop(
             mask[top:bottom, left:right], (top, left), (height, width)
         ) == encode_mask(mask)
 
@@ -75,12 +75,12 @@ def test_a_part_is_encoded_as_the_whole_mask_is():
 def test_a_mask_of_one_value_is_one_run_there_and_back(inside, runs):
     mask = np.full((3, 4), inside)
     rle = encode_mask(mask)
-    assert run_lengths(rle).tolist() == runs
+    assert parse_run_lengths(rle).tolist() == runs
     packed = coco_mask.frPyObjects({"size": [3, 4], "counts": runs}, 3, 4)
     assert packed["counts"].decode() == rle and coco_mask.area(packed) == 12 * inside
     for back in (
         decode_mask(rle, 3, 4),
-        runs_to_mask(np.array(runs), 3, 4, "mask"),
+        decode_run_lengths(np.array(runs), 3, 4, "mask"),
         coco_mask.decode(packed),
     ):
         np.testing.assert_array_equal(back, mask)
@@ -106,7 +106,7 @@ def test_runs_that_do_not_fit_the_image_are_refused():
 @pytest.mark.parametrize("rle", ["zz\u00e9", "\x01\x02", "P"])
 def test_text_that_is_no_run_lengths_is_refused(rle):
     with pytest.raises(RecordError, match="compressed COCO RLE"):
-        run_lengths(rle)
+        parse_run_lengths(rle)
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (3,), (2, 3, 1)])
@@ -118,7 +118,7 @@ def test_only_two_dimensional_masks_with_pixels_are_encoded(shape):
 def test_box_edges_are_continuous():
     mask = np.zeros((8, 9), bool)
     mask[3, 4] = True
-    np.testing.assert_array_equal(mask_box(mask), [4, 3, 5, 4])
+    np.testing.assert_array_equal(compute_mask_box(mask), [4, 3, 5, 4])
 
 
 def test_a_good_record_passes_as_bytes_and_as_array():

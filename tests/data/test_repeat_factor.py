@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from segjax.data.repeat_factor import RepeatRare, repeat_factors
+from segjax.data.repeat_factor import RepeatFactorSource, compute_repeat_factors
 
 
 def records(*classes):
@@ -18,15 +18,15 @@ def records(*classes):
 def test_a_picture_is_repeated_by_the_root_of_its_rarest_class():
     # Class 0 is in 4 of 8 pictures, class 1 in one: sqrt(.5 / .5) and sqrt(.5 / .125).
     classes = [{0}, {0}, {0, 1}, {0}, set(), set(), set(), set()]
-    assert repeat_factors(classes, 0.5).tolist() == [1, 1, 2, 1, 1, 1, 1, 1]
-    assert repeat_factors(classes, 0.01).tolist() == [1] * 8
-    assert repeat_factors([set(), set()], 0.5).tolist() == [1, 1]
+    assert compute_repeat_factors(classes, 0.5).tolist() == [1, 1, 2, 1, 1, 1, 1, 1]
+    assert compute_repeat_factors(classes, 0.01).tolist() == [1] * 8
+    assert compute_repeat_factors([set(), set()], 0.5).tolist() == [1, 1]
 
 
 def test_every_picture_comes_as_often_as_its_factor_says_to_within_one():
     source = records([0], [0], [0, 1], [0], [2], [2], [0, 0], [])
-    repeated = RepeatRare(source, 0.3)
-    factors = repeat_factors([{0}, {0}, {0, 1}, {0}, {2}, {2}, {0}, set()], 0.3)
+    repeated = RepeatFactorSource(source, 0.3)
+    factors = compute_repeat_factors([{0}, {0}, {0, 1}, {0}, {2}, {2}, {0}, set()], 0.3)
     assert factors[2] == pytest.approx(np.sqrt(0.3 * 8)) and factors[4] == pytest.approx(
         np.sqrt(0.3 * 4)
     )
@@ -37,4 +37,4 @@ def test_every_picture_comes_as_often_as_its_factor_says_to_within_one():
     with pytest.raises(IndexError, match=f"picture {len(repeated)} of {len(repeated)}"):
         repeated[len(repeated)]
     with pytest.raises(ValueError, match=r"lies in 0 .. 1, got 0"):
-        RepeatRare(source, 0)
+        RepeatFactorSource(source, 0)

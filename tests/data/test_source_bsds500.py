@@ -8,12 +8,12 @@ from raw_folders import truncate, write_bsds, write_ground_truth
 
 from segjax.data.records import validate_record
 from segjax.data.sources.bsds500 import Bsds500
-from segjax.data.sources.raw import Skipped
+from segjax.data.sources.raw import SkipCounts
 from segjax.masks import decode_mask
 
 
 def read(folder, split="train"):
-    skipped = Skipped()
+    skipped = SkipCounts()
     return list(Bsds500(folder).records(split, skipped)), skipped
 
 
@@ -33,7 +33,7 @@ def test_berkeleys_own_archive_layout_is_found(tmp_path):
     write_bsds(tmp_path / "BSR" / "BSDS500" / "data", splits=("val", "train", "test"))
     source = Bsds500(tmp_path)
     assert source.splits == ("train", "val", "test")
-    assert len(list(source.records("test", Skipped()))) == 1
+    assert len(list(source.records("test", SkipCounts()))) == 1
 
 
 def test_broken_files_are_counted(tmp_path):
@@ -70,7 +70,7 @@ def test_missing_parts_are_named(tmp_path):
 def test_real_annotators_each_tile_the_photograph(real_data):
     source = Bsds500(real_data("bsds500"))
     assert source.splits == ("train", "val")
-    for record in itertools.islice(source.records("val", Skipped()), 2):
+    for record in itertools.islice(source.records("val", SkipCounts()), 2):
         validate_record(record)
         height, width, objects = record["height"], record["width"], record["objects"]
         assert 4 <= len(set(objects["annotator"].tolist())) <= 9

@@ -7,7 +7,7 @@ from raw_folders import truncate, write_cityscapes
 from segjax.data.prepare import prepare
 from segjax.data.records import validate_record
 from segjax.data.sources.cityscapes import Cityscapes
-from segjax.data.sources.raw import Skipped
+from segjax.data.sources.raw import SkipCounts
 from segjax.masks import decode_mask
 
 
@@ -23,7 +23,7 @@ def instance_map():
 
 
 def test_things_and_groups(tmp_path):
-    source, skipped = Cityscapes(write_cityscapes(tmp_path, instance_map())), Skipped()
+    source, skipped = Cityscapes(write_cityscapes(tmp_path, instance_map())), SkipCounts()
     (record,) = source.records("val", skipped)
     validate_record(record)
     objects = record["objects"]
@@ -48,7 +48,7 @@ def test_broken_frames_are_counted_and_test_is_no_split(tmp_path):
     write_cityscapes(tmp_path, instance_map(), "train")
     write_cityscapes(tmp_path, instance_map(), "val")
     truncate(next((tmp_path / "leftImg8bit" / "val" / "ulm").iterdir()))
-    source, skipped = Cityscapes(tmp_path), Skipped()
+    source, skipped = Cityscapes(tmp_path), SkipCounts()
     assert source.splits == ("train", "val")
     assert not list(source.records("val", skipped)) and sum(skipped.images.values()) == 1
     report = prepare("cityscapes", tmp_path, tmp_path / "out", splits="train")

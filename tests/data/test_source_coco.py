@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from raw_folders import annotation, square, truncate, write_coco, write_picture
+from raw_folders import annotation, square, truncate, write_coco, write_image
 
 from segjax.data.records import validate_record
-from segjax.data.sources.coco import CocoFolder, annotation_mask
-from segjax.data.sources.raw import Skipped
+from segjax.data.sources.coco import CocoFolder, decode_segmentation
+from segjax.data.sources.raw import SkipCounts
 from segjax.masks import decode_mask, encode_mask
 
 
 def read(folder, split="train"):
-    skipped = Skipped()
+    skipped = SkipCounts()
     return list(CocoFolder(folder).records(split, skipped)), skipped
 
 
@@ -116,19 +116,19 @@ def test_broken_annotations_are_counted_and_named(tmp_path, reason):
 )
 def test_run_lengths_of_another_image_are_refused(counts):
     with pytest.raises(ValueError, match="RLE does not fit its image"):
-        annotation_mask({"size": [20, 30], "counts": counts}, 20, 30, "annotation 1")
+        decode_segmentation({"size": [20, 30], "counts": counts}, 20, 30, "annotation 1")
 
 
 def test_a_polygon_slightly_outside_is_clipped():
-    mask = annotation_mask([square(26, 16, 5.5)], 20, 30, "annotation 1")
+    mask = decode_segmentation([square(26, 16, 5.5)], 20, 30, "annotation 1")
     assert mask[16:, 26:].all() and mask.sum() == 16
 
 
 def test_broken_images_are_counted(tmp_path):
     entries = [{"id": i, "file_name": f"{i}.jpg", "height": 20, "width": 30} for i in (7, 8, 9, 10)]
     write_coco(tmp_path, [annotation(1, RLE)], images=entries)
-    truncate(write_picture(tmp_path / "images" / "8.jpg"))
-    write_picture(tmp_path / "images" / "9.jpg", height=40)
+    truncate(write_image(tmp_path / "images" / "8.jpg"))
+    write_image(tmp_path / "images" / "9.jpg", height=40)
     records, skipped = read(tmp_path)
     assert [record["image_id"] for record in records] == ["7"]
     assert skipped.images == {
@@ -169,7 +169,7 @@ def test_captions_beside_instances_are_left_alone(tmp_path):
 @pytest.mark.real_data
 def test_real_masks_equal_pycocotools(real_data, capsys):
     folder = real_data("coco_cc")
-    source, skipped = CocoFolder(folder), Skipped()
+    source, skipped = CocoFolder(folder), SkipCounts()
     oracle = COCO(str(folder / "instances_val2017.json"))
     assert len(source.categories) == 80 and source.categories[0] == "person"
     compared = 0

@@ -2,23 +2,23 @@
 
 import numpy as np
 import pytest
-from raw_folders import truncate, write_picture
+from raw_folders import truncate, write_image
 
 from segjax.data.prepare import prepare
 from segjax.data.records import validate_record
 from segjax.data.sources.images import ImageFolders
-from segjax.data.sources.raw import Skipped
+from segjax.data.sources.raw import SkipCounts
 from segjax.data.storage import open_source, read_info
 
 
 def write(folder, *names):
     for seed, name in enumerate(names):
-        write_picture(folder / name, seed=seed)
+        write_image(folder / name, seed=seed)
     return folder
 
 
 def ids(source, split):
-    return [record["image_id"] for record in source.records(split, Skipped())]
+    return [record["image_id"] for record in source.records(split, SkipCounts())]
 
 
 def test_imagenets_layout_has_labels_by_class(tmp_path):
@@ -29,7 +29,7 @@ def test_imagenets_layout_has_labels_by_class(tmp_path):
         "train/n01/c.JPEG",
         "val/n02/d.JPEG",
     )
-    truncate(write_picture(raw / "train" / "n02" / "broken.JPEG"))
+    truncate(write_image(raw / "train" / "n02" / "broken.JPEG"))
     report = prepare("images", raw, tmp_path / "out")
     assert (
         str(report).splitlines()[1].startswith("  train: 3 images, ")

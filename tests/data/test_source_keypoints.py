@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from raw_folders import annotation, square, write_coco, write_keypoints
 
-from segjax.data.examples.place_objects import left_right_pairs
+from segjax.data.examples.place_objects import find_left_right_pairs
 from segjax.data.prepare import prepare
 from segjax.data.records import validate_record
 from segjax.data.sources.coco import CocoFolder
-from segjax.data.sources.raw import Skipped
+from segjax.data.sources.raw import SkipCounts
 from segjax.data.storage import open_source
-from segjax.evaluation.coco_format import coco_truth
+from segjax.evaluation.coco_format import build_coco_ground_truth
 
 NAMES = ["nose", "left_eye", "right_eye"]
 FLAT = [3, 4, 2, 0, 0, 0, 5, 6, 1]
@@ -23,7 +23,7 @@ def test_keypoints_lie_in_the_middle_of_their_pixels(tmp_path):
     write_coco(tmp_path, [annotation(5, [square(1, 1, 4)])])  # is left alone
     faceless = annotation(2, [square(12, 3, 6)])
     source = CocoFolder(write_keypoints(tmp_path, [PERSON, faceless], NAMES), keypoints=True)
-    (record,) = source.records("train", Skipped())
+    (record,) = source.records("train", SkipCounts())
     validate_record(record)
     np.testing.assert_array_equal(
         record["objects"]["keypoints"][0], [[3.5, 4.5, 2], [0, 0, 0], [5.5, 6.5, 1]]
@@ -32,7 +32,7 @@ def test_keypoints_lie_in_the_middle_of_their_pixels(tmp_path):
     assert (
         source.keypoints == 3 and source.categories == ("person",) and source.splits == ("train",)
     )
-    assert left_right_pairs(source.keypoint_names) == ((1, 2),)
+    assert find_left_right_pairs(source.keypoint_names) == ((1, 2),)
 
 
 def test_prepared_keypoints_go_back_into_cocos_file(tmp_path):
@@ -41,7 +41,7 @@ def test_prepared_keypoints_go_back_into_cocos_file(tmp_path):
     )
     records = open_source(tmp_path / "out", "train")
     assert records.info.keypoint_names == tuple(NAMES) and records.info.keypoints == 3
-    truth = coco_truth(
+    truth = build_coco_ground_truth(
         records, records.info.categories, (3,), keypoint_names=records.info.keypoint_names
     )
     (row,) = truth["annotations"]
@@ -65,7 +65,7 @@ def test_files_without_keypoints_and_wrong_numbers_of_them(tmp_path):
     few = annotation(1, [square(2, 3, 6)], keypoints=FLAT[:6])
     source, skipped = (
         CocoFolder(write_keypoints(tmp_path / "b", [few], NAMES), keypoints=True),
-        Skipped(),
+        SkipCounts(),
     )
     (record,) = source.records("train", skipped)
     assert not record["objects"]["rle"] and skipped.objects == {

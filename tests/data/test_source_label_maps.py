@@ -7,19 +7,19 @@ from raw_folders import (
     png_of_zero_width,
     truncate,
     two_labels,
+    write_image,
     write_kaggle,
     write_label_maps,
-    write_picture,
 )
 
 from segjax.data.records import validate_record
 from segjax.data.sources.label_maps import LabelMaps
-from segjax.data.sources.raw import Skipped
+from segjax.data.sources.raw import SkipCounts
 from segjax.masks import decode_mask
 
 
 def read(folder, split="train"):
-    skipped = Skipped()
+    skipped = SkipCounts()
     return list(LabelMaps(folder).records(split, skipped)), skipped
 
 
@@ -49,7 +49,7 @@ def test_splits_are_folders_with_training_first(tmp_path):
     (tmp_path / "notes").mkdir()
     assert LabelMaps(tmp_path).splits == ("stage1_train", "stage1_test")
     with pytest.raises(ValueError, match="no split 'val'; it has stage1_train, stage1_test"):
-        list(LabelMaps(tmp_path).records("val", Skipped()))
+        list(LabelMaps(tmp_path).records("val", SkipCounts()))
 
 
 def test_missing_folders_and_foreign_layouts_say_what_was_expected(tmp_path):
@@ -76,7 +76,7 @@ BREAKAGES = {
     "label map is truncated or not a picture": lambda folder: truncate(
         folder / "labels" / "a0.png"
     ),
-    "label map is not a single-channel picture": lambda folder: write_picture(
+    "label map is not a single-channel picture": lambda folder: write_image(
         folder / "labels" / "a0.png"
     ),
     "image is truncated or not a picture": lambda folder: truncate(folder / "images" / "a0.png"),
@@ -131,7 +131,7 @@ def test_nuclei_agree_with_their_index(real_data):
     index = {entry["file"]: entry for entry in json.loads((folder / "index.json").read_text())}
     source = LabelMaps(folder)
     assert source.splits == ("stage1_train", "stage1_test")
-    for record in itertools.islice(source.records("stage1_train", Skipped()), 5):
+    for record in itertools.islice(source.records("stage1_train", SkipCounts()), 5):
         validate_record(record)
         entry = index[record["image_id"] + ".png"]
         assert (record["height"], record["width"]) == (entry["h"], entry["w"])

@@ -9,16 +9,16 @@ from raw_folders import annotation, square, write_coco, write_lvis
 from segjax.data.prepare import prepare
 from segjax.data.records import validate_record
 from segjax.data.sources.lvis import LvisFolder
-from segjax.data.sources.raw import Skipped
+from segjax.data.sources.raw import SkipCounts
 from segjax.data.storage import open_source
 from segjax.evaluation.coco import evaluate_coco
-from segjax.evaluation.coco_format import CocoResults, coco_truth
+from segjax.evaluation.coco_format import CocoResults, build_coco_ground_truth
 
 OBJECT = annotation(1, [square(2, 3, 4)], bbox=[2.2, 3.1, 4.0, 4.0], area=16.0)
 
 
 def test_records_say_what_was_looked_for(tmp_path):
-    source, skipped = LvisFolder(write_lvis(tmp_path, [OBJECT])), Skipped()
+    source, skipped = LvisFolder(write_lvis(tmp_path, [OBJECT])), SkipCounts()
     (record,) = source.records("val", skipped)
     validate_record(record)
     assert (
@@ -42,14 +42,14 @@ def test_records_say_what_was_looked_for(tmp_path):
 def test_photographs_of_version_half_are_found_by_name(tmp_path):
     write_lvis(tmp_path, [OBJECT], coco_url=None, file_name="000000000007.jpg")
     (tmp_path / "train2017").rename(tmp_path / "images")
-    assert len(list(LvisFolder(tmp_path).records("val", Skipped()))) == 1
-    skipped = Skipped()
+    assert len(list(LvisFolder(tmp_path).records("val", SkipCounts()))) == 1
+    skipped = SkipCounts()
     write_lvis(tmp_path, [OBJECT], height=21)
     assert not list(LvisFolder(tmp_path).records("val", skipped))
     assert skipped.images == {"image is not of the annotated size": 1}
     (tmp_path / "images" / "000000000007.jpg").unlink()
     (tmp_path / "train2017" / "000000000007.jpg").unlink()
-    skipped = Skipped()
+    skipped = SkipCounts()
     assert not list(LvisFolder(tmp_path).records("val", skipped)) and skipped.images == {
         "image file is missing": 1
     }
@@ -64,7 +64,7 @@ def test_prepared_data_keeps_it_and_is_measured_as_lvis_does(tmp_path):
         records[0]["neg_categories"].tolist() == [1]
         and records[0]["neg_categories"].dtype == np.int32
     )
-    truth = coco_truth(records, info.categories, info.category_ids, frequencies=info.frequencies)
+    truth = build_coco_ground_truth(records, info.categories, info.category_ids, frequencies=info.frequencies)
     raw = json.loads((tmp_path / "raw" / "lvis_v1_val.json").read_text())
     for name in ("neg_category_ids", "not_exhaustive_category_ids"):
         assert truth["images"][0][name] == raw["images"][0][name]
@@ -73,7 +73,7 @@ def test_prepared_data_keeps_it_and_is_measured_as_lvis_does(tmp_path):
     # The annotator's box overlaps with the first by 14.82 / 17.18 = .86, which is enough for eight of ten thresholds;
     # the second is not held against a class whose objects are not all listed. The raw file is a truth as it is.
     for ground_truth in (truth, raw):
-        numbers = evaluate_coco(ground_truth, results.rows()).numbers()
+        numbers = evaluate_coco(ground_truth, results.rows()).summarize()
         assert numbers["bbox/APf"] == pytest.approx(0.8) and "bbox/APr" not in numbers
 
 

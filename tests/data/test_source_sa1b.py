@@ -5,14 +5,14 @@ import tarfile
 
 import numpy as np
 import pytest
-from raw_folders import truncate, write_picture
+from raw_folders import truncate, write_image
 
 from segjax.data.prepare import prepare
 from segjax.data.records import validate_record
-from segjax.data.sources.raw import Skipped
+from segjax.data.sources.raw import SkipCounts
 from segjax.data.sources.sa1b import Sa1b
 from segjax.data.storage import open_source
-from segjax.masks import decode_mask, encode_mask, mask_box
+from segjax.masks import compute_mask_box, decode_mask, encode_mask
 
 SIZE = (20, 30)
 
@@ -40,7 +40,7 @@ def annotation(identity, inside, **fields):
 
 
 def write(folder, name, annotations=None, text=None):
-    picture = write_picture(folder / f"{name}.jpg", *SIZE)
+    picture = write_image(folder / f"{name}.jpg", *SIZE)
     annotations = (
         [annotation(i, inside) for i, inside in enumerate(MASKS)]
         if annotations is None
@@ -60,7 +60,7 @@ def packed(folder, tar):
 
 
 def records(raw, split="train", **options):
-    skipped = Skipped()
+    skipped = SkipCounts()
     return list(Sa1b(raw, **({"held_out": 0} | options)).records(split, skipped)), skipped
 
 
@@ -77,7 +77,7 @@ def test_tars_and_folders_give_the_same_records_with_exact_boxes(tmp_path):
     objects = tars[0]["objects"]
     for i, inside in enumerate(MASKS):
         np.testing.assert_array_equal(decode_mask(objects["rle"][i], *SIZE), inside)
-        np.testing.assert_array_equal(objects["box"][i], mask_box(inside))
+        np.testing.assert_array_equal(objects["box"][i], compute_mask_box(inside))
         assert objects["area"][i] == inside.sum()  # counted, not the JSON's
     np.testing.assert_allclose(objects["predicted_iou"], [0.9, 0.91, 0.92], rtol=1e-6)
     np.testing.assert_allclose(objects["stability"], [0.96, 0.97, 0.98], rtol=1e-6)

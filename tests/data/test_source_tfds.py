@@ -14,7 +14,7 @@ from PIL import Image
 from segjax.data.examples.crop import CropExample
 from segjax.data.loader import make_loader
 from segjax.data.records import validate_record
-from segjax.data.splits import open_split, splits_of
+from segjax.data.splits import list_splits, open_split
 from segjax.data.storage import write_examples
 
 
@@ -66,7 +66,7 @@ def test_records_hold_the_stored_bytes_the_name_and_the_label(tmp_path):
         assert (record["height"], record["width"], record["label"]) == (20, 30, number % 2)
     assert measured[0]["image_id"] == "n5.JPEG" and source.info.categories == ("cat", "dog")
     assert pickle.loads(pickle.dumps(source))[1]["image_id"] == "n1.JPEG"
-    assert splits_of("tfds:tiny", str(tmp_path)) == ["train", "validation"]
+    assert list_splits("tfds:tiny", str(tmp_path)) == ["train", "validation"]
 
 
 def test_a_part_of_a_split_is_a_split(tmp_path):

@@ -13,11 +13,11 @@ from segjax.data import storage
 from segjax.data.prepare import prepare
 from segjax.data.records import stack_objects, validate_record
 from segjax.data.sources.label_maps import LabelMaps
-from segjax.data.sources.raw import Skipped
+from segjax.data.sources.raw import SkipCounts
 from segjax.data.storage import PreparedInfo, open_source, read_info, write_info, write_records
 from segjax.data.synthetic.scenes import SyntheticScenes
 from segjax.images.encoding import encode_png
-from segjax.masks import encode_mask, mask_box
+from segjax.masks import compute_mask_box, encode_mask
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def assert_same_record(left, right):
 
 def test_records_come_back_whole_and_in_order(prepared):
     source = open_source(prepared / "out", "train")
-    raw = list(LabelMaps(prepared / "raw").records("train", Skipped()))
+    raw = list(LabelMaps(prepared / "raw").records("train", SkipCounts()))
     assert len(source) == len(raw) == 3
     for index in range(3):
         validate_record(source[index])
@@ -55,7 +55,7 @@ def test_optional_fields_and_empty_pictures_survive(tmp_path):
     mask = np.ones((6, 5), bool)
     row = {
         "id": 2**40,
-        "box": mask_box(mask),
+        "box": compute_mask_box(mask),
         "category": 3,
         "crowd": True,
         "area": 30.0,

@@ -5,11 +5,17 @@ import pytest
 
 from segjax.cli import main
 from segjax.data.examples.detection import DetectionExample
-from segjax.data.examples.place_objects import left_right_pairs
+from segjax.data.examples.place_objects import find_left_right_pairs
 from segjax.data.records import validate_record
-from segjax.data.splits import classes_of, open_split
+from segjax.data.splits import describe_categories, open_split
 from segjax.data.storage import open_source
-from segjax.data.synthetic.figures import JOINTS, SIGMAS, FigureScenes, figure, scenes_of
+from segjax.data.synthetic.figures import (
+    JOINTS,
+    SIGMAS,
+    FigureScenes,
+    get_scene_class,
+    sample_figure,
+)
 from segjax.data.synthetic.scenes import DIFFICULTIES, SyntheticScenes
 from segjax.masks import decode_mask
 
@@ -34,10 +40,10 @@ def test_joints_lie_on_what_is_visible_or_are_hidden(difficulty):
 
 
 def test_figures_face_the_viewer():
-    pairs = left_right_pairs(JOINTS)
+    pairs = find_left_right_pairs(JOINTS)
     assert pairs == ((3, 4), (5, 6)) and len(SIGMAS) == len(JOINTS)
     for seed in range(50):
-        joints, outlines = figure(np.random.default_rng(seed))
+        joints, outlines = sample_figure(np.random.default_rng(seed))
         assert (
             np.abs(np.concatenate(outlines)).max() < 1.35
             and joints[0, 1] < joints[1, 1] < joints[2, 1]
@@ -53,7 +59,7 @@ def test_figures_face_the_viewer():
 def test_a_mirrored_figure_is_one_that_faces_the_viewer():
     record = FigureScenes("train", 3)[1]
     example = DetectionExample(
-        (128, 128), 5, augment={"flip": True}, keypoints=7, keypoint_pairs=left_right_pairs(JOINTS)
+        (128, 128), 5, augment={"flip": True}, keypoints=7, keypoint_pairs=find_left_right_pairs(JOINTS)
     )
     for seed in range(4):
         made = example(record, np.random.default_rng(seed))
@@ -70,22 +76,22 @@ def test_the_kind_is_an_option_of_an_experiment_and_of_prepare(tmp_path, capsys)
         isinstance(open_split(data, "train"), FigureScenes) and len(open_split(data, "eval")) == 2
     )
     assert (
-        classes_of(data)["categories"] == ("figure",)
-        and classes_of(data)["keypoint_names"] == JOINTS
+        describe_categories(data)["categories"] == ("figure",)
+        and describe_categories(data)["keypoint_names"] == JOINTS
     )
     assert type(open_split({"source": "synthetic", "scenes": scenes}, "train")) is SyntheticScenes
     out = tmp_path / "figures"
     options = ["--option", "kind=figures", "--option", "count=2", "--option", "size=64"]
     assert main(["prepare", "synthetic", "--out", str(out), *options]) == 0
     source = open_source(out, "heldout")
-    assert classes_of({"source": str(out), "eval_split": "heldout"}) == classes_of(data)
+    assert describe_categories({"source": str(out), "eval_split": "heldout"}) == describe_categories(data)
     expected = FigureScenes("heldout", 2, size=64)[0]["objects"]["keypoints"]
     np.testing.assert_array_equal(source[0]["objects"]["keypoints"], expected)
 
 
 def test_unknown_kinds_and_difficulties_are_named():
     with pytest.raises(ValueError, match="there are shapes, figures"):
-        scenes_of("people")
+        get_scene_class("people")
     with pytest.raises(ValueError, match="unknown difficulty"):
         FigureScenes("train", 3, difficulty="hard")
     assert set(FigureScenes.difficulties) <= set(DIFFICULTIES)

@@ -7,7 +7,7 @@ from segjax.data.synthetic import photographs
 
 
 def test_every_photograph_is_rgb_and_in_one_split_only():
-    train, heldout = photographs.photographs("train"), photographs.photographs("heldout")
+    train, heldout = photographs.load_photographs("train"), photographs.load_photographs("heldout")
     assert not set(train) & set(heldout)
     assert len(train) >= 10 and len(heldout) >= 5
     for name, pixels in (train | heldout).items():
@@ -21,15 +21,15 @@ def test_no_network_is_touched(monkeypatch):
         raise AssertionError("a photograph was fetched over the network")
 
     monkeypatch.setattr(socket, "socket", refuse)
-    photographs.photographs.cache_clear()
-    assert len(photographs.photographs("heldout")) == len(photographs.SPLITS["heldout"])
+    photographs.load_photographs.cache_clear()
+    assert len(photographs.load_photographs("heldout")) == len(photographs.SPLITS["heldout"])
 
 
 def test_demonstration_photograph_is_held_out_and_its_points_lie_on_what_they_name():
-    photograph = photographs.demonstration_photograph()
+    photograph = photographs.load_demonstration_photograph()
     assert photograph.shape == (400, 600, 3)
-    np.testing.assert_array_equal(photograph, photographs.photographs("heldout")["coffee"])
-    prompts = photographs.demonstration_prompts()
+    np.testing.assert_array_equal(photograph, photographs.load_photographs("heldout")["coffee"])
+    prompts = photographs.get_demonstration_prompts()
     colour = {name: photograph[int(y), int(x)].astype(int) for name, (x, y) in prompts.items()}
     # Red ceramics: far more red than blue. The spoon is metal, the espresso light brown.
     for name in ("saucer", "handle"):
@@ -39,18 +39,18 @@ def test_demonstration_photograph_is_held_out_and_its_points_lie_on_what_they_na
 
 
 def test_demonstration_photograph_is_a_copy():
-    photographs.demonstration_photograph()[:] = 0
-    assert photographs.demonstration_photograph().any()
+    photographs.load_demonstration_photograph()[:] = 0
+    assert photographs.load_demonstration_photograph().any()
 
 
 def test_unknown_split_names_the_known_ones():
     with pytest.raises(ValueError, match="unknown split 'test'.*'train', 'heldout'"):
-        photographs.photographs("test")
+        photographs.load_photographs("test")
 
 
 def test_missing_file_names_photograph_and_package(monkeypatch):
     monkeypatch.setitem(photographs.SPLITS, "train", ("no_such.png",))
-    photographs.photographs.cache_clear()
+    photographs.load_photographs.cache_clear()
     with pytest.raises(FileNotFoundError, match=r"no_such\.png.*scikit-image"):
-        photographs.photographs("train")
-    photographs.photographs.cache_clear()
+        photographs.load_photographs("train")
+    photographs.load_photographs.cache_clear()

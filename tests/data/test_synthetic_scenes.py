@@ -6,7 +6,7 @@ import pytest
 from segjax.data.records import validate_record
 from segjax.data.synthetic import photographs
 from segjax.data.synthetic.scenes import DIFFICULTIES, MIN_VISIBLE_AREA, Difficulty, SyntheticScenes
-from segjax.data.synthetic.shapes import SHAPES, draw_polygon, polygon
+from segjax.data.synthetic.shapes import SHAPES, fill_polygon, sample_outline
 from segjax.masks import decode_mask
 
 
@@ -106,13 +106,13 @@ def test_a_scene_depends_on_seed_split_and_index_alone():
 
 def test_heldout_scenes_use_heldout_photographs_only(monkeypatch):
     asked = []
-    original = photographs.photographs
+    original = photographs.load_photographs
     from segjax.data.synthetic import scenes
 
     scenes._pictures.cache_clear()
     scenes._textures.cache_clear()
     monkeypatch.setattr(
-        photographs, "photographs", lambda split: asked.append(split) or original(split)
+        photographs, "load_photographs", lambda split: asked.append(split) or original(split)
     )
     SyntheticScenes("heldout", 1)[0]
     assert set(asked) == {"heldout"}
@@ -146,18 +146,18 @@ def test_index_beyond_the_end():
 
 def test_filled_polygons_have_their_exact_area():
     rectangle = np.array([[10.0, 20.0], [30.0, 20.0], [30.0, 45.0], [10.0, 45.0]])
-    drawn = draw_polygon(rectangle, 64)
+    drawn = fill_polygon(rectangle, 64)
     expected = np.zeros((64, 64), bool)
     expected[20:45, 10:30] = True
     np.testing.assert_array_equal(drawn.mask, expected)
     rng = np.random.default_rng(0)
     for kind in SHAPES:
-        points = polygon(rng, kind, 20.0) + 32
+        points = sample_outline(rng, kind, 20.0) + 32
         x, y = points.T
         shoelace = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
-        drawn = draw_polygon(points, 64)
+        drawn = fill_polygon(points, 64)
         assert abs(drawn.mask.sum() / shoelace - 1) < 0.06, kind
         x1, y1, x2, y2 = drawn.box
         assert drawn.alpha[y1:y2, x1:x2].sum() == pytest.approx(drawn.alpha.sum())
     with pytest.raises(ValueError, match="unknown shape 'cube'"):
-        polygon(rng, "cube", 1.0)
+        sample_outline(rng, "cube", 1.0)

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from segjax.data.threads import in_order
+from segjax.data.threads import map_in_order
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -12,7 +12,7 @@ def test_results_come_in_order_and_errors_in_their_place(threads):
             raise ValueError("seven")
         return number**2
 
-    results = in_order(function, iter(range(10)), threads)
+    results = map_in_order(function, iter(range(10)), threads)
     assert [next(results) for _ in range(7)] == [n**2 for n in range(7)]
     with pytest.raises(ValueError, match="seven"):
         next(results)
@@ -26,7 +26,7 @@ def test_few_items_are_drawn_before_they_are_asked_for():
             drawn.append(number)
             yield number
 
-    results = in_order(lambda number: number, items(), 2)
+    results = map_in_order(lambda number: number, items(), 2)
     assert next(results) == 0 and len(drawn) <= 6
     results.close()
     assert len(drawn) <= 6
@@ -34,4 +34,4 @@ def test_few_items_are_drawn_before_they_are_asked_for():
 
 def test_threads_work_at_the_same_time():
     meeting = threading.Barrier(3, timeout=20)  # breaks unless three are in it together
-    assert list(in_order(lambda number: meeting.wait() >= 0, range(6), 3)) == [True] * 6
+    assert list(map_in_order(lambda number: meeting.wait() >= 0, range(6), 3)) == [True] * 6

@@ -5,7 +5,7 @@ import pytest
 
 from segjax.data.records import stack_objects
 from segjax.data.tiles import Tiles
-from segjax.masks import decode_mask, encode_mask, mask_box
+from segjax.masks import compute_mask_box, decode_mask, encode_mask
 
 
 def record(height, width, boxes):
@@ -19,7 +19,7 @@ def record(height, width, boxes):
         rows.append(
             dict(
                 id=number,
-                box=mask_box(mask),
+                box=compute_mask_box(mask),
                 category=0,
                 crowd=False,
                 area=float(mask.sum()),

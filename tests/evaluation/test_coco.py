@@ -12,9 +12,9 @@ from pycocotools.cocoeval import COCOeval
 from records_made import block, record_of
 
 from segjax.data.sources.coco import CocoFolder
-from segjax.data.sources.raw import Skipped
-from segjax.evaluation.coco import boundary_of, evaluate_coco
-from segjax.evaluation.coco_format import CocoResults, coco_truth
+from segjax.data.sources.raw import SkipCounts
+from segjax.evaluation.coco import extract_boundary, evaluate_coco
+from segjax.evaluation.coco_format import CocoResults, build_coco_ground_truth
 from segjax.masks import decode_mask, encode_mask
 
 HW = (300, 300)
@@ -22,7 +22,7 @@ HW = (300, 300)
 
 def measured(records, answers, kind, categories=("thing",), ids=None, **options):
     """Scores of answers {index: (masks, scores, categories)}, with the masks' own boxes."""
-    truth = coco_truth(records, categories, ids)
+    truth = build_coco_ground_truth(records, categories, ids)
     results = CocoResults(truth)
     for index, (masks, scores, classes) in answers.items():
         results.add(index, [box_of(mask) for mask in masks], scores, classes, np.asarray(masks))
@@ -41,15 +41,15 @@ def test_perfect_answers_have_ap_one_and_nothing_found_has_zero(kind):
     records = [record_of([mask], image_id=str(k)) for k, mask in enumerate(masks)]
     numbers = measured(
         records, {k: ([mask], [0.9], [0]) for k, mask in enumerate(masks)}, kind
-    ).numbers()
+    ).summarize()
     names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
     assert numbers == pytest.approx({f"{kind}/{name}": 1.0 for name in names})
-    assert set(measured(records, {}, kind).numbers().values()) == {0.0}
+    assert set(measured(records, {}, kind).summarize().values()) == {0.0}
 
 
 def test_one_of_two_found_counts_for_51_of_the_101_recalls():
     masks = [block(HW, 5, 5, 55, 55), block(HW, 100, 100, 150, 150)]
-    numbers = measured([record_of(masks)], {0: (masks[:1], [0.3], [0])}, "segm").numbers()
+    numbers = measured([record_of(masks)], {0: (masks[:1], [0.3], [0])}, "segm").summarize()
     assert numbers["segm/AP"] == pytest.approx(51 / 101) and numbers["segm/AR100"] == 0.5
     assert "segm/APs" not in numbers and numbers["segm/APm"] == pytest.approx(51 / 101)
 
@@ -63,20 +63,20 @@ def test_a_wrong_answer_counts_by_its_place_in_the_order():
         scores = measured(
             [record_of([mask])], {0: ([mask, elsewhere], [0.5, wrong], [0, 0])}, "bbox"
         )
-        assert scores.numbers()["bbox/AP"] == pytest.approx(ap)
+        assert scores.summarize()["bbox/AP"] == pytest.approx(ap)
     # The second answer for the same object is wrong as well.
     twice = measured(
         [record_of([mask, elsewhere])],
         {0: ([mask, mask, elsewhere], [0.9, 0.8, 0.7], [0] * 3)},
         "bbox",
     )
-    assert twice.numbers()["bbox/AP"] == pytest.approx((51 + 50 * 2 / 3) / 101)
+    assert twice.summarize()["bbox/AP"] == pytest.approx((51 + 50 * 2 / 3) / 101)
 
 
 def test_overlap_of_77_percent_passes_six_of_ten_thresholds():
     truth, answer = block(HW, 0, 0, 100, 100), block(HW, 0, 0, 77, 100)
     for kind in ("bbox", "segm"):
-        numbers = measured([record_of([truth])], {0: ([answer], [0.5], [0])}, kind).numbers()
+        numbers = measured([record_of([truth])], {0: ([answer], [0.5], [0])}, kind).summarize()
         assert numbers[f"{kind}/AP"] == pytest.approx(0.6)
         assert (numbers[f"{kind}/AP50"], numbers[f"{kind}/AP75"]) == pytest.approx((1, 1))
 
@@ -87,22 +87,22 @@ def test_answers_in_a_crowd_are_neither_right_nor_wrong():
     records = [record_of([mask, crowd], crowd=[False, True])]
     answers = {0: ([mask, *inside], [0.1, 0.9, 0.8], [0, 0, 0])}
     for kind in ("bbox", "segm", "boundary"):
-        assert measured(records, answers, kind).numbers()[f"{kind}/AP"] == pytest.approx(1)
+        assert measured(records, answers, kind).summarize()[f"{kind}/AP"] == pytest.approx(1)
     uncrowded = [record_of([mask, crowd])]
-    assert measured(uncrowded, answers, "segm").numbers()["segm/AP"] < 0.3
+    assert measured(uncrowded, answers, "segm").summarize()["segm/AP"] < 0.3
 
 
 def test_area_decides_the_size_and_is_the_annotators():
     record = record_of([block(HW, 5, 5, 55, 55)])  # 2500 pixels
     record["objects"]["area"][:] = 1000  # below 32 * 32
-    numbers = measured([record], {0: ([block(HW, 5, 5, 55, 55)], [0.5], [0])}, "segm").numbers()
+    numbers = measured([record], {0: ([block(HW, 5, 5, 55, 55)], [0.5], [0])}, "segm").summarize()
     assert numbers["segm/APs"] == pytest.approx(1) and "segm/APm" not in numbers
 
 
 def test_most_detections_are_an_option():
     masks = [block(HW, 10 * k, 10 * k, 10 * k + 9, 10 * k + 9) for k in range(20)]
     answers = {0: (masks, np.linspace(1, 0.5, 20), [0] * 20)}
-    numbers = measured([record_of(masks)], answers, "bbox", detections=(1, 5)).numbers()
+    numbers = measured([record_of(masks)], answers, "bbox", detections=(1, 5)).summarize()
     assert (numbers["bbox/AR1"], numbers["bbox/AR5"]) == (0.05, 0.25)
     assert numbers["bbox/AP"] == pytest.approx(26 / 101)  # recalls 0 to .25
 
@@ -116,7 +116,7 @@ def test_classes_apart_and_ids_with_gaps():
     assert scores.per_class() == pytest.approx(
         {"cup": 1.0, "bus": 0.0}
     )  # there is no zebra to be found
-    assert scores.numbers()["segm/AP"] == pytest.approx(0.5)
+    assert scores.summarize()["segm/AP"] == pytest.approx(0.5)
     recalls, precision = scores.curve(0.5)
     assert recalls.shape == (101,) and np.allclose(precision, 0.5)
     with pytest.raises(ValueError, match="no precision at IoU 0.3"):
@@ -129,9 +129,9 @@ def test_boundary_iou_of_a_square_shrunk_all_around():
     hw, whole = (500, 500), block((500, 500), 100, 100, 200, 200)
     for margin, ap in ((1, 0.8), (10, 0.0)):  # with 10: (80^2 - 72^2) / 7296 = 1/6, masks .64
         answer = block(hw, 100 + margin, 100 + margin, 200 - margin, 200 - margin)
-        numbers = measured([record_of([whole])], {0: ([answer], [0.5], [0])}, "boundary").numbers()
+        numbers = measured([record_of([whole])], {0: ([answer], [0.5], [0])}, "boundary").summarize()
         assert numbers["boundary/AP"] == pytest.approx(ap)
-    assert measured([record_of([whole])], {0: ([answer], [0.5], [0])}, "segm").numbers()[
+    assert measured([record_of([whole])], {0: ([answer], [0.5], [0])}, "segm").summarize()[
         "segm/AP"
     ] == pytest.approx(0.3)
 
@@ -144,16 +144,16 @@ def test_boundaries_are_those_that_repeated_erosion_leaves():
     for _ in range(2):  # .03 of 72.1 px, rounded
         shifted = [np.roll(eroded, (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
         eroded = np.pad(np.all(shifted, axis=0)[1:-1, 1:-1], 1)
-    found = decode_mask(boundary_of(rle, 0.03)["counts"], 40, 60)
+    found = decode_mask(extract_boundary(rle, 0.03)["counts"], 40, 60)
     np.testing.assert_array_equal(found, mask & ~eroded[1:-1, 1:-1])
     empty = {"size": [4, 4], "counts": encode_mask(np.zeros((4, 4)))}
-    assert boundary_of(empty, 0.02) == empty
+    assert extract_boundary(empty, 0.02) == empty
 
 
 def keypoint_case(offset, sigmas):
     keypoints = np.array([[[20, 20, 2], [60, 20, 1], [0, 0, 0], [40, 60, 2]]], np.float32)
     record = record_of([block(HW, 10, 10, 80, 80)], keypoints=keypoints)
-    truth = coco_truth([record], ["figure"], keypoint_names=tuple("abcd"))
+    truth = build_coco_ground_truth([record], ["figure"], keypoint_names=tuple("abcd"))
     results = CocoResults(truth)
     found = keypoints[..., :2] + [offset, 0]
     found[0, 2] = 250  # was not labelled: anything goes
@@ -161,7 +161,7 @@ def keypoint_case(offset, sigmas):
     return (
         truth,
         results,
-        evaluate_coco(truth, results.rows(), "keypoints", sigmas=sigmas).numbers(),
+        evaluate_coco(truth, results.rows(), "keypoints", sigmas=sigmas).summarize(),
     )
 
 
@@ -197,7 +197,7 @@ def test_keypoints_by_oks():
         1,
     ]
     with pytest.raises(ValueError, match="truth has no keypoints"):
-        evaluate_coco(coco_truth([record_of([block(HW, 1, 1, 9, 9)])], ["x"]), [], "keypoints")
+        evaluate_coco(build_coco_ground_truth([record_of([block(HW, 1, 1, 9, 9)])], ["x"]), [], "keypoints")
 
 
 def test_pictures_that_were_not_searched_wholly_are_measured_as_lvis_does():
@@ -212,13 +212,13 @@ def test_pictures_that_were_not_searched_wholly_are_measured_as_lvis_does():
         | lists
         | {"neg_categories": np.array([], np.int32)}
     )
-    truth = coco_truth([record, has_b], ["a", "b", "c"], frequencies=("f", "r", "c"))
+    truth = build_coco_ground_truth([record, has_b], ["a", "b", "c"], frequencies=("f", "r", "c"))
 
     def ap(classes, changed=truth):
         results = CocoResults(changed)
         results.add(0, [box_of(mask), box_of(other)], [0.5, 0.9], classes, [mask, other])
         results.add(1, [box_of(mask)], [0.5], [1], [mask])
-        return evaluate_coco(changed, results.rows(), "segm").numbers()
+        return evaluate_coco(changed, results.rows(), "segm").summarize()
 
     assert ap([0, 2])["segm/AP"] == pytest.approx(1)  # nobody looked for c in the first picture
     assert (ap([0, 0])["segm/APf"], ap([0, 0])["segm/APr"]) == pytest.approx(
@@ -226,13 +226,13 @@ def test_pictures_that_were_not_searched_wholly_are_measured_as_lvis_does():
     )  # a was: the second answer is wrong
     assert ap([0, 1])["segm/APr"] == pytest.approx(0.5)  # b is not there for sure
     assert "segm/APc" not in ap([0, 2]) and "segm/AR300" in ap([0, 2])
-    unsure = coco_truth(
+    unsure = build_coco_ground_truth(
         [record | {"not_exhaustive_categories": np.array([0], np.int32)}, has_b], ["a", "b", "c"]
     )
     assert ap([0, 0], unsure)["segm/AP"] == pytest.approx(1)  # there may be another a
     results = CocoResults(truth)
     results.add(0, [box_of(other), box_of(mask)], [0.9, 0.5], [0, 0])
-    few = evaluate_coco(truth, results.rows(), "bbox", detections=(1,)).numbers()
+    few = evaluate_coco(truth, results.rows(), "bbox", detections=(1,)).summarize()
     assert few["bbox/AR1"] == 0  # the wrong one, of all classes, is the only one that counts
 
 
@@ -241,11 +241,11 @@ def test_truth_from_records_gives_what_pycocotools_makes_of_the_raw_files(real_d
     folder, rng = real_data("coco_cc"), np.random.default_rng(0)
     source = CocoFolder(folder)
     records = []
-    for record in source.records("val2017", Skipped()):
+    for record in source.records("val2017", SkipCounts()):
         records.append(record)
         if len(records) == 6:
             break
-    truth = coco_truth(records, source.categories, source.category_ids)
+    truth = build_coco_ground_truth(records, source.categories, source.category_ids)
     results = CocoResults(truth)
     for index, record in enumerate(records):
         objects = record["objects"]
@@ -269,13 +269,13 @@ def test_truth_from_records_gives_what_pycocotools_makes_of_the_raw_files(real_d
             reference.evaluate()
             reference.accumulate()
             reference.summarize()
-        numbers = evaluate_coco(truth, results.rows(), kind).numbers()
+        numbers = evaluate_coco(truth, results.rows(), kind).summarize()
         assert 0.1 < numbers[f"{kind}/AP"] < 0.9
         np.testing.assert_allclose(list(numbers.values()), reference.stats, atol=1e-12)
 
 
 def test_what_cannot_be_measured_is_said():
-    truth = coco_truth([record_of([block(HW, 1, 1, 9, 9)])], ["thing"])
+    truth = build_coco_ground_truth([record_of([block(HW, 1, 1, 9, 9)])], ["thing"])
     row = {"image_id": "picture", "category_id": 0, "score": 0.5, "bbox": [1, 1, 2, 2]}
     with pytest.raises(ValueError, match="choose one of bbox, segm, boundary, keypoints"):
         evaluate_coco(truth, [], "box")
@@ -286,4 +286,4 @@ def test_what_cannot_be_measured_is_said():
     with pytest.raises(ValueError, match="picture 'other' and category 0"):
         evaluate_coco(truth, [row | {"image_id": "other"}])
     untouched = [dict(row)]
-    assert evaluate_coco(truth, untouched).numbers() and untouched == [row]
+    assert evaluate_coco(truth, untouched).summarize() and untouched == [row]

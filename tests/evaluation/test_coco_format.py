@@ -8,10 +8,10 @@ from pycocotools.coco import COCO
 from records_made import block, record_of
 
 from segjax.data.sources.label_maps import LabelMaps
-from segjax.data.sources.raw import Skipped
+from segjax.data.sources.raw import SkipCounts
 from segjax.evaluation import coco_format
 from segjax.evaluation.coco import evaluate_coco
-from segjax.evaluation.coco_format import CocoResults, coco_truth
+from segjax.evaluation.coco_format import CocoResults, build_coco_ground_truth
 
 HW = (40, 50)
 MASK = block(HW, 2, 3, 12, 23)
@@ -25,7 +25,7 @@ def test_truth_is_a_coco_annotation_file(tmp_path, capsys):
     record = record_of(
         [MASK, block(HW, 20, 20, 30, 30)], category=[1, 0], crowd=[False, True], image_id="42"
     )
-    truth = coco_truth([record], ["cup", "zebra"], [3, 90])
+    truth = build_coco_ground_truth([record], ["cup", "zebra"], [3, 90])
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     coco = COCO(str(tmp_path / "truth.json"))
     assert coco.getImgIds() == [42] and coco.getCatIds() == [3, 90]
@@ -44,18 +44,18 @@ def test_truth_is_a_coco_annotation_file(tmp_path, capsys):
 
 def test_the_annotators_box_is_the_one_that_is_measured():
     record = record_of([MASK], annotated_box=np.array([[3.25, 2.5, 22.75, 11.5]], np.float32))
-    assert coco_truth([record], ["thing"])["annotations"][0]["bbox"] == [3.25, 2.5, 19.5, 9]
+    assert build_coco_ground_truth([record], ["thing"])["annotations"][0]["bbox"] == [3.25, 2.5, 19.5, 9]
 
 
 def test_picture_ids_are_numbers_only_where_all_are():
-    assert [image["id"] for image in coco_truth(records(2), ["x"])["images"]] == [0, 1]
-    assert [image["id"] for image in coco_truth(records(2, "0{}"), ["x"])["images"]] == ["00", "01"]
+    assert [image["id"] for image in build_coco_ground_truth(records(2), ["x"])["images"]] == [0, 1]
+    assert [image["id"] for image in build_coco_ground_truth(records(2, "0{}"), ["x"])["images"]] == ["00", "01"]
     mixed = [*records(1), *records(1, "a{}")]
-    assert [image["id"] for image in coco_truth(mixed, ["x"])["images"]] == ["0", "a0"]
+    assert [image["id"] for image in build_coco_ground_truth(mixed, ["x"])["images"]] == ["0", "a0"]
     with pytest.raises(ValueError, match="image id '0' occurs twice"):
-        coco_truth(records(1) * 2, ["x"])
+        build_coco_ground_truth(records(1) * 2, ["x"])
     with pytest.raises(ValueError, match="as many ids, increasing"):
-        coco_truth(records(1), ["x", "y"], [9, 3])
+        build_coco_ground_truth(records(1), ["x", "y"], [9, 3])
 
 
 def test_label_maps_work_as_any_source(real_data):
@@ -63,9 +63,9 @@ def test_label_maps_work_as_any_source(real_data):
     source = LabelMaps(real_data("dsb2018_nuclei"), category="nucleus")
     some = [
         record
-        for record, _ in zip(source.records("stage1_test", Skipped()), range(2), strict=False)
+        for record, _ in zip(source.records("stage1_test", SkipCounts()), range(2), strict=False)
     ]
-    truth = coco_truth(some, source.categories, source.category_ids)
+    truth = build_coco_ground_truth(some, source.categories, source.category_ids)
     results = CocoResults(truth)
     for index, record in enumerate(some):
         objects = record["objects"]
@@ -73,7 +73,7 @@ def test_label_maps_work_as_any_source(real_data):
         results.add(index, objects["box"], np.ones(count), objects["category"], objects["rle"])
     for kind in ("bbox", "segm"):
         assert (
-            evaluate_coco(truth, results.rows(), kind, detections=(500,)).numbers()[f"{kind}/AP"]
+            evaluate_coco(truth, results.rows(), kind, detections=(500,)).summarize()[f"{kind}/AP"]
             == 1
         )
 
@@ -92,7 +92,7 @@ def answered(order, truth, extra=()):
 
 
 def test_batches_padding_and_duplicates_change_nothing():
-    truth = coco_truth(records(), ["thing"])
+    truth = build_coco_ground_truth(records(), ["thing"])
     expected = answered((0, 1, 2), truth)
     shuffled = answered((2, 0, 1), truth, extra=(-1, 1, -1))
     assert shuffled.rows() == expected.rows() and shuffled.pictures() == 3
@@ -102,7 +102,7 @@ def test_batches_padding_and_duplicates_change_nothing():
 
 
 def test_results_of_all_processes_are_gathered(monkeypatch):
-    truth = coco_truth(records(), ["thing"])
+    truth = build_coco_ground_truth(records(), ["thing"])
     others = [answered((0, 2), truth), answered((1, 2), truth), CocoResults(truth)]
     texts = [json.dumps(list(each._rows.items())) for each in others]
     calls = []
@@ -122,12 +122,12 @@ def test_results_of_all_processes_are_gathered(monkeypatch):
 
 
 def test_one_process_gathers_itself():
-    truth = coco_truth(records(), ["thing"])
+    truth = build_coco_ground_truth(records(), ["thing"])
     assert answered((1, 0), truth).gather().rows() == answered((0, 1), truth).rows()
 
 
 def test_the_results_file_is_one_that_pycocotools_loads(tmp_path):
-    truth = coco_truth(records(), ["cup", "zebra"], [3, 90])
+    truth = build_coco_ground_truth(records(), ["cup", "zebra"], [3, 90])
     results = answered((0, 1), truth)
     results.write(tmp_path / "results.json")
     coco = COCO()
@@ -154,4 +154,4 @@ def test_the_results_file_is_one_that_pycocotools_loads(tmp_path):
 )
 def test_answers_that_do_not_fit_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        CocoResults(coco_truth(records(), ["thing"])).add(*arguments)
+        CocoResults(build_coco_ground_truth(records(), ["thing"])).add(*arguments)

@@ -7,13 +7,13 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from raw_folders import truncate, write_picture
+from raw_folders import truncate, write_image
 
 from segjax.data.examples.crop import CropExample
 from segjax.data.prepare import shrink_to_short_side
 from segjax.data.records import stack_objects, validate_record
-from segjax.data.sources.raw import Skipped, Unusable, read_picture
-from segjax.images.transforms import decode_image, middle_box, resized_window
+from segjax.data.sources.raw import SkipCounts, UnusableError, read_image
+from segjax.images.transforms import compute_center_box, decode_crop, decode_image
 
 RED, GREEN = (200, 40, 30), (20, 180, 60)
 
@@ -113,7 +113,7 @@ def test_preparing_keeps_what_training_sees_also_when_it_shrinks(kind, tmp_path)
     data, colours = KINDS[kind]
     path = tmp_path / "picture"
     path.write_bytes(data)
-    image, height, width = read_picture(path)
+    image, height, width = read_image(path)
     assert (image, height, width) == (data, 40, 60)
     record = {
         "image": image,
@@ -122,7 +122,7 @@ def test_preparing_keeps_what_training_sees_also_when_it_shrinks(kind, tmp_path)
         "width": width,
         "objects": stack_objects([]),
     }
-    small = shrink_to_short_side(record, 20, Skipped())
+    small = shrink_to_short_side(record, 20, SkipCounts())
     validate_record(small)
     assert (small["height"], small["width"]) == (20, 30)
     assert small["image"][:3] == data[:3]  # a JPEG is one again, and a PNG too
@@ -135,13 +135,13 @@ def test_pictures_of_telephones_stay_jpeg(tmp_path):
     (tmp_path / "a.jpg").write_bytes(data)
     with Image.open(tmp_path / "a.jpg") as opened:
         assert opened.format == "MPO"
-    assert read_picture(tmp_path / "a.jpg")[0] == data
+    assert read_image(tmp_path / "a.jpg")[0] == data
     assert_halves(decode_image(data), (RED, GREEN))
 
 
 def test_other_formats_keep_their_bits(tmp_path):
     grey_of_16_bits().save(tmp_path / "a.tif")
-    image, _, _ = read_picture(tmp_path / "a.tif")
+    image, _, _ = read_image(tmp_path / "a.tif")
     with Image.open(io.BytesIO(image)) as opened:
         assert opened.format == "PNG" and np.asarray(opened).max() == 4000
 
@@ -151,12 +151,12 @@ def test_a_picture_on_its_side_is_turned_upright_where_no_mask_refers_to_it(
     tmp_path, orientation, top_left
 ):
     (tmp_path / "a.jpg").write_bytes(turned_jpeg(orientation))
-    image, height, width = read_picture(tmp_path / "a.jpg", upright=True)
+    image, height, width = read_image(tmp_path / "a.jpg", upright=True)
     assert (height, width) == ((60, 40) if orientation >= 5 else (40, 60))
     pixels = decode_image(image)
     assert pixels.shape == (height, width, 3) and image[:2] == b"\xff\xd8"
     assert np.abs(pixels[4, 4].astype(int) - top_left).max() <= 8
-    again, *_ = read_picture(_written(tmp_path / "b.jpg", image), upright=True)
+    again, *_ = read_image(_written(tmp_path / "b.jpg", image), upright=True)
     assert again == image  # it says no more that it should be turned
 
 
@@ -171,7 +171,7 @@ def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_and_shows_the_same_part()
     for box in [(0, 0, 600, 800), (101, 203, 450, 390), (37, 1, 512, 797), (0, 0, 129, 800)]:
         whole, part = (
             np.asarray(
-                resized_window(data, lambda _, box=box: (box, (64, 64)), reduced=reduced), int
+                decode_crop(data, lambda _, box=box: (box, (64, 64)), reduced=reduced), int
             )
             for reduced in (False, True)
         )
@@ -184,9 +184,9 @@ def test_a_part_that_would_be_smaller_than_the_canvas_is_decoded_in_full():
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     data = encoded(Image.fromarray(noise), "JPEG", quality=95)
     for side, same in ((100, False), (101, True)):  # 200 pixels become 100 by halves, 101 not
-        choose = lambda hw, side=side: (middle_box(hw), (side, side))
+        choose = lambda hw, side=side: (compute_center_box(hw), (side, side))
         pictures = [
-            np.asarray(resized_window(data, choose, reduced=reduced)) for reduced in (False, True)
+            np.asarray(decode_crop(data, choose, reduced=reduced)) for reduced in (False, True)
         ]
         assert np.array_equal(*pictures) == same
 
@@ -195,10 +195,10 @@ def test_what_is_around_the_part_is_not_seen():
     """As in the reference, which cuts first and resizes then."""
     pixels = np.zeros((60, 60, 3), np.uint8)
     pixels[20:40, 20:40] = 100
-    cut = np.asarray(resized_window(pixels, lambda _: ((20, 20, 20, 20), (8, 8))))
+    cut = np.asarray(decode_crop(pixels, lambda _: ((20, 20, 20, 20), (8, 8))))
     assert (cut == 100).all()
 
 
 def test_broken_pictures_are_refused_when_prepared(tmp_path):
-    with pytest.raises(Unusable, match="truncated"):
-        read_picture(truncate(write_picture(tmp_path / "cut.jpg")), upright=True)
+    with pytest.raises(UnusableError, match="truncated"):
+        read_image(truncate(write_image(tmp_path / "cut.jpg")), upright=True)

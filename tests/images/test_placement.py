@@ -5,8 +5,13 @@ import pytest
 from PIL import Image
 
 from segjax.data.examples.augmentation import Augmentation, draw_placement
-from segjax.data.synthetic.photographs import demonstration_photograph
-from segjax.images.placement import Placement, detection_placement, short_side_size, whole
+from segjax.data.synthetic.photographs import load_demonstration_photograph
+from segjax.images.placement import (
+    Placement,
+    compute_short_side_size,
+    place_for_detection,
+    place_whole_image,
+)
 
 
 def test_points_follow_the_pixels_and_come_back():
@@ -17,25 +22,25 @@ def test_points_follow_the_pixels_and_come_back():
         image = np.zeros((60, 80), np.uint8)
         image[y, x] = 255
         placement = draw_placement((60, 80), 64, options, rng)
-        point = placement.points([x + 0.5, y + 0.5])
-        np.testing.assert_allclose(placement.points_back(point), [x + 0.5, y + 0.5], atol=1e-9)
+        point = placement.transform_points([x + 0.5, y + 0.5])
+        np.testing.assert_allclose(placement.invert_points(point), [x + 0.5, y + 0.5], atol=1e-9)
         content = placement.apply(image)
         if content.max() > 30:
             row, column = np.unravel_index(content.argmax(), content.shape)
             # Pillow's spot of one pixel is the pixel's size: its brightest pixel lies within that of its middle.
-            reach = 0.5 + max(placement.resized) / max(placement.turned)
+            reach = 0.5 + max(placement.resized) / max(placement.rotated)
             assert abs(column + 0.5 - point[0]) <= reach and abs(row + 0.5 - point[1]) <= reach
 
 
 def test_a_mirrored_box_is_the_one_detectron2_makes():
     """Box [10, 10, 200, 300] at width 400; the polygon (10, 10) (100, 100) (100, 10)."""
     mirror = Placement((320, 400), (320, 400), (0, 0), (320, 400), flip_x=True)
-    np.testing.assert_array_equal(mirror.boxes([10, 10, 200, 300]), [200, 10, 390, 300])
+    np.testing.assert_array_equal(mirror.transform_boxes([10, 10, 200, 300]), [200, 10, 390, 300])
     np.testing.assert_array_equal(
-        mirror.points([(10, 10), (100, 100), (100, 10)]), [(390, 10), (300, 100), (300, 10)]
+        mirror.transform_points([(10, 10), (100, 100), (100, 10)]), [(390, 10), (300, 100), (300, 10)]
     )
-    np.testing.assert_array_equal(mirror.boxes_back([200, 10, 390, 300]), [10, 10, 200, 300])
-    assert mirror.mirrored and not Placement((9, 9), (9, 9), (0, 0), (9, 9), 2, True, True).mirrored
+    np.testing.assert_array_equal(mirror.invert_boxes([200, 10, 390, 300]), [10, 10, 200, 300])
+    assert mirror.is_mirrored and not Placement((9, 9), (9, 9), (0, 0), (9, 9), 2, True, True).is_mirrored
 
 
 @pytest.mark.parametrize(
@@ -49,28 +54,28 @@ def test_a_mirrored_box_is_the_one_detectron2_makes():
     ],
 )
 def test_sizes_are_those_of_the_published_detectors(hw, resize, expected):
-    assert short_side_size(hw, 800, 1333, resize) == expected
+    assert compute_short_side_size(hw, 800, 1333, resize) == expected
 
 
 def test_what_is_larger_than_the_canvas_is_fitted_to_it():
-    assert detection_placement((640, 480), (832, 1344), 800, 1333).size == (832, 624)
-    assert detection_placement((480, 640), (832, 1344), 800, 1333).size == (800, 1067)
-    assert detection_placement((480, 640), (512, 512)).size == (384, 512)
+    assert place_for_detection((640, 480), (832, 1344), 800, 1333).size == (832, 624)
+    assert place_for_detection((480, 640), (832, 1344), 800, 1333).size == (800, 1067)
+    assert place_for_detection((480, 640), (512, 512)).size == (384, 512)
     with pytest.raises(ValueError, match="choose one of pillow, torchvision"):
-        short_side_size((3, 3), 4, 4, "cubic")
+        compute_short_side_size((3, 3), 4, 4, "cubic")
 
 
 def test_plain_bilinear_takes_the_nearest_pixels_alone():
     """A quarter of the size: each pixel is the mean of the two by two in the middle of its four by four."""
-    photograph = demonstration_photograph()[:400, :600]
-    small = whole((400, 600), (100, 150), "torchvision").apply(photograph)
+    photograph = load_demonstration_photograph()[:400, :600]
+    small = place_whole_image((400, 600), (100, 150), "torchvision").apply(photograph)
     middle = photograph.reshape(100, 4, 150, 4, 3)[:, 1:3, :, 1:3].astype(float).mean((1, 3))
     assert np.abs(small - middle).max() <= 0.5
     cut = Placement((400, 600), (100, 150), (20, 30), (50, 60), resize="torchvision").apply(
         photograph
     )
     assert np.abs(cut.astype(int) - small[20:70, 30:90]).max() <= 1
-    antialiased = whole((400, 600), (100, 150)).apply(photograph)
+    antialiased = place_whole_image((400, 600), (100, 150)).apply(photograph)
     np.testing.assert_array_equal(
         antialiased, Image.fromarray(photograph).resize((150, 100), Image.BILINEAR)
     )
@@ -78,7 +83,7 @@ def test_plain_bilinear_takes_the_nearest_pixels_alone():
 
 
 def test_plain_and_antialiased_agree_where_pictures_grow():
-    photograph = demonstration_photograph()[:60, :90]
+    photograph = load_demonstration_photograph()[:60, :90]
     grown = [
         Placement((60, 90), (100, 150), (0, 0), (100, 150), resize=r).apply(photograph)
         for r in ("pillow", "torchvision")

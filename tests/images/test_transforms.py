@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax.data.examples.augmentation import Augmentation, draw_placement, jitter_colours
-from segjax.data.synthetic.photographs import demonstration_photograph
+from segjax.data.examples.augmentation import Augmentation, draw_placement, jitter_colors
+from segjax.data.synthetic.photographs import load_demonstration_photograph
 from segjax.images.placement import Placement
 from segjax.images.transforms import (
     ImageError,
+    compute_fitted_size,
     decode_image,
-    fitted_size,
     pad_to_canvas,
     resize_longest_side,
     scale_boxes,
     scale_points,
-    stretch,
+    stretch_intensities,
 )
 
 
@@ -76,7 +76,7 @@ def test_percentiles_ignore_a_few_hot_pixels():
 
 def test_stretch_is_linear_and_clips():
     np.testing.assert_array_equal(
-        stretch(np.array([0, 10, 15, 20, 90]), 10, 20), [0, 0, 128, 255, 255]
+        stretch_intensities(np.array([0, 10, 15, 20, 90]), 10, 20), [0, 0, 128, 255, 255]
     )
 
 
@@ -85,7 +85,7 @@ def test_stretch_is_linear_and_clips():
     [
         (b"", "photo.jpg: the file is empty"),
         (b"hello, I am a text file", "photo.jpg: 23 bytes that are no known image.*b'hello, I"),
-        (encoded(demonstration_photograph(), "JPEG")[:9000], "photo.jpg.*9000 bytes is truncated"),
+        (encoded(load_demonstration_photograph(), "JPEG")[:9000], "photo.jpg.*9000 bytes is truncated"),
         (encoded(PICTURE)[:-40], "photo.jpg.*truncated or damaged"),
         (PICTURE / np.float32(255), r"pixels are float32.*\* 255"),
         (PICTURE.astype(np.int64), "pixels are int64; expected uint8"),
@@ -116,11 +116,11 @@ def test_what_is_no_image_says_so(source, message):
     ],
 )
 def test_sizes_round_as_sam_rounds(hw, canvas, expected):
-    assert fitted_size(hw, canvas) == expected
+    assert compute_fitted_size(hw, canvas) == expected
 
 
 def test_resize_is_pillows_antialiased_bilinear():
-    photograph = demonstration_photograph()
+    photograph = load_demonstration_photograph()
     image = resize_longest_side(photograph, 256)
     assert image.shape == (171, 256, 3) and image.dtype == np.uint8
     np.testing.assert_array_equal(
@@ -188,17 +188,17 @@ def test_hits_is_exact_about_which_boxes_reach_the_window():
         box = [[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]]
         placement = draw_placement((90, 120), 64, options, rng)
         visible = placement.apply_mask(mask).sum()
-        hit = bool(placement.hits(box)[0])
+        hit = bool(placement.overlaps_window(box)[0])
         assert hit or visible == 0
         if hit and visible == 0:  # only a sliver thinner than half a pixel may reach in unseen
             thicker = Placement(**(placement.__dict__ | {"size": tuple(np.add(placement.size, 2))}))
-            assert thicker.hits(box)[0]
+            assert thicker.overlaps_window(box)[0]
         agreed[hit] += 1
     assert min(agreed.values()) > 5
 
 
 def test_cropping_equals_resizing_then_cropping():
-    photograph = demonstration_photograph()
+    photograph = load_demonstration_photograph()
     placement = Placement((400, 600), (200, 300), (37, 111), (96, 96))
     whole = np.asarray(Image.fromarray(photograph).resize((300, 200), Image.BILINEAR))
     difference = placement.apply(photograph).astype(int) - whole[37 : 37 + 96, 111 : 111 + 96]
@@ -244,10 +244,10 @@ def test_colour_jitter_keeps_order_and_stays_in_range():
     image = np.arange(256, dtype=np.uint8).reshape(16, 16)
     rng = np.random.default_rng(8)
     for _ in range(20):
-        jittered = jitter_colours(image, Augmentation(brightness=0.3, contrast=0.4), rng)
+        jittered = jitter_colors(image, Augmentation(brightness=0.3, contrast=0.4), rng)
         assert jittered.dtype == np.uint8 and (np.diff(jittered.ravel().astype(int)) >= 0).all()
-    assert jitter_colours(image, Augmentation(), rng) is image
-    shifted = jitter_colours(image, Augmentation(brightness=0.3), rng).astype(int) - image
+    assert jitter_colors(image, Augmentation(), rng) is image
+    shifted = jitter_colors(image, Augmentation(brightness=0.3), rng).astype(int) - image
     assert len(np.unique(shifted[4:12])) == 1 and abs(shifted[8, 8]) <= 77
 
 

@@ -7,14 +7,14 @@ from compilations import compilations
 from golden.drawn_weights import drawn_variables
 
 import segjax
-from segjax.images.placement import whole
+from segjax.images.placement import place_whole_image
 from segjax.images.transforms import ImageError
 from segjax.inference.detection import detector as module
-from segjax.inference.detection.canvases import placed, usual_canvases
-from segjax.inference.detection.class_names import COCO, COCO_KEYPOINTS, Classes, classes_of
+from segjax.inference.detection.canvases import choose_canvas, list_default_canvases
+from segjax.inference.detection.class_names import COCO, COCO_KEYPOINTS, DetectorClasses, resolve_classes
 from segjax.inference.detection.detector import Detector
 from segjax.inference.detection.export import export_detector, read_exported, write_exported
-from segjax.inference.detection.postprocess import detected, found_in_picture
+from segjax.inference.detection.postprocess import detect_on_canvas, to_image_frame
 from segjax.masks import decode_mask
 from segjax.models.build import build_model, init_model
 from segjax.models.sam.build import build_sam
@@ -39,10 +39,10 @@ def test_pictures_of_all_sizes_share_one_program_a_canvas(detector):
     sizes = [(64, 64), (1, 1), (3, 200), (200, 3), (7, 5), (300, 310), (1000, 20)]
     sizes += [tuple(RNG.integers(10, 300, 2).tolist()) for _ in range(16)]
     pictures = [noise(*hw) for hw in sizes]
-    module._detected.clear_cache()  # another test may have come first
+    module._detect_on_canvas.clear_cache()  # another test may have come first
     with compilations() as seen:
         answers = detector(pictures)
-    assert {placed(MODEL, hw, CANVASES)[1] for hw in sizes} == set(CANVASES)
+    assert {choose_canvas(MODEL, hw, CANVASES)[1] for hw in sizes} == set(CANVASES)
     assert len(seen) == len(CANVASES)
     with compilations() as seen:
         again = detector(pictures[6::-1])[::-1]
@@ -97,7 +97,7 @@ def test_many_at_once_are_what_each_is_alone(detector):
 
 def test_a_picture_as_large_as_its_canvas_gets_the_model_s_own_answers(detector):
     picture = noise(64, 96)
-    rows = module._detected(
+    rows = module._detect_on_canvas(
         MODEL, detector.variables, picture[None], np.array([[64, 96]], np.int32)
     )
     valid = np.asarray(rows["valid"][0])
@@ -129,7 +129,7 @@ def test_the_way_back_by_hand():
         keypoints=keypoints,
     )
     model = build_model("maskrcnn_debug", conventions="detectron2_rgb")
-    found = found_in_picture(model, row, whole((96, 128), (48, 64)))
+    found = to_image_frame(model, row, place_whole_image((96, 128), (48, 64)))
     assert found.hw == (96, 128) and found.labels.tolist() == [2, 1]
     assert found.boxes.tolist() == [[20, 40, 60, 80], [0, 0, 16, 16]]
     want = np.zeros((2, 96, 128), bool)
@@ -210,11 +210,11 @@ def test_what_does_not_fit_is_said():
 
 def test_canvases():
     published = build_model("maskrcnn_resnet50_fpn")
-    usual = usual_canvases(published)
-    assert usual_canvases(MODEL) == ((64, 64), (64, 96), (96, 64))
+    usual = list_default_canvases(published)
+    assert list_default_canvases(MODEL) == ((64, 64), (64, 96), (96, 64))
     assert set(usual) == {(800, 800), (800, 1088), (1088, 800), (800, 1344), (1344, 800)}
-    assert usual_canvases(build_model("vitdet_vit_b")) == ((1024, 1024),)
-    assert usual_canvases(published.clone(canvas=512)) == ((512, 512),)
+    assert list_default_canvases(build_model("vitdet_vit_b")) == ((1024, 1024),)
+    assert list_default_canvases(published.clone(canvas=512)) == ((512, 512),)
     for hw, canvas, size in (
         ((480, 640), (800, 1088), (800, 1066)),
         ((640, 480), (1088, 800), (1066, 800)),
@@ -222,16 +222,16 @@ def test_canvases():
         ((300, 1000), (800, 1344), (399, 1333)),
         ((1080, 1920), (800, 1344), (749, 1333)),
     ):
-        placement, found = placed(published, hw, usual)
+        placement, found = choose_canvas(published, hw, usual)
         assert (placement.size, found, placement.resize) == (size, canvas, "torchvision")
-    assert placed(published, (300, 1000), "tight")[1] == (416, 1344)
+    assert choose_canvas(published, (300, 1000), "tight")[1] == (416, 1344)
     # None holds 800 x 1066: the picture shrinks into the canvas that shows it largest.
-    placement, found = placed(published, (480, 640), [(320, 320), (320, 640), (640, 320)])
+    placement, found = choose_canvas(published, (480, 640), [(320, 320), (320, 640), (640, 320)])
     assert (placement.size, found) == ((320, 427), (320, 640))
 
 
 def test_what_classes_are_called(tmp_path):
-    of = lambda name, **options: classes_of(build_model(name, **options))
+    of = lambda name, **options: resolve_classes(build_model(name, **options))
     torchvision, detectron2 = of("maskrcnn_resnet50_fpn"), of("mask_rcnn_R_50_FPN")
     assert (torchvision.names[17], torchvision.ids[17], torchvision.names[11]) == ("dog", 18, "N/A")
     assert (detectron2.names[16], detectron2.ids[16], detectron2.names[-1], len(COCO)) == (
@@ -246,7 +246,7 @@ def test_what_classes_are_called(tmp_path):
         and person.keypoint_names == COCO_KEYPOINTS
         and len(person.skeleton) == 19
     )
-    assert of("maskrcnn_debug") == Classes(
+    assert of("maskrcnn_debug") == DetectorClasses(
         ("class 1", "class 2", "class 3"), (1, 2, 3), ("keypoint 0", "keypoint 1")
     )
     saved = {
@@ -274,7 +274,7 @@ def test_what_classes_are_called(tmp_path):
         MODEL, VARIABLES, score_threshold=0.01, max_detections=20
     ).model == MODEL.clone(score_threshold=0.01, detections=20)
     with pytest.raises(ValueError, match=r"names 3 classes \(a, b, c\), its model has 4"):
-        classes_of(build_model("maskrcnn_debug", classes=4), saved)
+        resolve_classes(build_model("maskrcnn_debug", classes=4), saved)
 
 
 @pytest.mark.slow
@@ -287,7 +287,7 @@ def test_an_exported_program_gives_the_same(tmp_path, detector):
         > 4 * sum(x.size for x in jax.tree.leaves(VARIABLES))
     )
     found = read_exported(tmp_path / "d.stablehlo").call(images, sizes)
-    want = module._detected(MODEL, detector.variables, images, sizes)
+    want = module._detect_on_canvas(MODEL, detector.variables, images, sizes)
     assert found.keys() == want.keys() == detected_names() and found["valid"].any()
     for name, value in want.items():
         np.testing.assert_allclose(found[name], value, atol=2e-4, err_msg=name)
@@ -307,7 +307,7 @@ def test_exported_without_variables_they_are_its_first_argument():
 
 def detected_names():
     """Keys of what the device gives, by shapes alone."""
-    shapes = jax.eval_shape(lambda v, x, s: detected(MODEL, v, x, s), VARIABLES, np.zeros((1, 64, 64, 3), np.uint8),
+    shapes = jax.eval_shape(lambda v, x, s: detect_on_canvas(MODEL, v, x, s), VARIABLES, np.zeros((1, 64, 64, 3), np.uint8),
                             np.array([[64, 64]]))  # fmt: skip
     assert {"boxes", "scores", "labels", "valid", "masks", "keypoints"} <= shapes.keys()
     return shapes.keys()

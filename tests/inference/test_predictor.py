@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from written_run import debug_variables
 
-from segjax.images.transforms import pad_to_canvas, resize_longest_side, stretch
+from segjax.images.transforms import pad_to_canvas, resize_longest_side, stretch_intensities
 from segjax.inference.sam import batching, jitted
-from segjax.inference.sam.postprocess import image_weights
+from segjax.inference.sam.postprocess import compute_image_weights
 from segjax.inference.sam.predictor import SamPredictor
 from segjax.models.sam.build import build_sam
 from segjax.models.sam.prompt_encoder import Prompts
@@ -140,7 +140,7 @@ def test_intensities_are_stretched_as_in_training():
     made = SamPredictor(MODEL, debug_variables(), percentiles=(1, 99))
     made.set_image(dim)
     stretched = SamPredictor(MODEL, debug_variables())
-    stretched.set_image(stretch(dim, *np.percentile(dim, (1, 99))))
+    stretched.set_image(stretch_intensities(dim, *np.percentile(dim, (1, 99))))
     np.testing.assert_array_equal(made.features, stretched.features)
 
 
@@ -149,7 +149,7 @@ def test_image_weights_are_the_two_resizes_and_the_crop_between(sizes):
     cells, canvas, content, original = sizes
     column = np.random.default_rng(1).normal(size=(cells, 1)).astype(np.float32)
     want = resize_bilinear(resize_bilinear(column, (canvas, 1))[:content], (original, 1))
-    np.testing.assert_allclose(image_weights(*sizes) @ column, want, atol=1e-5)
+    np.testing.assert_allclose(compute_image_weights(*sizes) @ column, want, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from golden.sam_inputs import FRAMES, framed_logits, framed_picture, framed_prompts, sampled
 
-from segjax.images.transforms import fitted_size, resize_longest_side, scale_boxes, scale_points
+from segjax.images.transforms import compute_fitted_size, resize_longest_side, scale_boxes, scale_points
 from segjax.inference.sam import jitted
-from segjax.inference.sam.postprocess import image_weights, to_image
+from segjax.inference.sam.postprocess import compute_image_weights, to_image
 from segjax.models.sam.build import build_sam
 from segjax.models.sam.image_encoder import ImageEncoder
 
@@ -35,7 +35,7 @@ def as_stored(array, canvas, factor=1):
 @every_frame
 def test_content_is_resized_to_the_same_bytes(golden, canvas, hw):
     content = resize_longest_side(framed_picture(hw), canvas)
-    assert content.shape[:2] == tuple(golden(canvas, hw, "size")) == fitted_size(hw, canvas)
+    assert content.shape[:2] == tuple(golden(canvas, hw, "size")) == compute_fitted_size(hw, canvas)
     np.testing.assert_array_equal(as_stored(content, canvas), golden(canvas, hw, "content"))
 
 
@@ -65,7 +65,7 @@ def test_pixels_reach_the_encoder_as_the_references(golden, canvas, hw, monkeypa
 @every_frame
 def test_points_and_boxes_land_where_the_references_do(golden, canvas, hw):
     points, boxes = framed_prompts(hw)
-    content = fitted_size(hw, canvas)
+    content = compute_fitted_size(hw, canvas)
     np.testing.assert_allclose(
         scale_points(points, hw, content), golden(canvas, hw, "points"), rtol=1e-7, atol=0
     )
@@ -81,8 +81,8 @@ def test_logits_come_back_to_the_picture_as_the_references(golden, canvas, hw):
     low_res = framed_logits(hw, model.mask_side)
     four = np.zeros((1, 4, *low_res.shape[1:]), np.float32)
     four[0, 0] = low_res[0]
-    sides = zip(fitted_size(hw, canvas), hw, strict=True)
-    weights = [image_weights(model.mask_side, canvas, *side) for side in sides]
+    sides = zip(compute_fitted_size(hw, canvas), hw, strict=True)
+    weights = [compute_image_weights(model.mask_side, canvas, *side) for side in sides]
     full, _ = to_image(four[None], 0, 0, *weights, multimask=False, return_logits=True)
     assert full.shape == (1, *hw)
     want = golden(canvas, hw, "logits")

@@ -13,14 +13,14 @@ from golden.drawn_weights import drawn_variables
 from golden.sam_inputs import framed_logits, framed_picture
 from plain_sam import PlainSam, resized
 
-from segjax.images.transforms import fitted_size
+from segjax.images.transforms import compute_fitted_size
 from segjax.inference.sam import candidates as proposals_module
 from segjax.inference.sam.automatic import SamAutomaticMaskGenerator
-from segjax.inference.sam.candidates import Proposals
+from segjax.inference.sam.candidates import MaskCandidates
 from segjax.inference.sam.crops import Crop
-from segjax.inference.sam.postprocess import image_weights, to_image
+from segjax.inference.sam.postprocess import compute_image_weights, to_image
 from segjax.inference.sam.predictor import SamPredictor
-from segjax.masks import encode_mask, mask_box, without_small_regions
+from segjax.masks import encode_mask, compute_mask_box, remove_small_regions
 from segjax.models.sam.build import SIZES, build_sam, init_sam
 from segjax.models.sam.sam import Sam
 
@@ -86,8 +86,8 @@ LOW_RES = framed_logits(HW, MODEL.mask_side)[0]
 def in_picture(low_res, hw=HW, logits=True):
     four = np.zeros((1, 4, *low_res.shape), np.float32)
     four[0, 0] = low_res
-    sides = zip(fitted_size(hw, MODEL.canvas), hw, strict=True)
-    weights = [image_weights(MODEL.mask_side, MODEL.canvas, *side) for side in sides]
+    sides = zip(compute_fitted_size(hw, MODEL.canvas), hw, strict=True)
+    weights = [compute_image_weights(MODEL.mask_side, MODEL.canvas, *side) for side in sides]
     return np.asarray(
         to_image(four[None], 0, 0, *weights, multimask=False, return_logits=logits)[0]
     )[0]
@@ -215,11 +215,11 @@ WHOLE = Crop((0, 0, 60, 60), 0)
 def selected(masks, iou, *, stability=None, crop=None, crops=(WHOLE,), **thresholds):
     """Which of the masks `select` leaves, in its order, and the records."""
     count, hw = len(masks), masks[0].shape
-    proposals = Proposals(
+    proposals = MaskCandidates(
         hw=hw,
         crops=list(crops),
         rle=[encode_mask(mask) for mask in masks],
-        box=np.array([mask_box(mask) - (0, 0, 1, 1) for mask in masks], np.float32),
+        box=np.array([compute_mask_box(mask) - (0, 0, 1, 1) for mask in masks], np.float32),
         area=np.array([mask.sum() for mask in masks]),
         predicted_iou=np.array(iou, np.float32),
         stability=np.ones(count, np.float32)
@@ -277,17 +277,17 @@ def test_no_number_of_masks_is_too_many():
 
 def test_pixels_that_touch_at_a_corner_are_one_region():
     mask = np.eye(10, dtype=bool)
-    assert not without_small_regions(mask, 10)[1]
+    assert not remove_small_regions(mask, 10)[1]
     ring = np.ones((9, 9), bool)
     ring[3, 3] = ring[4, 4] = False  # one hole of two pixels
-    assert not without_small_regions(ring, 2)[1] and without_small_regions(ring, 3)[0].all()
+    assert not remove_small_regions(ring, 2)[1] and remove_small_regions(ring, 3)[0].all()
 
 
 def test_holes_are_filled_before_islands_are_dropped():
     """A ring of 8 pixels around a hole of 1 is an island of 9."""
     ring = box_mask(5, 5, 8, 8) & ~box_mask(6, 6, 7, 7)
     mask = ring | box_mask(20, 20, 40, 40)
-    kept, edited = without_small_regions(mask, 9)
+    kept, edited = remove_small_regions(mask, 9)
     assert edited and kept.sum() == 400 + 9
     islands_first = mask & ~ring
     assert islands_first.sum() == 400
@@ -295,7 +295,7 @@ def test_holes_are_filled_before_islands_are_dropped():
 
 def test_if_all_islands_are_small_the_largest_stays():
     mask = box_mask(0, 0, 3, 3) | box_mask(10, 10, 14, 14) | box_mask(30, 30, 32, 32)
-    np.testing.assert_array_equal(without_small_regions(mask, 100)[0], box_mask(10, 10, 14, 14))
+    np.testing.assert_array_equal(remove_small_regions(mask, 100)[0], box_mask(10, 10, 14, 14))
 
 
 def test_after_clean_up_untouched_masks_go_first_and_the_larger_threshold_counts():

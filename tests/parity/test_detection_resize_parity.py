@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from segjax.data.examples.detection import DetectionExample
-from segjax.data.synthetic.photographs import demonstration_photograph
-from segjax.images.placement import short_side_size
+from segjax.data.synthetic.photographs import load_demonstration_photograph
+from segjax.images.placement import compute_short_side_size
 
 pytestmark = pytest.mark.parity
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.parity
 def test_torchvision_resizes_by_interpolate():
     import torch
 
-    photograph = demonstration_photograph()
+    photograph = load_demonstration_photograph()
     for crop in ((400, 590), (333, 500), (397, 211), (100, 160)):
         image = photograph[: crop[0], : crop[1]]
         record = {
@@ -58,9 +58,9 @@ def test_sizes_are_those_of_both_libraries():
                 if max(sides) > 1333:
                     shrunk = 1333 / max(sides)
                     sides = tuple(side * shrunk for side in sides)
-                assert short_side_size((height, width), short, 1333) == tuple(
+                assert compute_short_side_size((height, width), short, 1333) == tuple(
                     int(side + 0.5) for side in sides
                 )
                 scale = min(short / min(height, width), 1333 / max(height, width))
                 expected = math.floor(height * scale), math.floor(width * scale)
-                assert short_side_size((height, width), short, 1333, "torchvision") == expected
+                assert compute_short_side_size((height, width), short, 1333, "torchvision") == expected

@@ -10,15 +10,16 @@ import pytest
 from records_made import block, record_of
 
 from segjax.data.examples.copy_paste import CopyPaste
-from segjax.data.examples.place_objects import mask_cells_of_box
+from segjax.data.examples.place_objects import rasterize_mask_in_box
 from segjax.data.splits import open_split
 from segjax.data.synthetic.figures import JOINTS
 from segjax.masks import decode_mask
 from segjax.models.detection.flops import detector_multiply_adds
 from segjax.tasks import make_task
-from segjax.tasks.detection.config import as_variant, detection_config
+from segjax.tasks.detection.config import detection_config
+from segjax.tasks.variants import as_variant
 from segjax.training.sharding import make_mesh
-from segjax.training.start import quick_compilation
+from segjax.training.program import quick_compilation
 
 TERMS = ("rpn_scores", "rpn_boxes", "classes", "boxes", "masks", "keypoints")
 
@@ -218,7 +219,7 @@ def test_perfect_answers_are_measured_as_perfect_in_the_pictures_own_pixels(monk
             ):
                 rows["boxes"][row, place], rows["valid"][row, place] = box / 2, True
                 rows["keypoints"][row, place] = objects["keypoints"][place, :, :2] / 2
-                rows["masks"][row, place] = mask_cells_of_box(decode_mask(rle, 128, 128), box, 28)
+                rows["masks"][row, place] = rasterize_mask_in_box(decode_mask(rle, 128, 128), box, 28)
         return rows
 
     monkeypatch.setattr(task, "_detect", perfect)
@@ -232,7 +233,7 @@ def test_perfect_answers_are_measured_as_perfect_in_the_pictures_own_pixels(monk
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     batch = {"image": np.zeros((2, 64, 64, 3), np.uint8), "size": np.full((2, 2), 64)}
     batch |= {name: np.zeros(2) for name in ("original", "weight", "example")}
-    found = jax.eval_shape(task._detected, shapes, batch)
+    found = jax.eval_shape(task._detect_on_canvas, shapes, batch)
     assert found["keypoints"].shape == (2, task.model.detections, len(JOINTS), 3)
     assert found["masks"].shape == (2, task.model.detections, 28, 28)
 
@@ -283,7 +284,7 @@ def test_training_and_measuring_may_have_canvases_of_their_own():
     assert (
         make_task(miniature()).canvas("train") == make_task(miniature()).canvas("eval") == (64, 64)
     )
-    small, large = make_task(miniature()).operations(), task.operations()
+    small, large = make_task(miniature()).flops(), task.flops()
     assert (
         small[1] == "float32" and 1 < large[0] / small[0] < 1.5
     )  # half as many cells more, and as many samples
@@ -300,8 +301,8 @@ def test_pictures_that_lie_and_that_stand_have_batches_and_canvases_of_their_own
     monkeypatch.setattr("segjax.tasks.record_task.records_of", lambda *given, **options: records)
     assert (
         task.canvas("train") == (32, 64)
-        and task.programs == 2
-        and make_task(miniature()).programs == 1
+        and task.batch_shape_count == 2
+        and make_task(miniature()).batch_shape_count == 1
     )
     with task.batches("train", batch_size=2) as batches:
         for batch in (next(batches) for _ in range(4)):
@@ -320,7 +321,7 @@ def test_pictures_that_lie_and_that_stand_have_batches_and_canvases_of_their_own
 
 def test_operations_are_three_passes_over_a_picture_and_its_samples(task):
     count = detector_multiply_adds(task.model, (64, 64))
-    assert task.operations()[0] == 2 * 3 * (count.picture + 8 * count.region + 2 * count.shown)
+    assert task.flops()[0] == 2 * 3 * (count.picture + 8 * count.region + 2 * count.shown)
 
 
 def test_what_does_not_fit_is_said():

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from segjax.compat.segment_anything.tensors import as_given, to_numpy
-from segjax.images.transforms import fitted_size, resize_longest_side
+from segjax.images.transforms import compute_fitted_size, resize_longest_side
 
 
 class ResizeLongestSide:
@@ -25,7 +25,7 @@ class ResizeLongestSide:
     def apply_coords(self, coords: np.ndarray, original_size: tuple[int, int]) -> np.ndarray:
         """Points [.., 2], (x, y) in pixels of a picture of `original_size` -> of the resized one, float64."""
         height, width = original_size
-        h, w = fitted_size((height, width), self.target_length)
+        h, w = compute_fitted_size((height, width), self.target_length)
         return np.asarray(coords, np.float64) * (w / width, h / height)
 
     def apply_boxes(self, boxes: np.ndarray, original_size: tuple[int, int]) -> np.ndarray:
@@ -38,7 +38,7 @@ class ResizeLongestSide:
         segment-anything's own mistakes B and C for height and width; this one resizes.
         """
         pixels = np.asarray(to_numpy(image), np.float32)
-        shape = (*pixels.shape[:2], *fitted_size(pixels.shape[2:], self.target_length))
+        shape = (*pixels.shape[:2], *compute_fitted_size(pixels.shape[2:], self.target_length))
         return as_given(image)(
             np.array(jax.image.resize(pixels, shape, "bilinear", antialias=True))
         )
@@ -56,4 +56,4 @@ class ResizeLongestSide:
     @staticmethod
     def get_preprocess_shape(oldh: int, oldw: int, long_side_length: int) -> tuple[int, int]:
         """(h, w) of a picture of oldh x oldw whose longest side becomes `long_side_length`."""
-        return fitted_size((oldh, oldw), long_side_length)
+        return compute_fitted_size((oldh, oldw), long_side_length)

@@ -9,8 +9,8 @@ import dataclasses
 
 import numpy as np
 
-from segjax.images.placement import RESIZES, Placement, detection_placement
-from segjax.images.transforms import fitted_size
+from segjax.images.placement import RESIZES, Placement, place_for_detection
+from segjax.images.transforms import compute_fitted_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Augmentation:
         (Ghiasi et al. 2021, section 3). None: the longest side fills the canvas, unless there are short_sides.
       short_sides: the shorter side becomes one of these, or fewer pixels where the longer would exceed long_side or
         the canvas. detectron2 trains with 640, 672, ..., 800 and 1333. long_side: 0 is no limit.
-      resize: "pillow" or "torchvision", see `Placement` and `short_side_size`.
+      resize: "pillow" or "torchvision", see `Placement` and `compute_short_side_size`.
       flip: mirror left-right half the time.
       vertical_flip: mirror top-bottom half the time (microscopy, scenes without an up).
       quarter_turns: turn by 0, 90, 180 or 270 degrees.
@@ -91,11 +91,11 @@ def draw_placement(
     turned = tuple(hw) if turns % 2 == 0 else (hw[1], hw[0])
     if augmentation.scale is not None:
         jitter = rng.uniform(*augmentation.scale)
-        resized = fitted_size(turned, tuple(max(1, round(jitter * side)) for side in canvas))
+        resized = compute_fitted_size(turned, tuple(max(1, round(jitter * side)) for side in canvas))
     else:
         short_side = int(rng.choice(augmentation.short_sides)) if augmentation.short_sides else 0
         limits = (short_side, augmentation.long_side, augmentation.resize)
-        resized = detection_placement(turned, canvas, *limits).resized
+        resized = place_for_detection(turned, canvas, *limits).resized
     size = tuple(min(side, room) for side, room in zip(resized, canvas, strict=True))
     offset = tuple(
         int(rng.integers(side - kept + 1)) if side > kept else 0
@@ -104,7 +104,7 @@ def draw_placement(
     return Placement(tuple(hw), resized, offset, size, turns, flip_x, flip_y, augmentation.resize)
 
 
-def jitter_colours(
+def jitter_colors(
     image: np.ndarray, augmentation: Augmentation, rng: np.random.Generator
 ) -> np.ndarray:
     """uint8 [...] -> uint8 [...] with a random contrast (around mid-grey) and brightness."""

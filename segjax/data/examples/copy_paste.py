@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from segjax.data.examples.detection import DetectionExample
-from segjax.data.examples.place_objects import place_record, record_pixels, with_masks
+from segjax.data.examples.place_objects import decode_record_image, place_record, replace_masks
 from segjax.data.loader import SettingsError
 from segjax.data.records import Record
-from segjax.images.placement import whole
+from segjax.images.placement import place_whole_image
 from segjax.images.transforms import pad_to_canvas
 from segjax.masks import decode_mask
 
@@ -50,11 +50,11 @@ class CopyPaste:
         except SettingsError:
             raise
         except Exception:  # the loader reports it when its own turn comes
-            above = with_masks(below, [], [])
+            above = replace_masks(below, [], [])
         pasted = paste(
             below, above, rng.random(len(above["objects"]["rle"])) < 0.5, self.example.min_visible
         )
-        placement = whole((pasted["height"], pasted["width"]))
+        placement = place_whole_image((pasted["height"], pasted["width"]))
         made = self.example.filled(pasted, pasted["image"], placement, rng)
         return made | {"original": np.array([record["height"], record["width"]], np.int32)}
 
@@ -63,7 +63,7 @@ class CopyPaste:
         return self.example.placeholder()
 
     def _placed(self, record: Mapping, rng: np.random.Generator) -> Record:
-        image = record_pixels(record, self.example.percentiles)
+        image = decode_record_image(record, self.example.percentiles)
         placement = self.example.placement(image.shape[:2], rng)
         return place_record(
             record, image, placement, self.example.keypoint_pairs, self.example.min_visible
@@ -98,7 +98,7 @@ def paste(below: Record, above: Record, chosen: np.ndarray, min_visible: float =
     if "keypoints" in objects:
         _hide(objects["keypoints"][: len(kept)], covered)
     merged = below | {"image": image, "objects": objects | {"rle": []}}
-    return with_masks(merged, range(len(kept) + len(chosen)), masks + on_top)
+    return replace_masks(merged, range(len(kept) + len(chosen)), masks + on_top)
 
 
 def _masks(record: Record, indices: Sequence[int]) -> list[np.ndarray]:

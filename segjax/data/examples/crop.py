@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from segjax.images.transforms import Box, middle_box, resized_window
+from segjax.images.transforms import Box, compute_center_box, decode_crop
 
 _ATTEMPTS = 10  # random boxes tried before the largest central one of an allowed shape is taken
 
@@ -17,7 +17,7 @@ class CropExample:
     """Callable (record, rng) -> example; a loader's ``example_fn``. S = canvas.
 
     Example: ``image`` uint8 [S, S, 3]; ``weight`` float32, 1 (0 of a placeholder). Training takes a random part of the
-    picture (`random_box`), resized to the canvas; evaluation the middle of the picture (`middle_box`). Both are
+    picture (`sample_crop_box`), resized to the canvas; evaluation the middle of the picture (`compute_center_box`). Both are
     filtered bicubically.
 
     With a `frame` F, training leaves resizing and mirroring to the devices (`segjax.ops.resize_crops`), which takes
@@ -77,9 +77,9 @@ class CropExample:
 
         def choose(hw: tuple[int, int]) -> tuple[Box, tuple[int, int]]:
             box = (
-                random_box(hw, self.scale, self.ratio, rng)
+                sample_crop_box(hw, self.scale, self.ratio, rng)
                 if self.train
-                else middle_box(hw, self.margin)
+                else compute_center_box(hw, self.margin)
             )
             fits = self.frame and min(box[2:]) <= self.frame[0] and max(box[2:]) <= self.frame[1]
             return box, box[2:] if fits else (self.canvas, self.canvas)
@@ -87,7 +87,7 @@ class CropExample:
         options = dict(
             name=f"image {record['image_id']!r}", percentiles=self.percentiles, reduced=self.train
         )
-        picture = resized_window(record["image"], choose, **options)
+        picture = decode_crop(record["image"], choose, **options)
         mirrored = self.train and self.flip and rng.random() < 0.5
         if self.frame:
             return self._framed(picture, mirrored) | {"weight": np.float32(1)}
@@ -112,7 +112,7 @@ class CropExample:
         return {"image": np.zeros((self.canvas, self.canvas, 3), np.uint8), "weight": np.float32(0)}
 
 
-def random_box(
+def sample_crop_box(
     hw: tuple[int, int],
     scale: tuple[float, float],
     ratio: tuple[float, float],

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from segjax.data.examples.augmentation import Augmentation, draw_placement, jitter_colours
+from segjax.data.examples.augmentation import Augmentation, draw_placement, jitter_colors
 from segjax.data.examples.place_objects import (
-    cut_object,
-    keypoints_of,
-    placed_keypoints,
-    record_pixels,
+    crop_object,
+    decode_record_image,
+    get_keypoints,
+    place_keypoints,
 )
 from segjax.data.loader import SettingsError
-from segjax.images.placement import Placement, whole
+from segjax.images.placement import Placement, place_whole_image
 from segjax.images.transforms import pad_to_canvas
 from segjax.masks import decode_mask
 
@@ -34,12 +34,12 @@ class DetectionExample:
     {0, 1} [G, S, S], what each box shows of its mask in S x S cells, S = mask_side (left out with 0); ``keypoints``
     float32 [G, keypoints, 3], x and y in canvas pixels (continuous, as boxes) and visibility (left out with 0).
 
-    Answers come back to the record's picture by ``size`` and ``original``, see `shown_whole`.
+    Answers come back to the record's picture by ``size`` and ``original``, see `place_evaluated_image`.
 
     Args:
       canvas: (H, W) in pixels.
       short_side, long_side, resize: how large a picture becomes where `augment` does not say, see
-        `detection_placement`; a short_side of 0: as large as the canvas holds.
+        `place_for_detection`; a short_side of 0: as large as the canvas holds.
       augment: options of `Augmentation` for training. "scale" is large-scale jitter, "short_sides" training on several
         scales; `long_side` and `resize` hold for them too.
       train: False for evaluation: the whole picture, no augmentation.
@@ -89,7 +89,7 @@ class DetectionExample:
 
         Raises ImageError or RecordError for a broken record, SettingsError for one that has other classes or keypoints.
         """
-        image = record_pixels(record, self.percentiles)
+        image = decode_record_image(record, self.percentiles)
         return self.filled(record, image, self.placement(image.shape[:2], rng), rng)
 
     def placement(self, hw: tuple[int, int], rng: np.random.Generator) -> Placement:
@@ -102,7 +102,7 @@ class DetectionExample:
         """The example of a record with its decoded picture, which is placed so."""
         example = self.placeholder()
         example["image"] = pad_to_canvas(
-            jitter_colours(placement.apply(image), self.augmentation, rng), self.canvas
+            jitter_colors(placement.apply(image), self.augmentation, rng), self.canvas
         )
         example["size"] = np.array(placement.size, np.int32)
         example["original"] = np.array([record["height"], record["width"]], np.int32)
@@ -126,8 +126,8 @@ class DetectionExample:
             if self.mask_side:
                 example["masks"][row] = found[index][1]
         if self.keypoints:
-            keypoints = keypoints_of(record, self.keypoints)[rows]
-            example["keypoints"][: len(rows)] = placed_keypoints(
+            keypoints = get_keypoints(record, self.keypoints)[rows]
+            example["keypoints"][: len(rows)] = place_keypoints(
                 keypoints, placement, self.keypoint_pairs
             )
         return example
@@ -157,10 +157,10 @@ class DetectionExample:
     ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """Index -> (box, mask cells) of the objects that can be seen and are large enough."""
         objects, found = record["objects"], {}
-        for index in np.flatnonzero(placement.hits(objects["box"])):
+        for index in np.flatnonzero(placement.overlaps_window(objects["box"])):
             mask = decode_mask(objects["rle"][index], record["height"], record["width"])
             drawn = objects["annotated_box"][index] if "annotated_box" in objects else None
-            cut = cut_object(mask, placement, self.mask_side or 1, drawn)
+            cut = crop_object(mask, placement, self.mask_side or 1, drawn)
             if cut is None:
                 continue
             box, share, cells = cut
@@ -169,10 +169,10 @@ class DetectionExample:
         return found
 
 
-def shown_whole(size: Sequence[int], original: Sequence[int]) -> Placement:
-    """The placement of an example for evaluation, from its `size` and `original`: its ``boxes_back`` and
-    ``points_back`` carry answers into the record's picture."""
-    return whole(tuple(int(side) for side in original), tuple(int(side) for side in size))
+def place_evaluated_image(size: Sequence[int], original: Sequence[int]) -> Placement:
+    """The placement of an example for evaluation, from its `size` and `original`: its ``invert_boxes`` and
+    ``invert_points`` carry answers into the record's picture."""
+    return place_whole_image(tuple(int(side) for side in original), tuple(int(side) for side in size))
 
 
 def _area(box: np.ndarray) -> float:

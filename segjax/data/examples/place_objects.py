@@ -12,10 +12,10 @@ from segjax.data.loader import SettingsError
 from segjax.data.records import Record
 from segjax.images.placement import Placement
 from segjax.images.transforms import ImageError, decode_image
-from segjax.masks import decode_mask, encode_mask, mask_box
+from segjax.masks import compute_mask_box, decode_mask, encode_mask
 
 
-def record_pixels(record: Mapping, percentiles: tuple[float, float] | None = None) -> np.ndarray:
+def decode_record_image(record: Mapping, percentiles: tuple[float, float] | None = None) -> np.ndarray:
     """The picture of a record, uint8 [H, W, 3]; see `decode_image`. Raises ImageError, also for another size."""
     image = decode_image(
         record["image"], name=f"image {record['image_id']!r}", percentiles=percentiles
@@ -28,7 +28,7 @@ def record_pixels(record: Mapping, percentiles: tuple[float, float] | None = Non
     return image
 
 
-def cut_object(
+def crop_object(
     mask: np.ndarray, placement: Placement, side: int, drawn: np.ndarray | None = None
 ) -> tuple[np.ndarray, float, np.ndarray] | None:
     """What of an object is left in the window, in a form that does not depend on the size of the canvas.
@@ -47,28 +47,28 @@ def cut_object(
       box float64 [4], x1 y1 x2 y2 in the content's frame; the share of the mask's pixels that are left; cells uint8
       {0, 1} [S, S], 1 where at least half is inside. None where no pixel is left.
     """
-    mask = placement.oriented(mask)
+    mask = placement.orient(mask)
     left, top, right, bottom = placement.window
     x, y = math.floor(left), math.floor(top)
     kept = mask[y : math.ceil(bottom), x : math.ceil(right)]
     count, total = np.count_nonzero(kept), np.count_nonzero(mask)
     if not count:
         return None
-    scale = np.divide(placement.resized, placement.turned)[::-1]
-    box = _overlap(mask_box(kept).astype(np.float64) + (x, y, x, y), placement.window)
+    scale = np.divide(placement.resized, placement.rotated)[::-1]
+    box = _overlap(compute_mask_box(kept).astype(np.float64) + (x, y, x, y), placement.window)
     if drawn is not None:
-        shown = (placement.boxes(drawn).reshape(2, 2) / scale + (left, top)).reshape(4)
+        shown = (placement.transform_boxes(drawn).reshape(2, 2) / scale + (left, top)).reshape(4)
         other = _overlap(shown, placement.window if count == total else box)
         box = other if (other[:2] < other[2:]).all() else box
     on_canvas = ((box.reshape(2, 2) - (left, top)) * scale).reshape(4)
-    return on_canvas, count / total, mask_cells_of_box(mask, box, side)
+    return on_canvas, count / total, rasterize_mask_in_box(mask, box, side)
 
 
 def _overlap(box: np.ndarray, other: Sequence[float]) -> np.ndarray:
     return np.concatenate([np.maximum(box[:2], other[:2]), np.minimum(box[2:], other[2:])])
 
 
-def mask_cells_of_box(mask: np.ndarray, box: Sequence[float], side: int) -> np.ndarray:
+def rasterize_mask_in_box(mask: np.ndarray, box: Sequence[float], side: int) -> np.ndarray:
     """A grid of side x side cells over a box (x1 y1 x2 y2 in pixels of the mask): uint8 1 where half a cell is inside.
 
     Pixels are squares, wholly inside or out, as the run lengths have them.
@@ -82,7 +82,7 @@ def mask_cells_of_box(mask: np.ndarray, box: Sequence[float], side: int) -> np.n
     return (np.asarray(cells) >= 128).astype(np.uint8)
 
 
-def placed_keypoints(
+def place_keypoints(
     keypoints: np.ndarray, placement: Placement, pairs: Sequence[tuple[int, int]]
 ) -> np.ndarray:
     """Keypoints [..., K, 3] (x, y, visibility) in the content's frame, float32; outside of it they are (0, 0, 0).
@@ -90,15 +90,15 @@ def placed_keypoints(
     Where the picture is mirrored, what was the left hand is a right hand: the two of each pair are exchanged.
     """
     visibility = np.asarray(keypoints)[..., 2]
-    points = placement.points(keypoints[..., :2])
+    points = placement.transform_points(keypoints[..., :2])
     inside = np.all((points >= 0) & (points <= placement.size[::-1]), axis=-1) & (visibility > 0)
     placed = np.where(
         inside[..., None], np.concatenate([points, visibility[..., None]], -1), 0
     ).astype(np.float32)
-    return placed[..., exchanged(placed.shape[-2], pairs), :] if placement.mirrored else placed
+    return placed[..., mirror_order(placed.shape[-2], pairs), :] if placement.is_mirrored else placed
 
 
-def exchanged(count: int, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+def mirror_order(count: int, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
     """int [count]: which keypoint takes each one's place in a mirror."""
     order = np.arange(count)
     for one, other in pairs:
@@ -106,7 +106,7 @@ def exchanged(count: int, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
     return order
 
 
-def left_right_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+def find_left_right_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
     """Indices of the names that differ in "left" and "right" alone, such as left_knee and right_knee."""
     return tuple(
         (index, names.index(name.replace("left", "right")))
@@ -127,8 +127,8 @@ def place_record(
     Objects of which no pixel is left are dropped, and those of which less than a share `min_visible` is.
     """
     objects, kept, masks = record["objects"], [], []
-    shrunk = np.prod(placement.resized) / np.prod(placement.turned)
-    for index in np.flatnonzero(placement.hits(objects["box"])):
+    shrunk = np.prod(placement.resized) / np.prod(placement.rotated)
+    for index in np.flatnonzero(placement.overlaps_window(objects["box"])):
         mask = decode_mask(objects["rle"][index], record["height"], record["width"])
         least = min_visible * shrunk * np.count_nonzero(mask)
         mask = placement.apply_mask(mask)
@@ -136,11 +136,11 @@ def place_record(
             kept.append(index)
             masks.append(mask)
     if "keypoints" in objects:
-        objects = objects | {"keypoints": placed_keypoints(objects["keypoints"], placement, pairs)}
-    return with_masks(record | {"image": placement.apply(image), "objects": objects}, kept, masks)
+        objects = objects | {"keypoints": place_keypoints(objects["keypoints"], placement, pairs)}
+    return replace_masks(record | {"image": placement.apply(image), "objects": objects}, kept, masks)
 
 
-def with_masks(record: Record, kept: Sequence[int], masks: Sequence[np.ndarray]) -> Record:
+def replace_masks(record: Record, kept: Sequence[int], masks: Sequence[np.ndarray]) -> Record:
     """The record with the objects of these indices alone and new masks bool [h, w], none of them empty.
 
     Boxes and areas are the masks'; what annotators drew is of other masks and left out.
@@ -151,14 +151,14 @@ def with_masks(record: Record, kept: Sequence[int], masks: Sequence[np.ndarray])
         for name, value in objects.items()
         if name not in ("rle", "annotated_box")
     }
-    rows["box"] = np.array([mask_box(mask) for mask in masks], np.float32).reshape(-1, 4)
+    rows["box"] = np.array([compute_mask_box(mask) for mask in masks], np.float32).reshape(-1, 4)
     rows["area"] = np.array([np.count_nonzero(mask) for mask in masks], np.float32)
     rows["rle"] = [encode_mask(mask) for mask in masks]
     height, width = record["image"].shape[:2]
     return record | {"height": height, "width": width, "objects": rows}
 
 
-def keypoints_of(record: Mapping, count: int) -> np.ndarray:
+def get_keypoints(record: Mapping, count: int) -> np.ndarray:
     """Keypoints float32 [G, count, 3] of a record; one without any has them all unlabelled.
 
     Raises SettingsError for another number of them.

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segjax.data.examples.augmentation import Augmentation, draw_placement, jitter_colours
-from segjax.data.examples.place_objects import record_pixels
+from segjax.data.examples.augmentation import Augmentation, draw_placement, jitter_colors
+from segjax.data.examples.place_objects import decode_record_image
 from segjax.images.placement import Placement
 from segjax.images.transforms import pad_to_canvas
-from segjax.masks import decode_mask, mask_box
+from segjax.masks import compute_mask_box, decode_mask
 
 _ATTEMPTS = (
     4  # random placements tried before an example is given up because its window shows no object
@@ -74,22 +74,22 @@ class PromptableExample:
         """The example of ``record``; see the class. Raises ImageError or RecordError for a broken record."""
         if not self.train:
             rng = np.random.default_rng(zlib.crc32(record["image_id"].encode()))
-        image = record_pixels(record, self.percentiles)
+        image = decode_record_image(record, self.percentiles)
         for _ in range(_ATTEMPTS if self.augmentation.scale else 1):
             placement = draw_placement(image.shape[:2], self.canvas, self.augmentation, rng)
             masks = self._choose_masks(record, placement, rng)
             if masks:
                 break
-        content = jitter_colours(placement.apply(image), self.augmentation, rng)
+        content = jitter_colors(placement.apply(image), self.augmentation, rng)
         example = self.placeholder()
         example["image"] = pad_to_canvas(content, self.canvas)
         example["size"] = np.array(placement.size, np.int32)
         example["weight"] = np.float32(len(masks) > 0)
         for row, mask in enumerate(masks):
-            example["boxes"][row] = mask_box(mask)
+            example["boxes"][row] = compute_mask_box(mask)
             example["area"][row] = np.count_nonzero(mask)
             example["valid"][row] = True
-            example["masks"][row] = mask_cells(pad_to_canvas(mask, self.canvas), self.mask_stride)
+            example["masks"][row] = downsample_mask(pad_to_canvas(mask, self.canvas), self.mask_stride)
         return example
 
     def placeholder(self) -> dict[str, np.ndarray]:
@@ -111,7 +111,7 @@ class PromptableExample:
         """Up to ``max_prompts`` placed masks bool [h, w]; decodes no more run lengths than it needs."""
         objects = record["objects"]
         candidates = np.flatnonzero(
-            ~np.asarray(objects["crowd"], bool) & placement.hits(objects["box"])
+            ~np.asarray(objects["crowd"], bool) & placement.overlaps_window(objects["box"])
         )
         largest = self.max_area_fraction * placement.size[0] * placement.size[1]
         masks = []
@@ -125,7 +125,7 @@ class PromptableExample:
         return masks
 
 
-def mask_cells(mask: np.ndarray, stride: int) -> np.ndarray:
+def downsample_mask(mask: np.ndarray, stride: int) -> np.ndarray:
     """Mask bool [S, S] -> uint8 {0, 1} [S / stride, S / stride]: cells of which at least half is inside.
 
     A mask that would vanish keeps its fullest cell (the first of equals).

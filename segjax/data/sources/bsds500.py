@@ -14,14 +14,14 @@ import scipy.io
 
 from segjax.data.records import Record, stack_objects
 from segjax.data.sources.raw import (
-    Skipped,
-    Unusable,
+    SkipCounts,
+    UnusableError,
+    build_objects_from_map,
     check_split,
-    list_pictures,
-    objects_from_map,
-    read_picture,
+    list_images,
+    read_image,
     require_folder,
-    split_order,
+    split_sort_key,
 )
 
 
@@ -45,32 +45,32 @@ class Bsds500:
         images = require_folder(self.raw_dir / "images", "BSDS500's images")
         require_folder(self.raw_dir / "groundTruth", "BSDS500's groundTruth")
         self.splits = tuple(
-            sorted((path.name for path in images.iterdir() if path.is_dir()), key=split_order)
+            sorted((path.name for path in images.iterdir() if path.is_dir()), key=split_sort_key)
         )
 
-    def records(self, split: str, skipped: Skipped) -> Iterator[Record]:
+    def records(self, split: str, skipped: SkipCounts) -> Iterator[Record]:
         """Records of a split, by file name. Broken pictures and annotations are skipped and counted."""
         check_split(split, self.splits, self.raw_dir)
-        for path in list_pictures(self.raw_dir / "images" / split):
+        for path in list_images(self.raw_dir / "images" / split):
             try:
                 yield self._record(
                     path, self.raw_dir / "groundTruth" / split / f"{path.stem}.mat", skipped
                 )
-            except Unusable as error:
-                skipped.image(error.reason, str(error))
+            except UnusableError as error:
+                skipped.add_image(error.reason, str(error))
 
-    def _record(self, path: pathlib.Path, truth: pathlib.Path, skipped: Skipped) -> Record:
-        image, height, width = read_picture(path)
+    def _record(self, path: pathlib.Path, truth: pathlib.Path, skipped: SkipCounts) -> Record:
+        image, height, width = read_image(path)
         rows: list[dict[str, Any]] = []
         for annotator, regions in enumerate(read_segmentations(truth)):
             if regions.shape != (height, width):
                 found = " x ".join(map(str, regions.shape))
-                skipped.object(
+                skipped.add_object(
                     "region map is of another size than its image",
                     f"{truth}, annotator {annotator} ({found} for an image of {height} x {width})",
                 )
                 continue
-            rows += objects_from_map(regions, annotator=annotator)
+            rows += build_objects_from_map(regions, annotator=annotator)
         objects = stack_objects(rows, self.optional) | {
             "id": np.arange(1, len(rows) + 1, dtype=np.int64)
         }
@@ -84,13 +84,13 @@ class Bsds500:
 
 
 def read_segmentations(path: pathlib.Path) -> list[np.ndarray]:
-    """Region maps int [H, W] with values 1..n, one per annotator. Raises Unusable for a missing or foreign file."""
+    """Region maps int [H, W] with values 1..n, one per annotator. Raises UnusableError for a missing or foreign file."""
     if not path.is_file():
-        raise Unusable("ground truth file is missing", str(path))
+        raise UnusableError("ground truth file is missing", str(path))
     try:
         truth = scipy.io.loadmat(path)["groundTruth"]
         return [np.asarray(cell["Segmentation"][0, 0]) for cell in truth.ravel()]
     except (
         Exception
     ) as error:  # SciPy raises anything from TypeError to zlib.error for broken files.
-        raise Unusable("ground truth file is not BSDS500's", f"{path} ({error})") from error
+        raise UnusableError("ground truth file is not BSDS500's", f"{path} ({error})") from error

@@ -14,15 +14,15 @@ import numpy as np
 
 from segjax.data.records import Record, stack_objects
 from segjax.data.sources.raw import (
-    Skipped,
-    Unusable,
+    SkipCounts,
+    UnusableError,
+    build_object,
     check_size,
     check_split,
-    object_from_mask,
-    read_map,
-    read_picture,
+    read_image,
+    read_label_map,
     require_folder,
-    split_order,
+    split_sort_key,
 )
 
 THINGS = {
@@ -54,29 +54,29 @@ class Cityscapes:
         self.raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")
         truth = require_folder(self.raw_dir / "gtFine", "Cityscapes' fine annotations")
         names = (path.name for path in truth.iterdir() if path.is_dir() and path.name != "test")
-        self.splits = tuple(sorted(names, key=split_order))
+        self.splits = tuple(sorted(names, key=split_sort_key))
         if not self.splits:
             raise FileNotFoundError(
                 f"{truth} has no split (train, val); expected gtFine/<split>/<city>/*{_MAP}"
             )
 
-    def records(self, split: str, skipped: Skipped) -> Iterator[Record]:
+    def records(self, split: str, skipped: SkipCounts) -> Iterator[Record]:
         """Records of a split, by city and frame. Broken pictures and maps are skipped and counted."""
         check_split(split, self.splits, self.raw_dir)
         for path in sorted((self.raw_dir / "gtFine" / split).glob(f"*/*{_MAP}")):
             try:
                 yield self._record(path, split)
-            except Unusable as error:
-                skipped.image(error.reason, str(error))
+            except UnusableError as error:
+                skipped.add_image(error.reason, str(error))
 
     def _record(self, path: pathlib.Path, split: str) -> Record:
         frame = path.name.removesuffix(_MAP)
-        image, height, width = read_picture(
+        image, height, width = read_image(
             self.raw_dir / "leftImg8bit" / split / path.parent.name / f"{frame}{_PICTURE}"
         )
-        labels = read_map(path, "instance map")
+        labels = read_label_map(path, "instance map")
         check_size(labels, height, width, "instance map", path)
-        objects = stack_objects(things_of_map(labels))
+        objects = stack_objects(build_objects_from_instance_ids(labels))
         return {
             "image": image,
             "image_id": frame,
@@ -86,7 +86,7 @@ class Cityscapes:
         }
 
 
-def things_of_map(labels: np.ndarray) -> list[dict]:
+def build_objects_from_instance_ids(labels: np.ndarray) -> list[dict]:
     """The objects of an instance map int [H, W]: its values of the classes `THINGS`, as the module says."""
     labels = np.asfortranarray(labels)  # run lengths go down the columns
     category = {identity: position for position, identity in enumerate(THINGS)}
@@ -95,6 +95,6 @@ def things_of_map(labels: np.ndarray) -> list[dict]:
         identity = value // 1000 if value >= 1000 else value
         if identity in category:
             rows.append(
-                object_from_mask(labels == value, value, category[identity], crowd=value < 1000)
+                build_object(labels == value, value, category[identity], crowd=value < 1000)
             )
     return rows

@@ -18,15 +18,22 @@ from pycocotools import mask as coco_mask
 
 from segjax.data.records import Record, stack_objects
 from segjax.data.sources.raw import (
-    Skipped,
-    Unusable,
+    SkipCounts,
+    UnusableError,
     check_split,
-    read_picture,
+    read_image,
     require_folder,
-    split_name,
-    split_order,
+    split_sort_key,
+    to_split_name,
 )
-from segjax.masks import RecordError, decode_mask, encode_mask, mask_box, run_lengths, runs_to_mask
+from segjax.masks import (
+    RecordError,
+    compute_mask_box,
+    decode_mask,
+    decode_run_lengths,
+    encode_mask,
+    parse_run_lengths,
+)
 
 # Annotation tools draw along the edge and round: a vertex this far outside (px) is clipped; one beyond belongs to
 # another image.
@@ -93,7 +100,7 @@ class CocoFolder:
         """Further fields of a record."""
         return {}
 
-    def records(self, split: str, skipped: Skipped) -> Iterator[Record]:
+    def records(self, split: str, skipped: SkipCounts) -> Iterator[Record]:
         """Records of a split, in the order of its "images" list. What is broken is skipped and counted."""
         check_split(split, self.splits, self.raw_dir)
         content = self._read(self._files[split])
@@ -103,48 +110,48 @@ class CocoFolder:
             if annotation.get("image_id") in known:
                 by_image[annotation["image_id"]].append(annotation)
             else:
-                skipped.object(
+                skipped.add_object(
                     "unknown image id in the annotations", _name(annotation, self._files[split])
                 )
         for image in content["images"]:
             try:
                 yield self._record(image, by_image[image["id"]], split, skipped)
-            except Unusable as error:
-                skipped.image(error.reason, str(error))
+            except UnusableError as error:
+                skipped.add_image(error.reason, str(error))
 
     def _record(
-        self, image: Mapping[str, Any], annotations: Sequence[Mapping], split: str, skipped: Skipped
+        self, image: Mapping[str, Any], annotations: Sequence[Mapping], split: str, skipped: SkipCounts
     ) -> Record:
         path = self._find_image(image, split)
-        data, height, width = read_picture(path)
+        data, height, width = read_image(path)
         declared = (image.get("height", height), image.get("width", width))
         if declared != (height, width):
             detail = f"{path.name} ({height} x {width}, annotated as {declared[0]} x {declared[1]})"
-            raise Unusable("image is not of the annotated size", detail)
+            raise UnusableError("image is not of the annotated size", detail)
         rows = []
         for annotation in annotations:
             try:
                 rows.append(self._object(annotation, height, width))
-            except Unusable as error:
-                skipped.object(error.reason, f"{self._files[split].name}, {error}")
+            except UnusableError as error:
+                skipped.add_object(error.reason, f"{self._files[split].name}, {error}")
         record = {"image": data, "image_id": str(image["id"]), "height": height, "width": width}
         return record | {"objects": stack_objects(rows, self.optional)} | self._of_picture(image)
 
     def _object(self, annotation: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
         name = _name(annotation)
         if annotation.get("category_id") not in self.category_ids:
-            raise Unusable(
+            raise UnusableError(
                 "unknown category id", f"{name}, category {annotation.get('category_id')}"
             )
         if "bbox" in annotation:
             _check_bbox(annotation["bbox"], name)
-        mask = annotation_mask(annotation.get("segmentation"), height, width, name)
+        mask = decode_segmentation(annotation.get("segmentation"), height, width, name)
         if not mask.any():
-            raise Unusable("mask is empty", name)
+            raise UnusableError("mask is empty", name)
         area = annotation.get("area")
         return {
             "id": annotation["id"],
-            "box": mask_box(mask),
+            "box": compute_mask_box(mask),
             "category": self.category_ids.index(annotation["category_id"]),
             "crowd": bool(annotation.get("iscrowd", 0)),
             # COCO's AP sorts objects into small, medium and large by the annotated (polygon) area.
@@ -154,7 +161,7 @@ class CocoFolder:
             "rle": encode_mask(mask),
             "annotated_box": _corners(annotation["bbox"])
             if "bbox" in annotation
-            else mask_box(mask),
+            else compute_mask_box(mask),
         } | (
             {"keypoints": read_keypoints(annotation, self.keypoints, name)}
             if self.keypoints
@@ -191,18 +198,18 @@ def _annotation_files(raw_dir: pathlib.Path, prefix: str) -> dict[str, pathlib.P
         raise FileNotFoundError(
             f"no annotation JSON in {raw_dir} or {raw_dir / 'annotations'}, and no */{ROBOFLOW}"
         )
-    return by_split(named)
+    return group_by_split(named)
 
 
-def by_split(named: Sequence[tuple[str, pathlib.Path]]) -> dict[str, pathlib.Path]:
+def group_by_split(named: Sequence[tuple[str, pathlib.Path]]) -> dict[str, pathlib.Path]:
     """Split -> file, training first. Raises ValueError when two names become the same split."""
     files: dict[str, pathlib.Path] = {}
     for name, path in named:
-        if (first := files.setdefault(split_name(name), path)) != path:
+        if (first := files.setdefault(to_split_name(name), path)) != path:
             raise ValueError(
-                f"{first} and {path} would both be the split {split_name(name)!r}; rename one"
+                f"{first} and {path} would both be the split {to_split_name(name)!r}; rename one"
             )
-    return {name: files[name] for name in sorted(files, key=split_order)}
+    return {name: files[name] for name in sorted(files, key=split_sort_key)}
 
 
 def _without_prefix(name: str) -> str:
@@ -240,10 +247,10 @@ def read_annotations(
     return content
 
 
-def annotation_mask(segmentation: Any, height: int, width: int, name: str) -> np.ndarray:
+def decode_segmentation(segmentation: Any, height: int, width: int, name: str) -> np.ndarray:
     """Mask bool [height, width] of a COCO segmentation: polygons (their union), compressed or uncompressed RLE.
 
-    Raises Unusable, saying what is wrong, when there is none, when it is malformed, or when it does not fit the image.
+    Raises UnusableError, saying what is wrong, when there is none, when it is malformed, or when it does not fit the image.
     """
     if isinstance(segmentation, Mapping):
         return _rle_mask(segmentation, height, width, name)
@@ -252,7 +259,7 @@ def annotation_mask(segmentation: Any, height: int, width: int, name: str) -> np
         or isinstance(segmentation, str)
         or len(segmentation) == 0
     ):
-        raise Unusable("no segmentation", name)
+        raise UnusableError("no segmentation", name)
     for polygon in segmentation:
         _check_polygon(polygon, height, width, name)
     parts = coco_mask.frPyObjects(
@@ -265,9 +272,9 @@ def _check_polygon(polygon: Any, height: int, width: int, name: str) -> None:
     try:
         points = np.asarray(polygon, np.float64).reshape(-1, 2)
     except (ValueError, TypeError) as error:
-        raise Unusable("polygon is not a list of x, y pairs", f"{name} ({error})") from error
+        raise UnusableError("polygon is not a list of x, y pairs", f"{name} ({error})") from error
     if len(points) < 3 or not np.isfinite(points).all():
-        raise Unusable(
+        raise UnusableError(
             "polygon has fewer than 3 points or a NaN",
             f"{name}, {len(points)} points",
         )
@@ -278,35 +285,35 @@ def _check_polygon(polygon: Any, height: int, width: int, name: str) -> None:
         or high[1] > height + POLYGON_SLACK
     ):
         extent = f"x {low[0]:g}..{high[0]:g}, y {low[1]:g}..{high[1]:g} in an image of {height} x {width}"
-        raise Unusable("polygon does not fit its image", f"{name} ({extent})")
+        raise UnusableError("polygon does not fit its image", f"{name} ({extent})")
 
 
 def _rle_mask(segmentation: Mapping[str, Any], height: int, width: int, name: str) -> np.ndarray:
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if list(size or ()) != [height, width]:
-        raise Unusable(
+        raise UnusableError(
             "RLE does not fit its image",
             f"{name} (RLE of size {size} for an image of {height} x {width})",
         )
     try:
         runs = (
-            run_lengths(counts)
+            parse_run_lengths(counts)
             if isinstance(counts, str)
             else np.asarray(counts, np.int64).reshape(-1)
         )
-        return runs_to_mask(runs, height, width, name)
+        return decode_run_lengths(runs, height, width, name)
     except (RecordError, ValueError, TypeError) as error:
-        raise Unusable("RLE does not fit its image", f"{name} ({error})") from error
+        raise UnusableError("RLE does not fit its image", f"{name} ({error})") from error
 
 
 def read_keypoints(annotation: Mapping[str, Any], count: int, name: str) -> np.ndarray:
     """Keypoints float32 [count, 3] of an annotation, in the middle of the pixels that COCO names (as detectron2 has
-    it); (0, 0, 0) where not labelled. Raises Unusable for another number of them."""
+    it); (0, 0, 0) where not labelled. Raises UnusableError for another number of them."""
     flat = annotation.get("keypoints") or [0] * 3 * count
     try:
         keypoints = np.asarray(flat, np.float32).reshape(count, 3)
     except (ValueError, TypeError) as error:
-        raise Unusable(
+        raise UnusableError(
             f"keypoints are not {count} times x, y, visibility", f"{name} ({error})"
         ) from error
     return np.where(keypoints[:, 2:] > 0, keypoints + np.float32([0.5, 0.5, 0]), 0)
@@ -324,9 +331,9 @@ def _check_bbox(bbox: Any, name: str) -> None:
         else np.full(4, np.nan)
     )
     if not np.isfinite(values).all():
-        raise Unusable("box is not four numbers", f"{name}, bbox {bbox}")
+        raise UnusableError("box is not four numbers", f"{name}, bbox {bbox}")
     if values[2] <= 0 or values[3] <= 0:
-        raise Unusable(
+        raise UnusableError(
             "box with x2 <= x1 or y2 <= y1", f"{name}, bbox (x, y, width, height) {bbox}"
         )
 

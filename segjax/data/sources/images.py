@@ -13,18 +13,18 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from segjax.data.records import Record, no_objects
+from segjax.data.records import Record, make_empty_objects
 from segjax.data.sources.raw import (
-    Skipped,
-    Unusable,
+    SkipCounts,
+    UnusableError,
     check_split,
-    list_pictures,
-    read_picture,
+    list_images,
+    read_image,
     require_folder,
-    split_name,
-    split_order,
+    split_sort_key,
+    to_split_name,
 )
-from segjax.data.threads import in_order
+from segjax.data.threads import map_in_order
 
 _SPLIT = re.compile(
     r"(?<![a-z])(train|val|test)"
@@ -62,7 +62,7 @@ class ImageFolders:
             self._pictures = _divided(*self._pictures.values(), held_out, self.raw_dir)
         self.splits = tuple(self._pictures)
 
-    def records(self, split: str, skipped: Skipped) -> Iterator[Record]:
+    def records(self, split: str, skipped: SkipCounts) -> Iterator[Record]:
         """Records of a split, by class and file name. Broken pictures are skipped and counted.
 
         Pictures that say, in EXIF, that they lie on their side are turned upright and encoded anew.
@@ -70,9 +70,9 @@ class ImageFolders:
         check_split(split, self.splits, self.raw_dir)
         label_of = {name: label for label, name in enumerate(self.categories)}
         pictures = self._pictures[split]
-        for image_id, read in zip(pictures, in_order(_read, pictures.values()), strict=True):
-            if isinstance(read, Unusable):
-                skipped.image(read.reason, str(read))
+        for image_id, read in zip(pictures, map_in_order(_read, pictures.values()), strict=True):
+            if isinstance(read, UnusableError):
+                skipped.add_image(read.reason, str(read))
                 continue
             image, height, width = read
             record = {
@@ -80,16 +80,16 @@ class ImageFolders:
                 "image_id": image_id,
                 "height": height,
                 "width": width,
-                "objects": no_objects(),
+                "objects": make_empty_objects(),
             }
             name = image_id.rpartition("/")[0]
             yield record | ({"label": label_of[name]} if name else {})
 
 
-def _read(path: pathlib.Path) -> tuple[bytes, int, int] | Unusable:
+def _read(path: pathlib.Path) -> tuple[bytes, int, int] | UnusableError:
     try:
-        return read_picture(path, upright=True)
-    except Unusable as error:
+        return read_image(path, upright=True)
+    except UnusableError as error:
         return error
 
 
@@ -98,23 +98,23 @@ def _split_folders(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
     folders = [path for path in raw_dir.iterdir() if path.is_dir()]
     named = sorted(
         (path for path in folders if _SPLIT.search(path.name.lower())),
-        key=lambda path: split_order(path.name),
+        key=lambda path: split_sort_key(path.name),
     )
     if not named:
         return {"train": raw_dir}
-    if list_pictures(raw_dir):
+    if list_images(raw_dir):
         raise ValueError(
             f"{raw_dir} holds pictures and the splits {', '.join(path.name for path in named)} too; "
             "move the pictures into the split that they belong to, or elsewhere"
         )
-    return {split_name(path.name): path for path in named}
+    return {to_split_name(path.name): path for path in named}
 
 
 def _classes(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
     """Class -> its pictures, sorted; the class of pictures right in the folder is "". Raises as `ImageFolders`."""
-    found = {path.name: list_pictures(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    found = {path.name: list_images(path) for path in sorted(folder.iterdir()) if path.is_dir()}
     found = {name: pictures for name, pictures in found.items() if pictures}
-    if loose := list_pictures(folder):
+    if loose := list_images(folder):
         if found:
             raise ValueError(
                 f"{folder} holds pictures ({loose[0].name}, ...) and folders of pictures ({next(iter(found))}, ...) "

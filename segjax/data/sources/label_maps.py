@@ -12,18 +12,18 @@ from typing import Any
 
 from segjax.data.records import Record, stack_objects
 from segjax.data.sources.raw import (
-    Skipped,
-    Unusable,
+    SkipCounts,
+    UnusableError,
+    build_object,
+    build_objects_from_map,
     check_size,
     check_split,
-    list_pictures,
-    object_from_mask,
-    objects_from_map,
-    read_map,
-    read_picture,
+    list_images,
+    read_image,
+    read_label_map,
     require_folder,
-    split_name,
-    split_order,
+    split_sort_key,
+    to_split_name,
 )
 
 
@@ -41,16 +41,16 @@ class LabelMaps:
         self._folders = _split_folders(self.raw_dir)
         self.splits = tuple(self._folders)
 
-    def records(self, split: str, skipped: Skipped) -> Iterator[Record]:
+    def records(self, split: str, skipped: SkipCounts) -> Iterator[Record]:
         """Records of a split, by file name. Broken pictures and maps are skipped and counted."""
         check_split(split, self.splits, self.raw_dir)
         folder = self._folders[split]
         is_maps = _has_maps(folder)
-        for item in list_pictures(folder / "images") if is_maps else _kaggle_items(folder):
+        for item in list_images(folder / "images") if is_maps else _kaggle_items(folder):
             try:
                 yield _map_record(item, skipped) if is_maps else _kaggle_record(item, skipped)
-            except Unusable as error:
-                skipped.image(error.reason, str(error))
+            except UnusableError as error:
+                skipped.add_image(error.reason, str(error))
 
 
 def _has_maps(folder: pathlib.Path) -> bool:
@@ -68,10 +68,10 @@ def _split_folders(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
         return {"train": raw_dir}
     folders = sorted(
         (path for path in raw_dir.iterdir() if path.is_dir()),
-        key=lambda path: split_order(path.name),
+        key=lambda path: split_sort_key(path.name),
     )
     found = {
-        split_name(path.name): path for path in folders if _has_maps(path) or _kaggle_items(path)
+        to_split_name(path.name): path for path in folders if _has_maps(path) or _kaggle_items(path)
     }
     if not found:
         raise FileNotFoundError(
@@ -81,31 +81,31 @@ def _split_folders(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
     return found
 
 
-def _map_record(path: pathlib.Path, skipped: Skipped) -> Record:
-    image, height, width = read_picture(path)
+def _map_record(path: pathlib.Path, skipped: SkipCounts) -> Record:
+    image, height, width = read_image(path)
     labels_path = path.parent.parent / "labels" / f"{path.stem}.png"
-    labels = read_map(labels_path, "label map")
+    labels = read_label_map(labels_path, "label map")
     check_size(labels, height, width, "label map", labels_path)
-    return _record(path.stem, image, height, width, objects_from_map(labels))
+    return _record(path.stem, image, height, width, build_objects_from_map(labels))
 
 
-def _kaggle_record(folder: pathlib.Path, skipped: Skipped) -> Record:
-    pictures = list_pictures(folder / "images")
+def _kaggle_record(folder: pathlib.Path, skipped: SkipCounts) -> Record:
+    pictures = list_images(folder / "images")
     if len(pictures) != 1:
-        raise Unusable(
+        raise UnusableError(
             "not one image in the images folder", f"{folder / 'images'} ({len(pictures)} images)"
         )
-    image, height, width = read_picture(pictures[0])
+    image, height, width = read_image(pictures[0])
     rows = []
-    for number, path in enumerate(list_pictures(folder / "masks"), 1):
+    for number, path in enumerate(list_images(folder / "masks"), 1):
         try:
-            mask = read_map(path, "mask file") != 0
+            mask = read_label_map(path, "mask file") != 0
             check_size(mask, height, width, "mask file", path)
             if not mask.any():
-                raise Unusable("mask is empty", str(path))
-            rows.append(object_from_mask(mask, number))
-        except Unusable as error:
-            skipped.object(error.reason, str(error))
+                raise UnusableError("mask is empty", str(path))
+            rows.append(build_object(mask, number))
+        except UnusableError as error:
+            skipped.add_object(error.reason, str(error))
     return _record(folder.name, image, height, width, rows)
 
 

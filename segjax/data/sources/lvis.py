@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from segjax.data.records import OPTIONAL_CLASS_LISTS
-from segjax.data.sources.coco import CocoFolder, by_split, read_annotations
-from segjax.data.sources.raw import split_order
+from segjax.data.sources.coco import CocoFolder, group_by_split, read_annotations
+from segjax.data.sources.raw import split_sort_key
 
 _RAW_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")  # of an image, in the JSON
 _VERSION = re.compile(r"^lvis_(v[\d.]+_)?")
@@ -34,11 +34,11 @@ class LvisFolder(CocoFolder):
         folders = (self.raw_dir, self.raw_dir / "annotations")
         paths = sorted(
             (path for folder in folders for path in folder.glob("lvis*.json")),
-            key=lambda path: split_order(path.stem),
+            key=lambda path: split_sort_key(path.stem),
         )
         if not paths:
             raise FileNotFoundError(f"no lvis*.json in {folders[0]} or {folders[1]}")
-        return by_split([(_VERSION.sub("", path.stem), path) for path in paths])
+        return group_by_split([(_VERSION.sub("", path.stem), path) for path in paths])
 
     def _read(self, path: pathlib.Path) -> dict[str, Any]:
         return read_annotations(path, image_fields=("id", *_RAW_LISTS))

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from segjax.data.records import Record
-from segjax.images.encoding import JPEG_FORMATS, SIXTEEN_BITS, encode_picture
-from segjax.masks import encode_mask, mask_box
+from segjax.images.encoding import JPEG_FORMATS, SIXTEEN_BITS, encode_image
+from segjax.masks import compute_mask_box, encode_mask
 
 EXAMPLES_KEPT = 3
 _ORIENTATION = 0x0112  # EXIF's tag
@@ -35,28 +35,28 @@ class RawSource(Protocol):
     keypoints: int
     has_objects: bool
 
-    def records(self, split: str, skipped: "Skipped") -> Iterator[Record]:
+    def records(self, split: str, skipped: "SkipCounts") -> Iterator[Record]:
         """Records of a split in a fixed order; what cannot be used is counted in `skipped`."""
         ...
 
 
 @dataclasses.dataclass
-class Skipped:
+class SkipCounts:
     """What a source left out: how many images and objects for which reason, with the first few named."""
 
     images: dict[str, int] = dataclasses.field(default_factory=dict)
     objects: dict[str, int] = dataclasses.field(default_factory=dict)
     examples: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
-    def image(self, reason: str, detail: str) -> None:
+    def add_image(self, reason: str, detail: str) -> None:
         """Counts one image left out; `detail` names it and says what was found."""
         self._count(self.images, reason, detail)
 
-    def object(self, reason: str, detail: str) -> None:
+    def add_object(self, reason: str, detail: str) -> None:
         """Counts one object left out; `detail` names it and says what was found."""
         self._count(self.objects, reason, detail)
 
-    def add(self, other: "Skipped") -> None:
+    def merge(self, other: "SkipCounts") -> None:
         """Counts what `other` has counted, too."""
         for ours, theirs in ((self.images, other.images), (self.objects, other.objects)):
             for reason, count in theirs.items():
@@ -71,7 +71,7 @@ class Skipped:
             examples.append(detail)
 
 
-class Unusable(ValueError):
+class UnusableError(ValueError):
     """A raw image or object that no record can be made of. `reason` is counted, the message names the thing."""
 
     def __init__(self, reason: str, detail: str):
@@ -86,37 +86,37 @@ def require_folder(path: pathlib.Path, what: str) -> pathlib.Path:
     return path
 
 
-def list_pictures(folder: pathlib.Path) -> list[pathlib.Path]:
+def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
     """Picture files of a folder, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
 
 
-def read_picture(path: pathlib.Path, *, upright: bool = False) -> tuple[bytes, int, int]:
+def read_image(path: pathlib.Path, *, upright: bool = False) -> tuple[bytes, int, int]:
     """(PNG or JPEG bytes, height, width) of a picture file; other formats are stored as PNG.
 
     Decodes every pixel, so that a truncated file is found now and not in the middle of a training run. `upright` turns
     a picture whose EXIF says that it lies on its side or is mirrored; no masks must refer to its pixels then.
-    Raises Unusable, with a reason that says which, for a missing, empty, truncated or foreign file.
+    Raises UnusableError, with a reason that says which, for a missing, empty, truncated or foreign file.
     """
     if not path.is_file():
-        raise Unusable("image file is missing", str(path))
-    return checked_picture(path.read_bytes(), str(path), upright=upright)
+        raise UnusableError("image file is missing", str(path))
+    return check_image_bytes(path.read_bytes(), str(path), upright=upright)
 
 
-def checked_picture(data: bytes, path: str, *, upright: bool = False) -> tuple[bytes, int, int]:
-    """`read_picture` of a file that has been read; `path` names it in errors."""
+def check_image_bytes(data: bytes, path: str, *, upright: bool = False) -> tuple[bytes, int, int]:
+    """`read_image` of a file that has been read; `path` names it in errors."""
     if not data:
-        raise Unusable("image has zero size", f"{path} (an empty file)")
+        raise UnusableError("image has zero size", f"{path} (an empty file)")
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as opened:
             warnings.simplefilter(
                 "ignore"
             )  # Pillow warns about odd metadata; pixels are what matters here.
             if 0 in opened.size:
-                raise Unusable("image has zero size", f"{path} ({opened.width} x {opened.height})")
+                raise UnusableError("image has zero size", f"{path} ({opened.width} x {opened.height})")
             opened.load()
             if opened.mode.startswith(("I", "F")) and opened.mode not in SIXTEEN_BITS:
-                raise Unusable(
+                raise UnusableError(
                     "image has more than 16 bits a channel", f"{path} (Pillow mode {opened.mode})"
                 )
             turned = (
@@ -125,9 +125,9 @@ def checked_picture(data: bytes, path: str, *, upright: bool = False) -> tuple[b
                 else opened
             )
             if turned is not opened or opened.format not in ("PNG", *JPEG_FORMATS):
-                data = encode_picture(turned, opened.format)
+                data = encode_image(turned, opened.format)
             return data, turned.height, turned.width
-    except Unusable:
+    except UnusableError:
         raise
     except (
         Exception
@@ -137,7 +137,7 @@ def checked_picture(data: bytes, path: str, *, upright: bool = False) -> tuple[b
             if _png_of_zero_size(data)
             else "image is truncated or not a picture"
         )
-        raise Unusable(reason, f"{path} ({error})") from error
+        raise UnusableError(reason, f"{path} ({error})") from error
 
 
 def _png_of_zero_size(data: bytes) -> bool:
@@ -146,40 +146,40 @@ def _png_of_zero_size(data: bytes) -> bool:
     return is_png and 0 in (int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
 
 
-def read_map(path: pathlib.Path, what: str) -> np.ndarray:
-    """Integer array [H, W] of a label map or mask picture, values as stored. Raises Unusable when unreadable."""
+def read_label_map(path: pathlib.Path, what: str) -> np.ndarray:
+    """Integer array [H, W] of a label map or mask picture, values as stored. Raises UnusableError when unreadable."""
     if not path.is_file():
-        raise Unusable(f"{what} is missing", str(path))
+        raise UnusableError(f"{what} is missing", str(path))
     try:
         with Image.open(path) as opened:
             if opened.mode in ("RGB", "RGBA", "LA", "F", "CMYK"):
-                raise Unusable(
+                raise UnusableError(
                     f"{what} is not a single-channel picture", f"{path} (Pillow mode {opened.mode})"
                 )
             return np.asarray(opened)
-    except Unusable:
+    except UnusableError:
         raise
     except Exception as error:
-        raise Unusable(f"{what} is truncated or not a picture", f"{path} ({error})") from error
+        raise UnusableError(f"{what} is truncated or not a picture", f"{path} ({error})") from error
 
 
 def check_size(array: np.ndarray, height: int, width: int, what: str, path: pathlib.Path) -> None:
-    """Raises Unusable unless a map [H, W] is as large as its picture."""
+    """Raises UnusableError unless a map [H, W] is as large as its picture."""
     if array.shape != (height, width):
         found = " x ".join(map(str, array.shape))
-        raise Unusable(
+        raise UnusableError(
             f"{what} is of another size than its image",
             f"{path} ({found} for an image of {height} x {width})",
         )
 
 
-def object_from_mask(
+def build_object(
     mask: np.ndarray, identity: int, category: int = 0, **fields: Any
 ) -> dict[str, Any]:
     """One object's fields from its non-empty mask [H, W]: exact box, area in pixels, run lengths."""
     return {
         "id": identity,
-        "box": mask_box(mask),
+        "box": compute_mask_box(mask),
         "category": category,
         "crowd": False,
         "area": float(np.count_nonzero(mask)),
@@ -188,21 +188,21 @@ def object_from_mask(
     }
 
 
-def objects_from_map(labels: np.ndarray, category: int = 0, **fields: Any) -> list[dict[str, Any]]:
+def build_objects_from_map(labels: np.ndarray, category: int = 0, **fields: Any) -> list[dict[str, Any]]:
     """One object per value above 0 of a label map int [H, W]; disconnected parts stay one. The id is the value."""
     labels = np.asfortranarray(
         labels
     )  # Run lengths go down the columns; turning the map once spares every mask.
     values = [int(value) for value in np.unique(labels) if value > 0]
-    return [object_from_mask(labels == value, value, category, **fields) for value in values]
+    return [build_object(labels == value, value, category, **fields) for value in values]
 
 
-def split_name(text: str) -> str:
+def to_split_name(text: str) -> str:
     """A file's or folder's name as the name of a split: letters, digits and underscores are all that TFDS takes."""
     return re.sub(r"\W", "_", text)
 
 
-def split_order(name: str) -> tuple[bool, bool, str]:
+def split_sort_key(name: str) -> tuple[bool, bool, str]:
     """Sorting key of split names: training splits first, then validation, then the others."""
     return "train" not in name, "val" not in name, name
 

@@ -20,9 +20,15 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from segjax.data.records import Record, stack_objects
-from segjax.data.sources.raw import Skipped, Unusable, check_split, checked_picture, require_folder
-from segjax.data.threads import in_order
-from segjax.masks import RecordError, check_runs, run_lengths
+from segjax.data.sources.raw import (
+    SkipCounts,
+    UnusableError,
+    check_image_bytes,
+    check_split,
+    require_folder,
+)
+from segjax.data.threads import map_in_order
+from segjax.masks import RecordError, check_run_lengths, parse_run_lengths
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _Files = tuple[
@@ -78,14 +84,14 @@ class Sa1b:
                     "--option held_out=.1 divides few pictures, held_out=0 makes all of them 'train'"
                 )
 
-    def records(self, split: str, skipped: Skipped) -> Iterator[Record]:
+    def records(self, split: str, skipped: SkipCounts) -> Iterator[Record]:
         """Records of a split, by tar or folder and name. What is broken is skipped and counted."""
         check_split(split, self.splits, self.raw_dir)
         files = (files for shard in self._shards for files in self._files(shard, split, skipped))
-        for record, lost in in_order(self._read, files):
-            skipped.add(lost)
-            if isinstance(record, Unusable):
-                skipped.image(record.reason, str(record))
+        for record, lost in map_in_order(self._read, files):
+            skipped.merge(lost)
+            if isinstance(record, UnusableError):
+                skipped.add_image(record.reason, str(record))
             else:
                 yield record
 
@@ -93,7 +99,7 @@ class Sa1b:
         held = zlib.crc32(pathlib.PurePath(name).stem.encode()) < self.held_out * 2**32
         return held == (split == "val")
 
-    def _files(self, shard: pathlib.Path, split: str, skipped: Skipped) -> Iterator[_Files]:
+    def _files(self, shard: pathlib.Path, split: str, skipped: SkipCounts) -> Iterator[_Files]:
         """The pictures of a tar or folder that are of a split, with their JSON."""
         if shard.is_dir():
             for name in _names(shard):
@@ -116,31 +122,31 @@ class Sa1b:
                         *(None if one is None else _content(tar, one) for one in pair),
                     )
 
-    def _read(self, files: _Files) -> tuple[Record | Unusable, Skipped]:
+    def _read(self, files: _Files) -> tuple[Record | UnusableError, SkipCounts]:
         where, picture, text = files
-        lost = Skipped()  # of this picture, for others are being read at the same time
+        lost = SkipCounts()  # of this picture, for others are being read at the same time
         try:
             if text is None:
-                raise Unusable("no JSON beside the image", where)
-            data, height, width = checked_picture(picture or b"", where)
+                raise UnusableError("no JSON beside the image", where)
+            data, height, width = check_image_bytes(picture or b"", where)
             rows = list(self._rows(_annotations(text, where), height, width, where, lost))
-        except Unusable as error:
+        except UnusableError as error:
             return error, lost
         identity = pathlib.PurePath(where).stem
         record = {"image": data, "image_id": identity, "height": height, "width": width}
         return record | {"objects": stack_objects(rows, self.optional)}, lost
 
     def _rows(
-        self, annotations: list[Any], height: int, width: int, where: str, lost: Skipped
+        self, annotations: list[Any], height: int, width: int, where: str, lost: SkipCounts
     ) -> Iterator[dict[str, Any]]:
         for position, annotation in enumerate(annotations):
             try:
                 row = _object(annotation, position, height, width, where)
-            except Unusable as error:
-                lost.object(error.reason, str(error))
+            except UnusableError as error:
+                lost.add_object(error.reason, str(error))
                 continue
             if reason := self._too_poor(row, height * width):
-                lost.object(reason, f"{where}, mask {row['id']}")
+                lost.add_object(reason, f"{where}, mask {row['id']}")
             else:
                 yield row
 
@@ -175,12 +181,12 @@ def _names(shard: pathlib.Path) -> Iterator[str]:
         return
     with tarfile.open(shard, "r:") as tar:
         yield from (
-            name for name in _members(tar, shard, Skipped()) if name.lower().endswith(_SUFFIXES)
+            name for name in _members(tar, shard, SkipCounts()) if name.lower().endswith(_SUFFIXES)
         )
 
 
 def _members(
-    tar: tarfile.TarFile, shard: pathlib.Path, skipped: Skipped
+    tar: tarfile.TarFile, shard: pathlib.Path, skipped: SkipCounts
 ) -> dict[str, tarfile.TarInfo]:
     """Files of a tar by name; of one that was cut short those before the cut."""
     members = {}
@@ -189,7 +195,7 @@ def _members(
             if member.isfile():
                 members[str(pathlib.PurePath(member.name))] = member  # without a leading ./
     except tarfile.TarError as error:
-        skipped.image("tar is truncated", f"{shard} ({error})")
+        skipped.add_image("tar is truncated", f"{shard} ({error})")
     return members
 
 
@@ -204,9 +210,9 @@ def _annotations(text: bytes, where: str) -> list[Any]:
     try:
         found = json.loads(text)["annotations"]
     except (ValueError, KeyError, TypeError) as error:
-        raise Unusable("JSON is broken or has no annotations", f"{where} ({error!r})") from error
+        raise UnusableError("JSON is broken or has no annotations", f"{where} ({error!r})") from error
     if not isinstance(found, list):
-        raise Unusable("JSON is broken or has no annotations", f"{where} ({type(found).__name__})")
+        raise UnusableError("JSON is broken or has no annotations", f"{where} ({type(found).__name__})")
     return found
 
 
@@ -219,15 +225,15 @@ def _object(annotation: Any, position: int, height: int, width: int, where: str)
         height,
         width,
     ]:
-        raise Unusable("RLE does not fit its image", f"{name} (an image of {height} x {width})")
+        raise UnusableError("RLE does not fit its image", f"{name} (an image of {height} x {width})")
     rle = segmentation.get("counts")
     try:
-        runs = run_lengths(rle)
-        check_runs(runs, height, width, name)
+        runs = parse_run_lengths(rle)
+        check_run_lengths(runs, height, width, name)
     except (RecordError, AttributeError) as error:
-        raise Unusable("RLE does not fit its image", f"{name} ({error})") from error
+        raise UnusableError("RLE does not fit its image", f"{name} ({error})") from error
     if not runs[1::2].any():
-        raise Unusable("mask is empty", name)
+        raise UnusableError("mask is empty", name)
     x, y, wide, high = coco_mask.toBbox({"size": [height, width], "counts": rle.encode()})
     return {
         "id": int(fields.get("id", position)),

@@ -4,11 +4,11 @@ import pathlib
 from collections.abc import Iterator
 
 from segjax.data.records import Record
-from segjax.data.sources.raw import Skipped, check_split
-from segjax.data.synthetic.figures import scenes_of
+from segjax.data.sources.raw import SkipCounts, check_split
+from segjax.data.synthetic.figures import get_scene_class
 
 
-class Scenes:
+class SyntheticSource:
     """Synthetic scenes of `count` images a split, of the `kind` "shapes" or "figures"; needs no raw folder."""
 
     splits = ("train", "heldout")
@@ -28,13 +28,13 @@ class Scenes:
             raise ValueError(
                 f"synthetic scenes are made from a seed and read no folder, got {raw_dir}; leave it out"
             )
-        self.count, self._scenes = count, scenes_of(kind)
+        self.count, self._scenes = count, get_scene_class(kind)
         self.categories, self.keypoint_names = self._scenes.categories, self._scenes.keypoint_names
         self.category_ids, self.keypoints = self._scenes.category_ids, len(self.keypoint_names)
         self.optional = ("keypoints",) if self.keypoints else ()
         self._options = {"size": size, "seed": seed, "difficulty": difficulty}
 
-    def records(self, split: str, skipped: Skipped) -> Iterator[Record]:
+    def records(self, split: str, skipped: SkipCounts) -> Iterator[Record]:
         """The scenes of a split, by index."""
         check_split(split, self.splits, "the synthetic source")
         scenes = self._scenes(split, self.count, **self._options)

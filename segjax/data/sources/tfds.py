@@ -14,8 +14,8 @@ from tensorflow_datasets.core import read_only_builder
 from tensorflow_datasets.core.file_adapters import FileFormat
 from tensorflow_datasets.core.registered import DatasetNotFoundError
 
-from segjax.data.records import Record, image_size, no_objects
-from segjax.data.storage import PreparedInfo, RecordSource, quiet
+from segjax.data.records import Record, make_empty_objects, read_image_size
+from segjax.data.storage import PreparedInfo, RecordSource, silence_tfds
 
 TFDS = "tfds:"  # how the name of such a source starts
 _IDS = (
@@ -102,13 +102,13 @@ class _ImageExample:
             image_id.decode("utf-8", "replace") if isinstance(image_id, bytes) else str(image_id)
         )
         image = bytes(example[self.image])
-        height, width = image_size(image, f"record {image_id!r}")
+        height, width = read_image_size(image, f"record {image_id!r}")
         record = {
             "image": image,
             "image_id": image_id,
             "height": height,
             "width": width,
-            "objects": no_objects(),
+            "objects": make_empty_objects(),
         }
         label = int(example[self.label]) if self.label else -1
         return record | (
@@ -118,7 +118,7 @@ class _ImageExample:
 
 def _builder(name: str, tfds_dir: str) -> tfds.core.DatasetBuilder:
     try:
-        with quiet():
+        with silence_tfds():
             builder = read_only_builder.builder_from_files(name, data_dir=tfds_dir or None)
     except DatasetNotFoundError as error:
         looked = tfds_dir or "~/tensorflow_datasets or $TFDS_DATA_DIR"

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segjax.data.synthetic.scenes import Difficulty, Layer, SyntheticScenes, lay_down
-from segjax.data.synthetic.shapes import draw_polygon
+from segjax.data.synthetic.scenes import Difficulty, Layer, SyntheticScenes, add_layer
+from segjax.data.synthetic.shapes import fill_polygon
 
 JOINTS = ("head", "neck", "hip", "left_hand", "right_hand", "left_foot", "right_foot")
 # Half of a limb's width, the head's radius, and where limbs are fixed, in radii of a figure.
@@ -38,25 +38,25 @@ class FigureScenes(SyntheticScenes):
         "medium": Difficulty(
             objects=(1, 5),
             radius=(0.16, 0.4),
-            places=1,
+            position_attempts=1,
             texture=(14.0, 36.0),
-            colours=2,
+            color_attempts=2,
             chroma=True,
         ),
     }
 
     def _add_object(self, rng: np.random.Generator, canvas: np.ndarray, drawn: list[Layer]) -> None:
         radius, centre = self._place(rng, drawn)
-        joints, outlines = figure(rng)
+        joints, outlines = sample_figure(rng)
         layer = Layer(
             np.zeros(canvas.shape[:2], bool), 0, 0, centre, radius, joints=joints * radius + centre
         )
         for outline in outlines:
-            part = draw_polygon(outline * radius + centre, self.size)
+            part = fill_polygon(outline * radius + centre, self.size)
             self._paint(rng, canvas, part.alpha, part.box)
             layer.visible |= part.mask
         layer.area = np.count_nonzero(layer.visible)
-        lay_down(layer, drawn)
+        add_layer(layer, drawn)
 
     def _record(self, image_id: str, image: np.ndarray, kept: list[Layer]) -> dict:
         record = super()._record(image_id, image, kept)
@@ -70,7 +70,7 @@ class FigureScenes(SyntheticScenes):
         return record | {"objects": record["objects"] | {"keypoints": keypoints}}
 
 
-def figure(rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray]]:
+def sample_figure(rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray]]:
     """A figure of radius 1 around the origin: joints [7, 2] (x, y; y points down), and the outlines [V, 2] of its
     limbs, trunk and head in the order in which they are painted."""
     hip, neck, head = np.array([[0, 0.2], [0, -0.46], [0, -0.74]])
@@ -102,7 +102,7 @@ def _strip(start: np.ndarray, end: np.ndarray, half_width: float) -> np.ndarray:
 KINDS: dict[str, type[SyntheticScenes]] = {"shapes": SyntheticScenes, "figures": FigureScenes}
 
 
-def scenes_of(kind: str) -> type[SyntheticScenes]:
+def get_scene_class(kind: str) -> type[SyntheticScenes]:
     """The source of synthetic scenes of a kind. Raises ValueError for an unknown one."""
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r} of synthetic scenes; there are {', '.join(KINDS)}")

@@ -42,7 +42,7 @@ _DEMONSTRATION_POINTS = {
 
 
 @functools.cache
-def photographs(split: str) -> dict[str, np.ndarray]:
+def load_photographs(split: str) -> dict[str, np.ndarray]:
     """Name -> RGB uint8 [H, W, 3] (read-only) of the photographs of ``split``, "train" or "heldout".
 
     Raises:
@@ -56,12 +56,12 @@ def photographs(split: str) -> dict[str, np.ndarray]:
     return {pathlib.PurePath(name).stem: _read(name) for name in SPLITS[split]}
 
 
-def demonstration_photograph() -> np.ndarray:
+def load_demonstration_photograph() -> np.ndarray:
     """A cup of coffee on a wooden table, RGB uint8 [400, 600, 3]; it is one of the held-out photographs."""
-    return photographs("heldout")["coffee"].copy()
+    return load_photographs("heldout")["coffee"].copy()
 
 
-def demonstration_prompts() -> dict[str, tuple[float, float]]:
+def get_demonstration_prompts() -> dict[str, tuple[float, float]]:
     """Name of a thing in the demonstration photograph -> a point (x, y) on it, in that photograph's pixels."""
     return dict(_DEMONSTRATION_POINTS)
 

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from segjax.data.synthetic import photographs
-from segjax.data.synthetic.shapes import SHAPES, Drawn, draw_polygon, polygon
-from segjax.masks import encode_mask, mask_box
+from segjax.data.synthetic.shapes import SHAPES, FilledShape, fill_polygon, sample_outline
+from segjax.masks import compute_mask_box, encode_mask
 
 # Photographs are held at this many times a scene's side: crops need no more, and resizing them is the main cost.
 _PHOTOGRAPH_SIDES = 3
@@ -24,23 +24,23 @@ _PHOTOGRAPH_SIDES = 3
 
 @dataclasses.dataclass(frozen=True)
 class Difficulty:
-    """What a scene looks like. Lengths are fractions of the scene's side; colours are on the 0-255 scale.
+    """What a scene looks like. Lengths are fractions of the scene's side; color_attempts are on the 0-255 scale.
 
     Attributes:
       objects: fewest and most objects laid down, parts not counted.
       radius: least and greatest radius of an object.
-      places: random places tried for an object; the one least crowded is taken.
+      position_attempts: random places tried for an object; the one least crowded is taken.
       texture: least and greatest standard deviation of an object's texture.
-      colours: random colours tried for an object; the one farthest from what lies behind it is taken.
+      color_attempts: random color_attempts tried for an object; the one farthest from what lies behind it is taken.
       chroma: whether a texture keeps its own variation of colour, or is one colour lighter and darker.
       part_probability: how often an object carries a part, if its radius is at least part_carrier.
     """
 
     objects: tuple[int, int] = (3, 6)
     radius: tuple[float, float] = (0.12, 0.28)
-    places: int = 3
+    position_attempts: int = 3
     texture: tuple[float, float] = (6.0, 16.0)
-    colours: int = 8
+    color_attempts: int = 8
     chroma: bool = False
     part_probability: float = 0.35
     part_carrier: float = 0.2
@@ -52,7 +52,7 @@ DIFFICULTIES = {
         objects=(1, 1), radius=(0.25, 0.4), part_probability=0.0
     ),  # one class a scene
     "medium": Difficulty(
-        radius=(0.09, 0.26), places=1, texture=(14.0, 36.0), colours=2, chroma=True
+        radius=(0.09, 0.26), position_attempts=1, texture=(14.0, 36.0), color_attempts=2, chroma=True
     ),
 }
 MIN_VISIBLE_FRACTION = 0.3  # of an object's own area; less, and it is no longer listed
@@ -130,12 +130,12 @@ class SyntheticScenes:
     def _add_object(self, rng: np.random.Generator, canvas: np.ndarray, drawn: list[Layer]) -> None:
         radius, centre = self._place(rng, drawn)
         kind = int(rng.integers(len(SHAPES)))
-        whole = draw_polygon(polygon(rng, SHAPES[kind], radius) + centre, self.size)
+        whole = fill_polygon(sample_outline(rng, SHAPES[kind], radius) + centre, self.size)
         hard_edge = rng.random() < 0.3
         self._paint(
             rng, canvas, whole.mask.astype(np.float32) if hard_edge else whole.alpha, whole.box
         )
-        layer = lay_down(
+        layer = add_layer(
             Layer(whole.mask.copy(), np.count_nonzero(whole.mask), kind, centre, radius), drawn
         )
         carries = rng.random() < self.difficulty.part_probability
@@ -145,14 +145,14 @@ class SyntheticScenes:
     def _place(self, rng: np.random.Generator, drawn: list[Layer]) -> tuple[float, np.ndarray]:
         """Radius, and centre [2] (x, y): the least crowded of some places."""
         radius = rng.uniform(*self.difficulty.radius) * self.size
-        places = rng.uniform(0.7 * radius, self.size - 0.7 * radius, (self.difficulty.places, 2))
-        return radius, places[np.argmin([crowding(place, radius, drawn) for place in places])]
+        places = rng.uniform(0.7 * radius, self.size - 0.7 * radius, (self.difficulty.position_attempts, 2))
+        return radius, places[np.argmin([compute_crowding(place, radius, drawn) for place in places])]
 
     def _add_part(
         self,
         rng: np.random.Generator,
         canvas: np.ndarray,
-        whole: Drawn,
+        whole: FilledShape,
         layer: Layer,
         drawn: list[Layer],
     ) -> None:
@@ -161,7 +161,7 @@ class SyntheticScenes:
         centre = layer.centre + distance * np.array([np.cos(angle), np.sin(angle)])
         radius = rng.uniform(0.4, 0.65) * layer.radius
         kind = int(rng.integers(len(SHAPES)))
-        inner = draw_polygon(polygon(rng, SHAPES[kind], radius) + centre, self.size)
+        inner = fill_polygon(sample_outline(rng, SHAPES[kind], radius) + centre, self.size)
         mask = inner.mask & whole.mask
         area = np.count_nonzero(mask)
         if not MIN_PART_FRACTION < area / max(1, layer.area) < MAX_PART_FRACTION:
@@ -181,7 +181,7 @@ class SyntheticScenes:
         )
         deviation = math.sqrt(np.vdot(texture, texture) / texture.size)
         texture *= rng.uniform(*self.difficulty.texture) / (deviation + 4.0)
-        candidates = rng.uniform(20, 235, (self.difficulty.colours, 3)).astype(np.float32)
+        candidates = rng.uniform(20, 235, (self.difficulty.color_attempts, 3)).astype(np.float32)
         colour = candidates[np.argmax(np.abs(candidates - behind).sum(-1))]
         paint = texture + colour
         np.clip(paint, 0, 255, out=paint)
@@ -197,7 +197,7 @@ class SyntheticScenes:
             "width": image.shape[1],
             "objects": {
                 "id": np.arange(len(kept), dtype=np.int64),
-                "box": np.asarray([mask_box(layer.visible) for layer in kept], np.float32).reshape(
+                "box": np.asarray([compute_mask_box(layer.visible) for layer in kept], np.float32).reshape(
                     -1, 4
                 ),
                 "category": np.asarray([layer.kind for layer in kept], np.int32),
@@ -229,7 +229,7 @@ class Layer:
         )
 
 
-def lay_down(layer: Layer, drawn: list[Layer]) -> Layer:
+def add_layer(layer: Layer, drawn: list[Layer]) -> Layer:
     """Puts an object on top: what it covers of the others is no longer visible."""
     for below in drawn:
         below.visible &= ~layer.visible
@@ -237,7 +237,7 @@ def lay_down(layer: Layer, drawn: list[Layer]) -> Layer:
     return layer
 
 
-def crowding(place: np.ndarray, radius: float, drawn: list[Layer]) -> float:
+def compute_crowding(place: np.ndarray, radius: float, drawn: list[Layer]) -> float:
     """How far an object there would reach into those already drawn; 0 is free."""
     x, y = place.tolist()
     return sum(
@@ -250,7 +250,7 @@ def crowding(place: np.ndarray, radius: float, drawn: list[Layer]) -> float:
 @functools.cache
 def _pictures(split: str, size: int) -> tuple[Image.Image, ...]:
     pictures = []
-    for pixels in photographs.photographs(split).values():
+    for pixels in photographs.load_photographs(split).values():
         picture = Image.fromarray(pixels)
         picture.thumbnail((_PHOTOGRAPH_SIDES * size, _PHOTOGRAPH_SIDES * size))
         pictures.append(picture)

@@ -13,7 +13,7 @@ _OVERSAMPLING = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
+class FilledShape:
     """A filled outline on a canvas: coverage ``alpha`` float32 [S, S] in 0..1, ``mask`` bool [S, S] where at least
     half of a pixel is covered, and ``box`` (x1, y1, x2, y2) holding every pixel of non-zero coverage."""
 
@@ -22,7 +22,7 @@ class Drawn:
     box: tuple[int, int, int, int]
 
 
-def polygon(rng: np.random.Generator, kind: str, radius: float) -> np.ndarray:
+def sample_outline(rng: np.random.Generator, kind: str, radius: float) -> np.ndarray:
     """Vertices [V, 2] (x, y) of a randomly turned ``kind`` of shape around the origin; it reaches about ``radius``."""
     if kind == "rectangle":
         half = np.array([1.0, rng.uniform(0.45, 1.0)])
@@ -47,7 +47,7 @@ def polygon(rng: np.random.Generator, kind: str, radius: float) -> np.ndarray:
     return radius * points @ turn
 
 
-def draw_polygon(vertices: np.ndarray, size: int) -> Drawn:
+def fill_polygon(vertices: np.ndarray, size: int) -> FilledShape:
     """Fills the outline ``vertices`` [V, 2] (continuous pixel coordinates) on a ``size`` x ``size`` canvas."""
     # Python's own numbers: the arrays are so small that NumPy's calls would cost more than the drawing.
     x1, y1 = (min(max(math.floor(low) - 1, 0), size - 1) for low in vertices.min(0).tolist())
@@ -62,7 +62,7 @@ def draw_polygon(vertices: np.ndarray, size: int) -> Drawn:
     mask = np.zeros((size, size), bool)
     alpha[y1:y2, x1:x2] = coverage * np.float32(1 / 255)
     mask[y1:y2, x1:x2] = coverage >= 128
-    return Drawn(alpha, mask, (x1, y1, x2, y2))
+    return FilledShape(alpha, mask, (x1, y1, x2, y2))
 
 
 def _around(radii: np.ndarray) -> np.ndarray:

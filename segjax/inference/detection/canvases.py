@@ -1,59 +1,70 @@
-"""Which canvas a picture of any size comes to lie on: few of them, so that few programs serve all pictures."""
+"""Chooses a canvas for an image of any size. Few canvases mean few compiled programs."""
 
 from collections.abc import Sequence
 from typing import Literal
 
-from segjax.images.placement import Placement, detection_placement
+from segjax.images.placement import Placement, place_for_detection
 from segjax.models.detection.mask_rcnn import MaskRcnn
 
 Canvas = tuple[int, int]  # (height, width) in pixels
-_SHAPES = (
-    1.0,
-    4 / 3,
-)  # longer over shorter side of most pictures, beside the most that a model takes
+_ASPECT_RATIOS = (1.0, 4 / 3)  # longer over shorter side, besides the longest that a model takes
 
 
-def usual_canvases(model: MaskRcnn) -> tuple[Canvas, ...]:
-    """Square, 4:3, and as long as the model takes, lying and standing; one where its pictures are square anyway.
+def list_default_canvases(model: MaskRcnn) -> tuple[Canvas, ...]:
+    """Returns the canvases that serve most images: square, 4:3 and the longest, in both orientations.
 
-    For the published models with 800 and 1333 pixels: 800 x 800, 800 x 1088, 1088 x 800, 800 x 1344, 1344 x 800.
+    The published models with sides of 800 and 1333 pixels get 800 x 800, 800 x 1088, 1088 x 800,
+    800 x 1344 and 1344 x 800. A model of square images gets its one canvas.
     """
-    sides = [model.short_side * shape for shape in _SHAPES] + [model.long_side]
-    short, *longer = (min(_up(min(side, model.long_side), model), model.canvas) for side in sides)
-    return tuple(
-        dict.fromkeys(
-            canvas for side in (short, *longer) for canvas in ((short, side), (side, short))
-        )
+    sides = [model.short_side * ratio for ratio in _ASPECT_RATIOS] + [model.long_side]
+    short, *longer = (
+        min(_round_up(min(side, model.long_side), model), model.canvas) for side in sides
     )
+    both = (canvas for side in (short, *longer) for canvas in ((short, side), (side, short)))
+    return tuple(dict.fromkeys(both))
 
 
 def check_canvases(model: MaskRcnn, canvases: Sequence[Canvas]) -> tuple[Canvas, ...]:
-    """The same, as tuples. Raises ValueError for none, or one that the model does not take."""
-    found = tuple(tuple(canvas) for canvas in canvases)
-    for canvas in found or [()]:
+    """Returns the canvases as tuples.
+
+    Raises:
+      ValueError: No canvas, or one whose sides are not multiples of the model's divisor.
+    """
+    checked = tuple(tuple(canvas) for canvas in canvases)
+    for canvas in checked or [()]:
         if len(canvas) != 2 or any(side < 1 or side % model.divisor for side in canvas):
             raise ValueError(
-                f"canvases are {found}; expected at least one (height, width), in multiples of {model.divisor} pixels"
+                f"canvases are {checked}; expected at least one (height, width), in multiples of "
+                f"{model.divisor} pixels"
             )
-    return found
+    return checked
 
 
-def placed(
+def choose_canvas(
     model: MaskRcnn, hw: tuple[int, int], canvases: Sequence[Canvas] | Literal["tight"]
 ) -> tuple[Placement, Canvas]:
-    """How a picture of `hw` pixels comes onto which canvas: as large as in evaluation, where any canvas holds that.
+    """Chooses the canvas of an image and its placement there.
+
+    The smallest canvas that holds the image at the model's size wins. If none does, the image
+    shrinks into the canvas that shows it largest.
 
     Args:
-      canvases: the smallest that holds the picture is taken; where none does, the picture shrinks into the one that
-        shows it largest. "tight": a canvas of its own, padded to the model's divisor, as the published models have it.
+      model: the detector, which decides the size of images.
+      hw: (height, width) of the image in pixels.
+      canvases: canvases to choose from. "tight" gives the image a canvas of its own, padded to the
+        model's divisor, as torchvision and detectron2 do for single images.
+
+    Returns:
+      placement: from the image to the canvas.
+      canvas: (height, width) in pixels.
     """
     rule = (model.short_side, model.long_side, model.rules.resize)
-    usual = detection_placement(hw, (model.canvas, model.canvas), *rule)
+    placement = place_for_detection(hw, (model.canvas, model.canvas), *rule)
     if canvases == "tight":
-        return usual, tuple(_up(side, model) for side in usual.size)
-    if fits := [canvas for canvas in canvases if all(map(int.__le__, usual.size, canvas))]:
-        return usual, min(fits, key=_area)
-    shrunk = [(detection_placement(hw, canvas, *rule), canvas) for canvas in canvases]
+        return placement, tuple(_round_up(side, model) for side in placement.size)
+    if fits := [canvas for canvas in canvases if all(map(int.__le__, placement.size, canvas))]:
+        return placement, min(fits, key=_area)
+    shrunk = [(place_for_detection(hw, canvas, *rule), canvas) for canvas in canvases]
     return max(shrunk, key=lambda each: _area(each[0].size))
 
 
@@ -61,5 +72,6 @@ def _area(sides: Canvas) -> int:
     return sides[0] * sides[1]
 
 
-def _up(side: float, model: MaskRcnn) -> int:
+def _round_up(side: float, model: MaskRcnn) -> int:
+    """Rounds a side up to a multiple of the model's divisor."""
     return int(-(-side // model.divisor) * model.divisor)

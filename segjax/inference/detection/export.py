@@ -1,7 +1,9 @@
-"""A detector's inference as one file of StableHLO, which runs without segjax (`jax.export`).
+"""Exports a detector to one StableHLO file that runs without segjax (`jax.export`).
 
-program = jax.export.deserialize(bytearray(open("detector.stablehlo", "rb").read()))
-answers = program.call(images, sizes)          # uint8 [B, H, W, 3], int32 [B, 2] -> the arrays of `found.detected`
+    program = jax.export.deserialize(bytearray(open("detector.stablehlo", "rb").read()))
+    rows = program.call(images, sizes)    # uint8 [B, H, W, 3], int32 [B, 2]
+
+The program returns the arrays of `segjax.inference.detection.postprocess.detect_on_canvas`.
 """
 
 import functools
@@ -14,10 +16,10 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from segjax.files import write_whole
+from segjax.files import write_atomic
 from segjax.inference.detection.canvases import Canvas, check_canvases
-from segjax.inference.detection.postprocess import detected
-from segjax.models.build import shapes_of
+from segjax.inference.detection.postprocess import detect_on_canvas
+from segjax.models.build import variable_shapes
 from segjax.models.detection.mask_rcnn import MaskRcnn
 
 
@@ -29,46 +31,54 @@ def export_detector(
     batch: int = 1,
     platforms: Sequence[str] | None = None,
 ) -> jax.export.Exported:
-    """The program from pictures on canvases to `segjax.inference.detection.postprocess.detected`'s arrays.
+    """Exports the program from images on canvases to `detect_on_canvas`'s arrays.
 
-    Pictures come onto the canvas, and boxes, masks and keypoints back from it, as `Detector` has it:
-    `segjax.inference.detection.canvases.placed` and `segjax.inference.detection.postprocess.found_in_picture`.
+    Before and after the program, `Detector` places images on the canvas with `choose_canvas`, and
+    converts detections to image pixels with `to_image_frame`.
 
     Args:
-      variables: become part of the program, which is then called with (images, sizes); None: it is called with
-        (variables, images, sizes).
-      canvas: (height, width). batch: pictures in a call.
-      platforms: "cpu", "cuda", "rocm", "tpu": where it may run; None: where this process does.
+      model: the detector.
+      variables: become part of the program, which is then called with (images, sizes). None: the
+        program is called with (variables, images, sizes).
+      canvas: (height, width) in pixels.
+      batch: images per call.
+      platforms: platforms on which the program may run: "cpu", "cuda", "rocm", "tpu". None: this
+        process's.
 
     Raises:
-      ValueError: a canvas that the model does not take, a platform that jax does not know.
+      ValueError: The model does not take the canvas, or jax does not know a platform.
     """
     (canvas,) = check_canvases(model, [canvas])
     if batch < 1:
         raise ValueError(f"batch is {batch}; expected at least 1")
-    pictures = (
+    inputs = (
         jax.ShapeDtypeStruct((batch, *canvas, 3), jnp.uint8),
         jax.ShapeDtypeStruct((batch, 2), jnp.int32),
     )
-    whole = functools.partial(detected, model)
-    arguments = (shapes_of(model), *pictures) if variables is None else pictures
-    program = jax.jit(whole if variables is None else functools.partial(whole, variables))
+    detect = functools.partial(detect_on_canvas, model)
+    arguments = (variable_shapes(model), *inputs) if variables is None else inputs
+    program = jax.jit(detect if variables is None else functools.partial(detect, variables))
     return jax.export.export(program, platforms=platforms)(*arguments)
 
 
 def write_exported(path: str | os.PathLike, exported: jax.export.Exported) -> int:
-    """Writes a file that `jax.export.deserialize` reads, whole or not at all. Returns its bytes."""
+    """Writes a file that `jax.export.deserialize` reads, and returns its size in bytes."""
     content = bytes(exported.serialize())
-    write_whole(path, content)
+    write_atomic(path, content)
     return len(content)
 
 
 def read_exported(path: str | os.PathLike) -> jax.export.Exported:
-    """What `write_exported` wrote. Raises FileNotFoundError, or ValueError for a file of another kind."""
+    """Reads a file that `write_exported` wrote.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      ValueError: The file is of another kind.
+    """
     content = pathlib.Path(path).read_bytes()
     try:
         return jax.export.deserialize(bytearray(content))
-    except Exception as error:  # the reader of flat buffers stumbles in many ways
+    except Exception as error:  # the FlatBuffers reader fails in many ways
         raise ValueError(
             f"{path} ({len(content)} bytes) is no program that jax.export wrote: {error}"
         ) from error

@@ -1,6 +1,7 @@
-"""What a detector finds in pictures, in their own pixels: the one way there, for users and for evaluation.
+"""Runs a detector on canvases and converts its detections to pixels of the original images.
 
-Two halves: `detected` is a program for the device, of static shapes; `found_in_picture` is NumPy, on the host.
+Users and the evaluation share these two steps. `detect_on_canvas` is a device program with static
+shapes. `to_image_frame` runs on the host, in NumPy.
 """
 
 from collections.abc import Mapping
@@ -11,22 +12,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.images.placement import Placement
-from segjax.masks import encode_part
+from segjax.masks import encode_mask_crop
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.ops.keypoints import decode_keypoints
 from segjax.ops.roi.paste_masks import paste_mask_on_host
 
-MASK_THRESHOLD = 0.5  # of a mask's probability, from which on a pixel is inside
+MASK_THRESHOLD = 0.5  # pixels of at least this mask probability are inside
 
 
-class Found(NamedTuple):
-    """The N objects found in a picture, the most certain first.
+class ImageDetections(NamedTuple):
+    """N detections of one image, by falling score, in pixels of the original image.
 
-    hw: (height, width) of the picture; all else is in its pixels. boxes: float32 [N, 4], x1 y1 x2 y2, inside of it.
-    labels: int64 [N], 1..K. scores: float32 [N]. masks: N masks as COCO's compressed run lengths, of any resolution a
-    few kB each; None if the model makes none. keypoints: float32 [N, J, 3], x, y (continuous: the middle of the first
-    pixel is .5) and a score as the model's conventions have it; None if the model makes none. mask_iou: float32 [N],
-    the IoU with the truth that the masks' own probabilities promise, see `expected_iou`; None without masks.
+    Attributes:
+      hw: (height, width) of the image.
+      boxes: float32 [N, 4], x1 y1 x2 y2, clipped to the image.
+      labels: int64 [N], 1..K.
+      scores: float32 [N], probabilities.
+      masks: N compressed run-length encodings, or None if the model has no mask head.
+      keypoints: float32 [N, J, 3], x, y and a score, or None without a keypoint head. Coordinates
+        are continuous: the center of the first pixel is 0.5. The score is a logit or a probability,
+        depending on the model's conventions.
+      mask_iou: float32 [N], expected IoU of each mask with the ground truth, see `expected_iou`.
+        None without masks.
     """
 
     hw: tuple[int, int]
@@ -38,82 +45,88 @@ class Found(NamedTuple):
     mask_iou: np.ndarray | None = None
 
 
-def detected(
+def detect_on_canvas(
     model: MaskRcnn, variables: Mapping[str, Any], images: jax.Array, sizes: jax.Array
 ) -> dict[str, jax.Array]:
-    """Everything that a detector says of B canvases, in D places a picture; to be compiled.
+    """Detects the objects on B canvases, in D slots per image. Meant to be compiled.
 
     Args:
-      images: [B, H, W, 3], RGB 0..255. sizes: int [B, 2], (height, width) of the contents.
+      model: the detector.
+      variables: its variables.
+      images: uint8 or float [B, H, W, 3], RGB 0..255.
+      sizes: int [B, 2], (height, width) of the image content on each canvas.
 
     Returns:
-      The fields of `Detections` by name, and where the model has them "masks", float32 [B, D, 28, 28], probabilities in
-      the cells of each box, and "keypoints", float32 [B, D, J, 3], x, y in pixels of the canvas and a score.
+      The fields of `Detections` by name. With a mask head also "masks" float32 [B, D, 28, 28],
+      probabilities in the cells of each box. With a keypoint head also "keypoints" float32
+      [B, D, J, 3], x, y in canvas pixels and a score.
     """
-    found, masks, heatmaps = model.apply(variables, images, sizes, method="detect")
-    rows = found._asdict()
+    detections, masks, heatmaps = model.apply(variables, images, sizes, method="detect")
+    rows = detections._asdict()
     if masks is not None:
         rows["masks"] = masks
     if heatmaps is not None:
-        flat = lambda x: x.reshape(-1, *x.shape[2:])
-        points = decode_keypoints(flat(heatmaps), flat(found.boxes))
+        flatten = lambda x: x.reshape(-1, *x.shape[2:])
+        points = decode_keypoints(flatten(heatmaps), flatten(detections.boxes))
         score = points.score if model.rules.keypoint_probability else points.logit
         keypoints = jnp.concatenate([points.xy, score[..., None]], axis=-1)
-        rows["keypoints"] = keypoints.reshape(*found.scores.shape, *keypoints.shape[1:])
+        rows["keypoints"] = keypoints.reshape(*detections.scores.shape, *keypoints.shape[1:])
     return rows
 
 
-def found_in_picture(model: MaskRcnn, row: Mapping[str, np.ndarray], placement: Placement) -> Found:
-    """The answers for one picture, carried back into it.
+def to_image_frame(
+    model: MaskRcnn, row: Mapping[str, np.ndarray], placement: Placement
+) -> ImageDetections:
+    """Converts the detections of one canvas to pixels of the original image.
 
     Args:
-      row: of `detected`, without the axis of pictures, on the host. placement: how the picture came onto the canvas.
+      model: the detector, whose conventions decide how masks are pasted.
+      row: output of `detect_on_canvas` for one image, without the image axis, on the host.
+      placement: placement of the image on the canvas.
+
+    Returns:
+      The valid detections.
     """
     valid, hw = np.asarray(row["valid"]), placement.source
-    boxes = (
-        placement.boxes_back(row["boxes"][valid]).clip(0, (*hw[::-1], *hw[::-1])).astype(np.float32)
-    )
+    boxes = placement.invert_boxes(row["boxes"][valid])
+    boxes = boxes.clip(0, (*hw[::-1], *hw[::-1])).astype(np.float32)
     masks = mask_iou = keypoints = None
     if "masks" in row:
-        mask_iou = expected_iou(row["masks"][valid])
-        masks = [
-            _run_lengths(cells, box, hw, model.rules.paste)
-            for cells, box in zip(row["masks"][valid], boxes, strict=True)
-        ]
+        cells = row["masks"][valid]
+        mask_iou = expected_iou(cells)
+        pairs = zip(cells, boxes, strict=True)
+        masks = [_paste_and_encode(cell, box, hw, model.rules.paste) for cell, box in pairs]
     if "keypoints" in row:
         on_canvas = row["keypoints"][valid]
-        keypoints = np.concatenate(
-            [placement.points_back(on_canvas[..., :2]), on_canvas[..., 2:]], axis=-1
-        )
-        keypoints = keypoints.astype(np.float32)
-    return Found(
-        hw,
-        boxes,
-        row["labels"][valid].astype(np.int64),
-        row["scores"][valid],
-        masks,
-        keypoints,
-        mask_iou,
-    )
+        xy = placement.invert_points(on_canvas[..., :2])
+        keypoints = np.concatenate([xy, on_canvas[..., 2:]], axis=-1).astype(np.float32)
+    labels = row["labels"][valid].astype(np.int64)
+    return ImageDetections(hw, boxes, labels, row["scores"][valid], masks, keypoints, mask_iou)
 
 
 def expected_iou(cells: np.ndarray) -> np.ndarray:
-    """What IoU with the truth masks cut at `MASK_THRESHOLD` have, if their probabilities are right: float32 [N].
+    """Computes the IoU with the ground truth that the mask probabilities themselves predict.
 
-    The expected intersection, the probabilities inside, over the expected union, all cells inside and the
-    probabilities outside. A detector has no estimate of its own; this one has the unit of a SAM's.
+    A detector has no IoU prediction head. This number is comparable with the predicted IoU of a
+    SAM. With the mask M = {cells >= `MASK_THRESHOLD`} and the probabilities p, the expected
+    intersection is the sum of p over M. The expected union is the area of M plus the sum of p
+    outside M.
 
     Args:
-      cells: [N, S, S], probabilities.
+      cells: float [N, S, S], probabilities.
+
+    Returns:
+      float32 [N].
     """
     inside = cells >= MASK_THRESHOLD
-    shared, outside = (cells * inside).sum((1, 2)), (cells * ~inside).sum((1, 2))
-    return (shared / np.maximum(inside.sum((1, 2)) + outside, 1e-9)).astype(np.float32)
+    intersection, outside = (cells * inside).sum((1, 2)), (cells * ~inside).sum((1, 2))
+    union = np.maximum(inside.sum((1, 2)) + outside, 1e-9)
+    return (intersection / union).astype(np.float32)
 
 
-def _run_lengths(cells: np.ndarray, box: np.ndarray, hw: tuple[int, int], rule: str) -> str:
-    """The mask of one box, from its cells [28, 28]; an empty one where no pixel of the picture is inside."""
+def _paste_and_encode(cells: np.ndarray, box: np.ndarray, hw: tuple[int, int], rule: str) -> str:
+    """Encodes the mask of one box from its cells [28, 28], empty if no pixel is inside."""
     part, corner = paste_mask_on_host(cells, box, hw, rule=rule, threshold=MASK_THRESHOLD)
-    return encode_part(
-        part if part.size else np.zeros((1, 1), bool), corner if part.size else (0, 0), hw
-    )
+    if not part.size:
+        return encode_mask_crop(np.zeros((1, 1), bool), (0, 0), hw)
+    return encode_mask_crop(part, corner, hw)

@@ -13,16 +13,16 @@ import jax
 import numpy as np
 
 from segjax.images.transforms import decode_image
-from segjax.inference.sam.candidates import Proposals, joined, propose
-from segjax.inference.sam.crops import Crop, crops_of, point_grid
+from segjax.inference.sam.candidates import MaskCandidates, join_candidates, propose
+from segjax.inference.sam.crops import Crop, make_crops, make_point_grid
 from segjax.inference.sam.jitted import embed
 from segjax.masks import (
     decode_mask,
     encode_mask,
-    mask_box,
-    run_lengths,
-    runs_to_mask,
-    without_small_regions,
+    compute_mask_box,
+    parse_run_lengths,
+    decode_run_lengths,
+    remove_small_regions,
 )
 from segjax.models.sam.sam import Sam
 from segjax.ops.nms import nms
@@ -44,7 +44,7 @@ class SamAutomaticMaskGenerator:
         and lower must reach it.
       box_nms_thresh: of two masks of a crop whose boxes overlap more than this, the one of lower predicted IoU goes.
       crop_n_layers: also look at 4 ** i crops for each layer i up to this. crop_nms_thresh: of overlapping masks of two
-        crops that of the larger crop goes. crop_overlap_ratio: see `crops_of`. crop_n_points_downscale_factor: layer i
+        crops that of the larger crop goes. crop_overlap_ratio: see `make_crops`. crop_n_points_downscale_factor: layer i
         has points_per_side / factor ** i points a side.
       point_grids: one for each layer, [N, 2], (x, y) in the unit square.
       min_mask_region_area: holes and islands of fewer pixels are removed; 0 leaves them.
@@ -102,7 +102,7 @@ class SamAutomaticMaskGenerator:
                 int(points_per_side / crop_n_points_downscale_factor**i)
                 for i in range(crop_n_layers + 1)
             ]
-            point_grids = [point_grid(max(side, 1)) for side in sides]
+            point_grids = [make_point_grid(max(side, 1)) for side in sides]
         if len(point_grids) <= crop_n_layers:
             raise ValueError(
                 f"{len(point_grids)} point_grids for crop_n_layers={crop_n_layers}; expected one a layer, "
@@ -156,8 +156,8 @@ class SamAutomaticMaskGenerator:
             return self.select(self.propose(image))
         return [self.select(proposals) for proposals in self.propose_all(image)]
 
-    def propose(self, image: np.ndarray, **floors: float) -> Proposals:
-        """Runs the network on one image: `Proposals` above the floors, for `select`.
+    def propose(self, image: np.ndarray, **floors: float) -> MaskCandidates:
+        """Runs the network on one image: `MaskCandidates` above the floors, for `select`.
 
         Args:
           floors: `pred_iou_thresh` and `stability_score_thresh`, to be below the generator's own: `select` can then be
@@ -165,7 +165,7 @@ class SamAutomaticMaskGenerator:
         """
         return self.propose_all([image], **floors)[0]
 
-    def propose_all(self, images: Sequence[np.ndarray], **floors: float) -> list[Proposals]:
+    def propose_all(self, images: Sequence[np.ndarray], **floors: float) -> list[MaskCandidates]:
         """`propose` for several images; `views_per_batch` of them, or of their crops, are embedded in one call."""
         floors = self._completed(floors, FLOORS)
         proposals = []
@@ -182,9 +182,9 @@ class SamAutomaticMaskGenerator:
 
     def _propose_group(
         self, pictures: list[np.ndarray], floors: Mapping[str, float]
-    ) -> list[Proposals]:
+    ) -> list[MaskCandidates]:
         crops = [
-            crops_of(picture.shape[:2], self.crop_n_layers, self.crop_overlap_ratio)
+            make_crops(picture.shape[:2], self.crop_n_layers, self.crop_overlap_ratio)
             for picture in pictures
         ]
         parts: list[list[dict[str, Any]]] = [[] for _ in pictures]
@@ -204,7 +204,7 @@ class SamAutomaticMaskGenerator:
                     ]
         found = zip(pictures, crops, parts, strict=True)
         return [
-            joined(picture.shape[:2], *rest, tuple(floors.values())) for picture, *rest in found
+            join_candidates(picture.shape[:2], *rest, tuple(floors.values())) for picture, *rest in found
         ]
 
     def _propose_view(
@@ -229,7 +229,7 @@ class SamAutomaticMaskGenerator:
             advance=advance,
         )
 
-    def select(self, proposals: Proposals, **thresholds: Any) -> list[dict[str, Any]]:
+    def select(self, proposals: MaskCandidates, **thresholds: Any) -> list[dict[str, Any]]:
         """The records of proposals, without running the network.
 
         Args:
@@ -302,7 +302,7 @@ def binary_mask(segmentation: np.ndarray | Mapping[str, Any]) -> np.ndarray:
     (height, width), counts = segmentation["size"], segmentation["counts"]
     if isinstance(counts, str):
         return decode_mask(counts, height, width)
-    return runs_to_mask(np.asarray(counts), height, width, "segmentation")
+    return decode_run_lengths(np.asarray(counts), height, width, "segmentation")
 
 
 def _iou_floor(threshold: float) -> float:
@@ -326,7 +326,7 @@ def _suppressed(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.n
     return kept
 
 
-def _best_of_crops(proposals: Proposals, threshold: float) -> np.ndarray:
+def _best_of_crops(proposals: MaskCandidates, threshold: float) -> np.ndarray:
     """Places of what suppression within each crop leaves, crop by crop, each by falling predicted IoU."""
     kept = []
     for number in np.unique(proposals.crop):
@@ -339,15 +339,15 @@ def _best_of_crops(proposals: Proposals, threshold: float) -> np.ndarray:
     return np.concatenate(kept) if kept else np.zeros(0, int)
 
 
-def _cleaned(proposals: Proposals, smallest: int, threshold: float) -> Proposals:
+def _cleaned(proposals: MaskCandidates, smallest: int, threshold: float) -> MaskCandidates:
     """Masks without small regions; of those that then overlap, edited ones go first."""
     if not len(proposals):
         return proposals
     rles, boxes, areas, untouched = [], [], [], []
     for rle in proposals.rle:
-        mask, edited = without_small_regions(decode_mask(rle, *proposals.hw), smallest)
+        mask, edited = remove_small_regions(decode_mask(rle, *proposals.hw), smallest)
         rles.append(encode_mask(mask) if edited else rle)
-        boxes.append(mask_box(mask) - (0, 0, 1, 1))
+        boxes.append(compute_mask_box(mask) - (0, 0, 1, 1))
         areas.append(np.count_nonzero(mask))
         untouched.append(not edited)
     cleaned = dataclasses.replace(
@@ -356,13 +356,13 @@ def _cleaned(proposals: Proposals, smallest: int, threshold: float) -> Proposals
     return cleaned.take(_suppressed(cleaned.box, np.array(untouched, np.float32), threshold))
 
 
-def _record(proposals: Proposals, place: int, output_mode: str) -> dict[str, Any]:
+def _record(proposals: MaskCandidates, place: int, output_mode: str) -> dict[str, Any]:
     height, width = proposals.hw
     rle = proposals.rle[place]
     if output_mode == "binary_mask":
         segmentation = decode_mask(rle, height, width)
     else:
-        counts = rle if output_mode == "coco_rle" else run_lengths(rle).tolist()
+        counts = rle if output_mode == "coco_rle" else parse_run_lengths(rle).tolist()
         segmentation = {"size": [height, width], "counts": counts}
     x1, y1, x2, y2 = (int(edge) for edge in proposals.box[place])
     left, top, right, bottom = proposals.crops[proposals.crop[place]].box

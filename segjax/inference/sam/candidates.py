@@ -12,19 +12,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from segjax.images.transforms import fitted_size
-from segjax.inference.sam.crops import Crop, cut_off
+from segjax.images.transforms import compute_fitted_size
+from segjax.inference.sam.crops import Crop, is_cut_off
 from segjax.inference.sam.jitted import decode
-from segjax.inference.sam.postprocess import Measured, axis_weights, inside_box, measure
-from segjax.inference.sam.prompts import PROMPT_COUNTS, Asked, padded_count, stacked
-from segjax.masks import encode_part
+from segjax.inference.sam.postprocess import MaskMeasurements, make_axis_weights, extract_box, measure
+from segjax.inference.sam.prompts import PROMPT_COUNTS, PromptSet, round_up_count, stack_prompts
+from segjax.masks import encode_mask_crop
 from segjax.models.sam.sam import Sam
 
 BYTES_AT_A_TIME = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
-class Proposals:
+class MaskCandidates:
     """N masks of one picture, in the order of their crops and points.
 
     Attributes:
@@ -50,17 +50,17 @@ class Proposals:
     def __len__(self) -> int:
         return len(self.rle)
 
-    def take(self, index: np.ndarray) -> "Proposals":
+    def take(self, index: np.ndarray) -> "MaskCandidates":
         """Those of the given places, in their order."""
         arrays = ("box", "area", "predicted_iou", "stability", "point", "crop")
         chosen = {name: getattr(self, name)[index] for name in arrays}
         return dataclasses.replace(self, rle=[self.rle[i] for i in index], **chosen)
 
 
-def joined(
+def join_candidates(
     hw: tuple[int, int], crops: list[Crop], parts: list[dict[str, Any]], floors: tuple[float, float]
-) -> Proposals:
-    """`Proposals` of what `propose` has found in each crop."""
+) -> MaskCandidates:
+    """`MaskCandidates` of what `propose` has found in each crop."""
     shapes = dict(box=(4,), area=(), predicted_iou=(), stability=(), point=(2,), crop=())
     kinds = dict(area=np.int64, crop=np.int64)
     arrays = {
@@ -72,7 +72,7 @@ def joined(
         )
         for name, shape in shapes.items()
     }
-    return Proposals(
+    return MaskCandidates(
         hw=hw,
         crops=crops,
         floors=floors,
@@ -95,7 +95,7 @@ def propose(
     stability_offset: float,
     advance: Callable[[int], None],
 ) -> Iterator[dict[str, Any]]:
-    """Proposals of one crop, a batch of points at a time; the fields of `Proposals` but for hw, crops and crop.
+    """MaskCandidates of one crop, a batch of points at a time; the fields of `MaskCandidates` but for hw, crops and crop.
 
     Args:
       embedding: [1, h, w, D] of the crop, fitted to the canvas.
@@ -105,21 +105,21 @@ def propose(
 
     Empty masks, and those cut off by an edge of the crop, are left out.
     """
-    weights = axis_weights(model, crop.size)
+    weights = make_axis_weights(model, crop.size)
     at_a_time = int(
         np.clip(
             BYTES_AT_A_TIME // math.prod(size for axis in weights for size in axis.shape[:2]), 1, 64
         )
     )
-    content = fitted_size(crop.size, model.canvas)
+    content = compute_fitted_size(crop.size, model.canvas)
     points = grid * np.array(crop.size[::-1])
     for start in range(0, len(points), points_per_batch):
         clicks = points[start : start + points_per_batch]
-        asked = Asked(len(clicks), clicks[:, None], np.ones((len(clicks), 1), np.int32)).scaled(
+        asked = PromptSet(len(clicks), clicks[:, None], np.ones((len(clicks), 1), np.int32)).scaled(
             crop.size, content
         )
-        prompts = stacked(
-            [asked], (1, min(padded_count(len(clicks), PROMPT_COUNTS), points_per_batch)), slots=1
+        prompts = stack_prompts(
+            [asked], (1, min(round_up_count(len(clicks), PROMPT_COUNTS), points_per_batch)), slots=1
         )
         prompts = prompts.replace(boxes=None, has_box=None)  # no box, no tokens for one
         logits, iou = decode(model, variables, [embedding], prompts)
@@ -145,7 +145,7 @@ def propose(
 
 def _collect(
     found: dict[str, list],
-    measured: Measured,
+    measured: MaskMeasurements,
     index: np.ndarray,
     crop: Crop,
     hw: tuple[int, int],
@@ -158,11 +158,11 @@ def _collect(
     )
     left, top = crop.box[:2]
     placed = boxes + np.array([left, top, left, top])
-    kept = np.flatnonzero((stability >= stability_floor) & (areas > 0) & ~cut_off(placed, crop, hw))
+    kept = np.flatnonzero((stability >= stability_floor) & (areas > 0) & ~is_cut_off(placed, crop, hw))
     tiles = np.asarray(measured.tiles) if len(kept) else None
     for place in kept:
         x1, y1 = placed[place, :2]
-        found["rle"].append(encode_part(inside_box(tiles[place], boxes[place]), (y1, x1), hw))
+        found["rle"].append(encode_mask_crop(extract_box(tiles[place], boxes[place]), (y1, x1), hw))
         found["box"].append(placed[place])
         found["area"].append(areas[place])
         found["stability"].append(stability[place])

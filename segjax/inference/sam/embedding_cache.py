@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.files import write_whole
+from segjax.files import write_atomic
 from segjax.inference.sam.jitted import embed
 from segjax.models.sam.sam import Sam
 from segjax.weights.tree import flatten
@@ -98,7 +98,7 @@ class EmbeddingCache:
         content = io.BytesIO()
         np.save(content, np.asarray(features.astype(jnp.float32)))  # NumPy's format has no bfloat16
         try:
-            write_whole(path, content.getvalue())
+            write_atomic(path, content.getvalue())
         except OSError as error:
             logger.warning(
                 "embedding %s cannot be kept (%s); the picture will be encoded again next time",

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.images.transforms import fitted_size
+from segjax.images.transforms import compute_fitted_size
 from segjax.models.sam.sam import Sam
 from segjax.ops.resize import linear_weights
 
@@ -19,10 +19,10 @@ TILE = 512  # px
 _ROUNDING = 1e-2  # logits; far more than the error of a mean in float32
 
 
-class Measured(NamedTuple):
+class MaskMeasurements(NamedTuple):
     """k masks of a picture.
 
-    tiles: bool [k, m, n, t, u], tile by tile, row by row, False on what is padding; see `inside_box`. stability:
+    tiles: bool [k, m, n, t, u], tile by tile, row by row, False on what is padding; see `extract_box`. stability:
     float32 [k], IoU of the masks at the two thresholds, 0 where both are empty. boxes: int32 [k, 4], first and last
     column and row, zeros of an empty mask. areas: int32 [k], px.
     """
@@ -33,28 +33,28 @@ class Measured(NamedTuple):
     areas: jax.Array
 
 
-def axis_weights(model: Sam, hw: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+def make_axis_weights(model: Sam, hw: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
     """The ways of rows and columns from the mask grid to a picture of size `hw`, padded to whole tiles: [tiles, t, 4h].
 
     Small pictures are one tile, whose sides are rounded up all the same, so that many sizes share a program.
     """
     return tuple(
         weights.reshape(-1, min(TILE, len(weights)), model.mask_side)
-        for content, original in zip(fitted_size(hw, model.canvas), hw, strict=True)
+        for content, original in zip(compute_fitted_size(hw, model.canvas), hw, strict=True)
         for multiple in [ROUND_UP if original <= TILE else TILE]
-        for weights in [rounded_weights(model.mask_side, model.canvas, content, original, multiple)]
+        for weights in [pad_image_weights(model.mask_side, model.canvas, content, original, multiple)]
     )
 
 
 @jax.jit
 def measure(
     logits: jax.Array, index: jax.Array, rows: jax.Array, columns: jax.Array, offset: jax.Array
-) -> Measured:
+) -> MaskMeasurements:
     """Masks at full size, one after another, how stable they are, and where.
 
     Args:
       logits: [1, P, 4, 4h, 4w]; index: int [k, 2], which prompt and which of its three masks.
-      rows, columns: `axis_weights`.
+      rows, columns: `make_axis_weights`.
       offset: by which the threshold of 0 is moved up and down.
     """
     reached_rows, reached_columns = (
@@ -62,7 +62,7 @@ def measure(
     )
     floor = -jnp.abs(offset) - _ROUNDING
 
-    def of_mask(place: jax.Array) -> Measured:
+    def of_mask(place: jax.Array) -> MaskMeasurements:
         low_res = logits[0, place[0], place[1] + 1]
         cells = (low_res > floor).astype(jnp.float32)
         active = reached_rows @ cells @ reached_columns.T > 0
@@ -73,7 +73,7 @@ def measure(
         (x1, x2), (y1, y2) = _ends(across.any(0).ravel()), _ends(down.any(1).ravel())
         area, inner, outer = (numbers.sum() for numbers in (area, inner, outer))
         stability = jnp.where(outer > 0, inner / jnp.maximum(outer, 1), 0)
-        return Measured(tiles, stability, jnp.stack([x1, y1, x2, y2]), area)
+        return MaskMeasurements(tiles, stability, jnp.stack([x1, y1, x2, y2]), area)
 
     return jax.lax.map(of_mask, index)
 
@@ -114,11 +114,11 @@ def _ends(inside: jax.Array) -> tuple[jax.Array, jax.Array]:
     ).astype(jnp.int32)
 
 
-def inside_box(tiles: np.ndarray, box: np.ndarray) -> np.ndarray:
+def extract_box(tiles: np.ndarray, box: np.ndarray) -> np.ndarray:
     """What a box holds of one mask: bool [h, w].
 
     Args:
-      tiles: bool [m, n, t, u] of `Measured`. box: int [4], first and last column and row.
+      tiles: bool [m, n, t, u] of `MaskMeasurements`. box: int [4], first and last column and row.
     """
     (x1, y1, x2, y2), (height, width) = box, tiles.shape[2:]
     bands, across = slice(y1 // height, y2 // height + 1), slice(x1 // width, x2 // width + 1)
@@ -131,7 +131,7 @@ ROUND_UP = 128  # px: pictures whose sides round up to the same share their comp
 
 
 @functools.lru_cache(maxsize=64)
-def image_weights(cells: int, canvas: int, content: int, original: int) -> np.ndarray:
+def compute_image_weights(cells: int, canvas: int, content: int, original: int) -> np.ndarray:
     """The way of one axis from the mask grid to the original image, as a matrix float32 [original, cells].
 
     SAM resizes bilinearly to the canvas, cuts off the padding and resizes again (segment-anything,
@@ -146,11 +146,11 @@ def image_weights(cells: int, canvas: int, content: int, original: int) -> np.nd
 
 
 @functools.lru_cache(maxsize=64)
-def rounded_weights(
+def pad_image_weights(
     cells: int, canvas: int, content: int, original: int, multiple: int = ROUND_UP
 ) -> jax.Array:
-    """`image_weights` on the device, with rows of zeros that bring their number to a multiple: [.., cells]."""
-    weights = image_weights(cells, canvas, content, original)
+    """`compute_image_weights` on the device, with rows of zeros that bring their number to a multiple: [.., cells]."""
+    weights = compute_image_weights(cells, canvas, content, original)
     return jnp.asarray(np.pad(weights, ((0, -original % multiple), (0, 0))))
 
 
@@ -172,7 +172,7 @@ def to_image(
     Args:
       logits: [R, P, 4, 4h, 4w]; 0 is the single mask, 1..3 the three of an ambiguous prompt.
       row, place: which of the R x P prompts.
-      rows: [H', 4h], columns: [W', 4w]: `rounded_weights`.
+      rows: [H', 4h], columns: [W', 4w]: `pad_image_weights`.
 
     Returns:
       masks [M, H', W'], bool (logits > 0) or float32 logits, beyond H and W of no meaning; low_res float32

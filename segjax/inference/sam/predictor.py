@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.images.transforms import decode_image, fitted_size
-from segjax.inference.sam.batching import Answer, Embedded, answers
+from segjax.images.transforms import decode_image, compute_fitted_size
+from segjax.inference.sam.batching import Prediction, EmbeddedImage, answers
 from segjax.inference.sam.embedding_cache import EmbeddingCache
 from segjax.inference.sam.jitted import embed
-from segjax.inference.sam.prompts import NAMES, Asked, check_prompts
+from segjax.inference.sam.prompts import NAMES, PromptSet, check_prompts
 from segjax.models.sam.sam import Sam
 
 
@@ -53,7 +53,7 @@ class SamPredictor:
 
     def reset_image(self) -> None:
         """Forgets the image or images."""
-        self.pictures: list[Embedded] = []
+        self.pictures: list[EmbeddedImage] = []
 
     @property
     def is_image_set(self) -> bool:
@@ -119,7 +119,7 @@ class SamPredictor:
             features = embed(self.model, self.variables, pictures, per_batch=self.images_per_batch)
         sizes = [picture.shape[:2] for picture in pictures]
         self.pictures = [
-            Embedded(each, hw, fitted_size(hw, self.model.canvas))
+            EmbeddedImage(each, hw, compute_fitted_size(hw, self.model.canvas))
             for each, hw in zip(jax.block_until_ready(features), sizes, strict=True)
         ]
 
@@ -136,7 +136,7 @@ class SamPredictor:
         mask_input: np.ndarray | None = None,
         multimask_output: bool = True,
         return_logits: bool = False,
-    ) -> Answer:
+    ) -> Prediction:
         """Masks of one object.
 
         Args:
@@ -186,7 +186,7 @@ class SamPredictor:
         mask_input: np.ndarray | None = None,
         multimask_output: bool = True,
         return_logits: bool = False,
-    ) -> Answer:
+    ) -> Prediction:
         """Masks of P objects, each with its own prompt; what is given is given for each of them.
 
         Args:
@@ -209,7 +209,7 @@ class SamPredictor:
         prompts: Sequence[Mapping[str, np.ndarray]],
         multimask_output: bool = True,
         return_logits: bool = False,
-    ) -> list[Answer]:
+    ) -> list[Prediction]:
         """Masks of objects in all images that are set, decoded together.
 
         Args:
@@ -245,14 +245,14 @@ class SamPredictor:
                 raise ValueError(f"image {number}: {error}") from error
         return self.answer(asked, multimask_output, return_logits)
 
-    def _checked(self, picture: Embedded, parts: Sequence[Any]) -> Asked:
+    def _checked(self, picture: EmbeddedImage, parts: Sequence[Any]) -> PromptSet:
         """The prompts for a picture, on the canvas."""
         asked = check_prompts(*parts, hw=picture.original_size, cells=(self.model.mask_side,) * 2)
         return asked.scaled(picture.original_size, picture.input_size)
 
     def answer(
-        self, asked: Sequence[Asked], multimask_output: bool, return_logits: bool
-    ) -> list[Answer]:
+        self, asked: Sequence[PromptSet], multimask_output: bool, return_logits: bool
+    ) -> list[Prediction]:
         """`predict_images` for prompts that are checked and on the canvas: in pixels of the resized pictures."""
         options = dict(multimask=multimask_output, return_logits=return_logits)
         options["prompts_per_batch"] = self.prompts_per_batch

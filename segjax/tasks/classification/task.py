@@ -12,15 +12,15 @@ import optax
 
 from segjax import viz
 from segjax.data.examples.crop import CropExample
-from segjax.data.examples.labelled import LabelledExample, check_labels
-from segjax.data.splits import Spread, categories_of, open_split
+from segjax.data.examples.labeled import LabeledExample, check_labels
+from segjax.data.splits import SpreadRecords, list_categories, open_split
 from segjax.evaluation.classification import ClassificationScores
-from segjax.evaluation.nearest_neighbours import neighbour_votes
+from segjax.evaluation.nearest_neighbors import compute_neighbor_votes
 from segjax.models.classifier import Classifier, build_classifier
 from segjax.models.flops import TRAINING, classifier_multiply_adds
-from segjax.ops.mixing import mix, soft_labels
-from segjax.ops.resize_crops import resized_windows
-from segjax.tasks.classification.config import classification_config
+from segjax.ops.mixing import mix, smooth_labels
+from segjax.ops.resize_crops import resize_crops
+from segjax.tasks.classification.config import ClassificationSettings, classification_config, miniature
 from segjax.tasks.init_from import classifier_from_mae
 from segjax.tasks.record_task import RecordTask, load, measured_batches
 from segjax.training.sharding import place_batch, to_host
@@ -31,7 +31,9 @@ logger = logging.getLogger(__name__)
 class Classification(RecordTask):
     """The task of `config` (see `classification_config`): all that the loop asks for."""
 
+    settings = ClassificationSettings
     defaults = staticmethod(classification_config)
+    miniature = staticmethod(miniature)
     build = staticmethod(build_classifier)
     model: Classifier
 
@@ -41,7 +43,7 @@ class Classification(RecordTask):
         self._measure = jax.jit(self._measured)
         self._embed = jax.jit(lambda variables, batch: self._features(variables, batch["image"]))
 
-    def pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
+    def load_pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
         """Kind "mae": the encoder, see `classifier_from_mae`. Raises ValueError for any other."""
         if kind != "mae":
             raise ValueError(
@@ -49,7 +51,7 @@ class Classification(RecordTask):
             )
         return classifier_from_mae(path, self.model, expected)
 
-    def measured_constants(
+    def measure_constants(
         self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
     ) -> dict[str, Any]:
         """Mean and variance of a frozen encoder's features over `data.statistics` training pictures; {} for others.
@@ -75,17 +77,17 @@ class Classification(RecordTask):
         key: jax.Array,
         train: bool,
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        """Cross-entropy of a batch of `LabelledExample`s, mixed as `config.mix` says: sums over pictures, their number.
+        """Cross-entropy of a batch of `LabeledExample`s, mixed as `config.mix` says: sums over pictures, their number.
 
         The metric "top1" counts the pictures of which the most visible class is named.
         """
         mix_key, drop_key = jax.random.split(key)
         options = dict(self.mix)
         smoothing = options.pop("smoothing")
-        targets = soft_labels(batch["label"], self.model.classes, smoothing if train else 0.0)
+        targets = smooth_labels(batch["label"], self.model.classes, smoothing if train else 0.0)
         images, weight = batch["image"], batch["weight"]
         if "window" in batch:
-            images = resized_windows(images, batch["window"], self.model.canvas)
+            images = resize_crops(images, batch["window"], self.model.canvas)
         if train and (options["mixup"] or options["cutmix"]):
             images, targets = mix(images, targets, weight, mix_key, **options)
         logits = self.model.apply(
@@ -95,20 +97,20 @@ class Classification(RecordTask):
         losses = optax.softmax_cross_entropy(logits, targets)
         return jnp.sum(losses * weight), jnp.sum(weight), {"top1": jnp.sum(right * weight)}
 
-    def operations(self) -> tuple[float, str]:
+    def flops(self) -> tuple[float, str]:
         """Encoder and head of one picture; a frozen encoder runs forward alone."""
         encoder, head = classifier_multiply_adds(self.model)
         return 2.0 * (
             encoder * (1 if self.model.frozen else TRAINING) + TRAINING * head
         ), jnp.dtype(self.model.dtype).name
 
-    def example(self, *, train: bool) -> LabelledExample:
+    def example(self, *, train: bool) -> LabeledExample:
         """What is made of a record."""
         percentiles = tuple(self.data["percentiles"]) or None
         crop = CropExample(
             self.model.canvas, train=train, percentiles=percentiles, **self.data["crop"]
         )
-        return LabelledExample(crop, self.data["label"], self.model.classes)
+        return LabeledExample(crop, self.data["label"], self.model.classes)
 
     def source(self, split: str) -> Sequence:
         """The records of a split. Raises ValueError for records without labels, or of more classes than the model's."""
@@ -119,7 +121,7 @@ class Classification(RecordTask):
     def _check(self, source: Sequence, split: str) -> None:
         name = f"{self.data['source']!r}, split {split!r}"
         check_labels(source, self.data["label"], name)
-        known = len(categories_of(self.data))
+        known = len(list_categories(self.data))
         if known > self.model.classes:
             raise ValueError(
                 f"{self.data['source']!r} has {known} classes, the model {self.model.classes}; set "
@@ -151,7 +153,7 @@ class Classification(RecordTask):
             raise ValueError(
                 f"nothing to measure: no picture of {self.data['eval_split']!r} could be read and has a class"
             )
-        numbers = scores.numbers()
+        numbers = scores.summarize()
         if self.eval["neighbours"]:
             numbers |= self._neighbours(
                 variables, *map(np.concatenate, zip(*seen, strict=True)), mesh
@@ -160,7 +162,7 @@ class Classification(RecordTask):
             return numbers, {}
         images, given, named = map(np.concatenate, zip(*shown, strict=True))
         return numbers, {
-            "classes": viz.classification_sheet(images, given, named, categories_of(self.data))
+            "classes": viz.draw_classification_sheet(images, given, named, list_categories(self.data))
         }
 
     def _neighbours(self, variables, features, labels, mesh) -> dict[str, float]:
@@ -168,14 +170,14 @@ class Classification(RecordTask):
             variables, self._training_pictures(self.eval["bank"]), mesh
         )
         k, temperature = self.eval["neighbours"], self.eval["temperature"]
-        votes = neighbour_votes(
+        votes = compute_neighbor_votes(
             features, bank, bank_labels, classes=self.model.classes, k=k, temperature=temperature
         )
         return {f"knn@{k}": float(np.mean(votes.argmax(axis=1) == labels))}
 
     def _training_pictures(self, count: int) -> Sequence:
         source = open_split(self.data, "train")
-        return Spread(source, count) if count else source
+        return SpreadRecords(source, count) if count else source
 
     def _embedded(self, variables, source, mesh) -> tuple[np.ndarray, np.ndarray]:
         """Features [N, width] and labels [N] of the middle of each picture that has a label."""

@@ -13,14 +13,14 @@ RULES = ("record", "largest")
 _LOOKED_AT = 64  # records among which one must have a label
 
 
-class LabelledExample:
+class LabeledExample:
     """Callable (record, rng) -> example; a loader's ``example_fn``. The crop's fields, and ``label`` int32.
 
     A picture without a label gets label 0 and weight 0.
 
     Args:
       crop: how the picture is cut.
-      rule: where the label comes from, see `label_of`.
+      rule: where the label comes from, see `get_label`.
       classes: labels are 0 .. classes - 1.
     """
 
@@ -34,7 +34,7 @@ class LabelledExample:
 
         Raises ImageError for a picture that cannot be read, SettingsError for a label that is no class.
         """
-        label = label_of(record, self.rule)
+        label = get_label(record, self.rule)
         if label is None:
             return self.placeholder()
         if not 0 <= label < self.classes:
@@ -49,7 +49,7 @@ class LabelledExample:
         return self.crop.placeholder() | {"label": np.int32(0)}
 
 
-def label_of(record: Mapping, rule: str) -> int | None:
+def get_label(record: Mapping, rule: str) -> int | None:
     """The class of a picture: the record's own `label` ("record"), or the category of its largest object ("largest").
 
     Crowds are no objects. None where there is no label, or no object.
@@ -67,7 +67,7 @@ def check_labels(source: Sequence[Mapping], rule: str, name: str) -> None:
     """Raises ValueError when none of some records, spread over a source, has a label. name: how it calls the source."""
     count = min(_LOOKED_AT, len(source))
     looked_at = (source[index * len(source) // count] for index in range(count))
-    if all(label_of(record, rule) is None for record in looked_at):
+    if all(get_label(record, rule) is None for record in looked_at):
         other = {
             "record": "its records carry no label. config.data.label='largest' takes each picture's largest object",
             "largest": "its pictures hold no objects. config.data.label='record' takes the records' own label",

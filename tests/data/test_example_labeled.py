@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from segjax.data.examples.crop import CropExample
-from segjax.data.examples.labelled import LabelledExample, check_labels, label_of
+from segjax.data.examples.labeled import LabeledExample, check_labels, get_label
 from segjax.data.loader import SettingsError, make_loader
-from segjax.data.splits import Spread, categories_of
+from segjax.data.splits import SpreadRecords, list_categories
 from segjax.data.synthetic.scenes import SyntheticScenes
 
 
@@ -23,16 +23,16 @@ def record(label=None, areas=(), categories=(), crowd=None):
 
 
 def example_of(record, rule="record", classes=5):
-    example = LabelledExample(CropExample(32, train=False), rule, classes)
+    example = LabeledExample(CropExample(32, train=False), rule, classes)
     return example(record, np.random.default_rng(0))
 
 
 def test_the_record_s_own_label_or_the_largest_object_that_is_no_crowd():
-    assert label_of(record(label=3), "record") == 3 and label_of(record(), "record") is None
+    assert get_label(record(label=3), "record") == 3 and get_label(record(), "record") is None
     objects = dict(areas=(5, 90, 20), categories=(1, 2, 4))
-    assert label_of(record(**objects), "largest") == 2
-    assert label_of(record(**objects, crowd=(False, True, False)), "largest") == 4
-    assert label_of(record(), "largest") is None
+    assert get_label(record(**objects), "largest") == 2
+    assert get_label(record(**objects, crowd=(False, True, False)), "largest") == 4
+    assert get_label(record(), "largest") is None
 
 
 def test_an_example_has_the_crop_and_the_label_and_without_a_label_no_weight():
@@ -47,7 +47,7 @@ def test_a_label_that_is_no_class_ends_the_loading_and_names_the_picture(label):
     said = f"image 'one' is labelled {label}; expected 0 to 4: set config.model.classes"
     with pytest.raises(SettingsError, match=said):
         example_of(record(label=label))
-    example = LabelledExample(CropExample(32, train=False), "record", 5)
+    example = LabeledExample(CropExample(32, train=False), "record", 5)
     with pytest.raises(SettingsError, match=said):
         next(
             make_loader(
@@ -72,19 +72,19 @@ def test_a_source_without_labels_is_an_error_that_says_which_other_rule_there_is
     with pytest.raises(
         ValueError, match="config.data.label is 'biggest'; choose one of record, largest"
     ):
-        LabelledExample(CropExample(32), "biggest", 5)
+        LabeledExample(CropExample(32), "biggest", 5)
 
 
 def test_scenes_are_labelled_by_their_shapes():
-    names = categories_of({"source": "synthetic"})
+    names = list_categories({"source": "synthetic"})
     scenes = SyntheticScenes("train", 12, size=48)
-    labels = [label_of(scenes[index], "largest") for index in range(12)]
+    labels = [get_label(scenes[index], "largest") for index in range(12)]
     assert len(set(labels)) > 2 and max(labels) < len(names) == 5
 
 
 def test_records_spread_over_a_source():
-    assert [Spread(range(10), 4)[i] for i in range(4)] == [0, 2, 5, 7]
-    assert len(Spread(range(3), 9)) == 3
+    assert [SpreadRecords(range(10), 4)[i] for i in range(4)] == [0, 2, 5, 7]
+    assert len(SpreadRecords(range(3), 9)) == 3
 
 
 def test_a_margin_cuts_the_borders_off_as_imagenet_is_measured():
