@@ -13,6 +13,7 @@ from jax.sharding import AxisType
 from segjax.cli.experiments import read_config
 from segjax.models.detection.layers import numbered
 from segjax.tasks import make_task
+from segjax.tasks.classification.config import classification_config
 from segjax.tasks.detection.task import Detection
 from segjax.training import sharding
 from segjax.training.loop import train
@@ -231,7 +232,7 @@ def test_the_miniature_trains_evaluates_and_resumes_bit_for_bit(
     task = make_task(read_config(f"{FOLDER / experiment}.py:debug"))
     assert hasattr(task, "classes") == isinstance(task, Detection)
     known = (
-        {name: list(values) for name, values in task.classes().items()}
+        {name: list(values) for name, values in task.describe_classes().items()}
         if isinstance(task, Detection)
         else None
     )
@@ -277,3 +278,29 @@ def test_sa1b_is_trained_on_by_the_paper_s_recipe(size, steps, batch, rate, deca
     )
     assert not any(value for name, value in config.data.augment.items() if name != "resize")
     assert (config.loss.focal_weight, config.loss.dice_weight, config.loss.iou_weight) == (20, 1, 1)
+
+
+def test_classifiers_are_trained_by_the_recipes_of_mae():
+    """Checks batches, epochs of ImageNet and peak rates against appendix A.1 and the published scripts."""
+    base, large = (read_config(f"{FOLDER}/mae/finetune.py:imagenet_{size}") for size in "bl")
+    assert (base.total_steps, base.optimizer.warmup_steps, base.batch_size) == (125_113, 6255, 1024)
+    assert base.optimizer.base_lr * base.batch_size / 256 == pytest.approx(2e-3)
+    optimizer, mix = base.optimizer, base.mix
+    assert (optimizer.layer_decay, base.model.drop_path, optimizer.final_lr) == (0.65, 0.1, 1e-6)
+    assert (mix.mixup, mix.cutmix, mix.switch, mix.smoothing) == (0.8, 1.0, 0.5, 0.1)
+    assert (large.total_steps, large.optimizer.layer_decay, large.model.drop_path) == (
+        62_556,
+        0.75,
+        0.2,
+    )
+    defaults = classification_config()
+    assert defaults.optimizer == optimizer and defaults.total_steps == base.total_steps
+    # The linear probe
+    linear = read_config(f"{FOLDER}/mae/probe.py:imagenet_b")
+    assert (linear.total_steps, linear.optimizer.warmup_steps, linear.optimizer.name) == (
+        7037,
+        781,
+        "lars",
+    )
+    assert linear.optimizer.base_lr * linear.batch_size / 256 == pytest.approx(6.4)
+    assert linear.model.frozen and linear.model.pool == "token" and not linear.mix.smoothing

@@ -1,24 +1,22 @@
-"""ViT-L/16 pretrained as a masked autoencoder on ImageNet-1k, the paper's recipe (appendix A.1); for accelerators.
+"""This is imagenet_b.py, but ViT-L/16.
 
     segjax prepare images path/to/imagenet --out data/imagenet --short-side 256       # train/<class>/, val/<class>/
     segjax train --config=experiments/mae/imagenet_l.py --workdir=runs/mae-l
     segjax train --config=experiments/mae/imagenet_l.py:1600ep --workdir=runs/mae-l   # as long as the released weights
 
-Or as TFDS has prepared it: --config.data.source=tfds:imagenet2012 --config.data.eval_split=validation (and
---config.data.tfds_dir=DIR). Those pictures have their original size, as the paper's had, and so have those that are
-prepared without --short-side; they take twice the cores of the host, see docs/data.md.
-
-Batches of 4096 for 800 epochs, rate 2.4e-3 after 40 epochs of warm-up, three quarters masked. Where 4096
-pictures are too many for the devices, set config.microbatches, or config.model.remat=full.
-No run of it has been made by us: nothing is claimed for it.
+Where the devices cannot hold 4096 images, set config.microbatches, or config.model.remat=full. This recipe has not been
+run, so no result is claimed.
 """
 
 import ml_collections
 
-from segjax.tasks.reconstruction.config import as_variant, imagenet_config
+from segjax.tasks.variants import as_variant
+
+from . import imagenet_b
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    config = imagenet_config(epochs=1600 if variant == "1600ep" else 800)
-    config.model = ml_collections.ConfigDict(dict(name="mae_vit_l", dtype="bfloat16", scan=True))
+    """Returns the experiment, or its variant "1600ep"."""
+    config = imagenet_b.get_config("1600ep" if variant == "1600ep" else "")
+    config.model = dict(name="mae_vit_l", dtype="bfloat16", scan=True)
     return as_variant(config, variant, known=("1600ep",))

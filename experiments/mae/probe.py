@@ -1,4 +1,4 @@
-"""What a MAE has learned: a linear classifier on its frozen features, and the vote of nearest neighbours.
+"""This is finetune.py, but the encoder is frozen: a linear probe, and the vote of nearest neighbors.
 
     segjax train --config=experiments/mae/quickstart.py --workdir=runs/mae
     segjax train --config=experiments/mae/probe.py --workdir=runs/probe                          # from runs/mae
@@ -8,34 +8,48 @@
 
     segjax train --config=experiments/mae/probe.py:imagenet_b --workdir=runs/probe_b --config.init_from=mae:FILE.pth
 
-The default names the one shape of each synthetic scene, of five; digits those of tools/digit_folders.py.
-imagenet_b, imagenet_l and imagenet_h are the paper's recipes (appendix A.1), for accelerators; they have not been run
-here.
+`digits` trains on all digits of tools/digit_folders.py. `imagenet_b`, `imagenet_l` and `imagenet_h` are the paper's
+recipes (appendix A.1), for accelerators. They have not been run, so no result is claimed.
 """
 
 import ml_collections
 
-from segjax.tasks.classification.config import (
-    apply_imagenet,
-    apply_small_data,
-    as_variant,
-    classification_config,
-    probe,
-)
+from segjax.tasks.settings import IMAGENET_IMAGES
+from segjax.tasks.variants import as_variant
 
-IMAGENET = ("imagenet_b", "imagenet_l", "imagenet_h")
+from . import finetune
+
+EPOCHS = {"imagenet_b": 90, "imagenet_l": 50, "imagenet_h": 50}  # MAE, appendix A.1
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    config = classification_config()
-    config.init_from = "mae:runs/mae"
-    if variant in IMAGENET:
-        probe(config, variant[-1])
-        apply_imagenet(config)
-        return config
-    probe(config, "b")
-    config.model = ml_collections.ConfigDict(dict(name="vit_tiny", head_std=0.01, frozen=True))
-    config.update(total_steps=1000, batch_size=64, log_every=100)
-    config.optimizer.update(name="adamw", base_lr=0.0, peak_lr=3e-3, warmup_steps=50)
-    apply_small_data(config, digits="data/digits" if variant == "digits" else "")
-    return as_variant(config, variant, known=("digits", *IMAGENET))
+    """Returns the experiment, or one of its variants: "digits", "imagenet_b", "imagenet_l", "imagenet_h"."""
+    config = imagenet(variant) if variant in EPOCHS else tiny(digits=variant == "digits")
+    config.optimizer.update(b1=0.9, weight_decay=0.0, final_lr=0.0, layer_decay=1.0)
+    config.mix.update(mixup=0.0, cutmix=0.0, smoothing=0.0)
+    config.eval.neighbours = 20
+    return as_variant(config, variant, known=("digits", *EPOCHS))
+
+
+def tiny(digits: bool) -> ml_collections.ConfigDict:
+    """Returns the settings for a CPU that `get_config` does not share with ImageNet's."""
+    config = finetune.tiny(digits)
+    config.total_steps = 1000
+    config.model = dict(name="vit_tiny", head_std=0.01, frozen=True)
+    config.optimizer.update(peak_lr=3e-3, warmup_steps=50)
+    if digits:
+        config.model.update(canvas=28, patch=4, classes=10)
+        config.data.source = "data/digits"
+    return config
+
+
+def imagenet(variant: str) -> ml_collections.ConfigDict:
+    """Returns the settings of a size on ImageNet: LARS on very large batches."""
+    config = finetune.imagenet(variant)
+    config.batch_size = 16_384
+    config.total_steps = EPOCHS[variant] * IMAGENET_IMAGES // 16_384
+    size = variant[-1]
+    config.model = dict(name=f"vit_{size}", classes=1000, pool="token", head_std=0.01, frozen=True)
+    config.optimizer.update(name="lars", base_lr=0.1)
+    config.optimizer.warmup_steps = 10 * IMAGENET_IMAGES // 16_384
+    return config

@@ -1,54 +1,92 @@
-"""Experiment files: finding them, and checking what the command line changes of their config."""
+"""Finds and reads experiments, and applies the command line's changes to their config."""
 
 import difflib
+import importlib
 import importlib.util
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+import sys
+import types
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+from segjax.registry import EXPERIMENTS
+
+_PACKAGE = "segjax_experiments"  # name of the package that the folder of an experiment becomes
 
 
 def check_experiment(argument: str) -> None:
-    """Raises FileNotFoundError unless `file.py[:variant]` names a file; lists the experiments that are near."""
-    path = pathlib.Path(argument.split(":", 1)[0])
-    if path.is_file():
+    """Checks that an experiment exists.
+
+    Args:
+      argument: "FILE.py[:VARIANT]", or "NAME[:VARIANT]" of a registered experiment.
+
+    Raises:
+      FileNotFoundError: There is neither such a file nor such a name. Lists the nearest experiments.
+    """
+    name = argument.split(":", 1)[0]
+    path = pathlib.Path(name)
+    if path.is_file() or name in EXPERIMENTS:
         return
+    # Experiments in the nearest folder that exists, else those of the repository.
     folder = path.parent
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
-    found = (
-        sorted(str(p) for p in folder.rglob("*.py") if not p.name.startswith("_"))
-        if folder != pathlib.Path()
-        else []
-    )
-    found = found or sorted(str(p) for p in pathlib.Path("experiments").rglob("*.py"))
-    near = difflib.get_close_matches(str(path), found, 1)
-    raise FileNotFoundError(
-        f"no experiment {path}; "
-        + (f"did you mean {near[0]}? " if near else "")
-        + (
-            f"there are {', '.join(found[:20])}"
-            if found
-            else "run the command in a folder with experiments/"
-        )
-    )
+    files = [] if folder == pathlib.Path() else _experiment_files(folder)
+    files = files or _experiment_files(pathlib.Path("experiments"))
+    near = difflib.get_close_matches(name, [*files, *EXPERIMENTS], 1)
+    message = f"no experiment {name}; " + (f"did you mean {near[0]}? " if near else "")
+    if files:
+        message += f"there are {', '.join(files[:20])}"
+    else:
+        message += "run the command in a folder with experiments/"
+    if registered := EXPERIMENTS.names():
+        message += f"; registered by name: {', '.join(registered)}"
+    raise FileNotFoundError(message)
 
 
 def read_config(argument: str) -> Any:
-    """The ConfigDict that `get_config` of `file.py[:variant]` returns.
+    """Returns the ConfigDict of an experiment.
 
-    Raises FileNotFoundError (see `check_experiment`), ValueError for a file without get_config or an unknown variant.
+    A file is executed as a module of its folder, so `from . import quickstart` imports the file beside it. Nothing has
+    to be installed for that.
+
+    Args:
+      argument: "FILE.py[:VARIANT]", or "NAME[:VARIANT]" of an experiment that a package has registered with
+        `segjax.register_experiment`. A file takes precedence.
+
+    Raises:
+      FileNotFoundError: As `check_experiment`.
+      ValueError: A file without `get_config`, or an unknown variant.
     """
     check_experiment(argument)
-    path, _, variant = argument.partition(":")
-    spec = importlib.util.spec_from_file_location(f"experiment_{pathlib.Path(path).stem}", path)
-    module = importlib.util.module_from_spec(spec)
+    name, _, variant = argument.partition(":")
+    path = pathlib.Path(name)
+    get_config = _load_get_config(path) if path.is_file() else EXPERIMENTS.get(name)
+    return get_config(variant) if variant else get_config()
+
+
+def _experiment_files(folder: pathlib.Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*.py") if not path.name.startswith("_"))
+
+
+def _load_get_config(path: pathlib.Path) -> Callable[..., Any]:
+    """Executes an experiment file and returns its `get_config`."""
+    # Another folder may have files of the same names, and a file may have changed since.
+    for name in [name for name in sys.modules if name.split(".")[0] == _PACKAGE]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    package = sys.modules[_PACKAGE] = types.ModuleType(_PACKAGE)
+    package.__path__ = [str(path.resolve().parent)]
+    name = f"{_PACKAGE}.{path.stem.replace('.', '_')}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise ValueError(
             f"{path} has no get_config(); an experiment is a function get_config(variant='') there"
         )
-    return module.get_config(variant) if variant else module.get_config()
+    return module.get_config
 
 
 def apply_flags(config: Any, flags: Sequence[str]) -> Any:

@@ -1,77 +1,168 @@
-"""The settings the training loop reads, each with its default, and the check that they make sense together."""
+"""The settings that the training loop reads, with their defaults, and the check that they fit together.
 
+Every group of settings is a frozen dataclass. Its fields hold the defaults and its docstring says what each field means:
+`segjax config` prints both. A task extends `LoopSettings` by its own groups, and `as_config` turns an instance into the
+`ConfigDict` that experiments change.
+"""
+
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
 
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """Optimizer and learning-rate schedule.
+
+    Attributes:
+      name: "adamw"; "muon", which learns faster from scratch but whose steps take a third longer on tiny models;
+        "lars", for the very large batches of a linear probe; or "sgd" with momentum.
+      muon_convolutions: Orthogonalize the kernels of convolutions too ("muon"). Expensive for wide ones.
+      peak_lr: Highest learning rate.
+      base_lr: If above 0, the peak is base_lr * batch_size / 256 and peak_lr is ignored.
+      b1: Decay of the first moment; the momentum of "lars" and "sgd".
+      b2: Decay of the second moment.
+      weight_decay: Decoupled weight decay of kernels.
+      clip_norm: Gradients are scaled down to this global norm. 0 turns clipping off.
+      warmup_steps: Steps over which the rate grows linearly from 0.
+      schedule: "cosine", "step", "rsqrt" or "constant", after the warm-up.
+      boundaries: "step": the steps at which the rate is multiplied by decay_factor.
+      decay_factor: "step": factor at each boundary.
+      final_lr: "cosine": the rate at the last step.
+      timescale: "rsqrt": steps after which the rate has fallen by a factor of sqrt(2).
+      cooldown_steps: The rate falls linearly to 0 over this many last steps.
+      layer_decay: Layer-wise learning-rate decay: rate of block i relative to block i + 1. 1 turns it off.
+      trunk: Regular expression of the module whose patch_embed, pos_embed and block_{i} the layer decay applies to.
+    """
+
+    name: str = "adamw"
+    muon_convolutions: bool = False
+    peak_lr: float = 1e-3
+    base_lr: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    warmup_steps: int = 0
+    schedule: str = "cosine"
+    boundaries: tuple[int, ...] = ()
+    decay_factor: float = 0.1
+    final_lr: float = 0.0
+    timescale: int = 1000
+    cooldown_steps: int = 0
+    layer_decay: float = 1.0
+    trunk: str = "image_encoder(/trunk)?"
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSettings:
+    """Device mesh, and how arrays are split over it.
+
+    Attributes:
+      data: Size of the axis that splits the batch alone. -1: all devices that `fsdp` leaves.
+      fsdp: Parameters and optimizer state are split into this many parts (FSDP).
+      floor: Arrays with fewer elements are replicated.
+      overrides: Pairs of a regular expression on a parameter's path and one axis name, or None, per dimension.
+      reduce_dtype: "float32": gradients of linear layers are summed over devices in float32 instead of the dtype of
+        the computation. With bfloat16 this moves twice the bytes and rounds nothing on the way.
+      unsharded_tolerance: Largest share of the state's bytes that may be replicated when fsdp > 1.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    floor: int = 2**18
+    overrides: tuple = ()
+    reduce_dtype: str = ""
+    unsharded_tolerance: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSettings:
+    """Checkpoints of a run.
+
+    Attributes:
+      every: Steps between checkpoints. 0: only at the end and when the run is interrupted.
+      keep: Number of newest checkpoints that stay.
+      best: A metric of the evaluation. The checkpoint with its best value stays too.
+      best_mode: "max" or "min": which value of `best` is better.
+      may_change: Regular expressions of config keys that a resumed run may change.
+    """
+
+    every: int = 500
+    keep: int = 2
+    best: str = ""
+    best_mode: str = "max"
+    may_change: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopSettings:
+    """Settings that the loop reads for every task.
+
+    Attributes:
+      seed: Seed of parameters, data order and everything drawn at random.
+      total_steps: Optimizer steps of the run.
+      batch_size: Images in one optimizer step, over all processes and devices.
+      microbatches: Gradient accumulation: the batch is computed in this many parts, to save memory.
+      log_every: Steps between lines of the log.
+      eval_every: Steps between evaluations. 0: only at the end.
+      profile_steps: (first, last): a profiler trace of these steps is written to workdir/profile.
+      peak_tflops: Peak TFLOP/s of one chip, for the model FLOPs utilization ("mfu") in the log. 0: the known value of
+        the chip; none is known for CPUs.
+      ema_decay: Decay of the exponential moving average of the parameters. 0 turns it off.
+      init_from: Weights to start from: another run's workdir, a file of weights, or KIND:PATH such as "mae:PATH". The
+        run's own checkpoints take precedence.
+      optimizer: Optimizer and learning-rate schedule.
+      mesh: Device mesh, and how arrays are split over it.
+      checkpoint: Checkpoints of the run.
+    """
+
+    seed: int = 0
+    total_steps: int = 1000
+    batch_size: int = 8
+    microbatches: int = 1
+    log_every: int = 50
+    eval_every: int = 0
+    profile_steps: tuple[int, ...] = ()
+    peak_tflops: float = 0.0
+    ema_decay: float = 0.0
+    init_from: str = ""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    mesh: MeshSettings = MeshSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+
+
 def base_config() -> ml_collections.ConfigDict:
-    """A fresh config with every field the loop reads. Experiments start from it and add their task's fields."""
-    config = ml_collections.ConfigDict()
-    config.seed = 0
-    config.total_steps = 1000
-    config.batch_size = 8  # images in one optimizer step, over all processes and devices
-    config.microbatches = 1  # the batch is worked through in this many pieces, to save memory
-    config.log_every = 50
-    config.eval_every = 0  # 0: only at the end
-    config.profile_steps = ()  # (first, last): a profiler trace of these steps goes to workdir/profile
-    config.peak_tflops = (
-        0.0  # of one chip, for "mfu" in the log; 0: what is known of it, which of CPUs is nothing
-    )
-    config.ema_decay = 0.0  # 0: no moving average of the parameters
-    config.init_from = ""  # another run's workdir or a file of weights, "mae:PATH" for a MAE's; own checkpoints come first
+    """Returns a fresh config with every field that the loop reads. Tasks add their own fields."""
+    return as_config(LoopSettings())
 
-    config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = (
-        "adamw"  # or "muon", which learns faster from scratch; tiny models pay a third more a step;
-    )
-    # or "lars", for the linear probe's very large batches, or "sgd" (the momentum of both is b1)
-    config.optimizer.muon_convolutions = (
-        False  # orthogonalise the kernels of convolutions too: dear for wide ones
-    )
-    config.optimizer.peak_lr = 1e-3
-    config.optimizer.base_lr = (
-        0.0  # above 0: the peak is base_lr * batch_size / 256, and peak_lr is not looked at
-    )
-    config.optimizer.b1 = 0.9
-    config.optimizer.b2 = 0.999
-    config.optimizer.weight_decay = 0.1
-    config.optimizer.clip_norm = 1.0  # 0: off
-    config.optimizer.warmup_steps = 0
-    config.optimizer.schedule = "cosine"  # or "step", "rsqrt", "constant"
-    config.optimizer.boundaries = ()  # "step": the steps at which the rate drops by decay_factor
-    config.optimizer.decay_factor = 0.1
-    config.optimizer.final_lr = 0.0  # "cosine": the rate it ends at
-    config.optimizer.timescale = (
-        1000  # "rsqrt": the steps after which the rate has fallen by sqrt(2)
-    )
-    config.optimizer.cooldown_steps = 0  # the rate falls linearly to 0 over the last steps
-    config.optimizer.layer_decay = 1.0  # rate of block i relative to block i + 1
-    config.optimizer.trunk = (
-        "image_encoder(/trunk)?"  # module whose patch_embed, pos_embed and block_{i} decay
-    )
 
-    config.mesh = ml_collections.ConfigDict()
-    config.mesh.data = -1  # -1: whatever the device count leaves
-    config.mesh.fsdp = 1  # parameters and optimizer state are split this many ways
-    config.mesh.floor = 2**18  # arrays with fewer elements stay whole on every device
-    config.mesh.overrides = ()  # (regex on the parameter's path, axis name or None per dimension)
-    config.mesh.reduce_dtype = (
-        ""  # "float32": of linear layers, gradients are added up over devices in that type, not
-    )
-    # in the one that they are computed in; with bfloat16 twice the bytes, and no rounding on the way
-    config.mesh.unsharded_tolerance = (
-        0.1  # share of the state's bytes that may stay whole when fsdp > 1
-    )
+def as_config(settings: Any) -> ml_collections.ConfigDict:
+    """Converts a dataclass of settings, nested ones included, to a config.
 
-    config.checkpoint = ml_collections.ConfigDict()
-    config.checkpoint.every = 500  # steps; 0: only at the end and when interrupted
-    config.checkpoint.keep = 2
-    config.checkpoint.best = ""  # a metric of the evaluation; its best checkpoint is kept as well
-    config.checkpoint.best_mode = "max"
-    config.checkpoint.may_change = ()  # regexes of config keys that a resumed run may change
-    return config
+    None becomes (), because a field of a config keeps the type of its default.
+    """
+    return ml_collections.ConfigDict(_as_dict(settings), convert_dict=True)
+
+
+def is_group(value: Any) -> bool:
+    """Tells whether a value is a dataclass or named tuple, so a group of settings and not one setting."""
+    return dataclasses.is_dataclass(value) or hasattr(value, "_asdict")
+
+
+def settings_of(group: Any) -> dict[str, Any]:
+    """Returns the settings of one group by name; nested groups stay as they are."""
+    if hasattr(group, "_asdict"):
+        return group._asdict()
+    return {field.name: getattr(group, field.name) for field in dataclasses.fields(group)}
+
+
+def _as_dict(value: Any) -> Any:
+    if is_group(value):
+        return {name: _as_dict(setting) for name, setting in settings_of(value).items()}
+    return () if value is None else value
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:

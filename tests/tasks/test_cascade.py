@@ -10,7 +10,8 @@ from golden.drawn_weights import drawn_variables
 from segjax.models.build import init_model
 from segjax.models.detection.layers import numbered
 from segjax.tasks import make_task
-from segjax.tasks.detection.config import as_variant, detection_config
+from segjax.tasks.detection.config import detection_config
+from segjax.tasks.variants import as_variant
 from segjax.training import sharding
 from segjax.training.loop import train
 from segjax.training.start import quick_compilation

@@ -16,9 +16,10 @@ from segjax.data.examples.detection import DetectionExample
 from segjax.masks import encode_mask
 from segjax.models.build import build_model, init_model
 from segjax.tasks import make_task
-from segjax.tasks.detection.config import as_variant, detection_config
+from segjax.tasks.detection.config import detection_config
 from segjax.tasks.detection.evaluation import Measurement, classes_by_label
 from segjax.tasks.detection.task import Detection
+from segjax.tasks.variants import as_variant
 from segjax.weights.checkpoint import write_checkpoint
 
 NAMES, IDS = ("cat", "dog", "owl"), (3, 5, 9)

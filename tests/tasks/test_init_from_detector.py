@@ -6,8 +6,9 @@ from golden.drawn_weights import drawn_variables
 
 from segjax.models.build import build_model, init_model, shapes_of
 from segjax.tasks import make_task
-from segjax.tasks.detection.config import as_variant, detection_config
+from segjax.tasks.detection.config import detection_config
 from segjax.tasks.init_from import PREDICTORS
+from segjax.tasks.variants import as_variant
 from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
 from segjax.weights.tree import CheckpointError, flatten
 

@@ -22,7 +22,7 @@ from segjax.models.sam.sam import Sam
 from segjax.ops.masks import content_mask
 from segjax.prompting.simulation import Rounds, Session, Simulator
 from segjax.tasks.init_from import sam_from_mae
-from segjax.tasks.promptable.config import promptable_config
+from segjax.tasks.promptable.config import PromptableSettings, promptable_config, miniature
 from segjax.tasks.record_task import RecordTask
 from segjax.training.sharding import place_batch
 
@@ -30,7 +30,9 @@ from segjax.training.sharding import place_batch
 class Promptable(RecordTask):
     """The task of `config` (see `promptable_config`): all that the loop asks for, and `interactive_scores`."""
 
+    settings = PromptableSettings
     defaults = staticmethod(promptable_config)
+    miniature = staticmethod(miniature)
     build = staticmethod(build_sam)
     model: Sam
 

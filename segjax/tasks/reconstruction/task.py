@@ -16,7 +16,7 @@ from segjax.models.flops import TRAINING, mae_multiply_adds
 from segjax.models.mae import Mae, build_mae
 from segjax.ops.patches import predicted_images
 from segjax.ops.resize_crops import resized_windows
-from segjax.tasks.reconstruction.config import reconstruction_config
+from segjax.tasks.reconstruction.config import ReconstructionSettings, reconstruction_config, miniature
 from segjax.tasks.record_task import RecordTask
 from segjax.training.sharding import place_batch, to_host
 
@@ -24,7 +24,9 @@ from segjax.training.sharding import place_batch, to_host
 class Reconstruction(RecordTask):
     """The task of `config` (see `reconstruction_config`): all that the loop asks for."""
 
+    settings = ReconstructionSettings
     defaults = staticmethod(reconstruction_config)
+    miniature = staticmethod(miniature)
     build = staticmethod(build_mae)
     model: Mae
 
