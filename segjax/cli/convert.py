@@ -22,7 +22,7 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line takes; the module's docstring is its help."""
-    from segjax.cli import checkpoint_step
+    from segjax.cli import parse_step
 
     parser.add_argument("source", metavar="SRC", help="what to read")
     parser.add_argument("target", metavar="DST", help="the file to write")
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--step",
-        type=checkpoint_step,
+        type=parse_step,
         metavar="N|best",
         help="checkpoint of a run (default: newest)",
     )
@@ -52,6 +52,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     import jax
 
     from segjax.inference.loading import read_model
+    from segjax.models.build import family_of_model
     from segjax.weights.checkpoint import write_checkpoint
     from segjax.weights.tree import flatten
 
@@ -60,31 +61,37 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     overrides = {} if args.canvas is None else {"canvas": args.canvas}
     network, variables, checkpoint, options = read_model(*named, step=args.step, **overrides)
     print(
-        f"read {args.source}: {checkpoint.family}, {options['name']}, {_amount(flatten(checkpoint.arrays))}"
+        f"read {args.source}: {checkpoint.format}, {options['name']}, {_amount(flatten(checkpoint.arrays))}"
     )
     metadata = checkpoint.saved | {"model": options}
-    family, arrays = write_checkpoint(
+    record = family_of_model(network)
+    format, arrays = write_checkpoint(
         args.target,
         variables,
-        family=_family(network, args),
+        format=_choose_format(record.library(network), args),
         metadata=metadata,
         canvas=network.canvas,
     )
     count = sum(array.size for array in flatten(variables["params"]).values())
     size = pathlib.Path(args.target).stat().st_size
-    print(f"wrote {args.target}: {family}, {arrays} arrays, {count:,} parameters, {size:,} bytes")
-    if getattr(network, "iou_sigmoid", False) and family != "segjax":
-        print(
-            f"note: {family} has no place for iou_sigmoid=True; apply a sigmoid to the IoUs that it predicts"
-        )
+    print(f"wrote {args.target}: {format}, {arrays} arrays, {count:,} parameters, {size:,} bytes")
+    if format != "segjax" and (note := record.conversion_note(network)):
+        print(f"note: {format} has no place for {note}")
     return 0
 
 
-def _family(network: Any, args: argparse.Namespace) -> str | None:
-    """Whose names DST gets; a detector's library is no choice, as its files have no place for what others decide."""
+def _choose_format(library: str | None, args: argparse.Namespace) -> str | None:
+    """Returns the format of DST, None for the default of its suffix.
+
+    Args:
+      library: the only library whose files can hold the model, None where all formats can.
+      args: parsed arguments.
+
+    Raises:
+      ValueError: --format names a library whose files cannot hold the model.
+    """
     from segjax.weights.torch_file import SUFFIXES
 
-    library = getattr(network, "published_as", None)
     if library is None:
         return args.format
     if args.format not in (None, "segjax", "official", library):

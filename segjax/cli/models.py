@@ -13,7 +13,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     import numpy as np
 
     from segjax.inference.loading import available_models
-    from segjax.models.build import build_model, shapes_of
+    from segjax.models.build import build_model, find_family, variable_shapes
     from segjax.weights.download import weights_folder
     from segjax.weights.registry import PUBLISHED
     from segjax.weights.tree import flatten
@@ -22,11 +22,9 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     for name in available_models():
         model = build_model(name)
         count = sum(
-            int(np.prod(leaf.shape)) for leaf in flatten(shapes_of(model)["params"]).values()
+            int(np.prod(leaf.shape)) for leaf in flatten(variable_shapes(model)["params"]).values()
         )
-        encoder = getattr(model, "backbone", "vit")
-        if encoder == "vit":
-            encoder = f"ViT {model.width} x {model.depth}, patch {model.patch}"
+        encoder = find_family(name).describe_encoder(model)
         print(f"{name:<26} {model.canvas:>6}  {encoder:<29} {count:>12,}")
     print(
         f"\nPublished weights: segjax.load(NAME) fetches them once into {weights_folder()}, or finds them there."

@@ -9,7 +9,7 @@ import numpy as np
 
 from segjax.images.transforms import center_crop
 from segjax.models.mae import Mae
-from segjax.ops.patches import predicted_images
+from segjax.ops.patches import render_prediction
 
 
 class Reconstruction(NamedTuple):
@@ -48,4 +48,4 @@ def _reconstruct(
     model: Mae, variables: Mapping[str, Any], images: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     prediction, masked = model.apply(variables, images, rngs={"mask": key})
-    return predicted_images(prediction, images, model.patch, norm_pix=model.norm_pix), masked
+    return render_prediction(prediction, images, model.patch, norm_pix=model.norm_pix), masked

@@ -9,14 +9,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from segjax.models.from_mae import TakenEncoder, check_sizes, resized_stem
+from segjax.models.family import Family, describe_vit
 from segjax.models.layers import Linear
 from segjax.models.mae import MaeEncoder, xavier
 from segjax.models.sizes import sized
 from segjax.models.vit import check_canvas
-from segjax.ops.pixels import normalise
+from segjax.ops.pixels import normalize
 
 POOLS = ("token", "mean")
 _STANDARD = 1e-6  # added to the variance of a frozen encoder's features
@@ -95,7 +94,7 @@ class Classifier(nn.Module):
                 f"images are {images.shape}; this classifier takes RGB [B, {self.canvas}, {self.canvas}, 3]: resize "
                 f"them, or build it with another canvas (a multiple of the patch, {self.patch})"
             )
-        return self.encoder(normalise(images), train=train).astype(jnp.float32)
+        return self.encoder(normalize(images), train=train).astype(jnp.float32)
 
     def classify(self, features: jax.Array) -> jax.Array:
         """Features [B, width] -> logits float32 [B, classes]."""
@@ -134,24 +133,30 @@ def init_classifier(model: Classifier, key: jax.Array) -> dict[str, Any]:
     return {"constants": {}} | model.init(key, jnp.zeros((1, model.canvas, model.canvas, 3)))
 
 
-def classifier_encoder(taken: TakenEncoder, expected: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays of a classifier's encoder that a MAE has: all of them, but for the norm behind the mean ("fc_norm").
-
-    Args:
-      expected: the encoder's arrays, nested dicts of anything with a shape.
-
-    Raises:
-      ValueError: another width or depth.
-    """
-    check_sizes(
-        taken.arrays,
-        expected,
-        model="classifier",
-        pairs="mae_tiny and vit_tiny or mae_vit_b and vit_b",
+def refuse_canvas(
+    variables: Mapping[str, Any], stored: Classifier, model: Classifier
+) -> Mapping[str, Any]:
+    """Raises ValueError: a classifier's positions were trained together with the rest."""
+    del variables, stored, model
+    raise ValueError(
+        "a classifier stays on the canvas that it was trained for; config.init_from='mae:PATH' "
+        "brings a MAE's encoder to a classifier of any canvas"
     )
-    side = round((expected["pos_embed"].shape[0] - 1) ** 0.5)
-    stem, first, positions = resized_stem(
-        taken, expected["patch_embed"]["kernel"].shape[0], (side, side)
-    )
-    table = np.concatenate([first[None], positions.reshape(-1, len(first))])
-    return {**taken.arrays, "patch_embed": stem, "pos_embed": table}
+
+
+FAMILY = Family(
+    title="ViT",
+    module=Classifier,
+    sizes=SIZES,
+    build=build_classifier,
+    init=init_classifier,
+    task="classification",
+    name_tables=("segjax.weights.tables.vit:VIT",),
+    usage="`segjax eval` measures a classifier",
+    describe_encoder=describe_vit,
+    encoder=lambda model, variables: variables["constants" if model.frozen else "params"][
+        "encoder"
+    ],
+    fit_canvas=refuse_canvas,
+    recognize="segjax.inference.recognize:recognize_vit",
+)

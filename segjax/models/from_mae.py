@@ -1,4 +1,4 @@
-"""What any model takes over of a masked autoencoder's encoder: blocks, the patches' projection, and positions."""
+"""Carries a masked autoencoder's encoder over to other models: blocks, projection and positions."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,12 +8,16 @@ import numpy as np
 from segjax.ops.positions import resize_bicubic
 
 
-class TakenEncoder(NamedTuple):
-    """A MAE's encoder, or that of a plain ViT of the same build, as it was read.
+class PretrainedEncoder(NamedTuple):
+    """Encoder of a MAE, or of a plain ViT of the same build, as it was read.
 
-    arrays: "patch_embed" and "trunk", and "cls_token" and the last norm where they were asked for; nested dicts.
-    grid: (h, w) of the patches that it was trained on. patch: their side in pixels.
-    positions: [1 + h * w, width], the class token's first; MAE's own are computed, fine-tuning trains them.
+    Attributes:
+      arrays: "patch_embed" and "trunk", and "cls_token" and the last norm if they were requested.
+        Nested dicts.
+      grid: (h, w), patches of the images that it was trained on.
+      patch: side of a patch in pixels.
+      positions: [1 + h * w, width], the class token's first. A MAE's own are computed. Fine-tuning
+        trains them.
     """
 
     arrays: Mapping[str, Any]
@@ -25,49 +29,66 @@ class TakenEncoder(NamedTuple):
 def check_sizes(
     encoder: Mapping[str, Any], expected: Mapping[str, Any], *, model: str, pairs: str
 ) -> None:
-    """Raises ValueError for two encoders ("patch_embed" and "trunk") of another width or depth.
+    """Raises ValueError for two encoders of different width or depth.
 
-    model: how the message calls the one that is expected. pairs: sizes that go together.
+    Args:
+      encoder: arrays of the pretrained encoder, "patch_embed" and "trunk".
+      expected: the same of the new model, of anything with a shape.
+      model: name of the new model for the message.
+      pairs: sizes that go together, for the message.
     """
-    size = lambda tree: (tree["patch_embed"]["kernel"].shape[-1], len(tree["trunk"]))
-    if size(encoder) != size(expected):
-        said = lambda width, depth: f"of width {width} and depth {depth}"
+
+    def size(tree: Mapping[str, Any]) -> tuple[int, int]:
+        return tree["patch_embed"]["kernel"].shape[-1], len(tree["trunk"])
+
+    (width, depth), (expected_width, expected_depth) = size(encoder), size(expected)
+    if (width, depth) != (expected_width, expected_depth):
         raise ValueError(
-            f"the MAE's encoder is {said(*size(encoder))}, the {model}'s {said(*size(expected))}; choose sizes that go "
-            f"together, such as {pairs}"
+            f"the MAE's encoder is of width {width} and depth {depth}, the {model}'s of width "
+            f"{expected_width} and depth {expected_depth}; choose sizes that go together, such as "
+            f"{pairs}"
         )
 
 
-def resized_stem(
-    taken: TakenEncoder, patch: int, grid: tuple[int, int]
+def resize_stem(
+    encoder: PretrainedEncoder, patch: int, grid: tuple[int, int]
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """The projection of patches of other pixels and the positions of another grid, bicubically; float32.
+    """Resizes the patch projection and the positions bicubically.
+
+    Args:
+      encoder: pretrained encoder.
+      patch: new side of a patch in pixels.
+      grid: (h, w), new number of patches.
 
     Returns:
-      {"kernel" [patch, patch, 3, width], "bias"}, the class token's position [width], the patches' [h, w, width].
+      stem: {"kernel" [patch, patch, 3, width], "bias" [width]}, float32.
+      class_position: [width], the class token's position.
+      positions: [h, w, width], the patches' positions.
     """
-    embed, (first, rest) = taken.arrays["patch_embed"], (taken.positions[0], taken.positions[1:])
+    embed, positions = encoder.arrays["patch_embed"], encoder.positions
     kernel = resize_bicubic(np.asarray(embed["kernel"], np.float32), (patch, patch))
     return (
         {"kernel": kernel, "bias": embed["bias"]},
-        first,
-        resize_bicubic(rest.reshape(*taken.grid, -1), grid),
+        positions[0],
+        resize_bicubic(positions[1:].reshape(*encoder.grid, -1), grid),
     )
 
 
-def windowed_encoder(
-    taken: TakenEncoder, expected: Mapping[str, Any], model: str
+def build_windowed_encoder(
+    encoder: PretrainedEncoder, expected: Mapping[str, Any], model: str
 ) -> dict[str, Any]:
-    """The parameters of SAM's image encoder (SAM, appendix A) or ViTDet's backbone that a MAE has something to say of.
+    """Returns parameters of SAM's image encoder or of ViTDet's backbone from a MAE.
 
-    Blocks and the patches' projection are taken as they are; a projection of other patches (MAE's H has 14 pixels,
-    SAM's 16) and the positions are resized bicubically; relative positions start at zero. The class token and the
-    last norm have no place there, and what follows the trunk none in MAE. With every block global and the same grid,
-    the blocks then compute what MAE's do on the same tokens.
+    Blocks are copied. The patch projection (14 pixels in MAE's ViT-H, 16 in SAM's) and the
+    positions are resized bicubically. Relative positions start at zero. The class token and the
+    last norm have no counterpart. With all blocks global and the same grid, the blocks then compute
+    the same as MAE's on the same tokens. (SAM, arXiv 2304.02643, appendix A.)
 
     Args:
-      expected: "image_encoder" of a SAM's parameters, "backbone" of a ViTDet's: nested dicts of anything with a shape.
-      model: how messages call it.
+      encoder: pretrained encoder.
+      expected: "image_encoder" of a SAM's parameters or "backbone" of a ViTDet's, of anything with
+        a shape.
+      model: name of the new model for messages.
 
     Returns:
       {"patch_embed", "pos_embed", "trunk"}, float32.
@@ -76,15 +97,38 @@ def windowed_encoder(
       ValueError: another width or depth.
     """
     pairs = "mae_tiny and sam_tiny, or mae_vit_b and sam_vit_b or vitdet_vit_b"
-    check_sizes(taken.arrays, expected, model=model, pairs=pairs)
+    check_sizes(encoder.arrays, expected, model=model, pairs=pairs)
     patch, grid = expected["patch_embed"]["kernel"].shape[0], expected["pos_embed"].shape[1:3]
-    stem, _, positions = resized_stem(taken, patch, grid)
-    blocks, wanted = taken.arrays["trunk"], expected["trunk"]
-    tables = lambda block: {
-        name: np.zeros(x.shape, np.float32) for name, x in block.items() if "rel_pos" in name
-    }
-    return {
-        "patch_embed": stem,
-        "pos_embed": positions[None],
-        "trunk": {name: {**blocks[name], **tables(wanted[name])} for name in wanted},
-    }
+    stem, _, positions = resize_stem(encoder, patch, grid)
+    trunk = {}
+    for name, block in expected["trunk"].items():
+        relative_positions = {
+            key: np.zeros(array.shape, np.float32)
+            for key, array in block.items()
+            if "rel_pos" in key
+        }
+        trunk[name] = {**encoder.arrays["trunk"][name], **relative_positions}
+    return {"patch_embed": stem, "pos_embed": positions[None], "trunk": trunk}
+
+
+def build_classifier_encoder(
+    encoder: PretrainedEncoder, expected: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the arrays of a classifier's encoder from a MAE.
+
+    All of them come from the MAE, except the norm behind the mean of the patches ("fc_norm").
+
+    Args:
+      encoder: pretrained encoder.
+      expected: arrays of the classifier's encoder, of anything with a shape.
+
+    Raises:
+      ValueError: another width or depth.
+    """
+    pairs = "mae_tiny and vit_tiny or mae_vit_b and vit_b"
+    check_sizes(encoder.arrays, expected, model="classifier", pairs=pairs)
+    side = round((expected["pos_embed"].shape[0] - 1) ** 0.5)
+    patch = expected["patch_embed"]["kernel"].shape[0]
+    stem, class_position, positions = resize_stem(encoder, patch, (side, side))
+    table = np.concatenate([class_position[None], positions.reshape(-1, len(class_position))])
+    return {**encoder.arrays, "patch_embed": stem, "pos_embed": table}

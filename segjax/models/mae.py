@@ -1,15 +1,22 @@
 """Masked autoencoders (arXiv 2111.06377): encode the few patches that are seen, decode the pixels of the others."""
 
+import logging
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax.models.family import Family, describe_vit
 from segjax.models.layers import LayerNorm, Linear
 from segjax.models.sizes import sized
 from segjax.models.vit import PatchEmbed, ViT, check_canvas
-from segjax.ops.patches import mask_noise, split_patches, visible_count
-from segjax.ops.pixels import normalise
-from segjax.ops.positions import position_table, sincos_positions
+from segjax.ops.patches import draw_mask_noise, split_patches, count_visible
+from segjax.ops.pixels import normalize
+from segjax.ops.positions import make_position_table, make_sincos_positions
+
+logger = logging.getLogger(__name__)
 
 # MAE, appendix A.1: Xavier-uniform linear maps, and the patches' projection is one of them.
 xavier = nn.initializers.xavier_uniform()
@@ -51,7 +58,7 @@ class MaeEncoder(nn.Module):
             self.width, self.patch, self.dtype, patch_xavier, bias_init, name="patch_embed"
         )
         x = embed(images, seen)
-        table = position_table(grid, self.width)
+        table = make_position_table(grid, self.width)
         if self.learned_positions:
             table = self.param("pos_embed", lambda _: jnp.asarray(table))
         table = jnp.asarray(table, self.dtype)
@@ -86,7 +93,7 @@ class MaeDecoder(nn.Module):
         )
         patches = jnp.take_along_axis(patches, restore[..., None], axis=1)
         patches = patches + jnp.asarray(
-            sincos_positions(grid, self.width).reshape(-1, self.width), self.dtype
+            make_sincos_positions(grid, self.width).reshape(-1, self.width), self.dtype
         )
         x = ViT(**self.trunk, name="trunk")(jnp.concatenate([x[:, :1], patches], axis=1))
         x = LayerNorm(self.epsilon, self.dtype, name="norm")(x)
@@ -103,7 +110,7 @@ class Mae(nn.Module):
       width, depth, heads, drop_path, remat, scan, attention: the encoder (see `ViT`).
       decoder_width, decoder_depth, decoder_heads: the decoder, the paper's for every encoder; one of depth 1 costs
         little accuracy in fine-tuning and saves more the smaller the encoder is.
-      mask_ratio: share of the patches that is masked. mask_strategy: "random", "block" or "grid" (see `mask_noise`).
+      mask_ratio: share of the patches that is masked. mask_strategy: "random", "block" or "grid" (see `draw_mask_noise`).
       norm_pix: predictions are of pixels normalised patch by patch (see `segjax.losses.reconstruction`).
       epsilon: of every LayerNorm; 1e-6 in the paper's code, 1e-12 by default in transformers' configuration.
       dtype: of the computation; parameters, norms' statistics, softmax and predictions stay float32.
@@ -165,7 +172,7 @@ class Mae(nn.Module):
           ValueError: images of another size, a mask ratio outside (0, 1) or one that leaves no patch.
         """
         patches = self.grid[0] * self.grid[1]
-        visible = visible_count(patches, self.mask_ratio)
+        visible = count_visible(patches, self.mask_ratio)
         if noise is None:
             keys = jax.random.split(self.make_rng("mask"), len(images))
             noise = self.noise(keys)
@@ -178,7 +185,7 @@ class Mae(nn.Module):
 
     def noise(self, keys: jax.Array) -> jax.Array:
         """The noise [B, L] that B typed keys draw with this model's strategy; a picture's does not depend on others."""
-        return jax.vmap(lambda key: mask_noise(key, self.grid, self.mask_strategy))(keys)
+        return jax.vmap(lambda key: draw_mask_noise(key, self.grid, self.mask_strategy))(keys)
 
     def __call__(
         self, images: jax.Array, noise: jax.Array | None = None, *, train: bool = False
@@ -198,7 +205,7 @@ class Mae(nn.Module):
                 f"images are {images.shape}; this MAE takes RGB [B, {self.canvas}, {self.canvas}, 3]: resize them, or "
                 f"build it with another canvas (a multiple of the patch, {self.patch})"
             )
-        return normalise(images)
+        return normalize(images)
 
 
 _SMALL = dict(decoder_width=64, decoder_depth=2, decoder_heads=4)
@@ -229,3 +236,36 @@ def init_mae(model: Mae, key: jax.Array) -> dict:
     image = jnp.zeros((1, model.canvas, model.canvas, 3))
     noise = jnp.zeros((1, model.grid[0] * model.grid[1]))
     return {"params": model.init(key, image, noise)["params"], "constants": {}}
+
+
+def fit_mae_canvas(variables: Mapping[str, Any], stored: Mae, model: Mae) -> Mapping[str, Any]:
+    """Returns the variables as they are and logs the new grid: a MAE's positions are computed.
+
+    Raises:
+      ValueError: the patch does not divide the canvas.
+    """
+    check_canvas(model.canvas, model.patch)
+    sides = [" x ".join(map(str, one.grid)) for one in (stored, model)]
+    logger.info("MAE of %d pixels on a canvas of %d: positions computed for %s patches instead of %s",
+                stored.canvas, model.canvas, *reversed(sides))  # fmt: skip
+    return variables
+
+
+FAMILY = Family(
+    title="MAE",
+    module=Mae,
+    sizes=SIZES,
+    build=build_mae,
+    init=init_mae,
+    task="reconstruction",
+    name_tables=("segjax.weights.tables.mae:MAE",),
+    usage=(
+        "`segjax reconstruct` shows how a MAE completes an image, and --config.init_from=mae:PATH "
+        "trains a SAM or a detector from it"
+    ),
+    origin="experiments/mae trains one",
+    describe_encoder=describe_vit,
+    encoder=lambda model, variables: variables["params"]["encoder"],
+    fit_canvas=fit_mae_canvas,
+    recognize="segjax.inference.recognize:recognize_vit",
+)

@@ -7,7 +7,7 @@ import pathlib
 import urllib.request
 from collections.abc import Callable, Iterator
 
-from segjax.files import cache_folder, atomic_path
+from segjax.files import get_cache_folder, atomic_path
 from segjax.weights.registry import PublishedFile
 from segjax.weights.tree import CheckpointError
 
@@ -16,7 +16,7 @@ CHUNK = 1 << 20
 
 def weights_folder() -> pathlib.Path:
     """Where published files are kept: `weights` in segjax's cache folder."""
-    return cache_folder() / "weights"
+    return get_cache_folder() / "weights"
 
 
 def fetch(file: PublishedFile, folder: pathlib.Path | None = None) -> pathlib.Path:

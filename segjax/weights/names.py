@@ -1,6 +1,8 @@
-"""A model's arrays from our names and layouts to those of other implementations, and back, strictly.
+"""Moves a model's arrays between our names and layouts and those of other implementations.
 
-A table of names (`sam_table`, `mae_table`, `detection_table`) says what is called what; the moving is the same for all.
+A `NameTable` says which array of ours is which of theirs. `segjax.weights.tables` has one for each
+model and library, and this module does the moving, which is the same for all. Moving is strict:
+every array is accounted for.
 """
 
 import dataclasses
@@ -12,53 +14,68 @@ from typing import Any
 import numpy as np
 
 from segjax.weights.layouts import Layout, Leaves
-from segjax.weights.tree import CheckpointError, differences, flatten, unflatten
+from segjax.weights.tree import CheckpointError, describe_differences, flatten, unflatten
 
 OFFICIAL, HUGGINGFACE = "official", "huggingface"
 
-# (ours, the name in each of the table's families, leaves). `{i}` stands for a number (of a block, a mask), `{p}` for a
-# projection (q, k, v, out), `{c}` for the collection, where what is trained for one model is a constant of another.
-# Several names in place of one hold equal parts of the array, along torch's first axis; no name, (), is an array that
-# the other implementation has no place for.
+# (our module, its name in each of the table's formats, leaves). In names `{i}` stands for a number
+# (of a block, of a mask), `{p}` for a projection (q, k, v, out), and `{c}` for the collection, where
+# one model trains an array and another freezes it. Several names in place of one hold equal parts
+# of the array, along torch's first axis. No name, (), means that this format cannot hold the array.
 Entry = tuple[str | Sequence[str] | Leaves, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class NameTable:
-    """The names of one model's arrays in ours and in other families, such as the official files' and transformers'.
+    """Names of one model's arrays in our tree and in the formats of other implementations.
+
+    A format is a way to name arrays, such as "official" (the paper's code) or "huggingface".
 
     Attributes:
-      model: how messages call it. families: how messages call the others' files.
-      own: path of a module that no other model of ours has.
-      marks: by family, beginnings of keys that no other model has: they tell whose a state dict is.
+      model: name of the model for messages.
+      formats: format -> name of the implementation for messages.
+      own_module: "collection/module" that only this model of ours has.
+      signatures: format -> beginnings of keys by which a state dict is recognized.
+      foreign_keys: format -> beginnings of keys that a model with the same signatures has and this
+        one does not.
       entries: see `Entry`.
-      encoder: path of the module that holds patch_embed and trunk, "" where there is none.
-      positions: by family, the key of the encoder's position table.
-      ignored: by family, a pattern of keys that say nothing of the model: counters, and tables that are computed anew.
-      copies: by family, arrays that are there twice: the copy's key -> the original's.
-      spellings: by family, (pattern, replacement) for keys as other versions of that implementation write them.
-      relatives: beginnings of keys of models that began as this one and are others now -> their names.
-      fixed: (shapes of our arrays by path, family, cells of the grid's side) -> arrays that are stored there and
-        computed here, by key.
-      said: (state dict as the newest version spells it, family) -> attributes of the model that its arrays tell
-        besides the encoder's size.
-      plain: our variables of any kind of this model -> those that the entries name, the same function of a picture.
+      encoder: path of the module that holds patch_embed and trunk, "" for a model without.
+      position_keys: format -> key of the encoder's position table.
+      ignored_keys: format -> pattern of keys that are not part of the model, such as counters.
+      duplicates: format -> {key of the copy: key of the original}, for arrays stored twice.
+      renamed_keys: format -> (pattern, replacement) for keys of other versions of that library.
+      derived_models: beginnings of keys of models that were derived from this one -> their names.
+      computed_tables: called as f(shapes of our arrays by path, format, side of the grid in cells),
+        returns arrays by key that the format stores and we compute.
+      read_options: called as f(state dict with the newest keys, format), returns attributes of the
+        model that the arrays tell, besides the size of the encoder.
+      simplify: called with our variables, returns those that `entries` name and that compute the
+        same function of an image.
+      refuse: called with our variables, returns the reason why no file of another library can fill
+        them, "" for none.
+      usage: what a file is good for when a command wants another model, for the end of an error.
+      explain: called as f(checkpoint, our expected variables), returns the end of an error about
+        arrays that do not fit: how to fix it.
     """
 
     model: str
-    families: Mapping[str, str]
-    own: str
-    marks: Mapping[str, Sequence[str]]
+    formats: Mapping[str, str]
+    own_module: str
+    signatures: Mapping[str, Sequence[str]]
     entries: Sequence[Entry]
+    foreign_keys: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     encoder: str = ""
-    positions: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    copies: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
-    spellings: Mapping[str, Sequence[tuple[str, str]]] = dataclasses.field(default_factory=dict)
-    relatives: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    fixed: Callable[[Mapping[str, tuple[int, ...]], str, int], dict[str, np.ndarray]] | None = None
-    said: Callable[[Mapping[str, Any], str], dict[str, Any]] = lambda state, family: {}
-    plain: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda variables: variables
+    position_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    ignored_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    duplicates: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    renamed_keys: Mapping[str, Sequence[tuple[str, Any]]] = dataclasses.field(default_factory=dict)
+    derived_models: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    computed_tables: Callable[..., dict[str, np.ndarray]] | None = None
+    read_options: Callable[[Mapping[str, Any], str], dict[str, Any]] = lambda state, format: {}
+    simplify: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda variables: variables
+    refuse: Callable[[Mapping[str, Any]], str] = lambda variables: ""
+    usage: str = ""
+    explain: Callable[[Any, Mapping[str, Any]], str] = lambda checkpoint, expected: ""
 
     def __post_init__(self) -> None:
         rows = []
@@ -68,230 +85,252 @@ class NameTable:
                 pattern = path.replace("{i}", r"(?P<i>\d+)").replace("{p}", "(?P<p>q|k|v|out)")
                 pattern = pattern.replace("{c}", "(?:params|constants)")
                 keys = {
-                    family: [f"{name}.{their_leaf}" if leaf else name for name in _listed(names)]
-                    for family, names in zip(self.families, theirs, strict=True)
+                    format: [f"{name}.{their_leaf}" if leaf else name for name in _as_list(names)]
+                    for format, names in zip(self.formats, theirs, strict=True)
                 }
                 rows.append((re.compile(pattern), keys, layout))
         object.__setattr__(self, "_rows", rows)
 
-    def published_names(self, path: str, family: str) -> tuple[list[str], Layout]:
-        """(their keys, layout) of an array of ours.
+    def published_keys(self, path: str, format: str) -> tuple[list[str], Layout]:
+        """Returns the keys of one of our arrays in a format, and its layout there.
 
-        Raises KeyError for an array that the model does not have, CheckpointError for one that they have no place for.
+        Raises:
+          KeyError: the model has no such array.
+          CheckpointError: the format cannot hold the array.
         """
         for pattern, keys, layout in self._rows:
             if match := pattern.fullmatch(path):
-                if not keys[family]:
+                if not keys[format]:
                     raise CheckpointError(
-                        f"{self.families[family]} has no place for {path}; other formats have"
+                        f"{self.formats[format]} has no place for {path}; other formats have"
                     )
-                return [key.format(**match.groupdict()) for key in keys[family]], layout
-        raise KeyError(f"{path} is no array of {self.model}'s")
+                return [key.format(**match.groupdict()) for key in keys[format]], layout
+        raise KeyError(f"{path} is not an array of {self.model}")
 
-    def holds(self, variables: Mapping[str, Any]) -> bool:
-        """Whether variables {"params", ...} are of this model."""
-        collection, module = self.own.split("/")
+    def matches(self, variables: Mapping[str, Any]) -> bool:
+        """Tells whether variables {"params", "constants"} belong to this model."""
+        collection, module = self.own_module.split("/")
         return module in variables.get(collection, {})
 
-    def family_of(self, state: Mapping[str, Any]) -> str | None:
-        """Whose names the keys of a state dict are: "official", "huggingface", or None for neither."""
-        found = (
-            f
-            for f, marks in self.marks.items()
-            if any(key.startswith(tuple(marks)) for key in state)
-        )
-        return next(found, None)
+    def find_format(self, state: Mapping[str, Any]) -> str | None:
+        """Returns the format of a state dict by its keys, None for another model's."""
+        for format, beginnings in self.signatures.items():
+            foreign = tuple(self.foreign_keys.get(format, ()))
+            if any(key.startswith(tuple(beginnings)) for key in state):
+                if not any(key.startswith(foreign) for key in state):
+                    return format
+        return None
 
-    def relative_of(self, state: Mapping[str, Any]) -> str | None:
-        """Which model of this one's kin a state dict belongs to, None when nothing in it says so."""
-        starts = self.relatives.items()
-        return next(
-            (name for start, name in starts if any(key.startswith(start) for key in state)), None
-        )
+    def find_derived_model(self, state: Mapping[str, Any]) -> str | None:
+        """Returns the name of the derived model that a state dict belongs to, None for this one."""
+        for beginning, name in self.derived_models.items():
+            if any(key.startswith(beginning) for key in state):
+                return name
+        return None
 
     def to_published(
-        self, variables: Mapping[str, Any], family: str, *, canvas: int | None = None
+        self, variables: Mapping[str, Any], format: str, *, canvas: int | None = None
     ) -> dict[str, np.ndarray]:
-        """The state dict of our variables {"params", "constants"}, by their key and in their layout.
+        """Returns our variables as a state dict of a format, in its layout.
 
         Args:
-          variables: nested dicts of arrays, the model's canonical tree.
-          family: "official" or "huggingface".
-          canvas: pixels a side; a model whose position tables are computed needs it, to write them out.
+          variables: {"params", "constants"}, nested dicts of arrays.
+          format: one of `formats`.
+          canvas: side in pixels. Only models whose position tables are computed need it, to write
+            the tables.
 
         Raises:
           ValueError: no canvas for a model that needs it.
         """
-        variables = self.plain(variables)
-        state = self._moved(variables, family)
-        if self.fixed:
+        variables = self.simplify(variables)
+        state = self._to_state(variables, format)
+        if self.computed_tables:
             if canvas is None:
                 raise ValueError(
                     f"{self.model}'s files hold position tables: say for which canvas, in pixels"
                 )
             shapes = _shapes(variables)
-            state |= self.fixed(
-                shapes, family, canvas // shapes[f"{self.encoder}/patch_embed/kernel"][0]
-            )
-        return state | {copy: state[key] for copy, key in self.copies.get(family, {}).items()}
+            side = canvas // shapes[f"{self.encoder}/patch_embed/kernel"][0]
+            state |= self.computed_tables(shapes, format, side)
+        return state | {copy: state[key] for copy, key in self.duplicates.get(format, {}).items()}
 
     def published_shapes(
-        self, variables: Mapping[str, Any], family: str, *, canvas: int | None = None
+        self, variables: Mapping[str, Any], format: str, *, canvas: int | None = None
     ) -> dict[str, tuple[int, ...]]:
-        """Shapes of `to_published`'s arrays, for a tree of anything with a shape; makes no array of ours."""
-        return {
-            key: array.shape
-            for key, array in self.to_published(_empty(variables), family, canvas=canvas).items()
-        }
+        """Returns the shapes of `to_published`'s arrays, without allocating ours.
+
+        Args:
+          variables: {"params", "constants"}, nested dicts of anything with a shape.
+          format: one of `formats`.
+          canvas: as for `to_published`.
+        """
+        state = self.to_published(_placeholders(variables), format, canvas=canvas)
+        return {key: array.shape for key, array in state.items()}
 
     def from_published(
         self,
         state: Mapping[str, np.ndarray],
         expected: Mapping[str, Any],
         *,
-        family: str,
+        format: str,
         source: str,
         hint: str = "",
     ) -> dict[str, Any]:
-        """Our variables of a state dict, every key and shape of which must be that of the expected model.
+        """Returns our variables of a state dict that fits the expected model exactly.
 
         Args:
-          state: arrays by their key (see `segjax.weights.state_dict.state_of` for what files wrap around them).
+          state: arrays by their key, without wrappers (see `segjax.weights.state_dict`).
           expected: {"params", "constants"}, nested dicts of anything with a shape.
-          family: whose names they are. source: how an error calls the file. hint: what the error says at its end.
+          format: one of `formats`.
+          source: name of the file for messages.
+          hint: end of the error about another architecture.
 
         Raises:
-          CheckpointError: arrays are missing, unexpected, misshapen (counted, the first few listed) or no numbers with
-            a fraction, two copies of an array differ, or a table that we compute is another one in the file.
+          CheckpointError: arrays are missing, unexpected, of another shape (counted, the first few
+            listed) or not floating-point, two copies of an array differ, or a stored table differs
+            from the one that we compute.
         """
-        state = self.respelt(state, family)
-        copies = self.copies.get(family, {})
-        for copy, key in copies.items():
+        state = self.normalize_keys(state, format)
+        duplicates = self.duplicates.get(format, {})
+        for copy, key in duplicates.items():
             for one, other in ((copy, key), (key, copy)):
                 if one not in state and other in state:
                     state[one] = state[other]
         canvas = patch = None
-        if self.fixed:
+        if self.computed_tables:
             patch = _shapes(expected)[f"{self.encoder}/patch_embed/kernel"][0]
-            canvas = self.encoder_size(state, family).get("canvas", patch)
-        want = self.to_published(_empty(expected), family, canvas=canvas)
-        if found := differences(want, state):
+            canvas = self.read_sizes(state, format).get("canvas", patch)
+
+        # Names, shapes and types
+        wanted = self.to_published(_placeholders(expected), format, canvas=canvas)
+        if differences := describe_differences(wanted, state):
             raise CheckpointError(
-                f"{source} ({self.families[family]}) is of another architecture: {found}{hint}"
+                f"{source} ({self.formats[format]}) is of another architecture: {differences}{hint}"
             )
-        whole = [
+        integers = [
             f"{key} ({array.dtype})"
             for key, array in state.items()
             if array.dtype.kind in "biucOUS"
         ]
-        if whole:
+        if integers:
             raise CheckpointError(
-                f"{source} holds arrays that are no floating-point numbers: {', '.join(whole[:5])}"
+                f"{source} holds arrays that are not floating-point: {', '.join(integers[:5])}"
             )
-        for copy, key in copies.items():
+
+        # Values that must agree
+        for copy, key in duplicates.items():
             if not np.array_equal(state[copy], state[key]):
                 raise CheckpointError(
                     f"{source} is damaged: {copy} and {key} are the same matrix and differ"
                 )
-        if self.fixed:
-            self._check_fixed(state, self.fixed(_shapes(expected), family, canvas // patch), source)
-        return self._collected(state, flatten(expected), family)
+        if self.computed_tables:
+            tables = self.computed_tables(_shapes(expected), format, canvas // patch)
+            self._check_tables(state, tables, source)
+        return self._from_state(state, flatten(expected), format)
 
-    def part_of(
+    def load_part(
         self,
         state: Mapping[str, np.ndarray],
         expected: Mapping[str, Any],
         *,
-        family: str,
+        format: str,
         source: str,
     ) -> tuple[dict[str, Any], list[str]]:
-        """Some of our variables of a state dict, and the keys of what is left in it.
+        """Returns some of our variables of a state dict, and the keys that are left in it.
 
-        Args: as `from_published`; `expected` holds the arrays that are wanted and no others.
+        Args:
+          state: arrays by their key.
+          expected: {"params", "constants"} with the arrays that are wanted and no others.
+          format: one of `formats`.
+          source: name of the file for messages.
 
         Raises:
-          CheckpointError: one of them is missing or misshapen.
+          CheckpointError: one of the arrays is missing or of another shape.
         """
-        state = self.respelt(state, family)
-        want = self._moved(_empty(expected), family)
-        if found := differences(want, {key: array for key, array in state.items() if key in want}):
+        state = self.normalize_keys(state, format)
+        wanted = self._to_state(_placeholders(expected), format)
+        given = {key: array for key, array in state.items() if key in wanted}
+        if differences := describe_differences(wanted, given):
             raise CheckpointError(
-                f"{source} ({self.families[family]}) is of another architecture: {found}"
+                f"{source} ({self.formats[format]}) is of another architecture: {differences}"
             )
-        return self._collected(state, flatten(expected), family), [
-            key for key in state if key not in want
-        ]
+        rest = [key for key in state if key not in wanted]
+        return self._from_state(state, flatten(expected), format), rest
 
-    def respelt(self, state: Mapping[str, np.ndarray], family: str) -> dict[str, np.ndarray]:
-        """The state dict with its keys as the family's newest version spells them, without those that say nothing."""
-        ignored = re.compile(self.ignored.get(family, "(?!)"))
-        respelt = {key: array for key, array in state.items() if not ignored.fullmatch(key)}
-        for pattern, replacement in self.spellings.get(family, ()):
-            respelt = {re.sub(pattern, replacement, key): array for key, array in respelt.items()}
-        return respelt
+    def normalize_keys(self, state: Mapping[str, np.ndarray], format: str) -> dict[str, np.ndarray]:
+        """Returns the state dict with the keys of the library's newest version.
 
-    def encoder_size(self, state: Mapping[str, Any], family: str) -> dict[str, Any]:
-        """What the arrays say of the model, as far as they are there.
-
-        "width", "depth", and "patch" and "canvas" in pixels; and what `said` adds.
+        Keys that are not part of the model are left out.
         """
-        state, size = self.respelt(state, family), {}
+        ignored = re.compile(self.ignored_keys.get(format, "(?!)"))
+        renamed = {key: array for key, array in state.items() if not ignored.fullmatch(key)}
+        for pattern, replacement in self.renamed_keys.get(format, ()):
+            renamed = {re.sub(pattern, replacement, key): array for key, array in renamed.items()}
+        return renamed
+
+    def read_sizes(self, state: Mapping[str, Any], format: str) -> dict[str, Any]:
+        """Returns the attributes of the model that the arrays tell, as far as they are there.
+
+        Returns:
+          "width", "depth", and "patch" and "canvas" in pixels, and whatever `read_options` adds.
+        """
+        state, size = self.normalize_keys(state, format), {}
         if not self.encoder:
             return size
-        patches = state.get(
-            self.published_names(f"{self.encoder}/patch_embed/kernel", family)[0][0]
-        )
-        block = self.published_names(f"{self.encoder}/trunk/block_0/norm_1/scale", family)[0][0]
-        numbers = [re.fullmatch(re.escape(block).replace("0", r"(\d+)", 1), key) for key in state]
+        (patch_key,), _ = self.published_keys(f"{self.encoder}/patch_embed/kernel", format)
+        (block_key,), _ = self.published_keys(f"{self.encoder}/trunk/block_0/norm_1/scale", format)
+
+        # Depth, from the numbers of the blocks
+        block_pattern = re.escape(block_key).replace("0", r"(\d+)", 1)
+        numbers = [re.fullmatch(block_pattern, key) for key in state]
         if any(numbers):
             size["depth"] = 1 + max(int(match[1]) for match in numbers if match)
+
+        # Width and patch, and with them the canvas from the number of positions
+        patches = state.get(patch_key)
         if np.ndim(patches) == 4:
             size |= {"width": patches.shape[0], "patch": patches.shape[-1]}
-            table = np.shape(state.get(self.positions[family]))
+            table = np.shape(state.get(self.position_keys[format]))
             if len(table) in (3, 4):  # [1, 1 + cells, D] with a class token, or [1, h, w, D]
-                size["canvas"] = patches.shape[-1] * (
-                    table[1] if len(table) == 4 else math.isqrt(table[1] - 1)
-                )
-        return size | self.said(state, family)
+                side = table[1] if len(table) == 4 else math.isqrt(table[1] - 1)
+                size["canvas"] = patches.shape[-1] * side
+        return size | self.read_options(state, format)
 
-    def _moved(self, variables: Mapping[str, Any], family: str) -> dict[str, np.ndarray]:
+    def _to_state(self, variables: Mapping[str, Any], format: str) -> dict[str, np.ndarray]:
         state: dict[str, np.ndarray] = {}
         for path, array in flatten(variables).items():
-            keys, layout = self.published_names(path, family)
+            keys, layout = self.published_keys(path, format)
             theirs = layout.to_torch(np.asarray(array))
-            state |= (
-                {keys[0]: theirs}
-                if len(keys) == 1
-                else dict(zip(keys, np.split(theirs, len(keys)), strict=True))
-            )
+            parts = [theirs] if len(keys) == 1 else np.split(theirs, len(keys))
+            state |= dict(zip(keys, parts, strict=True))
         return state
 
-    def _collected(
-        self, state: Mapping[str, np.ndarray], paths: Mapping[str, Any], family: str
+    def _from_state(
+        self, state: Mapping[str, np.ndarray], paths: Mapping[str, Any], format: str
     ) -> dict[str, Any]:
         flat = {}
         for path in paths:
-            keys, layout = self.published_names(path, family)
+            keys, layout = self.published_keys(path, format)
             parts = [state[key] for key in keys]
             flat[path] = layout.to_ours(parts[0] if len(parts) == 1 else np.concatenate(parts))
         return unflatten(flat)
 
-    def _check_fixed(
+    def _check_tables(
         self, state: Mapping[str, np.ndarray], tables: Mapping[str, np.ndarray], source: str
     ) -> None:
         for key, table in tables.items():
-            found = np.asarray(state[key], np.float32)
-            tolerance = (
-                1e-5 if state[key].dtype.itemsize >= 4 else 4e-3
-            )  # half a unit of bfloat16 at 1
-            if (worst := float(np.abs(found - table).max())) > tolerance:
+            stored = np.asarray(state[key], np.float32)
+            # Half a unit of bfloat16 at 1, for files in half precision.
+            tolerance = 1e-5 if state[key].dtype.itemsize >= 4 else 4e-3
+            if (worst := float(np.abs(stored - table).max())) > tolerance:
                 raise CheckpointError(
-                    f"{source} holds another {key} than {self.model} computes (they differ by {worst:.2g}): its "
-                    "positions were trained or are ordered otherwise, which this model has no place for"
+                    f"{source} holds another {key} than {self.model} computes (they differ by "
+                    f"{worst:.2g}): its positions were trained or are in another order, which this "
+                    "model cannot hold"
                 )
 
 
-def _listed(names: str | Sequence[str]) -> Sequence[str]:
+def _as_list(names: str | Sequence[str]) -> Sequence[str]:
     return [names] if isinstance(names, str) else names
 
 
@@ -299,8 +338,8 @@ def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {path: tuple(leaf.shape) for path, leaf in flatten(variables).items()}
 
 
-def _empty(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree of arrays of the same shapes, of one element in memory."""
+def _placeholders(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a tree of arrays of the same shapes, each of one element in memory."""
     return unflatten(
         {path: np.broadcast_to(np.int8(0), shape) for path, shape in _shapes(variables).items()}
     )

@@ -16,7 +16,7 @@ PREFIXES = (
 )  # DataParallel, torch.compile, Lightning, fine-tuning scripts
 
 
-def state_of(content: Any, *, source: str) -> dict[str, np.ndarray]:
+def find_state_dict(content: Any, *, source: str) -> dict[str, np.ndarray]:
     """Arrays by key: {"model": {...}} and its like are opened, and prefixes that every key has are dropped.
 
     What lies beside a wrapped state dict (an optimizer, an epoch) is left alone.

@@ -44,7 +44,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def placed(variables: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
+def match_collections(variables: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
     """Variables with each array in the collection where the expected ones have it; others stay.
 
     What is trained lies in "params" and what is fixed in "constants", under the same path: a model with another part
@@ -72,13 +72,13 @@ def check_parameters(
 
     The message counts and lists the missing (expected, not found), unexpected and misshapen arrays.
     """
-    if found_differences := differences(expected, found, first=first):
+    if found_differences := describe_differences(expected, found, first=first):
         raise CheckpointError(
             f"{source} is of another architecture; its {kind} differ: {found_differences}{hint}"
         )
 
 
-def differences(expected: Any, found: Any, *, first: int = 5) -> str:
+def describe_differences(expected: Any, found: Any, *, first: int = 5) -> str:
     """How paths and shapes of two trees differ, as `check_parameters` says it; "" where they do not."""
     want, have = _shapes(expected), _shapes(found)
     problems = {

@@ -9,12 +9,13 @@ from golden.drawn_weights import drawn_variables
 
 import segjax
 from segjax.cli import main
-from segjax.models.build import SIZES, build_model, init_model
+from segjax.models.build import build_model, init_model
+from segjax.models.detection.build import SIZES
 from segjax.weights.checkpoint import write_checkpoint
 from segjax.weights.tables.detectron2 import DETECTRON2_DETECTORS
 from segjax.weights.tables.torchvision import TORCHVISION_DETECTORS, TORCHVISION_RESNETS
 from segjax.weights.torch_writer import write_torch
-from segjax.weights.tree import CheckpointError, placed
+from segjax.weights.tree import CheckpointError, match_collections
 
 # Small detectors of either library, to be known by the names of their arrays as the published ones are.
 DEBUG = {
@@ -27,15 +28,11 @@ DEBUG = {
 
 @pytest.fixture(autouse=True)
 def sizes(monkeypatch):
-    from segjax.models.detection import build as detection
-
-    published = [name for name, options in SIZES.items() if "conventions" in options]
-    for name in published:
+    small = SIZES["maskrcnn_debug"]
+    for name in list(SIZES):
         monkeypatch.delitem(SIZES, name)
     for name, options in DEBUG.items():
-        size = detection.SIZES["maskrcnn_debug"] | options
-        monkeypatch.setitem(detection.SIZES, name, size)
-        monkeypatch.setitem(SIZES, name, size)
+        monkeypatch.setitem(SIZES, name, small | options)
 
 
 def drawn(name, **options):
@@ -93,7 +90,7 @@ def test_frozen_or_not_a_checkpoint_is_the_same(tmp_path):
     assert model.freeze_at == 2 and "stem" not in found["params"]["backbone"]
     assert_same(found, variables)
     model, found = segjax.load(tmp_path / "run.safetensors", freeze_at=0)
-    assert_same(found, placed(variables, drawn("debug_tv")))
+    assert_same(found, match_collections(variables, drawn("debug_tv")))
     assert "kernel" in found["params"]["backbone"]["stem"]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import segjax
-from segjax.models.build import shapes_of
+from segjax.models.build import variable_shapes
 from segjax.models.sam.build import build_sam
 from segjax.weights.names import HUGGINGFACE, OFFICIAL
 from segjax.weights.registry import PUBLISHED, PublishedFile
@@ -21,7 +21,7 @@ def drawn(**options):
     """Variables with position tables that are not zero."""
     model = build_sam("sam_debug", **options)
     rng = np.random.default_rng(1)
-    shapes = shapes_of(model)
+    shapes = variable_shapes(model)
     return jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
 
 
@@ -102,9 +102,9 @@ def test_a_file_of_transformers_under_the_official_name_is_read_as_what_it_is(tm
         segjax.load("sam_vit_b", path)
 
 
-@pytest.mark.parametrize("family", [OFFICIAL, HUGGINGFACE])
-def test_one_array_of_another_shape_is_named_in_the_words_of_the_file(tmp_path, family):
-    state = SAM.to_published(drawn(), family)
+@pytest.mark.parametrize("format", [OFFICIAL, HUGGINGFACE])
+def test_one_array_of_another_shape_is_named_in_the_words_of_the_file(tmp_path, format):
+    state = SAM.to_published(drawn(), format)
     name = next(key for key in state if key.endswith("iou_token.weight"))
     write_torch(tmp_path / "odd.pth", state | {name: state[name].T})
     with pytest.raises(

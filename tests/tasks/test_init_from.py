@@ -8,19 +8,19 @@ from golden.drawn_weights import drawn_variables
 from golden.mae_inputs import inputs
 from jax.sharding import AxisType
 
-from segjax.models.build import shapes_of
+from segjax.models.build import variable_shapes
 from segjax.models.mae import build_mae, init_mae
 from segjax.models.sam.build import build_sam, init_sam
 from segjax.models.vit import PatchEmbed, ViT
-from segjax.ops.pixels import normalise
-from segjax.ops.positions import cubic_weights, sincos_positions
+from segjax.ops.pixels import normalize
+from segjax.ops.positions import cubic_weights, make_sincos_positions
 from segjax.tasks import make_task
 from segjax.tasks.promptable.config import promptable_config
 from segjax.tasks.reconstruction.config import reconstruction_config
 from segjax.training.checkpoints import Checkpoints
 from segjax.training.program import make_program
 from segjax.training.sharding import BATCH_AXES
-from segjax.training.start import first_state
+from segjax.training.program import restore_or_initialize
 from segjax.weights.checkpoint import write_checkpoint
 from segjax.weights.tree import CheckpointError, flatten
 
@@ -41,20 +41,20 @@ def task_of(**model):
 
 def taken(path, **model):
     task = task_of(**model)
-    return task.pretrained("mae", str(path), shapes_of(task.model))["params"]["image_encoder"]
+    return task.load_pretrained("mae", str(path), variable_shapes(task.model))["params"]["image_encoder"]
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, mae_variables):
     folder = tmp_path_factory.mktemp("mae")
     metadata = {"model": {"name": "mae_debug"}}
-    for name, family in (
+    for name, format in (
         ("ours.safetensors", None),
         ("theirs.safetensors", "huggingface"),
         ("official.pth", None),
     ):
         write_checkpoint(
-            folder / name, mae_variables, family=family, metadata=metadata, canvas=MAE.canvas
+            folder / name, mae_variables, format=format, metadata=metadata, canvas=MAE.canvas
         )
     return folder
 
@@ -84,9 +84,9 @@ def test_on_the_same_grid_without_windows_sam_s_trunk_computes_what_mae_s_does(
     @jax.jit
     def by_hand(params, images):
         x = PatchEmbed(MAE.width, MAE.patch).apply(
-            {"params": params["patch_embed"]}, normalise(images)
+            {"params": params["patch_embed"]}, normalize(images)
         )
-        x = (x + sincos_positions(MAE.grid, MAE.width)).reshape(2, 16, MAE.width)
+        x = (x + make_sincos_positions(MAE.grid, MAE.width)).reshape(2, 16, MAE.width)
         return ViT(depth=MAE.depth, heads=MAE.heads).apply({"params": params["trunk"]}, x)
 
     want = np.asarray(by_hand(params, images))
@@ -96,7 +96,7 @@ def test_on_the_same_grid_without_windows_sam_s_trunk_computes_what_mae_s_does(
 def test_positions_come_to_any_grid_and_relative_ones_are_zero(files, mae_variables):
     found = taken(files / "ours.safetensors", canvas=96)
     weights = cubic_weights(4, 6)
-    want = np.einsum("ab,cd,bdk->ack", weights, weights, sincos_positions((4, 4), 32))
+    want = np.einsum("ab,cd,bdk->ack", weights, weights, make_sincos_positions((4, 4), 32))
     np.testing.assert_allclose(found["pos_embed"][0], want, atol=1e-6)
     tables = [x for path, x in flatten(found).items() if "rel_pos" in path]
     assert len(tables) == 4 and not any(table.any() for table in tables)
@@ -121,13 +121,13 @@ def start(init_from, tmp_path):
     config.ema_decay = 0.5
     task = make_task(config)
     task.init = lambda _: jax.tree.map(
-        lambda x: jnp.full(x.shape, 7.0, x.dtype), shapes_of(task.model)
+        lambda x: jnp.full(x.shape, 7.0, x.dtype), variable_shapes(task.model)
     )
     one = jax.make_mesh(
         (1, 1), BATCH_AXES, (AxisType.Auto, AxisType.Auto), devices=jax.devices()[:1]
     )
     with Checkpoints(tmp_path / "run") as checkpoints:
-        return first_state(task, config, make_program(task, config, one), checkpoints, None)
+        return restore_or_initialize(task, config, make_program(task, config, one), checkpoints, None)
 
 
 def test_a_run_takes_the_encoder_and_draws_the_rest(files, tmp_path, mae_variables):
@@ -183,7 +183,7 @@ def test_what_cannot_be_handed_over_is_said(files, tmp_path):
     with pytest.raises(
         ValueError, match="from its own checkpoints or from a MAE, 'mae:PATH'; got 'dino:x'"
     ):
-        task_of().pretrained("dino", "x", {})
+        task_of().load_pretrained("dino", "x", {})
     with pytest.raises(
         CheckpointError, match="holds a MAE of facebookresearch/mae; expected SAM; .*mae:PATH"
     ):
@@ -193,4 +193,4 @@ def test_what_cannot_be_handed_over_is_said(files, tmp_path):
     with pytest.raises(
         ValueError, match="a MAE starts from its own checkpoints: config.init_from = 'x'"
     ):
-        make_task(config).pretrained("mae", "x", {})
+        make_task(config).load_pretrained("mae", "x", {})

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from golden.drawn_weights import drawn_variables
 
-from segjax.models.build import build_model, init_model, shapes_of
+from segjax.models.build import build_model, init_model, variable_shapes
 from segjax.tasks import make_task
 from segjax.tasks.detection.config import detection_config
-from segjax.tasks.init_from import PREDICTORS
+from segjax.tasks.detection.init_from import PREDICTORS
 from segjax.tasks.variants import as_variant
 from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
 from segjax.weights.tree import CheckpointError, flatten
@@ -25,7 +25,7 @@ def files(tmp_path_factory, variables):
     folder = tmp_path_factory.mktemp("detectors")
     metadata = {"model": {"name": "maskrcnn_debug"} | SOURCE}
     write_checkpoint(folder / "ours.safetensors", variables, metadata=metadata)
-    write_checkpoint(folder / "theirs.pth", variables, family="torchvision", metadata=metadata)
+    write_checkpoint(folder / "theirs.pth", variables, format="torchvision", metadata=metadata)
     return folder
 
 
@@ -36,7 +36,7 @@ def task_of(**model):
 
 
 def expected(task):
-    return shapes_of(task.model)
+    return variable_shapes(task.model)
 
 
 @pytest.mark.parametrize("name", ["ours.safetensors", "theirs.pth"])
@@ -46,7 +46,7 @@ def expected(task):
 def test_all_but_what_names_the_classes_is_taken(files, variables, name, model):
     task = task_of(**model)
     wanted = flatten(expected(task))
-    found = flatten(task.pretrained("detector", str(files / name), expected(task)))
+    found = flatten(task.load_pretrained("detector", str(files / name), expected(task)))
     have = flatten(variables)
     for path, array in found.items():
         assert array.shape == wanted[path].shape
@@ -64,20 +64,20 @@ def test_a_cascade_starts_from_what_is_there(files, variables, name):
     """Its box heads are fresh on a detector that has none; of one that has, the boxes are kept with the rest."""
     cascade = dict(box_stages=3, agnostic_boxes=True)
     task = task_of(**cascade)
-    found = task.pretrained("detector", str(files / name), expected(task))
+    found = task.load_pretrained("detector", str(files / name), expected(task))
     assert (
         not any("box_head" in module for module in found["params"])
         and "mask_head" in found["params"]
     )
     own = drawn_variables(build_model("maskrcnn_debug", **SOURCE | cascade), init_model)
     write_checkpoint(files / "cascade.safetensors", own, metadata={})
-    found = flatten(task.pretrained("detector", str(files / "cascade.safetensors"), expected(task)))
+    found = flatten(task.load_pretrained("detector", str(files / "cascade.safetensors"), expected(task)))
     fresh = {
         "/".join(path.split("/")[1:3]) for path in flatten(expected(task)).keys() - found.keys()
     }
     assert fresh == {"mask_head/logits", *(f"box_head_{stage}/scores" for stage in range(3))}
     ordinary = task_of()
-    found = ordinary.pretrained("detector", str(files / "cascade.safetensors"), expected(ordinary))
+    found = ordinary.load_pretrained("detector", str(files / "cascade.safetensors"), expected(ordinary))
     assert not any("box_head" in module for module in found["params"]) and "rpn" in found["params"]
 
 
@@ -86,14 +86,14 @@ def test_errors_say_how_to_ask_and_what_is_no_detector(files, tmp_path):
     shapes = expected(wider)
     for name in ("ours.safetensors", "theirs.pth"):
         with pytest.raises(
-            CheckpointError, match=r"misshapen.*init_from='detector:PATH' takes all but"
+            CheckpointError, match=r"misshapen.*init_from='detector:PATH' loads all but"
         ):
             read_checkpoint(files / name).variables(one_class)
         with pytest.raises(CheckpointError, match="of another architecture"):
-            wider.pretrained("detector", str(files / name), shapes)
+            wider.load_pretrained("detector", str(files / name), shapes)
     other = {"params": {"encoder": {"kernel": np.zeros((2, 2), np.float32)}}, "constants": {}}
     write_checkpoint(tmp_path / "other.safetensors", other, metadata={"model": {}})
     with pytest.raises(CheckpointError, match="holds no detector"):
-        wider.pretrained("detector", str(tmp_path / "other.safetensors"), shapes)
+        wider.load_pretrained("detector", str(tmp_path / "other.safetensors"), shapes)
     with pytest.raises(ValueError, match="from another detector's, 'detector:PATH'"):
-        wider.pretrained("mae", "x", shapes)
+        wider.load_pretrained("mae", "x", shapes)

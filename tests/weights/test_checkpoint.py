@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from written_run import debug_variables, write_run
 
-from segjax.models.build import shapes_of
+from segjax.models.build import variable_shapes
 from segjax.models.sam.build import build_sam
 from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
 from segjax.weights.safetensors import read_arrays
@@ -17,7 +17,7 @@ def assert_same(found, want):
 
 
 @pytest.mark.parametrize(
-    "name, family, written",
+    "name, format, written",
     [
         ("x.safetensors", None, "segjax"),
         ("x.safetensors", "official", "official"),
@@ -26,12 +26,12 @@ def assert_same(found, want):
         ("x.bin", "huggingface", "huggingface"),
     ],
 )
-def test_every_file_tells_what_it_is_and_gives_back_what_went_in(tmp_path, name, family, written):
+def test_every_file_tells_what_it_is_and_gives_back_what_went_in(tmp_path, name, format, written):
     said, arrays = write_checkpoint(
-        tmp_path / name, debug_variables(), family=family, metadata=DEBUG
+        tmp_path / name, debug_variables(), format=format, metadata=DEBUG
     )
     checkpoint = read_checkpoint(tmp_path / name)
-    assert said == checkpoint.family == written
+    assert said == checkpoint.format == written
     assert arrays == len(jax.tree.leaves(debug_variables())) + (written == "huggingface")
     assert checkpoint.saved == (DEBUG if written == "segjax" else {})
     assert checkpoint.size == (
@@ -42,14 +42,14 @@ def test_every_file_tells_what_it_is_and_gives_back_what_went_in(tmp_path, name,
 
 def test_transformers_finds_the_header_that_it_insists_on(tmp_path):
     write_checkpoint(
-        tmp_path / "x.safetensors", debug_variables(), family="huggingface", metadata={}
+        tmp_path / "x.safetensors", debug_variables(), format="huggingface", metadata={}
     )
     assert read_arrays(tmp_path / "x.safetensors")[1] == {"format": "pt"}
 
 
 def test_a_runs_folder_is_read_with_its_config(tmp_path):
     checkpoint = read_checkpoint(write_run(tmp_path))
-    assert checkpoint.family == "segjax" and checkpoint.saved["model"]["name"] == "sam_debug"
+    assert checkpoint.format == "segjax" and checkpoint.saved["model"]["name"] == "sam_debug"
 
 
 def test_variables_come_in_the_type_of_the_model_and_are_copies(tmp_path):
@@ -65,7 +65,7 @@ def test_variables_come_in_the_type_of_the_model_and_are_copies(tmp_path):
 
 def test_weights_for_another_canvas_say_how_to_mend_it(tmp_path):
     write_checkpoint(tmp_path / "x.pth", debug_variables(), metadata={})
-    larger = shapes_of(build_sam("sam_debug", canvas=96))
+    larger = variable_shapes(build_sam("sam_debug", canvas=96))
     with pytest.raises(
         CheckpointError, match="3 misshapen: .*for another canvas: `segjax convert SRC DST --canvas"
     ):

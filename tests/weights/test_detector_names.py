@@ -9,7 +9,7 @@ from golden.drawn_weights import drawn_variables
 from segjax.models.build import build_model, init_model
 from segjax.weights.tables.detectron2 import DETECTRON2_DETECTORS
 from segjax.weights.tables.torchvision import TORCHVISION_DETECTORS, TORCHVISION_RESNETS
-from segjax.weights.tree import CheckpointError, flatten, placed
+from segjax.weights.tree import CheckpointError, flatten, match_collections
 
 SECOND = dict(norm="bn", pyramid_norm="bn", head_norm="bn", rpn_convs=2, box_convs=4, box_fcs=1)
 VITDET = dict(backbone="vit", width=32, depth=2, heads=2, window=2, global_blocks=(1,), positions=3)
@@ -31,7 +31,7 @@ MODELS = {
 
 @functools.cache
 def made(kind):
-    """(table, family, variables, state dict)."""
+    """(table, format, variables, state dict)."""
     model = build_model("maskrcnn_debug", **MODELS[kind])
     table = TORCHVISION_DETECTORS if model.published_as == "torchvision" else DETECTRON2_DETECTORS
     variables = drawn_variables(model, init_model)
@@ -47,10 +47,10 @@ def assert_same(found, want):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_there_and_back_is_the_same_to_the_byte(kind):
-    table, family, variables, state = made(kind)
-    assert table.holds(variables) and table.family_of(state) == family
+    table, format, variables, state = made(kind)
+    assert table.matches(variables) and table.find_format(state) == format
     assert len(state) == len(flatten(variables)), "every array has a name of its own"
-    assert_same(table.from_published(state, variables, family=family, source="file"), variables)
+    assert_same(table.from_published(state, variables, format=format, source="file"), variables)
 
 
 def test_torchvision_s_names_and_layouts():
@@ -96,7 +96,7 @@ def test_the_second_generation_has_norms_and_one_map_behind_its_convolutions():
 
 
 def test_the_published_spelling_of_the_first_generation_and_counters_are_read():
-    table, family, variables, state = made("torchvision")
+    table, format, variables, state = made("torchvision")
     older = {}
     for key, array in state.items():
         if "_blocks." in key:
@@ -107,7 +107,7 @@ def test_the_published_spelling_of_the_first_generation_and_counters_are_read():
         older[key] = array
     assert {"backbone.fpn.inner_blocks.0.weight", "roi_heads.mask_head.mask_fcn2.bias"} < set(older)
     older["backbone.body.bn1.num_batches_tracked"] = np.array(7)
-    assert_same(table.from_published(older, variables, family=family, source="file"), variables)
+    assert_same(table.from_published(older, variables, format=format, source="file"), variables)
 
 
 def test_detectron2_s_names_and_layouts():
@@ -172,7 +172,7 @@ def test_vitdet_s_names_and_its_unused_position():
 
 
 def test_a_cascade_s_names():
-    table, family, variables, state = made("detectron2, cascade")
+    table, format, variables, state = made("detectron2, cascade")
     ours = flatten(variables)
     layers = (
         "box_head.{}.fc1",
@@ -194,31 +194,31 @@ def test_a_cascade_s_names():
         CheckpointError,
         match="24 missing: .*box_head.0.fc1.bias .*; 8 unexpected: .*box_head.fc1.bias ",
     ):
-        table.from_published(made("detectron2")[3], variables, family=family, source="file")
+        table.from_published(made("detectron2")[3], variables, format=format, source="file")
     with pytest.raises(CheckpointError, match="torchvision has no place for params/box_head_0/"):
         TORCHVISION_DETECTORS.to_published(variables, "torchvision")
 
 
 def test_what_detectron2_computes_anew_is_left_alone():
-    table, family, variables, state = made("detectron2")
+    table, format, variables, state = made("detectron2")
     more = {"pixel_mean": np.zeros((3, 1, 1), np.float32)}
     more |= {
         f"proposal_generator.anchor_generator.cell_anchors.{n}": np.zeros((3, 4), np.float32)
         for n in range(5)
     }
     assert_same(
-        table.from_published(state | more, variables, family=family, source="file"), variables
+        table.from_published(state | more, variables, format=format, source="file"), variables
     )
 
 
 def test_what_differs_is_listed():
-    table, family, variables, state = made("torchvision")
+    table, format, variables, state = made("torchvision")
     missing = "backbone.body.layer3.0.conv2.weight"
     state = {key: array for key, array in state.items() if key != missing} | {
         "roi_heads.extra.weight": np.zeros(3, "f4")
     }
     with pytest.raises(CheckpointError) as error:
-        table.from_published(state, variables, family=family, source="file")
+        table.from_published(state, variables, format=format, source="file")
     said = str(error.value)
     assert said.startswith(
         "file (torchvision) is of another architecture: 1 missing: backbone.body.layer3.0.conv2.weight"
@@ -233,11 +233,11 @@ def test_a_classifier_s_arrays_are_a_backbone():
     state = TORCHVISION_RESNETS.to_published(backbone, "torchvision") | {
         "fc.bias": np.zeros(1000, np.float32)
     }
-    assert "layer1.0.downsample.0.weight" in state and TORCHVISION_RESNETS.family_of(state)
+    assert "layer1.0.downsample.0.weight" in state and TORCHVISION_RESNETS.find_format(state)
     frozen = made("torchvision, frozen")[2]
     expected = {name: {"backbone": tree["backbone"]} for name, tree in frozen.items()}
-    found, rest = TORCHVISION_RESNETS.part_of(state, expected, family="torchvision", source="file")
+    found, rest = TORCHVISION_RESNETS.load_part(state, expected, format="torchvision", source="file")
     assert rest == ["fc.bias"]
-    assert_same(found, placed(backbone, expected))
+    assert_same(found, match_collections(backbone, expected))
     kernel = found["constants"]["backbone"]["stem"]["kernel"]
     np.testing.assert_array_equal(kernel, variables["params"]["backbone"]["stem"]["kernel"])

@@ -7,7 +7,7 @@ import pytest
 from conftest import real_data_root
 from golden.drawn_weights import drawn_variables
 
-from segjax.models.build import shapes_of
+from segjax.models.build import variable_shapes
 from segjax.models.mae import build_mae, init_mae
 from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
 from segjax.weights.names import HUGGINGFACE, OFFICIAL
@@ -22,12 +22,12 @@ def variables():
     return drawn_variables(MODEL, init_mae)
 
 
-def state_of(variables, family):
-    return MAE.to_published(variables, family, canvas=MODEL.canvas)
+def state_of(variables, format):
+    return MAE.to_published(variables, format, canvas=MODEL.canvas)
 
 
-def restored(state, variables, family):
-    return MAE.from_published(state, variables, family=family, source="file")
+def restored(state, variables, format):
+    return MAE.from_published(state, variables, format=format, source="file")
 
 
 def assert_same(found, want):
@@ -44,7 +44,7 @@ def test_every_array_of_transformers_model_has_one_place_and_its_shape():
         pytest.skip(f"no {path}; set SEGJAX_DATA to the folder that holds reference_manifests")
     published = {key: tuple(shape) for key, (shape, _) in json.loads(path.read_text()).items()}
     model = build_mae("mae_vit_b")
-    expected = shapes_of(model)
+    expected = variable_shapes(model)
     assert len(published) == 334
     assert MAE.published_shapes(expected, HUGGINGFACE, canvas=224) == published
 
@@ -84,12 +84,12 @@ def test_official_names(variables):
     )
 
 
-@pytest.mark.parametrize("family", MAE.families)
-def test_there_and_back_is_the_same_to_the_byte(family, variables):
-    state = state_of(variables, family)
-    assert MAE.family_of(state) == family and MAE.holds(variables)
-    assert MAE.encoder_size(state, family) == {"width": 32, "depth": 2, "patch": 16, "canvas": 64}
-    assert_same(restored(state, variables, family), variables)
+@pytest.mark.parametrize("format", MAE.formats)
+def test_there_and_back_is_the_same_to_the_byte(format, variables):
+    state = state_of(variables, format)
+    assert MAE.find_format(state) == format and MAE.matches(variables)
+    assert MAE.read_sizes(state, format) == {"width": 32, "depth": 2, "patch": 16, "canvas": 64}
+    assert_same(restored(state, variables, format), variables)
 
 
 def test_the_published_spelling_of_transformers_is_read_too(variables):
@@ -106,17 +106,17 @@ def test_the_published_spelling_of_transformers_is_read_too(variables):
             key = key.replace(f".attention.{short}_proj.", f".attention.attention.{long}.")
         older[key] = array
     assert "decoder.decoder_layers.1.attention.attention.query.bias" in older
-    assert MAE.encoder_size(older, HUGGINGFACE)["depth"] == 2
+    assert MAE.read_sizes(older, HUGGINGFACE)["depth"] == 2
     assert_same(restored(older, variables, HUGGINGFACE), variables)
 
 
 @pytest.mark.parametrize(
-    "name, family", [("a.pth", OFFICIAL), ("a.safetensors", HUGGINGFACE), ("b.safetensors", None)]
+    "name, format", [("a.pth", OFFICIAL), ("a.safetensors", HUGGINGFACE), ("b.safetensors", None)]
 )
-def test_files_tell_that_they_are_a_mae(tmp_path, variables, name, family):
-    write_checkpoint(tmp_path / name, variables, family=family, metadata={}, canvas=MODEL.canvas)
+def test_files_tell_that_they_are_a_mae(tmp_path, variables, name, format):
+    write_checkpoint(tmp_path / name, variables, format=format, metadata={}, canvas=MODEL.canvas)
     checkpoint = read_checkpoint(tmp_path / name)
-    assert checkpoint.table is (MAE if family else None)
+    assert checkpoint.table is (MAE if format else None)
     assert_same(checkpoint.variables(variables), variables)
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from segjax.models.build import shapes_of
+from segjax.models.build import variable_shapes
 from segjax.models.sam.build import build_sam
 from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
 from segjax.weights.names import HUGGINGFACE, OFFICIAL
@@ -47,16 +47,16 @@ def assert_same_bytes(found, want):
 def test_every_array_comes_back_to_the_byte(name, file, manifest, folder, real_data):
     """Ours -> state dict -> file -> the same state dict -> ours."""
     published = json.loads((real_data("reference_manifests") / f"{manifest}.json").read_text())
-    family = OFFICIAL if pathlib.Path(file).suffix == ".pth" else HUGGINGFACE
-    expected = shapes_of(build_sam(name))
+    format = OFFICIAL if pathlib.Path(file).suffix == ".pth" else HUGGINGFACE
+    expected = variable_shapes(build_sam(name))
     rng = np.random.default_rng(0)
     ours = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32) - np.float32(0.5), expected)
 
-    write_checkpoint(folder / file, ours, family=family, metadata={})
+    write_checkpoint(folder / file, ours, format=format, metadata={})
     read = read_checkpoint(folder / file)
-    assert read.family == family
+    assert read.format == format
     assert {
         key: [list(array.shape), array.dtype.name] for key, array in read.arrays.items()
     } == published
-    assert_same_bytes(read.arrays, SAM.to_published(ours, family))
+    assert_same_bytes(read.arrays, SAM.to_published(ours, format))
     assert_same_bytes(flatten(read.variables(expected)), flatten(ours))

@@ -6,10 +6,10 @@ import pytest
 from conftest import real_data_root
 from written_run import debug_variables
 
-from segjax.models.build import shapes_of
+from segjax.models.build import variable_shapes
 from segjax.models.sam.build import build_sam
 from segjax.weights.names import HUGGINGFACE, OFFICIAL
-from segjax.weights.state_dict import state_of
+from segjax.weights.state_dict import find_state_dict
 from segjax.weights.tables.sam import SAM
 from segjax.weights.tree import CheckpointError, flatten
 
@@ -18,7 +18,7 @@ COPY = "prompt_encoder.shared_embedding.positional_embedding"
 
 
 def sam_shapes(name, **options):
-    return shapes_of(build_sam(name, **options))
+    return variable_shapes(build_sam(name, **options))
 
 
 def drawn(name="sam_debug", **options):
@@ -38,7 +38,7 @@ def assert_same(found, want):
 
 @pytest.mark.real_data
 @pytest.mark.parametrize(
-    "name, family, manifest, entries",
+    "name, format, manifest, entries",
     [
         ("sam_vit_b", OFFICIAL, "sam_vit_b", 314),
         ("sam_vit_l", OFFICIAL, "sam_vit_l", 482),
@@ -47,21 +47,21 @@ def assert_same(found, want):
     ],
 )
 def test_every_array_of_a_published_file_has_one_place_and_its_shape(
-    name, family, manifest, entries
+    name, format, manifest, entries
 ):
     path = real_data_root() / "reference_manifests" / f"{manifest}.json"
     if not path.is_file():
         pytest.skip(f"no {path}; set SEGJAX_DATA to the folder that holds reference_manifests")
     published = {key: tuple(shape) for key, (shape, _) in json.loads(path.read_text()).items()}
     expected = sam_shapes(name)
-    assert len(published) == entries and SAM.published_shapes(expected, family) == published
+    assert len(published) == entries and SAM.published_shapes(expected, format) == published
     # and the other way round: arrays of those shapes (of one element in memory) become ours
     state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in published.items()}
-    ours = SAM.from_published(state, expected, family=family, source="file")
+    ours = SAM.from_published(state, expected, format=format, source="file")
     shape = lambda tree: {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
     assert shape(ours) == shape(expected)
     model = build_sam(name)
-    assert SAM.encoder_size(state, family) == {
+    assert SAM.read_sizes(state, format) == {
         "width": model.width,
         "depth": model.depth,
         "patch": 16,
@@ -69,17 +69,17 @@ def test_every_array_of_a_published_file_has_one_place_and_its_shape(
     }
 
 
-@pytest.mark.parametrize("family", SAM.families)
+@pytest.mark.parametrize("format", SAM.formats)
 @pytest.mark.parametrize(
     "options", [{}, dict(depth=11, global_blocks=(10,), canvas=96)], ids=["debug", "deep"]
 )
-def test_there_and_back_is_the_same_to_the_byte(family, options):
+def test_there_and_back_is_the_same_to_the_byte(format, options):
     variables = drawn(**options)
-    state = SAM.to_published(variables, family)
-    assert len(state) == len(flatten(variables)) + (family == HUGGINGFACE)
-    assert SAM.family_of(state) == family
+    state = SAM.to_published(variables, format)
+    assert len(state) == len(flatten(variables)) + (format == HUGGINGFACE)
+    assert SAM.find_format(state) == format
     copied = {key: np.ascontiguousarray(array) for key, array in state.items()}
-    assert_same(SAM.from_published(copied, variables, family=family, source="file"), variables)
+    assert_same(SAM.from_published(copied, variables, format=format, source="file"), variables)
 
 
 def test_layouts_are_those_of_torch():
@@ -112,7 +112,7 @@ def test_what_differs_is_counted_listed_and_said_in_the_names_of_the_file():
     state["image_encoder.neck.0.weight"] = np.zeros((1, 2, 3, 4), np.float32)
     with pytest.raises(CheckpointError) as error:
         SAM.from_published(
-            state, variables, family=OFFICIAL, source="file x", hint="; it is of another size"
+            state, variables, format=OFFICIAL, source="file x", hint="; it is of another size"
         )
     said = str(error.value)
     assert said.startswith("file x (segment-anything) is of another architecture: ")
@@ -129,9 +129,9 @@ def test_arrays_of_whole_numbers_are_refused():
     state = SAM.to_published(variables, OFFICIAL)
     state["image_encoder.neck.1.bias"] = state["image_encoder.neck.1.bias"].astype(np.int8)
     with pytest.raises(
-        CheckpointError, match=r"no floating-point numbers: image_encoder.neck.1.bias \(int8\)"
+        CheckpointError, match=r"not floating-point: image_encoder.neck.1.bias \(int8\)"
     ):
-        SAM.from_published(state, variables, family=OFFICIAL, source="file")
+        SAM.from_published(state, variables, format=OFFICIAL, source="file")
 
 
 @pytest.mark.parametrize("absent", [MATRIX, COPY])
@@ -140,28 +140,28 @@ def test_transformers_may_leave_out_one_of_the_two_copies_but_not_let_them_diffe
     state = SAM.to_published(variables, HUGGINGFACE)
     without = {key: array for key, array in state.items() if key != absent}
     assert_same(
-        SAM.from_published(without, variables, family=HUGGINGFACE, source="file"), variables
+        SAM.from_published(without, variables, format=HUGGINGFACE, source="file"), variables
     )
     with pytest.raises(CheckpointError, match="the same matrix and differ"):
         SAM.from_published(
-            state | {absent: state[MATRIX] + 1}, variables, family=HUGGINGFACE, source="file"
+            state | {absent: state[MATRIX] + 1}, variables, format=HUGGINGFACE, source="file"
         )
 
 
 def test_an_array_that_sam_does_not_have_has_no_name():
-    with pytest.raises(KeyError, match="no array of SAM's"):
-        SAM.published_names("params/image_encoder/trunk/block_x/qkv/kernel", OFFICIAL)
-    assert SAM.family_of({"backbone.weight": 0}) is None and SAM.encoder_size({}, OFFICIAL) == {}
+    with pytest.raises(KeyError, match="not an array of SAM"):
+        SAM.published_keys("params/image_encoder/trunk/block_x/qkv/kernel", OFFICIAL)
+    assert SAM.find_format({"backbone.weight": 0}) is None and SAM.read_sizes({}, OFFICIAL) == {}
 
 
 def test_wrappers_are_opened_and_common_prefixes_dropped():
     state = {"image_encoder.pos_embed": np.ones(2), "mask_decoder.iou_token.weight": np.ones(1)}
     wrapped = {"epoch": 3, "model": {f"module.model.{key}": array for key, array in state.items()}}
-    assert state_of(wrapped, source="file").keys() == state.keys()
-    assert state_of(state, source="file") == state
+    assert find_state_dict(wrapped, source="file").keys() == state.keys()
+    assert find_state_dict(state, source="file") == state
     mixed = {f"module.{key}": array for key, array in state.items()} | {"head.weight": np.ones(1)}
     assert (
-        state_of(mixed, source="file").keys() == mixed.keys()
+        find_state_dict(mixed, source="file").keys() == mixed.keys()
     )  # not common to all: kept, for the check to name
 
 
@@ -179,4 +179,4 @@ def test_wrappers_are_opened_and_common_prefixes_dropped():
 )
 def test_what_is_no_state_dict_is_said(content, said):
     with pytest.raises(CheckpointError, match=said):
-        state_of(content, source="file")
+        find_state_dict(content, source="file")

@@ -55,18 +55,18 @@ def test_official_names():
 
 
 @pytest.mark.parametrize(
-    "name, family, options",
+    "name, format, options",
     [
         ("a.pth", OFFICIAL, {}),
         ("b.pth", OFFICIAL, {"pool": "mean", "classes": 7}),
         ("c.safetensors", HUGGINGFACE, {"classes": 2}),
     ],
 )
-def test_a_file_tells_what_it_holds_and_comes_back_to_the_byte(tmp_path, name, family, options):
+def test_a_file_tells_what_it_holds_and_comes_back_to_the_byte(tmp_path, name, format, options):
     variables = variables_of(**options)
-    write_checkpoint(tmp_path / name, variables, family=family, metadata={})
+    write_checkpoint(tmp_path / name, variables, format=format, metadata={})
     checkpoint = read_checkpoint(tmp_path / name)
-    assert checkpoint.table is VIT and checkpoint.family == family
+    assert checkpoint.table is VIT and checkpoint.format == format
     size = {"width": 32, "depth": 2, "patch": 16, "canvas": 64, "classes": 5}
     assert checkpoint.size == size | options
     model, found = segjax.load(tmp_path / name)
@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_said(tmp_path):
         CheckpointError, match="ViTForImageClassification has no place for params/encoder/fc_norm"
     ):
         write_checkpoint(
-            tmp_path / "a.safetensors", variables_of(pool="mean"), family=HUGGINGFACE, metadata={}
+            tmp_path / "a.safetensors", variables_of(pool="mean"), format=HUGGINGFACE, metadata={}
         )
     write_checkpoint(tmp_path / "a.pth", variables_of(), metadata={})
     with pytest.raises(
@@ -113,4 +113,4 @@ def test_what_does_not_fit_is_said(tmp_path):
     del state["blocks.1.mlp.fc1.bias"]
     expected = jax.tree.map(np.asarray, variables_of())
     with pytest.raises(CheckpointError, match="1 missing: blocks.1.mlp.fc1.bias"):
-        VIT.from_published(state, expected, family=OFFICIAL, source="file")
+        VIT.from_published(state, expected, format=OFFICIAL, source="file")

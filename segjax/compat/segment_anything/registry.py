@@ -40,7 +40,7 @@ sam_model_registry = {
 def _built(name: str, checkpoint: str | os.PathLike | None) -> Sam:
     if checkpoint is None:
         return Sam(build.build_sam(name))
-    network, variables, _, options = read_model(checkpoint, only="SAM")
+    network, variables, _, options = read_model(checkpoint, family="sam")
     found = options["name"]
     if found != name and found in PUBLISHED:
         key = found.removeprefix("sam_")

@@ -14,7 +14,7 @@ from segjax.weights.layouts import (
     WITH_TOKEN,
 )
 from segjax.weights.names import Entry, NameTable
-from segjax.weights.tables.torchvision import conv_and_norm
+from segjax.weights.tables.torchvision import conv_and_norm, explain_other_classes
 
 DETECTRON2 = "detectron2"
 
@@ -39,9 +39,9 @@ def _box_head(ours: str, head: str, predictor: str) -> list[Entry]:
 
 DETECTRON2_DETECTORS = NameTable(
     model="Mask R-CNN",
-    families={DETECTRON2: "detectron2"},
-    own="params/rpn",
-    marks={
+    formats={DETECTRON2: "detectron2"},
+    own_module="params/rpn",
+    signatures={
         DETECTRON2: (
             "backbone.bottom_up.",
             "backbone.net.",
@@ -120,10 +120,11 @@ DETECTRON2_DETECTORS = NameTable(
         ),
         ("params/keypoint_head/upscale", "roi_heads.keypoint_head.score_lowres", UPSCALING),
     ],
+    explain=explain_other_classes,
     encoder="params/backbone",
-    positions={DETECTRON2: "backbone.net.pos_embed"},
+    position_keys={DETECTRON2: "backbone.net.pos_embed"},
     # Tables that it computes too, of some versions: the anchors of a cell and the mean and deviation of pixels.
-    ignored={
+    ignored_keys={
         DETECTRON2: r"pixel_(mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.\d+|.*\.num_batches_tracked"
     },
 )

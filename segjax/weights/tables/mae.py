@@ -1,13 +1,14 @@
-"""MAE's modules under three names: ours, the paper's code's (the published .pth files) and transformers'.
+"""Names of MAE's modules: ours, those of the paper's code, and those of transformers.
 
-transformers' is ViTMAEForPreTraining. `segjax.weights.names` moves arrays by the table.
+The published .pth files have the names of the paper's code. transformers' model is
+ViTMAEForPreTraining. `segjax.weights.names` moves arrays by the table.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from segjax.ops.positions import position_table
+from segjax.ops.positions import make_position_table
 from segjax.weights.layouts import CONVOLUTION, LINEAR, NORM, TOKEN
 from segjax.weights.names import HUGGINGFACE, OFFICIAL, Entry, NameTable
 
@@ -17,8 +18,14 @@ _POSITIONS = {
 }
 
 
-def blocks_of(ours: str, official: str, theirs: str) -> list[Entry]:
-    """Entries of a trunk's blocks."""
+def list_blocks(ours: str, official: str, theirs: str) -> list[Entry]:
+    """Returns the entries of a trunk's blocks.
+
+    Args:
+      ours: our path of the trunk's parent.
+      official: the paper's code's name of the blocks.
+      theirs: transformers' name of the blocks.
+    """
     return [
         (
             f"{ours}/trunk/block_{{i}}/{module}",
@@ -47,19 +54,25 @@ def _within(block: str, names: str | tuple[str, ...]) -> str | list[str]:
 
 
 def _position_tables(
-    shapes: Mapping[str, tuple[int, ...]], family: str, side: int
+    shapes: Mapping[str, tuple[int, ...]], format: str, side: int
 ) -> dict[str, np.ndarray]:
-    """float32 [1, 1 + side * side, D] of the encoder and, where the arrays have one, the decoder; row 0 is zeros."""
+    """Computes the sine-cosine tables of the encoder and, if the arrays have one, the decoder.
+
+    Returns:
+      float32 [1, 1 + side * side, D] by key. Row 0 is the class token's, zeros.
+    """
     tables = {}
     for key, path in zip(
-        _POSITIONS[family], ("params/encoder/cls_token", "params/decoder/mask_token"), strict=True
+        _POSITIONS[format], ("params/encoder/cls_token", "params/decoder/mask_token"), strict=True
     ):
         if path in shapes:
-            tables[key] = position_table((side, side), shapes[path][0])[None]
+            tables[key] = make_position_table((side, side), shapes[path][0])[None]
     return tables
 
 
-# What MAE's encoder and a ViT's are called alike.
+START_ENCODER = "; an encoder starts from it with config.init_from='mae:PATH'"
+
+# Entries that MAE's encoder shares with a classifier's.
 ENCODER: list[Entry] = [
     ("params/encoder/cls_token", "cls_token", "vit.embeddings.cls_token", {"": ("", TOKEN)}),
     (
@@ -68,13 +81,13 @@ ENCODER: list[Entry] = [
         "vit.embeddings.patch_embeddings.projection",
         CONVOLUTION,
     ),
-    *blocks_of("params/encoder", "blocks", "vit.layers"),
+    *list_blocks("params/encoder", "blocks", "vit.layers"),
     ("params/encoder/norm", "norm", "vit.layernorm", NORM),
 ]
 
-# The published files and transformers 4 have the left ones, and so does what transformers 5 writes, with the
-# decoder's blocks named after the encoder's. Its models in memory have the right ones.
-SPELLINGS = (
+# Left: keys in the published files and in files that transformers 4 and 5 write, which name the
+# decoder's blocks after the encoder's. Right: keys of transformers 5's models in memory.
+RENAMED_KEYS = (
     (r"^vit\.encoder\.layer\.", "vit.layers."),
     (r"^decoder\.decoder_encoder\.layer\.", "decoder.decoder_layers."),
     (
@@ -88,22 +101,28 @@ SPELLINGS = (
 
 MAE = NameTable(
     model="MAE",
-    own="params/decoder",
-    families={OFFICIAL: "facebookresearch/mae", HUGGINGFACE: "transformers' ViTMAEForPreTraining"},
+    own_module="params/decoder",
+    formats={OFFICIAL: "facebookresearch/mae", HUGGINGFACE: "transformers' ViTMAEForPreTraining"},
     encoder="params/encoder",
-    marks={
+    signatures={
         HUGGINGFACE: ("vit.embeddings.", "vit.encoder.", "vit.layers."),
         OFFICIAL: ("cls_token", "patch_embed."),
     },
-    positions={family: keys[0] for family, keys in _POSITIONS.items()},
+    # A classifier's file has all that marks a MAE's, and a head.
+    foreign_keys={
+        HUGGINGFACE: ("classifier.weight",),
+        OFFICIAL: ("head.weight", "fc_norm.weight"),
+    },
+    position_keys={format: keys[0] for format, keys in _POSITIONS.items()},
     entries=[
         *ENCODER,
         ("params/decoder/embed", "decoder_embed", "decoder.decoder_embed", LINEAR),
         ("params/decoder/mask_token", "mask_token", "decoder.mask_token", {"": ("", TOKEN)}),
-        *blocks_of("params/decoder", "decoder_blocks", "decoder.decoder_layers"),
+        *list_blocks("params/decoder", "decoder_blocks", "decoder.decoder_layers"),
         ("params/decoder/norm", "decoder_norm", "decoder.decoder_norm", NORM),
         ("params/decoder/predict", "decoder_pred", "decoder.decoder_pred", LINEAR),
     ],
-    spellings={HUGGINGFACE: SPELLINGS},
-    fixed=_position_tables,
+    renamed_keys={HUGGINGFACE: RENAMED_KEYS},
+    computed_tables=_position_tables,
+    usage=START_ENCODER,
 )

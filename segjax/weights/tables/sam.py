@@ -1,7 +1,13 @@
-"""SAM's modules under three names: ours, segment-anything's (the published .pth files) and transformers' (SamModel).
+"""Names of SAM's modules: ours, those of segment-anything, and those of transformers.
 
-One table says which is which and how its arrays are laid out; `segjax.weights.names` moves arrays by it.
+The published .pth files have segment-anything's names. transformers' model is SamModel.
+`segjax.weights.names` moves arrays by the table.
 """
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 from segjax.weights.layouts import (
     CONVOLUTION,
@@ -14,15 +20,17 @@ from segjax.weights.layouts import (
     UPSCALING,
 )
 from segjax.weights.names import HUGGINGFACE, OFFICIAL, NameTable
+from segjax.weights.tree import flatten
 
 _TABLES = {"rel_pos_h": ("rel_pos_h", SAME), "rel_pos_w": ("rel_pos_w", SAME)}
 
+_GAUSSIAN_MATRIX = "shared_image_embedding.positional_embedding"
 _ENCODER = "params/image_encoder/"
 _BLOCK = "params/image_encoder/trunk/block_{i}"
 _PROMPT = "params/prompt_encoder/"
 _DECODER = "params/mask_decoder/"
 _TWO_WAY = "params/mask_decoder/transformer/"
-_LAYER = "mask_decoder.transformer.layers.{i}."  # both families call it so
+_LAYER = "mask_decoder.transformer.layers.{i}."  # in both formats
 
 _ENTRIES = [
     (
@@ -61,7 +69,7 @@ _ENTRIES = [
     (
         "constants/prompt_encoder/gaussian_matrix",
         "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
-        "shared_image_embedding.positional_embedding",
+        _GAUSSIAN_MATRIX,
         {"": ("", SAME)},
     ),
     *(
@@ -161,27 +169,44 @@ _ENTRIES = [
     ),
 ]
 
+
+def _explain(checkpoint: Any, expected: Mapping[str, Any]) -> str:
+    """Returns a hint for a position table of another canvas, "" if the canvas is not the reason."""
+    if checkpoint.table is None:
+        return ""
+    paths = flatten(expected).items()
+    wanted = next((leaf.shape[1] for path, leaf in paths if path.endswith("pos_embed")), None)
+    stored = np.shape(checkpoint.arrays.get(checkpoint.table.position_keys[checkpoint.format], ()))
+    if wanted is None or len(stored) != 4 or stored[1] == wanted:
+        return ""
+    return (
+        "; its positions are for another canvas: `segjax convert SRC DST --canvas PIXELS` "
+        "resizes them"
+    )
+
+
 SAM = NameTable(
     model="SAM",
-    families={OFFICIAL: "segment-anything", HUGGINGFACE: "transformers' SamModel"},
-    own="params/image_encoder",
+    formats={OFFICIAL: "segment-anything", HUGGINGFACE: "transformers' SamModel"},
+    own_module="params/image_encoder",
     encoder="params/image_encoder",
-    marks={
+    signatures={
         HUGGINGFACE: ("vision_encoder.", "shared_image_embedding."),
         OFFICIAL: ("image_encoder.", "prompt_encoder.", "mask_decoder."),
     },
-    positions={OFFICIAL: "image_encoder.pos_embed", HUGGINGFACE: "vision_encoder.pos_embed"},
+    position_keys={OFFICIAL: "image_encoder.pos_embed", HUGGINGFACE: "vision_encoder.pos_embed"},
     entries=_ENTRIES,
-    # transformers holds the Gaussian matrix twice, and its own safetensors files leave the second one out.
-    copies={
+    # transformers holds the Gaussian matrix twice. Its safetensors files leave the second one out.
+    duplicates={
         HUGGINGFACE: {
-            "prompt_encoder.shared_embedding.positional_embedding": "shared_image_embedding.positional_embedding"
+            "prompt_encoder.shared_embedding.positional_embedding": _GAUSSIAN_MATRIX,
         }
     },
-    relatives={
+    derived_models={
         "mask_decoder.hf_token": "HQ-SAM",
         "image_encoder.layers.": "MobileSAM",
         "image_encoder.trunk.": "SAM 2",
         "sam_mask_decoder.": "SAM 2",
     },
+    explain=_explain,
 )

@@ -4,6 +4,9 @@
 name for both.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from segjax.weights.layouts import BATCH_NORM, CONVOLUTION, FLATTENED, LINEAR, UPSCALING
 from segjax.weights.names import Entry, NameTable
 
@@ -64,11 +67,20 @@ _TORCHVISION_HEADS = [
     ("params/keypoint_head/upscale", "roi_heads.keypoint_predictor.kps_score_lowres", UPSCALING),
 ]
 
+def explain_other_classes(checkpoint: Any, expected: Mapping[str, Any]) -> str:
+    """Returns the hint that a detector of other classes can be a start."""
+    del checkpoint, expected
+    return (
+        "; of a detector of other classes config.init_from='detector:PATH' loads all but their "
+        "last layers"
+    )
+
+
 TORCHVISION_DETECTORS = NameTable(
     model="Mask R-CNN",
-    families={TORCHVISION: "torchvision"},
-    own="params/rpn",
-    marks={TORCHVISION: ("backbone.body.", "backbone.fpn.", "rpn.head.")},
+    formats={TORCHVISION: "torchvision"},
+    own_module="params/rpn",
+    signatures={TORCHVISION: ("backbone.body.", "backbone.fpn.", "rpn.head.")},
     entries=[
         *_torchvision_resnet("backbone.body."),
         *(
@@ -81,9 +93,10 @@ TORCHVISION_DETECTORS = NameTable(
         ),
         *_TORCHVISION_HEADS,
     ],
-    ignored={TORCHVISION: r".*\.num_batches_tracked"},
+    ignored_keys={TORCHVISION: r".*\.num_batches_tracked"},
+    explain=explain_other_classes,
     # As the published files of the first generation have them.
-    spellings={
+    renamed_keys={
         TORCHVISION: (
             (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
             (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
@@ -95,12 +108,13 @@ TORCHVISION_DETECTORS = NameTable(
     },
 )
 
-# The backbone of a classifier alone (`NameTable.part_of`): no model of ours is one.
+# The backbone of a classifier alone (`NameTable.load_part`): no model of ours is one.
 TORCHVISION_RESNETS = NameTable(
     model="ResNet",
-    families={TORCHVISION: "torchvision's classifiers"},
-    own="params/classifier",
-    marks={TORCHVISION: ("layer1.0.",)},
+    formats={TORCHVISION: "torchvision's classifiers"},
+    own_module="params/classifier",
+    signatures={TORCHVISION: ("layer1.0.",)},
     entries=_torchvision_resnet(""),
-    ignored={TORCHVISION: r".*\.num_batches_tracked"},
+    usage="; a Mask R-CNN's backbone starts from it with config.init_from='resnet:PATH'",
+    ignored_keys={TORCHVISION: r".*\.num_batches_tracked"},
 )

@@ -1,0 +1,47 @@
+"""The record of the SAM family."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from segjax.models.build import variable_shapes
+from segjax.models.family import Family, describe_vit
+from segjax.models.sam.build import SIZES, build_sam, init_sam
+from segjax.models.sam.resize_positions import resize_position_tables
+from segjax.models.sam.sam import Sam
+
+
+def resize_sam_positions(
+    variables: Mapping[str, Any], stored: nn.Module, model: nn.Module
+) -> Mapping[str, Any]:
+    """Resizes the position tables to the canvas of `model`; see `resize_position_tables`.
+
+    Raises:
+      ValueError: the patch does not divide the canvas.
+    """
+    del stored
+    return resize_position_tables(variables, variable_shapes(model))
+
+
+def note_iou_sigmoid(model: Sam) -> str:
+    """Returns a warning if the predicted IoUs need a sigmoid, which other libraries do not apply."""
+    if not model.iou_sigmoid:
+        return ""
+    return "iou_sigmoid=True; apply a sigmoid to the IoUs that it predicts"
+
+
+FAMILY = Family(
+    title="SAM",
+    module=Sam,
+    sizes=SIZES,
+    build=build_sam,
+    init=init_sam,
+    task="promptable",
+    name_tables=("segjax.weights.tables.sam:SAM",),
+    usage="`segjax predict` and `segjax everything` take a SAM",
+    describe_encoder=describe_vit,
+    fit_canvas=resize_sam_positions,
+    recognize="segjax.inference.recognize:recognize_vit",
+    conversion_note=note_iou_sigmoid,
+)
