@@ -24,7 +24,7 @@ def on_page_markdown(markdown: str, **_) -> str:
       The page with each command line replaced by a fenced block.
 
     Raises:
-      RuntimeError: a command failed; the message carries its error output.
+      SystemExit: A command failed. The message holds its error output.
     """
     return COMMAND.sub(lambda match: run_command(match["arguments"]), markdown)
 
@@ -39,7 +39,7 @@ def run_command(arguments: str) -> str:
       Markdown.
 
     Raises:
-      RuntimeError: the command failed; the message carries its error output.
+      SystemExit: The command failed. The message holds its error output.
     """
     environment = os.environ | {"COLUMNS": "100", "JAX_PLATFORMS": "cpu", "NO_COLOR": "1"}
     result = subprocess.run(
@@ -50,7 +50,7 @@ def run_command(arguments: str) -> str:
         env=environment,
     )
     if result.returncode:
-        raise RuntimeError(f"`segjax {arguments}` failed: {result.stderr}")
+        raise SystemExit(f"`segjax {arguments}` failed: {result.stderr}")
     # The home folder of whoever builds the site is nobody's business.
     output = result.stdout.replace(str(pathlib.Path.home()), "~")
     return f"```text\n{output.rstrip()}\n```"
