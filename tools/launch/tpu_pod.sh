@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The same training on every host of a Cloud TPU slice. Run it where gcloud is set up; see docs/launching.md.
+# The same training on every host of a Cloud TPU slice. Run it where gcloud is set up; see docs/guides/launching.md.
 #
 #   bash tools/launch/tpu_pod.sh NAME ZONE WORKDIR [--config.key=value ...]
 #   CONFIG=experiments/mae/imagenet_h.py bash tools/launch/tpu_pod.sh my-slice us-east5-a /mnt/runs/mae-h \
