@@ -16,8 +16,8 @@ def main() -> int:
     parser.add_argument("--met", help="a file to make once all have met")
     parser.add_argument("--fails", action="store_true", help="with an error of its own, after that")
     args = parser.parse_args()
-    assert processes.several(args)
-    if guard.needed():
+    assert processes.is_distributed(args)
+    if guard.is_needed():
         timeouts = dict(heartbeat_timeout=args.heartbeat_timeout, join_timeout=args.join_timeout)
         return guard.guard([sys.executable, *sys.argv], coordinator=args.coordinator, **timeouts)
     guard.end_with_guard()
@@ -27,7 +27,7 @@ def main() -> int:
 
     prepare_jax(1)
     logging.basicConfig(level=logging.INFO)
-    with processes.joined(args):
+    with processes.join(args):
         for meeting in range(10**6):
             multihost_utils.process_allgather(np.float32(meeting))
             if meeting == 3:

@@ -93,7 +93,7 @@ def launch(folder, function, processes: int, devices: int, **arguments) -> list:
 def main(rank: str, count: str, devices: str, port: str, folder: str) -> None:
     prepare_jax(int(devices))
     if int(count) > 1:
-        jax.config.update("jax_compilation_cache_dir", None)  # see segjax.cli.processes.joined
+        jax.config.update("jax_compilation_cache_dir", None)  # see segjax.cli.processes.join
         jax.distributed.initialize(f"localhost:{port}", int(count), int(rank))
     module, name, arguments = pickle.loads(pathlib.Path(folder, "call").read_bytes())
     try:

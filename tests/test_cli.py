@@ -15,9 +15,9 @@ from written_run import moved_by, write_run
 
 import segjax
 from segjax.cli import main
-from segjax.cli.evaluate import evaluation_config
+from segjax.cli.evaluate import make_evaluation_config
 from segjax.cli.experiments import apply_flags, read_config
-from segjax.cli.predict import read_prompts
+from segjax.cli.inference.predict import read_prompts
 from segjax.data.threads import count_usable_cores
 from segjax.evaluation.interactive_scores import InteractiveScores
 from segjax.inference.loading import load_with_config
@@ -550,7 +550,7 @@ def test_a_run_older_than_a_setting_gets_its_default():
         {"name": "sam_debug", "depth": 2, "global_blocks": [1]},
     )
     saved["data"]["augment"] = {"flip": True}
-    config = evaluation_config(saved, None, None, ["--config.model.dtype=bfloat16"])
+    config = make_evaluation_config(saved, None, None, ["--config.model.dtype=bfloat16"])
     assert (config.eval.num_points, config.seed, config.eval.limit) == (9, 0, 3)
     assert (config.model.width, config.model.depth, config.model.global_blocks) == (32, 2, (1,))
     assert make_task(config).model == build_sam(

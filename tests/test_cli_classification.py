@@ -8,10 +8,10 @@ from golden.drawn_weights import drawn_variables
 from PIL import Image
 
 from segjax.cli import main
-from segjax.cli.evaluate import evaluation_config
+from segjax.cli.evaluate import make_evaluation_config
 from segjax.models.classifier import build_classifier, init_classifier
 from segjax.tasks.classification.config import classification_config
-from segjax.training.resume import plain
+from segjax.training.workdir import to_plain_dict
 from segjax.weights.checkpoint import write_checkpoint
 
 
@@ -24,7 +24,7 @@ def weights(tmp_path_factory):
     write_checkpoint(
         path,
         drawn_variables(build_classifier(**config.model), init_classifier),
-        metadata=plain(config),
+        metadata=to_plain_dict(config),
     )
     return str(path)
 
@@ -75,7 +75,7 @@ def test_weights_without_a_run_are_measured_by_the_task_of_their_model(tmp_path,
     assert (
         main(["prepare", "synthetic", "--out", str(tmp_path / "data"), "--option", "count=1"]) == 0
     )  # both splits
-    config = evaluation_config({"model": {"name": name}}, str(tmp_path / "data"), "heldout", [])
+    config = make_evaluation_config({"model": {"name": name}}, str(tmp_path / "data"), "heldout", [])
     assert (config.task, config.data.eval_split) == (task, "heldout")
 
 

@@ -11,7 +11,8 @@ import pytest
 from jax.sharding import AxisType
 
 from segjax.cli.experiments import read_config
-from segjax.models.detection.layers import numbered
+from segjax.models.detection.fpn import VitBackbone
+from segjax.models.detection.layers import number_names
 from segjax.tasks import make_task
 from segjax.tasks.classification.config import classification_config
 from segjax.tasks.detection.task import Detection
@@ -22,10 +23,8 @@ from segjax.weights.run_folder import load_variables
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "experiments"
 EXPERIMENTS = sorted(FOLDER.rglob("*.py"))
 name_of = lambda path: path if isinstance(path, str) else f"{path.parent.name}/{path.stem}"
-HEADS = {
-    "masks": "mask_convs",
-    "keypoints": "keypoints",
-}  # and the attribute of a detector that says it has one
+# Term of the loss -> attribute of a detector that has it.
+HEADS = {"masks": "mask_head", "keypoints": "keypoint_head"}
 # Programs that differ from others in numbers alone: these others are traced by default.
 LIKE_OTHERS = ("cityscapes", "coco_r50_lsj", "lvis", "keypoints", "nuclei", "roi_ablation")
 LIKE_OTHERS = [FOLDER / "mask_rcnn" / f"{name}.py" for name in LIKE_OTHERS]
@@ -60,8 +59,8 @@ def test_the_real_config_traces(path, variant):
         lambda v, b, k: task.loss(v, b, k, True), variables, batch, key
     )
     assert loss.shape == weight.shape == () and loss.dtype == jnp.float32
-    heads = {name for name, attribute in HEADS.items() if getattr(task.model, attribute, 0)}
-    heads |= set(numbered("classes", getattr(task.model, "box_stages", 0)))
+    heads = {name for name, attribute in HEADS.items() if getattr(task.model, attribute, None)}
+    heads |= set(number_names("classes", len(getattr(task.model, "box_heads", ()))))
     assert METRICS[config.task] | heads <= set(metrics)
 
 
@@ -132,15 +131,16 @@ def test_detectors_are_trained_by_detectron2_s_recipes(name, steps, batch, rate,
     config = read_config(f"{FOLDER}/mask_rcnn/{name}")
     assert (config.total_steps, config.batch_size) == (steps, batch)
     optimizer, model = config.optimizer, make_task(config).model
-    assert model.box_stages == (3 if "cascade" in name else 1)
+    assert len(model.box_heads) == (3 if "cascade" in name else 1)
     assert (optimizer.peak_lr, optimizer.base_lr, optimizer.schedule, optimizer.boundaries) == (
         rate,
         0,
         "step",
         drops,
     )
-    if model.backbone == "vit":
-        assert (optimizer.name, optimizer.weight_decay, optimizer.layer_decay, model.drop_path) == (
+    if isinstance(model.backbone, VitBackbone):
+        drop_path = model.backbone.trunk["drop_path"]
+        assert (optimizer.name, optimizer.weight_decay, optimizer.layer_decay, drop_path) == (
             "adamw",
             0.1,
             0.7,
@@ -153,7 +153,9 @@ def test_detectors_are_trained_by_detectron2_s_recipes(name, steps, batch, rate,
         0.9,
         4e-5 if jitter else 1e-4,
     )
-    assert (model.freeze_at, model.norm) == ((0, "gn") if jitter else (2, "frozen_bn"))
+    assert (model.backbone.freeze_at, model.backbone.norm) == (
+        (0, "gn") if jitter else (2, "frozen_bn")
+    )
 
 
 @pytest.mark.parametrize(

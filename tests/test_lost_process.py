@@ -1,4 +1,4 @@
-"""A process is lost: the others end in time, with a status to start again by and a line that names the lost one."""
+"""A process is lost: the others end in time, with a status for the launcher and a message."""
 
 import os
 import signal
@@ -70,7 +70,7 @@ def test_a_worker_killed_and_a_coordinator_killed_are_named_by_the_others(tmp_pa
     assert last.startswith(
         f"segjax train: process 1 is lost: no heartbeat for --heartbeat_timeout={HEARTBEAT} s."
     )
-    assert "goes on from the newest checkpoint" in last
+    assert "resumes from the newest checkpoint" in last
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ def test_who_did_not_come_is_named(tmp_path, absent):
         status, _, last = group.ends(rank)
         assert status == guard.LOST
         assert last.startswith(
-            f"segjax train: process {absent} did not come within --join_timeout=60 s"
+            f"segjax train: process {absent} did not join within --join_timeout=60 s"
         )
 
 
@@ -146,7 +146,7 @@ FATAL = "F1125 client.h:80] Terminating process because the JAX distributed serv
         ("INTERNAL: Barrier failed: UNAVAILABLE: Task 3 heartbeat timeout.", "process 3 is lost"),
         (
             "ABORTED: 1 unexpectedly tried to connect with a different incarnation.",
-            "process 1 was lost and is there anew",
+            "process 1 was lost and has restarted",
         ),
         (
             "DEADLINE_EXCEEDED\n\nRPC: /xla.coordination.CoordinationService/Heartbeat",
@@ -158,11 +158,11 @@ FATAL = "F1125 client.h:80] Terminating process because the JAX distributed serv
         ),
         (
             "# 2/4.\nSome timed out task names:\n1\n3\n\nRPC: /xla.C/RegisterTask",
-            "processes 1, 3 did not come within",
+            "processes 1, 3 did not join within",
         ),
         (
             "DEADLINE_EXCEEDED\n\nRPC: /xla.coordination.CoordinationService/RegisterTask",
-            "process 0 did not come",
+            "process 0 did not join",
         ),
         (
             "Shutdown barrier: The first task at the barrier: 2. Some timed out task names:\n0\n",
@@ -171,10 +171,10 @@ FATAL = "F1125 client.h:80] Terminating process because the JAX distributed serv
     ],
 )
 def test_what_jax_says_is_put_plainly(words, said):
-    assert said in guard.reason(FATAL + words, "host0:1234", 100, 300)
+    assert said in guard.explain_abort(FATAL + words, "host0:1234", 100, 300)
 
 
 def test_an_abort_of_another_kind_is_not_explained_away():
-    assert guard.reason("munmap_chunk(): invalid pointer", None, 100, 300).endswith(
-        "what is above says why"
+    assert guard.explain_abort("munmap_chunk(): invalid pointer", None, 100, 300).endswith(
+        "the messages above tell why"
     )

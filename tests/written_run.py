@@ -9,19 +9,19 @@ import ml_collections
 import numpy as np
 import optax
 
-from segjax.models.build import shapes_of
+from segjax.models.build import variable_shapes
 from segjax.models.sam.build import build_sam
 from segjax.tasks.promptable.config import promptable_config
 from segjax.training.checkpoints import Checkpoints
-from segjax.training.resume import plain
-from segjax.training.state import create_state
+from segjax.training.state import init_state
+from segjax.training.workdir import to_plain_dict
 
 
 @functools.cache
 def debug_variables():
     """Variables of the smallest SAM as NumPy arrays, drawn on the host: compiling its initialisation takes longer."""
     model = build_sam("sam_debug")
-    shapes = shapes_of(model)
+    shapes = variable_shapes(model)
     rng = np.random.default_rng(0)
     fan_in = lambda shape: np.prod(shape[:-1]) if len(shape) > 1 else 4
     return jax.tree.map(
@@ -57,9 +57,9 @@ def write_run(
     with Checkpoints(workdir / "checkpoints", best=best) as checkpoints:
         for step in steps:
             variables = {"params": moved_by(step), "constants": debug_variables()["constants"]}
-            state = create_state(variables, optax.sgd(0.1), jax.random.key(0))
+            state = init_state(variables, optax.sgd(0.1), jax.random.key(0))
             state = state.replace(step=np.int32(step), ema=moved_by(10 * step) if ema else None)
-            meta = {"config": plain(debug_config(best))}
+            meta = {"config": to_plain_dict(debug_config(best))}
             checkpoints.save(jax.device_put(state), meta, (numbers or {}).get(step))
             checkpoints.wait()
     return workdir

@@ -20,7 +20,7 @@ ADAM = dict(peak_lr=1e-4, weight_decay=0.05)
 
 
 def main(arguments: Sequence[str]) -> None:
-    from segjax.models.flops import TRAINING, mae_multiply_adds
+    from segjax.models.flops import TRAINING, count_mae_multiply_adds
     from segjax.models.mae import build_mae
 
     parser = argparse.ArgumentParser(
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     print(table_row("4096 x 4096 matrices multiplied", peaks, products), flush=True)
     peaks, times = in_turn(workers, "step", args.repeats)
     print(table_row(f"{args.model}, step of {args.batch}", peaks, times), flush=True)
-    operations = 2 * TRAINING * args.batch * sum(mae_multiply_adds(build_mae(args.model)))
+    operations = 2 * TRAINING * args.batch * sum(count_mae_multiply_adds(build_mae(args.model)))
     rates = [2 * 4096**3 / np.median(taken) for taken in products]
     medians = [np.median(taken) for taken in times]
     shares = (
@@ -70,22 +70,23 @@ def ours(side: str, model: str, batch: int, dtype: str, platform: str) -> dict[s
     from segjax.tasks.reconstruction.task import Reconstruction
     from segjax.training.optimizer import make_optimizer, make_schedule
     from segjax.training.sharding import make_mesh, place_batch, state_shardings
-    from segjax.training.state import create_state
-    from segjax.training.step import CompiledStep, make_train_step
+    from segjax.training.state import init_state
+    from segjax.training.step import TrainStep
 
     config = reconstruction_config()
     config.model = dict(name=model, dtype=dtype)
     task, mesh = Reconstruction(config), make_mesh()
     schedule = make_schedule(ADAM["peak_lr"], 1000, schedule="constant")
     optimizer = make_optimizer(schedule, b2=0.95, weight_decay=ADAM["weight_decay"])
-    state = create_state(drawn_variables(task.model, init_mae), optimizer, jax.random.key(0))
+    state = init_state(drawn_variables(task.model, init_mae), optimizer, jax.random.key(0))
     shardings = state_shardings(state, mesh)
     state = jax.device_put(state, shardings)
     square = jax.device_put(
         np.random.default_rng(0).standard_normal((4096, 4096), np.float32).astype(dtype)
     )
     product = jax.jit(lambda a: a @ a)
-    step = CompiledStep(make_train_step(task.loss, optimizer, schedule), shardings, mesh)
+    options = dict(loss_fn=task.loss, optimizer=optimizer, schedule=schedule)
+    step = TrainStep(mesh, shardings, **options)
     images = dict(image=pictures(batch, task.model.canvas), weight=np.ones(batch, np.float32))
 
     def run() -> None:

@@ -5,7 +5,7 @@
     python tools/compile_for.py --config=experiments/mae/imagenet_h.py --topology=v5e-256 --slices=2
 
 It is the step that `segjax train` would run there, with its shardings, compiled by the compiler of TPUs (extra `tpu`).
-Nothing is run: memory and exchanges are the compiler's, times are arithmetic. See docs/scaling.md.
+Nothing is run: memory and exchanges are the compiler's, times are arithmetic. See docs/guides/scaling.md.
 
 Exit status: 0 it fits, 1 it does not, 2 wrong use, or what is needed is missing.
 """
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quick", action="store_true", help="less than half of the time; says somewhat more memory"
     )
-    parser.add_argument("--row", action="store_true", help="print the row of docs/scaling.md alone")
+    parser.add_argument("--row", action="store_true", help="print the row of docs/guides/scaling.md alone")
     parser.add_argument(
         "--text", default="", metavar="FILE", help="write the compiled program there"
     )
@@ -47,10 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = apply_flags(read_config(args.config), rest)
 
         from segjax.scaling.compilation import compile_step, report, table_row
-        from segjax.tasks import completed, make_task
+        from segjax.tasks import complete_config, make_task
 
         found = compile_step(
-            make_task(config), completed(config), on, quick=args.quick, text=args.text
+            make_task(config), complete_config(config), on, quick=args.quick, text=args.text
         )
     except (ValueError, FileNotFoundError, SetupError) as error:
         print(f"compile_for: {error}", file=sys.stderr)

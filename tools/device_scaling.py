@@ -9,7 +9,7 @@ so is the loss, but for rounding. The devices share the cores of this machine. S
 and what is lost is the price of splitting: exchanges, smaller products, and work that every device does by itself
 (whole parameters are updated by each). It says nothing of how much faster several real devices would be.
 
-Beside it is the arithmetic of docs/scaling.md with this machine's rates, measured in the same process: the best of
+Beside it is the arithmetic of docs/guides/scaling.md with this machine's rates, measured in the same process: the best of
 some large products and of some passes over a large array. `of the longest` and `of the sum` are the measured step by
 what the arithmetic says where all overlaps and where nothing does: its error on devices that were really used.
 A loop of random length (`rounds.sampled`) counts as one turn there: set `--config.rounds.sampled=false`.

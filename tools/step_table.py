@@ -22,14 +22,14 @@ import optax
 
 from segjax.cli.experiments import apply_flags, read_config
 from segjax.data.splits import open_split
-from segjax.inference.detection.postprocess import detected
+from segjax.inference.detection.postprocess import detect_on_canvas
 from segjax.prompting.simulation import Simulator
 from segjax.tasks import make_task
-from segjax.tasks.detection.loss import TRUTH
-from segjax.tasks.detection.targets import region_targets
-from segjax.training.optimizer import from_config
-from segjax.training.state import create_state
-from segjax.training.step import make_train_step
+from segjax.tasks.detection.loss import GROUND_TRUTH_FIELDS
+from segjax.tasks.detection.targets import sample_regions
+from segjax.training.optimizer import build_optimizer
+from segjax.training.state import init_state
+from segjax.training.step import train_step
 
 
 def measure(name: str, function: Callable, *args: Any, repeats: int) -> Any:
@@ -76,15 +76,16 @@ def main() -> None:
     if parts := PARTS.get(config.task):
         parts(row, task, variables, batch)
 
-    schedule, optimizer = from_config(config)
-    state = create_state(variables, optimizer, jax.random.key(3))
+    schedule, optimizer = build_optimizer(config)
+    state = init_state(variables, optimizer, jax.random.key(3))
 
     def update(grads, state):
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         return optax.apply_updates(state.params, updates), opt_state
 
     row("optimizer", update, variables["params"], state)
-    row("**the step**", make_train_step(task.loss, optimizer, schedule), state, batch)
+    options = dict(loss_fn=task.loss, optimizer=optimizer, schedule=schedule)
+    row("**the step**", functools.partial(train_step, **options), state, state.key, batch)
 
 
 def time_input(batches: Any, epoch: int) -> None:
@@ -111,14 +112,16 @@ def promptable_parts(row: Callable, task: Any, variables: dict, batch: dict) -> 
         "encoder, with gradient", jax.grad(lambda params: encode(params).sum()), variables["params"]
     )
 
-    simulator: Simulator = task.simulator(batch)
-    session = jax.jit(simulator.first_prompt, static_argnums=1)(jax.random.key(1), task.mask_size)
+    simulator: Simulator = task.make_simulator(batch)
+    session = jax.jit(simulator.sample_first_prompt, static_argnums=1)(
+        jax.random.key(1), task.mask_size
+    )
     no_skip = np.zeros(batch["valid"].shape, bool)
-    row("next click", lambda key: simulator.prompted(key, session, 1, no_skip), jax.random.key(2))
+    row("next click", lambda key: simulator.add_click(key, session, 1, no_skip), jax.random.key(2))
     context = (variables["params"], embedding)
     for name, play in (
-        ("first round", simulator.first_round),
-        ("a later round", simulator.later_round),
+        ("first round", simulator.run_first_round),
+        ("a later round", simulator.run_later_round),
     ):
         loss = lambda context, play=play: play((with_params(context[0]), context[1]), session)[1][
             "loss"
@@ -126,8 +129,8 @@ def promptable_parts(row: Callable, task: Any, variables: dict, batch: dict) -> 
         row(f"{name}, forward", loss, context)
         row(f"{name}, with gradient", jax.grad(loss), context)
     logits, iou = task.decode_session((variables, embedding), session, False)
-    score = lambda logits: simulator.score(
-        simulator.upsampled(logits), iou[:, :, 1:], simulator.truth
+    score = lambda logits: simulator.loss_fn(
+        simulator.upsample(logits), iou[:, :, 1:], simulator.ground_truth
     )["loss"].sum()
     row("loss of three masks, with gradient", jax.grad(score), logits[:, :, 1:])
 
@@ -152,12 +155,18 @@ def detection_parts(row: Callable, task: Any, variables: dict, batch: dict) -> N
     levels = both("backbone and pyramid", encode, images, inputs=(0,))
     answers = both("proposal network", functools.partial(call, "propose"), levels)
     choose = lambda levels, answers: call(
-        "proposals", variables["params"], *answers, levels, images.shape[1:3], sizes, train=True
+        "select_proposals",
+        variables["params"],
+        *answers,
+        levels,
+        images.shape[1:3],
+        sizes,
+        train=True,
     )
     proposals = row("proposals chosen", choose, levels, answers)
-    truth = {name: batch[name] for name in TRUTH}
+    truth = {name: batch[name] for name in GROUND_TRUTH_FIELDS}
     draw = functools.partial(
-        region_targets, samples=samples.regions, positive_fraction=samples.positive_regions
+        sample_regions, samples=samples.regions, positive_fraction=samples.positive_regions
     )
     regions = row(
         "regions drawn",
@@ -169,12 +178,14 @@ def detection_parts(row: Callable, task: Any, variables: dict, batch: dict) -> N
 
     flat = lambda x: x.reshape(-1, *x.shape[2:])
     take = lambda side: (
-        lambda _, levels, boxes: flat(call("regions", variables["params"], levels, boxes, side))
+        lambda _, levels, boxes: flat(
+            call("pool_regions", variables["params"], levels, boxes, side)
+        )
     )
     pooled = both("regions of 7 x 7", take(7), levels, regions.boxes, inputs=(1,))
     both(
         "classes and boxes of regions (of a cascade's first stage)"
-        if model.box_stages > 1
+        if len(model.box_heads) > 1
         else "classes and boxes of regions",
         functools.partial(call, "classify"),
         pooled,
@@ -182,18 +193,18 @@ def detection_parts(row: Callable, task: Any, variables: dict, batch: dict) -> N
     pooled = both(
         "regions of 14 x 14", take(14), levels, regions.boxes[:, : samples.objects], inputs=(1,)
     )
-    if model.mask_convs:
+    if model.mask_head:
         both(
             "masks of regions",
             functools.partial(call, "segment"),
             pooled,
             flat(regions.labels[:, : samples.objects]),
         )
-    if model.keypoints:
+    if model.keypoint_head:
         both("keypoints of regions", functools.partial(call, "locate"), pooled)
     row(
         "detection, from the pictures on",
-        lambda variables: detected(model, variables, images, sizes),
+        lambda variables: detect_on_canvas(model, variables, images, sizes),
         variables,
     )
 

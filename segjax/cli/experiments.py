@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import importlib.machinery
 import importlib.util
 import pathlib
 import re
@@ -22,7 +23,8 @@ def check_experiment(argument: str) -> None:
       argument: "FILE.py[:VARIANT]", or "NAME[:VARIANT]" of a registered experiment.
 
     Raises:
-      FileNotFoundError: There is neither such a file nor such a name. Lists the nearest experiments.
+      FileNotFoundError: There is neither such a file nor such a name. Lists the nearest
+        experiments.
     """
     name = argument.split(":", 1)[0]
     path = pathlib.Path(name)
@@ -48,12 +50,12 @@ def check_experiment(argument: str) -> None:
 def read_config(argument: str) -> Any:
     """Returns the ConfigDict of an experiment.
 
-    A file is executed as a module of its folder, so `from . import quickstart` imports the file beside it. Nothing has
-    to be installed for that.
+    A file is executed as a module of its folder, so `from . import quickstart` imports the file
+    beside it. Nothing has to be installed for that.
 
     Args:
-      argument: "FILE.py[:VARIANT]", or "NAME[:VARIANT]" of an experiment that a package has registered with
-        `segjax.register_experiment`. A file takes precedence.
+      argument: "FILE.py[:VARIANT]", or "NAME[:VARIANT]" of an experiment that a package has
+        registered with `segjax.register_experiment`. A file takes precedence.
 
     Raises:
       FileNotFoundError: As `check_experiment`.
@@ -79,7 +81,8 @@ def _load_get_config(path: pathlib.Path) -> Callable[..., Any]:
     package = sys.modules[_PACKAGE] = types.ModuleType(_PACKAGE)
     package.__path__ = [str(path.resolve().parent)]
     name = f"{_PACKAGE}.{path.stem.replace('.', '_')}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    loader = importlib.machinery.SourceFileLoader(name, str(path))  # whatever the file's suffix
+    spec = importlib.util.spec_from_loader(name, loader)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
@@ -90,27 +93,35 @@ def _load_get_config(path: pathlib.Path) -> Callable[..., Any]:
 
 
 def apply_flags(config: Any, flags: Sequence[str]) -> Any:
-    """The config with the command line's `--config.key=value` applied; it gains keys that its task knows.
+    """Applies the command line's `--config.key=value` to a config, in place.
 
-    Raises ValueError for a key that the task lacks (names the nearest), a value of another type, and any argument
-    that is none of these.
+    Args:
+      config: ConfigDict of an experiment. It gains settings that its task knows and it leaves out.
+      flags: Arguments of the command line that the command itself does not know.
+
+    Returns:
+      The config.
+
+    Raises:
+      ValueError: A key that the task does not know (the message names the nearest), a value of
+        another type, or an argument that is not of this form.
     """
     from absl import flags as absl_flags
     from ml_collections import config_flags
 
-    from segjax.tasks import completed
-    from segjax.training.defaults import flat_keys
+    from segjax.tasks import complete_config
+    from segjax.training.defaults import flatten_config
 
-    # Says which keys there are, and their types. Only those named are taken from it: the others' defaults may yet
-    # change, for the model's come with its name.
-    full = completed(config)
-    names = _names(flags)
-    strangers = [name for name in names if not name.startswith("config.")]
-    if strangers:
-        near = difflib.get_close_matches(strangers[0], flat_names(full), 1)
+    # The complete config knows all keys and their types. Only the named keys are copied from it: a
+    # flag may change the model's name, and with it the defaults of the model's attributes.
+    full = complete_config(config)
+    names = _flag_names(flags)
+    if unknown := [name for name in names if not name.startswith("config.")]:
+        near = difflib.get_close_matches(unknown[0], list_keys(full), 1)
         hint = f"; did you mean --config.{near[0]}?" if near else "."
         raise ValueError(
-            f"unknown argument --{strangers[0]}{hint} Fields of the experiment are set as --config.key=value"
+            f"unknown argument --{unknown[0]}{hint} Fields of the experiment are set as "
+            "--config.key=value"
         )
     keys = [re.sub(r"\[\d+\]", "", name.removeprefix("config.")) for name in names]
     check_keys(keys, full)
@@ -123,17 +134,22 @@ def apply_flags(config: Any, flags: Sequence[str]) -> Any:
         raise ValueError(f"{error}") from error
     if positional:
         raise ValueError(
-            f"unexpected argument {positional[0]!r}; fields of the experiment are set as --config.key=value"
+            f"unexpected argument {positional[0]!r}; fields of the experiment are set as "
+            "--config.key=value"
         )
-    parsed = flat_keys(values["config"].value)
+    parsed = flatten_config(values["config"].value)
     for key in keys:
-        _set(config, key, parsed[key])
+        _set_value(config, key, parsed[key])
     return config
 
 
 def check_keys(keys: Iterable[str], config: Any) -> None:
-    """Raises ValueError for a dotted key that the config lacks, naming the nearest ones, or that is a group of keys."""
-    known = flat_names(config)
+    """Checks that every dotted key is a setting of the config.
+
+    Raises:
+      ValueError: An unknown key (the message names the nearest), or a group of settings.
+    """
+    known = list_keys(config)
     for key in keys:
         if key in known:
             continue
@@ -150,7 +166,15 @@ def check_keys(keys: Iterable[str], config: Any) -> None:
         )
 
 
-def _set(config: Any, key: str, value: Any) -> None:
+def list_keys(config: Any) -> list[str]:
+    """Lists the dotted names of a config's settings, sorted."""
+    from segjax.training.defaults import flatten_config
+
+    return sorted(flatten_config(config))
+
+
+def _set_value(config: Any, key: str, value: Any) -> None:
+    """Sets a dotted key, and creates the groups that it needs."""
     *groups, last = key.split(".")
     with config.unlocked(), config.ignore_type():  # the value has the type of the default
         for group in groups:
@@ -160,14 +184,7 @@ def _set(config: Any, key: str, value: Any) -> None:
         config[last] = value
 
 
-def flat_names(config: Any) -> list[str]:
-    """Dotted names of the config's fields, sorted."""
-    from segjax.training.defaults import flat_keys
-
-    return sorted(flat_keys(config))
-
-
-def _names(flags: Sequence[str]) -> list[str]:
+def _flag_names(flags: Sequence[str]) -> list[str]:
     return [
         flag.lstrip("-").split("=", 1)[0]
         for flag in flags

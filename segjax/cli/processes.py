@@ -1,4 +1,4 @@
-"""One of several processes of a run: how it joins the others, and how it leaves them when something goes wrong."""
+"""Joins the processes of a distributed run, and leaves them when something goes wrong."""
 
 import argparse
 import atexit
@@ -16,88 +16,103 @@ GRACE = 5.0  # seconds that a process which failed waits for others that may be 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that say how many processes there are, which this is, and how long to wait for the others."""
+    """Adds the flags that describe the processes of a run and how long to wait for them."""
     parser.add_argument(
         "--distributed", action="store_true", help="several processes; jax finds the others itself"
     )
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
-    parser.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    parser.add_argument("--processes", type=int, metavar="N", help="number of processes")
     parser.add_argument(
-        "--process_id", "--process-id", type=int, metavar="I", help="which one this is, 0..N-1"
+        "--process_id", "--process-id", type=int, metavar="I", help="index of this process, 0..N-1"
     )
     parser.add_argument(
         "--join_timeout",
         type=int,
         default=300,
         metavar="S",
-        help="seconds to wait for all to start (default 300)",
+        help="seconds to wait for all processes to start (default 300)",
     )
     parser.add_argument(
         "--heartbeat_timeout",
         type=int,
         default=100,
         metavar="S",
-        help="a process that has not been heard of for so many seconds is lost, and the others end (default 100)",
+        help="seconds without a heartbeat after which a process is lost and the others end "
+        "(default 100)",
     )
 
 
-def several(args: argparse.Namespace) -> bool:
-    """Whether the command line asks for several processes. Raises ValueError when it does so by halves."""
-    named = (args.coordinator, args.processes, args.process_id)
-    if not args.distributed and any(value is not None for value in named) and None in named:
+def is_distributed(args: argparse.Namespace) -> bool:
+    """Returns whether the command line asks for several processes.
+
+    Raises:
+      ValueError: Only some of the flags that go together are given, or a timeout is below 1.
+    """
+    address = (args.coordinator, args.processes, args.process_id)
+    if not args.distributed and any(value is not None for value in address) and None in address:
         raise ValueError(
             "--coordinator, --processes and --process_id go together: "
             f"got {args.coordinator}, {args.processes} and {args.process_id}"
         )
-    for name in ("join_timeout", "heartbeat_timeout"):
-        if (value := getattr(args, name)) < 1:
+    for name, value in (
+        ("join_timeout", args.join_timeout),
+        ("heartbeat_timeout", args.heartbeat_timeout),
+    ):
+        if value < 1:
             raise ValueError(f"--{name} is {value}; expected a number of seconds, at least 1")
-    return args.distributed or None not in named
+    return args.distributed or None not in address
 
 
 @contextlib.contextmanager
-def joined(args: argparse.Namespace) -> Iterator[None]:
-    """jax.distributed inside the block, before anything asks for a device.
+def join(args: argparse.Namespace) -> Iterator[None]:
+    """Connects this process to the others with `jax.distributed`, for the time of the block.
 
-    A block that fails ends the process soon, though the others may be waiting for it in the middle of a step: at once
-    if they all fail alike, else after GRACE seconds. When it was a computation that failed, which is what a lost peer
-    looks like, jax is given the time to find out whom it has lost; it then ends the process.
+    Enter it before anything asks jax for a device. If the block fails, the process ends soon,
+    although others may be waiting for it in the middle of a step: at once if all processes fail
+    alike, else after GRACE seconds. If a computation failed, which is the symptom of a lost
+    process, jax first gets the time to find out which one is lost. It then ends the process.
+
+    Args:
+      args: Parsed flags, see `add_arguments`.
     """
     import jax
 
-    logger.info("waiting for all processes to come, up to %d s", args.join_timeout)
-    with _missing_processes_named(args.join_timeout), _ctrl_c_ends():
+    # Connect
+    logger.info("waiting for all processes to join, up to %d s", args.join_timeout)
+    with _report_missing_processes(args.join_timeout), _default_ctrl_c():
         jax.distributed.initialize(
             *(args.coordinator, args.processes, args.process_id),
-            # Process 0 gives up first and says who is missing; the others would only say that time is up.
+            # Process 0 gives up first and names the missing ones. The others could not name any.
             initialization_timeout=args.join_timeout + 10,
             heartbeat_timeout_seconds=args.heartbeat_timeout,
         )
     try:
-        _say_who_we_are()
+        _log_process()
         if jax.default_backend() == "cpu":
-            # There process 0 alone would find its programs in the cache, and gloo waits but 30 s for those who compile.
+            # Only process 0 would find its programs in the cache, and gloo waits no more than 30 s
+            # for those that compile.
             jax.config.update("jax_compilation_cache_dir", None)
         yield
-    except SystemExit:  # told to stop, and all stop together
+    except SystemExit:  # all processes stop together
         raise
     except BaseException as error:
+        # End soon, or wait for jax to report a lost process
         computing = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
         if computing:
             logger.error(
-                "%s\nwaiting up to %d s to hear whether a process is lost",
+                "%s\nwaiting up to %d s for jax to report a lost process",
                 error,
                 args.heartbeat_timeout,
             )
-        if not _all_fail(within=GRACE + args.heartbeat_timeout * computing):
-            time.sleep(GRACE * computing)  # one is lost, and jax about to say so
-            atexit.register(_leave)
+        if not _all_processes_failed(within=GRACE + args.heartbeat_timeout * computing):
+            time.sleep(GRACE * computing)  # jax is about to report the lost one
+            atexit.register(_exit_at_once)
         raise
 
 
 @contextlib.contextmanager
-def _ctrl_c_ends() -> Iterator[None]:
-    """Inside, Ctrl-C ends the process at once; Python's own handler would wait for jax to come back."""
+def _default_ctrl_c() -> Iterator[None]:
+    """Lets Ctrl-C end the process at once. Python's own handler would wait for jax to return."""
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
@@ -105,8 +120,8 @@ def _ctrl_c_ends() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _say_who_we_are() -> None:
-    """One line of the log: which process this is, where, with which devices. Waits until all have their devices."""
+def _log_process() -> None:
+    """Logs index, host and devices of this process. Waits until all processes have devices."""
     import socket
 
     import jax
@@ -118,30 +133,35 @@ def _say_who_we_are() -> None:
     )
 
 
-def _all_fail(within: float) -> bool:
-    """Whether every process comes here within so many seconds."""
+def _all_processes_failed(within: float) -> bool:
+    """Returns whether every process calls this function within so many seconds."""
     import jax
-    from jax._src import distributed
+    from orbax.checkpoint import multihost
 
+    # jax's own barrier (`multihost_utils.sync_global_devices`) has no timeout.
+    meet = multihost.get_barrier_sync_fn()
     try:
-        distributed.global_state.client.wait_at_barrier("segjax: an error", int(within * 1000))
+        meet(key="segjax: an error", timeout_ms=int(within * 1000))
     except jax.errors.JaxRuntimeError:
         return False
     return True
 
 
-def _leave() -> None:
-    """Ends the process before jax, at exit, waits minutes for the others to come to their ends."""
+def _exit_at_once() -> None:
+    """Ends the process before jax, at exit, waits minutes for the other processes."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(2)
 
 
 @contextlib.contextmanager
-def _missing_processes_named(seconds: int) -> Iterator[None]:
-    """Inside, the service that jax starts in process 0 gives up after `seconds` and names the missing processes.
+def _report_missing_processes(seconds: int) -> Iterator[None]:
+    """Makes jax's coordinator give up after `seconds` and name the processes that did not join.
 
-    jax has the option, but not as an argument of `initialize`: without it nobody says who did not come.
+    This needs a private module of jax, the only one that segjax imports. The coordinator has the
+    option `cluster_register_timeout`, but the public `jax.distributed.initialize` does not pass it
+    on. With its default of an hour, the clients give up first, and none of them knows which process
+    is missing. Under another version of jax without this function, no process is named.
     """
     import functools
 
@@ -149,7 +169,7 @@ def _missing_processes_named(seconds: int) -> Iterator[None]:
         from jax._src.lib import _jax as library
 
         start = library.get_distributed_runtime_service
-    except (ImportError, AttributeError):  # another version: then nobody is named
+    except (ImportError, AttributeError):
         yield
         return
     library.get_distributed_runtime_service = functools.partial(

@@ -1,15 +1,18 @@
 """Train the experiment of a config file. A workdir that holds checkpoints is resumed, bit for bit.
 
   segjax train --config=experiments/sam/quickstart.py --workdir=runs/quickstart
-  segjax train --config=experiments/sam/quickstart.py:debug --workdir=runs/try --config.total_steps=20
+  segjax train --config=experiments/sam/quickstart.py:debug --workdir=runs/try \\
+      --config.total_steps=20
   segjax train --config=experiments/sam/coco.py --workdir=runs/coco --config.data.source=data/coco
 
-Any field of the config can be changed with --config.key=value. The workdir receives config.json, metrics.jsonl,
-tb/ (TensorBoard), pictures/ and checkpoints/. SIGTERM and Ctrl-C save and stop; the same command goes on.
+Any field of the config can be changed with --config.key=value. The workdir receives config.json,
+metrics.jsonl, tb/ (TensorBoard), pictures/ and checkpoints/. SIGTERM and Ctrl-C save and stop. The
+same command resumes the run.
 
-Several processes: the same command on each, with --coordinator=HOST:PORT --processes=N --process_id=I; on TPU pods
-and Slurm, which tell jax all that, --distributed alone. When one is lost the others end within --heartbeat_timeout
-seconds, with status 75 and a line that names it. See docs/launching.md.
+Several processes: run the same command on each, with --coordinator=HOST:PORT --processes=N
+--process_id=I. On TPU pods and under Slurm --distributed is enough, because jax finds the processes
+itself. If a process is lost, the others end within --heartbeat_timeout seconds, with status 75 and
+a message that names it. See docs/guides/launching.md.
 """
 
 import argparse
@@ -23,68 +26,65 @@ from segjax.cli.memory import keep_freed_memory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command line takes; the module's docstring is its help."""
+    """Adds the arguments of the command. The module's docstring is its help."""
     parser.add_argument(
         "--config", required=True, metavar="FILE.py[:VARIANT]", help="the experiment"
     )
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
     processes.add_arguments(parser)
     parser.set_defaults(passes_flags=True)
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    """Trains to the end. Raises what `segjax.training.loop.train` raises."""
+    """Trains to the end. You can skip this; the loop is in `segjax.training.loop.train`."""
     from segjax.cli.experiments import check_experiment
 
     check_experiment(args.config)
-    if not processes.several(args):
-        _train(args, rest, contextlib.nullcontext())
-        return 0
-    if guard.needed():
-        timeouts = {name: getattr(args, name) for name in ("heartbeat_timeout", "join_timeout")}
-        command = [sys.executable, "-m", "segjax", *args.argv]
-        return guard.guard(command, coordinator=args.coordinator, **timeouts)
-    guard.end_with_guard()
-    _train(args, rest, processes.joined(args))
-    return 0
+    join_processes = contextlib.nullcontext()
+    if processes.is_distributed(args):
+        # This process guards a child that runs the same command
+        if guard.is_needed():
+            timeouts = {name: getattr(args, name) for name in ("heartbeat_timeout", "join_timeout")}
+            command = [sys.executable, "-m", "segjax", *args.argv]
+            return guard.guard(command, coordinator=args.coordinator, **timeouts)
+        guard.end_with_guard()
+        join_processes = processes.join(args)
+    keep_freed_memory()  # before jax is imported
 
-
-def _train(
-    args: argparse.Namespace, rest: Sequence[str], together: contextlib.AbstractContextManager
-) -> None:
     from segjax.cli import keep_compiled_programs
     from segjax.cli.experiments import apply_flags, read_config
 
-    keep_freed_memory()
     keep_compiled_programs()
-    config = apply_flags(
-        read_config(args.config), rest
-    )  # a mistake in it is told before the others are waited for
+    # Before joining: a mistake in the config is reported without waiting for the other processes
+    config = apply_flags(read_config(args.config), rest)
     _log_progress()
 
     from segjax.tasks import make_task
     from segjax.training.loop import train
 
-    with together:
+    with join_processes:
         _check_attention(config)
         train(make_task(config), config, args.workdir)
+    return 0
 
 
 def _check_attention(config: Any) -> None:
-    """Raises ValueError for a kernel of other devices than are here; what jax says would not name the setting."""
+    """Raises ValueError if the attention kernel needs other devices; names the setting."""
     import jax
 
-    from segjax.models.attention import KERNEL_OF
+    from segjax.models.attention import KERNEL_PLATFORM
 
-    asked, here = config.model.get("attention"), jax.default_backend()
-    if (needed := KERNEL_OF.get(asked, here)) != here:
+    requested, available = config.model.get("attention"), jax.default_backend()
+    if (needed := KERNEL_PLATFORM.get(requested, available)) != available:
         raise ValueError(
-            f"config.model.attention={asked!r} is a kernel of {needed.upper()}s, and jax finds a {here.upper()} here; "
-            "set --config.model.attention=xla, which runs everywhere"
+            f"config.model.attention={requested!r} is a kernel for {needed.upper()}s, and jax "
+            f"finds a {available.upper()} here; set --config.model.attention=xla, which runs "
+            "everywhere"
         )
 
 
 def _log_progress() -> None:
+    """Sends segjax's log messages to standard error."""
     import logging
 
     handler = logging.StreamHandler(sys.stderr)
@@ -92,4 +92,4 @@ def _log_progress() -> None:
     logger = logging.getLogger("segjax")
     logger.setLevel(logging.INFO)
     logger.handlers[:] = [handler]
-    logger.propagate = False  # some library or other gives the root a handler too
+    logger.propagate = False  # libraries may give the root logger a handler too

@@ -1,4 +1,4 @@
-"""The few layers that every model here is made of."""
+"""Layers that all models share: linear layers, norms, MLPs, upscaling and drop path."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,18 +6,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.ops.sharded_dense import affine, whole
+from segjax.ops.sharded_dense import affine, replicate
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact, erf form, which the published models use; `jax.nn.gelu` takes the dearer erfc."""
-    return x * (
-        0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)
-    )  # a NumPy scalar would turn bfloat16 into float32
+    """Computes the exact GELU, x * (1 + erf(x / sqrt(2))) / 2, as the published models do.
+
+    `jax.nn.gelu` uses erfc, which is more expensive.
+    """
+    # 0.5**0.5 is a Python number: a NumPy scalar would turn bfloat16 into float32.
+    return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
 
 
 small_normal = nn.initializers.truncated_normal(0.02)
-# torch draws a convolution's kernel by its fan-in, a transposed convolution's by its fan-out.
+# torch scales a convolution's kernel by its fan-in, a transposed convolution's by its fan-out.
 torch_conv = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 torch_transposed_conv = nn.initializers.variance_scaling(
     1 / 3, "fan_out", "uniform", in_axis=0, out_axis=-1
@@ -25,10 +27,17 @@ torch_transposed_conv = nn.initializers.variance_scaling(
 
 
 class Linear(nn.Module):
-    """Dense over the last axis, computed as one two-dimensional product.
+    """Dense layer over the last axis, computed as one two-dimensional product.
 
-    Contracting a flattened matrix makes the weight gradient a plain matrix product, several times faster on CPUs
-    than contracting over many batch axes. Parameters are those of `nn.Dense`: kernel [in, out], bias [out].
+    All other axes are flattened, so the weight gradient is a plain matrix product. On CPUs this is
+    several times faster than a contraction over many batch axes. Parameters are those of
+    `nn.Dense`: kernel [in, out], bias [out].
+
+    Attributes:
+      features: output channels.
+      use_bias: add a bias.
+      dtype: of the computation.
+      kernel_init: initializer of the kernel.
     """
 
     features: int
@@ -37,29 +46,37 @@ class Linear(nn.Module):
     kernel_init: Callable = small_normal
 
     @nn.compact
-    def stored(self, width: int) -> tuple[jax.Array, jax.Array | None]:
-        """(kernel [width, features], bias [features] or None) as they are, for inputs of that width."""
+    def get_parameters(self, width: int) -> tuple[jax.Array, jax.Array | None]:
+        """Returns (kernel [width, features], bias [features] or None) for inputs of that width."""
         kernel = self.param("kernel", self.kernel_init, (width, self.features))
-        return kernel, self.param(
-            "bias", nn.initializers.zeros, (self.features,)
-        ) if self.use_bias else None
+        if not self.use_bias:
+            return kernel, None
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
 
     def weights(self, width: int) -> tuple[jax.Array, jax.Array | float]:
-        """(kernel, bias or 0.0) in `dtype`, the kernel whole on every device; for products of another form than a call,
-        which `gradients_in` does not reach."""
-        kernel, bias = self.stored(width)
-        return whole(kernel.astype(self.dtype)), 0.0 if bias is None else bias.astype(self.dtype)
+        """Returns (kernel, bias or 0.0) in `dtype`, the kernel replicated on every device.
+
+        For callers that compute another product than `__call__`. Their gradients are not affected
+        by `segjax.ops.sharded_dense.reduce_gradients_in`.
+        """
+        kernel, bias = self.get_parameters(width)
+        return replicate(kernel.astype(self.dtype)), 0.0 if bias is None else bias.astype(self.dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., width] -> [..., features]."""
-        weights = self.stored(x.shape[-1])
-        if self.is_initializing():  # parameters stay where they are drawn
+        """Maps [..., width] to [..., features]."""
+        weights = self.get_parameters(x.shape[-1])
+        if self.is_initializing():  # no product, so that parameters stay where they are drawn
             return jnp.zeros((*x.shape[:-1], self.features), self.dtype)
         return affine(x.astype(self.dtype), *weights)
 
 
 class LayerNorm(nn.Module):
-    """Normalisation over the last axis, so of SAM's maps too: statistics in float32, result in `dtype`."""
+    """Layer normalization over the last axis.
+
+    Attributes:
+      epsilon: added to the variance.
+      dtype: of the result. Statistics are float32.
+    """
 
     epsilon: float = 1e-6
     dtype: jnp.dtype = jnp.float32
@@ -69,13 +86,20 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         x = x.astype(jnp.float32)
-        centred = x - x.mean(axis=-1, keepdims=True)
-        variance = jnp.mean(centred**2, axis=-1, keepdims=True)
-        return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
+        centered = x - x.mean(axis=-1, keepdims=True)
+        variance = jnp.mean(centered**2, axis=-1, keepdims=True)
+        return (centered * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
 
 
 class Mlp(nn.Module):
-    """Linear layers with an activation between them, none after the last. Parameters: layer_0, layer_1, ..."""
+    """Multilayer perceptron. Parameters: layer_0, layer_1, ...
+
+    Attributes:
+      widths: output channels of each layer.
+      activation: applied after each layer but the last.
+      dtype: of the computation.
+      kernel_init: initializer of the kernels.
+    """
 
     widths: Sequence[int]
     activation: Callable = gelu
@@ -92,10 +116,16 @@ class Mlp(nn.Module):
 
 
 class Upscale(nn.Module):
-    """Transposed convolution 2x2 of stride 2 without its last step, putting the four cells of each cell in place.
+    """Transposed 2x2 convolution of stride 2, without the final rearrangement of cells.
 
-    Norms, activations and products with a filter treat cells alike, so a decoder can put only its few masks in place,
-    not its many channels. Kernel [in, 2, 2, out], bias [out].
+    Each input cell becomes four output cells on an axis of their own. `depth_to_space` puts them in
+    place. Norms, activations and products treat all cells alike, so a decoder rearranges its few
+    masks instead of its many channels. Parameters: kernel [in, 2, 2, out], bias [out].
+
+    Attributes:
+      features: output channels.
+      dtype: of the computation.
+      kernel_init: initializer of the kernel.
     """
 
     features: int
@@ -104,7 +134,7 @@ class Upscale(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., C] -> [..., 4, features], the four in the order of `depth_to_space`."""
+        """Maps [..., C] to [..., 4, features], the four cells in the order of `depth_to_space`."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], 2, 2, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         out = affine(x.astype(self.dtype), kernel.reshape(x.shape[-1], -1), jnp.tile(bias, 4))
@@ -112,15 +142,24 @@ class Upscale(nn.Module):
 
 
 def drop_path(x: jax.Array, rate: jax.Array | float, key: jax.Array | None) -> jax.Array:
-    """Stochastic depth (arXiv 1603.09382): drops a branch for whole examples, scales the kept ones by 1 / (1 - rate).
+    """Applies drop path (stochastic depth, arXiv 1603.09382) to a residual branch.
+
+    The branch of an example is dropped with probability `rate`, else divided by 1 - rate.
+
+    Example:
+      >>> drop_path(jnp.ones((2, 3)), 0.5, None).shape
+      (2, 3)
 
     Args:
-      x: [B, ...], the branch.
-      rate: probability of dropping; may be traced.
-      key: None keeps every branch (evaluation).
+      x: [B, ...], output of the branch.
+      rate: probability of dropping. It may be traced.
+      key: typed PRNG key. None: nothing is dropped (evaluation).
+
+    Returns:
+      An array of the same shape and dtype.
     """
     if key is None:
         return x
     keep = 1.0 - rate
-    kept = jax.random.bernoulli(key, keep, (x.shape[0],) + (1,) * (x.ndim - 1))
-    return jnp.where(kept, x / keep, 0).astype(x.dtype)
+    mask = jax.random.bernoulli(key, keep, (x.shape[0],) + (1,) * (x.ndim - 1))
+    return jnp.where(mask, x / keep, 0).astype(x.dtype)

@@ -1,6 +1,6 @@
 """What a step costs by arithmetic: operations of the traced program, and the times that a chip's rates allow.
 
-Nothing here has been checked on a TPU. These are lower bounds; docs/scaling.md says how far above them a step may be.
+Nothing here has been checked on a TPU. These are lower bounds; docs/guides/scaling.md says how far above them a step may be.
 """
 
 import dataclasses

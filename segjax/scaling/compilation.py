@@ -12,7 +12,7 @@ from segjax.scaling.arithmetic import StepTimes, operations_per_chip, step_times
 from segjax.scaling.program_text import Traffic, read_traffic
 from segjax.scaling.slices import GIB, Slice
 from segjax.training import sharding
-from segjax.training.memory import explanation, is_out_of_memory
+from segjax.training.memory import describe_out_of_memory, is_out_of_memory_error
 from segjax.training.program import Program, make_program
 
 
@@ -95,7 +95,7 @@ def compile_step(
         microbatches=config.microbatches,
     )
     known |= dict(
-        quick=quick, counted=task.operations()[0], executed=operations_per_chip(program, traced)
+        quick=quick, counted=task.flops()[0], executed=operations_per_chip(program, traced)
     )
     began = time.perf_counter()
     try:
@@ -103,9 +103,9 @@ def compile_step(
             {"exec_time_optimization_effort": -1.0} if quick else None
         )
     except jax.errors.JaxRuntimeError as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory_error(error):
             raise
-        refusal = explanation(error, config, program, batch)
+        refusal = describe_out_of_memory(error, config, program, batch)
         return Compilation(**known, seconds=time.perf_counter() - began, refusal=refusal)
     seconds, written = time.perf_counter() - began, compiled.as_text()
     if text:
@@ -170,7 +170,7 @@ def report(found: Compilation) -> str:
 
 
 def table_row(name: str, found: Compilation) -> str:
-    """The row of docs/scaling.md: name, slice, mesh, images a chip; GiB; exchanges; compile time; least time."""
+    """The row of docs/guides/scaling.md: name, slice, mesh, images a chip; GiB; exchanges; compile time; least time."""
     mesh = " x ".join(str(size) for size in found.mesh.values())
     cells = [name, found.on.name, mesh, f"{found.images / found.on.chips:g}"]
     if found.memory is None:

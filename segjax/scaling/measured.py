@@ -21,7 +21,7 @@ from segjax.scaling.program_text import Traffic, read_traffic
 from segjax.scaling.slices import Chip
 from segjax.training import sharding
 from segjax.training.program import make_program
-from segjax.training.start import drawn_state
+from segjax.training.program import initialize_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +137,7 @@ def measure_step(
     traced = program.trace(batch)
     compiled = traced.lower().compile()
     with jax.set_mesh(mesh):
-        state = drawn_state(task, program, config.seed, {})
+        state = initialize_state(task, program, config.seed, {})
         losses, seconds = _run(compiled, state, batch, steps + 1)
     return Measured(
         mesh=dict(mesh.shape),
@@ -171,7 +171,7 @@ HEAD = (
 
 
 def table_row(found: Measured, first: Measured) -> str:
-    """The row of docs/scaling.md; `HEAD` names its cells.
+    """The row of docs/guides/scaling.md; `HEAD` names its cells.
 
     `of the first` is throughput by that of `first`; `arithmetic` products, memory and exchanges; `of the longest` and
     `of the sum` how many times as long as the arithmetic says the step takes, if all overlap and if nothing does.

@@ -19,7 +19,7 @@ from segjax.models.from_mae import (
 )
 from segjax.models.mae import Mae
 from segjax.models.sam.sam import Sam
-from segjax.ops.positions import position_table
+from segjax.ops.positions import make_position_table
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
 from segjax.weights.tables.mae import MAE
 from segjax.weights.tables.vit import VIT
@@ -152,7 +152,7 @@ def _read_own_encoder(
             "expected a MAE, or a classifier with pool='token'. Or set config.model.pool='mean' "
             "here too"
         )
-    positions = encoder.get("pos_embed", position_table(source.grid, source.width))
+    positions = encoder.get("pos_embed", make_position_table(source.grid, source.width))
     arrays = {name: encoder[name] for name in modules}
     return PretrainedEncoder(arrays, source.grid, source.patch, positions)
 

@@ -1,4 +1,7 @@
-"""What tasks have in common that make their examples of records: a model by name, settings, batches."""
+"""Base class of the tasks that make their examples from prepared records.
+
+You can skip this to understand a paper: the losses are in the tasks' own folders.
+"""
 
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,21 +14,30 @@ import numpy as np
 
 from segjax.data.loader import make_loader
 from segjax.data.splits import FirstRecords, open_split
+from segjax.files import write_atomic, write_json
+from segjax.images.encoding import encode_png
 from segjax.models.build import init_model, variable_shapes
-from segjax.models.sizes import attributes
-from segjax.training.defaults import with_defaults
+from segjax.models.sizes import get_model_options
+from segjax.training.defaults import fill_defaults
 from segjax.training.task import Task
 from segjax.weights.tree import check_variables
 
 
 class RecordTask(Task):
-    """A task says which settings and models it has, what an example is, its loss and how it is measured."""
+    """Task that reads records and has a model by name.
 
-    defaults: Callable[
-        [], ml_collections.ConfigDict
-    ]  # its settings; of the model's, the name is enough
-    build: Callable[..., nn.Module]  # a model of its kind by name, see `models.build.Kind`
-    example: Callable[..., Callable]  # with `train`: what is made of a record, see `make_loader`
+    A subclass adds its settings, its examples, its loss and its evaluation.
+
+    Attributes:
+      defaults: returns the default config. Of the model it holds the name alone.
+      build: builds a model of the task's family by name, see `segjax.models.family.Family.build`.
+      build_example: called with train=True or False, returns a function from a record to an example
+        (see `segjax.data.loader.make_loader`).
+    """
+
+    defaults: Callable[[], ml_collections.ConfigDict]
+    build: Callable[..., nn.Module]
+    build_example: Callable[..., Callable]
 
     def __init__(self, config: ml_collections.ConfigDict):
         options = config.model.to_dict()
@@ -37,25 +49,44 @@ class RecordTask(Task):
     def complete_config(
         cls, settings: Mapping[str, Any] | ml_collections.ConfigDict
     ) -> ml_collections.ConfigDict:
-        """A new config with every setting: those given, perhaps by an older version, and the defaults of the others.
+        """Returns a config with the task's defaults for all settings that are missing.
 
-        The model's attributes are spelt out, which `defaults` leaves to its name.
+        It states every option of the model, of which `defaults` has the name alone.
+
+        Args:
+          settings: a config, perhaps of an older version.
 
         Raises:
           ValueError: unknown model, or a setting of another type than its default.
         """
         defaults = cls.defaults()
         name = settings.get("model", {}).get("name", defaults.model.name)
-        defaults.model = ml_collections.ConfigDict({"name": name, **attributes(cls.build(name))})
-        return with_defaults(settings, defaults)
+        defaults.model = ml_collections.ConfigDict({"name": name, **cls.model_options(name)})
+        return fill_defaults(settings, defaults)
+
+    @classmethod
+    def model_options(cls, name: str) -> dict[str, Any]:
+        """Returns all options of a model of this name, as `config.model` holds them.
+
+        The default is right for models whose options are the attributes of their module.
+
+        Raises:
+          ValueError: unknown name.
+        """
+        return get_model_options(cls.build(name))
 
     def init(self, key: jax.Array) -> dict[str, Any]:
-        """Fresh variables."""
+        """Draws fresh variables."""
         return init_model(self.model, key)
 
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a training batch; reads no data."""
-        return batch_shapes(self.example(train=True), batch_size)
+        """Returns the shapes of a training batch on the devices. Reads no data."""
+        placeholder = self.build_example(train=True).placeholder()
+        rows = {name: np.asarray(row) for name, row in placeholder.items()}
+        return {
+            name: jax.ShapeDtypeStruct((batch_size, *row.shape), row.dtype)
+            for name, row in rows.items()
+        }
 
     def batches(
         self,
@@ -68,47 +99,102 @@ class RecordTask(Task):
         seed: int = 0,
         workdir: pathlib.Path | None = None,
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Batches of examples: "train" endless, shuffled and drawn at random, "eval" once. Raises what `source` does.
+        """Opens a split; see `segjax.training.task.Task.batches`.
 
-        Args:
-          workdir: the run's folder, see `load`.
+        Raises:
+          ValueError: as `open_source`.
         """
-        train = split == "train"
-        place = dict(process_index=process_index, process_count=process_count, workdir=workdir)
-        place |= dict(batch_size=batch_size, start=start, seed=seed)
-        return load(self.source(split), self.maker(split), self.data, train=train, **place)
+        return make_batches(
+            self.open_source(split),
+            self.build_split_example(split),
+            self.data,
+            train=split == "train",
+            batch_size=batch_size,
+            start=start,
+            process_index=process_index,
+            process_count=process_count,
+            seed=seed,
+            workdir=workdir,
+        )
 
-    def source(self, split: str) -> Sequence:
-        """The records of "train" or "eval". A task that wants others, or not any, says so here."""
-        return records_of(self.data, split, limit=self.eval["limit"])
+    def open_source(self, split: str) -> Sequence:
+        """Opens the records of "train" or "eval". Tasks override it to choose or check them."""
+        return open_records(self.data, split, limit=self.eval["limit"])
 
-    def maker(self, split: str) -> Callable:
-        """What makes examples of a split's records: `example`, and what must be known of the data besides."""
-        return self.example(train=split == "train")
+    def build_split_example(self, split: str) -> Callable:
+        """Returns the function from a split's record to an example.
 
-    def measured_batches(
+        A task overrides it if its examples depend on the dataset.
+        """
+        return self.build_example(train=split == "train")
+
+    def evaluation_batches(
         self, variables: Mapping[str, Any], mesh: jax.sharding.Mesh
     ) -> Iterator[dict[str, np.ndarray]]:
-        """This process's batches to measure variables on, see `records.measured_batches`.
+        """Opens this process's batches of the evaluation split.
 
-        Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them.
+        Args:
+          variables: to be evaluated.
+          mesh: whose devices share the batches.
+
+        Raises:
+          CheckpointError: variables of another model than the config's. flax would ignore
+            unexpected arrays.
         """
         check_variables(variable_shapes(self.model), variables, source="what is to be measured")
-        return measured_batches(self.batches, self.eval["batch_size"], mesh)
+        return open_evaluation_batches(self.batches, self.eval["batch_size"], mesh)
+
+    def write_evaluation(
+        self,
+        measured: Mapping[str, Mapping[str, Any]],
+        out: pathlib.Path | None,
+        *,
+        title: str,
+        mesh: jax.sharding.Mesh,
+    ) -> str:
+        """Evaluates variables, writes evaluation.json and the images, and returns a table.
+
+        Args:
+          measured: variables by name, "trained" and perhaps "untrained".
+          out: folder for the files, None to write none.
+          title: name of the checkpoint, the heading of a single column.
+          mesh: to evaluate on.
+        """
+        results = {
+            name: self.evaluate(variables, mesh=mesh) for name, variables in measured.items()
+        }
+        metrics = {name: values for name, (values, _) in results.items()}
+        headings = [name if len(metrics) > 1 else title for name in metrics]
+        lines = [f"{'':<12}" + "".join(f"{heading:>12}" for heading in headings)]
+        for key in metrics["trained"]:
+            lines.append(
+                f"{key:<12}" + "".join(f"{values[key]:>12.4f}" for values in metrics.values())
+            )
+        if out is not None:
+            write_json(out / "evaluation.json", metrics)
+            for name, image in results["trained"][1].items():
+                write_atomic(out / f"{name}.png", encode_png(image))
+            lines.append(str(out / "evaluation.json"))
+        return "\n".join(lines)
 
 
-def records_of(data: Mapping[str, Any], split: str, *, limit: int) -> Sequence:
-    """The records of "train", or of "eval": the first `limit` of these, or with 0 all."""
+def open_records(data: Mapping[str, Any], split: str, *, limit: int) -> Sequence:
+    """Opens the records of a split.
+
+    Args:
+      data: config.data.
+      split: "train" or "eval".
+      limit: number of records of "eval" that are used, 0 for all.
+    """
     source = open_split(data, split)
     if split == "train":
-        open_split(
-            data, "eval"
-        )  # what cannot be measured on should be an error now, not after the training
+        # A missing evaluation split should be an error now, not after the training.
+        open_split(data, "eval")
         return source
     return FirstRecords(source, limit) if limit else source
 
 
-def load(
+def make_batches(
     source: Sequence,
     example: Callable,
     data: Mapping[str, Any],
@@ -116,39 +202,51 @@ def load(
     train: bool,
     workdir: pathlib.Path | None = None,
     order: Sequence[int] | None = None,
-    **place: int,
+    **position: int,
 ) -> Iterator:
-    """Batches of examples: in training endless, shuffled and by the workers and cache that `config.data` asks for.
+    """Makes batches of examples from records.
+
+    In training they are endless and shuffled, with the workers and the cache of `config.data`.
 
     Args:
-      workdir: the run's folder; records that cannot be read are named in files of its folder `broken`.
-      order: to train in, as of `make_loader`.
-      place: batch_size, start, seed, process_index and process_count, as of `make_loader`.
+      source: records.
+      example: from a record to an example.
+      data: config.data.
+      train: True for training batches.
+      workdir: the run's folder. Its folder `broken` lists the records that cannot be read.
+      order: indices of records in the order of training, see `make_loader`.
+      position: batch_size, start, seed, process_index and process_count, see `make_loader`.
     """
     workers, cache_mb = (data["workers"], data["cache_mb"]) if train else (0, 0)
-    options = dict(train=train, workers=workers, threads=data["threads"], cache_mb=cache_mb)
-    options |= dict(
-        max_broken=data["max_broken"], broken_folder=workdir and workdir / "broken", order=order
+    return make_loader(
+        source,
+        example,
+        train=train,
+        workers=workers,
+        threads=data["threads"],
+        cache_mb=cache_mb,
+        max_broken=data["max_broken"],
+        broken_folder=workdir and workdir / "broken",
+        order=order,
+        **position,
     )
-    return make_loader(source, example, **place, **options)
 
 
-def batch_shapes(example: Callable, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """What a batch of examples holds on the devices, as shapes. example: of the task's batches, see `make_loader`."""
-    rows = {name: np.asarray(row) for name, row in example.placeholder().items()}
-    return {
-        name: jax.ShapeDtypeStruct((batch_size, *row.shape), row.dtype)
-        for name, row in rows.items()
-    }
-
-
-def measured_batches(
+def open_evaluation_batches(
     batches: Callable, batch_size: int, mesh: jax.sharding.Mesh
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This process's batches of the evaluation split: at least `batch_size` examples, as many for each device.
+    """Opens this process's batches of the evaluation split, with equally many rows per device.
 
     Args:
-      batches: of the task.
+      batches: a task's `batches`.
+      batch_size: smallest number of examples in a batch. It is rounded up to a multiple of the
+        devices.
+      mesh: whose devices share the batches.
     """
-    place = dict(process_index=jax.process_index(), process_count=jax.process_count())
-    return batches("eval", batch_size=-(-batch_size // mesh.size) * mesh.size, **place)
+    rounded = -(-batch_size // mesh.size) * mesh.size
+    return batches(
+        "eval",
+        batch_size=rounded,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )

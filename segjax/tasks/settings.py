@@ -36,7 +36,8 @@ class RecordSettings:
       train_split: Name of the training split.
       eval_split: Name of the evaluation split.
       scenes: Synthetic scenes, for source "synthetic".
-      percentiles: (low, high): stretch each image's intensities between these percentiles (microscopes). () is off.
+      percentiles: (low, high): stretch each image's intensities between these percentiles
+        (microscopes). () is off.
       workers: Processes that load training data. 0: threads of this process load it.
       threads: Threads of this process, or of each worker.
       cache_mb: Memory for records that stay loaded, in MB over all workers. 0 is off.
@@ -63,8 +64,8 @@ class CropSettings:
       scale: (low, high) of the crop's area, as a share of the image's area.
       ratio: (low, high) of the crop's width over its height.
       flip: Mirror left-right half of the time.
-      frame: Above 0, the devices resize the crops of images that were prepared with --short-side FRAME (in pixels). 0:
-        the host resizes them.
+      frame: Above 0, the devices resize the crops of images that were prepared with --short-side
+        FRAME (in pixels). 0: the host resizes them.
     """
 
     scale: tuple[float, float] = (0.2, 1.0)

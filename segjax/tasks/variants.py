@@ -12,9 +12,9 @@ def as_variant(
 ) -> ml_collections.ConfigDict:
     """Returns the config itself, or for "debug" the experiment in miniature.
 
-    The miniature takes two steps on synthetic scenes, within seconds on a CPU. All experiments of a task shrink to one
-    geometry (see the task's `miniature`), so that they share one compiled program. Every `get_config` ends with this
-    function.
+    The miniature takes two steps on synthetic scenes, within seconds on a CPU. All experiments of a
+    task shrink to one geometry (see the task's `miniature`), so that they share one compiled
+    program. Every `get_config` ends with this function.
 
     Args:
       config: The experiment, to which the variants in `known` have been applied.

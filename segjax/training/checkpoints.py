@@ -1,8 +1,9 @@
-"""Checkpoints of a run: state and config together, written in the background, read back on any mesh.
+"""Checkpoints of a run: state and config together, saved in the background, restored on any mesh.
 
-Where a run's parameters come from, in this order: its own newest readable checkpoint (everything is resumed),
-else `config.init_from` (parameters and constants of another run, or some of them from another kind of model), else the
-task's initialisation.
+The parameters of a run come from, in this order:
+1. its own newest readable checkpoint, with the rest of the state,
+2. `config.init_from`: another run, or some parameters of another kind of model,
+3. the task's initialization.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from segjax.training.optimizer import parameter_path
 from segjax.training.state import TrainState
 from segjax.weights.run_folder import best_step, newest_readable, saved_metrics, saved_tree
-from segjax.weights.tree import CheckpointError, check_variables, differences, flatten
+from segjax.weights.tree import CheckpointError, check_variables, describe_differences, flatten
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +29,7 @@ _SAVED = ("step", "params", "constants", "opt_state", "key", "ema")
 
 
 class Checkpoints:
-    """The checkpoints in one directory. A context manager: leaving it waits for the save under way.
-
-    keep: newest checkpoints kept; best: name of a metric whose best checkpoint is kept too ("": none);
-    best_mode: "max" or "min".
-    """
+    """Checkpoints in one directory. A context manager that waits for a running save at its exit."""
 
     def __init__(
         self,
@@ -42,6 +39,14 @@ class Checkpoints:
         best: str = "",
         best_mode: str = "max",
     ) -> None:
+        """Opens or makes the directory.
+
+        Args:
+          directory: Folder of the checkpoints, one subfolder per step.
+          keep: Number of newest checkpoints to keep.
+          best: Metric whose best checkpoint is kept too. "": none.
+          best_mode: "max" or "min".
+        """
         self.directory = pathlib.Path(directory).absolute()
         policies: list[preservation_policy.PreservationPolicy] = [
             preservation_policy.LatestN(n=keep)
@@ -65,16 +70,20 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Steps saved, oldest first."""
+        """Saved steps, oldest first."""
         return sorted(self._manager.all_steps())
 
     def save(
         self, state: TrainState, meta: Mapping[str, Any], metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Starts a save of the state at its step; returns once the arrays are copied off the devices.
+        """Starts to save the state at its step. Returns once the arrays have left the devices.
 
-        meta: JSON; the versions of jax and segjax and the metrics, by which the best is chosen, are added. A step that
-        is saved already is left alone.
+        A step that is saved already is left alone.
+
+        Args:
+          state: The state.
+          meta: JSON to save with it. The versions of jax and segjax and the metrics are added.
+          metrics: Metrics of the state's evaluation, by which the best checkpoint is chosen.
         """
         step = int(jax.device_get(state.step))
         if step in self._manager.all_steps():
@@ -92,17 +101,27 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
-        """Returns when every save is on disk."""
+        """Waits until every save is on disk."""
         self._manager.wait_until_finished()
 
     def restore(
         self, shapes: TrainState, shardings: TrainState
     ) -> tuple[TrainState, dict[str, Any]] | None:
-        """(state on the mesh of `shardings`, meta) of the newest checkpoint that can be read; None if there is none.
+        """Restores the newest readable checkpoint, on any mesh.
 
-        A checkpoint that cannot be read is passed over with a warning and moved aside, so that its step can
-        be saved again. Raises CheckpointError when none can be read, or when the newest that can is sound but
-        holds another model, optimizer state or moving average than `shapes`; nothing is moved then.
+        Unreadable checkpoints are skipped with a warning and moved aside, so that their steps can
+        be saved again.
+
+        Args:
+          shapes: Shapes of the state.
+          shardings: Shardings of the state on the mesh to restore to.
+
+        Returns:
+          (state, meta), or None if there is no checkpoint.
+
+        Raises:
+          CheckpointError: No checkpoint is readable, or the newest readable one holds another
+            model, optimizer state or moving average than `shapes`. Nothing is moved then.
         """
         target = {
             name: jax.tree.map(
@@ -115,9 +134,9 @@ class Checkpoints:
 
         def read(step: int) -> tuple[TrainState, dict[str, Any]]:
             source = f"checkpoint {self.directory / str(step)}"
-            found = saved_tree(self.directory, step)
-            check_variables(target, found, source=source)
-            _check_settings(target, found, source)
+            saved = saved_tree(self.directory, step)
+            check_variables(target, saved, source=source)
+            _check_settings(target, saved, source)
             item = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -131,13 +150,15 @@ class Checkpoints:
         if not self.steps:
             return None
         result, unreadable = newest_readable(self.directory, self.steps, read)
+        # Move unreadable checkpoints aside
         for step in unreadable:
             if jax.process_index() == 0:
                 aside = self.directory.with_name(f"{self.directory.name}_unreadable")
                 aside.mkdir(exist_ok=True)
                 (self.directory / str(step)).rename(_free_name(aside / str(step)))
         if unreadable:
-            if jax.process_count() > 1:  # nobody looks again before they are out of the way
+            # No process lists the directory before they are moved
+            if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("unreadable checkpoints moved aside")
             self._manager.reload()
         return result
@@ -145,9 +166,12 @@ class Checkpoints:
 
 @dataclasses.dataclass
 class _Best(preservation_policy.PreservationPolicy):
-    """Preserves the best checkpoint by one metric. (Orbax's own policy forgets the metrics when the run is resumed.)"""
+    """Policy that preserves the best checkpoint by one metric.
 
-    metrics: Mapping[int, Mapping[str, float]]  # by step; grows with every save
+    Orbax's own policy forgets the metrics when the run is resumed.
+    """
+
+    metrics: Mapping[int, Mapping[str, float]]  # by step, grows with every save
     name: str
     mode: str
 
@@ -157,16 +181,16 @@ class _Best(preservation_policy.PreservationPolicy):
         *,
         context: preservation_policy.PreservationContext,
     ) -> Sequence[bool]:
-        there = {
+        existing = {
             checkpoint.step: self.metrics.get(checkpoint.step, {}) for checkpoint in checkpoints
         }
-        best = best_step(there, self.name, self.mode)
+        best = best_step(existing, self.name, self.mode)
         return [checkpoint.step == best for checkpoint in checkpoints]
 
 
-def _check_settings(target: Mapping[str, Any], found: Mapping[str, Any], source: str) -> None:
-    """Raises CheckpointError when a setting has changed what a checkpoint holds beside the model."""
-    for name, what, setting in (
+def _check_settings(target: Mapping[str, Any], saved: Mapping[str, Any], source: str) -> None:
+    """Raises CheckpointError if optimizer state or moving average differ because of a setting."""
+    for name, kind, setting in (
         ("opt_state", "optimizer state", "the settings in config.optimizer"),
         ("ema", "moving average", "config.ema_decay"),
     ):
@@ -174,15 +198,16 @@ def _check_settings(target: Mapping[str, Any], found: Mapping[str, Any], source:
             parameter_path(path): leaf
             for path, leaf in jax.tree_util.tree_leaves_with_path(target[name])
         }
-        if problem := differences(want, flatten(found[name])):
+        if problem := describe_differences(want, flatten(saved[name])):
             raise CheckpointError(
-                f"{source} holds another {what} than this run would: {problem}. Give {setting} the values that the "
-                "run began with, or begin another run with its parameters: config.init_from"
+                f"{source} holds another {kind} than this run would: {problem}. Give {setting} the "
+                "values that the run began with, or begin another run with its parameters: "
+                "config.init_from"
             )
 
 
 def segjax_version() -> str:
-    """Version of the installed package."""
+    """Returns the version of the installed package."""
     import importlib.metadata
 
     try:
@@ -192,6 +217,7 @@ def segjax_version() -> str:
 
 
 def _free_name(path: pathlib.Path) -> pathlib.Path:
+    """Returns the path, or the path with a number if it exists."""
     number = 0
     while (candidate := path if number == 0 else path.with_name(f"{path.name}_{number}")).exists():
         number += 1

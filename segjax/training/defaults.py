@@ -1,8 +1,8 @@
-"""The settings that the training loop reads, with their defaults, and the check that they fit together.
+"""Settings of the training loop: their defaults, their meaning and their check.
 
-Every group of settings is a frozen dataclass. Its fields hold the defaults and its docstring says what each field means:
-`segjax config` prints both. A task extends `LoopSettings` by its own groups, and `as_config` turns an instance into the
-`ConfigDict` that experiments change.
+Every group of settings is a frozen dataclass. Its fields hold the defaults and its docstring says
+what each field means: `segjax config` prints both. A task extends `LoopSettings` by its own groups,
+and `as_config` turns an instance into the `ConfigDict` that experiments change.
 """
 
 import dataclasses
@@ -17,9 +17,10 @@ class OptimizerSettings:
     """Optimizer and learning-rate schedule.
 
     Attributes:
-      name: "adamw"; "muon", which learns faster from scratch but whose steps take a third longer on tiny models;
-        "lars", for the very large batches of a linear probe; or "sgd" with momentum.
-      muon_convolutions: Orthogonalize the kernels of convolutions too ("muon"). Expensive for wide ones.
+      name: "adamw"; "muon", which learns faster from scratch but whose steps take a third longer on
+        tiny models; "lars", for the very large batches of a linear probe; or "sgd" with momentum.
+      muon_convolutions: Orthogonalize the kernels of convolutions too ("muon"). Expensive for wide
+        ones.
       peak_lr: Highest learning rate.
       base_lr: If above 0, the peak is base_lr * batch_size / 256 and peak_lr is ignored.
       b1: Decay of the first moment; the momentum of "lars" and "sgd".
@@ -33,8 +34,10 @@ class OptimizerSettings:
       final_lr: "cosine": the rate at the last step.
       timescale: "rsqrt": steps after which the rate has fallen by a factor of sqrt(2).
       cooldown_steps: The rate falls linearly to 0 over this many last steps.
-      layer_decay: Layer-wise learning-rate decay: rate of block i relative to block i + 1. 1 turns it off.
-      trunk: Regular expression of the module whose patch_embed, pos_embed and block_{i} the layer decay applies to.
+      layer_decay: Layer-wise learning-rate decay: rate of block i relative to block i + 1. 1 turns
+        it off.
+      trunk: Regular expression of the module whose patch_embed, pos_embed and block_{i} the layer
+        decay applies to.
     """
 
     name: str = "adamw"
@@ -64,9 +67,11 @@ class MeshSettings:
       data: Size of the axis that splits the batch alone. -1: all devices that `fsdp` leaves.
       fsdp: Parameters and optimizer state are split into this many parts (FSDP).
       floor: Arrays with fewer elements are replicated.
-      overrides: Pairs of a regular expression on a parameter's path and one axis name, or None, per dimension.
-      reduce_dtype: "float32": gradients of linear layers are summed over devices in float32 instead of the dtype of
-        the computation. With bfloat16 this moves twice the bytes and rounds nothing on the way.
+      overrides: Pairs of a regular expression on a parameter's path and one axis name, or None, per
+        dimension.
+      reduce_dtype: "float32": gradients of linear layers are summed over devices in float32 instead
+        of the dtype of the computation. With bfloat16 this moves twice the bytes and rounds nothing
+        on the way.
       unsharded_tolerance: Largest share of the state's bytes that may be replicated when fsdp > 1.
     """
 
@@ -109,11 +114,11 @@ class LoopSettings:
       log_every: Steps between lines of the log.
       eval_every: Steps between evaluations. 0: only at the end.
       profile_steps: (first, last): a profiler trace of these steps is written to workdir/profile.
-      peak_tflops: Peak TFLOP/s of one chip, for the model FLOPs utilization ("mfu") in the log. 0: the known value of
-        the chip; none is known for CPUs.
+      peak_tflops: Peak TFLOP/s of one chip, for the model FLOPs utilization ("mfu") in the log. 0:
+        the known value of the chip; none is known for CPUs.
       ema_decay: Decay of the exponential moving average of the parameters. 0 turns it off.
-      init_from: Weights to start from: another run's workdir, a file of weights, or KIND:PATH such as "mae:PATH". The
-        run's own checkpoints take precedence.
+      init_from: Weights to start from: another run's workdir, a file of weights, or KIND:PATH such
+        as "mae:PATH". The run's own checkpoints take precedence.
       optimizer: Optimizer and learning-rate schedule.
       mesh: Device mesh, and how arrays are split over it.
       checkpoint: Checkpoints of the run.
@@ -148,11 +153,13 @@ def as_config(settings: Any) -> ml_collections.ConfigDict:
 
 
 def is_group(value: Any) -> bool:
-    """Tells whether a value is a dataclass or named tuple, so a group of settings and not one setting."""
+    """Tells whether a value is a dataclass or named tuple, so a group of settings and not one
+    setting.
+    """
     return dataclasses.is_dataclass(value) or hasattr(value, "_asdict")
 
 
-def settings_of(group: Any) -> dict[str, Any]:
+def get_settings(group: Any) -> dict[str, Any]:
     """Returns the settings of one group by name; nested groups stay as they are."""
     if hasattr(group, "_asdict"):
         return group._asdict()
@@ -161,24 +168,29 @@ def settings_of(group: Any) -> dict[str, Any]:
 
 def _as_dict(value: Any) -> Any:
     if is_group(value):
-        return {name: _as_dict(setting) for name, setting in settings_of(value).items()}
+        return {name: _as_dict(setting) for name, setting in get_settings(value).items()}
     return () if value is None else value
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError that names the field, what it is and what it should be.
+    """Checks the settings of the loop.
 
-    A field that `base_config` has and `config` lacks is an error too: a default that hides would be a guess.
+    A missing setting is an error too: a default that is filled in here would hide from the run's
+    config.json.
+
+    Raises:
+      ValueError: A setting is missing or out of range. The message names it.
     """
-    missing = sorted(set(flat_keys(base_config())) - set(flat_keys(config)))
+    missing = sorted(set(flatten_config(base_config())) - set(flatten_config(config)))
     if missing:
         raise ValueError(
-            f"config lacks {', '.join(missing)}; start it from segjax.training.defaults.base_config() and change fields"
+            f"config lacks {', '.join(missing)}; start it from "
+            "segjax.training.defaults.base_config() and change fields"
         )
     for name in ("total_steps", "batch_size", "microbatches", "log_every"):
         _expect(config[name] >= 1, name, config[name], "at least 1")
     for name in ("eval_every", "checkpoint.every"):
-        value = flat_keys(config)[name]
+        value = flatten_config(config)[name]
         _expect(value >= 0, name, value, "0 or more (0: only at the end)")
     _expect(config.checkpoint.keep >= 1, "checkpoint.keep", config.checkpoint.keep, "at least 1")
     _expect(
@@ -204,12 +216,17 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def with_defaults(
+def fill_defaults(
     settings: Mapping[str, Any] | ml_collections.ConfigDict, defaults: ml_collections.ConfigDict
 ) -> ml_collections.ConfigDict:
-    """A new config: `settings`, perhaps read from JSON, and the defaults of those that they leave out.
+    """Returns a new config: the settings, and the defaults of those that are missing.
 
-    Raises ValueError for a setting of another type than its default.
+    Args:
+      settings: A config or nested dict, perhaps read from JSON.
+      defaults: Config with every setting.
+
+    Raises:
+      ValueError: A setting has another type than its default.
     """
     config = defaults.copy_and_resolve_references()
     settings = (
@@ -223,12 +240,12 @@ def with_defaults(
     return config
 
 
-def flat_keys(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, object]:
-    """Leaves of a config by dotted name: {"optimizer.peak_lr": 1e-3, ...}."""
+def flatten_config(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, object]:
+    """Returns the settings of a config by dotted name: {"optimizer.peak_lr": 1e-3, ...}."""
     flat: dict[str, object] = {}
     for key, value in config.items():
         if isinstance(value, (ml_collections.ConfigDict, dict)):
-            flat.update(flat_keys(value, f"{prefix}{key}."))
+            flat.update(flatten_config(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM, SIGINT, or the preemption notice that several processes agree on."""
+"""Requests to stop: SIGTERM, SIGINT, or a preemption notice that all processes agree on."""
 
 import logging
 import signal
@@ -12,7 +12,14 @@ logger = logging.getLogger(__name__)
 
 
 class Interrupted(SystemExit):
-    """Training was told to stop and has saved. Uncaught, it ends the process with the signal's exit status."""
+    """Exit of a run that was told to stop and has saved its state.
+
+    If it is not caught, the process ends with the exit status of the signal.
+
+    Attributes:
+      step: Step that was saved.
+      signum: Number of the signal.
+    """
 
     def __init__(self, step: int, signum: int) -> None:
         super().__init__(128 + signum)
@@ -24,22 +31,23 @@ class Interrupted(SystemExit):
 
 
 class Interruption:
-    """Notes SIGTERM and SIGINT while entered, and leaves it to the loop to save and stop.
+    """Context that notes SIGTERM and SIGINT and leaves it to the loop to save and stop.
 
-    However often the signal comes, nothing but the note happens, so a second one cannot break the save that
-    the first one asked for. With several processes jax's preemption service watches for SIGTERM instead, and
-    names a step that all of them reach before they stop together; SIGINT, of which it knows nothing, is handed to it
-    as SIGTERM.
+    Further signals only repeat the note, so that a second one cannot break the save that the first
+    one asked for. With several processes, jax's preemption service watches for SIGTERM instead. It
+    names a step that all processes reach before they stop together. It does not know SIGINT, which
+    is therefore passed on to it as SIGTERM.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self._several = jax.process_count() > 1
+        self._distributed = jax.process_count() > 1
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM):
+            noted = (signal.SIGINT,) if self._distributed else (signal.SIGINT, signal.SIGTERM)
+            for signum in noted:
                 self._previous[signum] = signal.signal(signum, self._note)
         return self
 
@@ -48,19 +56,20 @@ class Interruption:
             signal.signal(signum, handler)
 
     def _note(self, signum: int, _: FrameType | None) -> None:
-        again = self.signum is not None
+        repeated = self.signum is not None
         self.signum = self.signum or signum
-        stopping = "saving, then stopping" + (
-            ", all processes at one step" if self._several else ""
-        )
         name = signal.Signals(signum).name
-        logger.warning("%s again: the save is under way" if again else f"%s: {stopping}", name)
-        if self._several and not again:
+        if repeated:
+            logger.warning("%s again: the state is being saved", name)
+            return
+        together = ", all processes at one step" if self._distributed else ""
+        logger.warning("%s: saving, then stopping%s", name, together)
+        if self._distributed:
             signal.raise_signal(signal.SIGTERM)
 
     def requested(self, step: int) -> bool:
-        """Whether to save and stop after this step. Every process must ask at every step."""
-        if not self._several:
+        """Returns whether to save and stop after this step. All processes must call it."""
+        if not self._distributed:
             return self.signum is not None
         if not multihost_utils.reached_preemption_sync_point(step):
             return False

@@ -1,4 +1,4 @@
-"""Out of memory: what takes it, and what to set so that a run fits."""
+"""Out of memory: which arrays are largest, and which settings make a run fit."""
 
 import contextlib
 import math
@@ -13,135 +13,165 @@ from segjax.training.optimizer import parameter_path
 from segjax.training.program import Program
 
 GIB = 2**30
-_TOLD = 3  # pieces of advice
+_LISTED = 3  # largest arrays and suggestions in the message
 
 
 class OutOfMemoryError(RuntimeError):
-    """The devices do not hold a step. The message says what is largest and what to set."""
+    """Error of a step that does not fit on the devices, with suggestions in the message."""
 
 
 @contextlib.contextmanager
-def explained(
+def explain_out_of_memory(
     program: Program,
-    complete: Callable[[], ml_collections.ConfigDict],
+    complete_config: Callable[[], ml_collections.ConfigDict],
     batch: Mapping[str, Any],
     step: int,
 ) -> Iterator[None]:
-    """Around a step: devices that run out of memory become an OutOfMemoryError that says what would help.
+    """Turns a device's out-of-memory error inside the block into an OutOfMemoryError.
 
     Args:
-      complete: makes the run's config with every setting. batch: as placed, arrays or shapes. step: its number.
+      program: The program of the run.
+      complete_config: Returns the run's config with every setting.
+      batch: The batch on the devices, arrays or shapes.
+      step: Number of the step.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory_error(error):
             raise
-        raise OutOfMemoryError(
-            f"step {step}: {explanation(error, complete(), program, batch)}"
-        ) from error
+        message = describe_out_of_memory(error, complete_config(), program, batch)
+        raise OutOfMemoryError(f"step {step}: {message}") from error
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the devices, or the compiler for them, ran out of memory."""
+def is_out_of_memory_error(error: BaseException) -> bool:
+    """Returns whether the devices, or the compiler for them, ran out of memory."""
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
-def needed_gib(message: str) -> tuple[float, float] | None:
-    """(GiB that a program needs, GiB there are) by the message of the TPU's compiler; None where it does not say."""
+def parse_needed_gib(message: str) -> tuple[float, float] | None:
+    """Reads the memory that a program needs from a message of the TPU compiler.
+
+    Returns:
+      (GiB needed, GiB available), or None if the message has no such numbers.
+    """
     for pattern in (
         r"\(([\d.]+)([MGT])\) exceeds available HBM \(([\d.]+)([MGT])\)",
         r"Used ([\d.]+)([MGT]) of ([\d.]+)([MGT])",
     ):
-        if found := re.search(pattern, message):
-            needed, unit, there, other = found.groups()
+        if match := re.search(pattern, message):
+            needed, unit, available, other_unit = match.groups()
             scale = {"M": 1 / 1024, "G": 1.0, "T": 1024.0}
-            return float(needed) * scale[unit], float(there) * scale[other]
+            return float(needed) * scale[unit], float(available) * scale[other_unit]
     return None
 
 
-def explanation(
+def describe_out_of_memory(
     error: BaseException,
     config: ml_collections.ConfigDict,
     program: Program,
     batch: Mapping[str, Any],
 ) -> str:
-    """What ran out, what is largest of what is known, and three settings of a complete config that would help."""
+    """Describes what ran out, which arrays are largest, and three settings that would help.
+
+    Args:
+      error: The error of the devices or of the compiler.
+      config: The run's config with every setting.
+      program: The program of the run.
+      batch: The batch on the devices, arrays or shapes.
+    """
+    # The amount that is missing
     message = str(error)
-    if amounts := needed_gib(message):
-        what = f"{amounts[0]:.2f} GiB a device are needed, {amounts[1]:.2f} GiB are there"
+    if amounts := parse_needed_gib(message):
+        cause = f"each device needs {amounts[0]:.2f} GiB and has {amounts[1]:.2f} GiB"
     else:
-        what = message.split("RESOURCE_EXHAUSTED:")[-1].strip().splitlines()[0]
-    arrays = state_bytes(program.shapes, program.shardings)
+        cause = message.split("RESOURCE_EXHAUSTED:")[-1].strip().splitlines()[0]
+
+    # The arrays that are known: state and batch
+    arrays = count_state_bytes(program.shapes, program.shardings)
     state = sum(arrays.values()) / GIB
-    largest = sorted(arrays.items(), key=lambda item: -item[1])[:_TOLD]
+    largest = sorted(arrays.items(), key=lambda item: -item[1])[:_LISTED]
     devices = program.mesh.size
-    pictures = sum(math.prod(x.shape) * x.dtype.itemsize for x in batch.values()) / devices / GIB
-    each = config.batch_size / devices / config.microbatches
-    first = state > (amounts[1] / 3 if amounts else 4.0)
+    images = sum(math.prod(x.shape) * x.dtype.itemsize for x in batch.values()) / devices / GIB
+    per_pass = config.batch_size / devices / config.microbatches
+    state_first = state > (amounts[1] / 3 if amounts else 4.0)
     return "\n  ".join(
         [
-            f"out of memory: {what}. Each device holds {state:.2f} GiB of the state, {pictures:.2f} of the batch, and "
-            f"the activations of {each:g} image{'s' * (each != 1)} at a time. Of the state the largest: "
-            + ", ".join(f"{name} {size / GIB:.2f}" for name, size in largest)
-            + ". What would help:",
-            *advice(config, devices, state_first=first)[:_TOLD],
-            "For TPUs tools/compile_for.py says what fits before anything is rented",
+            f"out of memory: {cause}. Each device holds {state:.2f} GiB of the state, "
+            f"{images:.2f} GiB of the batch, and the activations of {per_pass:g} "
+            f"image{'s' * (per_pass != 1)} at a time. Largest arrays of the state: "
+            + ", ".join(f"{name} {size / GIB:.2f} GiB" for name, size in largest)
+            + ". Settings that help:",
+            *suggest_settings(config, devices, state_first=state_first)[:_LISTED],
+            "For TPUs, tools/compile_for.py tells in advance which settings fit",
         ]
     )
 
 
-def state_bytes(shapes: Any, shardings: Any) -> dict[str, int]:
-    """Bytes of each array of a state on one device, by path."""
-    found = {}
+def count_state_bytes(shapes: Any, shardings: Any) -> dict[str, int]:
+    """Returns the bytes of each array of a state on one device, by path."""
+    sizes = {}
     for (path, leaf), sharding in zip(
         jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(shardings), strict=True
     ):
         if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            found[parameter_path(path)] = (
-                math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-            )
-    return found
+            elements = math.prod(sharding.shard_shape(leaf.shape))
+            sizes[parameter_path(path)] = elements * leaf.dtype.itemsize
+    return sizes
 
 
-def advice(
+def suggest_settings(
     config: ml_collections.ConfigDict, devices: int, *, state_first: bool = False
 ) -> list[str]:
-    """Settings of a complete config that would save memory and are not used yet, the best first.
+    """Suggests settings that would save memory and are not used yet, the best first.
 
-    state_first: whether parameters and optimizer take so much that these should be split before anything else.
+    Args:
+      config: The run's config with every setting.
+      devices: Number of devices.
+      state_first: Whether parameters and optimizer state take so much memory that they should be
+        split first (FSDP).
+
+    Returns:
+      One line per suggestion. It begins with the flag to set.
     """
     model, rounds = config.get("model", {}), config.get("rounds", {})
-    each = config.batch_size // devices // config.microbatches
-    told: list[str] = []
+    per_pass = config.batch_size // devices // config.microbatches
+
+    # The state
+    lines: list[str] = []
     if config.mesh.fsdp == 1 and devices > 1:
         ways = math.gcd(devices, 16)
-        told.append(
-            f"--config.mesh.fsdp={ways} splits parameters and optimizer over {ways} devices"
+        lines.append(
+            f"--config.mesh.fsdp={ways} splits parameters and optimizer over {ways} devices (FSDP)"
         )
+
+    # Activations
     after = []
     if model.get("dtype") == "float32":
         after.append(
-            "--config.model.dtype=bfloat16 halves activations; parameters and losses stay float32"
+            "--config.model.dtype=bfloat16 halves activations (mixed precision); parameters and "
+            "losses stay float32"
         )
     if model.get("remat") == "none":
         after.append(
-            "--config.model.remat=full keeps the inputs of blocks alone, for a third more computation"
+            "--config.model.remat=full keeps only the inputs of blocks (gradient checkpointing), "
+            "for a third more computation"
         )
     if rounds and rounds.count > 1 and not rounds.remat:
-        after.append("--config.rounds.remat=true computes each round again for its gradient")
+        after.append("--config.rounds.remat=true recomputes each round for its gradient")
     if rounds and not model.get("prompts_at_once"):
+        after.append("--config.model.prompts_at_once=8 decodes 8 prompts of an image at a time")
+    if per_pass > 1:
+        divisor = next(n for n in range(2, per_pass + 1) if per_pass % n == 0)
+        pieces = divisor * config.microbatches
         after.append(
-            "--config.model.prompts_at_once=8 decodes so many prompts of an image at a time"
+            f"--config.microbatches={pieces} splits the batch into {pieces} pieces (gradient "
+            "accumulation)"
         )
-    if each > 1:
-        pieces = next(n for n in range(2, each + 1) if each % n == 0) * config.microbatches
-        after.append(f"--config.microbatches={pieces} works through the batch in so many pieces")
     if rounds and not rounds.sampled:
-        after.append(
-            "--config.rounds.sampled=true learns from the first and one random later round"
-        )
-    told = told + after if state_first else [*after[:2], *told, *after[2:]]
-    if each <= 1 or len(told) < _TOLD:
-        told.append("more devices for the same --config.batch_size, or a smaller one")
-    return told
+        after.append("--config.rounds.sampled=true trains on the first and one random later round")
+
+    lines = lines + after if state_first else [*after[:2], *lines, *after[2:]]
+    if per_pass <= 1 or len(lines) < _LISTED:
+        lines.append("more devices for the same --config.batch_size, or a smaller batch_size")
+    return lines

@@ -1,4 +1,7 @@
-"""Watches the steps of a run: metrics kept on the device until asked for, time, non-finite steps, compilations."""
+"""Watches the steps of a run: metrics, time, non-finite steps, compilations and profiles.
+
+Metrics stay on the devices until they are asked for, so that the host does not wait for them.
+"""
 
 import contextlib
 import logging
@@ -10,34 +13,40 @@ from typing import Any
 import jax
 import numpy as np
 
-from segjax.training.metrics import means
-from segjax.training.step import CompiledStep
-from segjax.training.throughput import device_memory, utilisation
+from segjax.training.metrics import average
+from segjax.training.step import TrainStep
+from segjax.training.throughput import compute_utilization, measure_device_memory
 
 logger = logging.getLogger(__name__)
 
-_AHEAD = (
-    2  # steps the host may run ahead of the devices: enough to hide its work, few batches in memory
-)
+# Steps that the host may run ahead of the devices: enough to hide its work, few batches in memory.
+_AHEAD = 2
 
 
 class NonFiniteError(FloatingPointError):
-    """A step met a loss or gradient that is not finite. `step` is its number (0-based), `index` its examples."""
+    """Error of a step whose loss or gradient is not finite.
+
+    Attributes:
+      step: Number of the step, from 0.
+      metrics: Metrics of the step.
+      index: `index` of the examples of this process, or None.
+    """
 
     def __init__(
         self, step: int, metrics: dict[str, float], index: Sequence[int] | None, saved: int
     ) -> None:
+        """Builds the message. `saved` is the step of the checkpoint that holds the state before."""
         ids = (
             "unknown (the batches have no `index`)"
             if index is None
             else ", ".join(str(i) for i in index)
         )
-        numbers = ", ".join(f"{k} {v:g}" for k, v in metrics.items())
+        numbers = ", ".join(f"{name} {value:g}" for name, value in metrics.items())
         process = f" of process {jax.process_index()}" if jax.process_count() > 1 else ""
         super().__init__(
-            f"step {step}: loss or gradients are not finite ({numbers}). Examples{process} by index: {ids}. The state "
-            f"before this step is saved as checkpoint {saved}. Look at these examples; lower optimizer.peak_lr or set "
-            "optimizer.clip_norm"
+            f"step {step}: loss or gradients are not finite ({numbers}). Examples{process} by "
+            f"index: {ids}. The state before this step is saved as checkpoint {saved}. Look at "
+            "these examples; lower optimizer.peak_lr or set optimizer.clip_norm"
         )
         self.step = step
         self.metrics = metrics
@@ -45,28 +54,33 @@ class NonFiniteError(FloatingPointError):
 
 
 class Monitor:
-    """See the module. step: the compiled step; profile_steps: (first, last) to trace, or ().
-
-    operations: of one image, and peak_tflops: of one chip, as `utilisation` takes them. programs: how often the step
-    may be compiled, once for each shape of batches.
-
-    Close it, or the trace of a run that ends within these steps is lost.
-    """
+    """Collects the metrics and times of steps. Close it, or an unfinished profile is lost."""
 
     def __init__(
         self,
-        step: CompiledStep,
+        step: TrainStep,
         batch_size: int,
         profile_steps: Sequence[int] = (),
         profile_dir: pathlib.Path | None = None,
         *,
-        operations: float = 0.0,
+        flops: float = 0.0,
         peak_tflops: float = 0.0,
-        programs: int = 1,
+        expected_compilations: int = 1,
     ) -> None:
-        self._step, self._programs = step, programs
+        """Starts the clock.
+
+        Args:
+          step: The compiled step, to count its compilations.
+          batch_size: Images in a global batch.
+          profile_steps: (first, last) step to profile, or ().
+          profile_dir: Folder for the profile.
+          flops: Floating-point operations for one image. 0: unknown.
+          peak_tflops: Peak of one chip, in 1e12 operations per second. 0: unknown.
+          expected_compilations: Number of different batch shapes.
+        """
+        self._step, self._expected_compilations = step, expected_compilations
         self._batch_size = batch_size
-        self._work = dict(operations=operations, peak=peak_tflops)
+        self._throughput = dict(flops=flops, peak=peak_tflops)
         self._profile = tuple(profile_steps)
         self._profile_dir = profile_dir
         self._tracing = False
@@ -77,19 +91,22 @@ class Monitor:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Leaves what came before (compilation, evaluation, saving) out of the next row's times."""
+        """Leaves past compilation, evaluation and saving out of the times of the next row."""
         self._began, self._waited, self._timed = time.perf_counter(), 0.0, 0
 
     @contextlib.contextmanager
     def loading(self) -> Iterator[None]:
-        """Around the wait for a batch."""
+        """Counts the time of its block as time spent waiting for a batch."""
         began = time.perf_counter()
         yield
         self._waited += time.perf_counter() - began
 
     @contextlib.contextmanager
     def stepping(self, number: int) -> Iterator[None]:
-        """Around the call of step `number`; starts the profile, in a run resumed within its steps too."""
+        """Wraps the call of step `number` and starts the profile if it is due.
+
+        A run that is resumed between the first and the last profiled step is profiled too.
+        """
         if self._profile and not self._tracing and self._profile[0] <= number <= self._profile[1]:
             jax.profiler.start_trace(str(self._profile_dir))
             self._tracing = True
@@ -97,18 +114,25 @@ class Monitor:
             yield
 
     def add(self, done: int, index: np.ndarray | None, metrics: dict[str, jax.Array]) -> None:
-        """Takes in one step's metrics without fetching them; ends the profile after its last step."""
+        """Adds the metrics of a step without fetching them, and ends the profile when it is due.
+
+        Args:
+          done: Number of steps done, including this one.
+          index: `index` of the examples of this process, or None.
+          metrics: Metrics on the devices, with "finite".
+        """
         self._pending.append((done - 1, index, metrics))
         self._timed += 1
         if len(self._pending) > _AHEAD:
             jax.block_until_ready(self._pending[-1 - _AHEAD][2]["finite"])
+        # A call that compiled is left out of the times
         if (compiled := self._step.compilations) > self._compiled:
             jax.block_until_ready(metrics)
-            which = (
-                "first step" if not self._compiled else f"step {done}, of batches of another shape"
-            )
+            which = "step {done}, with another batch shape" if self._compiled else "first step"
             logger.info(
-                "%s, compilation included: %.1f s", which, time.perf_counter() - self._began
+                "%s, compilation included: %.1f s",
+                which.format(done=done),
+                time.perf_counter() - self._began,
             )
             self._compiled = compiled
             self.restart_clock()
@@ -117,15 +141,19 @@ class Monitor:
             self.close()
 
     def close(self) -> None:
-        """Ends the profile if one is under way, so that it is written however the run ends."""
+        """Writes the profile if one is being recorded."""
         if self._tracing:
             self._tracing = False
             jax.profiler.stop_trace()
 
     def check(self, save: Callable[[], None]) -> None:
-        """Fetches the metrics taken in so far, which waits for the devices.
+        """Fetches the metrics added so far, which waits for the devices.
 
-        Calls `save` and raises NonFiniteError when one of the steps was not finite.
+        Args:
+          save: Saves the state. Called before an error is raised.
+
+        Raises:
+          NonFiniteError: One of the steps was not finite.
         """
         fetched = jax.device_get([metrics for _, _, metrics in self._pending])
         for (number, index, _), row in zip(self._pending, fetched, strict=True):
@@ -138,27 +166,33 @@ class Monitor:
         self._check_compilations()
 
     def row(self) -> dict[str, float]:
-        """Means of the metrics checked since the last row, the last learning rate, times per step, and memory."""
-        row = means(self._rows)
+        """Returns a row of the log for the metrics checked since the last one.
+
+        Holds the means of the metrics, the last learning rate, times per step, throughput and
+        memory.
+        """
+        row = average(self._rows)
         row["lr"] = float(self._rows[-1]["lr"])
         self._rows = []
         if self._timed:
             seconds = time.perf_counter() - self._began
             row["seconds_per_step"] = seconds / self._timed
             row["loader_wait"] = self._waited / seconds
-            row |= utilisation(
-                self._batch_size * self._timed / seconds, chips=jax.device_count(), **self._work
+            images_per_second = self._batch_size * self._timed / seconds
+            row |= compute_utilization(
+                images_per_second, chips=jax.device_count(), **self._throughput
             )
-        row |= device_memory(jax.local_devices())
+        row |= measure_device_memory(jax.local_devices())
         self.restart_clock()
         return row
 
     def _check_compilations(self) -> None:
+        """Logs an error, once, if the step was compiled more often than batch shapes explain."""
         count = self._step.compilations
-        if count > self._programs and not self._warned:
+        if count > self._expected_compilations and not self._warned:
             self._warned = True
             logger.error(
-                "the training step was compiled %d times, expected %d: batches must keep their shapes and dtypes from "
-                "step to step",
-                *(count, self._programs),
+                "the training step was compiled %d times, expected %d: batches must keep their "
+                "shapes and dtypes from step to step",
+                *(count, self._expected_compilations),
             )

@@ -1,9 +1,10 @@
-"""AdamW, Muon, LARS or SGD with masked weight decay, layer-wise learning rates, warm-up and a schedule.
+"""AdamW, Muon, LARS or SGD with masked weight decay, layer-wise learning rates and a schedule.
 
-Sources: decoupled weight decay, Loshchilov and Hutter 2019; layer-wise rate decay as in BEiT (Bao et al.
-2022, appendix), used by MAE and SAM; schedules: Segment Anything appendix A (step), MAE appendix A (cosine), SAM 2
-(arXiv 2408.00714) appendix (reciprocal square root with a cool-down, as Zhai et al. 2022 have it). Muon: Jordan 2024,
-with updates of AdamW's size (Liu et al. 2025, arXiv 2502.16982). LARS: You et al. 2017, arXiv 1708.03888.
+Sources: decoupled weight decay (AdamW): Loshchilov and Hutter 2019. Layer-wise learning-rate decay:
+BEiT, Bao et al. 2022, appendix; also used by MAE and SAM. Schedules: Segment Anything, appendix A
+(step); MAE, appendix A (cosine); SAM 2, arXiv 2408.00714, appendix (reciprocal square root with a
+cool-down, as in Zhai et al. 2022). Muon: Jordan 2024, with updates as large as AdamW's (Liu et al.
+2025, arXiv 2502.16982). LARS: You et al. 2017, arXiv 1708.03888.
 """
 
 import functools
@@ -21,16 +22,17 @@ Schedule = Callable[[Any], jax.Array]
 
 OPTIMIZERS = ("adamw", "muon", "lars", "sgd")
 SCHEDULES = ("constant", "cosine", "step", "rsqrt")
-# Learned tables (positions, tokens, point and class embeddings) are not weights of a map: decay would only
-# pull them to the origin. A module's kernel is one, whatever the module is called (patch_embed/kernel).
+# Learned tables (positions, tokens, point and class embeddings) are not weights of a linear map:
+# decay would only pull them to the origin. A kernel is one, whatever its module is called
+# (patch_embed/kernel).
 _NO_DECAY = re.compile(
     r"pos_embed|rel_pos|relative_pos|norm|(^|/)[^/]*(bias|scale|tokens?|embeds?|embeddings?)$"
 )
 
 
 def parameter_path(path: Sequence[Any]) -> str:
-    """'image_encoder/block_0/mlp/kernel' from a jax key path."""
-    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+    """Joins a jax key path, for example to "image_encoder/block_0/mlp/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def make_schedule(
@@ -45,13 +47,29 @@ def make_schedule(
     timescale: int = 1000,
     cooldown_steps: int = 0,
 ) -> Schedule:
-    """Learning rate as a function of the step (0-based): linear warm-up from 0, then the named schedule.
+    """Makes a learning-rate schedule: linear warm-up from 0, then the named schedule.
 
-    "cosine" falls from peak_lr at the end of the warm-up to final_lr at total_steps; "step" multiplies by
-    decay_factor at each boundary (the step at the boundary already has the lower rate); "constant" stays; "rsqrt" falls
-    as 1 / sqrt(1 + steps since the warm-up / timescale). With cooldown_steps the rate also falls linearly to 0 over the
-    last steps of the run.
-    Raises ValueError for an unknown schedule, descending boundaries, or a warm-up longer than the run.
+        schedule = make_schedule(1e-3, total_steps=100, warmup_steps=10)  # cosine
+        schedule(10)  # 0.001
+
+    Args:
+      peak_lr: Learning rate at the end of the warm-up.
+      total_steps: Length of the run, in steps.
+      warmup_steps: Steps of linear warm-up.
+      schedule: "cosine" falls to `final_lr` at `total_steps`. "step" multiplies by `decay_factor`
+        at each boundary. "constant" stays. "rsqrt" falls as
+        1 / sqrt(1 + steps since the warm-up / timescale).
+      boundaries: Ascending steps for "step". The step at a boundary has the lower rate.
+      decay_factor: Factor at each boundary.
+      final_lr: Last learning rate of "cosine".
+      timescale: Steps after which "rsqrt" has fallen by sqrt(2).
+      cooldown_steps: The rate also falls linearly to 0 over so many steps at the end of the run.
+
+    Returns:
+      Function of the step (0-based, may be traced) -> learning rate, float32.
+
+    Raises:
+      ValueError: Unknown schedule, descending boundaries, or a warm-up longer than the run.
     """
     if schedule not in SCHEDULES:
         raise ValueError(
@@ -63,8 +81,8 @@ def make_schedule(
         )
     if not 0 <= cooldown_steps <= total_steps - warmup_steps:
         raise ValueError(
-            f"optimizer.cooldown_steps is {cooldown_steps}; expected 0 to what the warm-up leaves of the run "
-            f"({total_steps - warmup_steps})"
+            f"optimizer.cooldown_steps is {cooldown_steps}; expected 0 to the steps after the "
+            f"warm-up ({total_steps - warmup_steps})"
         )
     if timescale <= 0:
         raise ValueError(f"optimizer.timescale is {timescale}; expected a positive number of steps")
@@ -78,7 +96,7 @@ def make_schedule(
         )
 
     def rate(step: Any) -> jax.Array:
-        """The learning rate of a step, which may be traced."""
+        """Returns the learning rate of a step, which may be traced."""
         step = jnp.asarray(step, jnp.float32)
         scale = jnp.minimum(step / warmup_steps, 1.0) if warmup_steps else jnp.float32(1.0)
         if cooldown_steps:
@@ -100,19 +118,31 @@ def make_schedule(
     return rate
 
 
-def decay_mask(params: Any) -> Any:
-    """True for each parameter that weight decay applies to: more than one dimension, and no learned table."""
+def select_decayed(params: Any) -> Any:
+    """Selects the parameters with weight decay: matrices and kernels, no learned tables."""
     return jax.tree_util.tree_map_with_path(
         lambda path, p: p.ndim > 1 and _NO_DECAY.search(parameter_path(path)) is None, params
     )
 
 
-def layer_scales(params: Any, layer_decay: float, trunk: str) -> Any:
-    """Factor on the learning rate of each parameter: layer_decay ** (depth + 1 - layer), 1 outside the trunk.
+def compute_layer_scales(params: Any, layer_decay: float, trunk: str) -> Any:
+    """Computes the factors of layer-wise learning-rate decay.
 
-    `patch_embed`, `pos_embed` and `cls_token` in the trunk are layer 0, its `block_i` is layer i + 1; the
-    depth is the number of blocks found. trunk is a regex; "" means that the blocks lie at the top of the tree. Raises
-    ValueError when no block is found, naming the modules there are.
+        factor = layer_decay ** (depth + 1 - layer)
+
+    In the trunk, `patch_embed`, `pos_embed` and `cls_token` are layer 0, and `block_i` is layer
+    i + 1. The depth is the number of blocks. Parameters outside the trunk have factor 1.
+
+    Args:
+      params: Tree of parameters.
+      layer_decay: Factor from one layer to the layer before it.
+      trunk: Regex on the path of the trunk. "": the blocks lie at the top of the tree.
+
+    Returns:
+      Tree of factors.
+
+    Raises:
+      ValueError: No block is found. Names the modules at the top of the tree.
     """
     prefix = f"(?:^|/)(?:{trunk})/" if trunk else "^"
     stem, block = (
@@ -122,15 +152,16 @@ def layer_scales(params: Any, layer_decay: float, trunk: str) -> Any:
 
     def layer(path: Sequence[Any]) -> int | None:
         name = parameter_path(path)
-        found = block.search(name)
-        return int(found["number"]) + 1 if found else (0 if stem.search(name) else None)
+        match = block.search(name)
+        return int(match["number"]) + 1 if match else (0 if stem.search(name) else None)
 
     layers = jax.tree_util.tree_map_with_path(lambda path, _: layer(path), params)
     depth = max((n for n in jax.tree.leaves(layers)), default=0)
     if depth == 0:
         raise ValueError(
-            f"optimizer.layer_decay is {layer_decay}, but no parameter lies under {trunk!r}/block_0; "
-            f"the modules at the top are {', '.join(sorted(params))}. Set optimizer.trunk, or layer_decay=1.0"
+            f"optimizer.layer_decay is {layer_decay}, but no parameter lies under "
+            f"{trunk!r}/block_0; the modules at the top are {', '.join(sorted(params))}. Set "
+            "optimizer.trunk, or layer_decay=1.0"
         )
     return jax.tree.map(
         lambda n: 1.0 if n is None else layer_decay ** (depth + 1 - n),
@@ -151,14 +182,34 @@ def make_optimizer(
     trunk: str = "image_encoder(/trunk)?",
     muon_convolutions: bool = False,
 ) -> optax.GradientTransformation:
-    """Clip by global norm (0: off), the optimizer, decoupled decay where `decay_mask` says, layer-wise scale, schedule.
+    """Makes an optimizer: gradient clipping, the named update, weight decay and the schedule.
 
-    "muon" orthogonalises the momentum (of decay .95, b1 has no say in it) of the matrices that `muon_matrices` names,
-    and is Adam with Nesterov's momentum for all else. Its updates are as large as Adam's, so a learning rate serves
-    both. With muon_convolutions the kernels of convolutions are matrices too, which costs much where they are wide.
-    "lars" is momentum (b1) on gradients scaled to a thousandth of the norm of their parameters, for very large batches;
-    decay is part of the gradient, and what `decay_mask` leaves out is scaled as little as it is decayed. "sgd" is
-    momentum (b1) on gradients with decay, as torch has it and as detectors are trained.
+        schedule = make_schedule(1e-3, total_steps=100)
+        optimizer = make_optimizer(schedule, weight_decay=0.1, clip_norm=1.0)
+        state = optimizer.init({"kernel": jnp.ones((3, 4))})
+
+    Args:
+      schedule: Learning rate as a function of the step, see `make_schedule`.
+      name: "adamw", "muon", "lars" or "sgd".
+        "muon" orthogonalizes the momentum (decay 0.95) of matrices (`select_muon_matrices`)
+        and is Adam with Nesterov momentum for the rest. Its updates are as large as Adam's, so that
+        one learning rate serves both.
+        "lars" is momentum on gradients scaled to a thousandth of the norm of their parameters, for
+        very large batches. Decay is part of the gradient. Parameters without decay are not scaled.
+        "sgd" is momentum on gradients with decay, as in PyTorch.
+      b1: Decay of the first moment, or of the momentum of "lars" and "sgd". Not used by the
+        matrices of "muon".
+      b2: Decay of the second moment of "adamw" and "muon".
+      weight_decay: Decay of the parameters that `select_decayed` selects, decoupled for "adamw" and
+        "muon".
+      clip_norm: Largest global norm of the gradient. 0: no clipping.
+      layer_decay: Layer-wise learning-rate decay, see `compute_layer_scales`. 1: none.
+      trunk: Regex on the path of the trunk, see `compute_layer_scales`.
+      muon_convolutions: Whether "muon" orthogonalizes kernels of convolutions too, which is
+        expensive for wide ones.
+
+    Raises:
+      ValueError: Unknown name, or a number out of its range.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer.name is {name!r}; expected one of {', '.join(OPTIMIZERS)}")
@@ -174,11 +225,16 @@ def make_optimizer(
             )
     if not 0.0 < layer_decay <= 1.0:
         raise ValueError(f"optimizer.layer_decay is {layer_decay}; expected a number in (0, 1]")
+
+    # Update rule
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     if name == "lars":
         parts.append(_scale_by_lars(b1, weight_decay))
     elif name == "sgd":
-        parts += [optax.add_decayed_weights(weight_decay, mask=decay_mask), optax.trace(decay=b1)]
+        parts += [
+            optax.add_decayed_weights(weight_decay, mask=select_decayed),
+            optax.trace(decay=b1),
+        ]
     else:
         parts.append(
             optax.scale_by_adam(b1=b1, b2=b2)
@@ -186,12 +242,12 @@ def make_optimizer(
             else _scale_by_muon(b1, b2, muon_convolutions)
         )
     if weight_decay and name not in ("lars", "sgd"):
-        parts.append(optax.add_decayed_weights(weight_decay, mask=decay_mask))
+        parts.append(optax.add_decayed_weights(weight_decay, mask=select_decayed))
     if layer_decay < 1.0:
-        # A constant tree times the updates: one transform, however deep the trunk is.
+        # A constant tree times the updates: one transform for trunks of any depth
         def scale(updates: Any, params: Any) -> Any:
             return jax.tree.map(
-                lambda u, s: u * s, updates, layer_scales(updates, layer_decay, trunk)
+                lambda u, s: u * s, updates, compute_layer_scales(updates, layer_decay, trunk)
             )
 
         parts.append(optax.stateless(scale))
@@ -199,78 +255,102 @@ def make_optimizer(
     return optax.chain(*parts)
 
 
-def muon_matrices(params: Any, convolutions: bool = False) -> Any:
-    """For each parameter whether Muon orthogonalises it; Adam serves the others.
+def select_muon_matrices(params: Any, convolutions: bool = False) -> Any:
+    """Selects the parameters that Muon orthogonalizes. Adam updates the others.
 
-    It does so with matrices between features. Learned tables and vectors are none; maps from or to less than 16 numbers
-    are stems and heads, for which Adam is the better choice (Jordan 2024). With `convolutions` a kernel [h, w, in, out]
-    is the matrix [h * w * in, out], as Jordan's own runs of CIFAR-10 have it.
+    Selected are matrices between features. Learned tables and vectors are not. Maps from or to fewer
+    than 16 numbers are stems and heads, for which Adam is better (Jordan 2024).
+
+    Args:
+      params: Tree of parameters.
+      convolutions: Whether a kernel [h, w, in, out] counts as the matrix [h * w * in, out], as in
+        Jordan's runs on CIFAR-10.
     """
     ranks = (2, 4) if convolutions else (2,)
     return jax.tree.map(
         lambda p, is_map: bool(is_map and p.ndim in ranks and min(p.shape[-2:]) >= 16),
         params,
-        decay_mask(params),
+        select_decayed(params),
     )
 
 
 def _scale_by_muon(b1: float, b2: float, convolutions: bool) -> optax.GradientTransformation:
-    def orthogonal(updates: Any, params: Any) -> Any:
-        return jax.tree.map(_step_of_matrix, updates)
+    """Scales updates by Muon for matrices and by Adam for the other parameters."""
+
+    def orthogonalize(updates: Any, params: Any) -> Any:
+        return jax.tree.map(_orthogonalize, updates)
 
     def labels(params: Any) -> Any:
         return jax.tree.map(
-            lambda is_one: "matrix" if is_one else "other", muon_matrices(params, convolutions)
+            lambda is_one: "matrix" if is_one else "other",
+            select_muon_matrices(params, convolutions),
         )
 
-    matrix = optax.chain(optax.trace(0.95, nesterov=True), optax.stateless(orthogonal))
+    matrix = optax.chain(optax.trace(0.95, nesterov=True), optax.stateless(orthogonalize))
     return optax.partition(
         {"matrix": matrix, "other": optax.scale_by_adam(b1=b1, b2=b2, nesterov=True)}, labels
     )
 
 
-def _step_of_matrix(momentum: jax.Array) -> jax.Array:
-    """Roughly the nearest orthogonal matrix, with entries as large as AdamW's updates (root mean square .2)."""
+def _orthogonalize(momentum: jax.Array) -> jax.Array:
+    """Returns roughly the nearest orthogonal matrix, scaled to AdamW's updates (RMS 0.2)."""
     matrix = momentum.reshape(-1, momentum.shape[-1])
     tall = matrix.shape[0] > matrix.shape[1]
     scale = 0.2 * max(matrix.shape) ** 0.5
-    matrix = orthogonal_factor(matrix.T if tall else matrix)
+    matrix = compute_orthogonal_factor(matrix.T if tall else matrix)
     return scale * (matrix.T if tall else matrix).reshape(momentum.shape)
 
 
-def orthogonal_factor(matrix: jax.Array) -> jax.Array:
-    """U V^T of a matrix float32 [m, n], m <= n, with singular values of .7 to 1.2 instead of 1: Jordan's (2024) five
-    Newton-Schulz iterations.
+def compute_orthogonal_factor(matrix: jax.Array) -> jax.Array:
+    """Approximates U V^T of a matrix U S V^T by five Newton-Schulz iterations (Jordan 2024).
 
-    They only ever multiply the matrix by polynomials of its Gram matrix [m, m]. Gathered there, and multiplied once,
-    they take a quarter of the time of optax's for the kernel of a convolution. That asks for float32's precision.
+    Singular values become 0.7 to 1.2 instead of 1. The iterations only multiply the matrix by
+    polynomials of its Gram matrix [m, m]. Accumulated there and multiplied once, they take a
+    quarter of the time of optax's for the kernel of a convolution. This needs float32 precision.
+
+    Args:
+      matrix: float32 [m, n], m <= n.
+
+    Returns:
+      float32 [m, n].
     """
     product = functools.partial(jnp.matmul, precision="highest")
     matrix = matrix / (jnp.linalg.norm(matrix) + 1e-8)
-    gram, gathered = product(matrix, matrix.T), jnp.eye(len(matrix))
+    gram, polynomial = product(matrix, matrix.T), jnp.eye(len(matrix))
     for _ in range(5):
         step = 3.4445 * jnp.eye(len(matrix)) - 4.775 * gram + 2.0315 * product(gram, gram)
-        gathered, gram = product(step, gathered), product(product(step, gram), step)
-    return product(gathered, matrix)
+        polynomial, gram = product(step, polynomial), product(product(step, gram), step)
+    return product(polynomial, matrix)
 
 
 def _scale_by_lars(momentum: float, weight_decay: float) -> optax.GradientTransformation:
-    # The rate is applied behind the momentum, as in MoCo v3's LARS, which MAE's probe was trained with.
+    """Scales updates by LARS, without a learning rate."""
+    # The learning rate is applied after the momentum, as in MoCo v3's LARS, which trained MAE's
+    # linear probe.
     lars = optax.lars(
         1.0,
         weight_decay,
-        weight_decay_mask=decay_mask,
-        trust_ratio_mask=decay_mask,
+        weight_decay_mask=select_decayed,
+        trust_ratio_mask=select_decayed,
         momentum=momentum,
     )
     return optax.chain(lars, optax.scale(-1.0))
 
 
-def from_config(config: ml_collections.ConfigDict) -> tuple[Schedule, optax.GradientTransformation]:
-    """(schedule, optimizer) that config.optimizer describes, for a run of config.total_steps.
+def build_optimizer(
+    config: ml_collections.ConfigDict,
+) -> tuple[Schedule, optax.GradientTransformation]:
+    """Makes the schedule and the optimizer of `config.optimizer`.
 
-    Each setting is an argument of `make_schedule` or, if that has none of its name, of `make_optimizer`; but base_lr,
-    which scales the peak with the batch (Goyal et al. 2017, arXiv 1706.02677).
+    Each setting is an argument of `make_schedule` or, if that has none of this name, of
+    `make_optimizer`. The exception is `base_lr`, which scales the peak with the batch size (Goyal
+    et al. 2017, arXiv 1706.02677).
+
+    Args:
+      config: Complete config of a run.
+
+    Returns:
+      (schedule, optimizer).
     """
     options = config.optimizer.to_dict()
     if base_lr := options.pop("base_lr"):

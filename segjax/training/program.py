@@ -1,65 +1,192 @@
-"""An experiment's training step laid out on a mesh: the loop runs it, and it compiles for devices elsewhere."""
+"""An experiment laid out on a mesh: its compiled step, and the state that a run starts from."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import ml_collections
 from jax.sharding import Mesh
 
 from segjax.training import sharding
-from segjax.training.optimizer import from_config, parameter_path
-from segjax.training.state import TrainState, create_state
-from segjax.training.step import CompiledStep, make_train_step
-from segjax.training.task import Task
+from segjax.training.checkpoints import Checkpoints
+from segjax.training.optimizer import build_optimizer, parameter_path
+from segjax.training.state import TrainState, init_state
+from segjax.training.step import TrainStep
+from segjax.training.task import Task, Variables
+from segjax.weights.checkpoint import read_checkpoint
+from segjax.weights.tree import check_parameters, check_variables, flatten, unflatten
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The step, and the state that it takes.
+    """The training step of an experiment on a mesh, and the layout of its state.
+
+    The loop runs it. `tools/compile_for.py` compiles it for devices that are not attached.
 
     Attributes:
-      first: (init key, run's key, {path: array that is not to be drawn}) -> state before the first step. Pure.
-      shapes, shardings: of the state; no array has been made.
-      update: the optimizer's, of (gradients, optimizer state, parameters); a part of the step.
-      step: (state, batch) -> (state, metrics), not compiled before it is called or lowered.
+      mesh: Devices, with axes ("data", "fsdp").
+      initialize: Pure function (init key, key of the run, {path: array to use instead of a random
+        one}) -> state before the first step.
+      shapes: ShapeDtypeStruct for each array of the state. No array has been made.
+      shardings: NamedSharding for each array of the state.
+      update: Update function of the optimizer: (gradients, optimizer state, parameters) ->
+        (updates, optimizer state).
+      step: Function (state, batch) -> (state, metrics). It compiles at its first call.
     """
 
     mesh: Mesh
-    first: Callable[[jax.Array, jax.Array, Mapping[str, jax.Array]], TrainState]
+    initialize: Callable[[jax.Array, jax.Array, Mapping[str, jax.Array]], TrainState]
     shapes: TrainState
     shardings: TrainState
     update: Callable[..., tuple]
-    step: CompiledStep
+    step: TrainStep
 
     def trace(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> jax.stages.Traced:
-        """The step for batches of these shapes, to be read, lowered and compiled for the mesh's devices."""
+        """Traces the step for batches of these shapes, to read, lower or compile it."""
         with jax.set_mesh(self.mesh):
             return self.step.trace(self.shapes, batch)
 
 
 def make_program(task: Task, config: ml_collections.ConfigDict, mesh: Mesh) -> Program:
-    """The program of a config; raises what `state_shardings` and the optimizer's factory raise."""
-    schedule, optimizer = from_config(config)
+    """Lays out the step and state of an experiment on a mesh; computes shapes, no arrays.
 
-    def first(
+    Args:
+      task: Gives the variables and the loss.
+      config: Complete config of the run.
+      mesh: Mesh with axes ("data", "fsdp").
+
+    Returns:
+      The program. Nothing is compiled yet.
+
+    Raises:
+      ValueError: Invalid settings of the optimizer, or of `config.mesh` (see `state_shardings`).
+    """
+    schedule, optimizer = build_optimizer(config)
+
+    def initialize(
         init_key: jax.Array, run_key: jax.Array, given: Mapping[str, jax.Array]
     ) -> TrainState:
-        drawn = task.init(init_key)
         variables = jax.tree_util.tree_map_with_path(
-            lambda path, x: given.get(parameter_path(path), x), drawn
+            lambda path, x: given.get(parameter_path(path), x), task.init(init_key)
         )
-        return create_state(variables, optimizer, run_key, ema=config.ema_decay > 0)
+        return init_state(variables, optimizer, run_key, ema=config.ema_decay > 0)
 
+    # Shapes before arrays: no device ever holds an array that is to be split
     key = jax.eval_shape(lambda: jax.random.key(0))
     with jax.set_mesh(mesh):
-        shapes = jax.eval_shape(first, key, key, {})
-    rules = {n: config.mesh[n] for n in ("floor", "overrides", "unsharded_tolerance")}
+        shapes = jax.eval_shape(initialize, key, key, {})
+    rules = {name: config.mesh[name] for name in ("floor", "overrides", "unsharded_tolerance")}
     shardings = sharding.state_shardings(shapes, mesh, **rules)
-    pace = {n: config[n] for n in ("microbatches", "ema_decay")}
-    step = make_train_step(
-        task.loss, optimizer, schedule, reduce_dtype=config.mesh.reduce_dtype, **pace
+    step = TrainStep(
+        mesh,
+        shardings,
+        loss_fn=task.loss,
+        optimizer=optimizer,
+        schedule=schedule,
+        microbatches=config.microbatches,
+        ema_decay=config.ema_decay,
+        reduce_dtype=config.mesh.reduce_dtype,
     )
-    return Program(
-        mesh, first, shapes, shardings, optimizer.update, CompiledStep(step, shardings, mesh)
-    )
+    return Program(mesh, initialize, shapes, shardings, optimizer.update, step)
+
+
+@contextlib.contextmanager
+def quick_compilation() -> Iterator[None]:
+    """Compiles with few optimizations inside the block, for programs that run only once.
+
+    Initializing the parameters of a model takes a third of the time this way.
+    """
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+def restore_or_initialize(
+    task: Task,
+    config: ml_collections.ConfigDict,
+    program: Program,
+    checkpoints: Checkpoints,
+    variables: Variables | None,
+) -> TrainState:
+    """Returns the state to start from: resumed, loaded from elsewhere, or fresh.
+
+    The order of precedence is that of `segjax.training.checkpoints`. No device ever holds an array
+    whole that the program's shardings split. Call this function under the mesh.
+
+    Args:
+      task: Initializes what nothing else gives.
+      config: Complete config of the run.
+      program: Gives shapes and shardings of the state.
+      checkpoints: Checkpoints of the run itself. The newest readable one comes first.
+      variables: Variables to start from, or None.
+
+    Raises:
+      CheckpointError: A checkpoint cannot be read or does not fit the model.
+      ValueError: `config.init_from` names a kind that the task cannot start from.
+    """
+    shapes, shardings = program.shapes, program.shardings
+    if (restored := checkpoints.restore(shapes, shardings)) is not None:
+        logger.info("resuming at step %d", restored[0].step)
+        return restored[0]
+    expected = {"params": shapes.params, "constants": shapes.constants}
+    given = _load_given(task, config.init_from, expected, variables)
+    return initialize_state(task, program, config.seed, given)
+
+
+def initialize_state(task: Task, program: Program, seed: int, given: Variables) -> TrainState:
+    """Returns the state of a fresh run. Call it under the mesh.
+
+    Args:
+      task: Initializes the variables that are not given.
+      program: Gives the shardings of the state.
+      seed: Seed of the run.
+      given: Variables to use instead of random ones, perhaps {}.
+    """
+    shardings = program.shardings
+    layout = flatten({"params": shardings.params, "constants": shardings.constants})
+    given = {path: jax.device_put(array, layout[path]) for path, array in flatten(given).items()}
+    with quick_compilation():
+        keys = jax.random.split(jax.random.key(seed))
+        state = jax.jit(program.initialize, out_shardings=shardings)(*keys, given)
+    if given.keys() == layout.keys():
+        return state
+    # Constants that depend on training images, such as the feature statistics of a linear probe
+    measured = flatten(task.measure_constants(state.variables, mesh=program.mesh), "constants")
+    if not measured:
+        return state
+    measured = {path: jax.device_put(array, layout[path]) for path, array in measured.items()}
+    constants = unflatten(flatten(state.constants, "constants") | measured)
+    return state.replace(constants=constants.get("constants", {}))
+
+
+def _load_given(
+    task: Task, init_from: str, expected: Variables, variables: Variables | None
+) -> Variables:
+    """Loads the variables that are not initialized: all, those of another kind of model, or none.
+
+    Raises what `read_checkpoint`, `Checkpoint.variables` and `Task.load_pretrained` raise.
+    """
+    if variables is not None:
+        check_variables(expected, variables, source="variables")
+        return {name: variables.get(name, {}) for name in ("params", "constants")}
+    if not init_from:
+        return {}
+    source = f"init_from {init_from}"
+    # "kind:path" names another kind of model; an address such as gs://bucket/run does not.
+    named = re.fullmatch(r"([a-z_0-9]+):(?!//)(.+)", init_from)
+    if not named or os.path.exists(init_from):
+        return dataclasses.replace(read_checkpoint(init_from), source=source).variables(expected)
+    loaded = task.load_pretrained(*named.groups(), expected)
+    want, have = flatten(expected), flatten(loaded)
+    want = {path: want[path] for path in have if path in want}
+    check_parameters(want, have, source=source, kind="arrays")
+    return loaded

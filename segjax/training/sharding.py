@@ -1,6 +1,7 @@
-"""The device mesh, and where each array of the state and the batch lives on it.
+"""The device mesh, and the sharding of each array of the state and the batch on it.
 
-Two axes, always: the batch is split over ("data", "fsdp"), parameters and optimizer state over "fsdp" alone.
+The mesh always has two axes. The batch is split over ("data", "fsdp"). Parameters and optimizer
+state are split over "fsdp" only (fully sharded data parallelism, FSDP, `config.mesh.fsdp`).
 """
 
 import re
@@ -20,12 +21,21 @@ HOST_ONLY = ("index",)  # example ids: for messages, never for the device
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Mesh over all devices of all processes with axes ("data", "fsdp"); one of the sizes may be -1.
+    """Makes a mesh over all devices of all processes, with axes ("data", "fsdp").
 
-    devices: others than those attached, to compile for them. Neighbours along an axis are neighbours on a TPU's torus,
-    and of several TPU slices the slow links between them are crossed along "data" alone.
-    Axes are Auto: jax.make_mesh's default, Explicit, breaks linen's initialisers.
-    Raises ValueError that names the device count and a shape that works.
+    Neighbors along an axis are neighbors on a TPU's torus. Several TPU slices are connected by slow
+    links, which only the "data" axis crosses. Axes are Auto, because jax.make_mesh's default,
+    Explicit, breaks linen's initializers.
+
+        mesh = make_mesh(data=-1, fsdp=1)  # plain data parallelism
+
+    Args:
+      data: Size of the "data" axis. -1: number of devices / fsdp.
+      fsdp: Size of the "fsdp" axis. -1: number of devices / data.
+      devices: Devices other than the attached ones, to compile for them.
+
+    Raises:
+      ValueError: The sizes do not fit. Names the number of devices and sizes that work.
     """
     devices = jax.devices() if devices is None else list(devices)
     count = len(devices)
@@ -40,10 +50,11 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
             f"mesh.data={data}, mesh.fsdp={fsdp} does not fit {count} device{'s' * (count > 1)}: "
             f"data * fsdp must be {count}. For example mesh.data={count // fits}, mesh.fsdp={fits}"
         )
-    return Mesh(_arranged(devices, *sizes), BATCH_AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+    return Mesh(_arrange(devices, *sizes), BATCH_AXES, axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-def _arranged(devices: Sequence[jax.Device], data: int, fsdp: int) -> np.ndarray:
+def _arrange(devices: Sequence[jax.Device], data: int, fsdp: int) -> np.ndarray:
+    """Returns the devices as an array [data, fsdp] that fits their topology."""
     slices = (
         len({getattr(device, "slice_index", 0) for device in devices})
         if devices[0].platform == "tpu"
@@ -51,9 +62,9 @@ def _arranged(devices: Sequence[jax.Device], data: int, fsdp: int) -> np.ndarray
     )
     if data % slices:
         raise ValueError(
-            f"mesh.data={data}, mesh.fsdp={fsdp}: there are {slices} TPU slices, and parameters are not split over the "
-            f"slow links between them; expected mesh.data to be a multiple of {slices}, such as mesh.data={slices}, "
-            f"mesh.fsdp={len(devices) // slices}"
+            f"mesh.data={data}, mesh.fsdp={fsdp}: there are {slices} TPU slices, and parameters "
+            "are not split over the slow links between them; expected mesh.data to be a multiple "
+            f"of {slices}, such as mesh.data={slices}, mesh.fsdp={len(devices) // slices}"
         )
     # Without splitting, an axis of 8 would not fit a torus of 16 x 16.
     options = dict(devices=devices, allow_split_physical_axes=True)
@@ -63,19 +74,20 @@ def _arranged(devices: Sequence[jax.Device], data: int, fsdp: int) -> np.ndarray
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis over every device."""
+    """Returns the sharding of a batch: its leading axis over all devices."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on every device."""
+    """Returns the sharding of an array that every device holds whole."""
     return NamedSharding(mesh, P())
 
 
 def check_batch_size(batch_size: int, microbatches: int, mesh: Mesh) -> None:
-    """Raises ValueError unless every device gets the same whole number of images of every microbatch.
+    """Checks that each device gets the same number of images of each microbatch.
 
-    The message names the nearest sizes that work.
+    Raises:
+      ValueError: Names the nearest batch sizes that work.
     """
     unit = microbatches * mesh.size
     if rest := batch_size % unit:
@@ -83,18 +95,23 @@ def check_batch_size(batch_size: int, microbatches: int, mesh: Mesh) -> None:
         processes = jax.process_count()
         spread = f" ({processes} processes x {mesh.size // processes})" if processes > 1 else ""
         raise ValueError(
-            f"batch_size {batch_size} does not divide over {mesh.size} device{'s' * (mesh.size > 1)}{spread} x "
-            f"{microbatches} microbatch{'es' * (microbatches > 1)}; expected a multiple of {unit}: "
+            f"batch_size {batch_size} does not divide over {mesh.size} "
+            f"device{'s' * (mesh.size > 1)}{spread} x {microbatches} "
+            f"microbatch{'es' * (microbatches > 1)}; expected a multiple of {unit}: "
             + (f"{below} or {above}" if below else f"{above} is the smallest")
         )
 
 
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows -> global arrays split over the mesh. `index` stays on the host and is left out."""
+    """Makes global arrays, split over the mesh, from the rows of each process.
+
+    Args:
+      batch: Rows of this process. `index` stays on the host and is left out.
+      mesh: Mesh with axes ("data", "fsdp").
+    """
     sharding = batch_sharding(mesh)
-    with jax.transfer_guard_host_to_device(
-        "allow"
-    ):  # meant, though jax sees it as implicit between processes
+    # Intended, although jax regards it as an implicit transfer between processes
+    with jax.transfer_guard_host_to_device("allow"):
         return {
             name: jax.make_array_from_process_local_data(sharding, np.asarray(rows))
             for name, rows in batch.items()
@@ -110,31 +127,41 @@ def state_shardings(
     overrides: Sequence[tuple[str, Sequence[str | None]]] = (),
     unsharded_tolerance: float = 1.0,
 ) -> Any:
-    """A NamedSharding for each array of a state or variables tree (arrays or ShapeDtypeStructs).
+    """Returns a NamedSharding for each array of a state or variables tree.
 
-    The largest dimension that the fsdp axis divides is split, for arrays of at least `floor` elements; the
-    rest stays whole. An override (regex, axes) whose regex is found in the array's path decides instead; the
-    path of an optimizer moment ends with its parameter's path, so unanchored regexes serve both. Raises
-    ValueError for an override that does not fit, or, when fsdp > 1, if more than `unsharded_tolerance` of the
-    bytes stays whole: the message names the largest such arrays.
+    Splits the largest dimension that the fsdp axis divides, for arrays of at least `floor`
+    elements. The path of an optimizer moment ends with the path of its parameter, so unanchored
+    regexes serve both.
+
+    Args:
+      shapes: Tree of arrays or ShapeDtypeStructs.
+      mesh: Mesh with axes ("data", "fsdp").
+      floor: Arrays with fewer elements stay whole on every device.
+      overrides: (regex on the path, axis name or None per dimension). The first match counts.
+      unsharded_tolerance: Share of the bytes, 0..1, that may stay whole when fsdp > 1.
+
+    Raises:
+      ValueError: An override does not fit, or more bytes than tolerated stay whole. Names the
+        largest such arrays.
     """
     rules = [(re.compile(pattern), tuple(axes)) for pattern, axes in overrides]
-    whole: list[tuple[int, str]] = []
+    unsharded: list[tuple[int, str]] = []
     total = 0
 
-    def place(path: Sequence[Any], leaf: Any) -> NamedSharding:
-        """The sharding of one array; counts its bytes, and notes it when it stays whole."""
+    def choose(path: Sequence[Any], leaf: Any) -> NamedSharding:
+        """Returns the sharding of one array, counts its bytes, and notes it if it stays whole."""
         nonlocal total
         name = parameter_path(path)
         rule = next((axes for pattern, axes in rules if pattern.search(name)), None)
         if rule is not None and leaf.ndim == len(rule):
-            spec = _checked(name, leaf.shape, rule, mesh)
+            spec = _make_spec(name, leaf.shape, rule, mesh)
         else:
             if rule is not None and leaf.ndim > 0:
                 raise ValueError(
-                    f"mesh.overrides gives {name} of shape {leaf.shape} the axes {rule}: one per dimension"
+                    f"mesh.overrides gives {name} of shape {leaf.shape} the axes {rule}; expected "
+                    "one per dimension"
                 )
-            spec = _largest_divisible(leaf.shape, mesh.shape["fsdp"], floor)
+            spec = _split_largest(leaf.shape, mesh.shape["fsdp"], floor)
         bytes_ = (
             0
             if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -142,24 +169,26 @@ def state_shardings(
         )
         total += bytes_
         if not any(spec):
-            whole.append((bytes_, f"{name} {leaf.shape}"))
+            unsharded.append((bytes_, f"{name} {leaf.shape}"))
         return NamedSharding(mesh, spec)
 
-    shardings = jax.tree_util.tree_map_with_path(place, shapes)
-    share = sum(b for b, _ in whole) / max(total, 1)
+    shardings = jax.tree_util.tree_map_with_path(choose, shapes)
+    share = sum(b for b, _ in unsharded) / max(total, 1)
     if mesh.shape["fsdp"] > 1 and share > unsharded_tolerance:
         largest = "; ".join(
-            f"{name}, {b / 2**20:.2f} MiB" for b, name in sorted(whole, reverse=True)[:5]
+            f"{name}, {b / 2**20:.2f} MiB" for b, name in sorted(unsharded, reverse=True)[:5]
         )
         raise ValueError(
-            f"with mesh.fsdp={mesh.shape['fsdp']}, {share:.0%} of the state's bytes would be whole on every device, "
-            f"more than mesh.unsharded_tolerance={unsharded_tolerance:.0%}. Largest: {largest}. "
-            f"Lower mesh.floor (now {floor} elements), add mesh.overrides, or raise the tolerance"
+            f"with mesh.fsdp={mesh.shape['fsdp']}, {share:.0%} of the state's bytes would be whole "
+            "on every device, more than "
+            f"mesh.unsharded_tolerance={unsharded_tolerance:.0%}. Largest: {largest}. Lower "
+            f"mesh.floor (now {floor} elements), add mesh.overrides, or raise the tolerance"
         )
     return shardings
 
 
-def _largest_divisible(shape: Sequence[int], ways: int, floor: int) -> P:
+def _split_largest(shape: Sequence[int], ways: int, floor: int) -> P:
+    """Splits the largest dimension that `ways` divides, or none below `floor` elements."""
     if ways == 1 or np.prod(shape, dtype=np.int64) < floor:
         return P()
     fitting = [axis for axis, size in enumerate(shape) if size % ways == 0 and size > 0]
@@ -169,18 +198,19 @@ def _largest_divisible(shape: Sequence[int], ways: int, floor: int) -> P:
     return P(*("fsdp" if axis == chosen else None for axis in range(chosen + 1)))
 
 
-def _checked(name: str, shape: Sequence[int], axes: Sequence[str | None], mesh: Mesh) -> P:
+def _make_spec(name: str, shape: Sequence[int], axes: Sequence[str | None], mesh: Mesh) -> P:
+    """Makes a spec of an override. Raises ValueError if it does not fit the array or the mesh."""
     for size, axis in zip(shape, axes, strict=True):
         if axis is not None and (axis not in mesh.shape or size % mesh.shape[axis]):
             raise ValueError(
-                f"mesh.overrides puts a dimension of {name} {tuple(shape)} on {axis!r}; expected an axis of "
-                f"{dict(mesh.shape)} whose size divides it, or None"
+                f"mesh.overrides puts a dimension of {name} {tuple(shape)} on {axis!r}; expected "
+                f"an axis of {dict(mesh.shape)} whose size divides it, or None"
             )
     return P(*axes)
 
 
 def to_host(tree: Any) -> Any:
-    """Whole arrays as NumPy on each process."""
+    """Gathers whole arrays as NumPy on each process."""
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(tree, tiled=True)
     return jax.device_get(tree)

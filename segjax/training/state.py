@@ -12,12 +12,17 @@ from segjax.training.task import Variables
 
 @flax.struct.dataclass
 class TrainState:
-    """The state of a run. A checkpoint holds all of it but `finite`.
+    """State of a run. A checkpoint holds all of it but `finite`.
 
-    step: int32, optimizer steps done; constants: variables no gradient reaches; key: typed PRNG key of the
-    run, folded with the step inside each step; ema: moving average of the parameters, or None; finite: False
-    once a step met a loss or gradient that is not finite. From then on steps change nothing, so the state is
-    the one before the bad batch, whenever the loop gets round to looking.
+    Attributes:
+      step: int32, number of optimizer steps done.
+      params: Trained parameters.
+      constants: Variables without a gradient.
+      opt_state: State of the optimizer.
+      key: Typed PRNG key of the run. Each step folds its number into it.
+      ema: Exponential moving average (EMA) of the parameters, or None.
+      finite: bool, False once a step met a loss or gradient that is not finite. From then on, steps
+        change nothing. The state stays the one before the bad batch until the loop looks at it.
     """
 
     step: jax.Array
@@ -30,27 +35,34 @@ class TrainState:
 
     @property
     def variables(self) -> Variables:
-        """What is trained: {"params", "constants"}."""
+        """Variables being trained: {"params", "constants"}."""
         return {"params": self.params, "constants": self.constants}
 
     @property
     def best_variables(self) -> Variables:
-        """What to evaluate and publish: the moving average where there is one."""
+        """Variables to evaluate and publish: the moving average if there is one."""
         return {
             "params": self.params if self.ema is None else self.ema,
             "constants": self.constants,
         }
 
 
-def create_state(
+def init_state(
     variables: Variables,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
     *,
     ema: bool = False,
 ) -> TrainState:
-    """State before the first step. Pure, to be traced: see `segjax.training.loop`."""
-    # A weak type (jnp.full(..., 0.5)) is lost in a checkpoint, and the resumed run would compile another
+    """Returns the state before the first step. Pure, to be traced.
+
+    Args:
+      variables: {"params", "constants"}.
+      optimizer: Optimizer of the parameters.
+      key: Typed PRNG key of the run.
+      ema: Whether to keep a moving average of the parameters.
+    """
+    # A checkpoint loses weak types (jnp.full(..., 0.5)). The resumed run would compile another
     # program.
     variables = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), dict(variables))
     params = variables["params"]

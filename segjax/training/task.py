@@ -1,4 +1,4 @@
-"""What the loop asks of a task. A new paper is a new task; the loop and the step stay as they are."""
+"""The interface between the training loop and a task. A new paper is a new task; the loop stays."""
 
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,50 +8,118 @@ import jax
 import ml_collections
 import numpy as np
 
+from segjax.files import write_json
+
 Variables = Mapping[str, Any]  # {"params": trained, "constants": fixed}, nested dicts of arrays
-Batch = dict[
-    str, np.ndarray
-]  # leading axis B; `index` int64 [B], where given, names the examples in errors
+# Leading axis B. `index` int64 [B], where present, identifies the examples in error messages.
+Batch = dict[str, np.ndarray]
+
+
+class BatchIterator(Iterator[Batch], Protocol):
+    """Iterator of batches whose workers end at `close`. A generator is one."""
+
+    def close(self) -> None:
+        """Ends the iteration. Closing twice does nothing."""
 
 
 class Task(Protocol):
-    """Binds a model, a loss, batches and an evaluation."""
+    """A model, a loss, batches and an evaluation, bound together for the training loop.
 
-    def completed(self, settings: Mapping[str, Any]) -> ml_collections.ConfigDict:
-        """A config, perhaps saved by an older version, with the defaults of the settings that it leaves out."""
+    Derive from this class: methods that are optional have their default here. The loop calls
+    `loss` inside `segjax.training.step.train_step`.
+
+        class Regression(Task):
+            def init(self, key):
+                return {"params": {"slope": jnp.zeros(3)}, "constants": {}}
+
+            def loss(self, variables, batch, key, train):
+                error = (batch["x"] @ variables["params"]["slope"] - batch["y"]) ** 2
+                return error.sum(), jnp.float32(len(error)), {}
+    """
+
+    def complete_config(self, settings: Mapping[str, Any]) -> ml_collections.ConfigDict:
+        """Returns a config with the defaults of the settings that are missing.
+
+        Args:
+          settings: A config, perhaps saved by an older version.
+        """
+        ...
 
     def init(self, key: jax.Array) -> Variables:
-        """Fresh variables. Pure: traced for shapes first, then compiled with shardings."""
+        """Returns fresh variables. Pure: traced for shapes first, then compiled with shardings."""
+        ...
 
-    def pretrained(self, kind: str, path: str, expected: Variables) -> Variables:
-        """Some of the variables, from a checkpoint of another kind of model: config.init_from = "kind:path".
+    def load_pretrained(self, kind: str, path: str, expected: Variables) -> Variables:
+        """Loads some of the variables from another kind of model.
 
-        Called for such settings alone. expected: all of the variables, as shapes. Raises ValueError for a kind that the
-        task knows no way from, CheckpointError for what cannot be read or does not fit.
+        Called if `config.init_from` is "kind:path". Optional: the default knows no other kind.
+
+        Args:
+          kind: Kind of model, for example "mae".
+          path: Its checkpoint.
+          expected: All of the task's variables, as shapes.
+
+        Raises:
+          ValueError: The task cannot start from this kind.
+          CheckpointError: The checkpoint cannot be read or does not fit.
         """
+        raise ValueError(
+            f"{type(self).__name__} starts from its own checkpoints only; got '{kind}:{path}'"
+        )
 
-    def measured_constants(self, variables: Variables, *, mesh: jax.sharding.Mesh) -> Variables:
-        """Some of the constants, which depend on the other variables and on training pictures.
+    def measure_constants(self, variables: Variables, *, mesh: jax.sharding.Mesh) -> Variables:
+        """Returns the constants that depend on the other variables and on training images.
 
-        Called once, before the first step, unless a checkpoint of the same model has them. A task whose constants are
-        all fixed leaves this method out.
+        Called once, before the first step, unless a checkpoint of the same model holds them.
+        Optional: by default all constants are fixed.
         """
+        return {}
 
-    def classes(self) -> Mapping[str, Sequence]:
-        """What a checkpoint says of the model's classes, JSON: "categories" (names), "category_ids" (the data set's
-        numbers), "keypoint_names", ... A task whose model has none leaves this method out.
+    def describe_classes(self) -> Mapping[str, Sequence]:
+        """Returns the metadata about classes that checkpoints hold, as JSON.
+
+        Keys are "categories" (names), "category_ids" (ids in the dataset), "keypoint_names" and so
+        on. Optional: by default the model has no classes and checkpoints hold no such metadata.
         """
+        return {}
 
     def loss(
         self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array, train: bool
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        """(sum of losses, weight, sums of metrics), float32 scalars; the step divides once by the weight."""
+        """Computes the loss of a batch as a sum and a weight.
 
-    def operations(self) -> tuple[float, str]:
-        """(of the model for one image in training, forward and backward, 0 if nobody has counted them; their dtype)."""
+        The step divides once by the weight, so that microbatches and devices do not change the
+        result.
+
+        Args:
+          variables: {"params", "constants"}.
+          batch: A batch on the devices, without `index`.
+          key: Typed PRNG key of this step or microbatch.
+          train: True in training. False disables drop path and the like.
+
+        Returns:
+          (sum of losses, weight, sums of metrics), float32 scalars.
+        """
+        ...
+
+    def flops(self) -> tuple[float, str]:
+        """Returns the floating-point operations of the model for one image, and their dtype.
+
+        Forward and backward pass. Optional: the default, 0, means that nobody has counted them.
+        """
+        return 0.0, "float32"
+
+    @property
+    def batch_shape_count(self) -> int:
+        """Number of different batch shapes in training. The step compiles once for each."""
+        return 1
 
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """What a batch of "train" holds on the devices; no data is read. For compiling ahead of the run."""
+        """Returns the shapes of a training batch on the devices. Reads no data.
+
+        Only tools that compile the step ahead of a run call it.
+        """
+        ...
 
     def batches(
         self,
@@ -63,14 +131,73 @@ class Task(Protocol):
         process_count: int,
         seed: int,
         workdir: pathlib.Path | None,
-    ) -> Iterator[Batch]:
-        """This process's rows of each global batch, `start` examples (counted globally) into the stream.
+    ) -> BatchIterator:
+        """Opens a split and returns this process's rows of each global batch.
 
-        workdir: the run's folder, for what there is to say about examples that cannot be read. Batches have one shape;
-        a task where they have more says how many in an attribute `programs`.
+        Args:
+          split: "train" (endless, shuffled) or "eval" (once, in order).
+          batch_size: Images in a global batch.
+          start: Examples consumed so far by all processes together.
+          process_index: Index of this process.
+          process_count: Number of processes.
+          seed: Seed of the order and of augmentation.
+          workdir: Folder of the run. Unreadable examples are reported there.
         """
+        ...
 
     def evaluate(
         self, variables: Variables, *, mesh: jax.sharding.Mesh
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Numbers, and uint8 [H, W, 3] pictures, for the log."""
+        """Evaluates the variables on the evaluation split.
+
+        Returns:
+          Metrics by name, and uint8 [H, W, 3] images by name, for the log.
+        """
+        ...
+
+    @classmethod
+    def prepare_evaluation(
+        cls, config: ml_collections.ConfigDict, model: Any, saved: Mapping[str, Any]
+    ) -> None:
+        """Adapts a config in place before `segjax eval` makes a task of it.
+
+        Optional: the default does nothing.
+
+        Args:
+          config: Complete config, pointed at the data to evaluate on.
+          model: The model that was loaded.
+          saved: Metadata of its checkpoint.
+        """
+
+    def write_evaluation(
+        self,
+        measured: Mapping[str, Variables],
+        out: pathlib.Path | None,
+        *,
+        title: str,
+        mesh: jax.sharding.Mesh,
+    ) -> str:
+        """Evaluates variables for `segjax eval` and writes the files of the report.
+
+        Optional: the default writes evaluation.json with the metrics of `evaluate`.
+
+        Args:
+          measured: Variables by name: "trained", and perhaps "untrained".
+          out: Folder for the files. None: nothing is written.
+          title: Name of the checkpoint, for the heading of a single column.
+          mesh: Mesh to evaluate on.
+
+        Returns:
+          A table as text.
+        """
+        metrics = {
+            name: self.evaluate(variables, mesh=mesh)[0] for name, variables in measured.items()
+        }
+        names = [name if len(metrics) > 1 else title for name in metrics]
+        lines = [f"{'':<12}" + "".join(f"{name:>12}" for name in names)]
+        for key in next(iter(metrics.values())):
+            lines.append(f"{key:<12}" + "".join(f"{row[key]:>12.4f}" for row in metrics.values()))
+        if out is not None:
+            write_json(out / "evaluation.json", metrics)
+            lines.append(str(out / "evaluation.json"))
+        return "\n".join(lines)

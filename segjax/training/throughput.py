@@ -1,4 +1,4 @@
-"""How fast a run is, against what its chips could do, and how full they are."""
+"""Throughput of a run compared with the peak of its chips, and memory in use."""
 
 import re
 from collections.abc import Sequence
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-# Dense operations per second with bfloat16 inputs, in 1e12, by what jax calls the device; the first match counts.
-# Sources: Google's pages of the TPU versions (of v3 a device is one of the chip's two cores), NVIDIA's data sheets
-# (without sparsity; of the RTX, with float32 sums).
+# Dense operations per second with bfloat16 inputs, in 1e12, by jax's name of the device. The first
+# match counts. Sources: Google's pages of the TPU versions (a device of v3 is one of the chip's two
+# cores), NVIDIA's data sheets (without sparsity; for the RTX with float32 accumulation).
 PEAK_TFLOPS = {
     "TPU v3": 61.5,
     "TPU v4$": 275.0,
@@ -22,49 +22,65 @@ PEAK_TFLOPS = {
     "H100|H200": 989.0,
     "RTX 4090$": 165.0,
 }
-_TENSOR_FLOAT = 0.5  # float32 on NVIDIA's tensor cores, as jax has it by default; TPUs take one pass of bfloat16
+# float32 on NVIDIA's tensor cores, which is jax's default there. TPUs use one bfloat16 pass.
+_TENSOR_FLOAT = 0.5
 
 
 def peak_tflops(device: jax.Device, dtype: str) -> float:
-    """Operations per second of one device in a dtype, in 1e12; 0 where they are not known, as on CPUs."""
-    kind = device.device_kind
-    peak = next((peak for pattern, peak in PEAK_TFLOPS.items() if re.search(pattern, kind)), 0.0)
-    whole = jnp.dtype(dtype).itemsize < 4 or device.platform == "tpu"
-    return peak * (1.0 if whole else _TENSOR_FLOAT)
-
-
-def utilisation(
-    images_per_second: float, operations: float, chips: int, peak: float
-) -> dict[str, float]:
-    """What the log says of speed.
+    """Returns the peak of one device in a dtype, in 1e12 operations per second.
 
     Args:
-      images_per_second: of all chips. operations: of the model for one image, `Task.operations_per_image`; 0: unknown.
-      peak: operations per second of one chip, in 1e12; 0: unknown.
+      device: The device.
+      dtype: Compute dtype, for example "bfloat16".
 
     Returns:
-      "images_per_second", "images_per_second_per_chip"; with operations "tflops_per_chip", the model's own per second,
-      and with a peak too "mfu", their share of it.
+      The peak, or 0 if it is not known, as for CPUs.
     """
-    each = images_per_second / chips
-    row = {"images_per_second": images_per_second, "images_per_second_per_chip": each}
-    if operations:
-        row["tflops_per_chip"] = each * operations / 1e12
+    kind = device.device_kind
+    peak = next((peak for pattern, peak in PEAK_TFLOPS.items() if re.search(pattern, kind)), 0.0)
+    full_rate = jnp.dtype(dtype).itemsize < 4 or device.platform == "tpu"
+    return peak * (1.0 if full_rate else _TENSOR_FLOAT)
+
+
+def compute_utilization(
+    images_per_second: float, flops: float, chips: int, peak: float
+) -> dict[str, float]:
+    """Computes throughput and model FLOPs utilization (MFU) for the log.
+
+    Args:
+      images_per_second: Of all chips together.
+      flops: Floating-point operations of the model for one image, see `Task.flops`. 0: unknown.
+      chips: Number of chips.
+      peak: Peak of one chip, in 1e12 operations per second. 0: unknown.
+
+    Returns:
+      "images_per_second" and "images_per_second_per_chip". If flops are known also
+      "tflops_per_chip", and with a known peak "mfu", the share of it in 0..1.
+    """
+    per_chip = images_per_second / chips
+    row = {"images_per_second": images_per_second, "images_per_second_per_chip": per_chip}
+    if flops:
+        row["tflops_per_chip"] = per_chip * flops / 1e12
         if peak:
             row["mfu"] = row["tflops_per_chip"] / peak
     return row
 
 
-def device_memory(devices: Sequence[jax.Device]) -> dict[str, float]:
-    """GiB at the peak so far on the fullest of this process's devices, and what it has; {} where none says, as CPUs.
+def measure_device_memory(devices: Sequence[jax.Device]) -> dict[str, float]:
+    """Returns the peak memory so far on the fullest device. Asks the runtime, waits for nothing.
 
-    Asks the runtime, waits for nothing.
+    Args:
+      devices: Devices of this process.
+
+    Returns:
+      "memory_peak_gib" and "memory_limit_gib", in GiB. Empty if the devices do not report them,
+      as CPUs do not.
     """
-    stats = [found for device in devices if (found := device.memory_stats())]
-    if not stats or "peak_bytes_in_use" not in stats[0]:
+    all_stats = [stats for device in devices if (stats := device.memory_stats())]
+    if not all_stats or "peak_bytes_in_use" not in all_stats[0]:
         return {}
-    fullest = max(stats, key=lambda found: found["peak_bytes_in_use"])
+    fullest = max(all_stats, key=lambda stats: stats["peak_bytes_in_use"])
     row = {"memory_peak_gib": fullest["peak_bytes_in_use"] / 2**30}
-    return row | (
-        {"memory_limit_gib": fullest["bytes_limit"] / 2**30} if "bytes_limit" in fullest else {}
-    )
+    if "bytes_limit" in fullest:
+        row["memory_limit_gib"] = fullest["bytes_limit"] / 2**30
+    return row

@@ -1,49 +1,144 @@
-"""The folder of a run, which every process of the run must see as the same folder."""
+"""The folder of a run: shared by all processes, with the resolved config of the run in it."""
 
+import json
+import logging
 import pathlib
 import re
 import secrets
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
+from segjax.files import write_json
+from segjax.training.defaults import flatten_config
+
+logger = logging.getLogger(__name__)
+
 LATE = 30.0  # seconds after which a network file system surely shows a new file on every host
+
+# Settings about duration, logging, devices, loading and evaluation: with other values the run is
+# still the same experiment. A schedule that spans total_steps is stretched if total_steps changes,
+# and microbatches change which prompts are sampled. Both are logged.
+MAY_CHANGE = (
+    r"total_steps",
+    r"log_every",
+    r"eval_every",
+    r"profile_steps",
+    r"peak_tflops",
+    r"microbatches",
+    r"checkpoint\..*",
+    r"mesh\..*",
+    r"eval\..*",
+    r"data\.(eval_split|workers|threads|cache_mb|max_broken)",
+)
 
 
 def open_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
-    """The folder's absolute path; the folder is made if it is not there. Every process must call it.
+    """Makes the folder of a run and returns its absolute path. Every process must call it.
 
-    Raises ValueError, on all processes alike, for an address such as gs://bucket/run, and for a folder that is not the
-    same one for all: each would resume from what it alone sees, and write a part of a checkpoint that nobody can read.
+    Args:
+      workdir: Path of the folder. It need not exist.
+
+    Raises:
+      ValueError: On all processes alike, for an address such as gs://bucket/run, or if processes
+        see different folders. Each would resume from its own files and write a part of a
+        checkpoint that nobody can read.
     """
     if re.match(r"[A-Za-z][\w+.-]+:/", str(workdir)):
         raise ValueError(
-            f"workdir {str(workdir)!r} is an address; expected a folder. Mount the bucket on every host (for Google "
-            "Cloud: Cloud Storage FUSE) or use a shared file system, and give the path, for example /mnt/runs/mae"
+            f"workdir {str(workdir)!r} is an address; expected a folder. Mount the bucket on every "
+            "host (for Google Cloud: Cloud Storage FUSE) or use a shared file system, and give the "
+            "path, for example /mnt/runs/mae"
         )
     path = pathlib.Path(workdir).absolute()
     path.mkdir(parents=True, exist_ok=True)
-    if jax.process_count() > 1 and (apart := _processes_that_miss(path)):
+    if jax.process_count() > 1 and (apart := _find_processes_without(path)):
         raise ValueError(
-            f"workdir {path} is another folder on process {', '.join(map(str, apart))} than on process 0; expected one "
-            "folder on storage that all hosts share"
+            f"workdir {path} is another folder on process {', '.join(map(str, apart))} than on "
+            "process 0; expected one folder on storage that all hosts share"
         )
     return path
 
 
-def _processes_that_miss(path: pathlib.Path) -> list[int]:
-    """Process 0 puts down a file that nobody else can have made; who does not find it, looks elsewhere."""
+def _find_processes_without(path: pathlib.Path) -> list[int]:
+    """Returns the processes that do not see a file which process 0 writes into the folder."""
+    # A random name, so that no other run can have written the same file.
     number = multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32)))
-    sign = path / f".seen_by_all_{int(number):08x}"
+    marker = path / f".seen_by_all_{int(number):08x}"
     if jax.process_index() == 0:
-        sign.touch()
-    multihost_utils.sync_global_devices("the sign is there")
+        marker.touch()
+    multihost_utils.sync_global_devices("the marker is written")
     until = time.monotonic() + LATE
-    while not (found := sign.exists()) and time.monotonic() < until:
+    while not (visible := marker.exists()) and time.monotonic() < until:
         time.sleep(0.2)
-    everywhere = np.atleast_1d(multihost_utils.process_allgather(np.uint8(found)))
+    everywhere = np.atleast_1d(multihost_utils.process_allgather(np.uint8(visible)))
     if jax.process_index() == 0:
-        sign.unlink(missing_ok=True)
+        marker.unlink(missing_ok=True)
     return np.flatnonzero(everywhere == 0).tolist()
+
+
+def to_plain_dict(config: ml_collections.ConfigDict) -> dict:
+    """Returns the config as JSON would give it back: plain dicts, and lists for tuples."""
+    return json.loads(config.to_json())
+
+
+def record_config(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    complete_config: Callable[[Mapping[str, Any]], ml_collections.ConfigDict],
+    *,
+    resuming: bool,
+) -> None:
+    """Writes workdir/config.json. When resuming, first compares the config with the one there.
+
+    Both configs are completed before they are compared. A setting that did not exist when the run
+    began, or that was not written out, counts as its default.
+
+    Args:
+      config: Config of the run.
+      workdir: Folder of the run.
+      complete_config: `Task.complete_config`, adds the defaults of missing settings.
+      resuming: Whether the folder holds checkpoints to resume from.
+
+    Raises:
+      ValueError: Names each key whose change would make the resumed run another experiment. Other
+        changes are logged.
+    """
+    path = workdir / "config.json"
+    new = to_plain_dict(config)
+    if resuming and path.exists():
+        old, now = (
+            flatten_config(to_plain_dict(complete_config(settings)))
+            for settings in (json.loads(path.read_text()), new)
+        )
+        _check_changes(config, workdir, old, now)
+    if jax.process_index() == 0:
+        write_json(path, new)
+
+
+def _check_changes(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+) -> None:
+    """Raises ValueError for changes that a resumed run may not make, and logs the others."""
+    absent = "(absent)"
+    changed = {key for key in {*old, *new} if old.get(key, absent) != new.get(key, absent)}
+    allowed = re.compile("|".join(f"(?:{p})" for p in (*MAY_CHANGE, *config.checkpoint.may_change)))
+    describe = lambda keys: "; ".join(
+        f"{key}: {old.get(key, absent)!r} -> {new.get(key, absent)!r}" for key in sorted(keys)
+    )
+    if barred := {key for key in changed if not allowed.fullmatch(key)}:
+        raise ValueError(
+            f"{workdir} holds a run with another config ({describe(barred)}). Use another workdir, "
+            "restore these values, or allow the change by naming the keys in "
+            "config.checkpoint.may_change (regexes)"
+        )
+    if changed:
+        logger.warning("resuming %s with a changed config: %s", workdir, describe(changed))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segjax.losses.reconstruction import reconstruction_loss
-from segjax.ops.patches import patch_pixels, patch_statistics, patch_targets, predicted_images
+from segjax.ops.patches import extract_patches, compute_patch_statistics, make_patch_targets, render_prediction
 from segjax.ops.pixels import PIXEL_MEAN, PIXEL_STD
 
 PATCH = 4
@@ -23,7 +23,7 @@ def by_hand(images):
 
 
 def test_patches_are_row_by_row_and_channel_fastest():
-    np.testing.assert_allclose(patch_pixels(IMAGES, PATCH), by_hand(IMAGES), atol=1e-5)
+    np.testing.assert_allclose(extract_patches(IMAGES, PATCH), by_hand(IMAGES), atol=1e-5)
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
@@ -41,7 +41,7 @@ def test_the_mean_of_masked_patches_of_the_whole_batch(norm_pix):
 
 def test_the_variance_is_unbiased():
     """A patch of 0 and 1 in equal numbers, n = 48: n / (n - 1) / 4."""
-    _, deviation = patch_statistics(jnp.tile(jnp.array([0.0, 1.0]), 24)[None, None])
+    _, deviation = compute_patch_statistics(jnp.tile(jnp.array([0.0, 1.0]), 24)[None, None])
     np.testing.assert_allclose(deviation[0, 0, 0] ** 2, 48 / 47 / 4 + 1e-6, rtol=1e-6)
 
 
@@ -55,18 +55,18 @@ def test_seen_patches_have_no_gradient():
 
 @pytest.mark.parametrize("norm_pix", [True, False])
 def test_a_perfect_prediction_is_the_picture(norm_pix):
-    target = patch_targets(IMAGES, PATCH, norm_pix=norm_pix)
+    target = make_patch_targets(IMAGES, PATCH, norm_pix=norm_pix)
     np.testing.assert_array_equal(
-        predicted_images(target, IMAGES, patch=PATCH, norm_pix=norm_pix), IMAGES
+        render_prediction(target, IMAGES, patch=PATCH, norm_pix=norm_pix), IMAGES
     )
     assert reconstruction_loss(target, IMAGES, MASKED, patch=PATCH, norm_pix=norm_pix)[0] < 1e-8
 
 
 def test_predictions_out_of_range_are_clipped():
-    found = predicted_images(jnp.full((2, 6, 48), 9.0), IMAGES, patch=PATCH, norm_pix=False)
+    found = render_prediction(jnp.full((2, 6, 48), 9.0), IMAGES, patch=PATCH, norm_pix=False)
     assert found.dtype == jnp.uint8 and (found == 255).all()
 
 
 def test_a_patch_that_does_not_divide_the_image():
     with pytest.raises(ValueError, match="8x12 does not divide into blocks of 5"):
-        patch_pixels(IMAGES, 5)
+        extract_patches(IMAGES, 5)

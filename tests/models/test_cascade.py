@@ -7,8 +7,8 @@ import pytest
 from golden.drawn_weights import drawn_variables
 
 from segjax.models.build import build_model, init_model
-from segjax.ops.gradient_scale import scaled_gradient
-from segjax.training.start import quick_compilation
+from segjax.ops.gradient_scale import scale_gradient
+from segjax.training.program import quick_compilation
 
 CASCADE = dict(box_stages=3, agnostic_boxes=True, mask_convs=0, keypoints=0)
 MODEL = build_model("maskrcnn_debug", score_threshold=0.0, **CASCADE)
@@ -39,7 +39,7 @@ def test_each_stage_moves_the_boxes_of_the_one_before_and_no_gradient_goes_throu
 
     def answers(heads, levels):
         tree = variables | {"params": variables["params"] | heads}
-        found = MODEL.apply(tree, levels, boxes, sizes, method="box_answers")
+        found = MODEL.apply(tree, levels, boxes, sizes, method="run_box_heads")
         return sum(each.logits.sum() for each in found), found
 
     with quick_compilation():
@@ -85,7 +85,7 @@ def test_the_pyramid_gets_a_third_of_each_stage_s_gradient_and_the_head_all(vari
 
 
 def test_a_gradient_is_scaled_and_the_value_is_not():
-    value, gradient = jax.value_and_grad(lambda x: 3 * scaled_gradient(x, 0.25))(np.float32(2))
+    value, gradient = jax.value_and_grad(lambda x: 3 * scale_gradient(x, 0.25))(np.float32(2))
     assert (value, gradient) == (6, 0.75)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segjax.models.layers import Linear
-from segjax.ops.sharded_dense import affine, gradients_in
+from segjax.ops.sharded_dense import affine, reduce_gradients_in
 from segjax.training.sharding import batch_sharding, make_mesh, replicated
 
 ROWS, WIDTH, FEATURES = 64, 16, 8
@@ -30,7 +30,7 @@ def gradients(sums, *given, places=None):
     """(to x, to the kernel, to the bias), float32."""
 
     def pulled(x, kernel, bias, gradient):
-        with gradients_in(sums):
+        with reduce_gradients_in(sums):
             return jax.vjp(affine, x, kernel, bias)[1](gradient)
 
     found = jax.jit(pulled, in_shardings=places)(*given)
@@ -76,14 +76,14 @@ def test_a_layer_of_float32_has_the_same_gradients_either_way(bias):
     params = layer.init(jax.random.key(1), x)
     found = []
     for sums in ("", "float32"):
-        with gradients_in(sums):
+        with reduce_gradients_in(sums):
             found.append(jax.grad(lambda params: jnp.sum(jnp.sin(layer.apply(params, x))))(params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *found)
 
 
 def test_another_type_is_refused():
     with (
-        pytest.raises(ValueError, match="added up in 'float16'; expected 'float32', or ''"),
-        gradients_in("float16"),
+        pytest.raises(ValueError, match="summed in 'float16'; expected 'float32', or ''"),
+        reduce_gradients_in("float16"),
     ):
         pass

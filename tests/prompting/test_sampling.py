@@ -7,10 +7,10 @@ import pytest
 import scipy.stats
 
 from segjax.prompting import sampling
-from segjax.prompting.sampling import correction, point_in
+from segjax.prompting.sampling import sample_correction, sample_point
 
 DRAWS, STRIDE = 6000, 2
-noisy_box = jax.jit(sampling.noisy_box, static_argnums=3)
+jitter_box = jax.jit(sampling.jitter_box, static_argnums=3)
 
 
 def many(array):
@@ -37,7 +37,7 @@ REGION[1, 1:4] = REGION[3, 4] = True
 
 
 def test_points_are_uniform_over_the_pixels_of_the_region():
-    points, found = jax.jit(point_in, static_argnums=2)(jax.random.key(0), many(REGION), STRIDE)
+    points, found = jax.jit(sample_point, static_argnums=2)(jax.random.key(0), many(REGION), STRIDE)
     assert found.all()
     np.testing.assert_array_equal(points, np.floor(points))
     counts = pixel_counts(points, REGION.shape)
@@ -52,7 +52,7 @@ SAID[1, 3] = SAID[2, 0:2] = SAID[:, 4] = (
 )
 CONTENT = np.ones((4, 5), bool)
 CONTENT[:, 4] = False
-click = jax.jit(correction, static_argnums=(4, 5, 6))
+click = jax.jit(sample_correction, static_argnums=(4, 5, 6))
 
 
 def test_corrections_are_uniform_over_the_error_with_its_labels_and_never_on_padding():
@@ -97,7 +97,7 @@ def test_a_perfect_prediction_may_be_confirmed_beside_the_object():
     )
     assert (pixel_counts(points, TRUTH.shape)[~pixels((TRUTH ^ SAID) & CONTENT)] == 0).all()
     with pytest.raises(ValueError, match="when_perfect 'nowhere'.*object, background"):
-        correction(jax.random.key(0), SAID, TRUTH, CONTENT, STRIDE, when_perfect="nowhere")
+        sample_correction(jax.random.key(0), SAID, TRUTH, CONTENT, STRIDE, when_perfect="nowhere")
 
 
 def test_nothing_to_click_on_is_padding():
@@ -112,7 +112,7 @@ SIZE = np.array([700, 1000])
 
 
 def moved(box, noise, cap=20.0):
-    boxes = noisy_box(jax.random.key(4), many(np.array(box, np.float32)), many(SIZE), noise, cap)
+    boxes = jitter_box(jax.random.key(4), many(np.array(box, np.float32)), many(SIZE), noise, cap)
     return np.asarray(boxes) - np.array(box)
 
 
@@ -147,7 +147,7 @@ def test_uniform_box_noise(box, bounds):
 
 def test_boxes_stay_inside_the_picture():
     box = np.array([2.0, 1, 998, 699], np.float32)
-    boxes = np.asarray(noisy_box(jax.random.key(5), many(box), many(SIZE), "normal"))
+    boxes = np.asarray(jitter_box(jax.random.key(5), many(box), many(SIZE), "normal"))
     assert boxes.min() == 0 and boxes[:, [0, 2]].max() == 1000 and boxes[:, [1, 3]].max() == 700
     assert (boxes[:, :2] < boxes[:, 2:]).all()
 
@@ -155,4 +155,4 @@ def test_boxes_stay_inside_the_picture():
 def test_no_noise_and_unknown_noise():
     assert (moved([1, 2, 30, 40], "none") == 0).all()
     with pytest.raises(ValueError, match="'gaussian'.*normal, uniform, none"):
-        noisy_box(jax.random.key(0), np.zeros(4), np.ones(2), "gaussian")
+        jitter_box(jax.random.key(0), np.zeros(4), np.ones(2), "gaussian")

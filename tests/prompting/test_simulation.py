@@ -17,7 +17,7 @@ SIDE, LOSS_SIDE, STRIDE = 4, 8, 2  # mask grid, loss grid, canvas pixels per cel
 CANVAS = LOSS_SIDE * STRIDE
 
 
-def simulator(decode=None, rounds=None, prompts=3, size=(CANVAS, CANVAS), score=None, truth=None):
+def simulator(decode=None, rounds=None, prompts=3, size=(CANVAS, CANVAS), loss_fn=None, truth=None):
     if truth is None:
         truth = np.zeros((1, prompts, LOSS_SIDE, LOSS_SIDE), bool)
         truth[:, :, 2:5, 1:6] = True
@@ -28,8 +28,8 @@ def simulator(decode=None, rounds=None, prompts=3, size=(CANVAS, CANVAS), score=
     return Simulator(
         rounds=rounds or Rounds(),
         decode=decode,
-        score=score or PromptableLoss(),
-        truth=jnp.asarray(truth),
+        loss_fn=loss_fn or PromptableLoss(),
+        ground_truth=jnp.asarray(truth),
         boxes=jnp.asarray(boxes),
         content=jnp.asarray(content),
         size=jnp.asarray(size),
@@ -42,7 +42,7 @@ def simulator(decode=None, rounds=None, prompts=3, size=(CANVAS, CANVAS), score=
 
 @functools.cache
 def first_prompts(count=8000):
-    make = lambda key: simulator(prompts=count).first_prompt(key, (SIDE, SIDE))
+    make = lambda key: simulator(prompts=count).sample_first_prompt(key, (SIDE, SIDE))
     return jax.tree.map(np.asarray, jax.jit(make)(jax.random.key(0)))
 
 
@@ -82,8 +82,8 @@ def test_clicks_stay_in_a_picture_that_ends_within_a_cell():
 
     @jax.jit
     def two_rounds(first_key, key):
-        session = play.first_prompt(first_key, (SIDE, SIDE))
-        return session, play.prompted(
+        session = play.sample_first_prompt(first_key, (SIDE, SIDE))
+        return session, play.add_click(
             key, session.replace(low_res=said), 1, jnp.zeros((1, 2000), bool)
         )
 
@@ -94,7 +94,7 @@ def test_clicks_stay_in_a_picture_that_ends_within_a_cell():
 
 def test_an_object_that_is_not_there_gets_no_point():
     truth = np.zeros((1, 50, LOSS_SIDE, LOSS_SIDE), bool)
-    session = jax.jit(lambda key: simulator(truth=truth).first_prompt(key, (SIDE, SIDE)))(
+    session = jax.jit(lambda key: simulator(truth=truth).sample_first_prompt(key, (SIDE, SIDE)))(
         jax.random.key(0)
     )
     assert (np.asarray(session.labels) == -1).all()
@@ -102,7 +102,7 @@ def test_an_object_that_is_not_there_gets_no_point():
 
 def test_one_empty_round_at_a_random_place_and_one_last():
     """Eleven rounds: a first prompt, eight clicks, an empty round uniformly among rounds 2 .. 10, and an empty last."""
-    empty = np.asarray(jax.jit(simulator(prompts=4000).empty_rounds)(jax.random.key(0)))[0]
+    empty = np.asarray(jax.jit(simulator(prompts=4000).choose_empty_rounds)(jax.random.key(0)))[0]
     assert empty.shape == (4000, 11)
     assert (empty.sum(1) == 2).all() and not empty[:, 0].any() and empty[:, -1].all()
     assert scipy.stats.chisquare(empty[:, 1:10].sum(0)).pvalue > 0.001
@@ -119,7 +119,9 @@ def test_one_empty_round_at_a_random_place_and_one_last():
 )
 def test_empty_rounds_by_option(options, places, each):
     empty = np.asarray(
-        jax.jit(simulator(rounds=Rounds(**options), prompts=500).empty_rounds)(jax.random.key(0))
+        jax.jit(simulator(rounds=Rounds(**options), prompts=500).choose_empty_rounds)(
+            jax.random.key(0)
+        )
     )[0]
     assert (empty.sum(1) == each).all()
     assert np.flatnonzero(empty.any(0)).tolist() == list(places)
@@ -183,7 +185,7 @@ class Watched:
 def watch(rounds, prompts=12):
     """What happened in a session, and the terms of its first round."""
     watched = Watched()
-    play = simulator(watched.decode, rounds, prompts, score=watched.score)
+    play = simulator(watched.decode, rounds, prompts, loss_fn=watched.score)
     first, _ = jax.jit(lambda key: play.play(key, None, (SIDE, SIDE)))(jax.random.key(5))
     jax.effects_barrier()
     return watched, first
@@ -240,11 +242,11 @@ def test_clicks_fall_where_the_fed_back_mask_was_wrong(session):
     play = simulator(prompts=12)
     for index in range(1, 11):
         asked = session.asked[index][0]
-        wrong = np.asarray((play.upsampled(asked.low_res) > 0) != play.truth)[0]
+        wrong = np.asarray((play.upsample(asked.low_res) > 0) != play.ground_truth)[0]
         for prompt in np.flatnonzero(asked.labels[0, :, index] != -1):
             x, y = np.asarray(asked.points[0, prompt, index], int) // STRIDE
             assert wrong[prompt, y, x]
-            assert asked.labels[0, prompt, index] == int(play.truth[0, prompt, y, x])
+            assert asked.labels[0, prompt, index] == int(play.ground_truth[0, prompt, y, x])
 
 
 def test_sam2_boxes_get_a_single_mask():
@@ -258,7 +260,7 @@ def test_sam2_boxes_get_a_single_mask():
     assert [scored.shape[2] for scored, _ in watched.scored] == [3, 1, 1]
 
     loss = jax.jit(PromptableLoss())
-    truth = simulator(prompts=12).truth
+    truth = simulator(prompts=12).ground_truth
     three, single = (
         np.asarray(loss(logits, iou, truth)["loss"]) for logits, iou in watched.scored[:2]
     )
@@ -319,14 +321,16 @@ def test_scan_is_the_sum_of_its_rounds(full):
 
     @jax.jit
     def loop(context):
-        session, terms = play.first_round(context, play.first_prompt(first_key, (SIDE, SIDE)))
+        session, terms = play.run_first_round(
+            context, play.sample_first_prompt(first_key, (SIDE, SIDE))
+        )
         losses = [terms["loss"]]
-        empty = play.empty_rounds(empty_key)
+        empty = play.choose_empty_rounds(empty_key)
         for index in range(1, 5):
-            session = play.prompted(
+            session = play.add_click(
                 jax.random.fold_in(round_key, index), session, index, empty[:, :, index]
             )
-            session, terms = play.later_round(context, session)
+            session, terms = play.run_later_round(context, session)
             losses.append(terms["loss"])
         return sum(loss.sum() for loss in losses)
 
@@ -368,7 +372,7 @@ def test_sampled_rounds_are_drawn_uniformly():
         answer = jnp.broadcast_to(1.0 + rounds_asked(session)[..., None], (1, 1, 4))
         return jnp.zeros((1, 1, 4, SIDE, SIDE)), answer
 
-    play = simulator(decode, rounds, 1, score=lambda logits, iou, truth: {"loss": iou.mean(-1)})
+    play = simulator(decode, rounds, 1, loss_fn=lambda logits, iou, truth: {"loss": iou.mean(-1)})
     later = jax.jit(jax.vmap(lambda key: play.play(key, None, (SIDE, SIDE))[1]["loss"].sum()))
     drawn = np.asarray(later(jax.random.split(jax.random.key(0), 2000))) / 4 - 1
     assert set(drawn) == {1, 2, 3, 4}
@@ -397,7 +401,7 @@ def test_fed_back_logits_carry_no_gradient(sampled):
     rounds = Rounds(count=count, empty_random=False, empty_last=False, sampled=sampled is not None)
 
     def total(context):
-        play = simulator(decode, rounds, score=score)
+        play = simulator(decode, rounds, loss_fn=score)
         first, later = play.play(jax.random.key(0), context, (SIDE, SIDE), sampled)
         return (first["loss"] + later["loss"]).sum()
 

@@ -2,7 +2,7 @@
 
     pytest -m tpu_compiler tests/scaling      # needs pip install -e .[tpu]; tens of minutes on one core
 
-Compiled in a hurry. Ceilings are what jax 0.10.2 with libtpu 0.0.42.1 came to, and a twentieth more; docs/scaling.md.
+Compiled in a hurry. Ceilings are what jax 0.10.2 with libtpu 0.0.42.1 came to, and a twentieth more; docs/guides/scaling.md.
 SEGJAX_WRITE_GOLDENS=1 writes the tables of shardings anew.
 """
 
@@ -18,7 +18,7 @@ import pytest
 from segjax.cli.experiments import apply_flags, read_config
 from segjax.scaling.compilation import compile_step, program_for
 from segjax.scaling.slices import GIB, parse_slice
-from segjax.tasks import completed, make_task
+from segjax.tasks import complete_config, make_task
 from segjax.training.optimizer import parameter_path
 
 pytestmark = [
@@ -33,7 +33,7 @@ EXPERIMENTS = HERE.parents[1] / "experiments"
 
 def experiment(name, *flags, variant=""):
     config = apply_flags(read_config(f"{EXPERIMENTS / name}.py:{variant}"), flags)
-    return make_task(config), completed(config)
+    return make_task(config), complete_config(config)
 
 
 def table(program):

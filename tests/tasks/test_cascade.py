@@ -8,13 +8,13 @@ import pytest
 from golden.drawn_weights import drawn_variables
 
 from segjax.models.build import init_model
-from segjax.models.detection.layers import numbered
+from segjax.models.detection.layers import number_names
 from segjax.tasks import make_task
 from segjax.tasks.detection.config import detection_config
 from segjax.tasks.variants import as_variant
 from segjax.training import sharding
 from segjax.training.loop import train
-from segjax.training.start import quick_compilation
+from segjax.training.program import quick_compilation
 
 
 def miniature(**model):
@@ -28,7 +28,7 @@ def test_a_few_steps_on_one_batch_make_every_stage_s_loss_fall():
     """Of the box heads alone, which begin by saying nothing of classes, and of every box that it is a little larger."""
     task = make_task(miniature(mask_convs=0))
     drawn = drawn_variables(task.model, init_model)
-    heads = {name: {**drawn["params"][name]} for name in numbered("box_head", 3)}
+    heads = {name: {**drawn["params"][name]} for name in number_names("box_head", 3)}
     for head in heads.values():
         head |= jax.tree.map(np.zeros_like, {name: head[name] for name in ("scores", "deltas")})
         head["deltas"]["bias"] += 0.5

@@ -8,18 +8,18 @@ from golden.drawn_weights import drawn_variables
 from golden.sam_inputs import pictures
 from jax.sharding import AxisType
 
-from segjax.models.build import shapes_of
+from segjax.models.build import variable_shapes
 from segjax.models.classifier import build_classifier, init_classifier
 from segjax.models.mae import build_mae, init_mae
-from segjax.ops.positions import cubic_weights, sincos_positions
-from segjax.tasks import completed, make_task
+from segjax.ops.positions import cubic_weights, make_sincos_positions
+from segjax.tasks import complete_config, make_task
 from segjax.tasks.classification.config import classification_config
 from segjax.training.checkpoints import Checkpoints
-from segjax.training.optimizer import from_config, layer_scales
+from segjax.training.optimizer import build_optimizer, compute_layer_scales
 from segjax.training.program import make_program
 from segjax.training.sharding import BATCH_AXES, make_mesh, place_batch, state_shardings
-from segjax.training.start import first_state
-from segjax.training.state import create_state
+from segjax.training.program import restore_or_initialize
+from segjax.training.state import init_state
 from segjax.weights.checkpoint import write_checkpoint
 from segjax.weights.tree import CheckpointError, flatten
 
@@ -119,9 +119,9 @@ def test_nothing_is_mixed_or_smoothed_in_evaluation(task):
 
 
 def test_a_frozen_encoder_has_no_optimizer_state_no_gradient_and_no_average(probing):
-    assert set(shapes_of(probing.model)["params"]) == {"head"}
-    optimizer = from_config(config(frozen=True))[1]
-    make = lambda key: create_state(probing.init(key), optimizer, key, ema=True)
+    assert set(variable_shapes(probing.model)["params"]) == {"head"}
+    optimizer = build_optimizer(config(frozen=True))[1]
+    make = lambda key: init_state(probing.init(key), optimizer, key, ema=True)
     state = jax.eval_shape(make, jax.random.key(0))
     head = {(5,), (32, 5)}
     assert {leaf.shape for leaf in jax.tree.leaves(state.opt_state)} == head | {()}
@@ -132,8 +132,8 @@ def test_a_frozen_encoder_has_no_optimizer_state_no_gradient_and_no_average(prob
 def test_layer_decay_reaches_every_module_as_the_paper_counts_them():
     """layer_decay ** (depth + 1 - i), i = 0 for stem, class token and positions, depth + 1 for norm and head."""
     recipe = classification_config().optimizer
-    params = shapes_of(build_classifier("vit_debug", pool="mean"))["params"]
-    scales = flatten(layer_scales(params, 0.5, recipe.trunk))
+    params = variable_shapes(build_classifier("vit_debug", pool="mean"))["params"]
+    scales = flatten(compute_layer_scales(params, 0.5, recipe.trunk))
     found = {path: np.log2(1 / scale) for path, scale in scales.items()}
     assert {path for path, layer in found.items() if layer == 3} == {
         "encoder/cls_token",
@@ -167,7 +167,7 @@ def test_a_run_starts_from_a_mae_with_standardised_features_and_keeps_them_froze
         probing.model, init_classifier
     )  # drawing takes long to compile
     with Checkpoints(tmp_path / "run") as checkpoints, caplog.at_level("INFO", "segjax"):
-        state = first_state(
+        state = restore_or_initialize(
             probing, settings, make_program(probing, settings, one), checkpoints, None
         )
     assert (
@@ -200,14 +200,14 @@ def test_the_evaluation_is_the_same_for_any_number_of_devices_and_names_neighbou
 def test_other_grids_patches_and_pools_are_resized_and_said(mae_file, caplog):
     task = make_task(config(canvas=96, pool="mean"))
     with caplog.at_level("INFO", "segjax"):
-        found = task.pretrained("mae", str(mae_file), shapes_of(task.model))["params"]["encoder"]
+        found = task.load_pretrained("mae", str(mae_file), variable_shapes(task.model))["params"]["encoder"]
     assert (
         "bicubically resized: positions from (4, 4) to (6, 6) patches; the norm behind the mean and the"
         in caplog.text
     )
     assert "norm" not in found and not found["pos_embed"][0].any()
     weights = cubic_weights(4, 6)
-    want = np.einsum("ab,cd,bdk->ack", weights, weights, sincos_positions((4, 4), 32))
+    want = np.einsum("ab,cd,bdk->ack", weights, weights, make_sincos_positions((4, 4), 32))
     np.testing.assert_allclose(found["pos_embed"][1:].reshape(6, 6, 32), want, atol=1e-6)
 
 
@@ -223,7 +223,7 @@ def test_encoders_of_classifiers_are_taken_alike(tmp_path):
         ("whole.pth", whole["params"]),
         ("frozen.safetensors", frozen["constants"]),
     ):
-        found = task.pretrained("mae", str(tmp_path / name), shapes_of(task.model))["params"][
+        found = task.load_pretrained("mae", str(tmp_path / name), variable_shapes(task.model))["params"][
             "encoder"
         ]
         jax.tree.map(np.testing.assert_array_equal, found, encoder["encoder"])
@@ -234,7 +234,7 @@ def start(settings, init_from, tmp_path):
     one = one_device()
     task = make_task(settings)
     with Checkpoints(tmp_path / "run") as checkpoints:
-        return first_state(task, settings, make_program(task, settings, one), checkpoints, None)
+        return restore_or_initialize(task, settings, make_program(task, settings, one), checkpoints, None)
 
 
 def test_a_checkpoint_with_other_classes_says_how_to_go_on(mae_file, tmp_path):
@@ -276,11 +276,11 @@ def test_what_cannot_be_classified_is_said(tmp_path):
     with pytest.raises(
         ValueError, match="from its own checkpoints or from a MAE, 'mae:PATH'; got 'dino:x'"
     ):
-        make_task(config()).pretrained("dino", "x", {})
+        make_task(config()).load_pretrained("dino", "x", {})
 
 
 def test_a_completed_config_spells_out_the_model_and_means_the_same():
-    full = completed(config(frozen=True))
+    full = complete_config(config(frozen=True))
     assert (full.model.pool, full.model.head_std, full.model.frozen, full.model.dtype) == (
         "token",
         2e-5,
@@ -288,7 +288,7 @@ def test_a_completed_config_spells_out_the_model_and_means_the_same():
         "float32",
     )
     assert (
-        completed(full).to_dict() == full.to_dict()
+        complete_config(full).to_dict() == full.to_dict()
         and make_task(full).model == make_task(config(frozen=True)).model
     )
 
@@ -303,6 +303,6 @@ def test_pictures_may_be_resized_by_the_devices():
     assert device["image"].shape == (4, 64, 86, 3) and (device["label"] == host["label"]).all()
     placed = {name: rows for name, rows in device.items() if name != "index"}
     shapes = jax.eval_shape(
-        lambda v, b: framed.loss(v, b, jax.random.key(0), True), shapes_of(framed.model), placed
+        lambda v, b: framed.loss(v, b, jax.random.key(0), True), variable_shapes(framed.model), placed
     )
     assert shapes[0].shape == ()

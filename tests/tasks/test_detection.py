@@ -14,7 +14,7 @@ from segjax.data.examples.place_objects import rasterize_mask_in_box
 from segjax.data.splits import open_split
 from segjax.data.synthetic.figures import JOINTS
 from segjax.masks import decode_mask
-from segjax.models.detection.flops import detector_multiply_adds
+from segjax.models.detection.flops import count_detector_multiply_adds
 from segjax.tasks import make_task
 from segjax.tasks.detection.config import detection_config
 from segjax.tasks.variants import as_variant
@@ -201,7 +201,7 @@ def test_perfect_answers_are_measured_as_perfect_in_the_pictures_own_pixels(monk
 
     def perfect(variables, batch):
         rows = {name: np.asarray(batch[name]) for name in ("size", "original", "weight", "example")}
-        places = task.model.detections
+        places = task.model.detection_selection.count
         rows |= {
             "boxes": np.zeros((len(batch["size"]), places, 4)),
             "scores": np.ones((len(batch["size"]), places)),
@@ -234,8 +234,8 @@ def test_perfect_answers_are_measured_as_perfect_in_the_pictures_own_pixels(monk
     batch = {"image": np.zeros((2, 64, 64, 3), np.uint8), "size": np.full((2, 2), 64)}
     batch |= {name: np.zeros(2) for name in ("original", "weight", "example")}
     found = jax.eval_shape(task._detect_on_canvas, shapes, batch)
-    assert found["keypoints"].shape == (2, task.model.detections, len(JOINTS), 3)
-    assert found["masks"].shape == (2, task.model.detections, 28, 28)
+    assert found["keypoints"].shape == (2, task.model.detection_selection.count, len(JOINTS), 3)
+    assert found["masks"].shape == (2, task.model.detection_selection.count, 28, 28)
 
 
 def test_the_loss_of_the_evaluation_is_training_s_over_all_pictures(task, variables, monkeypatch):
@@ -298,7 +298,7 @@ def test_pictures_that_lie_and_that_stand_have_batches_and_canvases_of_their_own
     masks = [block(side, 5, 5, 30, 35) for side in hw]
     joints = np.full((1, len(JOINTS), 3), 20, np.float32)
     records = [record_of([mask], image_id=str(n), keypoints=joints) for n, mask in enumerate(masks)]
-    monkeypatch.setattr("segjax.tasks.record_task.records_of", lambda *given, **options: records)
+    monkeypatch.setattr("segjax.tasks.record_task.open_records", lambda *given, **options: records)
     assert (
         task.canvas("train") == (32, 64)
         and task.batch_shape_count == 2
@@ -314,13 +314,13 @@ def test_pictures_that_lie_and_that_stand_have_batches_and_canvases_of_their_own
     config.data.augment.quarter_turns = True
     with pytest.raises(ValueError, match="by_orientation.*quarter_turns turns them afterwards"):
         make_task(config)
-    assert isinstance(task.maker("train"), CopyPaste) and not isinstance(
-        task.maker("eval"), CopyPaste
+    assert isinstance(task.build_split_example("train"), CopyPaste) and not isinstance(
+        task.build_split_example("eval"), CopyPaste
     )
 
 
 def test_operations_are_three_passes_over_a_picture_and_its_samples(task):
-    count = detector_multiply_adds(task.model, (64, 64))
+    count = count_detector_multiply_adds(task.model, (64, 64))
     assert task.flops()[0] == 2 * 3 * (count.picture + 8 * count.region + 2 * count.shown)
 
 

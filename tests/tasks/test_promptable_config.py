@@ -4,7 +4,7 @@ import pytest
 
 from segjax.data.examples.augmentation import Augmentation
 from segjax.models.sam.build import build_sam
-from segjax.tasks import completed, make_task
+from segjax.tasks import complete_config, make_task
 from segjax.tasks.promptable.config import promptable_config
 
 
@@ -28,27 +28,27 @@ def test_every_augmentation_can_be_set_and_none_is_unless_asked_for():
 
 
 def test_a_completed_config_spells_out_the_model_and_means_the_same():
-    full = completed(small_config())
+    full = complete_config(small_config())
     assert full.model.to_dict() | {"name": "sam_debug"} == full.model.to_dict()
     assert (full.model.drop_path, full.model.width, full.model.dtype) == (0.5, 32, "float32")
     assert not {"parent", "trunk"} & set(full.model)
     assert make_task(full).model == build_sam("sam_debug", drop_path=0.5)
-    assert completed(full).to_dict() == full.to_dict()
+    assert complete_config(full).to_dict() == full.to_dict()
 
 
 def test_settings_of_an_older_version_get_defaults_and_lists_become_tuples():
-    full = completed(
+    full = complete_config(
         {"task": "promptable", "model": {"name": "sam_tiny"}, "data": {"percentiles": [1.0, 99.0]}}
     )
     assert full.data.percentiles == (1.0, 99.0) and full.model.canvas == 128
     assert full.data.augment == promptable_config().data.augment
-    assert completed({"task": "promptable"}).model.name == promptable_config().model.name
+    assert complete_config({"task": "promptable"}).model.name == promptable_config().model.name
 
 
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"task": "promptble"}, "'promptble'; nearest: .*'promptable'"),
+        ({"task": "promptble"}, "unknown task 'promptble'; nearest: promptable"),
         ({}, "config.task is ''"),
         (
             {"task": "promptable", "model": {"name": "sam_tinny"}},
@@ -62,4 +62,4 @@ def test_settings_of_an_older_version_get_defaults_and_lists_become_tuples():
 )
 def test_settings_that_make_no_sense_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
-        completed(settings)
+        complete_config(settings)

@@ -9,7 +9,7 @@ from golden.sam_inputs import pictures
 from jax.sharding import AxisType
 
 from segjax.models.mae import init_mae
-from segjax.tasks import completed, make_task
+from segjax.tasks import complete_config, make_task
 from segjax.tasks.reconstruction.config import reconstruction_config
 from segjax.training.sharding import BATCH_AXES, make_mesh
 
@@ -125,14 +125,14 @@ def test_records_that_cannot_be_read_are_named_in_the_run_s_folder(tmp_path, mon
 
 
 def test_a_completed_config_spells_out_the_model_and_means_the_same():
-    full = completed(config())
+    full = complete_config(config())
     assert (full.model.mask_ratio, full.model.norm_pix, full.model.dtype) == (0.75, True, "float32")
     assert (
-        completed(full).to_dict() == full.to_dict()
+        complete_config(full).to_dict() == full.to_dict()
         and make_task(full).model == make_task(config()).model
     )
     with pytest.raises(ValueError, match="unknown model 'mae_tinny'; nearest: mae_tiny"):
-        completed({"task": "reconstruction", "model": {"name": "mae_tinny"}})
+        complete_config({"task": "reconstruction", "model": {"name": "mae_tinny"}})
 
 
 def test_the_default_recipe_is_the_paper_s():

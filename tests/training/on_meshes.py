@@ -9,8 +9,8 @@ from processes import meet
 
 from segjax.training.optimizer import make_optimizer, make_schedule
 from segjax.training.sharding import place_batch, replicated, state_shardings
-from segjax.training.state import TrainState, create_state
-from segjax.training.step import CompiledStep, make_train_step
+from segjax.training.state import TrainState, init_state
+from segjax.training.step import TrainStep
 
 SCHEDULE = make_schedule(1e-3, 100, schedule="constant")
 
@@ -32,15 +32,12 @@ def run_on(mesh, task, variables, batches, *, microbatches=1, floor=64) -> Outco
     # A trace that forgets at once is the gradient.
     optimizer = optax.chain(optax.trace(0.0), make_optimizer(SCHEDULE, weight_decay=0.1))
     whole = lambda tree: jax.device_get(jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree))
-    fresh = lambda variables: create_state(variables, optimizer, jax.random.key(1))
+    fresh = lambda variables: init_state(variables, optimizer, jax.random.key(1))
     with jax.set_mesh(mesh):
         shardings = state_shardings(jax.eval_shape(fresh, variables), mesh, floor=floor)
         state = jax.jit(fresh, out_shardings=shardings)(variables)
-        step = CompiledStep(
-            make_train_step(task.loss, optimizer, SCHEDULE, microbatches=microbatches),
-            shardings,
-            mesh,
-        )
+        options = dict(loss_fn=task.loss, optimizer=optimizer, schedule=SCHEDULE)
+        step = TrainStep(mesh, shardings, microbatches=microbatches, **options)
         losses, gradient = [], None
         call = (
             step
@@ -62,7 +59,7 @@ def run_on(mesh, task, variables, batches, *, microbatches=1, floor=64) -> Outco
 
 def _compiled_by_all(step, state, batch):
     """The step as a program of its own, once every process has it."""
-    program = step.lower(state, batch).compile()
+    program = step.trace(state, batch).lower().compile()
     meet("compiled")
 
     def call(state, batch):

@@ -8,7 +8,7 @@ import pytest
 from segjax.training.checkpoints import Checkpoints
 from segjax.training.optimizer import make_optimizer, make_schedule
 from segjax.training.sharding import make_mesh, state_shardings
-from segjax.training.state import create_state
+from segjax.training.state import init_state
 from segjax.weights.run_folder import best_step, load_variables
 from segjax.weights.tree import CheckpointError, check_parameters
 
@@ -29,7 +29,7 @@ def make_state(mesh, seed=1, step=3, hidden=HIDDEN, ema=True, optimizer=OPTIMIZE
     """(state, shapes, shardings) on a mesh; the moving average differs from the parameters."""
 
     def fresh(key):
-        state = create_state(
+        state = init_state(
             ToyTask(hidden=hidden).init(key), optimizer, jax.random.key(seed + 9), ema=ema
         )
         return state.replace(step=state.step + step, ema=jax.tree.map(lambda p: 2 * p, state.ema))

@@ -1,15 +1,16 @@
 """Out of memory, with stand-ins for devices that are too small."""
 
 import pathlib
+import re
 
 import jax
 import pytest
 
 from segjax.cli.experiments import read_config
-from segjax.tasks import completed
-from segjax.training import step as step_module
+from segjax.tasks import complete_config
+from segjax.training import step
 from segjax.training.loop import train
-from segjax.training.memory import OutOfMemoryError, advice, needed_gib
+from segjax.training.memory import OutOfMemoryError, suggest_settings, parse_needed_gib
 
 from .toy import ToyTask, toy_config
 
@@ -21,19 +22,17 @@ COMPILER = (
 
 
 def test_a_step_that_does_not_fit_says_what_is_largest_and_what_would_help(tmp_path, monkeypatch):
-    def too_much(self, state, batch):
+    def run_out(self, state, batch):
         raise jax.errors.JaxRuntimeError(COMPILER)
 
-    monkeypatch.setattr(step_module.CompiledStep, "__call__", too_much)
+    monkeypatch.setattr(step.TrainStep, "__call__", run_out)
     with pytest.raises(OutOfMemoryError) as caught:
         train(ToyTask(hidden=2**14), toy_config(batch_size=64), tmp_path)
     said = str(caught.value)
-    assert said.startswith(
-        "step 0: out of memory: 23.89 GiB a device are needed, 15.75 GiB are there."
-    )
+    assert said.startswith("step 0: out of memory: each device needs 23.89 GiB and has 15.75 GiB.")
     assert "activations of 8 images at a time" in said
     # 16 x 16384 float32 are 1 MiB, in parameters and both moments; 0.00 GiB, but the largest.
-    assert "the largest: params/first/kernel" in said or "the largest: opt_state" in said
+    assert re.search(r"Largest arrays of the state: (params/first/kernel|opt_state)", said)
     assert (
         "--config.microbatches=2" in said
         and "--config.mesh.fsdp=8" in said
@@ -42,10 +41,10 @@ def test_a_step_that_does_not_fit_says_what_is_largest_and_what_would_help(tmp_p
 
 
 def test_other_errors_of_the_devices_pass(tmp_path, monkeypatch):
-    def broken(self, state, batch):
+    def fail(self, state, batch):
         raise jax.errors.JaxRuntimeError("INTERNAL: no such thing")
 
-    monkeypatch.setattr(step_module.CompiledStep, "__call__", broken)
+    monkeypatch.setattr(step.TrainStep, "__call__", fail)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         train(ToyTask(), toy_config(), tmp_path)
 
@@ -63,7 +62,7 @@ def test_other_errors_of_the_devices_pass(tmp_path, monkeypatch):
     ],
 )
 def test_amounts_are_read_from_the_compiler_s_words(message, amounts):
-    assert needed_gib(message) == amounts
+    assert parse_needed_gib(message) == amounts
 
 
 def names(told):
@@ -71,13 +70,17 @@ def names(told):
 
 
 def test_advice_leaves_out_what_is_used_already():
-    config = completed(read_config(str(EXPERIMENTS / "sam" / "coco.py")))
-    told = names(advice(config, devices=16))
+    config = complete_config(read_config(str(EXPERIMENTS / "sam" / "coco.py")))
+    told = names(suggest_settings(config, devices=16))
     assert told == ["model.prompts_at_once", "microbatches", "mesh.fsdp", "rounds.sampled"]
-    assert names(advice(config, devices=16, state_first=True))[0] == "mesh.fsdp"
-    plain = completed({"task": "promptable", "batch_size": 16})
-    assert names(advice(plain, devices=16))[:3] == ["model.dtype", "model.remat", "mesh.fsdp"]
+    assert names(suggest_settings(config, devices=16, state_first=True))[0] == "mesh.fsdp"
+    plain = complete_config({"task": "promptable", "batch_size": 16})
+    assert names(suggest_settings(plain, devices=16))[:3] == [
+        "model.dtype",
+        "model.remat",
+        "mesh.fsdp",
+    ]
     config.batch_size, config.mesh.fsdp = 16, 16
-    assert names(advice(config, devices=16))[-1] == "more" and "microbatches" not in names(
-        advice(config, devices=16)
-    )
+    assert names(suggest_settings(config, devices=16))[
+        -1
+    ] == "more" and "microbatches" not in names(suggest_settings(config, devices=16))

@@ -8,9 +8,9 @@ import pytest
 
 from segjax.training.defaults import base_config
 from segjax.training.optimizer import (
-    decay_mask,
-    from_config,
-    layer_scales,
+    select_decayed,
+    build_optimizer,
+    compute_layer_scales,
     make_optimizer,
     make_schedule,
 )
@@ -134,7 +134,7 @@ def encoder_tree():
 
 
 def test_weight_decay_spares_vectors_and_learned_tables():
-    mask = decay_mask(encoder_tree())
+    mask = select_decayed(encoder_tree())
     decayed = {
         jax.tree_util.keystr(p, simple=True, separator="/")
         for p, on in jax.tree_util.tree_leaves_with_path(mask)
@@ -150,7 +150,7 @@ def test_weight_decay_spares_vectors_and_learned_tables():
 
 
 def test_layer_scales_count_from_the_top_of_the_trunk():
-    scales = layer_scales(encoder_tree(), 0.5, "image_encoder")
+    scales = compute_layer_scales(encoder_tree(), 0.5, "image_encoder")
     trunk = scales["image_encoder"]
     assert trunk["patch_embed"]["kernel"] == trunk["pos_embed"] == 0.125
     assert trunk["block_0"]["attn"]["qkv"]["kernel"] == trunk["block_0"]["norm1"]["scale"] == 0.25
@@ -159,7 +159,7 @@ def test_layer_scales_count_from_the_top_of_the_trunk():
 
 
 def test_layer_scales_with_blocks_at_the_top_of_the_tree():
-    scales = layer_scales(encoder_tree()["image_encoder"], 0.5, "")
+    scales = compute_layer_scales(encoder_tree()["image_encoder"], 0.5, "")
     assert scales["pos_embed"] == 0.125 and scales["block_1"]["norm1"]["scale"] == 0.5
 
 
@@ -167,7 +167,7 @@ def test_a_trunk_that_is_not_there_is_an_error_that_lists_the_modules():
     with pytest.raises(
         ValueError, match="'backbone'/block_0.*class_embed, image_encoder, mask_decoder"
     ):
-        layer_scales(encoder_tree(), 0.5, "backbone")
+        compute_layer_scales(encoder_tree(), 0.5, "backbone")
 
 
 def test_first_update_is_adam_plus_decoupled_decay_times_rate_and_layer():
@@ -283,7 +283,7 @@ def test_layers_are_found_below_an_optional_module_of_the_trunk():
         "image_encoder": {"patch_embed": leaf, "trunk": {"block_0": leaf, "block_1": leaf}},
         "head": leaf,
     }
-    scales = layer_scales(params, 0.5, "image_encoder(/trunk)?")
+    scales = compute_layer_scales(params, 0.5, "image_encoder(/trunk)?")
     assert [scales["image_encoder"]["trunk"][f"block_{i}"]["kernel"] for i in (0, 1)] == [0.25, 0.5]
     assert (
         scales["image_encoder"]["patch_embed"]["kernel"] == 0.125
@@ -302,7 +302,7 @@ def test_the_settings_of_a_config_reach_the_schedule_and_the_optimizer():
     config = base_config()
     config.total_steps = 100
     config.optimizer.update(peak_lr=2.0, schedule="constant", cooldown_steps=40, weight_decay=0.2)
-    schedule, optimizer = from_config(config)
+    schedule, optimizer = build_optimizer(config)
     found = jax.jit(jax.vmap(schedule))(np.array([0, 60, 80, 100]))
     np.testing.assert_allclose(found, [2.0, 2.0, 1.0, 0.0])
     params = {"w": full((2, 2), 3.0)}
@@ -315,5 +315,5 @@ def test_a_base_rate_is_scaled_with_the_batch():
     config.batch_size = 4096
     config.optimizer.update(base_lr=1.5e-4, schedule="constant")
     np.testing.assert_allclose(
-        from_config(config)[0](0), 2.4e-3, rtol=1e-6
+        build_optimizer(config)[0](0), 2.4e-3, rtol=1e-6
     )  # MAE's pretraining, appendix A.1

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,8 +8,8 @@ import pytest
 
 from segjax.training.optimizer import make_optimizer, make_schedule
 from segjax.training.sharding import make_mesh, place_batch
-from segjax.training.state import create_state
-from segjax.training.step import gradient_sums, make_train_step
+from segjax.training.state import init_state
+from segjax.training.step import sum_gradients, train_step
 
 from .on_meshes import assert_same, one_device, run_on
 from .toy import HIDDEN, INPUTS, ToyTask, examples
@@ -16,8 +18,14 @@ SCHEDULE = make_schedule(0.01, 100, schedule="constant")
 OPTIMIZER = make_optimizer(SCHEDULE, weight_decay=0.1, clip_norm=1.0)
 
 
+def jit_step(loss_fn, **options):
+    options = dict(loss_fn=loss_fn, optimizer=OPTIMIZER, schedule=SCHEDULE, **options)
+    step = jax.jit(functools.partial(train_step, **options))
+    return lambda state, batch: step(state, state.key, batch)
+
+
 def fresh(task, ema=False):
-    return create_state(task.init(jax.random.key(1)), OPTIMIZER, jax.random.key(2), ema=ema)
+    return init_state(task.init(jax.random.key(1)), OPTIMIZER, jax.random.key(2), ema=ema)
 
 
 def device_batch(count=16, **changes):
@@ -30,13 +38,10 @@ def test_microbatches_equal_the_full_batch_with_unequal_weights(pieces):
     task = ToyTask(noise=0.0)
     state, batch = fresh(task), device_batch()
     assert len(set(np.asarray(batch["weight"]).reshape(-1, pieces).sum(0).tolist())) > 1
-    whole = jax.jit(lambda s, b: gradient_sums(task.loss, s, b, s.key, 1))(state, batch)
-    split = jax.jit(lambda s, b: gradient_sums(task.loss, s, b, s.key, pieces))(state, batch)
+    whole = jax.jit(lambda s, b: sum_gradients(task.loss, s, b, s.key, 1))(state, batch)
+    split = jax.jit(lambda s, b: sum_gradients(task.loss, s, b, s.key, pieces))(state, batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-5), whole, split)
-    one, two = (
-        jax.jit(make_train_step(task.loss, OPTIMIZER, SCHEDULE, microbatches=n))(state, batch)[1]
-        for n in (1, pieces)
-    )
+    one, two = (jit_step(task.loss, microbatches=n)(state, batch)[1] for n in (1, pieces))
     np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-6)
     np.testing.assert_allclose(one["absolute"], two["absolute"], rtol=1e-6)
 
@@ -44,7 +49,7 @@ def test_microbatches_equal_the_full_batch_with_unequal_weights(pieces):
 def test_loss_and_metrics_are_divided_by_the_weight_once():
     task = ToyTask(noise=0.0)
     state, batch = fresh(task), device_batch()
-    _, metrics = jax.jit(make_train_step(task.loss, OPTIMIZER, SCHEDULE))(state, batch)
+    _, metrics = jit_step(task.loss)(state, batch)
     total, weight, sums = jax.device_get(
         jax.jit(task.loss, static_argnums=3)(state.variables, batch, state.key, True)
     )
@@ -61,7 +66,7 @@ def test_loss_and_metrics_are_divided_by_the_weight_once():
 
 def test_a_batch_of_no_weight_has_no_gradient_and_stays_finite():
     task = ToyTask(noise=0.0)
-    step = jax.jit(make_train_step(task.loss, OPTIMIZER, SCHEDULE))
+    step = jit_step(task.loss)
     state, metrics = step(fresh(task), device_batch(weight=np.zeros(16)))
     assert metrics["loss"] == 0 and metrics["grad_norm"] == 0 and bool(metrics["finite"])
     assert all(np.isfinite(p).all() for p in jax.tree.leaves(state.params))
@@ -69,7 +74,7 @@ def test_a_batch_of_no_weight_has_no_gradient_and_stays_finite():
 
 def test_moving_average_closed_form():
     task = ToyTask()
-    step = jax.jit(make_train_step(task.loss, OPTIMIZER, SCHEDULE, ema_decay=0.75))
+    step = jit_step(task.loss, ema_decay=0.75)
     states = [fresh(task, ema=True)]
     for _ in range(3):
         states.append(step(states[-1], device_batch())[0])
@@ -81,7 +86,7 @@ def test_moving_average_closed_form():
 
 def test_the_key_of_a_step_depends_on_the_run_and_the_step_alone():
     task = ToyTask(noise=1.0)
-    step = jax.jit(make_train_step(task.loss, OPTIMIZER, SCHEDULE))
+    step = jit_step(task.loss)
     state, batch = fresh(task), device_batch()
     losses = [
         float(step(s, batch)[1]["loss"]) for s in (state, state, state.replace(step=state.step + 1))
@@ -105,7 +110,7 @@ def test_a_step_that_is_not_finite_changes_nothing_from_then_on(where):
                 sums,
             )
 
-    step = jax.jit(make_train_step(loss_fn, OPTIMIZER, SCHEDULE, ema_decay=0.9))
+    step = jit_step(loss_fn, ema_decay=0.9)
     before, _ = step(fresh(task, ema=True), device_batch())
     x = examples(0, 16)["x"]
     x[0, 0] = np.nan if where == "loss" else 1e6
@@ -137,7 +142,7 @@ def test_splitting_into_microbatches_moves_no_rows_between_devices():
     with jax.set_mesh(mesh):
         state, batch = fresh(task), place_batch(examples(0, 32), mesh)
         text = (
-            jax.jit(lambda s, b: gradient_sums(task.loss, s, b, s.key, 4))
+            jax.jit(lambda s, b: sum_gradients(task.loss, s, b, s.key, 4))
             .lower(state, batch)
             .compile()
             .as_text()

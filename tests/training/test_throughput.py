@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from segjax.training.throughput import device_memory, peak_tflops, utilisation
+from segjax.training.throughput import measure_device_memory, peak_tflops, compute_utilization
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_peaks_by_the_names_that_jax_has_for_devices(kind, platform, half, singl
 
 def test_utilisation_is_the_models_operations_over_the_peak():
     """100 images a second on 4 chips, each image 2e12 operations: 50 of a peak of 200."""
-    row = utilisation(100.0, 2e12, chips=4, peak=200.0)
+    row = compute_utilization(100.0, 2e12, chips=4, peak=200.0)
     expected = {
         "images_per_second": 100,
         "images_per_second_per_chip": 25,
@@ -35,13 +35,13 @@ def test_utilisation_is_the_models_operations_over_the_peak():
         "mfu": 0.25,
     }
     assert row == pytest.approx(expected)
-    assert "mfu" not in utilisation(100.0, 2e12, chips=4, peak=0.0)
-    assert "tflops_per_chip" not in utilisation(100.0, 0.0, chips=4, peak=200.0)
+    assert "mfu" not in compute_utilization(100.0, 2e12, chips=4, peak=0.0)
+    assert "tflops_per_chip" not in compute_utilization(100.0, 0.0, chips=4, peak=200.0)
 
 
 def test_memory_is_that_of_the_fullest_device():
     gib = 2**30
     full, other = (dict(peak_bytes_in_use=n * gib, bytes_limit=16 * gib) for n in (12, 3))
     devices = [SimpleNamespace(memory_stats=lambda found=found: found) for found in (other, full)]
-    assert device_memory(devices) == {"memory_peak_gib": 12, "memory_limit_gib": 16}
-    assert device_memory([SimpleNamespace(memory_stats=lambda: None)]) == {}
+    assert measure_device_memory(devices) == {"memory_peak_gib": 12, "memory_limit_gib": 16}
+    assert measure_device_memory([SimpleNamespace(memory_stats=lambda: None)]) == {}

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.training.defaults import base_config, with_defaults
+from segjax.training.defaults import base_config, fill_defaults
+from segjax.training.task import Task
 
 INPUTS, HIDDEN = 16, 32
 
@@ -22,7 +23,7 @@ def examples(start: int, count: int, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-class ToyTask:
+class ToyTask(Task):
     """`poison`: the global step whose batch holds a NaN. `noise`: scale of a per-step random perturbation."""
 
     def __init__(
@@ -33,8 +34,8 @@ class ToyTask:
         self.evaluations = 0
         self.scores = iter(())
 
-    def completed(self, settings):
-        return with_defaults(settings, base_config())
+    def complete_config(self, settings):
+        return fill_defaults(settings, base_config())
 
     def init(self, key):
         a, b = jax.random.split(key)
@@ -68,7 +69,7 @@ class ToyTask:
             {"absolute": (jnp.abs(out - batch["y"]) * weight).sum()},
         )
 
-    def operations(self):
+    def flops(self):
         return 3 * 2 * (INPUTS * self.hidden + self.hidden), "float32"
 
     def batches(

@@ -1,4 +1,4 @@
-"""Settings of image classification, with the choices of MAE's fine-tuning as defaults, and the miniature for tests."""
+"""Settings of image classification with the defaults of MAE's fine-tuning, and the miniature."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from segjax.evaluation.nearest_neighbours import TEMPERATURE
+from segjax.evaluation.nearest_neighbors import TEMPERATURE
 from segjax.tasks.settings import IMAGENET_IMAGES, CropSettings, RecordSettings
 from segjax.training.defaults import LoopSettings, OptimizerSettings, as_config
 
@@ -33,7 +33,8 @@ class ClassificationCrop(CropSettings):
     """Random resized crops of training images, and the center crop of evaluation.
 
     Attributes:
-      margin: In evaluation, the image's shorter side is resized to this many canvas sides; the center is shown.
+      margin: In evaluation, the image's shorter side is resized to this many canvas sides; the
+        center is shown.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -63,7 +64,8 @@ class ClassificationEvaluation:
       batch_size: Images in one batch, over all devices.
       pictures: Example images in the log.
       limit: Number of images to measure. 0: all.
-      neighbours: k of a vote among the nearest training images, by the encoder's features. 0: no vote.
+      neighbours: k of a vote among the nearest training images, by the encoder's features. 0: no
+        vote.
       temperature: Temperature of that vote.
       bank: Training images, spread over the split, that may be neighbors. 0: all.
     """
@@ -78,7 +80,8 @@ class ClassificationEvaluation:
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationSettings(LoopSettings):
-    """All settings of the task. The recipe fine-tunes ViT-B for 100 epochs of ImageNet-1k (MAE, appendix A.1).
+    """All settings of the task. The recipe fine-tunes ViT-B for 100 epochs of ImageNet-1k (MAE,
+    appendix A.1).
 
     Attributes:
       task: Name of the task.
@@ -112,12 +115,15 @@ class ClassificationSettings(LoopSettings):
 
 
 def classification_config() -> ml_collections.ConfigDict:
-    """Returns a fresh config of the task with the paper's choices. Experiments change fields of it."""
+    """Returns a fresh config of the task with the paper's choices. Experiments change fields of
+    it.
+    """
     return as_config(ClassificationSettings())
 
 
 def miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Shrinks an experiment to two steps of the smallest model on synthetic scenes; see `as_variant`.
+    """Shrinks an experiment to two steps of the smallest model on synthetic scenes; see
+    `as_variant`.
 
     Experiments with a frozen encoder shrink to another geometry than those without.
     """

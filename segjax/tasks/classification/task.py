@@ -1,4 +1,4 @@
-"""Naming pictures: a classifier trained whole (fine-tuning) or on frozen features (the linear probe), for the loop."""
+"""Image classification: fine-tuning of a whole ViT, or a linear probe on frozen features."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,19 +17,23 @@ from segjax.data.splits import SpreadRecords, list_categories, open_split
 from segjax.evaluation.classification import ClassificationScores
 from segjax.evaluation.nearest_neighbors import compute_neighbor_votes
 from segjax.models.classifier import Classifier, build_classifier
-from segjax.models.flops import TRAINING, classifier_multiply_adds
-from segjax.ops.mixing import mix, smooth_labels
-from segjax.ops.resize_crops import resize_crops
-from segjax.tasks.classification.config import ClassificationSettings, classification_config, miniature
-from segjax.tasks.init_from import classifier_from_mae
-from segjax.tasks.record_task import RecordTask, load, measured_batches
+from segjax.models.flops import TRAINING, count_classifier_multiply_adds
+from segjax.ops.mixing import mix_images, smooth_labels
+from segjax.ops.resize import resize_crops
+from segjax.tasks.classification.config import (
+    ClassificationSettings,
+    classification_config,
+    miniature,
+)
+from segjax.tasks.init_from import load_classifier_encoder
+from segjax.tasks.record_task import RecordTask, make_batches, open_evaluation_batches
 from segjax.training.sharding import place_batch, to_host
 
 logger = logging.getLogger(__name__)
 
 
 class Classification(RecordTask):
-    """The task of `config` (see `classification_config`): all that the loop asks for."""
+    """Task that trains an image classifier. Its settings are `ClassificationSettings`."""
 
     settings = ClassificationSettings
     defaults = staticmethod(classification_config)
@@ -40,30 +44,37 @@ class Classification(RecordTask):
     def __init__(self, config: ml_collections.ConfigDict):
         super().__init__(config)
         self.mix = config.mix.to_dict()
-        self._measure = jax.jit(self._measured)
-        self._embed = jax.jit(lambda variables, batch: self._features(variables, batch["image"]))
+        self._score = jax.jit(self._score_batch)
+        self._embed = jax.jit(
+            lambda variables, batch: self._extract_features(variables, batch["image"])
+        )
 
     def load_pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
-        """Kind "mae": the encoder, see `classifier_from_mae`. Raises ValueError for any other."""
+        """Loads the encoder of a MAE ("mae:PATH"); see `load_classifier_encoder`.
+
+        Raises:
+          ValueError: another kind.
+        """
         if kind != "mae":
             raise ValueError(
-                f"a classifier starts from its own checkpoints or from a MAE, 'mae:PATH'; got '{kind}:{path}'"
+                "a classifier starts from its own checkpoints or from a MAE, 'mae:PATH'; got "
+                f"'{kind}:{path}'"
             )
-        return classifier_from_mae(path, self.model, expected)
+        return load_classifier_encoder(path, self.model, expected)
 
     def measure_constants(
         self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
     ) -> dict[str, Any]:
-        """Mean and variance of a frozen encoder's features over `data.statistics` training pictures; {} for others.
+        """Returns mean and variance of a frozen encoder's features, {} for a trained encoder.
 
-        The paper's batch norm takes them anew from every batch of 16,384 pictures.
+        They are measured once, on `config.data.statistics` training images. The paper's batch norm
+        takes them from every batch of 16,384 images instead (MAE, appendix A.1).
         """
         if not self.model.frozen:
             return {}
-        features, _ = self._embedded(
-            variables, self._training_pictures(self.data["statistics"]), mesh
-        )
-        logger.info("frozen features are standardised over %d training pictures", len(features))
+        images = self._open_training_images(self.data["statistics"])
+        features, _ = self._embed_records(variables, images, mesh)
+        logger.info("frozen features are standardized over %d training images", len(features))
         wide = features.astype(np.float64)
         statistics = {"mean": wide.mean(axis=0), "variance": wide.var(axis=0)}
         return {
@@ -77,9 +88,18 @@ class Classification(RecordTask):
         key: jax.Array,
         train: bool,
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        """Cross-entropy of a batch of `LabeledExample`s, mixed as `config.mix` says: sums over pictures, their number.
+        """Computes the cross-entropy of a batch, with mixup, CutMix and label smoothing.
 
-        The metric "top1" counts the pictures of which the most visible class is named.
+        Args:
+          variables: {"params", "constants"}.
+          batch: `LabeledExample`s: image uint8 [B, canvas, canvas, 3], label int32 [B] and weight
+            [B]. With "window", the images are frames that are cropped and resized here.
+          key: typed PRNG key, for mixing and drop path.
+          train: True in training. Otherwise images are not mixed and labels not smoothed.
+
+        Returns:
+          (sum over images, number of images, {"top1": number of images whose most probable class is
+          right; of a mixed image, the class of its larger part}).
         """
         mix_key, drop_key = jax.random.split(key)
         options = dict(self.mix)
@@ -89,104 +109,139 @@ class Classification(RecordTask):
         if "window" in batch:
             images = resize_crops(images, batch["window"], self.model.canvas)
         if train and (options["mixup"] or options["cutmix"]):
-            images, targets = mix(images, targets, weight, mix_key, **options)
+            images, targets = mix_images(images, targets, weight, mix_key, **options)
         logits = self.model.apply(
             variables, images, train=train, rngs={"drop_path": drop_key} if train else {}
         )
-        right = logits.argmax(axis=-1) == targets.argmax(axis=-1)
+        correct = logits.argmax(axis=-1) == targets.argmax(axis=-1)
         losses = optax.softmax_cross_entropy(logits, targets)
-        return jnp.sum(losses * weight), jnp.sum(weight), {"top1": jnp.sum(right * weight)}
+        return jnp.sum(losses * weight), jnp.sum(weight), {"top1": jnp.sum(correct * weight)}
 
     def flops(self) -> tuple[float, str]:
-        """Encoder and head of one picture; a frozen encoder runs forward alone."""
-        encoder, head = classifier_multiply_adds(self.model)
-        return 2.0 * (
-            encoder * (1 if self.model.frozen else TRAINING) + TRAINING * head
-        ), jnp.dtype(self.model.dtype).name
+        """Returns the FLOPs of one image in training, and their dtype.
 
-    def example(self, *, train: bool) -> LabeledExample:
-        """What is made of a record."""
-        percentiles = tuple(self.data["percentiles"]) or None
+        A frozen encoder runs forward alone.
+        """
+        encoder, head = count_classifier_multiply_adds(self.model)
+        encoder_passes = 1 if self.model.frozen else TRAINING
+        multiply_adds = encoder * encoder_passes + TRAINING * head
+        return 2.0 * multiply_adds, jnp.dtype(self.model.dtype).name
+
+    def build_example(self, *, train: bool) -> LabeledExample:
+        """Returns the function from a record to an example."""
         crop = CropExample(
-            self.model.canvas, train=train, percentiles=percentiles, **self.data["crop"]
+            self.model.canvas,
+            train=train,
+            percentiles=tuple(self.data["percentiles"]) or None,
+            **self.data["crop"],
         )
         return LabeledExample(crop, self.data["label"], self.model.classes)
 
-    def source(self, split: str) -> Sequence:
-        """The records of a split. Raises ValueError for records without labels, or of more classes than the model's."""
-        source = super().source(split)
-        self._check(source, split)
+    def open_source(self, split: str) -> Sequence:
+        """Opens the records of a split.
+
+        Raises:
+          ValueError: records without labels, or with more classes than the model has.
+        """
+        source = super().open_source(split)
+        self._check_classes(source, split)
         return source
 
-    def _check(self, source: Sequence, split: str) -> None:
+    def _check_classes(self, source: Sequence, split: str) -> None:
         name = f"{self.data['source']!r}, split {split!r}"
         check_labels(source, self.data["label"], name)
-        known = len(list_categories(self.data))
-        if known > self.model.classes:
+        count = len(list_categories(self.data))
+        if count > self.model.classes:
             raise ValueError(
-                f"{self.data['source']!r} has {known} classes, the model {self.model.classes}; set "
-                f"config.model.classes={known}"
+                f"{self.data['source']!r} has {count} classes, the model {self.model.classes}; set "
+                f"config.model.classes={count}"
             )
 
     def evaluate(
         self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """`ClassificationScores.numbers` of the evaluation split, and a sheet of pictures with given and named class.
+        """Measures accuracy on the evaluation split and draws a sheet of classified images.
 
-        With `config.eval.neighbours` = k also "knn@k", the share that the vote of the k nearest training pictures names
-        rightly: of the features alone, the head has no say in it.
+        Args:
+          variables: to be evaluated.
+          mesh: to evaluate on.
 
-        Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them.
+        Returns:
+          `ClassificationScores.summarize`, with `config.eval.neighbours` = k also "knn@k": the
+          accuracy of a vote of the k nearest training images, by the features without the head.
+          And {"classes": uint8 [H, W, 3]}, images with their true and their predicted class.
+
+        Raises:
+          CheckpointError: variables of another model than the config's.
+          ValueError: no image of the split can be read and has a class.
         """
-        scores, seen, shown = ClassificationScores(self.model.classes), [], []
-        for batch in self.measured_batches(variables, mesh):
-            rows = to_host(self._measure(variables, place_batch(batch, mesh)))
+        scores, embedded, shown = ClassificationScores(self.model.classes), [], []
+        for batch in self.evaluation_batches(variables, mesh):
+            rows = to_host(self._score(variables, place_batch(batch, mesh)))
             scores.add(rows["logits"], rows["label"], rows["loss"], rows["weight"])
-            kept = np.flatnonzero(rows["weight"])
-            seen.append((rows["features"][kept], rows["label"][kept]))
-            if (missing := self.eval["pictures"] - sum(len(images) for images, *_ in shown)) > 0:
-                some = kept[kept < len(rows["image"])][:missing]
-                shown.append(
-                    (rows["image"][some], rows["label"][some], rows["logits"][some].argmax(axis=1))
-                )
+            real = np.flatnonzero(rows["weight"])
+            embedded.append((rows["features"][real], rows["label"][real]))
+            # Images for the sheet, until there are enough
+            missing = self.eval["pictures"] - sum(len(images) for images, *_ in shown)
+            if missing > 0:
+                some = real[real < len(rows["image"])][:missing]
+                predicted = rows["logits"][some].argmax(axis=1)
+                shown.append((rows["image"][some], rows["label"][some], predicted))
         if not scores.count:
             raise ValueError(
-                f"nothing to measure: no picture of {self.data['eval_split']!r} could be read and has a class"
+                f"nothing to measure: no image of {self.data['eval_split']!r} could be read and "
+                "has a class"
             )
-        numbers = scores.summarize()
+        metrics = scores.summarize()
         if self.eval["neighbours"]:
-            numbers |= self._neighbours(
-                variables, *map(np.concatenate, zip(*seen, strict=True)), mesh
-            )
+            features, labels = map(np.concatenate, zip(*embedded, strict=True))
+            metrics |= self._score_neighbors(variables, features, labels, mesh)
         if not self.eval["pictures"]:
-            return numbers, {}
-        images, given, named = map(np.concatenate, zip(*shown, strict=True))
-        return numbers, {
-            "classes": viz.draw_classification_sheet(images, given, named, list_categories(self.data))
-        }
+            return metrics, {}
+        images, labels, predicted = map(np.concatenate, zip(*shown, strict=True))
+        categories = list_categories(self.data)
+        sheet = viz.draw_classification_sheet(images, labels, predicted, categories)
+        return metrics, {"classes": sheet}
 
-    def _neighbours(self, variables, features, labels, mesh) -> dict[str, float]:
-        bank, bank_labels = self._embedded(
-            variables, self._training_pictures(self.eval["bank"]), mesh
+    def _score_neighbors(
+        self,
+        variables: Mapping[str, Any],
+        features: np.ndarray,
+        labels: np.ndarray,
+        mesh: jax.sharding.Mesh,
+    ) -> dict[str, float]:
+        """Returns {"knn@k"}, the accuracy of a vote of the k nearest training images."""
+        bank, bank_labels = self._embed_records(
+            variables, self._open_training_images(self.eval["bank"]), mesh
         )
-        k, temperature = self.eval["neighbours"], self.eval["temperature"]
+        k = self.eval["neighbours"]
         votes = compute_neighbor_votes(
-            features, bank, bank_labels, classes=self.model.classes, k=k, temperature=temperature
+            features,
+            bank,
+            bank_labels,
+            classes=self.model.classes,
+            k=k,
+            temperature=self.eval["temperature"],
         )
         return {f"knn@{k}": float(np.mean(votes.argmax(axis=1) == labels))}
 
-    def _training_pictures(self, count: int) -> Sequence:
+    def _open_training_images(self, count: int) -> Sequence:
+        """Opens `count` training records, spread evenly over the split, or all for 0."""
         source = open_split(self.data, "train")
         return SpreadRecords(source, count) if count else source
 
-    def _embedded(self, variables, source, mesh) -> tuple[np.ndarray, np.ndarray]:
-        """Features [N, width] and labels [N] of the middle of each picture that has a label."""
-        self._check(source, "train")
-        batches = lambda _, **place: load(
-            source, self.example(train=False), self.data, train=False, **place
-        )
+    def _embed_records(
+        self, variables: Mapping[str, Any], source: Sequence, mesh: jax.sharding.Mesh
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns features [N, width] and labels [N] of the center crops of labeled images."""
+        self._check_classes(source, "train")
+
+        def batches(_: str, **position: int):
+            example = self.build_example(train=False)
+            return make_batches(source, example, self.data, train=False, **position)
+
         rows = []
-        for batch in measured_batches(batches, self.eval["batch_size"], mesh):
+        for batch in open_evaluation_batches(batches, self.eval["batch_size"], mesh):
             placed = place_batch(batch, mesh)
             features, label, weight = to_host(
                 (self._embed(variables, placed), placed["label"], placed["weight"])
@@ -195,19 +250,21 @@ class Classification(RecordTask):
         features, labels = map(np.concatenate, zip(*rows, strict=True))
         if not len(features):
             raise ValueError(
-                f"none of the training pictures of {self.data['source']!r} could be read and has a class"
+                f"no training image of {self.data['source']!r} could be read and has a class"
             )
         return features, labels
 
-    def _features(self, variables, images):
+    def _extract_features(self, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
         return self.model.apply(variables, images, method="features")
 
-    def _measured(self, variables, batch):
-        features = self._features(variables, batch["image"])
+    def _score_batch(
+        self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]
+    ) -> dict[str, jax.Array]:
+        """Returns features, logits and losses of a batch, and images for the sheet."""
+        features = self._extract_features(variables, batch["image"])
         logits = self.model.apply(variables, features, method="classify")
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        rows = {"features": features, "logits": logits, "loss": losses}
-        some = batch["image"][
-            : max(self.eval["pictures"], 1)
-        ]  # to be shown; all of them would only be copied
-        return rows | {"label": batch["label"], "weight": batch["weight"], "image": some}
+        # Only as many images as the sheet shows are copied to the host.
+        images = batch["image"][: max(self.eval["pictures"], 1)]
+        rows = {"features": features, "logits": logits, "loss": losses, "image": images}
+        return rows | {"label": batch["label"], "weight": batch["weight"]}

@@ -1,4 +1,4 @@
-"""Settings of object detection, with Mask R-CNN's choices as defaults, and the miniature for tests."""
+"""Settings of object detection with Mask R-CNN's defaults, and the miniature for tests."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from segjax.tasks.detection.loss import Samples
+from segjax.tasks.detection.loss import SampleCounts
 from segjax.tasks.settings import RecordSettings
 from segjax.training.defaults import LoopSettings, OptimizerSettings, as_config
 
@@ -16,9 +16,10 @@ class DetectionAugmentation:
     """Random scale, crop, flips, turns and colors; see `Augmentation`.
 
     Attributes:
-      scale: (low, high) of large-scale jitter (LSJ): the longest side becomes s * canvas. (): the model's own size.
-      short_sides: The shorter side becomes one of these, in pixels, as far as the model's long_side allows. (): the
+      scale: (low, high) of large-scale jitter (LSJ): the longest side becomes s * canvas. (): the
         model's own size.
+      short_sides: The shorter side becomes one of these, in pixels, as far as the model's long_side
+        allows. (): the model's own size.
       flip: Mirror left-right half of the time.
       vertical_flip: Mirror top-bottom half of the time.
       quarter_turns: Turn by 0, 90, 180 or 270 degrees.
@@ -40,12 +41,15 @@ class DetectionData(RecordSettings):
     """Records, and the objects that are drawn from them.
 
     Attributes:
-      canvas: (height, width) of the training canvas in pixels, such as that of random crops. (): the model's.
-      max_objects: Maximum number of objects per image. The smallest surplus objects are dropped and logged as `dropped`.
-      by_orientation: Batches hold landscape images or portrait images only, on a canvas that fits them.
+      canvas: (height, width) of the training canvas in pixels, such as that of random crops. ():
+        the model's.
+      max_objects: Maximum number of objects per image. The smallest surplus objects are dropped and
+        logged as `dropped`.
+      by_orientation: Batches hold landscape images or portrait images only, on a canvas that fits
+        them.
       copy_paste: Share of images that get objects of another image (arXiv 2012.07177).
-      repeat_threshold: Repeat factor sampling: images with classes in less than this share of images come more often. 0
-        is off.
+      repeat_threshold: Repeat factor sampling: images with classes in less than this share of
+        images come more often. 0 is off.
       min_visible: Share of an object's area that a crop must leave. Objects with less are dropped.
       augment: Random scale, crop, flips, turns and colors.
     """
@@ -66,13 +70,16 @@ class DetectionEvaluation:
     Attributes:
       batch_size: Images in one batch, over all devices.
       canvas: (height, width) of the evaluation canvas in pixels. (): the model's.
-      loss: Measure the training loss too, as "eval_loss" and its terms. The data must have the model's own classes.
+      loss: Measure the training loss too, as "eval_loss" and its terms. The data must have the
+        model's own classes.
       boundary: Measure AP by Boundary IoU too, which large objects do not hide.
       pictures: Example images in the log.
       limit: Number of images to measure. 0: all.
-      label_names: Class names of the labels 1.., to measure a model on data of other classes. (): the data's own.
+      label_names: Class names of the labels 1.., to measure a model on data of other classes. ():
+        the data's own.
       refine: A SAM's run or file, which draws the masks from the boxes before they are measured.
-      refine_if: "always", or "surer": only where the SAM expects a higher IoU than the detector's probabilities do.
+      refine_if: "always", or "surer": only where the SAM expects a higher IoU than the detector's
+        probabilities do.
       shown_score: Detections from this score on are drawn. All are measured.
     """
 
@@ -105,18 +112,22 @@ class DetectionSettings(LoopSettings):
         default_factory=lambda: {"name": "maskrcnn_resnet50_fpn"}
     )
     optimizer: OptimizerSettings = OptimizerSettings(trunk="backbone(/trunk)?")
-    samples: Samples = Samples()
+    samples: SampleCounts = SampleCounts()
     data: DetectionData = DetectionData()
     eval: DetectionEvaluation = DetectionEvaluation()
 
 
 def detection_config() -> ml_collections.ConfigDict:
-    """Returns a fresh config of the task with the paper's choices. Experiments change fields of it."""
+    """Returns a fresh config of the task with the paper's choices. Experiments change fields of
+    it.
+    """
     return as_config(DetectionSettings())
 
 
 def miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Shrinks an experiment to two steps of the smallest model on synthetic scenes; see `as_variant`."""
+    """Shrinks an experiment to two steps of the smallest model on synthetic scenes; see
+    `as_variant`.
+    """
     defaults = detection_config()
     for name in ("samples", "data", "eval", "optimizer"):
         config[name] = defaults[name]

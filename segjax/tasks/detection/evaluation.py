@@ -11,13 +11,14 @@ from segjax.data.examples.detection import place_evaluated_image
 from segjax.data.examples.place_objects import decode_record_image
 from segjax.data.splits import describe_categories, get_keypoint_sigmas
 from segjax.evaluation.coco import CocoScores, evaluate_coco
-from segjax.evaluation.coco_format import CocoResults, build_coco_ground_truth
+from segjax.evaluation.coco_format import build_coco_ground_truth
+from segjax.evaluation.coco_results import CocoResults
 from segjax.evaluation.detection_scores import DetectionScores
 from segjax.inference.detection.postprocess import ImageDetections, to_image_frame
 from segjax.masks import decode_mask
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.tasks.detection.label_classes import match_labels_to_classes
-from segjax.tasks.record_task import records_of
+from segjax.tasks.record_task import open_records
 
 
 class DetectionEvaluator:
@@ -59,7 +60,7 @@ class DetectionEvaluator:
             source=data["source"],
         )
         self._refine = refine
-        self.source = records_of(data, "eval", limit=settings["limit"])
+        self.source = open_records(data, "eval", limit=settings["limit"])
         records = (self.source[index] for index in range(len(self.source)))
         self.ground_truth = build_coco_ground_truth(records, **known)
         self.results = CocoResults(self.ground_truth)
@@ -135,7 +136,7 @@ class DetectionEvaluator:
         masks = ("segm", "boundary") if self.settings["boundary"] else ("segm",)
         kinds = (
             "bbox",
-            *(masks if self.model.mask_convs or self._refine else ()),
+            *(masks if self.model.mask_head or self._refine else ()),
             *(("keypoints",) if self._keypoints else ()),
         )
         scores, federated = {}, "neg_category_ids" in self.ground_truth["images"][0]
@@ -143,9 +144,9 @@ class DetectionEvaluator:
             options: dict[str, Any] = {}
             if kind == "keypoints":
                 options["sigmas"] = get_keypoint_sigmas(self.data)
-            elif self.model.detections > 100 and not federated:
+            elif self.model.detection_selection.count > 100 and not federated:
                 # COCO counts 100 detections per image. A model that makes more is scored on all.
-                options["detections"] = (1, 10, 100, self.model.detections)
+                options["max_detections"] = (1, 10, 100, self.model.detection_selection.count)
             scores[kind] = evaluate_coco(self.ground_truth, results.rows(), kind, **options)
         return scores
 

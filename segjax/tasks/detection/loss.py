@@ -1,6 +1,8 @@
-"""The terms of Mask R-CNN's loss for a batch (arXiv 1703.06870, section 3; arXiv 1506.01497, section 3.1).
+"""The losses of Mask R-CNN for one batch.
 
-Of a cascade's too (arXiv 1712.00726, section 4): all of its stages see the regions that were drawn for the first.
+The region proposal network follows Faster R-CNN (arXiv 1506.01497, section 3.1), the heads follow
+Mask R-CNN (arXiv 1703.06870, section 3). In a cascade (arXiv 1712.00726, section 4) all stages
+train on the regions that were sampled for the first stage.
 """
 
 import functools
@@ -11,23 +13,30 @@ import jax
 import jax.numpy as jnp
 
 from segjax.losses.detection import keypoint_loss, mask_loss, proposal_losses, region_losses
-from segjax.models.detection.heads import BoxAnswers
-from segjax.models.detection.layers import numbered
+from segjax.models.detection.heads import BoxOutputs
+from segjax.models.detection.layers import number_names
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.ops.keypoints import keypoint_targets
 from segjax.ops.roi.mask_targets import cropped_mask_targets
 from segjax.tasks.detection.targets import (
     RegionTargets,
-    anchor_targets,
-    refined_targets,
-    region_targets,
+    match_refined_regions,
+    sample_anchors,
+    sample_regions,
 )
 
-TRUTH = ("boxes", "categories", "valid", "crowd")
+GROUND_TRUTH_FIELDS = ("boxes", "categories", "valid", "crowd")
 
 
-class Samples(NamedTuple):
-    """How many anchors and regions of a picture a step trains on, and which share of them may show objects."""
+class SampleCounts(NamedTuple):
+    """Numbers of anchors and regions per image that a step trains on (`config.samples`).
+
+    Attributes:
+      anchors: sampled anchors per image.
+      positive_anchors: largest share of positive anchors, 0..1.
+      regions: sampled regions per image.
+      positive_regions: largest share of positive regions, 0..1.
+    """
 
     anchors: int = 256
     positive_anchors: float = 0.5
@@ -36,115 +45,151 @@ class Samples(NamedTuple):
 
     @property
     def objects(self) -> int:
-        """Places of the regions that can show an object: the first ones."""
+        """Number of leading region slots that can hold a positive region."""
         return int(self.regions * self.positive_regions)
 
 
-def loss_terms(
-    model: MaskRcnn, batch: Mapping[str, jax.Array], key: jax.Array, samples: Samples, train: bool
+def compute_loss_terms(
+    model: MaskRcnn,
+    batch: Mapping[str, jax.Array],
+    key: jax.Array,
+    samples: SampleCounts,
+    train: bool,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """(Each term of the loss of a bound model, its sum over the batch divided by its own count over the batch; the
-    share of the places for proposals that are filled, of each picture [B]).
+    """Computes each loss term of a batch, normalized by its own count over the batch.
 
-    Pictures of weight 0 count for nothing. Terms: rpn_scores and rpn_boxes; classes and boxes, in a cascade classes_0,
-    boxes_0 and so on; masks and keypoints, where there are any, of the regions as they were drawn. What the counts are,
-    see `Conventions.rpn_samples_fixed` and section 3.1 of the paper; of keypoints it is the number of those that are
-    visible, as in both libraries.
+    Call it as a method of a bound module:
+    `model.apply(variables, batch, key, samples, train, method=compute_loss_terms)`.
+    Images of weight 0 contribute nothing.
+
+    The counts are the sampled anchors and regions. `Conventions.rpn_samples_fixed` states whether
+    unfilled anchor slots count too. The keypoint term is divided by the number of visible
+    keypoints, as in torchvision and detectron2.
 
     Args:
-      model: inside of `apply`. batch: of `DetectionExample`s.
-      key: of what is drawn; a picture's draw depends on its place in the batch, not on the size of the batch.
+      model: bound Mask R-CNN.
+      batch: stacked `DetectionExample`s of B images.
+      key: PRNG key. The samples of an image depend on its index in the batch, not on B.
+      samples: numbers of anchors and regions per image.
+      train: True in training (drop path, number of proposals).
+
+    Returns:
+      terms: name -> float32 scalar. "rpn_scores", "rpn_boxes", "classes" and "boxes" (in a cascade
+        "classes_0", "boxes_0" and so on), and "masks" and "keypoints" if the model has these heads.
+      filled: float32 [B], share of the proposal slots that are filled.
     """
-    rules, images, sizes = model.rules, batch["image"], batch["size"]
-    real, truth = batch["weight"] > 0, {name: batch[name] for name in TRUTH}
-    # By place, so that placeholders behind the pictures change nothing.
-    keys = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(key, place)))(
+    rules, images, sizes = model.loss_rules, batch["image"], batch["size"]
+    real = batch["weight"] > 0
+    ground_truth = {name: batch[name] for name in GROUND_TRUTH_FIELDS}
+    # Keys follow the index of an image, so placeholder images at the end change nothing.
+    keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index)))(
         jnp.arange(len(images))
     )
 
+    # Image embedding
     levels = model.encode_image(images, sizes, train=train)
+
+    # Region proposal network: losses of sampled anchors
     logits, deltas = model.propose(levels)
-    anchors = jnp.concatenate(model.anchors(images.shape[1:3], levels))
-    draw = functools.partial(
-        anchor_targets, samples=samples.anchors, positive_fraction=samples.positive_anchors
+    anchors = jnp.concatenate(model.make_anchors(images.shape[1:3], levels))
+    sample = functools.partial(
+        sample_anchors, samples=samples.anchors, positive_fraction=samples.positive_anchors
     )
-    drawn = jax.vmap(draw, in_axes=(0, None, 0))(keys[:, 0], anchors, truth)
-    rows = lambda x: jax.vmap(lambda x, index: x[index])(jnp.concatenate(x, axis=1), drawn.index)
-    valid = drawn.valid & real[:, None]
+    targets = jax.vmap(sample, in_axes=(0, None, 0))(keys[:, 0], anchors, ground_truth)
+    rows = lambda x: jax.vmap(lambda x, index: x[index])(jnp.concatenate(x, axis=1), targets.index)
+    valid = targets.valid & real[:, None]
     scores, boxes = proposal_losses(
-        rows(logits), rows(deltas), drawn.deltas, drawn.positive, valid, rules.rpn_beta
+        rows(logits), rows(deltas), targets.deltas, targets.positive, valid, rules.rpn_beta
     )
     count = samples.anchors * jnp.sum(real) if rules.rpn_samples_fixed else jnp.sum(valid)
-    terms = {"rpn_scores": _share(scores, count), "rpn_boxes": _share(boxes, count)}
+    terms = {"rpn_scores": _divide(scores, count), "rpn_boxes": _divide(boxes, count)}
 
-    proposals = model.proposals(logits, deltas, levels, images.shape[1:3], sizes, train=train)
-    draw = functools.partial(
-        region_targets, samples=samples.regions, positive_fraction=samples.positive_regions
+    # Region proposals
+    proposals = model.select_proposals(
+        logits, deltas, levels, images.shape[1:3], sizes, train=train
     )
-    regions = jax.vmap(draw)(keys[:, 1], proposals.boxes, proposals.valid, truth)
+
+    # Sample regions
+    sample = functools.partial(
+        sample_regions, samples=samples.regions, positive_fraction=samples.positive_regions
+    )
+    regions = jax.vmap(sample)(keys[:, 1], proposals.boxes, proposals.valid, ground_truth)
     regions = regions._replace(valid=regions.valid & real[:, None])
-    terms |= _box_terms(model, model.box_answers(levels, regions.boxes, sizes), regions, truth)
-    shown = _first(regions, samples.objects)
-    if model.mask_convs or model.keypoints:
-        pooled = _flat(model.regions(levels, shown.boxes, 14))
-    if model.mask_convs:
-        terms["masks"] = _share(*_masks(model.mask_head(pooled), batch, shown))
-    if model.keypoints:
-        terms["keypoints"] = _share(*_keypoints(model.locate(pooled), batch, shown))
+
+    # Box heads
+    outputs = model.run_box_heads(levels, regions.boxes, sizes)
+    terms |= _compute_box_terms(model, outputs, regions, ground_truth)
+
+    # Mask and keypoint heads see only the slots that can hold an object.
+    shown = jax.tree.map(lambda x: x[:, : samples.objects], regions)
+    if model.mask_head or model.keypoint_head:
+        pooled = _flatten(model.pool_regions(levels, shown.boxes, 14))
+    if model.mask_head:
+        terms["masks"] = _divide(*_compute_mask_loss(model.mask_head(pooled), batch, shown))
+    if model.keypoint_head:
+        terms["keypoints"] = _divide(*_compute_keypoint_loss(model.locate(pooled), batch, shown))
     return terms, jnp.mean(proposals.valid, axis=1)
 
 
-def _box_terms(
+def _compute_box_terms(
     model: MaskRcnn,
-    answers: Sequence[BoxAnswers],
-    drawn: RegionTargets,
-    truth: Mapping[str, jax.Array],
+    outputs: Sequence[BoxOutputs],
+    sampled: RegionTargets,
+    ground_truth: Mapping[str, jax.Array],
 ) -> dict[str, jax.Array]:
-    """Of each stage's classes and boxes, divided by the regions that count in it. drawn: for the first stage."""
-    beta = model.rules.keypoint_box_beta if model.keypoints else model.rules.box_beta
+    """Computes the class and box terms of each stage, each divided by its number of regions.
+
+    Args:
+      model: bound Mask R-CNN.
+      outputs: outputs of the box heads, one per stage.
+      sampled: targets [B, S] of the first stage.
+      ground_truth: fields of the batch, [B, G].
+
+    Returns:
+      Term name -> float32 scalar.
+    """
+    rules = model.loss_rules
+    beta = rules.keypoint_box_beta if model.keypoint_head else rules.box_beta
     terms = {}
-    for place, (stage, answer) in enumerate(zip(model.stages, answers, strict=True)):
-        match = jax.vmap(functools.partial(refined_targets, stage=stage))
-        regions = match(answer.boxes, drawn.valid, truth) if place else drawn
-        rows = answer.logits, answer.deltas, regions.deltas, regions.labels, regions.valid
-        losses, count = region_losses(*map(_flat, rows), beta), jnp.sum(regions.valid)
-        names = (numbered(name, len(answers))[place] for name in ("classes", "boxes"))
-        terms |= {name: _share(loss, count) for name, loss in zip(names, losses, strict=True)}
+    for index, (stage, output) in enumerate(zip(model.stages, outputs, strict=True)):
+        # Later stages match the refined boxes anew, with a higher IoU threshold.
+        match = jax.vmap(functools.partial(match_refined_regions, stage=stage))
+        regions = match(output.boxes, sampled.valid, ground_truth) if index else sampled
+        rows = output.logits, output.deltas, regions.deltas, regions.labels, regions.valid
+        losses, count = region_losses(*map(_flatten, rows), beta), jnp.sum(regions.valid)
+        names = (number_names(name, len(outputs))[index] for name in ("classes", "boxes"))
+        terms |= {name: _divide(loss, count) for name, loss in zip(names, losses, strict=True)}
     return terms
 
 
-def _masks(
+def _compute_mask_loss(
     logits: jax.Array, batch: Mapping[str, jax.Array], regions: RegionTargets
 ) -> tuple[jax.Array, jax.Array]:
-    """(sum, number of regions) of the masks' loss of the places that can show an object."""
+    """Computes (loss sum, number of positive regions) of the mask head."""
     targets = jax.vmap(functools.partial(cropped_mask_targets, size=logits.shape[1]))(
         batch["masks"], batch["boxes"], regions.boxes, regions.matched
     )
-    shown = regions.valid & (regions.labels > 0)
-    return mask_loss(logits, _flat(targets), _flat(regions.labels), _flat(shown))
+    positive = regions.valid & (regions.labels > 0)
+    return mask_loss(logits, _flatten(targets), _flatten(regions.labels), _flatten(positive))
 
 
-def _keypoints(
+def _compute_keypoint_loss(
     logits: jax.Array, batch: Mapping[str, jax.Array], regions: RegionTargets
 ) -> tuple[jax.Array, jax.Array]:
-    """(sum, number of visible keypoints) of the keypoints' loss of the places that can show an object."""
-    own = jax.vmap(lambda keypoints, matched: keypoints[matched])(
+    """Computes (loss sum, number of visible keypoints) of the keypoint head."""
+    matched = jax.vmap(lambda keypoints, index: keypoints[index])(
         batch["keypoints"], regions.matched
     )
-    cells, inside = keypoint_targets(_flat(own), _flat(regions.boxes), logits.shape[1])
-    shown = regions.valid & (regions.labels > 0)
-    return keypoint_loss(logits, cells, inside & _flat(shown)[:, None])
+    cells, inside = keypoint_targets(_flatten(matched), _flatten(regions.boxes), logits.shape[1])
+    positive = regions.valid & (regions.labels > 0)
+    return keypoint_loss(logits, cells, inside & _flatten(positive)[:, None])
 
 
-def _first(regions: RegionTargets, count: int) -> RegionTargets:
-    return jax.tree.map(lambda x: x[:, :count], regions)
-
-
-def _flat(x: jax.Array) -> jax.Array:
-    """[B, S, ...] -> [B * S, ...]."""
+def _flatten(x: jax.Array) -> jax.Array:
+    """Reshapes [B, S, ...] to [B * S, ...]."""
     return x.reshape(-1, *x.shape[2:])
 
 
-def _share(total: jax.Array, count: jax.Array) -> jax.Array:
-    """The quotient; where there is nothing the total is 0, and so is this."""
+def _divide(total: jax.Array, count: jax.Array) -> jax.Array:
+    """Returns total / count, and 0 where count is 0 (the total is 0 there too)."""
     return total / jnp.maximum(count, 1)

@@ -1,6 +1,7 @@
-"""What the anchors and the regions of a picture are trained to say (Mask R-CNN, section 3.1), with static shapes.
+"""Training targets of anchors and regions (Mask R-CNN, section 3.1), with static shapes.
 
-All of it is of one picture, to be vmapped. G places of ground truth, some of them padding; A anchors; S samples.
+Every function handles one image: apply `jax.vmap` for a batch. Shape letters: G ground-truth slots
+(some are padding), A anchors, R proposals, S samples.
 """
 
 from collections.abc import Mapping
@@ -9,8 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from segjax.models.detection.heads import STAGES, Stage
-from segjax.models.detection.rpn import long_enough
+from segjax.models.detection.heads import STAGES, CascadeStage
+from segjax.models.detection.rpn import has_min_side
 from segjax.ops.boxes import box_iou, encode_boxes
 from segjax.ops.matching import IGNORED, POSITIVE, in_crowd, match_boxes, sample_balanced
 
@@ -18,7 +19,14 @@ RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
 
 class AnchorTargets(NamedTuple):
-    """S anchors: which (index, int32 [S]), valid and positive bool [S], and deltas float32 [S, 4] of positive ones."""
+    """S sampled anchors and their targets.
+
+    Attributes:
+      index: int32 [S], index of each sample among the anchors.
+      valid: bool [S], False in slots that are not filled.
+      positive: bool [S], True for anchors that match an object.
+      deltas: float32 [S, 4], encoded box of the matched object, meaningful where `positive`.
+    """
 
     index: jax.Array
     valid: jax.Array
@@ -27,10 +35,14 @@ class AnchorTargets(NamedTuple):
 
 
 class RegionTargets(NamedTuple):
-    """S regions; those that show an object come first where they were drawn for the first stage.
+    """S sampled regions and their targets. `sample_regions` puts positive regions first.
 
-    boxes: float32 [S, 4]. valid: bool [S]. labels: int32 [S], 1..K, 0 is the background. deltas: float32 [S, 4] to the
-    object's box. matched: int32 [S], the object's place in the ground truth.
+    Attributes:
+      boxes: float32 [S, 4], x1 y1 x2 y2 in canvas pixels.
+      valid: bool [S], False in slots that are not filled.
+      labels: int32 [S], 1..K, 0 for the background.
+      deltas: float32 [S, 4], encoded box of the matched object.
+      matched: int32 [S], slot of the matched object in the ground truth.
     """
 
     boxes: jax.Array
@@ -40,79 +52,115 @@ class RegionTargets(NamedTuple):
     matched: jax.Array
 
 
-def anchor_targets(
+def sample_anchors(
     key: jax.Array,
     anchors: jax.Array,
-    truth: Mapping[str, jax.Array],
+    ground_truth: Mapping[str, jax.Array],
     *,
     samples: int = 256,
     positive_fraction: float = 0.5,
     low: float = 0.3,
     high: float = 0.7,
 ) -> AnchorTargets:
-    """Draws the anchors that a step trains on.
+    """Samples the anchors of one image on which the region proposal network trains.
 
     Args:
-      key: of this picture.
-      anchors: [A, 4].
-      truth: boxes [G, 4], valid and crowd bool [G], of a `DetectionExample`.
-      samples, positive_fraction, low, high: see `sample_balanced` and `match_boxes`.
+      key: PRNG key of this image.
+      anchors: float32 [A, 4], x1 y1 x2 y2 in canvas pixels.
+      ground_truth: "boxes" float32 [G, 4] in canvas pixels, "valid" and "crowd" bool [G].
+      samples: number of samples S.
+      positive_fraction: largest share of positive samples, see `sample_balanced`.
+      low: anchors with a smaller IoU are negative, see `match_boxes`.
+      high: anchors with at least this IoU are positive.
+
+    Returns:
+      The sampled anchors and their targets.
+
+    Example:
+      >>> boxes = jnp.array([[0.0, 0.0, 10.0, 10.0]])
+      >>> flags = dict(valid=jnp.array([True]), crowd=jnp.array([False]))
+      >>> ground_truth = dict(boxes=boxes, **flags)
+      >>> targets = sample_anchors(jax.random.key(0), boxes, ground_truth, samples=2)
+      >>> targets.positive.tolist()
+      [True, False]
     """
-    matched, label = _matched(anchors, truth, low, high, force=True)
+    matched, label = _match(anchors, ground_truth, low, high, force=True)
     index, valid, positive = sample_balanced(key, label, samples, positive_fraction)
-    deltas = encode_boxes(truth["boxes"][matched[index]], anchors[index], RPN_WEIGHTS)
+    deltas = encode_boxes(ground_truth["boxes"][matched[index]], anchors[index], RPN_WEIGHTS)
     return AnchorTargets(index, valid, positive, deltas)
 
 
-def region_targets(
+def sample_regions(
     key: jax.Array,
     proposals: jax.Array,
-    found: jax.Array,
-    truth: Mapping[str, jax.Array],
+    filled: jax.Array,
+    ground_truth: Mapping[str, jax.Array],
     *,
     samples: int = 512,
     positive_fraction: float = 0.25,
 ) -> RegionTargets:
-    """Draws the regions that a step trains on, for the first stage, out of the proposals and the objects' own boxes.
+    """Samples the regions of one image on which the heads train.
 
-    The latter are there from the first step on, when proposals are still poor.
+    Candidates are the proposals and the ground-truth boxes. The latter provide positive regions
+    from the first step on, when the proposals are still poor.
 
     Args:
-      key: of this picture.
-      proposals: [R, 4]; found: bool [R], others are padding. No gradient goes into them.
-      truth: as for `anchor_targets`, with categories int [G], 0..K-1.
+      key: PRNG key of this image.
+      proposals: float32 [R, 4], x1 y1 x2 y2 in canvas pixels. No gradient flows into them.
+      filled: bool [R], False for padding among the proposals.
+      ground_truth: as in `sample_anchors`, with "categories" int [G], 0..K-1.
+      samples: number of samples S.
+      positive_fraction: largest share of positive samples, see `sample_balanced`.
+
+    Returns:
+      The sampled regions and their targets for the first stage, positive regions first.
     """
-    boxes = jax.lax.stop_gradient(jnp.concatenate([truth["boxes"], proposals]))
-    there = jnp.concatenate([truth["valid"] & ~truth["crowd"], found])
-    matched, label = _matched(boxes, truth, STAGES[0].iou, STAGES[0].iou)
-    label = jnp.where(there, label, IGNORED)
+    boxes = jax.lax.stop_gradient(jnp.concatenate([ground_truth["boxes"], proposals]))
+    usable = jnp.concatenate([ground_truth["valid"] & ~ground_truth["crowd"], filled])
+    matched, label = _match(boxes, ground_truth, STAGES[0].iou, STAGES[0].iou)
+    label = jnp.where(usable, label, IGNORED)
     index, valid, positive = sample_balanced(key, label, samples, positive_fraction)
-    return _region_targets(boxes[index], valid, positive, matched[index], truth, STAGES[0])
+    return _region_targets(boxes[index], valid, positive, matched[index], ground_truth, STAGES[0])
 
 
-def refined_targets(
-    boxes: jax.Array, filled: jax.Array, truth: Mapping[str, jax.Array], *, stage: Stage
+def match_refined_regions(
+    boxes: jax.Array,
+    filled: jax.Array,
+    ground_truth: Mapping[str, jax.Array],
+    *,
+    stage: CascadeStage,
 ) -> RegionTargets:
-    """The same regions in a later stage of a cascade, with the boxes that the stage before has made of them.
+    """Matches the boxes that the previous stage of a cascade refined, without sampling.
 
-    None is drawn: all keep their places, and which of them show an object is decided anew, by the stage's own IoU. Of
-    those that show none, the ones in a crowd do not count, nor does any of which nothing is left in the picture.
+    All regions keep their slots. The IoU threshold of the stage decides anew which ones are
+    positive. Negative regions in a crowd, and boxes that were clipped to nothing, are invalid.
 
     Args:
-      boxes: [S, 4]. filled: bool [S], the places that the first stage has filled. truth: as for `region_targets`.
+      boxes: float32 [S, 4], refined boxes, x1 y1 x2 y2 in canvas pixels.
+      filled: bool [S], slots that the first stage filled.
+      ground_truth: as in `sample_regions`.
+      stage: IoU threshold and delta weights of this stage.
+
+    Returns:
+      The same regions with their targets for this stage.
     """
-    matched, label = _matched(boxes, truth, stage.iou, stage.iou)
-    valid = filled & (label != IGNORED) & long_enough(boxes, 0)
-    return _region_targets(boxes, valid, label == POSITIVE, matched, truth, stage)
+    matched, label = _match(boxes, ground_truth, stage.iou, stage.iou)
+    valid = filled & (label != IGNORED) & has_min_side(boxes, 0)
+    return _region_targets(boxes, valid, label == POSITIVE, matched, ground_truth, stage)
 
 
-def _matched(
-    boxes: jax.Array, truth: Mapping[str, jax.Array], low: float, high: float, force: bool = False
+def _match(
+    boxes: jax.Array,
+    ground_truth: Mapping[str, jax.Array],
+    low: float,
+    high: float,
+    force: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """(index, label) of `match_boxes`; what is no object and lies in a crowd is ignored."""
-    alone, crowds = truth["valid"] & ~truth["crowd"], truth["valid"] & truth["crowd"]
-    ignored = in_crowd(boxes, truth["boxes"], crowds)
-    return match_boxes(box_iou(truth["boxes"], boxes), alone, low, high, force, ignored)
+    """Returns (index, label) of `match_boxes`, where negatives inside a crowd are ignored."""
+    objects = ground_truth["valid"] & ~ground_truth["crowd"]
+    crowds = ground_truth["valid"] & ground_truth["crowd"]
+    ignored = in_crowd(boxes, ground_truth["boxes"], crowds)
+    return match_boxes(box_iou(ground_truth["boxes"], boxes), objects, low, high, force, ignored)
 
 
 def _region_targets(
@@ -120,9 +168,10 @@ def _region_targets(
     valid: jax.Array,
     positive: jax.Array,
     matched: jax.Array,
-    truth: Mapping[str, jax.Array],
-    stage: Stage,
+    ground_truth: Mapping[str, jax.Array],
+    stage: CascadeStage,
 ) -> RegionTargets:
-    labels = jnp.where(positive, truth["categories"][matched] + 1, 0)
-    deltas = encode_boxes(truth["boxes"][matched], boxes, stage.weights)
+    """Builds the labels and encoded boxes of matched regions."""
+    labels = jnp.where(positive, ground_truth["categories"][matched] + 1, 0)
+    deltas = encode_boxes(ground_truth["boxes"][matched], boxes, stage.weights)
     return RegionTargets(boxes, valid, labels.astype(jnp.int32), deltas, matched)

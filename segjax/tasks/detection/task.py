@@ -22,8 +22,8 @@ from segjax.evaluation.detection_scores import DetectionScores
 from segjax.inference.detection.canvases import list_default_canvases
 from segjax.inference.detection.postprocess import detect_on_canvas
 from segjax.inference.detection.sam_refinement import make_mask_refiner
-from segjax.models.detection.build import build_mask_rcnn
-from segjax.models.detection.flops import detector_multiply_adds
+from segjax.models.detection.build import build_mask_rcnn, mask_rcnn_options
+from segjax.models.detection.flops import count_detector_multiply_adds
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.models.flops import TRAINING
 from segjax.tasks.detection.config import DetectionSettings, detection_config, miniature
@@ -35,9 +35,9 @@ from segjax.tasks.detection.data_checks import (
 )
 from segjax.tasks.detection.evaluation import DetectionEvaluator, compute_mean_loss
 from segjax.tasks.detection.example import build_detection_example
+from segjax.tasks.detection.init_from import load_detector_start
 from segjax.tasks.detection.loss import SampleCounts, compute_loss_terms
-from segjax.tasks.init_from import detector_from
-from segjax.tasks.record_task import RecordTask, load
+from segjax.tasks.record_task import RecordTask, make_batches
 from segjax.training.sharding import place_batch, to_host
 
 NOT_TERMS = ("dropped", "proposals")  # metrics that are not terms of the loss
@@ -62,6 +62,7 @@ class Detection(RecordTask):
     defaults = staticmethod(detection_config)
     miniature = staticmethod(miniature)
     build = staticmethod(build_mask_rcnn)
+    model_options = staticmethod(mask_rcnn_options)
     model: MaskRcnn
 
     def __init__(self, config: ml_collections.ConfigDict):
@@ -78,8 +79,8 @@ class Detection(RecordTask):
         self._eval_loss = jax.jit(self._compute_eval_loss)
 
     def load_pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
-        """Loads a pretrained backbone or detector, see `detector_from`."""
-        return detector_from(kind, path, self.model, expected)
+        """Loads a pretrained backbone or detector, see `load_detector_start`."""
+        return load_detector_start(kind, path, self.model, expected)
 
     def loss(
         self,
@@ -136,15 +137,17 @@ class Detection(RecordTask):
     def flops(self) -> tuple[float, str]:
         """Returns the training FLOPs of one image with all its samples, and the compute dtype.
 
-        Frozen stages count their forward pass alone. See `detector_multiply_adds`.
+        Frozen stages count their forward pass alone. See `count_detector_multiply_adds`.
         """
-        count = detector_multiply_adds(self.model, self.canvas("train"))
+        count = count_detector_multiply_adds(self.model, self.canvas("train"))
         trained = (
-            count.picture + self.samples.regions * count.region + self.samples.objects * count.shown
+            count.image
+            + self.samples.regions * count.region
+            + self.samples.objects * count.foreground
         )
         return 2.0 * (count.frozen + TRAINING * trained), jnp.dtype(self.model.dtype).name
 
-    def example(
+    def build_example(
         self,
         *,
         train: bool,
@@ -168,21 +171,23 @@ class Detection(RecordTask):
             keypoint_pairs=keypoint_pairs,
         )
 
-    def source(self, split: str) -> Sequence:
+    def open_source(self, split: str) -> Sequence:
         """Returns the records of a split, in training with repeat factor sampling if it is set.
 
         Raises:
           ValueError: A loss is needed, and the data has another number of classes than the model.
         """
         if split not in self._sources:
-            source, threshold = super().source(split), self.data["repeat_threshold"]
+            source, threshold = super().open_source(split), self.data["repeat_threshold"]
             check_classes(self.data, self.model, split=split, needs_loss=self.eval["loss"])
             if split == "train" and threshold:
                 source = RepeatFactorSource(source, threshold)
             self._sources[split] = source
         return self._sources[split]
 
-    def maker(self, split: str, *, portrait: bool = False) -> DetectionExample | CopyPaste:
+    def build_split_example(
+        self, split: str, *, portrait: bool = False
+    ) -> DetectionExample | CopyPaste:
         """Returns the function that makes the examples of a split, with copy-paste if it is set.
 
         Raises:
@@ -191,10 +196,10 @@ class Detection(RecordTask):
         train, pairs = split == "train", ()
         if train or self.eval["loss"]:
             pairs = find_left_right_pairs(get_keypoint_names(self.data, self.model))
-        example = self.example(train=train, keypoint_pairs=pairs, portrait=portrait)
+        example = self.build_example(train=train, keypoint_pairs=pairs, portrait=portrait)
         if not train or not self.data["copy_paste"]:
             return example
-        return CopyPaste(example, self.source(split), probability=self.data["copy_paste"])
+        return CopyPaste(example, self.open_source(split), probability=self.data["copy_paste"])
 
     def batches(
         self, split: str, *, batch_size: int, seed: int = 0, **place: Any
@@ -206,11 +211,11 @@ class Detection(RecordTask):
         """
         if split != "train" or not self.data["by_orientation"]:
             return super().batches(split, batch_size=batch_size, seed=seed, **place)
-        source = self.source(split)
+        source = self.open_source(split)
         order = AspectGroupedOrder(source, batch_size, seed)
-        makers = (self.maker(split, portrait=portrait) for portrait in (False, True))
+        makers = (self.build_split_example(split, portrait=portrait) for portrait in (False, True))
         options = dict(train=True, order=order, batch_size=batch_size, seed=seed) | place
-        return load(source, AspectGroupedExample(*makers, order), self.data, **options)
+        return make_batches(source, AspectGroupedExample(*makers, order), self.data, **options)
 
     def evaluate(
         self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
@@ -238,7 +243,7 @@ class Detection(RecordTask):
           CheckpointError: The variables belong to another model than the config's.
           ValueError: The loss is wanted, and the data's classes are not the model's, in order.
         """
-        batches = self.measured_batches(variables, mesh)
+        batches = self.evaluation_batches(variables, mesh)
         evaluator, losses = DetectionEvaluator(self.model, self.data, self.eval, self._refine), []
         if self.eval["loss"] and not evaluator.has_same_classes:
             reason = "the model's classes in another order"

@@ -1,4 +1,4 @@
-"""Settings of promptable segmentation, with the SAM paper's choices as defaults, and the miniature for tests."""
+"""Settings of promptable segmentation with SAM's defaults, and the miniature for tests."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,7 +19,8 @@ class PromptableData(RecordSettings):
 
     Attributes:
       max_prompts: Objects of an image that one step trains on. Each is one prompt.
-      mask_stride: Canvas pixels per cell of the loss grid. A stride below patch / 4 upsamples the logits.
+      mask_stride: Canvas pixels per cell of the loss grid. A stride below patch / 4 upsamples the
+        logits.
       min_area: Smallest mask that is trained on, in canvas pixels.
       max_area_fraction: Largest mask that is trained on, as a share of the image's area.
       augment: Random scale, crop, flips, turns and colors.
@@ -42,7 +43,8 @@ class PromptableEvaluation:
       num_points: Clicks on each object.
       pictures: Example images in the log.
       limit: Number of images to measure. 0: all.
-      tile: Cut images into fixed tiles of this side in pixels, at their own resolution. 0: whole images.
+      tile: Cut images into fixed tiles of this side in pixels, at their own resolution. 0: whole
+        images.
       overlap: Overlap of neighboring tiles in pixels.
     """
 
@@ -77,12 +79,16 @@ class PromptableSettings(LoopSettings):
 
 
 def promptable_config() -> ml_collections.ConfigDict:
-    """Returns a fresh config of the task with the paper's choices. Experiments change fields of it."""
+    """Returns a fresh config of the task with the paper's choices. Experiments change fields of
+    it.
+    """
     return as_config(PromptableSettings())
 
 
 def miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Shrinks an experiment to two steps of the smallest model on synthetic scenes; see `as_variant`."""
+    """Shrinks an experiment to two steps of the smallest model on synthetic scenes; see
+    `as_variant`.
+    """
     defaults = promptable_config()
     for name in ("model", "rounds", "loss", "data", "eval", "optimizer", "checkpoint"):
         config[name] = defaults[name]

@@ -1,5 +1,6 @@
-"""Promptable segmentation: SAM, its losses and the simulated annotator, bound together for the loop."""
+"""Promptable segmentation task: SAM, its losses and the simulated annotator."""
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,16 +20,24 @@ from segjax.models.sam.build import build_sam
 from segjax.models.sam.flops import decoder_multiply_adds, encoder_multiply_adds
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
-from segjax.ops.masks import content_mask
+from segjax.ops.masks import make_content_mask
 from segjax.prompting.simulation import Rounds, Session, Simulator
-from segjax.tasks.init_from import sam_from_mae
-from segjax.tasks.promptable.config import PromptableSettings, promptable_config, miniature
+from segjax.tasks.init_from import load_sam_encoder
+from segjax.tasks.promptable.config import PromptableSettings, miniature, promptable_config
+from segjax.tasks.promptable.report import write_report
 from segjax.tasks.record_task import RecordTask
 from segjax.training.sharding import place_batch
 
 
 class Promptable(RecordTask):
-    """The task of `config` (see `promptable_config`): all that the loop asks for, and `interactive_scores`."""
+    """Trains a SAM on interactive rounds, and evaluates it by the number of clicks.
+
+    Attributes:
+      model: The SAM.
+      rounds: Settings of the interactive training rounds.
+      prompt_loss: Loss of one prediction, see `PromptableLoss`.
+      mask_size: (4h, 4w), shape of the masks that the decoder predicts and receives.
+    """
 
     settings = PromptableSettings
     defaults = staticmethod(promptable_config)
@@ -37,24 +46,39 @@ class Promptable(RecordTask):
     model: Sam
 
     def __init__(self, config: ml_collections.ConfigDict):
-        """Raises ValueError for tiles of another size than the model's canvas."""
+        """Makes the model and the loss of a config, see `promptable_config`.
+
+        Raises:
+          ValueError: `config.eval.tile` differs from the model's canvas.
+        """
         super().__init__(config)
         self.rounds = Rounds(**config.rounds)
-        self.score = PromptableLoss(**config.loss)
+        self.prompt_loss = PromptableLoss(**config.loss)
         if self.eval["tile"] not in (0, self.model.canvas):
             raise ValueError(
-                f"config.eval.tile is {self.eval['tile']}, but the model's canvas is {self.model.canvas}: tiles would "
-                f"be resized; set it to {self.model.canvas}, or to 0 to measure whole pictures fitted to the canvas"
+                f"config.eval.tile is {self.eval['tile']}, but the model's canvas is "
+                f"{self.model.canvas}: tiles would be resized; set it to {self.model.canvas}, or "
+                "to 0 to evaluate on full images that are resized to the canvas"
             )
         self.mask_size = (self.model.mask_side,) * 2
 
-    def pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
-        """Kind "mae": the parameters of the image encoder but its neck, see `sam_from_mae`. Raises ValueError else."""
+    def load_pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
+        """Loads the image encoder without its neck from a MAE, see `load_sam_encoder`.
+
+        Args:
+          kind: "mae".
+          path: Checkpoint of the MAE.
+          expected: All variables of the SAM, as shapes.
+
+        Raises:
+          ValueError: Another kind.
+        """
         if kind != "mae":
             raise ValueError(
-                f"a SAM starts from its own checkpoints or from a MAE, 'mae:PATH'; got '{kind}:{path}'"
+                "a SAM starts from its own checkpoints or from a MAE, 'mae:PATH'; got "
+                f"'{kind}:{path}'"
             )
-        return sam_from_mae(path, self.model, expected)
+        return load_sam_encoder(path, self.model, expected)
 
     def loss(
         self,
@@ -63,7 +87,22 @@ class Promptable(RecordTask):
         key: jax.Array,
         train: bool,
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        """Plays all rounds on a batch of `PromptableExample`s; sums over prompts, the weight is their number."""
+        """Plays all interactive rounds on a batch and sums the losses of its prompts.
+
+        The rounds are in `segjax.prompting.simulation`, the losses in `segjax.losses.promptable`.
+
+        Args:
+          variables: {"params", "constants"} of the SAM.
+          batch: A batch of `PromptableExample`s.
+          key: Typed PRNG key of the prompts and of drop path.
+          train: Whether drop path is active.
+
+        Returns:
+          (sum of losses over prompts, number of prompts, sums of metrics), float32 scalars. The
+          metrics are "first_focal", "later_dice" and so on. Those of later rounds are means over
+          rounds.
+        """
+        # Image embedding, computed once for all rounds
         drop_key, play_key = jax.random.split(key)
         embedding = self.model.apply(
             variables,
@@ -73,8 +112,12 @@ class Promptable(RecordTask):
             rngs={"drop_path": drop_key} if train else {},
             method="encode_image",
         )
-        simulator = self.simulator(batch)
+
+        # Interactive rounds
+        simulator = self.make_simulator(batch)
         first, later = simulator.play(play_key, (variables, embedding), self.mask_size)
+
+        # Sums over real prompts of real images
         weights = batch["valid"] * batch["weight"][:, None]
         total = lambda values: jnp.sum(weights * values)
         corrections = max(self.rounds.count - 1, 1)
@@ -85,66 +128,77 @@ class Promptable(RecordTask):
         }
         return total(first["loss"] + later["loss"]), weights.sum(), metrics
 
-    def simulator(self, batch: Mapping[str, jax.Array]) -> Simulator:
-        """The annotator of a batch, who knows its truth."""
-        truth = batch["masks"] > 0
-        stride = self.model.canvas // truth.shape[-1]
+    def make_simulator(self, batch: Mapping[str, jax.Array]) -> Simulator:
+        """Returns the simulated annotator of a batch, who knows its ground truth."""
+        ground_truth = batch["masks"] > 0
+        stride = self.model.canvas // ground_truth.shape[-1]
+        content = make_content_mask(-(-batch["size"] // stride), ground_truth.shape[-2:])
         return Simulator(
             rounds=self.rounds,
             decode=self.decode_session,
-            score=self.score,
-            truth=truth,
+            loss_fn=self.prompt_loss,
+            ground_truth=ground_truth,
             boxes=batch["boxes"],
-            content=content_mask(-(-batch["size"] // stride), truth.shape[-2:])[:, None],
+            content=content[:, None],
             size=batch["size"],
             stride=stride,
         )
 
     def decode_session(
-        self, context: Any, session: Session, fed_back: bool
+        self, context: Any, session: Session, feed_back: bool
     ) -> tuple[jax.Array, jax.Array]:
-        """The model's answer to the prompts of a simulated session."""
+        """Predicts masks and IoUs for the prompts of a simulated session.
+
+        Args:
+          context: (variables, image embedding [B, h, w, D]).
+          session: The prompts of B x P sessions.
+          feed_back: Whether the mask of the previous round is a prompt. False in the first round.
+
+        Returns:
+          Logits [B, P, 4, 4h, 4w] and IoU predictions [B, P, 4].
+        """
         variables, embedding = context
-        slots = session.points.shape[2] if fed_back else 1  # the first round has but one click
+        slots = session.points.shape[2] if feed_back else 1  # the first round has one click
         prompts = Prompts(
             points=session.points[:, :, :slots],
             labels=session.labels[:, :, :slots],
             boxes=session.boxes,
             has_box=session.has_box,
-            masks=session.low_res if fed_back else None,
+            masks=session.low_res if feed_back else None,
         )
         return self.model.apply(variables, embedding, prompts, method="decode")
 
-    def operations(self) -> tuple[float, str]:
-        """The encoder, and every round of the decoder for as many prompts as an example has room for.
+    def flops(self) -> tuple[float, str]:
+        """Returns the flops of one image: the encoder, and all rounds of the mask decoder.
 
-        The first round has one click or box, later ones as many clicks as have been made; of sampled rounds, those that
-        run forward only count as many as there are on average.
+        The decoder runs for as many prompts as an example has room for. The first round has one
+        click or box, round i has i clicks more. With sampled rounds, those that run forward only
+        count by their mean number.
         """
         rounds = [
             decoder_multiply_adds(self.model, tokens=2 + number)
             for number in range(self.rounds.count)
         ]
-        learnt, later = rounds[0], rounds[1:]
+        first, later = rounds[0], rounds[1:]
         if self.rounds.sampled and later:
-            passes = [
-                TRAINING + len(later) - 1 - place for place in range(len(later))
-            ]  # of round i, over all draws
-            learnt = TRAINING * learnt + sum(
+            # Passes of later round i, summed over all values of the sampled round
+            passes = [TRAINING + len(later) - 1 - index for index in range(len(later))]
+            decoder = TRAINING * first + sum(
                 count * cost for count, cost in zip(passes, later, strict=True)
             ) / len(later)
         else:
-            learnt = TRAINING * sum(rounds)
+            decoder = TRAINING * sum(rounds)
         encoder = TRAINING * encoder_multiply_adds(self.model)
-        return 2.0 * (encoder + self.data["max_prompts"] * learnt), jnp.dtype(self.model.dtype).name
+        multiply_adds = encoder + self.data["max_prompts"] * decoder
+        return 2.0 * multiply_adds, jnp.dtype(self.model.dtype).name
 
     @property
     def percentiles(self) -> tuple[float, float] | None:
-        """Between which intensities pictures are stretched."""
+        """Percentiles (low, high) that image intensities are stretched between, or None."""
         return tuple(self.data["percentiles"]) or None
 
-    def example(self, *, train: bool) -> PromptableExample:
-        """What is made of a record; in evaluation with masks at canvas size."""
+    def build_example(self, *, train: bool) -> PromptableExample:
+        """Returns the transform from record to example. For evaluation, masks have canvas size."""
         tiled = not train and self.eval["tile"]
         return PromptableExample(
             self.model.canvas,
@@ -154,43 +208,69 @@ class Promptable(RecordTask):
             augment=self.data["augment"] | {"scale": self.data["augment"].get("scale") or None},
             min_area=self.data["min_area"],
             max_area_fraction=self.data["max_area_fraction"],
-            percentiles=None
-            if tiled
-            else self.percentiles,  # a tile's whole picture has been stretched
+            # `source` has stretched the full image of a tile
+            percentiles=None if tiled else self.percentiles,
         )
 
-    def source(self, split: str) -> Sequence:
-        """The records of a split, in evaluation cut into tiles if config.eval.tile says so."""
-        source = super().source(split)
+    def open_source(self, split: str) -> Sequence:
+        """Returns the records of a split, for evaluation perhaps cut into tiles."""
+        source = super().open_source(split)
         if split == "train" or not self.eval["tile"]:
             return source
-        # The whole picture is stretched, not each tile by itself.
+        # Intensities are stretched over the full image, not over each tile.
         return Tiles(source, self.eval["tile"], self.eval["overlap"], percentiles=self.percentiles)
 
     def evaluate(
         self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """The interactive protocol on the evaluation split; pictures show clicks, answers, truth and errors."""
+        """Runs the interactive protocol on the evaluation split.
+
+        Returns:
+          Metrics ("iou@1" and so on), and a sheet of clicks, predictions, ground truth and errors.
+        """
         scores = self.interactive_scores(variables, mesh=mesh)
-        sheet = viz.interaction_sheet(scores.pictures) if scores.pictures else None
-        return scores.numbers(), {} if sheet is None else {"interaction": sheet}
+        sheet = viz.draw_interaction_sheet(scores.rounds) if scores.rounds else None
+        return scores.summarize(), {} if sheet is None else {"interaction": sheet}
 
     def interactive_scores(
         self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
     ) -> InteractiveScores:
-        """IoU after 1 .. N clicks for every object of the evaluation split.
+        """Computes the IoU after 1 .. N clicks for every object of the evaluation split.
 
-        Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them.
+        Args:
+          variables: {"params", "constants"} of the SAM.
+          mesh: Mesh to evaluate on.
+
+        Raises:
+          CheckpointError: The variables belong to another model. Flax would ignore extra ones.
         """
         return evaluate_interactive(
             jax.tree_util.Partial(self._encode, variables),
             jax.tree_util.Partial(self._decode, variables),
-            self.measured_batches(variables, mesh),
+            self.evaluation_batches(variables, mesh),
             num_points=self.eval["num_points"],
             mask_size=self.mask_size,
-            pictures=self.eval["pictures"],
+            num_recorded=self.eval["pictures"],
             place=lambda batch: place_batch(batch, mesh),
         )
+
+    def write_evaluation(
+        self,
+        measured: Mapping[str, Mapping[str, Any]],
+        out: pathlib.Path | None,
+        *,
+        title: str,
+        mesh: jax.sharding.Mesh,
+    ) -> str:
+        """Evaluates variables for `segjax eval`, see `Task.write_evaluation`.
+
+        Writes interactive.json, curve.png and pictures.png.
+        """
+        scores = {
+            name: self.interactive_scores(variables, mesh=mesh)
+            for name, variables in measured.items()
+        }
+        return write_report(scores, out, title=title)
 
     def _encode(self, variables, images, sizes):
         return self.model.apply(variables, images, sizes, method="encode_image")

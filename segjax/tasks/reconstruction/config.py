@@ -1,4 +1,4 @@
-"""Settings of masked autoencoding, with MAE's choices as defaults, and the miniature for tests."""
+"""Settings of masked autoencoding with MAE's defaults, and the miniature for tests."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -38,7 +38,8 @@ class ReconstructionEvaluation:
 
 @dataclasses.dataclass(frozen=True)
 class ReconstructionSettings(LoopSettings):
-    """All settings of the task. The recipe is that of the paper's appendix A.1: 800 epochs of ImageNet-1k.
+    """All settings of the task. The recipe is that of the paper's appendix A.1: 800 epochs of
+    ImageNet-1k.
 
     Attributes:
       task: Name of the task.
@@ -66,12 +67,16 @@ class ReconstructionSettings(LoopSettings):
 
 
 def reconstruction_config() -> ml_collections.ConfigDict:
-    """Returns a fresh config of the task with the paper's choices. Experiments change fields of it."""
+    """Returns a fresh config of the task with the paper's choices. Experiments change fields of
+    it.
+    """
     return as_config(ReconstructionSettings())
 
 
 def miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Shrinks an experiment to two steps of the smallest model on synthetic scenes; see `as_variant`."""
+    """Shrinks an experiment to two steps of the smallest model on synthetic scenes; see
+    `as_variant`.
+    """
     defaults = reconstruction_config()
     for name in ("model", "data", "eval", "optimizer", "mesh", "checkpoint"):
         config[name] = defaults[name]

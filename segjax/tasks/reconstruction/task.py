@@ -1,4 +1,4 @@
-"""Masked autoencoding: pictures of any source, MAE, and its loss on what was masked, bound together for the loop."""
+"""Masked autoencoding (arXiv 2111.06377): images, a MAE, and its loss on the masked patches."""
 
 import math
 from collections.abc import Mapping
@@ -12,17 +12,21 @@ import numpy as np
 from segjax import viz
 from segjax.data.examples.crop import CropExample
 from segjax.losses.reconstruction import reconstruction_loss
-from segjax.models.flops import TRAINING, mae_multiply_adds
+from segjax.models.flops import TRAINING, count_mae_multiply_adds
 from segjax.models.mae import Mae, build_mae
-from segjax.ops.patches import predicted_images
-from segjax.ops.resize_crops import resized_windows
-from segjax.tasks.reconstruction.config import ReconstructionSettings, reconstruction_config, miniature
+from segjax.ops.patches import render_prediction
+from segjax.ops.resize import resize_crops
+from segjax.tasks.reconstruction.config import (
+    ReconstructionSettings,
+    miniature,
+    reconstruction_config,
+)
 from segjax.tasks.record_task import RecordTask
 from segjax.training.sharding import place_batch, to_host
 
 
 class Reconstruction(RecordTask):
-    """The task of `config` (see `reconstruction_config`): all that the loop asks for."""
+    """Task that trains a masked autoencoder. Its settings are `ReconstructionSettings`."""
 
     settings = ReconstructionSettings
     defaults = staticmethod(reconstruction_config)
@@ -32,10 +36,10 @@ class Reconstruction(RecordTask):
 
     def __init__(self, config: ml_collections.ConfigDict):
         super().__init__(config)
-        self._measure = jax.jit(self._measured)
+        self._score = jax.jit(self._score_batch)
 
-    def pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
-        """Nothing but checkpoints of its own kind, which need no name: raises ValueError."""
+    def load_pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises ValueError: a MAE starts from checkpoints of its own kind, which need no name."""
         raise ValueError(
             f"a MAE starts from its own checkpoints: config.init_from = {path!r}, without '{kind}:'"
         )
@@ -47,82 +51,123 @@ class Reconstruction(RecordTask):
         key: jax.Array,
         train: bool,
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        """Masks, predicts and scores a batch of `CropExample`s: a sum over masked patches, and their number."""
+        """Computes the reconstruction loss; see `segjax.losses.reconstruction`.
+
+        Args:
+          variables: {"params", "constants"}.
+          batch: `CropExample`s: image uint8 [B, canvas, canvas, 3] and weight [B]. With "window",
+            the images are frames that are cropped and resized here.
+          key: typed PRNG key, for the random masking and drop path.
+          train: True in training.
+
+        Returns:
+          (sum over masked patches, number of masked patches, {}).
+        """
         if "window" in batch:
-            batch = {
-                **batch,
-                "image": resized_windows(batch["image"], batch["window"], self.model.canvas),
-            }
+            image = resize_crops(batch["image"], batch["window"], self.model.canvas)
+            batch = {**batch, "image": image}
         mask_key, drop_key = jax.random.split(key)
-        noise = self.model.noise(jax.random.split(mask_key, len(batch["image"])))
-        loss, weight, _ = self._scored(variables, batch, noise, train, drop_key)
+        noise = self.model.draw_noise(jax.random.split(mask_key, len(batch["image"])))
+        loss, weight, _ = self._apply(variables, batch, noise, train, drop_key)
         return loss, weight, {}
 
-    def _scored(self, variables, batch, noise, train=False, key=None):
-        rngs = {"drop_path": key} if train else {}
+    def _apply(
+        self,
+        variables: Mapping[str, Any],
+        batch: Mapping[str, jax.Array],
+        noise: jax.Array,
+        train: bool = False,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, jax.Array]]:
+        """Returns the loss sum, the number of masked patches, and (prediction, masked)."""
         prediction, masked = self.model.apply(
-            variables, batch["image"], noise, train=train, rngs=rngs
+            variables,
+            batch["image"],
+            noise,
+            train=train,
+            rngs={"drop_path": key} if train else {},
         )
-        counted = masked * batch["weight"][:, None]
-        kind = dict(patch=self.model.patch, norm_pix=self.model.norm_pix)
-        return *reconstruction_loss(prediction, batch["image"], counted, **kind), (
+        loss, weight = reconstruction_loss(
             prediction,
-            masked,
+            batch["image"],
+            masked * batch["weight"][:, None],
+            patch=self.model.patch,
+            norm_pix=self.model.norm_pix,
         )
+        return loss, weight, (prediction, masked)
 
-    def operations(self) -> tuple[float, str]:
-        """Encoder and decoder of one masked picture, see `mae_multiply_adds`."""
-        return 2.0 * TRAINING * sum(mae_multiply_adds(self.model)), jnp.dtype(self.model.dtype).name
+    def flops(self) -> tuple[float, str]:
+        """Returns the FLOPs of one masked image in training, and their dtype."""
+        multiply_adds = sum(count_mae_multiply_adds(self.model))
+        return 2.0 * TRAINING * multiply_adds, jnp.dtype(self.model.dtype).name
 
-    def example(self, *, train: bool) -> CropExample:
-        """What is made of a record."""
-        percentiles = tuple(self.data["percentiles"]) or None
+    def build_example(self, *, train: bool) -> CropExample:
+        """Returns the function from a record to an example."""
         return CropExample(
-            self.model.canvas, train=train, percentiles=percentiles, **self.data["crop"]
+            self.model.canvas,
+            train=train,
+            percentiles=tuple(self.data["percentiles"]) or None,
+            **self.data["crop"],
         )
 
     def evaluate(
         self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """The loss on the evaluation split, and a sheet of pictures: masked, reconstructed, original.
+        """Computes the loss on the evaluation split and draws a sheet of reconstructions.
 
-        Each picture is masked the same way every time, whatever the batch or the number of devices. With norm_pix, a
-        loss of 1 is what predicting every patch's own mean would get.
+        An image is masked the same way every time, on any number of devices. With norm_pix, a
+        model that predicts each patch's mean has a loss of 1.
 
-        Raises CheckpointError for variables of another model than the config's: flax would ignore a surplus of them.
+        Args:
+          variables: to be evaluated.
+          mesh: to evaluate on.
+
+        Returns:
+          {"eval_loss"}, and {"reconstruction": uint8 [H, W, 3]} with masked, reconstructed and
+          original images.
+
+        Raises:
+          CheckpointError: variables of another model than the config's.
+          ValueError: no image of the split can be read.
         """
-        sums, weights, shown = [], [], None
-        for batch in self.measured_batches(variables, mesh):
+        sums, weights, first = [], [], None
+        for batch in self.evaluation_batches(variables, mesh):
             placed = place_batch(batch | {"example": batch["index"].astype(np.int32)}, mesh)
-            loss, weight, pictures = to_host(self._measure(variables, placed))
+            loss, weight, images = to_host(self._score(variables, placed))
             sums.append(loss)
             weights.append(weight)
-            shown = pictures if shown is None else shown
+            first = images if first is None else first
         if not (total := math.fsum(weights)):
             raise ValueError(
-                f"nothing to measure: none of the pictures of {self.data['eval_split']!r} could be read"
+                f"nothing to measure: no image of {self.data['eval_split']!r} could be read"
             )
-        numbers = {"eval_loss": math.fsum(sums) / total}
-        if not self.eval["pictures"]:
-            return numbers, {}
-        kept = np.flatnonzero(shown.pop("weight"))[: self.eval["pictures"]]
-        sheet = viz.reconstruction_sheet(**{name: rows[kept] for name, rows in shown.items()})
-        return numbers, {"reconstruction": sheet}
+        metrics = {"eval_loss": math.fsum(sums) / total}
+        count = self.eval["pictures"]
+        if not count:
+            return metrics, {}
+        real = np.flatnonzero(first.pop("weight"))[:count]
+        sheet = viz.draw_reconstruction_sheet(**{name: rows[real] for name, rows in first.items()})
+        return metrics, {"reconstruction": sheet}
 
-    def _measured(self, variables, batch):
-        keys = jax.vmap(lambda example: jax.random.fold_in(jax.random.key(0), example))(
+    def _score_batch(
+        self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]
+    ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        """Returns the loss sum, the number of masked patches, and images for the sheet."""
+        # A key per image: its mask depends neither on the batch nor on the number of devices.
+        keys = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(0), index))(
             batch["example"]
         )
-        loss, weight, (prediction, masked) = self._scored(variables, batch, self.model.noise(keys))
-        first = slice(
-            None, max(self.eval["pictures"], 1) * 2
-        )  # twice as many, for some may be placeholders
+        noise = self.model.draw_noise(keys)
+        loss, weight, (prediction, masked) = self._apply(variables, batch, noise)
+        # Twice as many images as the sheet shows, because some may be placeholders.
+        first = slice(None, max(self.eval["pictures"], 1) * 2)
         images = batch["image"][first]
-        kind = dict(patch=self.model.patch, norm_pix=self.model.norm_pix)
-        pictures = {
+        shown = {
             "images": images,
-            "predicted": predicted_images(prediction[first], images, **kind),
+            "predicted": render_prediction(
+                prediction[first], images, patch=self.model.patch, norm_pix=self.model.norm_pix
+            ),
             "masked": jnp.reshape(masked[first], (-1, *self.model.grid)),
             "weight": batch["weight"][first],
         }
-        return loss, weight, pictures
+        return loss, weight, shown

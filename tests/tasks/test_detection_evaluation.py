@@ -11,13 +11,13 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from segjax.cli import main
-from segjax.cli.evaluate import evaluation_config, say_what_was_left_out
+from segjax.cli.evaluate import make_evaluation_config, say_what_was_left_out
 from segjax.data.examples.detection import DetectionExample
 from segjax.masks import encode_mask
 from segjax.models.build import build_model, init_model
 from segjax.tasks import make_task
 from segjax.tasks.detection.config import detection_config
-from segjax.tasks.detection.evaluation import Measurement, classes_by_label
+from segjax.tasks.detection.evaluation import DetectionEvaluator, match_labels_to_classes
 from segjax.tasks.detection.task import Detection
 from segjax.tasks.variants import as_variant
 from segjax.weights.checkpoint import write_checkpoint
@@ -133,7 +133,7 @@ def measured(prepared, variables, tmp_path, classes=None, options=()):
 def test_labels_may_be_the_categories_own_numbers(raw, prepared, variables, tmp_path, monkeypatch):
     """As torchvision's detectors of COCO have them; an answer of a number that was never given is told."""
     monkeypatch.setattr(
-        Detection, "_detected", perfect(raw, dict(zip(IDS, IDS, strict=True)), surplus=[4])
+        Detection, "_detect_on_canvas", perfect(raw, dict(zip(IDS, IDS, strict=True)), surplus=[4])
     )
     numbers = measured(prepared, variables, tmp_path)
     # torchvision's rule of pasting moves a mask's edge by up to a pixel, of 12.
@@ -153,7 +153,7 @@ def test_labels_may_be_the_categories_own_numbers(raw, prepared, variables, tmp_
 
 def test_masks_that_a_sam_has_drawn_are_measured(raw, prepared, variables, tmp_path, monkeypatch):
     """One that fills each box exactly: no edge is moved any more. It sees each picture, whose grey tells its number."""
-    monkeypatch.setattr(Detection, "_detected", perfect(raw, dict(zip(IDS, IDS, strict=True))))
+    monkeypatch.setattr(Detection, "_detect_on_canvas", perfect(raw, dict(zip(IDS, IDS, strict=True))))
     seen = []
 
     def filled(box):
@@ -171,7 +171,7 @@ def test_masks_that_a_sam_has_drawn_are_measured(raw, prepared, variables, tmp_p
 
         return refine
 
-    monkeypatch.setattr("segjax.tasks.detection.task.refiner", exact)
+    monkeypatch.setattr("segjax.tasks.detection.task.make_mask_refiner", exact)
     options = ["--config.eval.refine=runs/sam", "--config.eval.refine_if=surer"]
     assert measured(prepared, variables, tmp_path, options=options)["segm/AP"] == pytest.approx(1)
     assert seen == [((*HW, 3), 80, 2), ((*HW, 3), 160, 1), ((*HW, 3), 240, 1)]
@@ -190,7 +190,7 @@ def test_a_loss_is_of_the_model_s_own_classes_in_their_order(
     task = make_task(as_variant(detection_config(), "debug"))
     task.data["source"], task.eval["loss"], task.eval["label_names"] = prepared, True, NAMES[::-1]
     task.model = build_model("maskrcnn_debug", classes=3, keypoints=0)
-    monkeypatch.setattr(Detection, "measured_batches", lambda *given: iter(()))
+    monkeypatch.setattr(Detection, "evaluation_batches", lambda *given: iter(()))
     with pytest.raises(ValueError, match="classes in another order.*set config.eval.loss=False"):
         task.detection_scores({}, mesh=None)
 
@@ -203,7 +203,7 @@ def test_boxes_alone_are_enough_for_the_masks_of_a_sam(prepared):
     )
     whole = encode_mask(np.ones(HW, bool))
     refine = lambda image, found: found._replace(masks=[whole] * len(found.boxes))
-    measurement = Measurement(model, task.data, task.eval, refine)
+    measurement = DetectionEvaluator(model, task.data, task.eval, refine)
     row = dict(
         boxes=np.array([[[0, 0, 60, 40]]]), scores=np.ones((1, 1)), labels=np.ones((1, 1), int)
     )
@@ -211,7 +211,7 @@ def test_boxes_alone_are_enough_for_the_masks_of_a_sam(prepared):
         valid=np.ones((1, 1)) > 0, weight=np.ones(1), size=np.array([HW]), original=np.array([HW])
     )
     measurement.add(row | dict(example=np.zeros(1, int)))
-    assert set(measurement.outcome().kinds) == {"bbox", "segm"}
+    assert set(measurement.compute_scores().kinds) == {"bbox", "segm"}
 
 
 def test_names_that_the_checkpoint_has_count_for_more(
@@ -219,7 +219,7 @@ def test_names_that_the_checkpoint_has_count_for_more(
 ):
     """A detector of other data, which has two of the classes, under other numbers; and a picture breaks."""
     names = ["owl", "cat", *(f"thing {n}" for n in range(7))]
-    monkeypatch.setattr(Detection, "_detected", perfect(raw, {9: 1, 3: 2, 5: 5}))
+    monkeypatch.setattr(Detection, "_detect_on_canvas", perfect(raw, {9: 1, 3: 2, 5: 5}))
     usual = DetectionExample.__call__
 
     def breaking(example, record, rng):
@@ -250,7 +250,7 @@ def test_names_that_the_checkpoint_has_count_for_more(
     ],
 )
 def test_which_class_a_label_is(labels, names, want):
-    assert classes_by_label(labels, names, NAMES, IDS) == want
+    assert match_labels_to_classes(labels, names, NAMES, IDS) == want
 
 
 def test_what_does_not_fit_is_said(prepared):
@@ -263,7 +263,7 @@ def test_what_does_not_fit_is_said(prepared):
         make_task(config).batches("train", batch_size=2)
     said = r"has 3 classes \(cat, dog, owl\), the model 7 \(a, b, c, d, e, ...\), and no name is in both.* largest is 7"
     with pytest.raises(ValueError, match=said):
-        classes_by_label(7, tuple("abcdefg"), NAMES, IDS)
+        match_labels_to_classes(7, tuple("abcdefg"), NAMES, IDS)
 
 
 def test_what_was_not_prepared_is_told(raw, tmp_path, capsys):
@@ -283,14 +283,14 @@ def test_what_was_not_prepared_is_told(raw, tmp_path, capsys):
     with pytest.raises(
         ValueError, match="has no split 'val' to measure on; choose --split one or --split two"
     ):
-        evaluation_config({"model": {"name": "maskrcnn_debug"}}, str(tmp_path / "out"), None, [])
+        make_evaluation_config({"model": {"name": "maskrcnn_debug"}}, str(tmp_path / "out"), None, [])
 
 
 def test_data_without_keypoints_measures_the_rest(prepared):
     task = make_task(as_variant(detection_config(), "debug"))
     task.data["source"], model = prepared, build_model("maskrcnn_debug")
     assert model.keypoints and model.classes == 3
-    measurement = Measurement(model, task.data, task.eval)
+    measurement = DetectionEvaluator(model, task.data, task.eval)
     row = dict(
         boxes=np.zeros((1, 1, 4)),
         scores=np.zeros((1, 1)),
@@ -305,5 +305,5 @@ def test_data_without_keypoints_measures_the_rest(prepared):
     measurement.add(
         row | dict(size=np.array([HW]), original=np.array([HW]), example=np.zeros(1, int))
     )
-    numbers = measurement.outcome().short()
+    numbers = measurement.compute_scores().summarize_for_log()
     assert {name.split("/")[0] for name in numbers} == {"bbox", "segm", "detections_full", "unread"}

@@ -1,0 +1,79 @@
+"""Checks that the settings and the data of the detection task fit each other and the model.
+
+You can skip this; the losses are in `segjax.tasks.detection.loss`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from segjax.data.splits import describe_categories
+from segjax.models.detection.mask_rcnn import MaskRcnn
+from segjax.tasks.detection.loss import SampleCounts
+
+
+def check_settings(data: Mapping[str, Any], samples: SampleCounts) -> None:
+    """Raises ValueError for samples without objects and for settings that contradict each other.
+
+    Args:
+      data: `config.data` as a dict.
+      samples: `config.samples`.
+    """
+    if not samples.objects:
+        raise ValueError(
+            f"config.samples has {samples.regions} regions per image and positive_regions="
+            f"{samples.positive_regions}, which leaves no positive region; expected at least one"
+        )
+    if data["by_orientation"] and data["augment"]["quarter_turns"]:
+        raise ValueError(
+            "config.data.by_orientation groups landscape and portrait images on canvases of their "
+            "own, and config.data.augment.quarter_turns rotates them afterwards: set one to False"
+        )
+
+
+def check_classes(
+    data: Mapping[str, Any], model: MaskRcnn, *, split: str, needs_loss: bool
+) -> None:
+    """Raises ValueError if a loss needs as many classes as the data has, and the model differs.
+
+    Args:
+      data: `config.data` as a dict.
+      model: the detector.
+      split: "train" or "eval".
+      needs_loss: True if the loss is measured on the evaluation split.
+    """
+    classes = len(describe_categories(data)["category_ids"])
+    if classes == model.classes:
+        return
+    if split == "eval" and needs_loss:
+        reason = f"{classes} classes, the model {model.classes}"
+        raise ValueError(describe_missing_loss(data, reason))
+    if split == "train":
+        raise ValueError(
+            f"{data['source']!r} has {classes} classes, the model {model.classes}; set "
+            f"config.model.classes={classes}, or 0 for the number that the data has. Weights of a "
+            "detector of other classes can still be loaded: config.init_from='detector:PATH' draws "
+            "the last layers of its heads anew"
+        )
+
+
+def describe_missing_loss(data: Mapping[str, Any], reason: str) -> str:
+    """Returns the error message for an evaluation split on which the loss is undefined."""
+    return (
+        f"{data['source']!r} has {reason}, so that the training loss cannot be measured there; set "
+        "config.eval.loss=False"
+    )
+
+
+def get_keypoint_names(data: Mapping[str, Any], model: MaskRcnn) -> tuple[str, ...]:
+    """Returns the names of the model's keypoints, empty if it has none.
+
+    Raises:
+      ValueError: The data has another number of keypoints than the model.
+    """
+    names = describe_categories(data)["keypoint_names"]
+    if model.keypoints and len(names) != model.keypoints:
+        raise ValueError(
+            f"{data['source']!r} has {len(names)} keypoints, the model {model.keypoints}; set "
+            f"config.model.keypoints={len(names)} or prepare the data with its keypoints"
+        )
+    return names if model.keypoints else ()
