@@ -1,6 +1,7 @@
-"""Fills the reference pages of the documentation site; mkdocs calls these functions while it builds.
+"""Fills the reference pages of the documentation site; mkdocs loads this file while it builds.
 
-A line `<!-- run: segjax train --help -->` in a page is replaced by the output of that command.
+A line `<!-- run: segjax train --help -->` in a page is replaced by the output of that command. The
+`Example:` sections of docstrings are rendered as Python code.
 """
 
 import os
@@ -9,16 +10,22 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
+from typing import Any
+
+import griffe
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMMAND = re.compile(r"^<!-- run: segjax (?P<arguments>.+) -->$", re.MULTILINE)
+# The title, and all lines below it that are blank or indented.
+EXAMPLE = re.compile(r"^Example:\n(?P<code>(?:[ \t]+.*\n?|\n)+)", re.MULTILINE)
 
 
-def on_page_markdown(markdown: str, **_) -> str:
+def on_page_markdown(markdown: str, **_: Any) -> str:
     """Returns the text of a page with the outputs of its commands filled in.
 
     Args:
-      markdown: the page as written.
+      markdown: The page as written.
 
     Returns:
       The page with each command line replaced by a fenced block.
@@ -33,7 +40,7 @@ def run_command(arguments: str) -> str:
     """Runs `segjax` with `arguments` and returns its output as a fenced block.
 
     Args:
-      arguments: command line after `segjax`, quoted as in a shell.
+      arguments: Command line after `segjax`, quoted as in a shell.
 
     Returns:
       Markdown.
@@ -51,6 +58,30 @@ def run_command(arguments: str) -> str:
     )
     if result.returncode:
         raise SystemExit(f"`segjax {arguments}` failed: {result.stderr}")
-    # The home folder of whoever builds the site is nobody's business.
+    # The site must not depend on who builds it.
     output = result.stdout.replace(str(pathlib.Path.home()), "~")
     return f"```text\n{output.rstrip()}\n```"
+
+
+class ExampleSections(griffe.Extension):
+    """Griffe extension that fences the code of `Example:` sections."""
+
+    def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Rewrites the docstring of one module, class or function."""
+        if obj.docstring:
+            obj.docstring.value = EXAMPLE.sub(fence_example, obj.docstring.value + "\n").rstrip()
+
+
+def fence_example(match: re.Match[str]) -> str:
+    """Returns an `Example:` section whose code is a fenced block.
+
+    Args:
+      match: Match of `EXAMPLE`.
+
+    Returns:
+      Text of the docstring, with the section's indentation.
+    """
+    code = textwrap.dedent(match["code"]).strip("\n")
+    language = "pycon" if code.startswith(">>>") else "python"
+    block = textwrap.indent(f"```{language}\n{code}\n```", "    ")
+    return f"Example:\n{block}\n\n"
