@@ -11,7 +11,7 @@ from written_run import debug_variables
 
 import segjax
 from segjax.cli import main
-from segjax.cli.evaluate import evaluation_config
+from segjax.cli.evaluate import make_evaluation_config
 from segjax.masks import decode_mask, encode_mask
 from segjax.models.build import build_model, init_model
 from segjax.models.mae import build_mae, init_mae
@@ -124,14 +124,14 @@ def test_a_sam_is_asked_for_masks(weights, photos, tmp_path, monkeypatch):
 
     asked = []
 
-    def left_column(predictor, image, found, *, if_surer):
+    def left_column(predictor, image, found, *, only_if_surer):
         assert predictor.model == build_model("sam_debug") and image.shape == (50, 70, 3)
-        asked.append(if_surer)
+        asked.append(only_if_surer)
         return found._replace(
             masks=[encode_mask(np.arange(70) < 1 + np.zeros((50, 1)))] * len(found.boxes)
         )
 
-    monkeypatch.setattr("segjax.inference.detection.sam_refinement.refined", left_column)
+    monkeypatch.setattr("segjax.inference.detection.sam_refinement.refine_masks", left_column)
     words = [
         "detect",
         photos[0],
@@ -289,7 +289,7 @@ def test_any_detector_s_weights_are_measured_by_the_task_of_detection(tmp_path, 
     assert (
         main(["prepare", "synthetic", "--out", str(tmp_path / "data"), "--option", "count=1"]) == 0
     )
-    config = evaluation_config(
+    config = make_evaluation_config(
         {"model": {"name": name}, "classes": {}}, str(tmp_path / "data"), "heldout", []
     )
     assert config.task == "detection" and "classes" not in config

@@ -1,18 +1,20 @@
 """Fine-tunes a classifier from a MAE's encoder, to measure what the MAE is worth.
 
     segjax train --config=experiments/mae/quickstart.py --workdir=runs/mae
-    segjax train --config=experiments/mae/finetune.py --workdir=runs/finetune                    # from runs/mae
+    segjax train --config=experiments/mae/finetune.py --workdir=runs/finetune  # from runs/mae
     segjax train --config=experiments/mae/finetune.py --workdir=runs/scratch --config.init_from=""
 
-    segjax train --config=experiments/mae/finetune.py:digits --workdir=runs/few_digits           # from runs/digits
+    # from runs/digits
+    segjax train --config=experiments/mae/finetune.py:digits --workdir=runs/few_digits
 
-    segjax train --config=experiments/mae/finetune.py:imagenet_b --workdir=runs/ft_b --config.init_from=mae:FILE.pth
+    segjax train --config=experiments/mae/finetune.py:imagenet_b --workdir=runs/ft_b \\
+      --config.init_from=mae:FILE.pth
 
-The default classifies the one shape of each synthetic scene, out of five; `digits` the digits of tools/digit_folders.py,
-of which it has a hundred. Both run in minutes on a CPU.
+The default classifies the one shape of each synthetic scene, out of five; `digits` the digits of
+tools/digit_folders.py, of which it has a hundred. Both run in minutes on a CPU.
 
-`imagenet_b`, `imagenet_l` and `imagenet_h` are the paper's recipes (appendix A.1) without RandAugment and random
-erasing, for accelerators. They have not been run, so no result is claimed.
+`imagenet_b`, `imagenet_l` and `imagenet_h` are the paper's recipes (appendix A.1) without
+RandAugment and random erasing, for accelerators. They have not been run, so no result is claimed.
 """
 
 import ml_collections
@@ -30,7 +32,7 @@ IMAGENET = {
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """Returns the experiment, or one of its variants: "digits", "imagenet_b", "imagenet_l", "imagenet_h"."""
+    """Returns the experiment, or its variant "digits", "imagenet_b", "..._l" or "..._h"."""
     config = imagenet(variant) if variant in IMAGENET else tiny(digits=variant == "digits")
     return as_variant(config, variant, known=("digits", *IMAGENET))
 

@@ -1,15 +1,21 @@
-"""Pretrains ViT-B/16 as a masked autoencoder on ImageNet-1k by the paper's recipe (appendix A.1). Needs accelerators.
+"""Pretrains ViT-B/16 as a masked autoencoder on ImageNet-1k by the paper's recipe (appendix A.1).
 
-    segjax prepare images path/to/imagenet --out data/imagenet --short-side 256       # train/<class>/, val/<class>/
+Needs accelerators.
+
+    # train/<class>/, val/<class>/
+    segjax prepare images path/to/imagenet --out data/imagenet --short-side 256
     segjax train --config=experiments/mae/imagenet_b.py --workdir=runs/mae-b
-    segjax train --config=experiments/mae/imagenet_b.py:1600ep --workdir=runs/mae-b   # as long as the released weights
+    # as long as the released weights
+    segjax train --config=experiments/mae/imagenet_b.py:1600ep --workdir=runs/mae-b
 
-800 epochs in batches of 4096 images, a rate of 2.4e-3 after 40 epochs of warm-up, 75 % of the patches masked. Where the
-devices cannot hold 4096 images, accumulate gradients: set config.microbatches.
+800 epochs in batches of 4096 images, a rate of 2.4e-3 after 40 epochs of warm-up, 75 % of the
+patches masked. Where the devices cannot hold 4096 images, accumulate gradients: set
+config.microbatches.
 
-Data that TFDS has prepared works too: --config.data.source=tfds:imagenet2012 --config.data.eval_split=validation (and
---config.data.tfds_dir=DIR). TFDS, and `prepare` without --short-side, keep the original size of the images, as the
-paper does. They need twice the CPU cores for decoding. This recipe has not been run, so no result is claimed.
+Data that TFDS has prepared works too: --config.data.source=tfds:imagenet2012
+--config.data.eval_split=validation (and --config.data.tfds_dir=DIR). TFDS, and `prepare` without
+--short-side, keep the original size of the images, as the paper does. They need twice the CPU cores
+for decoding. This recipe has not been run, so no result is claimed.
 """
 
 import ml_collections

@@ -1,11 +1,13 @@
-"""This is imagenet_b.py, but ViT-H/14, with parameters and optimizer state split over groups of 8 devices.
+"""This is imagenet_b.py, but ViT-H/14, sharded over groups of 8 devices (FSDP).
 
-    segjax prepare images path/to/imagenet --out data/imagenet --short-side 256       # train/<class>/, val/<class>/
+    # train/<class>/, val/<class>/
+    segjax prepare images path/to/imagenet --out data/imagenet --short-side 256
     segjax train --config=experiments/mae/imagenet_h.py --workdir=runs/mae-h
-    segjax train --config=experiments/mae/imagenet_h.py:1600ep --workdir=runs/mae-h   # as long as the released weights
+    # as long as the released weights
+    segjax train --config=experiments/mae/imagenet_h.py:1600ep --workdir=runs/mae-h
 
-With fewer than 8 devices set config.mesh.fsdp. Rematerialization keeps only the inputs of the blocks. This recipe has
-not been run, so no result is claimed.
+With fewer than 8 devices, set config.mesh.fsdp. Rematerialization keeps only the inputs of the
+blocks. This recipe has not been run, so no result is claimed.
 """
 
 import ml_collections

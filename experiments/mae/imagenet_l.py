@@ -1,11 +1,13 @@
 """This is imagenet_b.py, but ViT-L/16.
 
-    segjax prepare images path/to/imagenet --out data/imagenet --short-side 256       # train/<class>/, val/<class>/
+    # train/<class>/, val/<class>/
+    segjax prepare images path/to/imagenet --out data/imagenet --short-side 256
     segjax train --config=experiments/mae/imagenet_l.py --workdir=runs/mae-l
-    segjax train --config=experiments/mae/imagenet_l.py:1600ep --workdir=runs/mae-l   # as long as the released weights
+    # as long as the released weights
+    segjax train --config=experiments/mae/imagenet_l.py:1600ep --workdir=runs/mae-l
 
-Where the devices cannot hold 4096 images, set config.microbatches, or config.model.remat=full. This recipe has not been
-run, so no result is claimed.
+Where the devices cannot hold 4096 images, set config.microbatches, or config.model.remat=full. This
+recipe has not been run, so no result is claimed.
 """
 
 import ml_collections

@@ -1,15 +1,19 @@
-"""This is finetune.py, but the encoder is frozen: a linear probe, and the vote of nearest neighbors.
+"""This is finetune.py, but the encoder is frozen: a linear probe and nearest neighbors.
 
     segjax train --config=experiments/mae/quickstart.py --workdir=runs/mae
-    segjax train --config=experiments/mae/probe.py --workdir=runs/probe                          # from runs/mae
-    segjax train --config=experiments/mae/probe.py --workdir=runs/control --config.init_from=""  # a random encoder
+    segjax train --config=experiments/mae/probe.py --workdir=runs/probe  # from runs/mae
+    # a random encoder
+    segjax train --config=experiments/mae/probe.py --workdir=runs/control --config.init_from=""
 
-    segjax train --config=experiments/mae/probe.py:digits --workdir=runs/probe_digits            # from runs/digits
+    # from runs/digits
+    segjax train --config=experiments/mae/probe.py:digits --workdir=runs/probe_digits
 
-    segjax train --config=experiments/mae/probe.py:imagenet_b --workdir=runs/probe_b --config.init_from=mae:FILE.pth
+    segjax train --config=experiments/mae/probe.py:imagenet_b --workdir=runs/probe_b \\
+      --config.init_from=mae:FILE.pth
 
-`digits` trains on all digits of tools/digit_folders.py. `imagenet_b`, `imagenet_l` and `imagenet_h` are the paper's
-recipes (appendix A.1), for accelerators. They have not been run, so no result is claimed.
+`digits` trains on all digits of tools/digit_folders.py. `imagenet_b`, `imagenet_l` and `imagenet_h`
+are the paper's recipes (appendix A.1), for accelerators. They have not been run, so no result is
+claimed.
 """
 
 import ml_collections
@@ -23,7 +27,7 @@ EPOCHS = {"imagenet_b": 90, "imagenet_l": 50, "imagenet_h": 50}  # MAE, appendix
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """Returns the experiment, or one of its variants: "digits", "imagenet_b", "imagenet_l", "imagenet_h"."""
+    """Returns the experiment, or its variant "digits", "imagenet_b", "..._l" or "..._h"."""
     config = imagenet(variant) if variant in EPOCHS else tiny(digits=variant == "digits")
     config.optimizer.update(b1=0.9, weight_decay=0.0, final_lr=0.0, layer_decay=1.0)
     config.mix.update(mixup=0.0, cutmix=0.0, smoothing=0.0)

@@ -1,15 +1,18 @@
-"""Trains a tiny MAE on scenes drawn over photographs, in minutes on a laptop's CPU. Its encoder fits sam_tiny.
+"""Trains a tiny MAE on scenes drawn over photographs, in minutes on a laptop's CPU.
+
+Its encoder fits sam_tiny.
 
     segjax train --config=experiments/mae/quickstart.py --workdir=runs/mae
     segjax reconstruct demo --checkpoint runs/mae --out out
-    segjax train --config=experiments/sam/quickstart.py --workdir=runs/sam --config.init_from=mae:runs/mae
+    segjax train --config=experiments/sam/quickstart.py --workdir=runs/sam \\
+      --config.init_from=mae:runs/mae
 
     segjax train --config=experiments/mae/quickstart.py:digits --workdir=runs/digits
 
 `digits` trains on the handwritten digits of tools/digit_folders.py instead.
 
-Expected loss on held-out scenes: 0.651 (1.0 is the mean of each patch). Training takes 6 minutes on 2 CPU cores without
-an accelerator.
+Expected loss on held-out scenes: 0.651 (1.0 is the mean of each patch). Training takes 6 minutes on
+2 CPU cores without an accelerator.
 """
 
 import ml_collections

@@ -1,13 +1,15 @@
-"""This is coco_r50_fpn_1x.py, but on the eight classes of Cityscapes, from a detector of COCO. Needs accelerators.
+"""This is coco_r50_fpn_1x.py, but on the eight classes of Cityscapes, from a detector of COCO.
+
+Needs accelerators.
 
     segjax prepare cityscapes path/to/cityscapes --out data/cityscapes
     segjax train --config=experiments/mask_rcnn/cityscapes.py --workdir=runs/cityscapes
 
-Starts from the run of coco_r50_fpn_1x.py, without the layers that predict classes. All images, and so the canvas, are
-1024 x 2048 pixels.
+Starts from the run of coco_r50_fpn_1x.py, without the layers that predict classes. All images, and
+so the canvas, are 1024 x 2048 pixels.
 
-Published in detectron2's model zoo (configs/Cityscapes/mask_rcnn_R_50_FPN.yaml): mask AP 36.5 on val by Cityscapes' own
-measure. segjax reports COCO's. This recipe has not been run here.
+Published in detectron2's model zoo (configs/Cityscapes/mask_rcnn_R_50_FPN.yaml): mask AP 36.5 on
+val by Cityscapes' own measure. segjax reports COCO's. This recipe has not been run here.
 """
 
 import ml_collections

@@ -1,16 +1,21 @@
-"""Trains Mask R-CNN with ResNet-50 and a feature pyramid on COCO, by detectron2's schedule "1x". Needs accelerators.
+"""Trains Mask R-CNN with ResNet-50 and a feature pyramid on COCO, by detectron2's schedule "1x".
+
+Needs accelerators.
 
     segjax prepare coco path/to/coco --out data/coco
     segjax train --config=experiments/mask_rcnn/coco_r50_fpn_1x.py --workdir=runs/coco
     segjax train --config=experiments/mask_rcnn/coco_r50_fpn_1x.py:3x --workdir=runs/coco-3x
-    segjax train --config=experiments/mask_rcnn/coco_r50_fpn_1x.py:cascade --workdir=runs/coco-cascade
+    segjax train --config=experiments/mask_rcnn/coco_r50_fpn_1x.py:cascade \\
+      --workdir=runs/coco-cascade
 
-The backbone starts from torchvision's classifier, resnet50-0676ba61.pth. The schedule is configs/Base-RCNN-FPN.yaml, 12
-epochs of COCO. There the warm-up begins at a thousandth of the rate, and biases decay too.
+The backbone starts from torchvision's classifier, resnet50-0676ba61.pth. The schedule is
+configs/Base-RCNN-FPN.yaml, 12 epochs of COCO. There the warm-up begins at a thousandth of the rate,
+and biases decay too.
 
-Published in detectron2's model zoo on val2017, from other weights of the same network: box AP 38.6 and mask AP 35.2 for
-1x, 41.0 and 37.2 for 3x; with a cascade of three box heads (configs/Misc/cascade_mask_rcnn_R_50_FPN) 42.1 and 36.4, or
-44.3 and 38.5. This recipe has not been run here.
+Published in detectron2's model zoo on val2017, from other weights of the same network: box AP 38.6
+and mask AP 35.2 for 1x, 41.0 and 37.2 for 3x; with a cascade of three box heads
+(configs/Misc/cascade_mask_rcnn_R_50_FPN) 42.1 and 36.4, or 44.3 and 38.5. This recipe has not been
+run here.
 """
 
 import ml_collections

@@ -1,12 +1,15 @@
-"""Trains Mask R-CNN from scratch on COCO, with large-scale jitter (LSJ) and norms everywhere. Needs accelerators.
+"""Trains Mask R-CNN from scratch on COCO, with large-scale jitter (LSJ) and norms everywhere.
+
+Needs accelerators.
 
     segjax prepare coco path/to/coco --out data/coco
     segjax train --config=experiments/mask_rcnn/coco_r50_lsj.py --workdir=runs/lsj
     segjax train --config=experiments/mask_rcnn/coco_r50_lsj.py:copy_paste --workdir=runs/copy-paste
 
-100 epochs, as detectron2's new baselines (configs/new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py), but with group norms:
-detectron2 normalizes over the batches of all devices, which no model of segjax does. With `copy_paste` each image gets
-objects of another one (Simple Copy-Paste, arXiv 2012.07177).
+100 epochs, as detectron2's new baselines (configs/new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py),
+but with group norms: detectron2 normalizes over the batches of all devices, which no model of
+segjax does. With `copy_paste` each image gets objects of another one (Simple Copy-Paste, arXiv
+2012.07177).
 
 Published by detectron2: box AP 44.6, mask AP 40.3. This recipe has not been run here.
 """

@@ -1,14 +1,19 @@
-"""This is coco_r50_lsj.py, but ViTDet: a plain ViT-B that a MAE has pretrained (arXiv 2203.16527). Needs accelerators.
+"""This is coco_r50_lsj.py, but ViTDet: a plain ViT-B that a MAE has pretrained (arXiv 2203.16527).
+
+Needs accelerators.
 
     segjax prepare coco path/to/coco --out data/coco
     segjax train --config=experiments/mask_rcnn/coco_vitdet_b.py --workdir=runs/vitdet
-    segjax train --config=experiments/mask_rcnn/coco_vitdet_b.py --workdir=runs/vitdet --config.init_from=mae:runs/mae
-    segjax train --config=experiments/mask_rcnn/coco_vitdet_b.py:cascade --workdir=runs/vitdet-cascade
+    segjax train --config=experiments/mask_rcnn/coco_vitdet_b.py --workdir=runs/vitdet \\
+      --config.init_from=mae:runs/mae
+    segjax train --config=experiments/mask_rcnn/coco_vitdet_b.py:cascade \\
+      --workdir=runs/vitdet-cascade
 
-Starts from the MAE authors' file, mae_pretrain_vit_base.pth, or from a run of experiments/mae/imagenet_b.py.
+Starts from the MAE authors' file, mae_pretrain_vit_base.pth, or from a run of
+experiments/mae/imagenet_b.py.
 
-Published in projects/ViTDet of detectron2 (100 epochs): box AP 51.6 and mask AP 45.9, or 54.0 and 46.7 with a cascade
-of three box heads. This recipe has not been run here.
+Published in projects/ViTDet of detectron2 (100 epochs): box AP 51.6 and mask AP 45.9, or 54.0 and
+46.7 with a cascade of three box heads. This recipe has not been run here.
 """
 
 import ml_collections

@@ -1,15 +1,18 @@
 """Trains a detector on your own images, annotated in COCO's format.
 
     segjax prepare coco path/to/mine --out data/mine
-    segjax train --config=experiments/mask_rcnn/finetune.py --workdir=runs/mine --config.data.source=data/mine
-    segjax train --config=experiments/mask_rcnn/finetune.py:tiny --workdir=runs/mine --config.data.source=data/mine
+    segjax train --config=experiments/mask_rcnn/finetune.py --workdir=runs/mine \\
+      --config.data.source=data/mine
+    segjax train --config=experiments/mask_rcnn/finetune.py:tiny --workdir=runs/mine \\
+      --config.data.source=data/mine
 
-The default starts from torchvision's Mask R-CNN of COCO, maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth, with the rates of
-torchvision's tutorial. The last layers of its heads are initialized anew. It needs an accelerator, or patience. `tiny`
-starts from scratch, on images of 256 pixels, and takes minutes to an hour on a CPU.
+The default starts from torchvision's Mask R-CNN of COCO, maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth,
+with the rates of torchvision's tutorial. The last layers of its heads are initialized anew. It
+needs an accelerator, or patience. `tiny` starts from scratch, on images of 256 pixels, and takes
+minutes to an hour on a CPU.
 
-The classes are the data's. Set splits other than "train" and "val" with --config.data.train_split=... and
---config.data.eval_split=...
+The classes are the data's. Set splits other than "train" and "val" with
+--config.data.train_split=... and --config.data.eval_split=...
 """
 
 import ml_collections

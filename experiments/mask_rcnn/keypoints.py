@@ -1,13 +1,17 @@
-"""This is coco_r50_fpn_1x.py, but with keypoints of people (Mask R-CNN, section 5). Needs accelerators.
+"""This is coco_r50_fpn_1x.py, but with keypoints of people (Mask R-CNN, section 5).
+
+Needs accelerators.
 
     segjax prepare coco path/to/coco --out data/people --option keypoints=True
     segjax train --config=experiments/mask_rcnn/keypoints.py --workdir=runs/people
     segjax train --config=experiments/mask_rcnn/keypoints.py:figures --workdir=runs/figures
 
-`figures` is quickstart.py, but with synthetic stick figures, their boxes and joints: minutes on a CPU.
+`figures` is quickstart.py, but with synthetic stick figures, their boxes and joints: minutes on a
+CPU.
 
-Published in detectron2's model zoo on val2017 (COCO-Keypoints, R50-FPN): box AP 53.6, keypoint AP 64.0. detectron2
-leaves out images without a visible keypoint, segjax those without a person. This recipe has not been run here.
+Published in detectron2's model zoo on val2017 (COCO-Keypoints, R50-FPN): box AP 53.6, keypoint AP
+64.0. detectron2 leaves out images without a visible keypoint, segjax those without a person. This
+recipe has not been run here.
 """
 
 import ml_collections
@@ -28,7 +32,8 @@ def people() -> ml_collections.ConfigDict:
     config = coco_r50_fpn_1x.get_config()
     config.model.update(
         name="keypoint_rcnn_R_50_FPN",
-        # More proposals stay in training than without keypoints (configs/COCO-Keypoints/Base-Keypoint-RCNN-FPN).
+        # More proposals stay in training than without keypoints
+        # (configs/COCO-Keypoints/Base-Keypoint-RCNN-FPN).
         proposals_after=(1500, 1000),
     )
     config.data.source = "data/people"

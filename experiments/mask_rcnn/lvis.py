@@ -3,10 +3,10 @@
     segjax prepare lvis path/to/lvis --out data/lvis
     segjax train --config=experiments/mask_rcnn/lvis.py --workdir=runs/lvis
 
-As in detectron2 (configs/LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml): 300 detections per image however low
-their scores, twice as many steps as on COCO, and repeat factor sampling of images with rare classes. LVIS annotates only
-some classes in each image. Training treats the others as background; evaluation follows LVIS and does not judge them.
-This recipe has not been run here.
+As in detectron2 (configs/LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml): 300 detections
+per image however low their scores, twice as many steps as on COCO, and repeat factor sampling of
+images with rare classes. LVIS annotates only some classes in each image. Training treats the others
+as background; evaluation follows LVIS and does not judge them. This recipe has not been run here.
 """
 
 import ml_collections

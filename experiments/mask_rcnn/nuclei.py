@@ -3,8 +3,9 @@
     segjax prepare nuclei path/to/dsb2018_nuclei --out data/nuclei
     segjax train --config=experiments/mask_rcnn/nuclei.py --workdir=runs/nuclei
 
-Trains on random windows of the images of stage1_train, enlarged 1.5 times, because most nuclei are only 10 to 30 pixels
-wide. Measures on the whole images of stage1_test, enlarged to 384 pixels. docs/results has the results.
+Trains on random windows of the images of stage1_train, enlarged 1.5 times, because most nuclei are
+only 10 to 30 pixels wide. Measures on the whole images of stage1_test, enlarged to 384 pixels.
+docs/results has the results.
 """
 
 import ml_collections
@@ -21,14 +22,14 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         name="maskrcnn_tiny",
         classes=1,
         mask_convs=2,  # outlines are simple, and four convolutions cost a quarter of a step
-        # Group norms see the padding, so the canvas is one that most images fill. Some images show 150 nuclei.
+        # Group norms see the padding, so the canvas is one that most images fill.
         canvas=384,
         short_side=384,
         long_side=384,
         anchor_sizes=(12, 22, 36, 60, 96),
         proposals_before=(200, 600),
         proposals_after=(100, 400),
-        detections=300,
+        detections=300,  # some images show 150 nuclei
         candidates=600,
     )
     config.optimizer.update(peak_lr=1e-3, weight_decay=0.05, warmup_steps=100)

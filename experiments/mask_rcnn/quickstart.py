@@ -2,8 +2,8 @@
 
     segjax train --config=experiments/mask_rcnn/quickstart.py --workdir=runs/mask_rcnn
 
-Scenes of 128 pixels are drawn over photographs. Objects are 31 to 72 pixels wide, their parts and partly hidden ones
-smaller. Evaluation uses photographs that no training scene shows.
+Scenes of 128 pixels are drawn over photographs. Objects are 31 to 72 pixels wide, their parts and
+partly hidden ones smaller. Evaluation uses photographs that no training scene shows.
 
 Expected: mask AP 0.562. Training takes 16 minutes on 2 CPU cores without an accelerator.
 """
@@ -32,8 +32,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         detections=50,
         candidates=100,
     )
-    # Muon on all kernels, which a backbone of half the width can afford, learns more here in 400 steps of 8 images than
-    # AdamW with the full width in 1,500 steps of 4.
+    # Muon on all kernels, which a backbone of half the width can afford, learns more here in 400
+    # steps of 8 images than AdamW with the full width in 1,500 steps of 4.
     config.optimizer.update(name="muon", muon_convolutions=True, peak_lr=6e-3, b2=0.99)
     config.optimizer.update(weight_decay=0.05, warmup_steps=50)
     config.samples.update(anchors=64, regions=32)

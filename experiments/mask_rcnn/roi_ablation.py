@@ -1,13 +1,17 @@
-"""This is quickstart.py, but regions are pooled by RoIAlign, RoIPool or quantized RoIAlign (Mask R-CNN, table 2c, 2d, 6).
+"""This is quickstart.py, but with RoIAlign, RoIPool or quantized RoIAlign.
+
+An ablation in miniature of tables 2c, 2d and 6 of Mask R-CNN.
 
     for pooling in roi_align roi_pool quantised; do
       segjax train --config=experiments/mask_rcnn/roi_ablation.py:$pooling --workdir=runs/$pooling
-      segjax train --config=experiments/mask_rcnn/roi_ablation.py:$pooling,keypoints --workdir=runs/$pooling-keypoints
+      segjax train --config=experiments/mask_rcnn/roi_ablation.py:$pooling,keypoints \\
+      --workdir=runs/$pooling-keypoints
     done
 
-Runs differ in the pooling alone. `keypoints` is keypoints.py:figures, stick figures with seven joints, instead of the
-shapes. As in tables 2c and 2d, regions are pooled from coarse feature maps, where rounding to cells costs most: regions
-of 28 to 56 pixels from a map of stride 8, larger ones from stride 16; figures, of 56 pixels and more, from stride 8.
+Runs differ in the pooling alone. `keypoints` is keypoints.py:figures, stick figures with seven
+joints, instead of the shapes. As in tables 2c and 2d, regions are pooled from coarse feature maps,
+where rounding to cells costs most: regions of 28 to 56 pixels from a map of stride 8, larger ones
+from stride 16; figures, of 56 pixels and more, from stride 8.
 
 Training takes minutes on a laptop's CPU.
 """

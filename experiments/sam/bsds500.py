@@ -1,13 +1,13 @@
-"""This is quickstart.py, but on BSDS500, where regions are annotated whole and in part: ambiguity is real.
+"""This is quickstart.py, but on BSDS500, where ambiguity is real.
 
     segjax prepare bsds500 path/to/bsds500 --out data/bsds500
     segjax train --config=experiments/sam/bsds500.py --workdir=runs/bsds500
 
-Trains on the 200 training photographs, every annotator's regions as masks, and measures on the 100 of val. The data is
-for research, not for commercial use.
+Trains on the 200 training photographs, with the regions of every annotator as masks, whole and in
+part, and measures on the 100 of val. The data is for research, not for commercial use.
 
-Expected on 3,032 regions of val: iou@1 0.30, iou@5 0.48, iou@9 0.58, best of three masks 0.42. Training takes 32
-minutes on one CPU core.
+Expected on 3,032 regions of val: iou@1 0.30, iou@5 0.48, iou@9 0.58, best of three masks 0.42.
+Training takes 32 minutes on one CPU core.
 """
 
 import ml_collections

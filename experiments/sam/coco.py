@@ -1,14 +1,17 @@
-"""Trains SAM on any data in COCO's format, with the paper's losses and all 11 rounds. Needs accelerators.
+"""Trains SAM on any data in COCO's format, with the paper's losses and all 11 rounds.
+
+Needs accelerators.
 
     segjax prepare coco path/to/coco --out data/coco
     segjax train --config=experiments/sam/coco.py --workdir=runs/coco
     segjax train --config=experiments/sam/coco.py:small --workdir=runs/coco-small
 
-The default is a ViT-B at 1024 pixels, with flips and the large-scale jitter that the paper uses for its manually
-annotated stages (appendix A). `small` is quickstart.py, but on this data: a tiny model at 128 pixels, for a CPU.
+The default is a ViT-B at 1024 pixels, with flips and the large-scale jitter that the paper uses for
+its manually annotated stages (appendix A). `small` is quickstart.py, but on this data: a tiny model
+at 128 pixels, for a CPU.
 
-A COCO folder holds images next to annotations/instances_<split>.json. Splits are named as in these files. Neither
-variant has been trained to the end, so no result is claimed.
+A COCO folder holds images next to annotations/instances_<split>.json. Splits are named as in these
+files. Neither variant has been trained to the end, so no result is claimed.
 """
 
 import ml_collections
@@ -28,9 +31,7 @@ def vit_b() -> ml_collections.ConfigDict:
     """Returns the default: ViT-B at 1024 pixels."""
     config = promptable_config()
     config.update(total_steps=90_000, batch_size=64, eval_every=5000)
-    config.model = dict(
-        name="sam_vit_b", drop_path=0.6, remat="full", scan=True, dtype="bfloat16"
-    )
+    config.model = dict(name="sam_vit_b", drop_path=0.6, remat="full", scan=True, dtype="bfloat16")
     config.rounds.remat = True
     config.optimizer.update(peak_lr=4e-4, weight_decay=0.1, warmup_steps=250, layer_decay=0.6)
     config.optimizer.update(schedule="step", boundaries=(60_000, 86_666))

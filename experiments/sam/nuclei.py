@@ -1,13 +1,13 @@
-"""This is quickstart.py, but on the nuclei of the 2018 Data Science Bowl, on a finer grid of mask cells.
+"""This is quickstart.py, but on the nuclei of the 2018 Data Science Bowl.
 
     segjax prepare nuclei path/to/dsb2018_nuclei --out data/nuclei
     segjax train --config=experiments/sam/nuclei.py --workdir=runs/nuclei
 
-Trains on random windows of the images of stage1_train, near their own resolution. Measures on fixed tiles of 128 pixels
-of stage1_test: each tile is embedded once, and all of its nuclei are prompted.
+Trains on random windows of the images of stage1_train, near their own resolution. Measures on fixed
+tiles of 128 pixels of stage1_test: each tile is embedded once, and all of its nuclei are prompted.
 
-Expected on stage1_test: iou@1 0.64, iou@5 0.71, iou@9 0.73, best of three masks 0.72. Training takes 55 minutes on one
-CPU core.
+Expected on stage1_test: iou@1 0.64, iou@5 0.71, iou@9 0.73, best of three masks 0.72. Training
+takes 55 minutes on one CPU core.
 """
 
 import ml_collections

@@ -1,11 +1,13 @@
 """This is sa1b_vit_h.py, but ViT-B: twice the steps on half the images.
 
-    segjax prepare sa1b path/to/sa1b --out data/sa1b                     # tars as released, or unpacked
-    segjax train --config=experiments/sam/sa1b_vit_b.py --workdir=runs/sam-b --config.init_from=mae:runs/mae-b
-    python tools/compile_for.py --config=experiments/sam/sa1b_vit_b.py --topology=v5e-128       # does it fit?
+    segjax prepare sa1b path/to/sa1b --out data/sa1b  # tars as released, or unpacked
+    segjax train --config=experiments/sam/sa1b_vit_b.py --workdir=runs/sam-b \\
+      --config.init_from=mae:runs/mae-b
+    # does it fit?
+    python tools/compile_for.py --config=experiments/sam/sa1b_vit_b.py --topology=v5e-128
 
-The rate falls at the same shares of the run as for ViT-H: the paper names the steps for H only. Every device holds all parameters.
-This recipe has not been run, so no result is claimed.
+The rate falls at the same shares of the run as for ViT-H: the paper names the steps for H only.
+Every device holds all parameters. This recipe has not been run, so no result is claimed.
 """
 
 import ml_collections

@@ -1,13 +1,17 @@
-"""Trains SAM ViT-H on SA-1B by the paper's recipe (appendix A), from a MAE-pretrained ViT. Needs a pod.
+"""Trains SAM ViT-H on SA-1B by the paper's recipe (appendix A), from a MAE-pretrained ViT.
 
-    segjax prepare sa1b path/to/sa1b --out data/sa1b                     # tars as released, or unpacked
-    segjax train --config=experiments/sam/sa1b_vit_h.py --workdir=runs/sam-h --config.init_from=mae:runs/mae-h
-    python tools/compile_for.py --config=experiments/sam/sa1b_vit_h.py --topology=v5e-256       # does it fit?
+Needs a pod.
 
-90,000 steps of 256 images with up to 64 masks each, 11 rounds of prompts, no augmentation. The rate falls to a tenth
-after 60,000 and after 86,666 steps. Parameters and optimizer state are split over groups of 16 devices.
-docs/guides/scaling.md lists the slices that the step has been compiled for. On TPUs try
---config.model.attention=pallas. This recipe has not been run, so no result is claimed.
+    segjax prepare sa1b path/to/sa1b --out data/sa1b  # tars as released, or unpacked
+    segjax train --config=experiments/sam/sa1b_vit_h.py --workdir=runs/sam-h \\
+      --config.init_from=mae:runs/mae-h
+    # does it fit?
+    python tools/compile_for.py --config=experiments/sam/sa1b_vit_h.py --topology=v5e-256
+
+90,000 steps of 256 images with up to 64 masks each, 11 rounds of prompts, no augmentation. The rate
+falls to a tenth after 60,000 and after 86,666 steps. Parameters and optimizer state are split over
+groups of 16 devices. docs/guides/scaling.md lists the slices that the step has been compiled for.
+On TPUs try --config.model.attention=pallas. This recipe has not been run, so no result is claimed.
 """
 
 import ml_collections
@@ -23,9 +27,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.model = dict(
         name="sam_vit_h",
         drop_path=0.4,
-        # A chip of 16 GiB holds an image with all of its masks: blocks, and groups of 16 prompts in the decoder, are
-        # computed again in the backward pass. To recompute whole rounds (`rounds.remat`) on top takes longer and,
-        # compiled for v5e-256, saves nothing.
+        # Rematerialization of blocks, and of groups of 16 prompts in the decoder: so a chip of 16 GiB
+        # holds an image with all of its masks. To recompute whole rounds (`rounds.remat`) on top
+        # takes longer and, compiled for v5e-256, saves nothing.
         remat="full",
         scan=True,
         dtype="bfloat16",

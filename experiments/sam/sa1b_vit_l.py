@@ -1,11 +1,14 @@
 """This is sa1b_vit_h.py, but ViT-L: twice the steps on half the images.
 
-    segjax prepare sa1b path/to/sa1b --out data/sa1b                     # tars as released, or unpacked
-    segjax train --config=experiments/sam/sa1b_vit_l.py --workdir=runs/sam-l --config.init_from=mae:runs/mae-l
-    python tools/compile_for.py --config=experiments/sam/sa1b_vit_l.py --topology=v5e-128       # does it fit?
+    segjax prepare sa1b path/to/sa1b --out data/sa1b  # tars as released, or unpacked
+    segjax train --config=experiments/sam/sa1b_vit_l.py --workdir=runs/sam-l \\
+      --config.init_from=mae:runs/mae-l
+    # does it fit?
+    python tools/compile_for.py --config=experiments/sam/sa1b_vit_l.py --topology=v5e-128
 
-The rate falls at the same shares of the run as for ViT-H: the paper names the steps for H only. Parameters and optimizer state are split over groups of 8 devices.
-This recipe has not been run, so no result is claimed.
+The rate falls at the same shares of the run as for ViT-H: the paper names the steps for H only.
+Parameters and optimizer state are split over groups of 8 devices. This recipe has not been run, so
+no result is claimed.
 """
 
 import ml_collections

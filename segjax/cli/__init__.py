@@ -1,4 +1,8 @@
-"""The `segjax` command: one subcommand a module, each imported when it is the one asked for."""
+"""The `segjax` command. Every subcommand is a module, which is imported only when it runs.
+
+You can skip these modules: the math is in `segjax.training.step` (train), `segjax.inference`
+(predict, everything, detect, reconstruct) and `segjax.evaluation` (eval).
+"""
 
 import argparse
 import importlib
@@ -8,23 +12,19 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+# Name of a command -> its module and its line of help.
 COMMANDS = {
-    "train": ("segjax.cli.train", "train the experiment of a config file; resumes by itself"),
-    "eval": (
-        "segjax.cli.evaluate",
-        "measure a checkpoint: IoU by number of clicks, COCO's AP, ...",
-    ),
-    "predict": ("segjax.cli.predict", "segment a picture from points and boxes"),
-    "everything": ("segjax.cli.everything", "segment every object of pictures"),
-    "detect": ("segjax.cli.detect", "find the objects of pictures with a Mask R-CNN"),
-    "reconstruct": (
-        "segjax.cli.reconstruct",
-        "show what a masked autoencoder makes of a masked picture",
-    ),
-    "prepare": ("segjax.cli.prepare", "turn raw data sets into prepared data"),
-    "convert": ("segjax.cli.convert", "turn weights into another format: runs, .safetensors, .pth"),
+    "train": ("segjax.cli.train", "train an experiment, or resume it"),
+    "config": ("segjax.cli.config", "print the settings of an experiment and what they mean"),
+    "eval": ("segjax.cli.evaluate", "measure a checkpoint: IoU by number of clicks, COCO AP, ..."),
+    "predict": ("segjax.cli.inference.predict", "segment an image from points and boxes"),
+    "everything": ("segjax.cli.inference.everything", "segment every object of images"),
+    "detect": ("segjax.cli.inference.detect", "detect the objects of images with a Mask R-CNN"),
+    "reconstruct": ("segjax.cli.inference.reconstruct", "reconstruct masked images with a MAE"),
+    "prepare": ("segjax.cli.prepare", "turn a raw data set into prepared data"),
+    "convert": ("segjax.cli.convert", "convert weights: runs, .safetensors, .pth"),
     "export": ("segjax.cli.export", "write a detector as one file that runs without segjax"),
-    "models": ("segjax.cli.models", "list the models and the published weights"),
+    "models": ("segjax.cli.models", "list models and published weights"),
 }
 
 EXAMPLES = """examples:
@@ -36,25 +36,33 @@ EXAMPLES = """examples:
   segjax prepare coco ~/coco --out data/coco
   segjax convert sam_vit_b_01ec64.pth sam_vit_b.safetensors
 
-`segjax COMMAND --help` says more. Compiled programs are kept in ~/.cache/segjax/jax, so that a second run starts
-sooner; JAX_COMPILATION_CACHE_DIR names another folder, and "" keeps none."""
+`segjax COMMAND --help` explains a command. Compiled programs are cached in ~/.cache/segjax/jax, so
+that a second run starts sooner. JAX_COMPILATION_CACHE_DIR sets another folder; "" turns the cache
+off."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns the exit status: 0, or 2 for what the user can mend; 141 where whoever read
-    the output has gone, as `head` does, which is the status of programs that the signal ends."""
+    """Runs the command line.
+
+    Args:
+      argv: Arguments without the program's name. None: those of the process.
+
+    Returns:
+      Exit status: 0; 2 for errors that the user can fix; 130 after Ctrl-C; 141 if the reader of the
+      output has gone, as `head` does (the status of a program that SIGPIPE ends).
+    """
     try:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))
         finally:
-            sys.stdout.flush()  # what could not be written is an error here, not while the interpreter ends
+            sys.stdout.flush()  # an error of writing is caught here, not while the interpreter ends
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
 def _run(argv: list[str]) -> int:
-    parser = _parser(argv)
+    parser = _make_parser(argv)
     args, rest = parser.parse_known_args(argv)
     args.argv = argv
     if rest and not args.passes_flags:
@@ -70,17 +78,17 @@ def _run(argv: list[str]) -> int:
             raise
         if debug:
             traceback.print_exc()
-        print(f"segjax {args.command}: {_said(error)}", file=sys.stderr)
+        print(f"segjax {args.command}: {_describe_error(error)}", file=sys.stderr)
         if not debug:
             print("(--debug shows where)", file=sys.stderr)
         return 2
 
 
-def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """Arguments of every command that `argv` names; the others get their one line of help."""
+def _make_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """Builds the parser. Only the command that `argv` names is imported and has its arguments."""
     parser = argparse.ArgumentParser(
         prog="segjax",
-        description="Train and use segmenters of images.",
+        description="Train and use models of image segmentation.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -101,7 +109,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         command.add_argument(
             "--debug",
             action="store_true",
-            help="show the traceback of an error (or SEGJAX_DEBUG=1)",
+            help="show the traceback of an error (or set SEGJAX_DEBUG=1)",
         )
         command.set_defaults(passes_flags=False, subparser=command)
         if module:
@@ -111,27 +119,28 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def keep_compiled_programs() -> None:
-    """Points jax's compilation cache at a folder of ~/.cache/segjax/jax, unless the user has chosen.
+    """Sets jax's compilation cache to a folder in ~/.cache/segjax/jax, unless the user has set one.
 
-    A program for CPUs is cut into as many pieces as there are cores when it is compiled, which jax's cache passes over:
-    one core's would be slow on two. So each number of cores that we may use has a folder.
+    XLA compiles programs for CPUs for the number of cores, which jax's cache does not consider: a
+    program for one core would be slow on two. So every number of usable cores has its own folder.
     """
     import jax
 
     from segjax.data.threads import count_usable_cores
-    from segjax.files import cache_folder
+    from segjax.files import get_cache_folder
 
     if (
         "JAX_COMPILATION_CACHE_DIR" not in os.environ
         and jax.config.jax_compilation_cache_dir is None
     ):
         jax.config.update(
-            "jax_compilation_cache_dir", str(cache_folder() / "jax" / f"{count_usable_cores()}-cores")
+            "jax_compilation_cache_dir",
+            str(get_cache_folder() / "jax" / f"{count_usable_cores()}-cores"),
         )
 
 
-def checkpoint_step(text: str) -> int | str:
-    """What --step names: a number, or "best"."""
+def parse_step(text: str) -> int | str:
+    """Parses the value of --step: a number of steps, or "best"."""
     if text != "best" and not text.isdecimal():
         raise argparse.ArgumentTypeError(
             f"{text!r}: expected the number of steps of a checkpoint, or 'best'"
@@ -140,13 +149,13 @@ def checkpoint_step(text: str) -> int | str:
 
 
 def _reader_has_gone() -> bool:
-    """Whether it is the output that broke, and not some other pipe of ours."""
+    """Tells whether standard output is the broken pipe, and not another pipe of this process."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), select.POLLOUT)
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _said(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
     return str(error) or type(error).__name__

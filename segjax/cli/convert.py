@@ -1,4 +1,4 @@
-"""Turn weights into another format.
+"""Convert weights into another format.
 
   segjax convert sam_vit_b_01ec64.pth sam_vit_b.safetensors
   segjax convert sam_vit_b sam_vit_b_512.safetensors --canvas 512
@@ -6,12 +6,19 @@
   segjax convert runs/coco model.safetensors --format huggingface
   segjax convert model_final_f10217.pkl mask_rcnn.safetensors --model mask_rcnn_R_50_FPN
 
-SRC is a run's workdir, a .safetensors file (ours or transformers'), a file of torch.save (.pth, .pt, .bin), a .pkl of
-detectron2's model zoo, or the name of a published model, which is fetched. DST is a .safetensors file (ours, unless
---format says otherwise) or one for torch: with the official names, those of segment-anything or facebookresearch/mae,
-unless --format says otherwise; of a detector with those of the library whose conventions it follows.
-Every array of SRC must fit the model, and DST is written whole or not at all. Torch is not needed, and nothing in a
-.pth file is run.
+SRC is one of:
+  a run's workdir
+  a .safetensors file of segjax or of transformers
+  a .pth, .pt or .bin file of torch.save
+  a .pkl file of detectron2's model zoo
+  the name of published weights, which are downloaded
+
+DST is a .safetensors file (in segjax's format by default) or a .pth file (by default with the
+official names of segment-anything or facebookresearch/mae; for a detector with the names of the
+library whose conventions it follows). Every array of SRC must fit the model. DST is written
+atomically. Torch is not needed, and no code in a .pth file is executed.
+
+You can skip this module: names are mapped in `segjax.weights`.
 """
 
 import argparse
@@ -21,20 +28,20 @@ from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command line takes; the module's docstring is its help."""
+    """Adds the arguments of the command. The module's docstring is its help."""
     from segjax.cli import parse_step
 
-    parser.add_argument("source", metavar="SRC", help="what to read")
-    parser.add_argument("target", metavar="DST", help="the file to write")
+    parser.add_argument("source", metavar="SRC", help="weights to read")
+    parser.add_argument("target", metavar="DST", help="file to write")
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="which model SRC must be (default: what it says or looks like)",
+        help="the model that SRC must be (default: read from SRC)",
     )
     parser.add_argument(
         "--format",
         metavar="official|huggingface|torchvision|detectron2|segjax",
-        help="whose names (default: see above)",
+        help="format of DST (default: see above)",
     )
     parser.add_argument(
         "--step",
@@ -43,12 +50,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="checkpoint of a run (default: newest)",
     )
     parser.add_argument(
-        "--canvas", type=int, metavar="PX", help="resize the position tables to this canvas"
+        "--canvas",
+        type=int,
+        metavar="PX",
+        help="resize the position embeddings to a canvas of this side in pixels",
     )
 
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
-    """Converts, and prints what was read and written. Raises ValueError or OSError for what does not go."""
+    """Converts weights and prints one line each about SRC and DST.
+
+    Raises:
+      ValueError: Unknown weights or format, or arrays that do not fit the model.
+      OSError: A file that cannot be read or written.
+    """
     import jax
 
     from segjax.inference.loading import read_model
@@ -56,13 +71,12 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     from segjax.weights.checkpoint import write_checkpoint
     from segjax.weights.tree import flatten
 
-    jax.config.update("jax_platforms", "cpu")  # nothing here is worth an accelerator's memory
+    jax.config.update("jax_platforms", "cpu")  # conversion needs no accelerator
     named = (args.source,) if args.model is None else (args.model, args.source)
     overrides = {} if args.canvas is None else {"canvas": args.canvas}
     network, variables, checkpoint, options = read_model(*named, step=args.step, **overrides)
-    print(
-        f"read {args.source}: {checkpoint.format}, {options['name']}, {_amount(flatten(checkpoint.arrays))}"
-    )
+    size = _describe_size(flatten(checkpoint.arrays))
+    print(f"read {args.source}: {checkpoint.format}, {options['name']}, {size}")
     metadata = checkpoint.saved | {"model": options}
     record = family_of_model(network)
     format, arrays = write_checkpoint(
@@ -96,8 +110,8 @@ def _choose_format(library: str | None, args: argparse.Namespace) -> str | None:
         return args.format
     if args.format not in (None, "segjax", "official", library):
         raise ValueError(
-            f"--format {args.format}: the model follows {library}'s conventions, and its arrays have no place in other "
-            f"files; choose {library} or segjax"
+            f"--format {args.format}: the model follows {library}'s conventions, and its arrays "
+            f"have no place in other files; choose {library} or segjax"
         )
     for_torch = pathlib.Path(args.target).suffix in SUFFIXES
     return (
@@ -105,5 +119,5 @@ def _choose_format(library: str | None, args: argparse.Namespace) -> str | None:
     )
 
 
-def _amount(arrays: Mapping[str, Any]) -> str:
+def _describe_size(arrays: Mapping[str, Any]) -> str:
     return f"{len(arrays)} arrays, {sum(array.nbytes for array in arrays.values()):,} bytes"

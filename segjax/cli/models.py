@@ -1,15 +1,20 @@
-"""List the models by name: canvas, encoder and number of parameters; and the published weights."""
+"""List all models with canvas, encoder and number of parameters, and the published weights.
+
+  segjax models
+
+Models that other packages register are listed too.
+"""
 
 import argparse
 from collections.abc import Sequence
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None of its own."""
+    """Adds nothing: the command has no arguments."""
 
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
-    """Prints two tables; shapes alone are computed, so the largest takes no memory."""
+    """Prints both tables. Only shapes are computed, so large models need no memory."""
     import numpy as np
 
     from segjax.inference.loading import available_models
@@ -27,11 +32,11 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
         encoder = find_family(name).describe_encoder(model)
         print(f"{name:<26} {model.canvas:>6}  {encoder:<29} {count:>12,}")
     print(
-        f"\nPublished weights: segjax.load(NAME) fetches them once into {weights_folder()}, or finds them there."
+        "\nPublished weights: segjax.load(NAME) downloads them once into "
+        f"{weights_folder()}, or finds them there."
     )
     for name, file in PUBLISHED.items():
         there = "in the cache" if (weights_folder() / file.name).is_file() else "not in the cache"
-        print(
-            f"{file.url}\n  {name}, {file.bytes:,} bytes, {file.licence}, {there}\n  sha256 {file.sha256}"
-        )
+        print(f"{file.url}\n  {name}, {file.bytes:,} bytes, {file.licence}, {there}")
+        print(f"  sha256 {file.sha256}")
     return 0

@@ -1,4 +1,4 @@
-"""Turn a raw data set into prepared data: one folder of checked records, read by random access.
+"""Turn a raw data set into prepared data: one folder of checked records with random access.
 
   segjax prepare coco ~/coco --out data/coco --short-side 512
   segjax prepare nuclei ~/dsb2018 --out data/nuclei
@@ -8,11 +8,12 @@
   segjax prepare coco ~/coco --out data/people --option keypoints=True
   segjax prepare lvis ~/lvis --out data/lvis
   segjax prepare cityscapes ~/cityscapes --out data/cityscapes --keep-empty
-  segjax prepare sa1b ~/sa1b --out data/sa1b --option min_stability=.97
+  segjax prepare sa1b ~/sa1b --out data/sa1b --option min_stability=0.97
   segjax prepare synthetic --out data/scenes --option count=200 --option difficulty=medium
   segjax prepare synthetic --out data/figures --option kind=figures
 
-What is broken is left out, counted and named in the report, which is also written to DIR/report.json.
+Broken images and objects are skipped. The report counts them and names the first of each kind. It
+is printed and written to DIR/report.json.
 """
 
 import argparse
@@ -20,39 +21,36 @@ import ast
 from collections.abc import Sequence
 from typing import Any
 
+from segjax.registry import SOURCES
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command line takes; the module's docstring is its help."""
-    sources = "coco, lvis, cityscapes, label_maps, images, nuclei, bsds500, sa1b or synthetic"
-    parser.add_argument("source", metavar="SOURCE", help=sources)
+    """Adds the arguments of the command. The module's docstring is its help."""
+    parser.add_argument("source", metavar="SOURCE", help=f"one of {', '.join(SOURCES)}")
     parser.add_argument(
-        "raw_dir", metavar="RAW_DIR", nargs="?", help="folder of the raw files (none for synthetic)"
+        "raw_dir", metavar="RAW_DIR", nargs="?", help="folder of the raw files (not for synthetic)"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--splits", metavar="A,B", help="only these splits (default: all)")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N images per split")
     parser.add_argument(
-        "--splits", metavar="A,B", help="only these splits (default: all there are)"
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="at most N images of each split")
-    parser.add_argument(
-        "--short-side", type=int, metavar="PX", help="shrink larger pictures to this shorter side"
+        "--short-side", type=int, metavar="PX", help="shrink images to a shorter side of PX pixels"
     )
     parser.add_argument(
-        "--keep-empty", action="store_true", help="keep pictures without objects or label"
+        "--keep-empty", action="store_true", help="keep images without objects or label"
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace what an earlier preparation wrote"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier preparation")
     parser.add_argument(
         "--option",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="the source's own; repeatable",
+        help="option of the source; repeatable",
     )
 
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
-    """Prepares and prints the report. Raises what `segjax.data.prepare.prepare` raises."""
+    """Prepares the data and prints the report. Raises as `segjax.data.prepare.prepare`."""
     options = read_options(args.option)
 
     from segjax.data.prepare import prepare
@@ -80,7 +78,11 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def read_options(texts: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE texts as a dict; values that are Python literals become them. Raises ValueError for another form."""
+    """Parses KEY=VALUE texts. Values that are Python literals are evaluated, others stay text.
+
+    Raises:
+      ValueError: A text of another form.
+    """
     options = {}
     for text in texts:
         key, equals, value = text.partition("=")

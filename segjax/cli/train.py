@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _check_attention(config: Any) -> None:
-    """Raises ValueError if the attention kernel needs other devices; names the setting."""
+    """Raises ValueError that names the setting, if the attention kernel needs other devices."""
     import jax
 
     from segjax.models.attention import KERNEL_PLATFORM

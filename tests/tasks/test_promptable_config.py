@@ -49,7 +49,7 @@ def test_settings_of_an_older_version_get_defaults_and_lists_become_tuples():
     "settings, message",
     [
         ({"task": "promptble"}, "unknown task 'promptble'; nearest: promptable"),
-        ({}, "config.task is ''"),
+        ({}, "unknown task ''; nearest: "),
         (
             {"task": "promptable", "model": {"name": "sam_tinny"}},
             "unknown model 'sam_tinny'; nearest: sam_tiny",

@@ -1,16 +1,21 @@
-"""Segment a picture from points and boxes.
+"""Segment an image from points and boxes.
 
   segjax predict photo.jpg --checkpoint runs/quickstart --point 320,200 --out out
   segjax predict photo.jpg --checkpoint runs/quickstart --point 320,200 --point 90,40,0 --out out
   segjax predict photo.jpg --checkpoint sam_vit_b_01ec64.pth --point 320,200 --out out
-  segjax predict photo.jpg --checkpoint runs/quickstart --box 40,30,200,180 --box 10,10,60,60 --out out
+  segjax predict photo.jpg --checkpoint runs/quickstart --box 40,30,200,180 --out out
 
-Points (x,y or x,y,label; label 1, the default, is on the object, 0 off it) and a box describe one object; several
-boxes, or points with --separate, describe one each. Coordinates are pixels of the picture, x to the right, y down.
-For a single click the most confident of three masks is taken; --multimask keeps all three.
+Points (x,y or x,y,label) and a box describe one object. Label 1, the default, is on the object,
+label 0 is off it. Several boxes, or points with --separate, describe one object each. Coordinates
+are pixels of the image, x to the right and y down. For a single click the mask with the highest
+predicted IoU of three is kept; --multimask keeps all three.
 
-Written to DIR: mask_<object>.png (or mask_<object>_<reading>.png), overlay.png, and prediction.json with scores,
-boxes and COCO run lengths.
+Files in DIR:
+  mask_<object>.png  or mask_<object>_<mask>.png with --multimask
+  overlay.png        masks and prompts over the image
+  prediction.json    predicted IoUs, boxes and COCO run lengths
+
+You can skip this module: the math is in `segjax.inference.sam.predictor` and `segjax.models.sam`.
 """
 
 import argparse
@@ -20,47 +25,67 @@ from typing import Any
 
 import numpy as np
 
-from segjax.cli.pictures import add_model_arguments, load_model, percentiles_of, read_image
-from segjax.files import write_json, write_atomic
+from segjax.cli.inference.image_arguments import (
+    add_model_arguments,
+    get_percentiles,
+    load_model,
+    read_image,
+)
+from segjax.files import write_atomic, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command line takes; the module's docstring is its help."""
+    """Adds the arguments of the command. The module's docstring is its help."""
     parser.add_argument(
         "image",
         metavar="IMAGE",
-        help="PNG, JPEG or TIFF; 'demo': a photograph that comes with segjax",
+        help="PNG, JPEG or TIFF file, or 'demo', a photograph that comes with segjax",
     )
     add_model_arguments(parser, "sam_vit_b")
     parser.add_argument(
-        "--point", action="append", default=[], metavar="X,Y[,LABEL]", help="a click; repeatable"
+        "--point",
+        action="append",
+        default=[],
+        metavar="X,Y[,LABEL]",
+        help="a click in pixels; repeatable",
     )
     parser.add_argument(
-        "--box", action="append", default=[], metavar="X1,Y1,X2,Y2", help="a box; repeatable"
+        "--box",
+        action="append",
+        default=[],
+        metavar="X1,Y1,X2,Y2",
+        help="a box in pixels; repeatable",
     )
     parser.add_argument(
-        "--separate", action="store_true", help="each point is on an object of its own"
+        "--separate", action="store_true", help="each point describes its own object"
     )
-    parser.add_argument("--multimask", action="store_true", help="keep three masks of each object")
+    parser.add_argument(
+        "--multimask", action="store_true", help="keep all three masks of each object"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
 
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
-    """Predicts, writes the files and prints one line a mask. Raises ValueError or OSError for bad input."""
+    """Predicts, writes the files and prints one line per mask.
+
+    Raises:
+      ValueError: Arguments that do not fit together, or a model of another family.
+      OSError: A file that cannot be read or written.
+    """
     prompts = read_prompts(args.point, args.box, args.separate)
 
     from segjax.inference.sam.predictor import SamPredictor
 
     model, variables, config = load_model(args)
-    image = read_image(args.image, percentiles_of(config))
+    image = read_image(args.image, get_percentiles(config))
     predictor = SamPredictor(model, variables)
     predictor.set_image(image)
     results = [predict_object(predictor, prompt, args.multimask) for prompt in prompts]
     report = write_results(
         pathlib.Path(args.out), image, prompts, results, str(args.image), str(args.checkpoint)
     )
-    for thing in report["objects"]:
-        for mask in thing["masks"]:
+    for entry in report["objects"]:
+        for mask in entry["masks"]:
             print(f"{mask['file']}  predicted IoU {mask['predicted_iou']:.3f}  {mask['area']} px")
     print(f"{args.out}: overlay.png, prediction.json")
     return 0
@@ -69,18 +94,27 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
 def read_prompts(
     points: Sequence[str], boxes: Sequence[str], separate: bool = False
 ) -> list[dict[str, Any]]:
-    """One dict an object: points [[x, y], ...], labels [...], box [x1, y1, x2, y2] or None.
+    """Parses the prompts of the command line and groups them into objects.
 
-    Raises ValueError for what cannot be read, nothing at all, and points beside several boxes.
+    Args:
+      points: Texts "X,Y" or "X,Y,LABEL".
+      boxes: Texts "X1,Y1,X2,Y2".
+      separate: Every point describes its own object.
+
+    Returns:
+      One dict per object: "points" [[x, y], ...], "labels" [...], "box" [x1, y1, x2, y2] or None.
+
+    Raises:
+      ValueError: A text of another form, no prompt at all, or points beside several boxes.
     """
-    clicks = [_numbers(text, (2, 3), "--point", "X,Y or X,Y,LABEL") for text in points]
-    corners = [_numbers(text, (4,), "--box", "X1,Y1,X2,Y2") for text in boxes]
+    clicks = [_parse_numbers(text, (2, 3), "--point", "X,Y or X,Y,LABEL") for text in points]
+    corners = [_parse_numbers(text, (4,), "--box", "X1,Y1,X2,Y2") for text in boxes]
     if not clicks and not corners:
         raise ValueError("nothing to segment: give at least one --point X,Y or --box X1,Y1,X2,Y2")
     if clicks and (len(corners) > 1 or (corners and separate)):
         raise ValueError(
-            f"{len(clicks)} points beside {len(corners)} boxes: which belongs to which? Give one box and its points, "
-            "or several boxes alone, or points with --separate alone"
+            f"{len(clicks)} points beside {len(corners)} boxes: which belongs to which? Give one "
+            "box and its points, or several boxes alone, or points with --separate alone"
         )
     for click in clicks:
         if len(click) == 3 and click[2] not in (0, 1):
@@ -105,7 +139,16 @@ def read_prompts(
 def predict_object(
     predictor: Any, prompt: dict[str, Any], multimask: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(masks bool [M, H, W], iou [M]) of one object; M is 3 with `multimask`, else 1."""
+    """Predicts the masks of one object.
+
+    Args:
+      predictor: A `SamPredictor` with an image.
+      prompt: One dict of `read_prompts`.
+      multimask: Keep all three masks.
+
+    Returns:
+      Masks bool [M, H, W] and predicted IoUs [M]. M is 3 with `multimask`, else 1.
+    """
     ambiguous = len(prompt["points"]) == 1 and prompt["box"] is None
     masks, iou, _ = predictor.predict(
         point_coords=prompt["points"] or None,
@@ -124,39 +167,51 @@ def write_results(
     image: np.ndarray,
     prompts: Sequence[dict[str, Any]],
     results: Sequence[tuple[np.ndarray, np.ndarray]],
-    picture: str,
+    file: str,
     checkpoint: str,
 ) -> dict[str, Any]:
-    """Writes masks, overlay and, last, prediction.json; each file whole or not at all. Returns the JSON."""
+    """Writes masks, overlay and, last, prediction.json, each atomically.
+
+    Args:
+      out: Folder.
+      image: uint8 [H, W, 3].
+      prompts: One dict per object, see `read_prompts`.
+      results: Masks and predicted IoUs of each object, see `predict_object`.
+      file: File of the image, for the report.
+      checkpoint: The checkpoint, for the report.
+
+    Returns:
+      The content of prediction.json.
+    """
     from segjax import viz
     from segjax.images.encoding import encode_png
-    from segjax.masks import encode_mask, compute_mask_box
+    from segjax.masks import compute_mask_box, encode_mask
 
     height, width = image.shape[:2]
-    objects, shown = [], []
+    objects, best_masks = [], []
     for number, (prompt, (masks, iou)) in enumerate(zip(prompts, results, strict=True)):
         entries = []
-        for reading, (mask, score) in enumerate(zip(masks, iou, strict=True)):
-            name = f"mask_{number}.png" if len(masks) == 1 else f"mask_{number}_{reading}.png"
+        for index, (mask, score) in enumerate(zip(masks, iou, strict=True)):
+            name = f"mask_{number}.png" if len(masks) == 1 else f"mask_{number}_{index}.png"
             write_atomic(out / name, encode_png(mask.astype(np.uint8) * 255))
             entry = {"file": name, "predicted_iou": round(float(score), 6), "area": int(mask.sum())}
             entry["box"] = compute_mask_box(mask).tolist() if mask.any() else None
             entries.append(entry | {"rle": {"size": [height, width], "counts": encode_mask(mask)}})
         objects.append(prompt | {"masks": entries})
-        shown.append(masks[int(np.argmax(iou))])
-    picture_out = viz.draw_masks(image, np.stack(shown))
+        best_masks.append(masks[int(np.argmax(iou))])
+    overlay = viz.draw_masks(image, np.stack(best_masks))
     points = [xy for prompt in prompts for xy in prompt["points"]]
     labels = [label for prompt in prompts for label in prompt["labels"]]
     boxes = [prompt["box"] for prompt in prompts if prompt["box"] is not None]
-    picture_out = viz.draw_prompts(
-        picture_out,
+    overlay = viz.draw_prompts(
+        overlay,
         np.array(points, np.float32) if points else None,
         np.array(labels) if labels else None,
         np.array(boxes, np.float32) if boxes else None,
     )
-    write_atomic(out / "overlay.png", encode_png(picture_out))
+    write_atomic(out / "overlay.png", encode_png(overlay))
     report = {
-        "image": picture,
+        "image": file,
         "height": height,
         "width": width,
         "checkpoint": checkpoint,
@@ -166,7 +221,7 @@ def write_results(
     return report
 
 
-def _numbers(text: str, counts: Sequence[int], option: str, form: str) -> list[float]:
+def _parse_numbers(text: str, counts: Sequence[int], option: str, form: str) -> list[float]:
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:

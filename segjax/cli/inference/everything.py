@@ -1,0 +1,134 @@
+"""Segment every object of images, from a grid of clicks.
+
+  segjax everything photo.jpg --checkpoint runs/quickstart --out out
+  segjax everything *.jpg --checkpoint runs/quickstart --crop-layers 1 --min-region 100 --out out
+
+Files in DIR, for each image:
+  NAME_masks.json  records in SA-1B's format, masks as COCO run lengths
+  NAME_masks.png   the masks drawn over the image
+
+The default thresholds are those of the published model. A small model of your own is less certain:
+lower them if nothing is found.
+
+You can skip this module: the math is in `segjax.inference.sam.automatic`.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from segjax.cli.inference.image_arguments import (
+    add_image_arguments,
+    add_model_arguments,
+    get_percentiles,
+    list_image_names,
+    load_model,
+    read_image,
+)
+from segjax.files import write_atomic, write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command. The module's docstring is its help."""
+    add_image_arguments(parser)
+    add_model_arguments(parser, "sam_vit_b")
+    options = (
+        ("--points-per-side", int, 32, "N", "clicks along each side of the grid"),
+        ("--points-per-batch", int, 64, "N", "clicks that are decoded at once"),
+        ("--pred-iou", float, 0.88, "T", "lowest predicted IoU"),
+        ("--stability", float, 0.95, "T", "lowest stability score"),
+        ("--nms", float, 0.7, "T", "highest IoU of the boxes of two masks (NMS)"),
+        ("--crop-layers", int, 0, "N", "layers of crops, 4 ** i crops in layer i"),
+        ("--min-region", int, 0, "PX", "remove holes and islands of fewer pixels"),
+    )
+    for option, kind, default, metavar, text in options:
+        text = f"{text} (default {default})"
+        parser.add_argument(option, type=kind, default=default, metavar=metavar, help=text)
+    parser.add_argument(
+        "--max-area",
+        type=float,
+        metavar="F",
+        help="drop masks that cover this share of the image or more (default: keep all)",
+    )
+
+
+def run(args: argparse.Namespace, _: Sequence[str]) -> int:
+    """Segments, writes the files and prints one line per image.
+
+    Raises:
+      ValueError: Arguments that do not fit together, or a model of another family.
+      OSError: A file that cannot be read or written.
+    """
+    names = list_image_names(args.images)
+
+    from segjax.inference.sam.automatic import SamAutomaticMaskGenerator
+
+    model, variables, config = load_model(args)
+    generator = SamAutomaticMaskGenerator(
+        model,
+        variables,
+        args.points_per_side,
+        args.points_per_batch,
+        args.pred_iou,
+        args.stability,
+        box_nms_thresh=args.nms,
+        crop_n_layers=args.crop_layers,
+        min_mask_region_area=args.min_region,
+        output_mode="coco_rle",
+        max_mask_area=args.max_area,
+        progress=True,
+    )
+    for number, (file, name) in enumerate(zip(args.images, names, strict=True)):
+        image = read_image(file, get_percentiles(config))
+        records = generator.generate(image)
+        path = write_results(pathlib.Path(args.out), name, file, image, records, number)
+        hint = "" if records else "; lower --pred-iou or --stability to see weaker ones"
+        print(f"{path}  {len(records)} masks{hint}")
+    return 0
+
+
+def write_results(
+    out: pathlib.Path,
+    name: str,
+    file: str,
+    image: np.ndarray,
+    records: Sequence[dict[str, Any]],
+    number: int,
+) -> pathlib.Path:
+    """Writes the overlay and, last, the records, each atomically.
+
+    Args:
+      out: Folder.
+      name: Name of the image.
+      file: File of the image.
+      image: uint8 [H, W, 3].
+      records: Masks of the image, see `SamAutomaticMaskGenerator.generate`.
+      number: Index of the image on the command line, for `image_id`.
+
+    Returns:
+      Path of the records.
+    """
+    from segjax import viz
+    from segjax.images.encoding import encode_png
+    from segjax.inference.sam.mask_records import make_label_map
+
+    height, width = image.shape[:2]
+    write_atomic(
+        out / f"{name}_masks.png",
+        encode_png(viz.draw_label_map(image, make_label_map(records, (height, width)))),
+    )
+    content = {
+        "image": {
+            "image_id": number,
+            "width": width,
+            "height": height,
+            "file_name": pathlib.Path(file).name,
+        },
+        "annotations": [{"id": index, **record} for index, record in enumerate(records)],
+    }
+    path = out / f"{name}_masks.json"
+    write_json(path, content)
+    return path

@@ -1,0 +1,113 @@
+"""Arguments of the commands that apply a model to images: which model, and which images."""
+
+import argparse
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, published: str = "") -> None:
+    """Adds --checkpoint, --model and --step, for `load_model`.
+
+    Args:
+      parser: Parser of the command.
+      published: Name of published weights that are downloaded on use, as an example in the help.
+    """
+    from segjax.cli import parse_step
+
+    source = "a run's workdir or a file of weights" + (f", or {published}" if published else "")
+    parser.add_argument("--checkpoint", required=True, metavar="PATH", help=source)
+    parser.add_argument(
+        "--model", metavar="NAME", help="the model it must be (default: read from the checkpoint)"
+    )
+    parser.add_argument(
+        "--step", type=parse_step, metavar="N|best", help="checkpoint of a run (default: newest)"
+    )
+
+
+def add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the images to read and --out, the folder for the results."""
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="PNG, JPEG or TIFF file, or 'demo', a photograph"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+
+
+def load_model(
+    args: argparse.Namespace, family: str = "sam", **overrides: Any
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Loads the model that the arguments name.
+
+    Args:
+      args: Parsed arguments of `add_model_arguments`.
+      family: Registered name of the model family that the command can use, such as "mask_rcnn".
+      overrides: Attributes of the model to replace.
+
+    Returns:
+      The model, its variables, and the run's config or the file's metadata.
+
+    Raises:
+      ValueError: A model of another family, saying which commands take it. Others as `segjax.load`.
+    """
+    from segjax.cli import keep_compiled_programs
+    from segjax.inference.loading import load_with_config
+
+    keep_compiled_programs()
+    named = (args.checkpoint,) if args.model is None else (args.model, args.checkpoint)
+    return load_with_config(*named, step=args.step, family=family, **overrides)
+
+
+def get_percentiles(config: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Returns the intensity percentiles that a run was trained with, for `read_image`."""
+    return tuple(config.get("data", {}).get("percentiles") or ()) or None
+
+
+def list_image_names(files: Sequence[str]) -> list[str]:
+    """Returns the names of images for the files of results: the files' names without suffix.
+
+    Call it before any work is done, so that a missing file does not stop a long run in the middle.
+
+    Raises:
+      FileNotFoundError: A file does not exist.
+      ValueError: Two images have the same name.
+    """
+    names = [pathlib.Path(file).stem for file in files]
+    for file in files:
+        if file != "demo" and not pathlib.Path(file).is_file():
+            raise FileNotFoundError(f"no image {file}: there is no such file; nothing was started")
+    if len(set(names)) < len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(
+            f"two images are called {repeated!r}: their results would be the same file; run them "
+            "separately"
+        )
+    return names
+
+
+def read_image(name: str, percentiles: tuple[float, float] | None = None) -> np.ndarray:
+    """Reads an image.
+
+    Args:
+      name: A file, or "demo" for the photograph that comes with segjax.
+      percentiles: Stretch the intensities between these percentiles, see `decode_image`.
+
+    Returns:
+      uint8 RGB [H, W, 3].
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      ImageError: The file cannot be decoded.
+    """
+    from segjax.data.synthetic.photographs import load_demonstration_photograph
+    from segjax.images.decoding import decode_image
+
+    path = pathlib.Path(name)
+    if name == "demo" and not path.exists():
+        return decode_image(load_demonstration_photograph(), name=name, percentiles=percentiles)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no image {path}: there is no such file ('demo' is the photograph of the quickstart)"
+        )
+    return decode_image(path.read_bytes(), name=name, percentiles=percentiles)
