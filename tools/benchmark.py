@@ -119,16 +119,16 @@ def ours(name: str, points_per_side: int, compiled: bool) -> dict[str, Callable]
     def decode(count):
         points = clicks(count, model.canvas)[None, :, None]
         prompts = Prompts(points=points, labels=np.ones((1, count, 1), np.int32))
-        return lambda: jax.block_until_ready(jitted.decode(model, variables, [embedding], prompts))
+        return lambda: jax.block_until_ready(jitted.decode_prompts(model, variables, [embedding], prompts))
 
     generator = segjax.SamAutomaticMaskGenerator(model, variables, **everything(points_per_side))
     generate = lambda: generator.generate(photograph((480, 640)))
     return {
         "matmul": lambda: product(square).block_until_ready(),
-        "encoder": lambda: jax.block_until_ready(jitted.embed(model, variables, [picture])),
+        "encoder": lambda: jax.block_until_ready(jitted.encode_images(model, variables, [picture])),
         "everything": generate,
         "everything but the network": answered_once(
-            generate, (automatic, "embed"), (candidates, "decode")
+            generate, (automatic, "encode_images"), (candidates, "decode_prompts")
         ),
     } | {f"decoder {count}": decode(count) for count in (1, 16, 64)}
 
@@ -226,7 +226,8 @@ def memory(name: str, points_per_side: int) -> None:
     )
     picture = photograph((4480, 6720))
     held = reset_peak()
-    jitted.embed(model, generator.variables, [picture])
+    contents = jitted.resize_to_canvas([picture], model.canvas)
+    jitted.encode_images(model, generator.variables, contents)
     print(f"encoder: {peak() - held:.0f} MiB beyond {held:.0f}", flush=True)
     held, began = reset_peak(), time.perf_counter()
     records = generator.generate(picture)

@@ -1,6 +1,6 @@
-"""A vision transformer that names pictures: MAE's encoder and a linear head, trained whole or on frozen features.
+"""ViT image classifier: MAE's encoder and a linear head, for fine-tuning or a linear probe.
 
-MAE, appendix A.1: fine-tuning trains all of it, the linear probe the head alone.
+Fine-tuning trains all of it, a linear probe the head alone (MAE, arXiv 2111.06377, appendix A.1).
 """
 
 from collections.abc import Mapping
@@ -13,28 +13,46 @@ import jax.numpy as jnp
 from segjax.models.family import Family, describe_vit
 from segjax.models.layers import Linear
 from segjax.models.mae import MaeEncoder, xavier
-from segjax.models.sizes import sized
+from segjax.models.sizes import build_from_size
 from segjax.models.vit import check_canvas
 from segjax.ops.pixels import normalize
 
 POOLS = ("token", "mean")
-_STANDARD = 1e-6  # added to the variance of a frozen encoder's features
+_FEATURE_EPSILON = 1e-6  # added to the variance of a frozen encoder's features
 
 
 class Classifier(nn.Module):
-    """RGB [B, canvas, canvas, 3] of values 0..255 -> logits float32 [B, classes]. Sizes are made by `build_classifier`.
+    """Image classifier: a ViT encoder and a linear head.
+
+    `build_classifier` builds the sizes.
+
+    Example:
+      >>> model = build_classifier("vit_debug")
+      >>> variables = init_classifier(model, jax.random.key(0))
+      >>> model.apply(variables, jnp.zeros((2, 64, 64, 3), jnp.uint8)).shape
+      (2, 5)
 
     Attributes:
-      canvas: side in pixels of the square pictures it takes. patch: side of a patch in pixels; divides the canvas.
-      width, depth, heads, drop_path, remat, scan, attention: the encoder (see `ViT`).
-      classes: how many it tells apart.
-      pool: features are the class token behind the final norm ("token"), or the mean of the patches' tokens without
-        that norm but with one of its own ("mean").
-      head_std: standard deviation of the head's first weights; the paper's are 2e-5 in fine-tuning and .01 in a probe.
-      frozen: the encoder lies in "constants", where no gradient, decay or average reaches it, and beside it the mean
-        and the variance of its features, by which these are standardised: the paper's batch norm without affine part.
-      epsilon: of every LayerNorm.
-      dtype: of the computation; parameters, norms' statistics, softmax, features and logits stay float32.
+      canvas: side of the square images in pixels.
+      patch: side of a patch in pixels. It divides the canvas.
+      width: channels of a token.
+      depth: blocks of the encoder.
+      heads: attention heads.
+      classes: number of classes.
+      pool: features are the class token after the final norm ("token"), or the mean of the patches'
+        tokens with a norm of its own ("mean").
+      head_std: standard deviation of the head's initial weights. In the paper 2e-5 for fine-tuning
+        and 0.01 for a linear probe.
+      frozen: linear probe. The encoder is in "constants": it has no gradient, decay or average.
+        Beside it are the mean and the variance of its features, which standardize them (the
+        paper's batch norm without affine parameters).
+      epsilon: added to the variance in the LayerNorms.
+      drop_path: drop path rate of the last block, see `ViT`.
+      remat: rematerialization (gradient checkpointing), see `ViT`.
+      scan: run equal blocks as one scan, see `ViT`.
+      attention: implementation of the attention, see `segjax.models.attention.attention`.
+      dtype: of the computation. Parameters, statistics of norms, softmax, features and logits stay
+        float32.
     """
 
     canvas: int
@@ -55,56 +73,76 @@ class Classifier(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(h, w) of the patches."""
+        """Number of patches (h, w)."""
         return (self.canvas // self.patch,) * 2
 
     def setup(self) -> None:
-        """Encoder and head. Raises ValueError for an unknown pool, or a canvas that the patch does not divide."""
+        """Builds encoder and head.
+
+        Raises:
+          ValueError: an unknown pool, or a canvas that the patch does not divide.
+        """
         if self.pool not in POOLS:
             raise ValueError(f"pool {self.pool!r} is unknown; choose one of {', '.join(POOLS)}")
         check_canvas(self.canvas, self.patch)
-        same = dict(epsilon=self.epsilon, dtype=self.dtype)
-        trunk = same | dict(
+        shared = dict(epsilon=self.epsilon, dtype=self.dtype)
+        trunk = shared | dict(
             depth=self.depth, heads=self.heads, drop_path=self.drop_path, kernel_init=xavier
         )
         trunk |= dict(remat=self.remat, scan=self.scan, impl=self.attention)
-        options = same | dict(
+        options = shared | dict(
             trunk=trunk, width=self.width, patch=self.patch, learned_positions=True, pool=self.pool
         )
         self.head = Linear(self.classes, kernel_init=nn.initializers.normal(self.head_std))
         if not self.frozen:
             self.encoder = MaeEncoder(**options)
             return
-        apart = MaeEncoder(**options, parent=None)
+
+        # A frozen encoder is not a submodule: its arrays are constants.
+        encoder = MaeEncoder(**options, parent=None)
         image = jnp.zeros((1, self.canvas, self.canvas, 3))
         arrays = self.variable(
-            "constants", "encoder", lambda: apart.init(self.make_rng("params"), image)["params"]
+            "constants", "encoder", lambda: encoder.init(self.make_rng("params"), image)["params"]
         )
         self.statistics = self.variable(
             "constants",
             "statistics",
             lambda: {"mean": jnp.zeros(self.width), "variance": jnp.ones(self.width)},
         )
-        self.encoder = lambda images, train: apart.apply({"params": arrays.value}, images)
+        self.encoder = lambda images, train: encoder.apply({"params": arrays.value}, images)
 
     def features(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """RGB [B, canvas, canvas, 3] of values 0..255 -> pooled float32 [B, width]; a frozen encoder's as they are."""
+        """Computes pooled features of images, before any standardization.
+
+        Args:
+          images: RGB [B, canvas, canvas, 3] with values 0..255, uint8 or float.
+          train: True applies drop path.
+
+        Returns:
+          float32 [B, width].
+        """
         if images.shape[1:] != (self.canvas, self.canvas, 3):
             raise ValueError(
-                f"images are {images.shape}; this classifier takes RGB [B, {self.canvas}, {self.canvas}, 3]: resize "
-                f"them, or build it with another canvas (a multiple of the patch, {self.patch})"
+                f"images are {images.shape}; this classifier takes RGB [B, {self.canvas}, "
+                f"{self.canvas}, 3]: resize them, or build it with another canvas (a multiple of "
+                f"the patch, {self.patch})"
             )
         return self.encoder(normalize(images), train=train).astype(jnp.float32)
 
     def classify(self, features: jax.Array) -> jax.Array:
-        """Features [B, width] -> logits float32 [B, classes]."""
+        """Maps features [B, width] to logits, float32 [B, classes]."""
         if self.frozen:
             mean, variance = (self.statistics.value[name] for name in ("mean", "variance"))
-            features = (features - mean) * jax.lax.rsqrt(variance + _STANDARD)
+            features = (features - mean) * jax.lax.rsqrt(variance + _FEATURE_EPSILON)
         return self.head(features)
 
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """The logits of pictures; in training with drop_path the rng "drop_path" is needed."""
+        """Computes the logits of images, float32 [B, classes].
+
+        Args:
+          images: as for `features`.
+          train: True applies drop path, which needs the rng "drop_path".
+        """
         return self.classify(self.features(images, train=train))
 
 
@@ -113,23 +151,27 @@ SIZES = {
     "vit_b": dict(canvas=224, patch=16, width=768, depth=12, heads=12),
     "vit_l": dict(canvas=224, patch=16, width=1024, depth=24, heads=16),
     "vit_h": dict(canvas=224, patch=14, width=1280, depth=32, heads=16),
-    # Ours: those of mae_tiny and mae_debug, and the five shapes of the synthetic scenes.
+    # The encoders of mae_tiny and mae_debug, for the five shapes of the synthetic scenes.
     "vit_tiny": dict(canvas=128, patch=16, width=128, depth=4, heads=4, classes=5),
     "vit_debug": dict(canvas=64, patch=16, width=32, depth=2, heads=2, classes=5),
 }
 
 
 def build_classifier(name: str, **overrides: Any) -> Classifier:
-    """A classifier by name, with any attribute of `Classifier` replaced; `dtype` may be a string.
+    """Builds a classifier by name.
+
+    Args:
+      name: a key of `SIZES`.
+      overrides: attributes of `Classifier` to replace. `dtype` may be a string.
 
     Raises:
       ValueError: unknown size or attribute, naming the nearest ones.
     """
-    return sized(Classifier, SIZES, name, overrides)
+    return build_from_size(Classifier, SIZES, name, overrides)
 
 
 def init_classifier(model: Classifier, key: jax.Array) -> dict[str, Any]:
-    """Fresh variables {"params", "constants"}; traceable, so `jax.eval_shape` gives the shapes alone."""
+    """Draws fresh variables {"params", "constants"}. Traceable, see `jax.eval_shape`."""
     return {"constants": {}} | model.init(key, jnp.zeros((1, model.canvas, model.canvas, 3)))
 
 

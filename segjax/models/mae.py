@@ -1,4 +1,4 @@
-"""Masked autoencoders (arXiv 2111.06377): encode the few patches that are seen, decode the pixels of the others."""
+"""Masked autoencoder (MAE, arXiv 2111.06377): encode visible patches, decode masked pixels."""
 
 import logging
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ import jax.numpy as jnp
 
 from segjax.models.family import Family, describe_vit
 from segjax.models.layers import LayerNorm, Linear
-from segjax.models.sizes import sized
+from segjax.models.sizes import build_from_size
 from segjax.models.vit import PatchEmbed, ViT, check_canvas
-from segjax.ops.patches import draw_mask_noise, split_patches, count_visible
+from segjax.ops.patches import count_visible, draw_mask_noise, split_patches
 from segjax.ops.pixels import normalize
 from segjax.ops.positions import make_position_table, make_sincos_positions
 
 logger = logging.getLogger(__name__)
 
-# MAE, appendix A.1: Xavier-uniform linear maps, and the patches' projection is one of them.
+# MAE, appendix A.1: Xavier-uniform linear layers, among them the patch embedding.
 xavier = nn.initializers.xavier_uniform()
 patch_xavier = nn.initializers.variance_scaling(
     1.0, "fan_avg", "uniform", in_axis=(0, 1, 2), out_axis=3
@@ -27,12 +27,18 @@ token_normal = nn.initializers.normal(0.02)
 
 
 class MaeEncoder(nn.Module):
-    """Normalised images [B, H, W, 3] -> tokens [B, 1 + T, width], the class token first.
+    """Encoder of a MAE or of a classifier: a ViT with a class token.
 
     Attributes:
-      learned_positions: the table is a parameter, which starts as MAE's fixed one; row 0 is the class token's.
-      pool: "token" gives the class token alone, [B, width]; "mean" the mean of the patches' tokens, whose LayerNorm is
-        another one, behind the mean ("fc_norm", MAE, appendix A.1).
+      trunk: options of `ViT`.
+      width: channels of a token.
+      patch: side of a patch in pixels.
+      epsilon: added to the variance in the LayerNorms.
+      dtype: of the computation.
+      learned_positions: the position table is a parameter, initialized with MAE's fixed table. Row
+        0 is the class token's.
+      pool: "" returns all tokens, "token" the class token, "mean" the mean of the patches' tokens.
+        "mean" has a LayerNorm of its own after the mean ("fc_norm", MAE, appendix A.1).
     """
 
     trunk: dict
@@ -45,24 +51,39 @@ class MaeEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, seen: jax.Array | None = None, *, train: bool = False
+        self, images: jax.Array, visible: jax.Array | None = None, *, train: bool = False
     ) -> jax.Array:
-        """seen: int [B, T], the patches to encode, counted row by row; None encodes all of them, in that order."""
+        """Encodes the visible patches of images.
+
+        Args:
+          images: normalized, [B, H, W, 3].
+          visible: int [B, T], indices of the visible patches, counted row by row. None: all L of
+            them, in order.
+          train: True applies drop path, which needs the rng "drop_path".
+
+        Returns:
+          Tokens [B, 1 + T, width], the class token first, or pooled tokens [B, width].
+        """
         grid = (images.shape[1] // self.patch, images.shape[2] // self.patch)
-        bound = (3 * self.patch**2) ** -0.5  # the bias alone starts as torch's convolutions do
+        bound = (3 * self.patch**2) ** -0.5  # the bias starts as those of torch's convolutions
 
         def bias_init(key, shape, dtype=jnp.float32):
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
+        # Patch embedding and positions
         embed = PatchEmbed(
             self.width, self.patch, self.dtype, patch_xavier, bias_init, name="patch_embed"
         )
-        x = embed(images, seen)
+        x = embed(images, visible)
         table = make_position_table(grid, self.width)
         if self.learned_positions:
             table = self.param("pos_embed", lambda _: jnp.asarray(table))
         table = jnp.asarray(table, self.dtype)
-        x = x.reshape(x.shape[0], -1, self.width) + (table[1:] if seen is None else table[1:][seen])
+        x = x.reshape(x.shape[0], -1, self.width) + (
+            table[1:] if visible is None else table[1:][visible]
+        )
+
+        # Class token
         token = self.param("cls_token", token_normal, (self.width,)).astype(self.dtype) + table[0]
         x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], axis=1)
         x = ViT(**self.trunk, name="trunk")(x, train=train)
@@ -74,7 +95,15 @@ class MaeEncoder(nn.Module):
 
 
 class MaeDecoder(nn.Module):
-    """Tokens [B, 1 + T, D] of the patches that were seen -> float32 [B, L, patch * patch * 3], all patches."""
+    """Decoder of a MAE: predicts the pixels of all patches from tokens of the visible ones.
+
+    Attributes:
+      trunk: options of `ViT`.
+      width: channels of a token.
+      patch: side of a patch in pixels.
+      epsilon: added to the variance in the LayerNorms.
+      dtype: of the computation.
+    """
 
     trunk: dict
     width: int
@@ -84,8 +113,19 @@ class MaeDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array, restore: jax.Array, grid: tuple[int, int]) -> jax.Array:
-        """restore: int [B, L], see `split_patches`. grid: (h, w) with h * w = L."""
+        """Decodes the encoder's tokens.
+
+        Args:
+          tokens: [B, 1 + T, D], the class token first.
+          restore: int [B, L], index of each patch in the order of the noise, see `split_patches`.
+          grid: (h, w), with h * w = L.
+
+        Returns:
+          float32 [B, L, patch * patch * 3], pixels ordered (row, column, channel).
+        """
         x = Linear(self.width, dtype=self.dtype, kernel_init=xavier, name="embed")(tokens)
+
+        # Mask tokens in place of the masked patches, then all tokens in the order of the grid
         mask_token = self.param("mask_token", token_normal, (self.width,)).astype(self.dtype)
         missing = restore.shape[1] + 1 - x.shape[1]
         patches = jnp.concatenate(
@@ -95,6 +135,8 @@ class MaeDecoder(nn.Module):
         patches = patches + jnp.asarray(
             make_sincos_positions(grid, self.width).reshape(-1, self.width), self.dtype
         )
+
+        # Blocks and pixels
         x = ViT(**self.trunk, name="trunk")(jnp.concatenate([x[:, :1], patches], axis=1))
         x = LayerNorm(self.epsilon, self.dtype, name="norm")(x)
         x = Linear(self.patch**2 * 3, dtype=self.dtype, kernel_init=xavier, name="predict")(x)
@@ -102,18 +144,38 @@ class MaeDecoder(nn.Module):
 
 
 class Mae(nn.Module):
-    """The masked autoencoder. Sizes are made by `build_mae`.
+    """Masked autoencoder. `build_mae` builds the published and the small sizes.
+
+    Example:
+      >>> model = build_mae("mae_debug")
+      >>> images = jnp.zeros((2, 64, 64, 3), jnp.uint8)
+      >>> variables = init_mae(model, jax.random.key(0))
+      >>> prediction, masked = model.apply(variables, images, rngs={"mask": jax.random.key(1)})
+      >>> prediction.shape, int(masked.sum())
+      ((2, 16, 768), 24)
 
     Attributes:
-      canvas: side in pixels of the square pictures it takes.
-      patch: side of a patch in pixels; divides the canvas.
-      width, depth, heads, drop_path, remat, scan, attention: the encoder (see `ViT`).
-      decoder_width, decoder_depth, decoder_heads: the decoder, the paper's for every encoder; one of depth 1 costs
-        little accuracy in fine-tuning and saves more the smaller the encoder is.
-      mask_ratio: share of the patches that is masked. mask_strategy: "random", "block" or "grid" (see `draw_mask_noise`).
-      norm_pix: predictions are of pixels normalised patch by patch (see `segjax.losses.reconstruction`).
-      epsilon: of every LayerNorm; 1e-6 in the paper's code, 1e-12 by default in transformers' configuration.
-      dtype: of the computation; parameters, norms' statistics, softmax and predictions stay float32.
+      canvas: side of the square images in pixels.
+      patch: side of a patch in pixels. It divides the canvas.
+      width: channels of an encoder token.
+      depth: blocks of the encoder.
+      heads: attention heads of the encoder.
+      decoder_width: channels of a decoder token.
+      decoder_depth: blocks of the decoder. 1 costs little accuracy in fine-tuning, and saves more
+        time the smaller the encoder is.
+      decoder_heads: attention heads of the decoder.
+      mask_ratio: share of the patches that are masked.
+      mask_strategy: "random" (random masking), "block" or "grid", see `draw_mask_noise`.
+      norm_pix: the pixels to predict are normalized patch by patch, see
+        `segjax.losses.reconstruction`.
+      epsilon: added to the variance in the LayerNorms. 1e-6 in the paper's code, 1e-12 by default
+        in transformers.
+      drop_path: drop path rate of the encoder's last block, see `ViT`.
+      remat: rematerialization (gradient checkpointing), see `ViT`.
+      scan: run equal blocks as one scan, see `ViT`.
+      attention: implementation of the attention, see `segjax.models.attention.attention`.
+      dtype: of the computation. Parameters, statistics of norms, softmax and predictions stay
+        float32.
     """
 
     canvas: int
@@ -136,74 +198,96 @@ class Mae(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(h, w) of the patches."""
+        """Number of patches (h, w)."""
         return (self.canvas // self.patch,) * 2
 
     def setup(self) -> None:
-        """The two halves. Raises ValueError for a canvas that the patch does not divide."""
+        """Builds encoder and decoder.
+
+        Raises:
+          ValueError: the patch does not divide the canvas.
+        """
         check_canvas(self.canvas, self.patch)
-        same = dict(epsilon=self.epsilon, dtype=self.dtype)
-        trunk = same | dict(
+        shared = dict(epsilon=self.epsilon, dtype=self.dtype)
+        trunk = shared | dict(
             kernel_init=xavier, remat=self.remat, scan=self.scan, impl=self.attention
         )
         encoder = trunk | dict(depth=self.depth, heads=self.heads, drop_path=self.drop_path)
         decoder = trunk | dict(depth=self.decoder_depth, heads=self.decoder_heads)
-        self.encoder = MaeEncoder(encoder, self.width, self.patch, **same)
-        self.decoder = MaeDecoder(decoder, self.decoder_width, self.patch, **same)
+        self.encoder = MaeEncoder(encoder, self.width, self.patch, **shared)
+        self.decoder = MaeDecoder(decoder, self.decoder_width, self.patch, **shared)
 
     def encode_image(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """RGB [B, canvas, canvas, 3] of values 0..255, nothing masked -> [B, 1 + L, width], the class token first."""
-        return self.encoder(self._normalised(images), train=train)
-
-    def encode_seen(
-        self, images: jax.Array, noise: jax.Array | None = None, *, train: bool = False
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Encodes the patches that masking leaves.
+        """Encodes all patches of images.
 
         Args:
-          images: RGB [B, canvas, canvas, 3] of values 0..255, uint8 or float.
-          noise: [B, L]; the patches with the lowest numbers are seen. None draws it with the rng "mask".
+          images: RGB [B, canvas, canvas, 3] with values 0..255, uint8 or float.
+          train: True applies drop path.
 
         Returns:
-          tokens [B, 1 + T, width] in the order of the noise, the class token first; restore int32 [B, L] and masked
-          bool [B, L] of `split_patches`.
+          Tokens [B, 1 + L, width], the class token first.
+        """
+        return self.encoder(self._normalize(images), train=train)
+
+    def encode_visible(
+        self, images: jax.Array, noise: jax.Array | None = None, *, train: bool = False
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Masks images and encodes the visible patches.
+
+        Args:
+          images: RGB [B, canvas, canvas, 3] with values 0..255, uint8 or float.
+          noise: [B, L]. The patches with the lowest values are visible. None: drawn with the rng
+            "mask", see `draw_noise`.
+          train: True applies drop path.
+
+        Returns:
+          tokens: [B, 1 + T, width], the class token first, the others in the order of the noise.
+          restore: int32 [B, L], see `split_patches`.
+          masked: bool [B, L], True for masked patches.
 
         Raises:
-          ValueError: images of another size, a mask ratio outside (0, 1) or one that leaves no patch.
+          ValueError: images of another size, a mask ratio outside (0, 1), or one that leaves no
+            patch.
         """
         patches = self.grid[0] * self.grid[1]
-        visible = count_visible(patches, self.mask_ratio)
+        count = count_visible(patches, self.mask_ratio)
         if noise is None:
             keys = jax.random.split(self.make_rng("mask"), len(images))
-            noise = self.noise(keys)
+            noise = self.draw_noise(keys)
         elif noise.shape != (len(images), patches):
             raise ValueError(
                 f"noise has shape {noise.shape}; expected [B, L] = {(len(images), patches)}"
             )
-        seen, restore, masked = split_patches(noise, visible)
-        return self.encoder(self._normalised(images), seen, train=train), restore, masked
+        visible, restore, masked = split_patches(noise, count)
+        return self.encoder(self._normalize(images), visible, train=train), restore, masked
 
-    def noise(self, keys: jax.Array) -> jax.Array:
-        """The noise [B, L] that B typed keys draw with this model's strategy; a picture's does not depend on others."""
+    def draw_noise(self, keys: jax.Array) -> jax.Array:
+        """Draws the noise [B, L] of the mask strategy from B typed PRNG keys, one per image."""
         return jax.vmap(lambda key: draw_mask_noise(key, self.grid, self.mask_strategy))(keys)
 
     def __call__(
         self, images: jax.Array, noise: jax.Array | None = None, *, train: bool = False
     ) -> tuple[jax.Array, jax.Array]:
-        """Masks, encodes and decodes; arguments as `encode_seen`.
+        """Masks images, encodes the visible patches and predicts all patches.
+
+        Args:
+          images: as for `encode_visible`.
+          noise: as for `encode_visible`.
+          train: True applies drop path.
 
         Returns:
-          prediction: float32 [B, L, patch * patch * 3], every patch, its values ordered (row, column, channel).
-          masked: bool [B, L], True for the patches that the encoder did not see.
+          prediction: float32 [B, L, patch * patch * 3], pixels ordered (row, column, channel).
+          masked: bool [B, L], True for masked patches.
         """
-        tokens, restore, masked = self.encode_seen(images, noise, train=train)
+        tokens, restore, masked = self.encode_visible(images, noise, train=train)
         return self.decoder(tokens, restore, self.grid), masked
 
-    def _normalised(self, images: jax.Array) -> jax.Array:
+    def _normalize(self, images: jax.Array) -> jax.Array:
         if images.shape[1:] != (self.canvas, self.canvas, 3):
             raise ValueError(
-                f"images are {images.shape}; this MAE takes RGB [B, {self.canvas}, {self.canvas}, 3]: resize them, or "
-                f"build it with another canvas (a multiple of the patch, {self.patch})"
+                f"images are {images.shape}; this MAE takes RGB [B, {self.canvas}, {self.canvas}, "
+                "3]: resize them, or build it with another canvas (a multiple of the patch, "
+                f"{self.patch})"
             )
         return normalize(images)
 
@@ -215,24 +299,28 @@ SIZES = {
     "mae_vit_b": dict(canvas=224, patch=16, width=768, depth=12, heads=12),
     "mae_vit_l": dict(canvas=224, patch=16, width=1024, depth=24, heads=16),
     "mae_vit_h": dict(canvas=224, patch=14, width=1280, depth=32, heads=16),
-    # Ours: the encoders of sam_tiny and sam_debug.
+    # Small sizes of segjax: the encoders of sam_tiny and sam_debug.
     "mae_tiny": _SMALL | dict(canvas=128, patch=16, width=128, depth=4, heads=4),
     "mae_debug": dict(canvas=64, patch=16, width=32, depth=2, heads=2)
     | dict(decoder_width=16, decoder_depth=2, decoder_heads=2),
 }
 
 
-def build_mae(name: str, **overrides) -> Mae:
-    """A MAE by name, with any attribute of `Mae` replaced; `dtype` may be a string.
+def build_mae(name: str, **overrides: Any) -> Mae:
+    """Builds a MAE by name.
+
+    Args:
+      name: a key of `SIZES`.
+      overrides: attributes of `Mae` to replace. `dtype` may be a string.
 
     Raises:
       ValueError: unknown size or attribute, naming the nearest ones.
     """
-    return sized(Mae, SIZES, name, overrides)
+    return build_from_size(Mae, SIZES, name, overrides)
 
 
 def init_mae(model: Mae, key: jax.Array) -> dict:
-    """Fresh variables {"params", "constants"} of a MAE; traceable, so `jax.eval_shape` gives the shapes alone."""
+    """Draws fresh variables {"params", "constants"}. Traceable, see `jax.eval_shape`."""
     image = jnp.zeros((1, model.canvas, model.canvas, 3))
     noise = jnp.zeros((1, model.grid[0] * model.grid[1]))
     return {"params": model.init(key, image, noise)["params"], "constants": {}}
@@ -245,9 +333,11 @@ def fit_mae_canvas(variables: Mapping[str, Any], stored: Mae, model: Mae) -> Map
       ValueError: the patch does not divide the canvas.
     """
     check_canvas(model.canvas, model.patch)
-    sides = [" x ".join(map(str, one.grid)) for one in (stored, model)]
-    logger.info("MAE of %d pixels on a canvas of %d: positions computed for %s patches instead of %s",
-                stored.canvas, model.canvas, *reversed(sides))  # fmt: skip
+    old, new = (" x ".join(map(str, one.grid)) for one in (stored, model))
+    logger.info(
+        "MAE of %d pixels on a canvas of %d: positions computed for %s patches instead of %s",
+        *(stored.canvas, model.canvas, new, old),
+    )
     return variables
 
 

@@ -16,7 +16,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """Convolution with the same padding on all sides, as torch has it.
 
     On a CPU the kernel's gradient is computed as one matrix product for each of its cells: XLA's own, which convolves
-    the maps with one another, takes up to six times as long there (docs/benchmarks.md). Reverse mode only.
+    the maps with one another, takes up to six times as long there (docs/results/speed.md). Reverse mode only.
 
     Args:
       x: [B, h, w, C]. kernel: [size, size, C, features], size odd.

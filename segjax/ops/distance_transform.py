@@ -60,7 +60,7 @@ def squared_distance_transform(mask: jax.Array) -> jax.Array:
     return lax.fori_loop(0, steps, try_offsets, squared)
 
 
-def center_click(
+def choose_center_click(
     truth: jax.Array, prediction: jax.Array, clicked: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """The click of RITM's and SAM's evaluation: the pixel deepest inside the larger error of a prediction.

@@ -6,7 +6,7 @@ import jax
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def scaled_gradient(x: jax.Array, factor: float) -> jax.Array:
+def scale_gradient(x: jax.Array, factor: float) -> jax.Array:
     """x itself; the gradient that flows back through it is multiplied by `factor`."""
     return x
 
@@ -19,4 +19,4 @@ def _backward(factor: float, _: None, gradient: jax.Array) -> tuple[jax.Array]:
     return (gradient * factor,)
 
 
-scaled_gradient.defvjp(_forward, _backward)
+scale_gradient.defvjp(_forward, _backward)

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 
-def soft_labels(labels: jax.Array, classes: int, smoothing: float = 0.0) -> jax.Array:
+def smooth_labels(labels: jax.Array, classes: int, smoothing: float = 0.0) -> jax.Array:
     """int [B] -> float32 [B, classes]: 1 - smoothing on the label, and smoothing spread evenly over all classes."""
     return jax.nn.one_hot(labels, classes) * (1.0 - smoothing) + smoothing / classes
 
 
-def cut_box(key: jax.Array, share: jax.Array, hw: tuple[int, int]) -> jax.Array:
+def draw_cut_box(key: jax.Array, share: jax.Array, hw: tuple[int, int]) -> jax.Array:
     """bool [H, W]: a box around a uniformly random centre, of that share of the picture's area before it is cut off.
 
     Its sides are sqrt(share) of the picture's, rounded down; what reaches over the edge is lost.
@@ -25,7 +25,7 @@ def cut_box(key: jax.Array, share: jax.Array, hw: tuple[int, int]) -> jax.Array:
     return inside[0][:, None] & inside[1]
 
 
-def mix(
+def mix_images(
     images: jax.Array,
     labels: jax.Array,
     valid: jax.Array,
@@ -59,7 +59,7 @@ def mix(
     if mixup:
         own *= jax.random.beta(mixup_key, mixup, mixup)
     if cutmix:
-        box = cut_box(box_key, 1.0 - jax.random.beta(cutmix_key, cutmix, cutmix), images.shape[1:3])
+        box = draw_cut_box(box_key, 1.0 - jax.random.beta(cutmix_key, cutmix, cutmix), images.shape[1:3])
         chosen = jax.random.bernoulli(choice_key, switch) if mixup else True
         own = jnp.where(chosen, 1.0 - box, own)
     own = jnp.where((valid[::-1] > 0)[:, None, None], own, 1.0)  # [B, H, W]

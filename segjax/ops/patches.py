@@ -4,38 +4,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.ops.pixels import normalise, unnormalise
+from segjax.ops.pixels import normalize, unnormalize
 from segjax.ops.resize import depth_to_space, space_to_depth
 
 _EPSILON = 1e-6  # of a patch's variance
 
 
-def patch_pixels(images: jax.Array, patch: int) -> jax.Array:
+def extract_patches(images: jax.Array, patch: int) -> jax.Array:
     """Images [B, H, W, 3] of values 0..255 -> float32 [B, L, patch * patch * 3], normalised by ImageNet's statistics.
 
     Patches are counted row by row, the values of one ordered (row, column, channel). Raises ValueError when the patch
     does not divide the image.
     """
-    patches = space_to_depth(normalise(images), patch)
+    patches = space_to_depth(normalize(images), patch)
     return patches.reshape(patches.shape[0], -1, patches.shape[-1])
 
 
-def patch_statistics(pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def compute_patch_statistics(pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(mean, deviation) of each patch [B, L, 1]. The variance is the unbiased one, as the published models have it."""
     variance = jnp.var(pixels, axis=-1, keepdims=True, ddof=1)
     return jnp.mean(pixels, axis=-1, keepdims=True), jnp.sqrt(variance + _EPSILON)
 
 
-def patch_targets(images: jax.Array, patch: int, *, norm_pix: bool) -> jax.Array:
-    """What is to be predicted: `patch_pixels`, with norm_pix each patch less its mean, over its deviation."""
-    pixels = patch_pixels(images, patch)
+def make_patch_targets(images: jax.Array, patch: int, *, norm_pix: bool) -> jax.Array:
+    """What is to be predicted: `extract_patches`, with norm_pix each patch less its mean, over its deviation."""
+    pixels = extract_patches(images, patch)
     if not norm_pix:
         return pixels
-    mean, deviation = patch_statistics(pixels)
+    mean, deviation = compute_patch_statistics(pixels)
     return (pixels - mean) / deviation
 
 
-def predicted_images(
+def render_prediction(
     prediction: jax.Array, images: jax.Array, patch: int, *, norm_pix: bool
 ) -> jax.Array:
     """Predictions as pictures.
@@ -50,10 +50,10 @@ def predicted_images(
       uint8 [B, H, W, 3].
     """
     if norm_pix:
-        mean, deviation = patch_statistics(patch_pixels(images, patch))
+        mean, deviation = compute_patch_statistics(extract_patches(images, patch))
         prediction = prediction * deviation + mean
     grid = (images.shape[1] // patch, images.shape[2] // patch)
-    pixels = unnormalise(depth_to_space(prediction.reshape(-1, *grid, prediction.shape[-1]), patch))
+    pixels = unnormalize(depth_to_space(prediction.reshape(-1, *grid, prediction.shape[-1]), patch))
     return jnp.clip(jnp.round(pixels), 0, 255).astype(jnp.uint8)
 
 
@@ -61,7 +61,7 @@ STRATEGIES = ("random", "block", "grid")
 _BLOCKS = 32  # rectangles drawn for "block": enough to cover more of a picture than any useful ratio removes
 
 
-def visible_count(patches: int, ratio: float) -> int:
+def count_visible(patches: int, ratio: float) -> int:
     """How many of the patches are seen when a share of them is masked: the part that is left, rounded down.
 
     Raises:
@@ -81,7 +81,7 @@ def visible_count(patches: int, ratio: float) -> int:
     return kept
 
 
-def mask_noise(key: jax.Array, grid: tuple[int, int], strategy: str = "random") -> jax.Array:
+def draw_mask_noise(key: jax.Array, grid: tuple[int, int], strategy: str = "random") -> jax.Array:
     """Noise of one picture, float32 [h * w], row by row; the patches with the lowest numbers are seen.
 
     Args:

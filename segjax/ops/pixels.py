@@ -8,11 +8,11 @@ PIXEL_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 PIXEL_STD = np.array([58.395, 57.12, 57.375], np.float32)
 
 
-def normalise(images: jax.Array) -> jax.Array:
+def normalize(images: jax.Array) -> jax.Array:
     """RGB values 0..255 [..., 3], of any type, to float32 of about zero mean and unit variance."""
     return (images.astype(jnp.float32) - PIXEL_MEAN) / PIXEL_STD
 
 
-def unnormalise(values: jax.Array) -> jax.Array:
-    """Inverse of `normalise`: [..., 3] -> float32 on the scale 0..255, neither rounded nor clipped."""
+def unnormalize(values: jax.Array) -> jax.Array:
+    """Inverse of `normalize`: [..., 3] -> float32 on the scale 0..255, neither rounded nor clipped."""
     return values.astype(jnp.float32) * PIXEL_STD + PIXEL_MEAN

@@ -10,7 +10,7 @@ _CUBIC = (
 )  # the slope of torch's bicubic kernel; Keys's own is -0.5, which is what `jax.image.resize` takes
 
 
-def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
+def make_sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
     """MAE's fixed table (arXiv 2111.06377, appendix A.1), as its published code and weights have it.
 
     The first half of the channels codes the column, the second half the row. Each half holds the sines and then the
@@ -38,9 +38,9 @@ def sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
     return table.astype(np.float32)
 
 
-def position_table(grid: tuple[int, int], width: int) -> np.ndarray:
-    """float32 [1 + h * w, width]: `sincos_positions` row by row, behind zeros for the class token."""
-    table = sincos_positions(grid, width).reshape(-1, width)
+def make_position_table(grid: tuple[int, int], width: int) -> np.ndarray:
+    """float32 [1 + h * w, width]: `make_sincos_positions` row by row, behind zeros for the class token."""
+    table = make_sincos_positions(grid, width).reshape(-1, width)
     return np.concatenate([np.zeros_like(table[:1]), table])
 
 

@@ -26,7 +26,7 @@ def linear_weights(size: int, target: int) -> np.ndarray:
     return weights
 
 
-def weights_at(position: jax.Array, size: int) -> jax.Array:
+def linear_weights_at(position: jax.Array, size: int) -> jax.Array:
     """Linear interpolation at any places between `size` samples at 0, 1, 2 ..., zeros lying beyond them.
 
     Args:
@@ -83,3 +83,57 @@ def depth_to_space(x: jax.Array, block: int) -> jax.Array:
     x = x.reshape(*lead, height, width, block, block, depth // block**2)
     x = jnp.moveaxis(x, -3, -4)
     return x.reshape(*lead, height * block, width * block, depth // block**2)
+
+
+def resize_crops(frames: jax.Array, windows: jax.Array, canvas: int) -> jax.Array:
+    """Resizes a crop of each image to the canvas by antialiased bicubic interpolation, as Pillow.
+
+    `segjax.data.examples.crop` chooses the crops, and the device resizes them. Each image has two
+    small matrices of its own, for rows and for columns. They cost a third of a percent of what
+    ViT-B/16 computes in training. As in Pillow, columns are resized first, and the result is
+    rounded. In a transposed frame rows are resized first, which differs from Pillow where edges
+    cross.
+
+    Args:
+      frames: uint8 [B, F, G, 3], crops in the top left corner of their frames.
+      windows: int [B, 4]: height and width of the crop, 1 if the frame holds it transposed, 1 to
+        mirror it.
+      canvas: Side S of the result, in pixels.
+
+    Returns:
+      uint8 [B, S, S, 3]. Pixels of the frame outside the crop do not affect it.
+    """
+    height, width, transposed, mirrored = windows.T
+    size = frames.shape[1:3]
+    down = antialiased_cubic_weights(jnp.where(transposed, width, height), size[0], canvas)
+    across = antialiased_cubic_weights(jnp.where(transposed, height, width), size[1], canvas)
+    round_pixels = lambda pixels: jnp.clip(jnp.round(pixels), 0, 255)
+    pixels = jnp.einsum("bxg,bfgc->bfxc", across, frames.astype(jnp.float32), precision="high")
+    pixels = jnp.einsum("byf,bfxc->byxc", down, round_pixels(pixels), precision="high")
+    pixels = round_pixels(pixels).astype(jnp.uint8)
+    pixels = jnp.where(transposed[:, None, None, None], jnp.swapaxes(pixels, 1, 2), pixels)
+    return jnp.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
+
+
+def antialiased_cubic_weights(lengths: jax.Array, size: int, target: int) -> jax.Array:
+    """Computes the matrices that resize crops of several lengths to one, as Pillow does.
+
+    The kernel is Keys' cubic with a = -0.5, widened when the crop shrinks. PyTorch's bicubic
+    resize, which has a = -0.75 and no antialiasing, is `positions.cubic_weights`.
+
+    Args:
+      lengths: int [B], lengths of the crops. A crop is the first samples of its frame.
+      size: Samples of a frame.
+      target: Samples of the result.
+
+    Returns:
+      float32 [B, target, size].
+    """
+    scale = (lengths / target)[:, None, None]
+    position = (jnp.arange(target)[:, None] + 0.5) * scale
+    distance = jnp.abs(jnp.arange(size) + 0.5 - position) / jnp.maximum(scale, 1)
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weights = jnp.where(distance < 1, near, jnp.where(distance < 2, far, 0))
+    weights = jnp.where(jnp.arange(size) < lengths[:, None, None], weights, 0)
+    return weights / weights.sum(-1, keepdims=True)

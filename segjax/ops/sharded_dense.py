@@ -18,8 +18,8 @@ _REDUCE_DTYPE: contextvars.ContextVar[str] = contextvars.ContextVar(
 def reduce_gradients_in(dtype: str) -> Iterator[None]:
     """Sets the dtype of the gradients of `affine` weights for functions traced inside the block.
 
-    A product accumulates in float32 in any case, but it rounds its result. The result is also what
-    devices exchange to sum their gradients. In bfloat16 that is half of the bytes, and one rounding
+    A product accumulates in float32 in any case, but it rounds its result, and devices exchange
+    these results to sum their gradients. In bfloat16 that is half of the bytes, and one rounding
     for each device that a sum passes. Use "float32" to avoid the roundings.
 
     This is a context variable, and it lives here, for a reason. The training step sets it

@@ -259,7 +259,7 @@ def test_without_an_image_there_is_no_answer(sam):
         ),
         (
             lambda p: p.model.parameters(),
-            "no 'parameters'; help.segjax.compat.segment_anything. says what is not",
+            "no 'parameters'; help.segjax.compat.segment_anything. lists the differences",
         ),
     ],
 )

@@ -13,11 +13,11 @@ from scipy import ndimage
 from skimage import data
 
 import segjax
-from segjax.inference.sam import automatic as automatic_module
-from segjax.inference.sam import candidates as proposals_module
-from segjax.inference.sam import postprocess
-from segjax.inference.sam.automatic import SamAutomaticMaskGenerator, binary_mask, label_map
-from segjax.inference.sam.crops import crops_of, point_grid
+from segjax.inference.sam import candidate_filters, stability_score
+from segjax.inference.sam import candidates as candidates_module
+from segjax.inference.sam.automatic import SamAutomaticMaskGenerator
+from segjax.inference.sam.crops import make_crops, make_point_grid
+from segjax.inference.sam.mask_records import decode_record_mask, make_label_map
 from segjax.models.sam.build import build_sam, init_sam
 
 DRAWN, MODEL = build_sam("sam_debug"), blobs("sam_debug")
@@ -64,10 +64,10 @@ def reference(
     predictor = segjax.SamPredictor(MODEL, variables)
     height, width = image.shape[:2]
     kept = []
-    for crop in crops_of((height, width), layers, 512 / 1500):
+    for crop in make_crops((height, width), layers, 512 / 1500):
         left, top, right, bottom = crop.box
         predictor.set_image(image[top:bottom, left:right])
-        points = point_grid(side) * (right - left, bottom - top)
+        points = make_point_grid(side) * (right - left, bottom - top)
         logits, iou, _ = predictor.predict_batch(
             points[:, None], np.ones((len(points), 1)), return_logits=True
         )
@@ -109,7 +109,7 @@ def suppress(candidates, scores, threshold):
 def assert_same(records, expected):
     assert len(records) == len(expected) > 3
     for record, (mask, iou, stability, point, crop) in zip(records, expected, strict=True):
-        np.testing.assert_array_equal(binary_mask(record["segmentation"]), mask)
+        np.testing.assert_array_equal(decode_record_mask(record["segmentation"]), mask)
         assert record["area"] == mask.sum()
         assert record["predicted_iou"] == pytest.approx(iou, rel=1e-4)
         assert record["stability_score"] == pytest.approx(stability, rel=1e-5)
@@ -133,7 +133,7 @@ def test_a_whole_sam(variables):
     (record,) = SamAutomaticMaskGenerator(DRAWN, variables, 4, **limits).generate(PICTURES[0])
     predictor = segjax.SamPredictor(DRAWN, variables)
     predictor.set_image(PICTURES[0])
-    points = point_grid(4) * (90, 70)
+    points = make_point_grid(4) * (90, 70)
     masks, iou, _ = predictor.predict_batch(points[:, None], np.ones((16, 1)))
     best = np.unravel_index(iou.argmax(), iou.shape)
     np.testing.assert_array_equal(record["segmentation"], masks[best])
@@ -165,7 +165,7 @@ def test_boxes_are_exact_and_modes_agree(variables, limits):
             == c["segmentation"]["counts"]
         )
         np.testing.assert_array_equal(a["segmentation"], coco_mask.decode(c["segmentation"]))
-        np.testing.assert_array_equal(a["segmentation"], binary_mask(b["segmentation"]))
+        np.testing.assert_array_equal(a["segmentation"], decode_record_mask(b["segmentation"]))
 
 
 def test_several_images_at_once_and_other_batches_change_nothing(variables, limits):
@@ -188,8 +188,8 @@ def test_several_images_at_once_and_other_batches_change_nothing(variables, limi
 
 def test_large_pictures_are_measured_in_pieces(variables, limits, monkeypatch):
     whole = SamAutomaticMaskGenerator(MODEL, variables, 4, **limits).generate(PICTURES[0])
-    monkeypatch.setattr(postprocess, "TILE", 32)  # 3 x 3 tiles, some of which no mask reaches
-    monkeypatch.setattr(proposals_module, "BYTES_AT_A_TIME", 2 * 96 * 96)
+    monkeypatch.setattr(stability_score, "TILE", 32)  # 3 x 3 tiles, some of which no mask reaches
+    monkeypatch.setattr(candidates_module, "BYTES_AT_A_TIME", 2 * 96 * 96)
     assert_equal_records(
         SamAutomaticMaskGenerator(MODEL, variables, 4, **limits).generate(PICTURES[0]), whole
     )
@@ -207,19 +207,19 @@ def test_thresholds_are_tuned_without_the_network(variables, limits, monkeypatch
     loose = dict(pred_iou_thresh=-1e9, stability_score_thresh=0.1)
     found = generator.propose(PICTURES[0], **loose)
     expected = generator.generate(PICTURES[0])
-    monkeypatch.setattr(proposals_module, "decode", None)
+    monkeypatch.setattr(candidates_module, "decode_prompts", None)
     assert_equal_records(generator.select(found), expected)
     assert len(generator.select(found, box_nms_thresh=1.0)) > len(
         generator.select(found, box_nms_thresh=0.1)
     )
     blocks = generator.select(found)
-    monkeypatch.setattr(automatic_module, "_BLOCK", 7)
+    monkeypatch.setattr(candidate_filters, "BLOCK", 7)
     assert_equal_records(generator.select(found), blocks)
     with pytest.raises(
-        ValueError, match="stability_score_thresh is 0.05, but the proposals were made with 0.1"
+        ValueError, match="stability_score_thresh is 0.05, but the candidates were made with 0.1"
     ):
         generator.select(found, stability_score_thresh=0.05)
-    with pytest.raises(ValueError, match="unknown threshold iou; there are pred_iou_thresh"):
+    with pytest.raises(ValueError, match="unknown threshold iou; choose from pred_iou_thresh"):
         generator.select(found, iou=0.5)
 
 
@@ -253,16 +253,18 @@ def test_nothing_is_found(variables):
         MODEL, variables, 2, pred_iou_thresh=1e9, crop_n_layers=1, min_mask_region_area=9
     )
     assert generator.generate(PICTURES[0]) == []
-    assert not label_map([], (3, 4)).any()
+    assert not make_label_map([], (3, 4)).any()
 
 
 @pytest.mark.parametrize("mode", ["binary_mask", "uncompressed_rle", "coco_rle"])
 def test_a_mask_of_everything_is_a_record_and_one_of_nothing_is_none(variables, monkeypatch, mode):
     logits = jnp.broadcast_to(jnp.array([1.0, 9, -9, -9])[:, None, None], (1, 1, 4, 16, 16))
-    monkeypatch.setattr(proposals_module, "decode", lambda *_: (logits, jnp.ones((1, 1, 4))))
+    monkeypatch.setattr(
+        candidates_module, "decode_prompts", lambda *_: (logits, jnp.ones((1, 1, 4)))
+    )
     generator = SamAutomaticMaskGenerator(MODEL, variables, 1, output_mode=mode)
     (record,) = generator.generate(PICTURES[0])
-    assert binary_mask(record["segmentation"]).all() and record["area"] == 70 * 90
+    assert decode_record_mask(record["segmentation"]).all() and record["area"] == 70 * 90
     assert record["bbox"] == [0, 0, 90, 70] and record["stability_score"] == 1
     runs = {"size": [70, 90], "counts": [0, 6300]}
     if mode == "uncompressed_rle":
@@ -273,7 +275,7 @@ def test_a_mask_of_everything_is_a_record_and_one_of_nothing_is_none(variables, 
             == coco_mask.frPyObjects(runs, 70, 90)["counts"].decode()
         )
     monkeypatch.setattr(
-        proposals_module, "decode", lambda *_: (-jnp.abs(logits), jnp.ones((1, 1, 4)))
+        candidates_module, "decode_prompts", lambda *_: (-jnp.abs(logits), jnp.ones((1, 1, 4)))
     )
     assert (
         SamAutomaticMaskGenerator(MODEL, variables, 1, stability_score_thresh=0.0).generate(
@@ -309,7 +311,9 @@ def test_a_threshold_of_zero_asks_for_nothing(variables):
 def test_a_label_map_shows_parts_on_their_wholes():
     big, small = np.zeros((4, 5), bool), np.zeros((4, 5), bool)
     big[:3], small[1:, :2] = True, True
-    labels = label_map([{"segmentation": m, "area": int(m.sum())} for m in (small, big)], (4, 5))
+    labels = make_label_map(
+        [{"segmentation": m, "area": int(m.sum())} for m in (small, big)], (4, 5)
+    )
     assert labels.tolist() == [[2] * 5, [1, 1, 2, 2, 2], [1, 1, 2, 2, 2], [1, 1, 0, 0, 0]]
 
 

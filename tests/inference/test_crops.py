@@ -1,17 +1,17 @@
 import numpy as np
 import pytest
 
-from segjax.inference.sam.crops import Crop, crops_of, cut_off, point_grid
+from segjax.inference.sam.crops import Crop, is_cut_off, make_crops, make_point_grid
 
 
 def test_points_are_the_centres_of_cells():
-    assert point_grid(2).tolist() == [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
-    np.testing.assert_allclose(point_grid(32)[[0, -1]], [[1 / 64] * 2, [63 / 64] * 2])
+    assert make_point_grid(2).tolist() == [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
+    np.testing.assert_allclose(make_point_grid(32)[[0, -1]], [[1 / 64] * 2, [63 / 64] * 2])
 
 
 def test_crops_by_hand():
     """1500 x 1500: layer 1 overlaps by 512, so a crop is ceil((512 + 1500) / 2) = 1006 wide (SAM, appendix B)."""
-    crops = crops_of((1500, 1500), 2, 512 / 1500)
+    crops = make_crops((1500, 1500), 2, 512 / 1500)
     assert [sum(crop.layer == layer for crop in crops) for layer in range(3)] == [1, 4, 16]
     assert crops[0] == Crop((0, 0, 1500, 1500), 0)
     assert [crop.box for crop in crops[1:5]] == [
@@ -25,14 +25,14 @@ def test_crops_by_hand():
 
 def test_crops_cover_an_oblong_picture():
     covered = np.zeros((301, 77), int)
-    for crop in crops_of((301, 77), 2, 0.3)[5:]:
+    for crop in make_crops((301, 77), 2, 0.3)[5:]:
         crop.cut(covered)[...] += 1
     assert covered.min() >= 1
 
 
 @pytest.mark.parametrize("hw, layers", [((1, 2000), 1), ((5, 500), 2), ((10, 640), 3), ((1, 1), 2)])
 def test_crops_of_few_pixels_are_left_out(hw, layers):
-    crops = crops_of(hw, layers, 512 / 1500)
+    crops = make_crops(hw, layers, 512 / 1500)
     covered = np.zeros(hw, int)
     for crop in crops:
         assert min(crop.size) > 0
@@ -47,5 +47,5 @@ def test_boxes_that_a_crop_cuts_off():
         np.float32,
     )
     # At the picture's own left edge; at the crop's right edge; at its top; nowhere near.
-    assert cut_off(boxes, crop, (600, 600)).tolist() == [False, True, True, False]
-    assert not cut_off(boxes, Crop((0, 0, 300, 400), 0), (400, 300)).any()
+    assert is_cut_off(boxes, crop, (600, 600)).tolist() == [False, True, True, False]
+    assert not is_cut_off(boxes, Crop((0, 0, 300, 400), 0), (400, 300)).any()

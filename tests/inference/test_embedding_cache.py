@@ -25,12 +25,12 @@ def variables():
 
 @pytest.fixture
 def encoded(monkeypatch):
-    """Pictures that were really encoded."""
-    seen, encode = [], embedding_cache.embed
+    """Returns the list of images that are encoded, not read from the cache."""
+    seen, resize = [], embedding_cache.resize_to_canvas
     monkeypatch.setattr(
         embedding_cache,
-        "embed",
-        lambda m, v, new, **options: seen.extend(new) or encode(m, v, new, **options),
+        "resize_to_canvas",
+        lambda images, canvas: seen.extend(images) or resize(images, canvas),
     )
     return seen
 
@@ -78,14 +78,14 @@ def test_a_folder_that_cannot_be_written_is_a_warning(variables, encoded, tmp_pa
     jax.tree.map(
         np.testing.assert_array_equal, answers(variables, tmp_path / "file" / "cache"), expected
     )
-    assert "cannot be kept" in caplog.text
+    assert "cannot write embedding" in caplog.text
 
 
 def test_a_full_disk_is_a_warning_and_leaves_no_file(variables, encoded, tmp_path, caplog):
     expected = answers(variables, None)
     with full_disk(1000):
         jax.tree.map(np.testing.assert_array_equal, answers(variables, tmp_path), expected)
-    assert "cannot be kept" in caplog.text and not any(tmp_path.iterdir())
+    assert "cannot write embedding" in caplog.text and not any(tmp_path.iterdir())
     answers(variables, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -100,6 +100,6 @@ def test_a_damaged_file_is_made_anew(variables, encoded, tmp_path, caplog, damag
         path.write_bytes(damage)
     caplog.set_level(logging.WARNING, "segjax")
     jax.tree.map(np.testing.assert_array_equal, answers(variables, tmp_path), expected)
-    assert "cannot be read" in caplog.text and len(encoded) == 2
+    assert "cannot read embedding" in caplog.text and len(encoded) == 2
     answers(variables, tmp_path)
     assert len(encoded) == 2

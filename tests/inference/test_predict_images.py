@@ -6,7 +6,7 @@ from compilations import compilations
 from written_run import debug_variables
 
 from segjax.inference.sam import embedding_cache, jitted
-from segjax.inference.sam.batching import call_shape
+from segjax.inference.sam.batching import choose_call_shape
 from segjax.inference.sam.predictor import SamPredictor
 from segjax.inference.sam.prompts import PROMPT_COUNTS
 from segjax.models.sam.build import build_sam
@@ -58,13 +58,14 @@ def test_sixteen_images_of_thirty_two_prompts_are_one_call_of_one_program_and_wh
     ]
     many = SamPredictor(MODEL, debug_variables(), prompts_per_batch=512)
     many.set_images(images)
-    before, calls = jitted._decode._cache_size(), []
-    decode = jitted.decode
+    before, calls = jitted.decode_prompts._cache_size(), []
+    decode = jitted.decode_prompts
     monkeypatch.setattr(
-        "segjax.inference.sam.batching.decode", lambda *args: calls.append(args) or decode(*args)
+        "segjax.inference.sam.batching.decode_prompts",
+        lambda *args: calls.append(args) or decode(*args),
     )
     found = many.predict_images(prompts, return_logits=True)
-    assert len(calls) == 1 and jitted._decode._cache_size() == before + 1
+    assert len(calls) == 1 and jitted.decode_prompts._cache_size() == before + 1
     assert calls[0][3].points.shape == (32, 16, 4, 2), (
         "two rows of 16 prompts an image, 3 points in 4 slots"
     )
@@ -117,7 +118,7 @@ def test_other_numbers_within_the_padding_and_other_sizes_compile_nothing(predic
 
     ask(IMAGES, 3)
     ask(IMAGES[:3], 3)
-    decoders = jitted._decode._cache_size()
+    decoders = jitted.decode_prompts._cache_size()
     with compilations() as seen:
         for number, points in ((3, 2), (4, 3), (3, 4), (4, 2), (3, 3)):
             ask(
@@ -127,7 +128,7 @@ def test_other_numbers_within_the_padding_and_other_sizes_compile_nothing(predic
                 ],
                 points,
             )
-    assert seen == [] and jitted._decode._cache_size() == decoders
+    assert seen == [] and jitted.decode_prompts._cache_size() == decoders
     with compilations() as seen:
         ask(IMAGES[:1], 17)
     assert seen, "or this test cannot fail"
@@ -135,17 +136,17 @@ def test_other_numbers_within_the_padding_and_other_sizes_compile_nothing(predic
 
 def test_more_points_than_slots_are_padded_to_the_next_multiple(predictor):
     predictor.set_image(IMAGES[2])
-    before = jitted._decode._cache_size()
+    before = jitted.decode_prompts._cache_size()
     for points in (65, 90, 128):
         given = clicks(IMAGES[2], 1, points)
         found = predictor.predict_batch(**given, return_logits=True)
         assert found[0].shape == (1, 3, 51, 51)
-    assert jitted._decode._cache_size() == before + 1
+    assert jitted.decode_prompts._cache_size() == before + 1
     unpadded = dict(
         points=given["point_coords"][None] * 64 / 51, labels=given["point_labels"][None]
     )
     unpadded["labels"] = np.where(unpadded["labels"] == -1, NOT_A_POINT, unpadded["labels"])
-    low_res, iou = jitted.decode(
+    low_res, iou = jitted.decode_prompts(
         MODEL, predictor.variables, [predictor.features], Prompts(**unpadded)
     )
     assert_answers(found[1:], (np.asarray(iou)[0, :, 1:], np.asarray(low_res)[0, :, 1:]))
@@ -155,7 +156,7 @@ def test_any_numbers_of_prompts_need_few_shapes_of_the_decoders_calls():
     shapes = set()
     for _ in range(5000):
         counts = RNG.integers(0, RNG.integers(2, 100), RNG.integers(1, 30))
-        rows, width = call_shape(counts, 64)
+        rows, width = choose_call_shape(counts, 64)
         assert rows * width <= 64 and width in PROMPT_COUNTS
         shapes.add((rows, width))
     assert shapes <= {
@@ -187,13 +188,15 @@ def test_any_numbers_of_prompts_need_few_shapes_of_the_decoders_calls():
     ],
 )
 def test_the_shape_of_a_call_leaves_little_of_it_empty(counts, slots, shape):
-    assert call_shape(counts, slots) == shape
+    assert choose_call_shape(counts, slots) == shape
 
 
 def test_images_are_encoded_in_few_sizes_of_call_and_none_for_nothing(predictor, monkeypatch):
-    shapes, encode = [], jitted._encode
+    shapes, encode = [], jitted.encode_canvases
     monkeypatch.setattr(
-        jitted, "_encode", lambda m, v, x, s: shapes.append(x.shape[0]) or encode(m, v, x, s)
+        jitted,
+        "encode_canvases",
+        lambda m, v, x, s: shapes.append(x.shape[0]) or encode(m, v, x, s),
     )
     predictor.set_images([*IMAGES, IMAGES[0]])
     assert shapes == [4, 1]
@@ -216,15 +219,12 @@ def test_images_are_encoded_in_few_sizes_of_call_and_none_for_nothing(predictor,
 
 
 def test_what_the_cache_has_is_not_encoded_again(tmp_path, monkeypatch):
-    made, encoded, encode = (
-        SamPredictor(MODEL, debug_variables(), cache=tmp_path),
-        [],
-        embedding_cache.embed,
-    )
+    made = SamPredictor(MODEL, debug_variables(), cache=tmp_path)
+    encoded, resize = [], embedding_cache.resize_to_canvas
     monkeypatch.setattr(
         embedding_cache,
-        "embed",
-        lambda m, v, new, **options: encoded.extend(new) or encode(m, v, new, **options),
+        "resize_to_canvas",
+        lambda images, canvas: encoded.extend(images) or resize(images, canvas),
     )
     made.set_images([IMAGES[1]])
     made.set_images(IMAGES[:3])
@@ -277,16 +277,17 @@ def test_a_bad_prompt_is_named_with_its_image(predictor, prompts, message):
 def test_bad_images_are_named_and_leave_none_set(predictor):
     for images, message in (
         ([IMAGES[0], IMAGES[1] / 2], "image 1: pixels are float64"),
-        (IMAGES[0], r"one array of shape \(30, 47, 3\); expected a list of images, or set_image"),
+        (
+            IMAGES[0],
+            r"one array of shape \(30, 47, 3\); expected a list of images. For one image use set_image",
+        ),
         ([], "images is empty"),
     ):
         with pytest.raises(ValueError, match=message):
             predictor.set_images(images)
     predictor.set_images(IMAGES)
     for ask in (predictor.predict, predictor.predict_batch):
-        with pytest.raises(
-            ValueError, match="4 images are set; ask about them with predict_images"
-        ):
+        with pytest.raises(ValueError, match="4 images are set; predict with predict_images"):
             ask()
     predictor.reset_image()
     with pytest.raises(ValueError, match="no image is set"):

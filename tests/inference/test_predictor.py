@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from written_run import debug_variables
 
-from segjax.images.transforms import pad_to_canvas, resize_longest_side, stretch_intensities
+from segjax.images.decoding import stretch_intensities
+from segjax.images.transforms import pad_to_canvas, resize_longest_side
 from segjax.inference.sam import batching, jitted
 from segjax.inference.sam.postprocess import compute_image_weights
 from segjax.inference.sam.predictor import SamPredictor
@@ -92,11 +93,11 @@ def test_many_prompts_are_worked_through_in_pieces(predictor):
 
 def test_another_click_or_a_box_beside_it_compiles_nothing(predictor):
     predictor.predict([[5, 6], [7, 8]], [1, 0])
-    before = jitted._decode._cache_size(), batching.to_image._cache_size()
+    before = jitted.decode_prompts._cache_size(), batching.resize_to_image._cache_size()
     predictor.predict([[5, 6], [7, 8], [9, 9]], [1, 0, 1])
     predictor.predict([[5, 6], [7, 8], [9, 9], [30, 3]], [1, 0, 1, 1])
     predictor.predict([[5, 6], [7, 8]], [1, 0], box=[3, 4, 20, 25])
-    assert (jitted._decode._cache_size(), batching.to_image._cache_size()) == before
+    assert (jitted.decode_prompts._cache_size(), batching.resize_to_image._cache_size()) == before
 
 
 def test_fed_back_logits_change_the_answer_and_may_have_any_of_the_usual_shapes(predictor):
@@ -195,7 +196,7 @@ def test_reset_image_forgets(predictor):
             r"point \(47, 3\) is outside the image of width 47 and height 30",
         ),
         (dict(point_coords=[[3, -1]], point_labels=[1]), "outside the image"),
-        (dict(point_coords=[[3, 4], [5, 6]], point_labels=[1]), "one label a point"),
+        (dict(point_coords=[[3, 4], [5, 6]], point_labels=[1]), "one label per point"),
         (dict(point_coords=[[3, 4]]), "without point_labels"),
         (dict(point_labels=[1]), "without point_coords"),
         (dict(point_coords=[[np.nan, 4]], point_labels=[1]), "point_coords holds NaN"),
@@ -227,14 +228,15 @@ def test_a_prompt_that_cannot_be_is_refused(predictor, prompt, message):
 
 def test_a_batch_needs_as_many_of_each(predictor):
     with pytest.raises(
-        ValueError, match="2 point_coords, 2 point_labels, 3 boxes: expected as many of each"
+        ValueError,
+        match="2 point_coords, 2 point_labels, 3 boxes: expected the same number of each",
     ):
         predictor.predict_batch([[[1, 2]], [[3, 4]]], [[1], [1]], BOXES)
 
 
 def test_on_a_cpu_sam_is_computed_as_is_fastest_there(predictor):
     """Published sizes: 256 x 256 x 32 upscaled numbers a prompt, so two at once; what was asked for stays."""
-    published = jitted.for_device(build_sam("sam_vit_b"))
+    published = jitted.tune_for_device(build_sam("sam_vit_b"))
     assert (published.attention, published.prompts_at_once) == ("chunked", 2)
     asked = build_sam("sam_vit_b", attention="cudnn", prompts_at_once=5)
-    assert jitted.for_device(asked) == asked and predictor.model == MODEL
+    assert jitted.tune_for_device(asked) == asked and predictor.model == MODEL

@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 from golden.sam_inputs import FRAMES, framed_logits, framed_picture, framed_prompts, sampled
 
-from segjax.images.transforms import compute_fitted_size, resize_longest_side, scale_boxes, scale_points
+from segjax.images.transforms import (
+    compute_fitted_size,
+    resize_longest_side,
+    scale_boxes,
+    scale_points,
+)
 from segjax.inference.sam import jitted
-from segjax.inference.sam.postprocess import compute_image_weights, to_image
+from segjax.inference.sam.postprocess import compute_image_weights, resize_to_image
 from segjax.models.sam.build import build_sam
 from segjax.models.sam.image_encoder import ImageEncoder
 
@@ -50,11 +55,11 @@ def test_pixels_reach_the_encoder_as_the_references(golden, canvas, hw, monkeypa
             return args[0]
         return call(*args, **kwargs)
 
-    monkeypatch.setattr(
-        jitted, "_encode", jitted._encode.__wrapped__
-    )  # not compiled: nothing of this is kept
+    # Not compiled, so that the patched call does not stay in the cache of compiled programs.
+    monkeypatch.setattr(jitted, "encode_canvases", jitted.encode_canvases.__wrapped__)
     with nn.intercept_methods(encoder):
-        jitted.embed(build_sam("sam_debug", canvas=canvas), {}, [framed_picture(hw)])
+        contents = jitted.resize_to_canvas([framed_picture(hw)], canvas)
+        jitted.encode_images(build_sam("sam_debug", canvas=canvas), {}, contents)
     (pixels,) = seen
     assert pixels.shape == (1, canvas, canvas, 3) and pixels.dtype == np.float32
     np.testing.assert_allclose(
@@ -83,7 +88,7 @@ def test_logits_come_back_to_the_picture_as_the_references(golden, canvas, hw):
     four[0, 0] = low_res[0]
     sides = zip(compute_fitted_size(hw, canvas), hw, strict=True)
     weights = [compute_image_weights(model.mask_side, canvas, *side) for side in sides]
-    full, _ = to_image(four[None], 0, 0, *weights, multimask=False, return_logits=True)
+    full, _ = resize_to_image(four[None], 0, 0, *weights, multimask=False, return_logits=True)
     assert full.shape == (1, *hw)
     want = golden(canvas, hw, "logits")
     np.testing.assert_allclose(

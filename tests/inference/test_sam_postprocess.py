@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.inference.sam import postprocess
-from segjax.inference.sam.postprocess import axis_weights, image_weights, inside_box, measure
+from segjax.inference.sam import stability_score
+from segjax.inference.sam.postprocess import compute_image_weights
+from segjax.inference.sam.stability_score import extract_box, make_axis_weights, measure_masks
 from segjax.models.sam.build import build_sam
 
 MODEL, HW, OFFSET = (
@@ -34,11 +35,13 @@ MASKS = {
 
 @pytest.mark.parametrize("tile", [32, 128])
 def test_tiles_say_what_the_whole_picture_says(tile, monkeypatch):
-    monkeypatch.setattr(postprocess, "TILE", tile)
+    monkeypatch.setattr(stability_score, "TILE", tile)
     logits = jnp.zeros((1, len(MASKS), 4, 16, 16)).at[0, :, 2].set(np.stack(list(MASKS.values())))
     index = np.stack([np.arange(len(MASKS)), np.full(len(MASKS), 1)], axis=-1)
-    found = measure(logits, index, *axis_weights(MODEL, HW), np.float32(OFFSET))
-    down, across = (image_weights(16, 64, content, size) for content, size in ((48, 75), (64, 100)))
+    found = measure_masks(logits, index, *make_axis_weights(MODEL, HW), np.float32(OFFSET))
+    down, across = (
+        compute_image_weights(16, 64, content, size) for content, size in ((48, 75), (64, 100))
+    )
     for place, (name, low_res) in enumerate(MASKS.items()):
         full = down @ low_res @ across.T
         inner, outer, inside = (full > threshold for threshold in (OFFSET, -OFFSET, 0))
@@ -50,21 +53,21 @@ def test_tiles_say_what_the_whole_picture_says(tile, monkeypatch):
             (x1, x2), (y1, y2) = (np.flatnonzero(inside.any(axis))[[0, -1]] for axis in (0, 1))
             box = np.array([x1, y1, x2, y2])
             np.testing.assert_array_equal(
-                inside_box(np.asarray(found.tiles[place]), box), inside[y1 : y2 + 1, x1 : x2 + 1]
+                extract_box(np.asarray(found.tiles[place]), box), inside[y1 : y2 + 1, x1 : x2 + 1]
             )
         assert found.boxes[place].tolist() == box.tolist(), name
 
 
 def test_tiles_far_from_a_mask_are_not_computed(monkeypatch):
     """What no cell above the lower threshold reaches could be anything, and nobody would know."""
-    monkeypatch.setattr(postprocess, "TILE", 32)
-    rows, columns = axis_weights(MODEL, HW)
+    monkeypatch.setattr(stability_score, "TILE", 32)
+    rows, columns = make_axis_weights(MODEL, HW)
     assert rows.shape == (3, 32, 16) and columns.shape == (4, 32, 16)
     poisoned = columns.at[-1].set(jnp.where(columns[-1] > 0, jnp.inf, 0.0))
     logits = jnp.zeros((1, 1, 4, 16, 16)).at[0, 0, 1].set(MASKS["in one tile"])
-    found = measure(logits, np.zeros((1, 2), int), rows, poisoned, np.float32(OFFSET))
+    found = measure_masks(logits, np.zeros((1, 2), int), rows, poisoned, np.float32(OFFSET))
     assert (
         found.areas[0]
-        == measure(logits, np.zeros((1, 2), int), rows, columns, np.float32(OFFSET)).areas[0]
+        == measure_masks(logits, np.zeros((1, 2), int), rows, columns, np.float32(OFFSET)).areas[0]
         > 0
     )

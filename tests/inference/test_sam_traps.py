@@ -14,13 +14,13 @@ from golden.sam_inputs import framed_logits, framed_picture
 from plain_sam import PlainSam, resized
 
 from segjax.images.transforms import compute_fitted_size
-from segjax.inference.sam import candidates as proposals_module
+from segjax.inference.sam import candidates as candidates_module
 from segjax.inference.sam.automatic import SamAutomaticMaskGenerator
 from segjax.inference.sam.candidates import MaskCandidates
 from segjax.inference.sam.crops import Crop
-from segjax.inference.sam.postprocess import compute_image_weights, to_image
+from segjax.inference.sam.postprocess import compute_image_weights, resize_to_image
 from segjax.inference.sam.predictor import SamPredictor
-from segjax.masks import encode_mask, compute_mask_box, remove_small_regions
+from segjax.masks import compute_mask_box, encode_mask, remove_small_regions
 from segjax.models.sam.build import SIZES, build_sam, init_sam
 from segjax.models.sam.sam import Sam
 
@@ -89,7 +89,7 @@ def in_picture(low_res, hw=HW, logits=True):
     sides = zip(compute_fitted_size(hw, MODEL.canvas), hw, strict=True)
     weights = [compute_image_weights(MODEL.mask_side, MODEL.canvas, *side) for side in sides]
     return np.asarray(
-        to_image(four[None], 0, 0, *weights, multimask=False, return_logits=logits)[0]
+        resize_to_image(four[None], 0, 0, *weights, multimask=False, return_logits=logits)[0]
     )[0]
 
 
@@ -153,15 +153,15 @@ def stability(logits):
 @pytest.fixture
 def measured(monkeypatch):
     """[(which mask, its stability), ..] of every mask that is brought to full size; one at a time."""
-    seen, real = [], proposals_module.measure
+    seen, real = [], candidates_module.measure_masks
 
-    def measure(logits, index, *rest, **options):
+    def measure_masks(logits, index, *rest, **options):
         out = real(logits, index, *rest, **options)
         seen.extend(zip(index[:, 1].tolist(), out.stability.tolist(), strict=True))
         return out
 
-    monkeypatch.setattr(proposals_module, "measure", measure)
-    monkeypatch.setattr(proposals_module, "BYTES_AT_A_TIME", 128 * 128)
+    monkeypatch.setattr(candidates_module, "measure_masks", measure_masks)
+    monkeypatch.setattr(candidates_module, "BYTES_AT_A_TIME", 128 * 128)
     return seen
 
 

@@ -7,12 +7,12 @@ import pytest
 from golden.drawn_weights import drawn_variables
 from golden.sam_inputs import pictures
 
-from segjax.models.build import shapes_of
+from segjax.models.build import variable_shapes
 from segjax.models.classifier import build_classifier, init_classifier
 from segjax.models.layers import LayerNorm
 from segjax.models.mae import build_mae
 from segjax.models.vit import ViT
-from segjax.ops.positions import position_table
+from segjax.ops.positions import make_position_table
 from segjax.weights.tables.vit import thawed
 
 SMALL = dict(name="vit_debug", depth=1)
@@ -55,11 +55,11 @@ def test_published_parameter_counts(name, count, width, depth, patch):
     tokens = 1 + (224 // patch) ** 2
     stem = 3 * patch**2 * width + width + width + tokens * width
     assert stem + blocks(width, depth) + 2 * width + 1000 * width + 1000 == count
-    assert size_of(shapes_of(build_classifier(name))["params"]) == count
+    assert size_of(variable_shapes(build_classifier(name))["params"]) == count
 
 
 def test_pooling_and_freezing_change_no_count():
-    shapes = lambda **options: shapes_of(build_classifier("vit_b", **options))
+    shapes = lambda **options: variable_shapes(build_classifier("vit_b", **options))
     assert size_of(shapes(pool="mean")["params"]) == 86_567_656
     assert size_of(shapes(frozen=True)["params"]) == 769_000
     assert size_of(shapes(frozen=True)["constants"]["encoder"]) == 86_567_656 - 769_000
@@ -67,7 +67,7 @@ def test_pooling_and_freezing_change_no_count():
 
 def test_with_mae_s_positions_the_features_are_mae_s_class_token(variables):
     mae, encoder = build_mae("mae_debug", depth=1), dict(variables["params"]["encoder"])
-    ours = {"params": {"encoder": encoder | {"pos_embed": position_table((4, 4), 32)}}}
+    ours = {"params": {"encoder": encoder | {"pos_embed": make_position_table((4, 4), 32)}}}
     found = run(ours, "features")
     del encoder["pos_embed"]
     theirs = {"params": {"encoder": encoder}}
@@ -118,7 +118,7 @@ def test_a_fresh_head_is_as_small_as_it_is_told(variables):
 )
 def test_what_cannot_be_built_is_said(options, said):
     with pytest.raises(ValueError, match=said):
-        shapes_of(build_classifier(**SMALL | options))
+        variable_shapes(build_classifier(**SMALL | options))
 
 
 def test_pictures_of_another_size_are_refused(variables):

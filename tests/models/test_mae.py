@@ -11,9 +11,9 @@ from golden.drawn_weights import drawn_variables
 from golden.mae_inputs import inputs
 
 from segjax.losses.reconstruction import reconstruction_loss
-from segjax.models.build import shapes_of
+from segjax.models.build import variable_shapes
 from segjax.models.mae import build_mae, init_mae
-from segjax.ops.pixels import normalise
+from segjax.ops.pixels import normalize
 
 MODEL = build_mae("mae_debug")
 IMAGES, NOISE = inputs(MODEL)
@@ -32,7 +32,7 @@ def variables():
 @pytest.fixture(scope="module")
 def answers(variables):
     def run(variables, images, noise):
-        tokens, _, _ = MODEL.apply(variables, images, noise, method="encode_seen")
+        tokens, _, _ = MODEL.apply(variables, images, noise, method="encode_visible")
         prediction, masked = MODEL.apply(variables, images, noise)
         loss = {
             name: jnp.divide(
@@ -64,7 +64,7 @@ def test_every_stage_is_the_reference_s(answers):
 )
 def test_parameter_counts_are_the_published_ones(name, published):
     model = build_mae(name)
-    params = shapes_of(model)["params"]
+    params = variable_shapes(model)["params"]
     counts = {
         part: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
         for part, tree in params.items()
@@ -81,7 +81,7 @@ def test_parameter_counts_are_the_published_ones(name, published):
 
 
 def test_a_decoder_of_one_block_is_an_option():
-    params = shapes_of(build_mae("mae_vit_b", decoder_depth=1))["params"]
+    params = variable_shapes(build_mae("mae_vit_b", decoder_depth=1))["params"]
     assert list(params["decoder"]["trunk"]) == ["block_0"]
 
 
@@ -94,7 +94,7 @@ def test_the_encoder_sees_nothing_of_the_masked_patches(variables, answers):
     swapped = NOISE.copy()
     np.put_along_axis(swapped, seen, np.take_along_axis(NOISE, seen[:, ::-1], 1), 1)
     encode = jax.jit(
-        lambda images, noise: MODEL.apply(variables, images, noise, method="encode_seen")[0]
+        lambda images, noise: MODEL.apply(variables, images, noise, method="encode_visible")[0]
     )
     close(encode(other, NOISE), answers["tokens"])
     reversed_tokens = np.concatenate(
@@ -151,7 +151,7 @@ def test_without_a_mask_every_patch_is_encoded_in_its_place(variables):
     order = np.stack([np.random.default_rng(i).permutation(16) for i in range(2)])
     picked = jax.jit(
         lambda images: MODEL.apply(
-            variables, normalise(images), order, method=lambda m, *a: m.encoder(*a)
+            variables, normalize(images), order, method=lambda m, *a: m.encoder(*a)
         )
     )
     close(picked(IMAGES)[:, 1:], np.take_along_axis(np.asarray(whole)[:, 1:], order[..., None], 1))

@@ -1,10 +1,11 @@
-"""Attention between few tokens and many cells: folded or projected, it is the formula."""
+"""Attention between few tokens and many image cells: folded and direct match the formula."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.models.sam import two_way_transformer
 from segjax.models.sam.two_way_transformer import ProjectedAttention
 
 RNG = np.random.default_rng(0)
@@ -28,7 +29,7 @@ def variables():
 
 
 def oracle(variables, q, k, v, valid=None):
-    """One prompt in float64 NumPy, every set projected: q [Tq, D], k and v [Tk, D]."""
+    """Computes direct attention of one prompt in float64 NumPy: q [Tq, D], k and v [Tk, D]."""
     linear = lambda name, x: (
         x.astype(np.float64) @ variables["params"][name]["kernel"]
         + variables["params"][name]["bias"]
@@ -44,11 +45,11 @@ def oracle(variables, q, k, v, valid=None):
     return linear("out", mixed.reshape(len(mixed), -1))
 
 
-def test_the_sizes_of_these_tests_are_folded_and_those_with_many_tokens_are_not(monkeypatch):
-    """Of 50 cells: 2 * T * 50 * 64 + T * 64 * 32 < 50 * 64 * 32 + T * 50 * 32, so T <= 14; a set with itself never."""
-    projected = []
+def test_attention_is_folded_for_few_tokens_and_direct_for_many(monkeypatch):
+    """Folding pays if 2 * T * 50 * 64 + T * 64 * 32 < 50 * 64 * 32 + T * 50 * 32, so if T <= 14."""
+    direct = []
     monkeypatch.setattr(
-        ProjectedAttention, "_projected", lambda self, *rest: projected.append(1) or rest[2]
+        two_way_transformer, "attention", lambda q, *rest, **options: direct.append(1) or q
     )
     variables = {
         "params": {name: {"kernel": normal(WIDTH, 32), "bias": normal(32)} for name in "qkv"}
@@ -57,10 +58,10 @@ def test_the_sizes_of_these_tests_are_folded_and_those_with_many_tokens_are_not(
     for tokens, cells in ((14, CELLS), (15, CELLS)):
         MODULE.apply(variables, normal(cells, WIDTH), *[normal(tokens, WIDTH)] * 2)
         MODULE.apply(variables, normal(tokens, WIDTH), *[normal(cells, WIDTH)] * 2)
-        assert len(projected) == (0 if tokens == 14 else 2)
+        assert len(direct) == (0 if tokens == 14 else 2)
 
 
-def test_tokens_read_the_image(variables):
+def test_tokens_attend_to_the_image(variables):
     tokens, positions, image = (
         normal(2, TOKENS, WIDTH),
         normal(CELLS, WIDTH),
@@ -72,7 +73,7 @@ def test_tokens_read_the_image(variables):
         np.testing.assert_allclose(out[i], expected, atol=2e-5)
 
 
-def test_an_image_of_many_prompts_is_projected_once_and_read_by_each(variables):
+def test_many_prompts_attend_to_one_image_that_is_projected_once(variables):
     tokens, image = normal(1, 4, TOKENS, WIDTH), normal(1, 1, CELLS, WIDTH)
     out = apply(variables, tokens, image, image)
     for i in range(4):
@@ -82,7 +83,7 @@ def test_an_image_of_many_prompts_is_projected_once_and_read_by_each(variables):
 
 
 @pytest.mark.parametrize("lead", [(2, 4), (2, 1)])  # an image for each prompt, or one for all
-def test_the_image_reads_the_tokens_that_are_there(variables, lead):
+def test_the_image_attends_to_valid_tokens(variables, lead):
     image, tokens, keys = (
         normal(*lead, CELLS, WIDTH),
         normal(2, 4, TOKENS, WIDTH),
@@ -97,7 +98,7 @@ def test_the_image_reads_the_tokens_that_are_there(variables, lead):
 
 
 def test_gradients_do_not_depend_on_folding(variables, monkeypatch):
-    """Both directions, with respect to all parameters and inputs."""
+    """Checks both directions, with respect to all parameters and inputs."""
     tokens, image = normal(TOKENS, WIDTH), normal(CELLS, WIDTH)
     few = lambda variables, tokens, image: jnp.sum(
         jnp.sin(MODULE.apply(variables, tokens, image, image))
@@ -109,15 +110,8 @@ def test_gradients_do_not_depend_on_folding(variables, monkeypatch):
         variables, tokens, image
     )
     folded = both()
-    for name in ("_few_keys", "_few_queries"):
-        monkeypatch.setattr(
-            ProjectedAttention,
-            name,
-            lambda self, project, out, q, k, v, valid=None: self._projected(
-                project, out, q, k, v, valid
-            ),
-        )
-    projected = both()
+    monkeypatch.setattr(two_way_transformer, "_is_folding_cheaper", lambda *sizes: False)
+    direct = both()
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), folded, projected
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), folded, direct
     )

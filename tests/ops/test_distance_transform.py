@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from segjax.ops import distance_transform as ops
 
-click = jax.jit(ops.center_click)
+click = jax.jit(ops.choose_center_click)
 distance_transform = jax.jit(ops.distance_transform)
 squared_distance_transform = jax.jit(ops.squared_distance_transform)
 

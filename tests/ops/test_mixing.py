@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.ops.mixing import cut_box, mix, soft_labels
+from segjax.ops.mixing import draw_cut_box, mix_images, smooth_labels
 
 # Pictures of one value each, 0, 10, 20, 30: a mixed pixel tells how much of which picture is in it.
 IMAGES = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.full((8, 10, 3), 10, np.uint8)
@@ -13,7 +13,7 @@ LABELS = np.eye(4, dtype=np.float32)
 VALID = np.ones(4, np.float32)
 
 
-compiled = jax.jit(mix, static_argnames=("mixup", "cutmix", "switch"))
+compiled = jax.jit(mix_images, static_argnames=("mixup", "cutmix", "switch"))
 
 
 def mixed(seed=0, valid=VALID, **options):
@@ -21,11 +21,11 @@ def mixed(seed=0, valid=VALID, **options):
 
 
 def test_smoothing_keeps_a_distribution():
-    labels = soft_labels(jnp.array([2, 0]), 4, 0.1)
+    labels = smooth_labels(jnp.array([2, 0]), 4, 0.1)
     np.testing.assert_allclose(
         labels, [[0.025, 0.025, 0.925, 0.025], [0.925, 0.025, 0.025, 0.025]], rtol=1e-6
     )
-    np.testing.assert_array_equal(soft_labels(jnp.array([1]), 3), [[0, 1, 0]])
+    np.testing.assert_array_equal(smooth_labels(jnp.array([1]), 3), [[0, 1, 0]])
 
 
 def test_mixup_blends_every_pixel_and_the_labels_alike():
@@ -72,7 +72,7 @@ def test_nothing_is_mixed_unless_asked_for():
 
 @pytest.mark.parametrize("share, most", [(0.0, 0), (0.25, 4 * 5), (1.0, 8 * 10)])
 def test_a_box_has_the_share_asked_for_but_for_what_is_cut_off(share, most):
-    boxes = jax.vmap(cut_box, in_axes=(0, None, None))(
+    boxes = jax.vmap(draw_cut_box, in_axes=(0, None, None))(
         jax.random.split(jax.random.key(0), 12), share, (8, 10)
     )
     areas = boxes.sum((1, 2)).tolist()

@@ -2,14 +2,14 @@ import jax
 import numpy as np
 import pytest
 
-from segjax.ops.patches import mask_noise, split_patches, visible_count
+from segjax.ops.patches import count_visible, draw_mask_noise, split_patches
 
 GRID = (14, 14)
 
 
 def masks(strategy, visible=49, count=200):
     keys = jax.random.split(jax.random.key(0), count)
-    noise = jax.jit(jax.vmap(lambda key: mask_noise(key, GRID, strategy)))(keys)
+    noise = jax.jit(jax.vmap(lambda key: draw_mask_noise(key, GRID, strategy)))(keys)
     return np.asarray(split_patches(noise, visible)[2]).reshape(-1, *GRID)
 
 
@@ -17,13 +17,13 @@ def masks(strategy, visible=49, count=200):
     "patches, ratio, kept", [(196, 0.75, 49), (256, 0.75, 64), (196, 0.6, 78), (10, 0.75, 2)]
 )
 def test_what_is_kept_is_rounded_down(patches, ratio, kept):
-    assert visible_count(patches, ratio) == int(patches * (1 - ratio)) == kept
+    assert count_visible(patches, ratio) == int(patches * (1 - ratio)) == kept
 
 
 @pytest.mark.parametrize("ratio", [0, 1, -0.5, 1.5, 0.999, 1e-20, float("nan")])
 def test_ratios_that_leave_nothing_to_see_or_to_guess(ratio):
     with pytest.raises(ValueError, match=f"mask_ratio {ratio}.*strictly between 0 and 1"):
-        visible_count(196, ratio)
+        count_visible(196, ratio)
 
 
 def test_sorting_and_restoring():
@@ -63,4 +63,4 @@ def test_blocks_hang_together_and_the_grid_is_regular():
 
 def test_unknown_strategy():
     with pytest.raises(ValueError, match="'blok' is unknown; choose one of random, block, grid"):
-        mask_noise(jax.random.key(0), GRID, "blok")
+        draw_mask_noise(jax.random.key(0), GRID, "blok")

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from segjax.ops.positions import cubic_weights, resize_bicubic, sincos_positions
+from segjax.ops.positions import cubic_weights, make_sincos_positions, resize_bicubic
 
 
 def test_the_first_half_of_the_channels_codes_the_column():
-    table = sincos_positions((3, 5), 16)
+    table = make_sincos_positions((3, 5), 16)
     assert table.shape == (3, 5, 16) and table.dtype == np.float32
     assert (table[:, :, :8] == table[:1, :, :8]).all() and (
         table[:, :, 8:] == table[:, :1, 8:]
@@ -18,12 +18,12 @@ def test_exponents_are_divided_by_a_quarter_of_the_width():
     column = 3 * np.array([1, 0.1, 0.01, 0.001])
     row = column * 2 / 3
     want = np.concatenate([np.sin(column), np.cos(column), np.sin(row), np.cos(row)])
-    np.testing.assert_allclose(sincos_positions((4, 4), 16)[2, 3], want, atol=1e-6)
+    np.testing.assert_allclose(make_sincos_positions((4, 4), 16)[2, 3], want, atol=1e-6)
 
 
 def test_a_width_that_four_does_not_divide():
     with pytest.raises(ValueError, match="width of 18 .* multiple of 4"):
-        sincos_positions((2, 2), 18)
+        make_sincos_positions((2, 2), 18)
 
 
 def test_bicubic_weights_are_torch_s():

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from segjax.data.examples.crop import CropExample
-from segjax.ops.resize_crops import cubic_weights, resized_windows
+from segjax.ops.resize import antialiased_cubic_weights, resize_crops
 
-resized = jax.jit(resized_windows, static_argnums=2)
+resized = jax.jit(resize_crops, static_argnums=2)
 
 
 def photograph(hw):
@@ -58,7 +58,9 @@ def test_what_lies_around_a_window_has_no_part_in_it():
 
 
 def test_weights_of_the_same_size_change_nothing():
-    weights = np.asarray(jax.jit(cubic_weights, static_argnums=(1, 2))(np.array([5, 3]), 7, 5))
+    weights = np.asarray(
+        jax.jit(antialiased_cubic_weights, static_argnums=(1, 2))(np.array([5, 3]), 7, 5)
+    )
     np.testing.assert_allclose(weights[0], np.eye(5, 7), atol=1e-6)
     np.testing.assert_allclose(weights[1].sum(-1), 1, rtol=1e-6)
     assert not weights[1][:, 3:].any()

@@ -79,7 +79,7 @@ def test_a_detector_takes_its_regions_so():
     for pooling in ("quantised", "roi_pool"):
         model = build_model("maskrcnn_debug", pooling=pooling)
         take = lambda levels, boxes, model=model: model.apply(
-            {}, levels, boxes, 7, method="regions"
+            {}, levels, boxes, 7, method="pool_regions"
         )
         assert jax.eval_shape(take, levels, boxes).shape == (2, 5, 7, 7, 16)
     model = build_model("maskrcnn_debug", pooling="roi_warp")
@@ -88,5 +88,7 @@ def test_a_detector_takes_its_regions_so():
         match="'roi_warp' is unknown; choose one of roi_align, roi_align_matmul, quantised",
     ):
         jax.eval_shape(
-            lambda levels, boxes: model.apply({}, levels, boxes, 7, method="regions"), levels, boxes
+            lambda levels, boxes: model.apply({}, levels, boxes, 7, method="pool_regions"),
+            levels,
+            boxes,
         )

@@ -266,7 +266,7 @@ def test_what_cannot_be_classified_is_said(tmp_path):
     settings.data.label = "record"
     with pytest.raises(
         ValueError,
-        match="no picture of 'synthetic', split 'train' has a class: its records carry no la",
+        match="no image of 'synthetic', split 'train' has a class: its records have no la",
     ):
         make_task(settings).batches("train", batch_size=2)
     with pytest.raises(

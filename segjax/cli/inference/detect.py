@@ -12,8 +12,6 @@ Files in DIR:
 
 With --refine a SAM draws the masks again, from the boxes. With --refine-if surer it replaces only
 those for which it expects a higher IoU than the detector's own probabilities do.
-
-You can skip this module: the math is in `segjax.inference.detection` and `segjax.models.detection`.
 """
 
 import argparse
@@ -65,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     """Detects, writes the files and prints one line per image.
+
+    You can skip this function: the math is in `segjax.inference.detection` and
+    `segjax.models.detection`.
 
     Raises:
       ValueError: Arguments that do not fit together, or a model of another family.

@@ -9,8 +9,6 @@ Files in DIR, for each image:
 
 The default thresholds are those of the published model. A small model of your own is less certain:
 lower them if nothing is found.
-
-You can skip this module: the math is in `segjax.inference.sam.automatic`.
 """
 
 import argparse
@@ -57,6 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     """Segments, writes the files and prints one line per image.
+
+    You can skip this function: the math is in `segjax.inference.sam.automatic`.
 
     Raises:
       ValueError: Arguments that do not fit together, or a model of another family.

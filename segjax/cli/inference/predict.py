@@ -14,8 +14,6 @@ Files in DIR:
   mask_<object>.png  or mask_<object>_<mask>.png with --multimask
   overlay.png        masks and prompts over the image
   prediction.json    predicted IoUs, boxes and COCO run lengths
-
-You can skip this module: the math is in `segjax.inference.sam.predictor` and `segjax.models.sam`.
 """
 
 import argparse
@@ -67,6 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     """Predicts, writes the files and prints one line per mask.
+
+    You can skip this function: the math is in `segjax.inference.sam.predictor` and
+    `segjax.models.sam`.
 
     Raises:
       ValueError: Arguments that do not fit together, or a model of another family.

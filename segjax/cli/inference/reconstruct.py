@@ -13,8 +13,6 @@ Files in DIR, for each image:
 A model that predicts normalized pixels does not predict the mean and contrast of a patch: those of
 the original are used. A file of weights does not say which kind it holds; --raw-pixels marks a
 model of unnormalized pixels.
-
-You can skip this module: the math is in `segjax.inference.reconstruction` and `segjax.models.mae`.
 """
 
 import argparse
@@ -57,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     """Reconstructs, writes the files and prints one line per image.
+
+    You can skip this function: the math is in `segjax.inference.reconstruction` and
+    `segjax.models.mae`.
 
     Raises:
       ValueError: Arguments that do not fit together, or a model of another family.

@@ -1,23 +1,30 @@
-"""The interface of segment-anything: a program written for it changes the line that imports it, and nothing else.
+"""Drop-in interface of segment-anything: a program changes only its import line.
 
-    from segjax.compat.segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
+    from segjax.compat.segment_anything import (
+        SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
+    )
 
     sam = sam_model_registry["vit_b"](checkpoint="sam_vit_b_01ec64.pth")
     sam.to(device="cuda")
     predictor = SamPredictor(sam)
 
-These are thin: the work is that of `segjax.SamPredictor` and `segjax.SamAutomaticMaskGenerator`. Torch is not needed.
-What is given as torch tensors comes back as such, on the same device; NumPy arrays come back as NumPy arrays.
+You can skip these thin layers; the work is done by `segjax.SamPredictor` and
+`segjax.SamAutomaticMaskGenerator`. Torch is not required. Torch tensors come back as tensors on the same
+device, and NumPy arrays as NumPy arrays.
 
-What is not as there:
+Differences from segment-anything:
 
-* JAX places its arrays itself (`JAX_PLATFORMS`, `jax.default_device`). `to`, `cuda` and `cpu` move nothing: they say
-  where torch tensors are to be made, and `device` is the CPU where torch has none of what was asked for.
-* A prompt that cannot be meant is an error: points outside the picture, boxes without area, labels other than 1, 0, -1.
-* Boxes of the mask generator are exact (there they are a pixel short in width and height), and removing small regions
-  needs no OpenCV.
-* The parts are not modules: `sam.image_encoder` has its `img_size`, but is not called. For training, gradients and
-  export use the linen module and its variables, `sam.network` and `sam.variables`. There is no `SamOnnxModel`.
+* JAX places its arrays itself (`JAX_PLATFORMS`, `jax.default_device`). `to`, `cuda` and `cpu` move
+  nothing. They set the device on which torch tensors are made. `device` is the CPU if torch does not
+  have the requested device.
+* Invalid prompts raise ValueError: points outside the image, boxes without area, and labels other
+  than 1, 0 and -1.
+* Boxes of the mask generator are exact. In segment-anything they are a pixel short in width and
+  height.
+* Removing small regions does not need OpenCV.
+* The parts are not modules: `sam.image_encoder` has its `img_size` but cannot be called. For
+  training, gradients and export, use the linen module `sam.network` and its variables
+  `sam.variables`. There is no `SamOnnxModel`.
 """
 
 from segjax.compat.segment_anything.predictor import SamAutomaticMaskGenerator, SamPredictor

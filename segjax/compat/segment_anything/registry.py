@@ -1,4 +1,4 @@
-"""sam_model_registry: a `Sam` of a published size, by segment-anything's names."""
+"""sam_model_registry: builds a `Sam` of a published size, by segment-anything's names."""
 
 import os
 
@@ -10,25 +10,26 @@ from segjax.weights.tree import CheckpointError
 
 
 def build_sam_vit_h(checkpoint: str | os.PathLike | None = None) -> Sam:
-    """ViT-H. See `sam_model_registry`."""
-    return _built("sam_vit_h", checkpoint)
+    """Builds SAM with ViT-H. See `sam_model_registry`."""
+    return _build("sam_vit_h", checkpoint)
 
 
 def build_sam_vit_l(checkpoint: str | os.PathLike | None = None) -> Sam:
-    """ViT-L. See `sam_model_registry`."""
-    return _built("sam_vit_l", checkpoint)
+    """Builds SAM with ViT-L. See `sam_model_registry`."""
+    return _build("sam_vit_l", checkpoint)
 
 
 def build_sam_vit_b(checkpoint: str | os.PathLike | None = None) -> Sam:
-    """ViT-B. See `sam_model_registry`."""
-    return _built("sam_vit_b", checkpoint)
+    """Builds SAM with ViT-B. See `sam_model_registry`."""
+    return _build("sam_vit_b", checkpoint)
 
 
 build_sam = build_sam_vit_h
 
-# Each function takes `checkpoint`: whatever `segjax.load` takes (a .pth or .safetensors file, a run's folder, or
-# "sam_vit_b", which is fetched). A file of another published size is an error; one of a size that segment-anything does
-# not have, such as a small model of your own, is built as its arrays show. None: no weights yet, see `load_state_dict`.
+# Each function takes `checkpoint`, in any form that `segjax.load` takes: a .pth or .safetensors file, a
+# run's folder, or "sam_vit_b", which is downloaded. A file of another published size is an error.
+# A file of a size that segment-anything does not have, such as a small model of your own, is built
+# from its array shapes. With None the model has no weights until `load_state_dict`.
 sam_model_registry = {
     "default": build_sam_vit_h,
     "vit_h": build_sam_vit_h,
@@ -37,14 +38,15 @@ sam_model_registry = {
 }
 
 
-def _built(name: str, checkpoint: str | os.PathLike | None) -> Sam:
+def _build(name: str, checkpoint: str | os.PathLike | None) -> Sam:
+    """Builds a `Sam` of a published size, with the weights of `checkpoint`."""
     if checkpoint is None:
         return Sam(build.build_sam(name))
     network, variables, _, options = read_model(checkpoint, family="sam")
-    found = options["name"]
-    if found != name and found in PUBLISHED:
-        key = found.removeprefix("sam_")
+    stored = options["name"]
+    if stored != name and stored in PUBLISHED:
+        key = stored.removeprefix("sam_")
         raise CheckpointError(
-            f"{checkpoint} holds {found}, expected {name}; build it by sam_model_registry[{key!r}]"
+            f"{checkpoint} holds {stored}, expected {name}; build it by sam_model_registry[{key!r}]"
         )
     return Sam(network, variables)

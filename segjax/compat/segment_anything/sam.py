@@ -1,4 +1,4 @@
-"""The model and its weights in one object that is called as segment-anything's is."""
+"""Sam: a model and its weights in one object, with the interface of segment-anything."""
 
 import types
 from collections.abc import Mapping, Sequence
@@ -7,24 +7,31 @@ from typing import Any
 import jax
 import numpy as np
 
-from segjax.compat.segment_anything.tensors import as_given, tensor_device, to_numpy
-from segjax.inference.sam import predictor
-from segjax.inference.sam.batching import Embedded
-from segjax.inference.sam.jitted import encode
-from segjax.inference.sam.prompts import Asked, check_prompts
-from segjax.models.build import shapes_of
+from segjax.compat.segment_anything.tensors import find_tensor_device, make_converter, to_numpy
+from segjax.inference.sam.batching import EmbeddedImage, predict_masks
+from segjax.inference.sam.jitted import IMAGES_PER_BATCH, encode_images
+from segjax.inference.sam.prompts import PromptSet, check_prompts
+from segjax.models.build import variable_shapes
 from segjax.models.sam.sam import Sam as Network
 from segjax.weights.checkpoint import Checkpoint
 from segjax.weights.names import OFFICIAL
-from segjax.weights.state_dict import state_of
+from segjax.weights.state_dict import find_state_dict
 from segjax.weights.tables.sam import SAM
 
 
 class Sam:
-    """A SAM with its weights, as segment-anything has it in one object.
+    """SAM with its weights, as one object.
+
+    Args:
+      network: The linen module.
+      variables: Its variables, {"params", "constants"}. None until `load_state_dict`.
 
     Attributes:
-      network: the linen module. image_encoder, prompt_encoder: their sizes. mask_threshold, image_format: constants.
+      network: The linen module.
+      image_encoder: Namespace with the image encoder's `img_size`.
+      prompt_encoder: Namespace with the prompt encoder's sizes.
+      mask_threshold: Logit above which a pixel belongs to a mask.
+      image_format: Order of the channels of images.
     """
 
     mask_threshold = 0.0
@@ -42,7 +49,11 @@ class Sam:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """{"params", "constants"} on JAX's device. Raises ValueError before there are any."""
+        """Returns {"params", "constants"} on JAX's device.
+
+        Raises:
+          ValueError: There are no weights yet.
+        """
         if self._variables is None:
             raise ValueError(
                 "this Sam has no weights; build it with checkpoint=path, or call load_state_dict"
@@ -50,109 +61,142 @@ class Sam:
         return self._variables
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
-        """Takes the arrays or tensors of a state dict with segment-anything's (or transformers') names.
+        """Loads a state dict with the names of segment-anything or transformers.
 
-        Raises CheckpointError unless it is that of this model, array by array, whatever `strict` says.
+        Args:
+          state_dict: Arrays or tensors by name.
+          strict: Ignored. Loading is always strict.
+
+        Raises:
+          CheckpointError: An array is missing, is unknown, or has another shape.
         """
-        state = state_of(
+        state = find_state_dict(
             {key: to_numpy(value) for key, value in state_dict.items()}, source="the state dict"
         )
         checkpoint = Checkpoint(
-            "the state dict", SAM.family_of(state) or OFFICIAL, state, table=SAM
+            "the state dict", SAM.find_format(state) or OFFICIAL, state, table=SAM
         )
-        self._variables = jax.device_put(checkpoint.variables(shapes_of(self.network)))
+        self._variables = jax.device_put(checkpoint.variables(variable_shapes(self.network)))
 
     @property
     def device(self) -> Any:
-        """Where torch tensors for and from this model are: what `to` was told, where torch has it."""
-        return tensor_device(self._device)
+        """Returns the device of torch tensors for and from this model, as set by `to`."""
+        return find_tensor_device(self._device)
 
     def to(self, device: Any) -> "Sam":
-        """Itself; notes where torch tensors are to be. See the module's docstring."""
+        """Sets the device of torch tensors and returns itself. See the package's docstring."""
         self._device = device
         return self
 
     def cuda(self, index: int | None = None) -> "Sam":
-        """`to("cuda")`."""
+        """Calls `to("cuda")`, with the index if given."""
         return self.to("cuda" if index is None else f"cuda:{index}")
 
     def cpu(self) -> "Sam":
-        """`to("cpu")`."""
+        """Calls `to("cpu")`."""
         return self.to("cpu")
 
     def eval(self) -> "Sam":
-        """Itself: it never trains."""
+        """Returns itself. It never trains."""
         return self
 
     def __call__(
         self, batched_input: Sequence[Mapping[str, Any]], multimask_output: bool
     ) -> list[dict[str, Any]]:
-        """Masks for several pictures, each with its prompts, decoded together.
+        """Predicts masks for several images, each with its prompts, decoded together.
 
         Args:
-          batched_input: for each picture a dict of image [3, h, w] (resized so that its longest side is
-            `image_encoder.img_size`), original_size (H, W), and any of point_coords [P, N, 2] with point_labels [P, N],
-            boxes [P, 4] and mask_inputs [P, 1, 4h, 4w]; points and boxes in pixels of the resized picture.
-          multimask_output: three masks a prompt (M = 3), else one.
+          batched_input: One dict per image, with the keys below. Points and boxes are in pixels of
+            the resized image.
+
+            image: [3, h, w], resized so that its longest side is `image_encoder.img_size`.
+            original_size: (H, W) of the original image.
+            point_coords: [P, N, 2], optional.
+            point_labels: [P, N], with point_coords.
+            boxes: [P, 4], optional.
+            mask_inputs: [P, 1, 4h, 4w], optional.
+          multimask_output: Return three masks per prompt (M = 3) instead of one.
 
         Returns:
-          For each picture a dict of masks bool [P, M, H, W], iou_predictions [P, M] and low_res_logits
-          [P, M, 4h, 4w].
+          For each image a dict of masks bool [P, M, H, W], iou_predictions [P, M] and
+          low_res_logits [P, M, 4h, 4w].
 
         Raises:
-          ValueError: a picture does not fit the canvas, or a prompt is refused; names the picture.
+          ValueError: An image does not fit the canvas or a prompt is invalid. Names the image.
         """
-        contents, asked = [], []
+        # Check images and prompts.
+        contents, prompts = [], []
         for number, record in enumerate(batched_input):
             try:
-                if absent := {"image", "original_size"} - set(record):
+                if missing := {"image", "original_size"} - set(record):
                     raise ValueError(
-                        f"there is no {' and no '.join(sorted(absent))}; found {', '.join(record)}"
+                        f"there is no {' and no '.join(sorted(missing))}; found {', '.join(record)}"
                     )
-                contents.append(content_of(record["image"], self.network))
-                parts = (
-                    record.get(name)
-                    for name in ("point_coords", "point_labels", "boxes", "mask_inputs")
-                )
-                asked.append(asked_on_canvas(self.network, contents[-1].shape[:2], *parts))
+                contents.append(to_content(record["image"], self.network))
+                names = ("point_coords", "point_labels", "boxes", "mask_inputs")
+                parts = (record.get(name) for name in names)
+                size = contents[-1].shape[:2]
+                prompts.append(check_canvas_prompts(self.network, size, *parts))
             except ValueError as error:
                 raise ValueError(f"batched_input[{number}]: {error}") from error
-        asks = predictor.SamPredictor(self.network, self.variables)
-        features = encode(self.network, self.variables, contents, per_batch=asks.images_per_batch)
-        asks.pictures = [
-            Embedded(each, tuple(map(int, record["original_size"])), content.shape[:2])
+
+        # Encode and decode.
+        features = encode_images(self.network, self.variables, contents, per_batch=IMAGES_PER_BATCH)
+        images = [
+            EmbeddedImage(each, tuple(map(int, record["original_size"])), content.shape[:2])
             for each, record, content in zip(features, batched_input, contents, strict=True)
         ]
+        options = dict(multimask=multimask_output, return_logits=False)
+        predictions = predict_masks(self.network, self.variables, images, prompts, **options)
         names = ("masks", "iou_predictions", "low_res_logits")
         return [
-            dict(zip(names, map(as_given(record["image"]), answer), strict=True))
-            for record, answer in zip(
-                batched_input, asks.answer(asked, multimask_output, False), strict=True
-            )
+            dict(zip(names, map(make_converter(record["image"]), prediction), strict=True))
+            for record, prediction in zip(batched_input, predictions, strict=True)
         ]
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"this Sam has no {name!r}; help(segjax.compat.segment_anything) says what is not as in segment-anything"
+            f"this Sam has no {name!r}; help(segjax.compat.segment_anything) lists the differences "
+            "from segment-anything"
         )
 
 
-def content_of(image: Any, network: Network) -> np.ndarray:
-    """A resized picture [3, h, w] as [h, w, 3], uint8 or float32. Raises ValueError unless it fits the canvas."""
+def to_content(image: Any, network: Network) -> np.ndarray:
+    """Converts a resized image [3, h, w] to [h, w, 3].
+
+    Args:
+      image: Array or tensor [3, h, w], values 0..255.
+      network: The SAM.
+
+    Returns:
+      uint8 or float32 [h, w, 3].
+
+    Raises:
+      ValueError: It does not fit the canvas.
+    """
     pixels = np.asarray(to_numpy(image))
     if pixels.ndim != 3 or len(pixels) != 3 or max(pixels.shape) > network.canvas:
         raise ValueError(
-            f"image has shape {pixels.shape}; expected [3, h, w], h and w at most {network.canvas}: see "
-            "ResizeLongestSide"
+            f"image has shape {pixels.shape}; expected [3, h, w], h and w at most "
+            f"{network.canvas}: see ResizeLongestSide"
         )
     return np.moveaxis(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32), 0, -1)
 
 
-def asked_on_canvas(
+def check_canvas_prompts(
     network: Network, size: tuple[int, int], coords: Any, labels: Any, boxes: Any, masks: Any
-) -> Asked:
-    """Prompts in pixels of the resized picture of `size`, which are those of the canvas, checked."""
+) -> PromptSet:
+    """Checks prompts in pixels of the resized image, which are canvas pixels.
+
+    Args:
+      network: The SAM.
+      size: (h, w) of the resized image.
+      coords: [P, N, 2] or None.
+      labels: [P, N] or None.
+      boxes: [P, 4], [P, 1, 4] or None.
+      masks: [P, 1, 4h, 4w] or None.
+    """
     coords, labels, boxes, masks = map(to_numpy, (coords, labels, boxes, masks))
     if np.ndim(boxes) == 3:
-        boxes = np.reshape(boxes, (-1, 4))  # [P, 1, 4] means the same there
+        boxes = np.reshape(boxes, (-1, 4))
     return check_prompts(coords, labels, boxes, masks, hw=size, cells=(network.mask_side,) * 2)

@@ -1,6 +1,6 @@
-"""Arrays of NumPy, JAX and torch taken alike, and given back as they came.
+"""Conversion between NumPy, JAX and torch arrays. Results have the kind of the inputs.
 
-Torch is never imported here: a program that hands over a tensor has imported it already.
+Torch is never imported here: a program that passes a tensor has imported it already.
 """
 
 import sys
@@ -11,60 +11,66 @@ import numpy as np
 
 
 class HostArray(np.ndarray):
-    """A NumPy array that also knows what programs call on a tensor to get a NumPy array."""
+    """NumPy array with the methods that programs call on a tensor to get a NumPy array."""
 
     def detach(self) -> "HostArray":
-        """Itself."""
+        """Returns itself."""
         return self
 
     def cpu(self) -> "HostArray":
-        """Itself."""
+        """Returns itself."""
         return self
 
     def numpy(self) -> np.ndarray:
-        """The plain array, of the same memory."""
+        """Returns the plain array, sharing memory."""
         return self.view(np.ndarray)
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether it is a tensor of torch, or of a class made of it."""
+    """Tests if a value is a torch tensor or an instance of a subclass."""
     return any(
         f"{kind.__module__}.{kind.__name__}" == "torch.Tensor" for kind in type(value).__mro__
     )
 
 
 def to_numpy(value: Any) -> Any:
-    """A tensor, wherever it lies, as NumPy array; None and everything else unchanged."""
+    """Converts a tensor on any device to a NumPy array. Returns everything else unchanged."""
     if not is_tensor(value):
         return value
     value = value.detach().cpu()
     return (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
 
 
-def as_given(*given: Any, device: Any = "cpu") -> Callable[[np.ndarray], Any]:
-    """The function that returns arrays in the kind of those that were given.
+def make_converter(*given: Any, device: Any = "cpu") -> Callable[[np.ndarray], Any]:
+    """Returns the function that converts results to the kind of the given inputs.
 
-    Where any of them is a tensor: as tensors, on its device. Where none is: as NumPy arrays. Where nothing was given
-    (each is None) there is nothing to go by: as tensors on `device` when the program has imported torch.
+    If an input is a tensor, results are tensors on its device. If none is, they are NumPy arrays.
+    If there is no input at all (each is None), results are tensors on `device` when the program has
+    imported torch, and NumPy arrays otherwise.
+
+    Args:
+      *given: The inputs, each an array, a tensor or None.
+      device: Device of tensors when there is no input.
     """
     torch = sys.modules.get("torch")
     given = [value for value in given if value is not None]
     tensor = next(filter(is_tensor, given), None)
     if torch is None or (given and tensor is None):
         return lambda array: np.asarray(array).view(HostArray)
-    place = device if tensor is None else tensor.device
-    return lambda array: torch.from_numpy(np.require(array, requirements=["C", "W"])).to(place)
+    target = device if tensor is None else tensor.device
+    return lambda array: torch.from_numpy(np.require(array, requirements=["C", "W"])).to(target)
 
 
-def tensor_device(name: Any) -> Any:
-    """The device of that name for torch's tensors, the CPU where torch has no such; the name itself without torch."""
+def find_tensor_device(name: Any) -> Any:
+    """Returns the torch device of a name, or the CPU if torch does not have it.
+
+    Args:
+      name: Name of the device, such as "cuda". Returned unchanged if torch is not imported.
+    """
     torch = sys.modules.get("torch")
     if torch is None:
         return name
     try:
         return torch.empty(0, device=name).device
-    except (
-        RuntimeError,
-        AssertionError,
-    ):  # torch says so when it was built without it, or finds none
+    except (RuntimeError, AssertionError):  # torch was built without the device, or finds none
         return torch.device("cpu")

@@ -1,11 +1,10 @@
-"""SamAutomaticMaskGenerator: every object of a picture, from a grid of clicks (SAM, section 5 and appendix B).
+"""Automatic mask generation: every object of an image, from a grid of clicks.
 
-Two steps: `propose` runs the network, `select` applies the thresholds, so that they can be tuned without running it
-again. `generate` does both.
+SAM, section 5 and appendix B. There are two steps. `propose` runs the network, and `select` applies
+the thresholds, so thresholds can be tuned without running the network again. `generate` does both.
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,51 +12,62 @@ import jax
 import numpy as np
 
 from segjax.images.transforms import decode_image
-from segjax.inference.sam.candidates import MaskCandidates, join_candidates, propose
-from segjax.inference.sam.crops import Crop, make_crops, make_point_grid
-from segjax.inference.sam.jitted import embed
-from segjax.masks import (
-    decode_mask,
-    encode_mask,
-    compute_mask_box,
-    parse_run_lengths,
-    decode_run_lengths,
-    remove_small_regions,
+from segjax.inference.sam.candidate_filters import (
+    clean_masks,
+    get_iou_floor,
+    suppress_between_crops,
+    suppress_within_crops,
 )
+from segjax.inference.sam.candidates import MaskCandidates, join_candidates, propose_masks
+from segjax.inference.sam.crops import make_crops, make_point_grid
+from segjax.inference.sam.jitted import encode_images, resize_to_canvas
+from segjax.inference.sam.mask_records import OUTPUT_MODES, make_record
 from segjax.models.sam.sam import Sam
-from segjax.ops.nms import nms
 
-OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 FLOORS = ("pred_iou_thresh", "stability_score_thresh")
-_nms, _BLOCK = jax.jit(nms), 2048
 
 
 class SamAutomaticMaskGenerator:
-    """Segments everything. Arguments as in segment-anything, whose masks it finds; those after `output_mode` are ours.
+    """Generator of masks for everything in an image.
+
+    The arguments up to `output_mode` are those of segment-anything, whose masks it finds. The later
+    ones are additions.
+
+    Example:
+      >>> model, variables = segjax.load("sam_vit_b")
+      >>> generator = segjax.SamAutomaticMaskGenerator(model, variables, points_per_side=16)
+      >>> records = generator.generate(image)
+      >>> largest = max(records, key=lambda record: record["area"])["segmentation"]
 
     Args:
-      model, variables: as `segjax.load` returns them.
-      points_per_side: of the grid over the whole picture; None with `point_grids`.
-      points_per_batch: clicks decoded in one call.
-      pred_iou_thresh: a mask's predicted IoU must exceed it; 0 or less asks for nothing.
-      stability_score_thresh: the IoU of a mask's versions with its threshold `stability_score_offset` (logits) higher
-        and lower must reach it.
-      box_nms_thresh: of two masks of a crop whose boxes overlap more than this, the one of lower predicted IoU goes.
-      crop_n_layers: also look at 4 ** i crops for each layer i up to this. crop_nms_thresh: of overlapping masks of two
-        crops that of the larger crop goes. crop_overlap_ratio: see `make_crops`. crop_n_points_downscale_factor: layer i
-        has points_per_side / factor ** i points a side.
-      point_grids: one for each layer, [N, 2], (x, y) in the unit square.
-      min_mask_region_area: holes and islands of fewer pixels are removed; 0 leaves them.
-      output_mode: of "segmentation": "binary_mask" (bool [H, W]), "uncompressed_rle" or "coco_rle". The latter two need
-        little memory.
-      max_mask_area: masks that cover this fraction of the picture or more are dropped (SAM, appendix B: .95; its code
-        keeps them); None keeps all.
-      percentiles: (low, high): stretch each picture's intensities as in training.
-      views_per_batch: pictures or crops that are embedded in one call.
-      progress: show a bar.
+      model: The SAM, from `segjax.load`.
+      variables: Its variables, from `segjax.load`.
+      points_per_side: Points along each side of the grid over the whole image. None with
+        `point_grids`.
+      points_per_batch: Number of clicks that are decoded in one call.
+      pred_iou_thresh: Predicted IoU that a mask must exceed. 0 or less: no threshold.
+      stability_score_thresh: Stability score that a mask must reach (see `stability_score`).
+      stability_score_offset: Offset of the two thresholds of the stability score, in logits.
+      box_nms_thresh: IoU threshold of non-maximum suppression among the masks of one crop. The mask
+        with the lower predicted IoU is removed.
+      crop_n_layers: Number of crop layers. Layer i has 4 ** i crops. 0: only the whole image.
+      crop_nms_thresh: IoU threshold of non-maximum suppression between crops. The mask of the
+        larger crop is removed.
+      crop_overlap_ratio: Overlap of crops, see `make_crops`.
+      crop_n_points_downscale_factor: Layer i has points_per_side / factor ** i points per side.
+      point_grids: One grid per layer, each [N, 2], (x, y) in the unit square.
+      min_mask_region_area: Holes and islands of fewer pixels are removed. 0: no clean-up.
+      output_mode: Format of "segmentation": "binary_mask" (bool [H, W]), "uncompressed_rle" or
+        "coco_rle". The run-length encodings need little memory.
+      max_mask_area: Masks that cover this fraction of the image or more are removed. SAM's paper
+        uses 0.95 (appendix B), and its code removes none. None: no limit.
+      percentiles: (low, high). Stretches each image's intensities as in training.
+      views_per_batch: Number of images or crops that are embedded in one call.
+      progress: Show a progress bar.
 
     Raises:
-      ValueError: an unknown output mode; neither or both of points_per_side and point_grids, or too few grids.
+      ValueError: Unknown output mode, neither or both of points_per_side and point_grids, too few
+        grids, or a number below its minimum.
     """
 
     def __init__(
@@ -83,49 +93,22 @@ class SamAutomaticMaskGenerator:
         views_per_batch: int = 1,
         progress: bool = False,
     ) -> None:
-        if (points_per_side is None) == (point_grids is None):
-            raise ValueError(
-                f"points_per_side is {points_per_side} and point_grids is {'' if point_grids is None else 'not '}None; "
-                "give one of them (points_per_side=None with point_grids)"
-            )
-        for name, value, least in (
-            ("points_per_side", 1 if points_per_side is None else points_per_side, 1),
+        for name, value, minimum in (
             ("points_per_batch", points_per_batch, 1),
             ("crop_n_layers", crop_n_layers, 0),
             ("crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1),
             ("views_per_batch", views_per_batch, 1),
         ):
-            if value < least:
-                raise ValueError(f"{name} is {value}; expected at least {least}")
-        if point_grids is None:
-            sides = [
-                int(points_per_side / crop_n_points_downscale_factor**i)
-                for i in range(crop_n_layers + 1)
-            ]
-            point_grids = [make_point_grid(max(side, 1)) for side in sides]
-        if len(point_grids) <= crop_n_layers:
-            raise ValueError(
-                f"{len(point_grids)} point_grids for crop_n_layers={crop_n_layers}; expected one a layer, "
-                f"{crop_n_layers + 1} with that of the whole picture"
-            )
-        self.point_grids = [np.asarray(grid, np.float64) for grid in point_grids]
-        for grid in self.point_grids:
-            if (
-                grid.ndim != 2
-                or grid.shape[1] != 2
-                or grid.size == 0
-                or grid.min() < 0
-                or grid.max() > 1
-            ):
-                span = f", values {grid.min():g} to {grid.max():g}" if grid.size else ""
-                raise ValueError(
-                    f"a point grid is {grid.shape}{span}; expected [N, 2], (x, y) between 0 and 1"
-                )
+            if value < minimum:
+                raise ValueError(f"{name} is {value}; expected at least {minimum}")
         if output_mode not in OUTPUT_MODES:
             raise ValueError(
                 f"output_mode {output_mode!r} is unknown; choose one of {', '.join(OUTPUT_MODES)}"
             )
         self.model, self.variables = model, jax.device_put(dict(variables))
+        self.point_grids = _make_point_grids(
+            points_per_side, point_grids, crop_n_layers, crop_n_points_downscale_factor
+        )
         self.points_per_batch = points_per_batch
         self.crop_n_layers, self.crop_overlap_ratio = crop_n_layers, crop_overlap_ratio
         self.stability_score_offset = stability_score_offset
@@ -141,245 +124,197 @@ class SamAutomaticMaskGenerator:
         self.views_per_batch, self.progress = views_per_batch, progress
 
     def generate(self, image: np.ndarray | Sequence[np.ndarray]) -> list:
-        """The records of an image, or of each of several.
+        """Generates the records of an image, or of each of several images.
 
         Args:
-          image: uint8 [H, W, 3], RGB (grey, RGBA and uint16 are taken too, as by `SamPredictor`), or a list of such.
+          image: uint8 [H, W, 3], RGB, or a list of such images. Gray, RGBA and uint16 are accepted
+            as by `SamPredictor`.
 
         Returns:
-          A list of dicts; empty where nothing is found. In the reference's order: of one crop by falling predicted IoU,
-          with crops those of the smallest first, after clean-up the untouched first. Keys: segmentation (see
-          `output_mode`), area (px), bbox (x, y, width, height; a mask of one pixel is 1 x 1), predicted_iou,
-          point_coords [[x, y]], stability_score, crop_box (x, y, width, height).
+          A list of dicts, one per mask, or a list of such lists. The order is segment-anything's:
+          descending predicted IoU within a crop, the smallest crops first, and after clean-up the
+          unchanged masks first. The keys are:
+
+          segmentation: The mask, see `output_mode`.
+          area: Pixels of the mask.
+          bbox: [x, y, width, height] in pixels. A mask of one pixel is 1 x 1.
+          predicted_iou: IoU as the IoU prediction head estimates it.
+          point_coords: [[x, y]], the click, in pixels.
+          stability_score: See `stability_score`.
+          crop_box: [x, y, width, height] of the crop, in pixels.
         """
         if not isinstance(image, list | tuple) and np.ndim(image) <= 3:
             return self.select(self.propose(image))
-        return [self.select(proposals) for proposals in self.propose_all(image)]
+        return [self.select(candidates) for candidates in self.propose_all(image)]
 
     def propose(self, image: np.ndarray, **floors: float) -> MaskCandidates:
-        """Runs the network on one image: `MaskCandidates` above the floors, for `select`.
+        """Runs the network on one image and returns its candidates, for `select`.
 
         Args:
-          floors: `pred_iou_thresh` and `stability_score_thresh`, to be below the generator's own: `select` can then be
-            asked for anything from there up.
+          image: As in `generate`.
+          **floors: `pred_iou_thresh` and `stability_score_thresh`. If they are below the
+            generator's own thresholds, `select` can use any threshold from there up.
         """
         return self.propose_all([image], **floors)[0]
 
     def propose_all(self, images: Sequence[np.ndarray], **floors: float) -> list[MaskCandidates]:
-        """`propose` for several images; `views_per_batch` of them, or of their crops, are embedded in one call."""
-        floors = self._completed(floors, FLOORS)
-        proposals = []
+        """Runs `propose` on several images, embedding `views_per_batch` images or crops at once.
+
+        Args:
+          images: Images as in `generate`.
+          **floors: As in `propose`.
+        """
+        floors = self._complete_thresholds(floors, FLOORS)
+        candidates = []
         for start in range(0, len(images), self.views_per_batch):
             group = images[start : start + self.views_per_batch]
-            pictures = [
+            pixels = [
                 decode_image(
                     np.asarray(image), name=f"image {number}", percentiles=self.percentiles
                 )
                 for number, image in enumerate(group, start)
             ]
-            proposals += self._propose_group(pictures, floors)
-        return proposals
+            candidates += self._propose_group(pixels, floors)
+        return candidates
 
     def _propose_group(
-        self, pictures: list[np.ndarray], floors: Mapping[str, float]
+        self, images: list[np.ndarray], floors: Mapping[str, float]
     ) -> list[MaskCandidates]:
+        """Returns the candidates of decoded images. Crops of several images share a batch."""
         crops = [
-            make_crops(picture.shape[:2], self.crop_n_layers, self.crop_overlap_ratio)
-            for picture in pictures
+            make_crops(image.shape[:2], self.crop_n_layers, self.crop_overlap_ratio)
+            for image in images
         ]
-        parts: list[list[dict[str, Any]]] = [[] for _ in pictures]
-        views = [(which, number) for which, of in enumerate(crops) for number in range(len(of))]
-        clicks = sum(len(self.point_grids[crops[which][number].layer]) for which, number in views)
-        with progress_bar(clicks, self.progress) as advance:
+        parts: list[list[dict[str, Any]]] = [[] for _ in images]
+        views = [(i, number) for i, own in enumerate(crops) for number in range(len(own))]
+        clicks = sum(len(self.point_grids[crops[i][number].layer]) for i, number in views)
+        with show_progress(clicks, self.progress) as advance:
             for start in range(0, len(views), self.views_per_batch):
+                # Embed a batch of crops.
                 batch = views[start : start + self.views_per_batch]
-                cuts = [crops[which][number].cut(pictures[which]) for which, number in batch]
-                embeddings = embed(self.model, self.variables, cuts, per_batch=self.views_per_batch)
-                for (which, number), embedding in zip(batch, embeddings, strict=True):
-                    found = self._propose_view(
-                        embedding, crops[which][number], pictures[which].shape[:2], floors, advance
-                    )
-                    parts[which] += [
-                        part | {"crop": np.full(len(part["rle"]), number)} for part in found
-                    ]
-        found = zip(pictures, crops, parts, strict=True)
+                cuts = [crops[i][number].cut(images[i]) for i, number in batch]
+                contents = resize_to_canvas(cuts, self.model.canvas)
+                embeddings = encode_images(
+                    self.model, self.variables, contents, per_batch=self.views_per_batch
+                )
+                # Predict and measure the masks of each crop.
+                for (i, number), embedding in zip(batch, embeddings, strict=True):
+                    crop = crops[i][number]
+                    for part in propose_masks(
+                        self.model,
+                        self.variables,
+                        embedding,
+                        crop,
+                        self.point_grids[crop.layer],
+                        images[i].shape[:2],
+                        points_per_batch=self.points_per_batch,
+                        iou_floor=get_iou_floor(floors["pred_iou_thresh"]),
+                        stability_floor=floors["stability_score_thresh"],
+                        stability_offset=self.stability_score_offset,
+                        advance=advance,
+                    ):
+                        parts[i].append(part | {"crop": np.full(len(part["rle"]), number)})
         return [
-            join_candidates(picture.shape[:2], *rest, tuple(floors.values())) for picture, *rest in found
+            join_candidates(image.shape[:2], *rest, tuple(floors.values()))
+            for image, *rest in zip(images, crops, parts, strict=True)
         ]
 
-    def _propose_view(
-        self,
-        embedding: jax.Array,
-        crop: Crop,
-        hw: tuple[int, int],
-        floors: Mapping[str, float],
-        advance: Callable[[int], None],
-    ) -> Iterator[dict[str, Any]]:
-        return propose(
-            self.model,
-            self.variables,
-            embedding,
-            crop,
-            self.point_grids[crop.layer],
-            hw,
-            points_per_batch=self.points_per_batch,
-            iou_floor=_iou_floor(floors["pred_iou_thresh"]),
-            stability_floor=floors["stability_score_thresh"],
-            stability_offset=self.stability_score_offset,
-            advance=advance,
-        )
-
-    def select(self, proposals: MaskCandidates, **thresholds: Any) -> list[dict[str, Any]]:
-        """The records of proposals, without running the network.
+    def select(self, candidates: MaskCandidates, **thresholds: Any) -> list[dict[str, Any]]:
+        """Filters candidates and returns their records, without running the network.
 
         Args:
-          thresholds: to replace the generator's own: pred_iou_thresh, stability_score_thresh, box_nms_thresh,
-            crop_nms_thresh, min_mask_region_area, max_mask_area.
+          candidates: From `propose`.
+          **thresholds: Values that replace the generator's own: pred_iou_thresh,
+            stability_score_thresh, box_nms_thresh, crop_nms_thresh, min_mask_region_area and
+            max_mask_area.
 
         Returns:
-          As `generate`, for one image.
+          Records of one image, as `generate` returns them.
+
+        Raises:
+          ValueError: Unknown threshold, or one below the floor that the candidates were made with.
         """
-        limits = self._completed(thresholds, tuple(self.thresholds))
-        for name, floor in zip(FLOORS, proposals.floors, strict=True):
+        limits = self._complete_thresholds(thresholds, tuple(self.thresholds))
+        for name, floor in zip(FLOORS, candidates.floors, strict=True):
             if limits[name] < floor:
                 raise ValueError(
-                    f"{name} is {limits[name]}, but the proposals were made with {floor}: weaker ones are not among "
-                    f"them. Ask for them: propose(image, {name}={limits[name]})"
+                    f"{name} is {limits[name]}, but the candidates were made with {floor} and lack "
+                    f"weaker ones. Propose them again: propose(image, {name}={limits[name]})"
                 )
-        largest = (
-            np.inf
-            if limits["max_mask_area"] is None
-            else limits["max_mask_area"] * np.prod(proposals.hw)
-        )
-        good = proposals.predicted_iou > _iou_floor(limits["pred_iou_thresh"])
-        good &= (proposals.stability >= limits["stability_score_thresh"]) & (
-            proposals.area < largest
-        )
-        chosen = proposals.take(np.flatnonzero(good))
-        chosen = chosen.take(_best_of_crops(chosen, limits["box_nms_thresh"]))
-        if len(chosen.crops) > 1:  # what several crops show is taken from the smallest of them
-            sizes = np.array([np.prod(crop.size) for crop in chosen.crops], np.float32)
-            chosen = chosen.take(
-                _suppressed(chosen.box, 1 / sizes[chosen.crop], limits["crop_nms_thresh"])
-            )
+        max_area = np.inf
+        if limits["max_mask_area"] is not None:
+            max_area = limits["max_mask_area"] * np.prod(candidates.hw)
+
+        # Predicted IoU, stability score and area
+        good = candidates.predicted_iou > get_iou_floor(limits["pred_iou_thresh"])
+        good &= candidates.stability >= limits["stability_score_thresh"]
+        good &= candidates.area < max_area
+        chosen = candidates.take(np.flatnonzero(good))
+
+        # Non-maximum suppression, within crops and between them
+        chosen = suppress_within_crops(chosen, limits["box_nms_thresh"])
+        chosen = suppress_between_crops(chosen, limits["crop_nms_thresh"])
+
+        # Small holes and islands
         if limits["min_mask_region_area"] > 0:
             overlap = max(limits["box_nms_thresh"], limits["crop_nms_thresh"])
-            chosen = _cleaned(chosen, limits["min_mask_region_area"], overlap)
-            chosen = chosen.take(np.flatnonzero(chosen.area < largest))  # filled holes count
-        return [_record(chosen, place, self.output_mode) for place in range(len(chosen))]
+            chosen = clean_masks(chosen, limits["min_mask_region_area"], overlap)
+            chosen = chosen.take(np.flatnonzero(chosen.area < max_area))  # filled holes count
+        return [make_record(chosen, index, self.output_mode) for index in range(len(chosen))]
 
-    def _completed(self, given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    def _complete_thresholds(
+        self, given: Mapping[str, Any], names: Sequence[str]
+    ) -> dict[str, Any]:
+        """Returns the named thresholds: those given, else the generator's own."""
         if unknown := sorted(set(given) - set(names)):
             raise ValueError(
-                f"unknown threshold {', '.join(unknown)}; there are {', '.join(names)}"
+                f"unknown threshold {', '.join(unknown)}; choose from {', '.join(names)}"
             )
         return {name: given.get(name, self.thresholds[name]) for name in names}
 
 
-def label_map(records: Sequence[Mapping[str, Any]], hw: tuple[int, int]) -> np.ndarray:
-    """One number a pixel: int32 [H, W], i + 1 where record i is, 0 where none is.
-
-    Where masks overlap the smallest is seen: parts lie on what they are part of.
-
-    Args:
-      records: of one image, from `SamAutomaticMaskGenerator`, with any `output_mode`. hw: (height, width) of the image.
-    """
-    labels = np.zeros(hw, np.int32)
-    for place in sorted(range(len(records)), key=lambda place: -records[place]["area"]):
-        mask = binary_mask(records[place]["segmentation"])
-        if mask.shape != labels.shape:
-            raise ValueError(
-                f"hw is {tuple(hw)}, but the masks are {mask.shape}; expected (height, width)"
-            )
-        labels[mask] = place + 1
-    return labels
-
-
-def binary_mask(segmentation: np.ndarray | Mapping[str, Any]) -> np.ndarray:
-    """bool [H, W] of a record's segmentation, whatever its `output_mode`."""
-    if isinstance(segmentation, np.ndarray):
-        return segmentation
-    (height, width), counts = segmentation["size"], segmentation["counts"]
-    if isinstance(counts, str):
-        return decode_mask(counts, height, width)
-    return decode_run_lengths(np.asarray(counts), height, width, "segmentation")
-
-
-def _iou_floor(threshold: float) -> float:
-    """What predicted IoUs must exceed; as in segment-anything, a threshold of 0 or less is none."""
-    return threshold if threshold > 0 else -np.inf
-
-
-def _suppressed(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Places of the boxes that `nms` keeps, best score first, of equal ones the earlier.
-
-    A block at a time joins those kept so far: that is still greedy, and the matrix of overlaps stays small.
-    """
-    order, kept = np.argsort(-scores, kind="stable"), np.zeros(0, int)
-    for start in range(0, len(order), _BLOCK):
-        trial = np.concatenate([kept, order[start : start + _BLOCK]])
-        size = 1 << max(len(trial) - 1, 63).bit_length()  # few sizes, few compilations
-        padded = np.pad(boxes[trial], ((0, size - len(trial)), (0, 0)))
-        rank = -np.arange(size, dtype=np.float32)
-        keep = _nms(padded, rank, np.float32(threshold), np.arange(size) < len(trial))
-        kept = trial[np.asarray(keep)[: len(trial)]]
-    return kept
-
-
-def _best_of_crops(proposals: MaskCandidates, threshold: float) -> np.ndarray:
-    """Places of what suppression within each crop leaves, crop by crop, each by falling predicted IoU."""
-    kept = []
-    for number in np.unique(proposals.crop):
-        of_crop = np.flatnonzero(proposals.crop == number)
-        kept.append(
-            of_crop[
-                _suppressed(proposals.box[of_crop], proposals.predicted_iou[of_crop], threshold)
-            ]
+def _make_point_grids(
+    points_per_side: int | None,
+    point_grids: Sequence[np.ndarray] | None,
+    layers: int,
+    downscale_factor: int,
+) -> list[np.ndarray]:
+    """Returns one checked grid float64 [N, 2] per crop layer, from either argument."""
+    if (points_per_side is None) == (point_grids is None):
+        raise ValueError(
+            f"points_per_side is {points_per_side} and point_grids is "
+            f"{'' if point_grids is None else 'not '}None; give one of them (points_per_side=None "
+            "with point_grids)"
         )
-    return np.concatenate(kept) if kept else np.zeros(0, int)
-
-
-def _cleaned(proposals: MaskCandidates, smallest: int, threshold: float) -> MaskCandidates:
-    """Masks without small regions; of those that then overlap, edited ones go first."""
-    if not len(proposals):
-        return proposals
-    rles, boxes, areas, untouched = [], [], [], []
-    for rle in proposals.rle:
-        mask, edited = remove_small_regions(decode_mask(rle, *proposals.hw), smallest)
-        rles.append(encode_mask(mask) if edited else rle)
-        boxes.append(compute_mask_box(mask) - (0, 0, 1, 1))
-        areas.append(np.count_nonzero(mask))
-        untouched.append(not edited)
-    cleaned = dataclasses.replace(
-        proposals, rle=rles, box=np.array(boxes, np.float32), area=np.array(areas)
-    )
-    return cleaned.take(_suppressed(cleaned.box, np.array(untouched, np.float32), threshold))
-
-
-def _record(proposals: MaskCandidates, place: int, output_mode: str) -> dict[str, Any]:
-    height, width = proposals.hw
-    rle = proposals.rle[place]
-    if output_mode == "binary_mask":
-        segmentation = decode_mask(rle, height, width)
-    else:
-        counts = rle if output_mode == "coco_rle" else parse_run_lengths(rle).tolist()
-        segmentation = {"size": [height, width], "counts": counts}
-    x1, y1, x2, y2 = (int(edge) for edge in proposals.box[place])
-    left, top, right, bottom = proposals.crops[proposals.crop[place]].box
-    return {
-        "segmentation": segmentation,
-        "area": int(proposals.area[place]),
-        "bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1],
-        "predicted_iou": float(proposals.predicted_iou[place]),
-        "point_coords": [proposals.point[place].tolist()],
-        "stability_score": float(proposals.stability[place]),
-        "crop_box": [left, top, right - left, bottom - top],
-    }
+    if point_grids is None:
+        if points_per_side < 1:
+            raise ValueError(f"points_per_side is {points_per_side}; expected at least 1")
+        sides = [int(points_per_side / downscale_factor**i) for i in range(layers + 1)]
+        point_grids = [make_point_grid(max(side, 1)) for side in sides]
+    if len(point_grids) <= layers:
+        raise ValueError(
+            f"{len(point_grids)} point_grids for crop_n_layers={layers}; expected one per layer, "
+            f"{layers + 1} with that of the whole image"
+        )
+    grids = [np.asarray(grid, np.float64) for grid in point_grids]
+    for grid in grids:
+        shaped = grid.ndim == 2 and grid.shape[1] == 2 and grid.size > 0
+        if not shaped or grid.min() < 0 or grid.max() > 1:
+            span = f", values {grid.min():g} to {grid.max():g}" if grid.size else ""
+            raise ValueError(
+                f"a point grid is {grid.shape}{span}; expected [N, 2], (x, y) between 0 and 1"
+            )
+    return grids
 
 
 @contextlib.contextmanager
-def progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    """A bar of `total` clicks on the terminal; yields the function that moves it."""
+def show_progress(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    """Shows a progress bar on the terminal, and yields the function that advances it.
+
+    Args:
+      total: Number of clicks.
+      shown: False shows nothing.
+    """
     if not shown:
         yield lambda clicks: None
         return

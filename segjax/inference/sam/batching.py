@@ -1,7 +1,8 @@
-"""Masks for any numbers of prompts on any number of pictures, in few calls of the decoder and of few shapes.
+"""Batching of prompts: any number of prompts on any number of images, in few decoder calls.
 
-A call of the decoder has R rows of P slots. The slots of a row are for prompts on one picture, and a picture may have
-several rows, so pictures with many and with few prompts share a call and little of it is padding.
+A decoder call has R rows of P prompt slots. The slots of one row hold prompts on one image, and an
+image may have several rows. Images with many and with few prompts therefore share a call with
+little padding, and a few call shapes serve every request, so that few programs are compiled.
 """
 
 import dataclasses
@@ -11,28 +12,36 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from segjax.inference.sam.jitted import decode
-from segjax.inference.sam.postprocess import rounded_weights, to_image
-from segjax.inference.sam.prompts import PROMPT_COUNTS, Asked, padded_count, point_slots, stacked
+from segjax.inference.sam.jitted import decode_prompts
+from segjax.inference.sam.postprocess import pad_image_weights, resize_to_image
+from segjax.inference.sam.prompts import (
+    PROMPT_COUNTS,
+    PromptSet,
+    count_point_slots,
+    round_up_count,
+    stack_prompts,
+)
 from segjax.models.sam.sam import Sam
 
+PROMPTS_PER_BATCH = 64
 ROW_COUNTS = (1, 4, 16, 64)
-# Slots that cost as much as what is computed once for all prompts of a row: .36 of 2.16 GFLOP with the published
+# Cost of what is computed once per row, in units of one slot: 0.36 of 2.16 GFLOP with the published
 # decoder, as XLA counts them.
 _ROW_COST = 0.17
 
-Answer = tuple[
-    np.ndarray, np.ndarray, np.ndarray
-]  # masks [P, M, H, W], iou [P, M], low_res [P, M, 4h, 4w]
+# masks [P, M, H, W], iou [P, M], low_res [P, M, 4h, 4w]
+Prediction = tuple[np.ndarray, np.ndarray, np.ndarray]
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class Embedded:
-    """A picture that was encoded.
+class EmbeddedImage:
+    """Image embedding with the sizes that lead back to the image's pixels.
 
     Attributes:
-      features: [1, h, w, D]. original_size: (H, W) of the picture. input_size: (h', w') of its content on the canvas.
+      features: [1, h, w, D], the image embedding.
+      original_size: (H, W) of the image, in pixels.
+      input_size: (h', w') of the image's content on the canvas, in pixels.
     """
 
     features: jax.Array
@@ -41,125 +50,140 @@ class Embedded:
 
 
 class _Row(NamedTuple):
-    """Prompts of the picture `which` from the place `start` on, `asked`."""
+    """One row of a decoder call: `prompts` are those of image `image` from index `start` on."""
 
-    which: int
+    image: int
     start: int
-    asked: Asked
+    prompts: PromptSet
 
 
-def answers(
+def predict_masks(
     model: Sam,
     variables: Mapping[str, Any],
-    pictures: Sequence[Embedded],
-    asked: Sequence[Asked],
+    images: Sequence[EmbeddedImage],
+    prompts: Sequence[PromptSet],
     *,
     multimask: bool,
     return_logits: bool,
-    prompts_per_batch: int,
-) -> list[Answer]:
-    """What the model says to each picture's prompts.
+    prompts_per_batch: int = PROMPTS_PER_BATCH,
+) -> list[Prediction]:
+    """Predicts masks for the prompts of several images.
 
     Args:
-      pictures, asked: one a picture; the prompts are on the canvas.
-      multimask: three masks a prompt (M = 3), else one. return_logits: masks as float32 logits, not bool.
-      prompts_per_batch: slots of a call of the decoder, at most.
+      model: The SAM.
+      variables: Its variables.
+      images: The embedded images.
+      prompts: One set per image, in canvas pixels.
+      multimask: Return three masks per prompt (M = 3) instead of one.
+      return_logits: Return masks as float32 logits instead of bool.
+      prompts_per_batch: Maximum number of slots in one decoder call.
 
     Returns:
-      For each picture masks [P, M, H, W], iou float32 [P, M] and low_res float32 [P, M, 4h, 4w].
+      For each image masks [P, M, H, W], iou float32 [P, M] and low_res float32 [P, M, 4h, 4w].
     """
-    cells, readings = (model.mask_side,) * 2, 3 if multimask else 1
-    found = [
-        _room(picture, a.count, readings, cells, return_logits)
-        for picture, a in zip(pictures, asked, strict=True)
+    cells, masks_per_prompt = (model.mask_side,) * 2, 3 if multimask else 1
+    predictions = [
+        _allocate(image, prompt_set.count, masks_per_prompt, cells, return_logits)
+        for image, prompt_set in zip(images, prompts, strict=True)
     ]
-    rows_per_call, width = call_shape([a.count for a in asked], prompts_per_batch)
+    # Split each image's prompts into rows of one width.
+    rows_per_call, width = choose_call_shape([p.count for p in prompts], prompts_per_batch)
     rows = [
-        _Row(which, start, a.part(start, width))
-        for which, a in enumerate(asked)
-        for start in range(0, a.count, width)
+        _Row(image, start, prompt_set.select(start, width))
+        for image, prompt_set in enumerate(prompts)
+        for start in range(0, prompt_set.count, width)
     ]
-    slots = point_slots(asked)
-    any_mask = any(a.masks is not None for a in asked)
+    point_slots = count_point_slots(prompts)
+    mask_grid = cells if any(p.masks is not None for p in prompts) else None
     for first in range(0, len(rows), rows_per_call):
         batch = rows[first : first + rows_per_call]
-        prompts = stacked(
-            [row.asked for row in batch], (rows_per_call, width), slots, cells if any_mask else None
+        stacked = stack_prompts(
+            [row.prompts for row in batch], (rows_per_call, width), point_slots, mask_grid
         )
-        features = [pictures[row.which].features for row in batch]
+        features = [images[row.image].features for row in batch]
         features += features[-1:] * (rows_per_call - len(batch))
-        logits, iou = decode(model, variables, features, prompts)
-        _take_masks(model, logits, batch, pictures, found, return_logits)
+        logits, iou = decode_prompts(model, variables, features, stacked)
+        # Copy masks and scores to the host.
+        _fill_masks(model, logits, batch, images, predictions, return_logits)
         iou = np.asarray(iou)[..., slice(1, None) if multimask else slice(1)]
         for number, row in enumerate(batch):
-            found[row.which][1][row.start : row.start + width] = iou[number, : row.asked.count]
-    return found
+            scores = predictions[row.image][1]
+            scores[row.start : row.start + width] = iou[number, : row.prompts.count]
+    return predictions
 
 
-def call_shape(counts: Sequence[int], slots: int) -> tuple[int, int]:
-    """(R, P) of the decoder's calls for pictures with so many prompts each: the shape that computes least in all.
+def choose_call_shape(counts: Sequence[int], slots: int) -> tuple[int, int]:
+    """Chooses the shape (R, P) of decoder calls that computes least in total.
 
     Args:
-      counts: prompts of each picture. slots: R x P is at most that.
+      counts: Number of prompts of each image.
+      slots: Maximum of R x P.
+
+    Returns:
+      Rows R and prompt slots P of every call.
     """
 
-    def shape_of(width: int) -> tuple[int, int]:
+    def count_rows(width: int) -> tuple[int, int]:
         rows = max(sum(-(-count // width) for count in counts), 1)
-        return min(padded_count(rows, ROW_COUNTS), slots // width), rows
+        return min(round_up_count(rows, ROW_COUNTS), slots // width), rows
 
     def cost(width: int) -> float:
-        per_call, rows = shape_of(width)
+        per_call, rows = count_rows(width)
         return -(-rows // per_call) * per_call * (width + _ROW_COST)
 
     width = min((width for width in PROMPT_COUNTS if width <= slots), key=cost)
-    return shape_of(width)[0], width
+    return count_rows(width)[0], width
 
 
-def _room(
-    picture: Embedded, count: int, readings: int, cells: tuple[int, int], logits: bool
-) -> Answer:
-    """Room for the answers to `count` prompts: made once, for full-size masks of many are large."""
-    masks = np.empty((count, readings, *picture.original_size), np.float32 if logits else bool)
+def _allocate(
+    image: EmbeddedImage, count: int, masks_per_prompt: int, cells: tuple[int, int], logits: bool
+) -> Prediction:
+    """Allocates arrays for the prediction of `count` prompts, once: full-size masks are large."""
+    mask_type = np.float32 if logits else bool
     return (
-        masks,
-        np.empty((count, readings), np.float32),
-        np.empty((count, readings, *cells), np.float32),
+        np.empty((count, masks_per_prompt, *image.original_size), mask_type),
+        np.empty((count, masks_per_prompt), np.float32),
+        np.empty((count, masks_per_prompt, *cells), np.float32),
     )
 
 
-def _take_masks(
+def _fill_masks(
     model: Sam,
     logits: jax.Array,
     batch: Sequence[_Row],
-    pictures: Sequence[Embedded],
-    found: list[Answer],
+    images: Sequence[EmbeddedImage],
+    predictions: list[Prediction],
     return_logits: bool,
 ) -> None:
-    """Fills in the masks of a call's prompts, one prompt after another."""
+    """Writes the masks of one decoder call into `predictions`, prompt by prompt."""
 
-    def on_the_device() -> Iterator[tuple[Answer, int, tuple[jax.Array, jax.Array]]]:
+    def resize_masks() -> Iterator[tuple[Prediction, int, tuple[jax.Array, jax.Array]]]:
         for number, row in enumerate(batch):
-            picture, answer = pictures[row.which], found[row.which]
+            image, prediction = images[row.image], predictions[row.image]
             weights = [
-                rounded_weights(model.mask_side, model.canvas, content, original)
-                for content, original in zip(picture.input_size, picture.original_size, strict=True)
+                pad_image_weights(model.mask_side, model.canvas, content, original)
+                for content, original in zip(image.input_size, image.original_size, strict=True)
             ]
-            options = dict(multimask=answer[1].shape[1] == 3, return_logits=return_logits)
-            for place in range(row.asked.count):
-                yield (
-                    answer,
-                    row.start + place,
-                    to_image(logits, number, place, *weights, **options),
-                )
+            options = dict(multimask=prediction[1].shape[1] == 3, return_logits=return_logits)
+            for slot in range(row.prompts.count):
+                resized = resize_to_image(logits, number, slot, *weights, **options)
+                yield prediction, row.start + slot, resized
 
-    for (masks, _, low_res), place, made in one_ahead(on_the_device()):
-        full, small = jax.device_get(made)
+    # The device resizes the next masks while the host copies these.
+    for (masks, _, low_res), index, resized in iterate_one_ahead(resize_masks()):
+        full, small = jax.device_get(resized)
         height, width = masks.shape[2:]
-        masks[place], low_res[place] = full[:, :height, :width], small
+        masks[index], low_res[index] = full[:, :height, :width], small
 
 
-def one_ahead(values: Iterable[T]) -> Iterator[T]:
-    """The same values, each begun while the one before is dealt with: the device computes as the host copies."""
+def iterate_one_ahead(values: Iterable[T]) -> Iterator[T]:
+    """Yields the same values, but requests each before the previous one is used.
+
+    JAX dispatches asynchronously, so the device computes a value while the host uses the previous.
+
+    Args:
+      values: An iterable whose items start work on the device.
+    """
     values = iter(values)
     waiting = next(values, None)
     while waiting is not None:

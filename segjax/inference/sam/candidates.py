@@ -1,7 +1,8 @@
-"""Every mask that a grid of single clicks proposes for a picture, measured at full size and kept as run lengths.
+"""Candidate masks of automatic mask generation: every mask that a grid of clicks predicts.
 
-Predicted IoUs are known before a mask is brought to full size, so those below the floor never are; the others are, a
-few at a time: however large the picture, no full-size logits are held, and masks of `BYTES_AT_A_TIME` at most.
+Masks are measured at full size and stored as run lengths. Predicted IoUs are known before a mask is
+resized, so masks below the threshold never are. The others are resized a few at a time. However
+large the image, no full-size logits are stored, and masks take at most `BYTES_AT_A_TIME`.
 """
 
 import dataclasses
@@ -14,9 +15,14 @@ import numpy as np
 
 from segjax.images.transforms import compute_fitted_size
 from segjax.inference.sam.crops import Crop, is_cut_off
-from segjax.inference.sam.jitted import decode
-from segjax.inference.sam.postprocess import MaskMeasurements, make_axis_weights, extract_box, measure
+from segjax.inference.sam.jitted import decode_prompts
 from segjax.inference.sam.prompts import PROMPT_COUNTS, PromptSet, round_up_count, stack_prompts
+from segjax.inference.sam.stability_score import (
+    MaskMeasurements,
+    extract_box,
+    make_axis_weights,
+    measure_masks,
+)
 from segjax.masks import encode_mask_crop
 from segjax.models.sam.sam import Sam
 
@@ -25,15 +31,20 @@ BYTES_AT_A_TIME = 2**26
 
 @dataclasses.dataclass(frozen=True)
 class MaskCandidates:
-    """N masks of one picture, in the order of their crops and points.
+    """N candidate masks of one image, in the order of their crops and points.
 
     Attributes:
-      hw: (height, width) of the picture.
-      rle: N compressed run lengths of masks of the picture's size.
-      box: float32 [N, 4], x1 y1 x2 y2 of first and last pixels, as segment-anything suppresses them.
-      area: int64 [N], px. predicted_iou, stability: float32 [N]. point: float32 [N, 2], the click, px of the picture.
+      hw: (height, width) of the image.
+      crops: The crops of the image.
+      rle: N masks of the image's size, as compressed run-length encodings.
+      box: float32 [N, 4], first column, first row, last column, last row, in pixels of the image.
+        Non-maximum suppression uses these, as segment-anything does.
+      area: int64 [N], in pixels.
+      predicted_iou: float32 [N], from the IoU prediction head.
+      stability: float32 [N], the stability scores.
+      point: float32 [N, 2], the click (x, y) in pixels of the image.
       crop: int [N], index into `crops`.
-      floors: predicted IoU and stability that all of them exceed and reach.
+      floors: Predicted IoU that all of them exceed, and stability score that all of them reach.
     """
 
     hw: tuple[int, int]
@@ -51,7 +62,7 @@ class MaskCandidates:
         return len(self.rle)
 
     def take(self, index: np.ndarray) -> "MaskCandidates":
-        """Those of the given places, in their order."""
+        """Returns the candidates at the given indices, in that order."""
         arrays = ("box", "area", "predicted_iou", "stability", "point", "crop")
         chosen = {name: getattr(self, name)[index] for name in arrays}
         return dataclasses.replace(self, rle=[self.rle[i] for i in index], **chosen)
@@ -60,13 +71,20 @@ class MaskCandidates:
 def join_candidates(
     hw: tuple[int, int], crops: list[Crop], parts: list[dict[str, Any]], floors: tuple[float, float]
 ) -> MaskCandidates:
-    """`MaskCandidates` of what `propose` has found in each crop."""
+    """Joins the candidates of all crops of an image.
+
+    Args:
+      hw: (height, width) of the image.
+      crops: The crops of the image.
+      parts: Dicts from `propose_masks`, each with the field `crop` added.
+      floors: See `MaskCandidates`.
+    """
     shapes = dict(box=(4,), area=(), predicted_iou=(), stability=(), point=(2,), crop=())
-    kinds = dict(area=np.int64, crop=np.int64)
+    types = dict(area=np.int64, crop=np.int64)
     arrays = {
         name: np.concatenate(
             [
-                np.zeros((0, *shape), kinds.get(name, np.float32)),
+                np.zeros((0, *shape), types.get(name, np.float32)),
                 *(part[name] for part in parts if len(part["rle"])),
             ]
         )
@@ -81,7 +99,7 @@ def join_candidates(
     )
 
 
-def propose(
+def propose_masks(
     model: Sam,
     variables: Mapping[str, Any],
     embedding: jax.Array,
@@ -95,75 +113,87 @@ def propose(
     stability_offset: float,
     advance: Callable[[int], None],
 ) -> Iterator[dict[str, Any]]:
-    """MaskCandidates of one crop, a batch of points at a time; the fields of `MaskCandidates` but for hw, crops and crop.
+    """Yields the candidate masks of one crop, a batch of points at a time.
+
+    Empty masks are left out, and so are masks that an edge of the crop cuts off.
 
     Args:
-      embedding: [1, h, w, D] of the crop, fitted to the canvas.
-      grid: [N, 2], (x, y) in the unit square of the crop. hw: size of the whole picture.
-      iou_floor: predicted IoUs must exceed it; stability_floor: stabilities must reach it.
-      advance: told how many points were done.
+      model: The SAM.
+      variables: Its variables.
+      embedding: [1, h, w, D], image embedding of the crop.
+      crop: The crop.
+      grid: [N, 2], (x, y) of the clicks in the unit square of the crop.
+      hw: (height, width) of the whole image.
+      points_per_batch: Number of clicks that are decoded in one call.
+      iou_floor: Predicted IoU that a mask must exceed.
+      stability_floor: Stability score that a mask must reach.
+      stability_offset: Offset of the stability score's thresholds, in logits.
+      advance: Called with the number of clicks done after each batch.
 
-    Empty masks, and those cut off by an edge of the crop, are left out.
+    Yields:
+      Dicts with the fields of `MaskCandidates`, except hw, crops, crop and floors.
     """
     weights = make_axis_weights(model, crop.size)
-    at_a_time = int(
-        np.clip(
-            BYTES_AT_A_TIME // math.prod(size for axis in weights for size in axis.shape[:2]), 1, 64
-        )
-    )
+    bytes_per_mask = math.prod(size for axis in weights for size in axis.shape[:2])
+    at_a_time = int(np.clip(BYTES_AT_A_TIME // bytes_per_mask, 1, 64))
     content = compute_fitted_size(crop.size, model.canvas)
     points = grid * np.array(crop.size[::-1])
     for start in range(0, len(points), points_per_batch):
+        # Decode a batch of clicks, each a prompt of its own.
         clicks = points[start : start + points_per_batch]
-        asked = PromptSet(len(clicks), clicks[:, None], np.ones((len(clicks), 1), np.int32)).scaled(
-            crop.size, content
-        )
-        prompts = stack_prompts(
-            [asked], (1, min(round_up_count(len(clicks), PROMPT_COUNTS), points_per_batch)), slots=1
-        )
-        prompts = prompts.replace(boxes=None, has_box=None)  # no box, no tokens for one
-        logits, iou = decode(model, variables, [embedding], prompts)
+        labels = np.ones((len(clicks), 1), np.int32)
+        prompts = PromptSet(len(clicks), clicks[:, None], labels).scale(crop.size, content)
+        slots = min(round_up_count(len(clicks), PROMPT_COUNTS), points_per_batch)
+        stacked = stack_prompts([prompts], (1, slots), point_slots=1)
+        stacked = stacked.replace(boxes=None, has_box=None)  # saves the tokens of absent boxes
+        logits, iou = decode_prompts(model, variables, [embedding], stacked)
+
+        # Measure the masks whose predicted IoU is high enough.
         iou = np.asarray(iou)[0, : len(clicks), 1:]
-        wanted = np.argwhere(iou > iou_floor)
-        found: dict[str, list] = {name: [] for name in ("rle", "box", "area", "stability", "index")}
-        for first in range(0, len(wanted), at_a_time):
-            index = wanted[first : first + at_a_time]
+        good = np.argwhere(iou > iou_floor)
+        candidates: dict[str, list] = {
+            name: [] for name in ("rle", "box", "area", "stability", "index")
+        }
+        for first in range(0, len(good), at_a_time):
+            index = good[first : first + at_a_time]
             padded = np.pad(index, ((0, at_a_time - len(index)), (0, 0)))
-            measured = measure(logits, padded, *weights, np.float32(stability_offset))
-            _collect(found, measured, index, crop, hw, stability_floor)
-        places = np.array(found["index"], int).reshape(-1, 2)
+            measurements = measure_masks(logits, padded, *weights, np.float32(stability_offset))
+            _collect(candidates, measurements, index, crop, hw, stability_floor)
+        index = np.array(candidates["index"], int).reshape(-1, 2)
         yield {
-            "rle": found["rle"],
-            "box": np.array(found["box"], np.float32).reshape(-1, 4),
-            "area": np.array(found["area"], np.int64),
-            "stability": np.array(found["stability"], np.float32),
-            "predicted_iou": iou[places[:, 0], places[:, 1]],
-            "point": (clicks[places[:, 0]] + crop.box[:2]).astype(np.float32),
+            "rle": candidates["rle"],
+            "box": np.array(candidates["box"], np.float32).reshape(-1, 4),
+            "area": np.array(candidates["area"], np.int64),
+            "stability": np.array(candidates["stability"], np.float32),
+            "predicted_iou": iou[index[:, 0], index[:, 1]],
+            "point": (clicks[index[:, 0]] + crop.box[:2]).astype(np.float32),
         }
         advance(len(clicks))
 
 
 def _collect(
-    found: dict[str, list],
-    measured: MaskMeasurements,
+    candidates: dict[str, list],
+    measurements: MaskMeasurements,
     index: np.ndarray,
     crop: Crop,
     hw: tuple[int, int],
     stability_floor: float,
 ) -> None:
-    """Adds to `found` what was measured of the masks at `index`, but for those to be left out."""
+    """Appends the measured masks to `candidates`, except unstable, empty and cut-off ones."""
     stability, boxes, areas = (
         np.asarray(values)[: len(index)]
-        for values in (measured.stability, measured.boxes, measured.areas)
+        for values in (measurements.stability, measurements.boxes, measurements.areas)
     )
     left, top = crop.box[:2]
-    placed = boxes + np.array([left, top, left, top])
-    kept = np.flatnonzero((stability >= stability_floor) & (areas > 0) & ~is_cut_off(placed, crop, hw))
-    tiles = np.asarray(measured.tiles) if len(kept) else None
-    for place in kept:
-        x1, y1 = placed[place, :2]
-        found["rle"].append(encode_mask_crop(extract_box(tiles[place], boxes[place]), (y1, x1), hw))
-        found["box"].append(placed[place])
-        found["area"].append(areas[place])
-        found["stability"].append(stability[place])
-        found["index"].append(index[place])
+    image_boxes = boxes + np.array([left, top, left, top])
+    good = (stability >= stability_floor) & (areas > 0) & ~is_cut_off(image_boxes, crop, hw)
+    selected = np.flatnonzero(good)
+    tiles = np.asarray(measurements.tiles) if len(selected) else None
+    for i in selected:
+        x1, y1 = image_boxes[i, :2]
+        mask = extract_box(tiles[i], boxes[i])
+        candidates["rle"].append(encode_mask_crop(mask, (y1, x1), hw))
+        candidates["box"].append(image_boxes[i])
+        candidates["area"].append(areas[i])
+        candidates["stability"].append(stability[i])
+        candidates["index"].append(index[i])

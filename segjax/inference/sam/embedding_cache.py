@@ -1,7 +1,8 @@
-"""Embeddings on disk, so that a picture is encoded once and not once a session.
+"""Cache of image embeddings on disk, so that an image is encoded only once.
 
-A file is named by what it depends on: the picture's pixels, the encoder's weights and attributes, and `FORMAT`. There
-is nothing to invalidate: another picture or another model is another file.
+A file's name is a hash of everything that its content depends on: the image's pixels, the encoder's
+weights and attributes, and `FORMAT`. Entries are never invalidated: another image or another model
+gets another file.
 """
 
 import functools
@@ -17,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.files import write_atomic
-from segjax.inference.sam.jitted import embed
+from segjax.inference.sam.jitted import encode_images, resize_to_canvas
 from segjax.models.sam.sam import Sam
 from segjax.weights.tree import flatten
 
-FORMAT = 1  # to be raised when preprocessing or the encoder changes what an embedding is
+FORMAT = 1  # raise it when preprocessing or the encoder changes the embeddings
 _TRUNK = ("width", "depth", "heads", "window", "global_blocks", "rel_pos")
 ENCODER_ATTRIBUTES = ("canvas", "patch", *_TRUNK, "prompt_width")
 
@@ -29,11 +30,13 @@ logger = logging.getLogger(__name__)
 
 
 class EmbeddingCache:
-    """Embeddings of one model in a folder, which may hold those of others as well.
+    """Image embeddings of one model in a folder. Several models may share the folder.
 
     Args:
-      folder: made when missing. A ViT-B embedding at 1024 takes 4 MiB; delete files as you like.
-      model, variables: of the encoder.
+      folder: Folder of the files, created if missing. An embedding of ViT-B at 1024 pixels takes
+        4 MiB. Files may be deleted at any time.
+      model: The SAM.
+      variables: Its variables.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class EmbeddingCache:
 
     @functools.cached_property
     def encoder_hash(self) -> str:
-        """Of the encoder's weights and attributes."""
+        """Returns the SHA-256 hash of the encoder's weights and attributes."""
         attributes = {name: getattr(self.model, name) for name in ENCODER_ATTRIBUTES}
         digest = hashlib.sha256(
             f"{FORMAT} {attributes} {jnp.dtype(self.model.dtype).name}".encode()
@@ -51,35 +54,45 @@ class EmbeddingCache:
         for name, array in sorted(flatten(self.variables["params"]["image_encoder"]).items()):
             array = np.asarray(array)
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(
-                np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-            )  # as bytes: bfloat16 is no buffer
+            # As bytes, because bfloat16 arrays have no buffer.
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
         return digest.hexdigest()
 
-    def path_of(self, picture: np.ndarray) -> pathlib.Path:
-        """The file of a picture's embedding, whether or not it is there."""
-        digest = hashlib.sha256(f"{picture.shape}".encode())
-        digest.update(np.ascontiguousarray(picture).data)
+    def get_path(self, image: np.ndarray) -> pathlib.Path:
+        """Returns the path of an image's embedding, which need not exist.
+
+        Args:
+          image: uint8 [H, W, 3].
+        """
+        digest = hashlib.sha256(f"{image.shape}".encode())
+        digest.update(np.ascontiguousarray(image).data)
         return self.folder / f"{digest.hexdigest()[:32]}-{self.encoder_hash[:16]}.npy"
 
-    def embed(self, pictures: Sequence[np.ndarray], *, per_batch: int = 1) -> list[jax.Array]:
-        """The embeddings [1, h, w, D] of pictures uint8 [H, W, 3]: read, or made (see `network.encode`) and written.
+    def embed(self, images: Sequence[np.ndarray], *, per_batch: int = 1) -> list[jax.Array]:
+        """Reads image embeddings, or computes and writes those that are missing.
 
-        A file that cannot be read, or is not of the model's shape, is made anew, with a warning; so is one that cannot
-        be written.
+        A file that is unreadable or has the wrong shape is computed again, with a warning. If a
+        file cannot be written, a warning says so and the embedding is still returned.
+
+        Args:
+          images: Each uint8 [H, W, 3], RGB.
+          per_batch: Maximum number of images that are encoded in one call.
+
+        Returns:
+          One embedding [1, h, w, D] per image.
         """
-        found = [self._read(picture) for picture in pictures]
-        absent = [place for place, features in enumerate(found) if features is None]
-        made = embed(
-            self.model, self.variables, [pictures[place] for place in absent], per_batch=per_batch
-        )
-        for place, features in zip(absent, made, strict=True):
-            self._write(pictures[place], features)
-            found[place] = features
-        return found
+        embeddings = [self._read(image) for image in images]
+        missing = [index for index, features in enumerate(embeddings) if features is None]
+        contents = resize_to_canvas([images[index] for index in missing], self.model.canvas)
+        computed = encode_images(self.model, self.variables, contents, per_batch=per_batch)
+        for index, features in zip(missing, computed, strict=True):
+            self._write(images[index], features)
+            embeddings[index] = features
+        return embeddings
 
-    def _read(self, picture: np.ndarray) -> jax.Array | None:
-        path = self.path_of(picture)
+    def _read(self, image: np.ndarray) -> jax.Array | None:
+        """Returns the stored embedding of an image, or None if there is no valid one."""
+        path = self.get_path(image)
         if not path.exists():
             return None
         side = self.model.canvas // self.model.patch
@@ -89,19 +102,20 @@ class EmbeddingCache:
                 raise ValueError(f"shape {features.shape}")
             return jnp.asarray(features).astype(self.model.dtype)
         except (OSError, ValueError, EOFError) as error:
-            logger.warning("embedding %s cannot be read (%s) and is made anew", path, error)
+            logger.warning("cannot read embedding %s (%s); computing it again", path, error)
             return None
 
-    def _write(self, picture: np.ndarray, features: jax.Array) -> None:
-        path = self.path_of(picture)
-        # In memory first: NumPy's own writing to files does not notice that the last bytes found no room.
+    def _write(self, image: np.ndarray, features: jax.Array) -> None:
+        """Writes the embedding of an image. Logs a warning if that fails."""
+        path = self.get_path(image)
+        # In memory first: np.save to a file does not report that the disk is full.
         content = io.BytesIO()
         np.save(content, np.asarray(features.astype(jnp.float32)))  # NumPy's format has no bfloat16
         try:
             write_atomic(path, content.getvalue())
         except OSError as error:
             logger.warning(
-                "embedding %s cannot be kept (%s); the picture will be encoded again next time",
+                "cannot write embedding %s (%s); the image will be encoded again next time",
                 path,
                 error,
             )

@@ -1,4 +1,4 @@
-"""SamPredictor: embed images once, then masks for any prompts in milliseconds (the calls of segment-anything)."""
+"""SamPredictor: embed images once, then predict masks for any prompts in milliseconds."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,24 +8,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.images.transforms import decode_image, compute_fitted_size
-from segjax.inference.sam.batching import Prediction, EmbeddedImage, answers
+from segjax.images.transforms import compute_fitted_size, decode_image
+from segjax.inference.sam.batching import (
+    PROMPTS_PER_BATCH,
+    EmbeddedImage,
+    Prediction,
+    predict_masks,
+)
 from segjax.inference.sam.embedding_cache import EmbeddingCache
-from segjax.inference.sam.jitted import embed
-from segjax.inference.sam.prompts import NAMES, PromptSet, check_prompts
+from segjax.inference.sam.jitted import IMAGES_PER_BATCH, encode_images, resize_to_canvas
+from segjax.inference.sam.prompts import PROMPT_NAMES, PromptSet, check_prompts
 from segjax.models.sam.sam import Sam
 
 
 class SamPredictor:
-    """Masks for prompts on an image, or on several at once. Points and boxes are in pixels of the original image.
+    """Predictor of masks from prompts, with the methods of segment-anything.
+
+    `set_image` runs the heavy image encoder once. Every `predict` after it runs only the light
+    prompt encoder and mask decoder (SAM, section 3). Points and boxes are in pixels of the original
+    image.
+
+    Example:
+      >>> model, variables = segjax.load("sam_vit_b")
+      >>> predictor = segjax.SamPredictor(model, variables)
+      >>> predictor.set_image(image)
+      >>> masks, iou, low_res = predictor.predict(point_coords=[[320, 200]], point_labels=[1])
+      >>> best = masks[iou.argmax()]
 
     Args:
-      model, variables: as `segjax.load` returns them.
-      percentiles: (low, high): stretch each picture's intensities as in training (`config.data.percentiles`).
-      cache: folder to keep embeddings in, see `EmbeddingCache`.
-      images_per_batch: images that `set_images` encodes in one call, at most.
-      prompts_per_batch: prompts, of all images together, that are decoded in one call. Each takes 23 MiB with the
-        published sizes in float32; on CPUs two of a picture are worked on at a time.
+      model: The SAM, from `segjax.load`.
+      variables: Its variables, from `segjax.load`.
+      percentiles: (low, high). Stretches each image's intensities as in training
+        (`config.data.percentiles`). None: no stretching.
+      cache: Folder for image embeddings, see `EmbeddingCache`. None: no cache.
+      images_per_batch: Maximum number of images that `set_images` encodes in one call.
+      prompts_per_batch: Maximum number of prompts, over all images, in one decoder call. One prompt
+        takes 23 MiB with the published sizes in float32. On CPUs only two prompts of an image are
+        in memory at a time.
+
+    Attributes:
+      images: The embedded images that are set, in order.
     """
 
     def __init__(
@@ -35,8 +57,8 @@ class SamPredictor:
         *,
         percentiles: tuple[float, float] | None = None,
         cache: str | os.PathLike | None = None,
-        images_per_batch: int = 4,
-        prompts_per_batch: int = 64,
+        images_per_batch: int = IMAGES_PER_BATCH,
+        prompts_per_batch: int = PROMPTS_PER_BATCH,
     ) -> None:
         for name, value in (
             ("images_per_batch", images_per_batch),
@@ -53,80 +75,93 @@ class SamPredictor:
 
     def reset_image(self) -> None:
         """Forgets the image or images."""
-        self.pictures: list[EmbeddedImage] = []
+        self.images: list[EmbeddedImage] = []
 
     @property
     def is_image_set(self) -> bool:
-        """Whether there is an image to work on."""
-        return bool(self.pictures)
+        """Returns True if at least one image is set."""
+        return bool(self.images)
 
     @property
     def features(self) -> jax.Array | None:
-        """The embedding [1, h, w, D] of the image; None when none is set, or several are."""
-        return self.pictures[0].features if len(self.pictures) == 1 else None
+        """Returns the image embedding [1, h, w, D], or None unless exactly one image is set."""
+        return self.images[0].features if len(self.images) == 1 else None
 
     @property
     def original_size(self) -> tuple[int, int] | None:
-        """(H, W) of the image, else None."""
-        return self.pictures[0].original_size if len(self.pictures) == 1 else None
+        """Returns (H, W) of the image, or None unless exactly one image is set."""
+        return self.images[0].original_size if len(self.images) == 1 else None
 
     @property
     def input_size(self) -> tuple[int, int] | None:
-        """(h, w) of the image's content on the canvas, else None."""
-        return self.pictures[0].input_size if len(self.pictures) == 1 else None
+        """Returns (h, w) of the content on the canvas, or None unless exactly one image is set."""
+        return self.images[0].input_size if len(self.images) == 1 else None
 
     def set_image(self, image: np.ndarray, image_format: str = "RGB") -> None:
-        """Embeds an image; everything after is about it.
+        """Computes the image embedding that later predictions use.
 
         Args:
-          image: uint8 [H, W, 3]. Also taken: grey [H, W], RGBA (alpha is dropped), uint16 (stretched to 8 bits).
-          image_format: "RGB" or "BGR", the order of the channels.
+          image: uint8 [H, W, 3]. Also accepted: gray [H, W], RGBA (alpha is dropped) and uint16
+            (stretched to 8 bits).
+          image_format: Order of the channels, "RGB" or "BGR".
 
         Raises:
-          ValueError: another format. ImageError (a ValueError): another dtype or shape, or no pixels.
+          ValueError: Unknown `image_format`.
+          ImageError: A ValueError for another dtype or shape, or an image without pixels.
         """
-        self._set([image], image_format, ["image"])
+        self._embed([image], image_format, ["image"])
 
     def set_images(self, images: Sequence[np.ndarray], image_format: str = "RGB") -> None:
-        """Embeds several images, of any sizes, `images_per_batch` in a call; `predict_images` is then about them.
+        """Computes the embeddings of several images, for `predict_images`.
 
         Args:
-          images: each as `set_image` takes it. image_format: of all of them.
+          images: Images as in `set_image`, of any sizes.
+          image_format: Order of the channels of all images, "RGB" or "BGR".
 
         Raises:
-          ValueError: as `set_image`, and names the image; no image at all; one array where several are expected.
+          ValueError: As `set_image`, naming the image. Also for an empty list, and for one array
+            instead of a list.
         """
         if isinstance(images, np.ndarray) and images.ndim < 4:
             raise ValueError(
-                f"images is one array of shape {images.shape}; expected a list of images, or set_image"
+                f"images is one array of shape {images.shape}; expected a list of images. For one "
+                "image use set_image"
             )
         if len(images) == 0:
             raise ValueError("images is empty; expected at least one")
-        self._set(images, image_format, [f"image {number}" for number in range(len(images))])
+        self._embed(images, image_format, [f"image {number}" for number in range(len(images))])
 
-    def _set(self, images: Sequence[np.ndarray], image_format: str, names: Sequence[str]) -> None:
+    def _embed(self, images: Sequence[np.ndarray], image_format: str, names: Sequence[str]) -> None:
+        """Decodes and embeds images. `names` identify them in error messages."""
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"image_format is {image_format!r}; expected 'RGB' or 'BGR'")
         self.reset_image()
         order = slice(None, None, 1 if image_format == "RGB" else -1)
-        pictures = [
+        pixels = [
             decode_image(image, name=name, percentiles=self.percentiles)[:, :, order]
             for image, name in zip(images, names, strict=True)
         ]
         if self._cache:
-            features = self._cache.embed(pictures, per_batch=self.images_per_batch)
+            features = self._cache.embed(pixels, per_batch=self.images_per_batch)
         else:
-            features = embed(self.model, self.variables, pictures, per_batch=self.images_per_batch)
-        sizes = [picture.shape[:2] for picture in pictures]
-        self.pictures = [
-            EmbeddedImage(each, hw, compute_fitted_size(hw, self.model.canvas))
-            for each, hw in zip(jax.block_until_ready(features), sizes, strict=True)
+            contents = resize_to_canvas(pixels, self.model.canvas)
+            features = encode_images(
+                self.model, self.variables, contents, per_batch=self.images_per_batch
+            )
+        sizes = [image.shape[:2] for image in pixels]
+        self.images = [
+            EmbeddedImage(embedding, hw, compute_fitted_size(hw, self.model.canvas))
+            for embedding, hw in zip(jax.block_until_ready(features), sizes, strict=True)
         ]
 
     def get_image_embedding(self) -> jax.Array:
-        """The embedding [1, h, w, D] of the image, [B, h, w, D] of several. Raises ValueError when none is set."""
+        """Returns the image embedding [1, h, w, D], or [B, h, w, D] of B images.
+
+        Raises:
+          ValueError: No image is set.
+        """
         self._require_image()
-        return jnp.concatenate([picture.features for picture in self.pictures])
+        return jnp.concatenate([image.features for image in self.images])
 
     def predict(
         self,
@@ -137,46 +172,50 @@ class SamPredictor:
         multimask_output: bool = True,
         return_logits: bool = False,
     ) -> Prediction:
-        """Masks of one object.
+        """Predicts masks of one object.
 
         Args:
-          point_coords: [N, 2], (x, y) in pixels of the image; an integer is the middle of the pixel of that index.
-          point_labels: [N]: 1 on the object, 0 off it (-1: SAM's "not a point").
+          point_coords: [N, 2], (x, y) in pixels of the image. An integer is the center of the pixel
+            with that index.
+          point_labels: [N]. 1 is on the object, 0 is off it, -1 is SAM's "not a point".
           box: [4], x1 y1 x2 y2 in pixels of the image.
-          mask_input: [1, 4h, 4w], logits, such as a mask of `low_res` of an earlier call.
-          multimask_output: three masks, best for an ambiguous prompt such as one click; else the one for several.
-          return_logits: masks as float32 logits (mask where > 0) instead of bool.
+          mask_input: [1, 4h, 4w] logits, such as one mask of `low_res` of an earlier call.
+          multimask_output: Return three masks, which suits an ambiguous prompt such as a single
+            click. Otherwise return the one mask that is trained for several prompts.
+          return_logits: Return masks as float32 logits (mask where > 0) instead of bool.
 
         Returns:
-          masks bool [M, H, W], iou float32 [M] as estimated by the model, low_res float32 [M, 4h, 4w] logits; M is 3
-          or 1.
+          masks: bool [M, H, W], where M is 3 or 1.
+          iou: float32 [M], IoU of each mask as the IoU prediction head estimates it.
+          low_res: float32 [M, 4h, 4w], mask logits on the mask grid.
 
         Raises:
-          ValueError: no image set, or several; prompts of unequal lengths, other shapes, outside the image, or not
-            finite.
+          ValueError: Not exactly one image is set, or a prompt has another shape, lies outside the
+            image, or is not finite.
         """
         self._require_one_image()
-        single = {
-            "point_coords": (point_coords, 2),
-            "point_labels": (point_labels, 1),
-            "box": (box, 1),
-        }
-        for name, (value, ndim) in single.items():
+        for name, value, ndim in (
+            ("point_coords", point_coords, 2),
+            ("point_labels", point_labels, 1),
+            ("box", box, 1),
+        ):
             if value is not None and name == "box" and np.shape(value) == (1, 4):
                 box = np.asarray(value)[0]
-            elif value is not None and _ndim(value, name) != ndim:
+            elif value is not None and _count_axes(value, name) != ndim:
                 raise ValueError(
-                    f"{name} has shape {np.shape(value)}; predict takes one prompt: point_coords [N, 2], point_labels "
-                    "[N], box [4]. For several prompts at once use predict_batch"
+                    f"{name} has shape {np.shape(value)}; predict takes one prompt: point_coords "
+                    "[N, 2], point_labels [N], box [4]. For several prompts at once use "
+                    "predict_batch"
                 )
         if mask_input is not None and np.ndim(mask_input) == 2:
             mask_input = np.asarray(mask_input)[None]
-        batched = [
-            None if value is None else [value] for value in (point_coords, point_labels, box)
-        ]
+        # A batch of one prompt.
+        parts = [None if value is None else [value] for value in (point_coords, point_labels, box)]
         masks = None if mask_input is None else np.asarray(mask_input)[None]
-        outputs = self.predict_batch(*batched, masks, multimask_output, return_logits)
-        return tuple(output[0] for output in outputs)
+        prompts = self._check_prompts(self.images[0], (*parts, masks))
+        options = self._decoder_options(multimask_output, return_logits)
+        (batch,) = predict_masks(self.model, self.variables, self.images, [prompts], **options)
+        return tuple(output[0] for output in batch)
 
     def predict_batch(
         self,
@@ -187,22 +226,31 @@ class SamPredictor:
         multimask_output: bool = True,
         return_logits: bool = False,
     ) -> Prediction:
-        """Masks of P objects, each with its own prompt; what is given is given for each of them.
+        """Predicts masks of P objects, each with its own prompt.
+
+        Every kind of prompt that is given is given for each object.
 
         Args:
-          point_coords: [P, N, 2]; fill up with points of label -1 where one has fewer.
-          point_labels: [P, N]. boxes: [P, 4]. mask_input: [P, 1, 4h, 4w] or [P, 4h, 4w].
-          multimask_output, return_logits: as `predict`.
+          point_coords: [P, N, 2], (x, y) in pixels of the image. If a prompt has fewer points, fill
+            it up with points of label -1.
+          point_labels: [P, N].
+          boxes: [P, 4], x1 y1 x2 y2 in pixels of the image.
+          mask_input: [P, 1, 4h, 4w] or [P, 4h, 4w], logits.
+          multimask_output: As in `predict`.
+          return_logits: As in `predict`.
 
         Returns:
-          masks [P, M, H, W], iou [P, M], low_res [P, M, 4h, 4w]. No prompts, such as boxes [0, 4], have no answers.
+          masks [P, M, H, W], iou [P, M] and low_res [P, M, 4h, 4w]. Without prompts, such as boxes
+          [0, 4], P is 0.
 
         Raises:
-          ValueError: as `predict`; of several prompts it names the first bad one.
+          ValueError: As `predict`, naming the first invalid prompt.
         """
         self._require_one_image()
-        asked = self._checked(self.pictures[0], (point_coords, point_labels, boxes, mask_input))
-        return self.answer([asked], multimask_output, return_logits)[0]
+        parts = (point_coords, point_labels, boxes, mask_input)
+        prompts = self._check_prompts(self.images[0], parts)
+        options = self._decoder_options(multimask_output, return_logits)
+        return predict_masks(self.model, self.variables, self.images, [prompts], **options)[0]
 
     def predict_images(
         self,
@@ -210,67 +258,74 @@ class SamPredictor:
         multimask_output: bool = True,
         return_logits: bool = False,
     ) -> list[Prediction]:
-        """Masks of objects in all images that are set, decoded together.
+        """Predicts masks of objects in all images that are set, decoded together.
 
         Args:
-          prompts: for each image a mapping with any of point_coords, point_labels, boxes and mask_input, as
-            `predict_batch` takes them. The images may have different numbers of prompts, points and kinds of prompt.
-          multimask_output, return_logits: as `predict`, for all of them.
+          prompts: One mapping per image with any of point_coords, point_labels, boxes and
+            mask_input, as in `predict_batch`. Images may differ in the number of prompts, the
+            number of points and the kinds of prompt.
+          multimask_output: As in `predict`, for all images.
+          return_logits: As in `predict`, for all images.
 
         Returns:
-          For each image what `predict_batch` gives for it alone.
+          For each image the result of `predict_batch` for it alone.
 
         Raises:
-          ValueError: as `predict_batch`, and names the image; another number of mappings than of images; a key that
-            is none of those.
+          ValueError: As `predict_batch`, naming the image. Also if the number of mappings is not
+            the number of images, and for unknown keys.
         """
         self._require_image()
-        if isinstance(prompts, Mapping) or len(prompts) != len(self.pictures):
+        if isinstance(prompts, Mapping) or len(prompts) != len(self.images):
             given = "one mapping" if isinstance(prompts, Mapping) else f"a list of {len(prompts)}"
-            expected = f"a list of {len(self.pictures)} mappings, one for each image that is set"
+            expected = f"a list of {len(self.images)} mappings, one for each image that is set"
             raise ValueError(f"prompts is {given}; expected {expected}")
-        asked = []
-        for number, (picture, given) in enumerate(zip(self.pictures, prompts, strict=True)):
+        prompt_sets = []
+        for number, (image, given) in enumerate(zip(self.images, prompts, strict=True)):
             if not isinstance(given, Mapping):
                 raise ValueError(
-                    f"image {number}: prompts are {type(given).__name__}; expected a mapping, {{}} for none"
+                    f"image {number}: prompts are {type(given).__name__}; expected a mapping, {{}} "
+                    "for none"
                 )
-            if unknown := sorted(set(given) - set(NAMES)):
+            if unknown := sorted(set(given) - set(PROMPT_NAMES)):
                 raise ValueError(
-                    f"image {number}: unknown prompt {', '.join(unknown)}; expected {', '.join(NAMES)}"
+                    f"image {number}: unknown prompt {', '.join(unknown)}; expected "
+                    f"{', '.join(PROMPT_NAMES)}"
                 )
             try:
-                asked.append(self._checked(picture, [given.get(name) for name in NAMES]))
+                parts = [given.get(name) for name in PROMPT_NAMES]
+                prompt_sets.append(self._check_prompts(image, parts))
             except ValueError as error:
                 raise ValueError(f"image {number}: {error}") from error
-        return self.answer(asked, multimask_output, return_logits)
+        options = self._decoder_options(multimask_output, return_logits)
+        return predict_masks(self.model, self.variables, self.images, prompt_sets, **options)
 
-    def _checked(self, picture: EmbeddedImage, parts: Sequence[Any]) -> PromptSet:
-        """The prompts for a picture, on the canvas."""
-        asked = check_prompts(*parts, hw=picture.original_size, cells=(self.model.mask_side,) * 2)
-        return asked.scaled(picture.original_size, picture.input_size)
+    def _check_prompts(self, image: EmbeddedImage, parts: Sequence[Any]) -> PromptSet:
+        """Checks prompts on an image and scales them to the canvas."""
+        prompts = check_prompts(*parts, hw=image.original_size, cells=(self.model.mask_side,) * 2)
+        return prompts.scale(image.original_size, image.input_size)
 
-    def answer(
-        self, asked: Sequence[PromptSet], multimask_output: bool, return_logits: bool
-    ) -> list[Prediction]:
-        """`predict_images` for prompts that are checked and on the canvas: in pixels of the resized pictures."""
-        options = dict(multimask=multimask_output, return_logits=return_logits)
-        options["prompts_per_batch"] = self.prompts_per_batch
-        return answers(self.model, self.variables, self.pictures, asked, **options)
+    def _decoder_options(self, multimask_output: bool, return_logits: bool) -> dict[str, Any]:
+        """Returns the keyword arguments of `predict_masks`."""
+        return dict(
+            multimask=multimask_output,
+            return_logits=return_logits,
+            prompts_per_batch=self.prompts_per_batch,
+        )
 
     def _require_image(self) -> None:
-        if not self.pictures:
-            raise ValueError("no image is set; call set_image(image) before asking about it")
+        """Raises ValueError unless an image is set."""
+        if not self.images:
+            raise ValueError("no image is set; call set_image(image) before predicting")
 
     def _require_one_image(self) -> None:
+        """Raises ValueError unless exactly one image is set."""
         self._require_image()
-        if len(self.pictures) > 1:
-            raise ValueError(
-                f"{len(self.pictures)} images are set; ask about them with predict_images"
-            )
+        if len(self.images) > 1:
+            raise ValueError(f"{len(self.images)} images are set; predict with predict_images")
 
 
-def _ndim(value: Any, name: str) -> int:
+def _count_axes(value: Any, name: str) -> int:
+    """Returns the number of axes of a value. Raises ValueError if it is ragged."""
     try:
         return np.ndim(value)
     except ValueError as error:

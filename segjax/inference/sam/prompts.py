@@ -1,6 +1,7 @@
-"""What a user passes as prompts, checked, moved onto the model's canvas, and padded to a few sizes.
+"""Prompts from users: checked, moved to the model's canvas, and padded to a few sizes.
 
-Padding makes one compiled program serve many counts of prompts and points: empty slots change no result.
+Padding lets one compiled program serve many counts of prompts and points. Empty slots are masked
+out and change no result.
 """
 
 import bisect
@@ -16,16 +17,19 @@ from segjax.models.sam.prompt_encoder import NOT_A_POINT, PADDING, Prompts
 POINT_COUNTS = (1, 4, 16, 64)
 PROMPT_COUNTS = (1, 4, 16, 64)
 USER_LABELS = (0, 1, -1)  # as in segment-anything: background, foreground, "not a point"
-NAMES = ("point_coords", "point_labels", "boxes", "mask_input")
+PROMPT_NAMES = ("point_coords", "point_labels", "boxes", "mask_input")
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """Prompts on one picture, checked. What is given is given for each of them; what is not is None.
+class PromptSet:
+    """P checked prompts on one image. A kind is given for every prompt, or is None.
 
     Attributes:
-      count: P, how many. points: float32 [P, N, 2], (x, y); labels: int32 [P, N], as users give them.
-      boxes: float32 [P, 4]. masks: float32 [P, 4h, 4w].
+      count: P, the number of prompts.
+      points: float32 [P, N, 2], (x, y) in pixels.
+      labels: int32 [P, N], one of `USER_LABELS`.
+      boxes: float32 [P, 4], x1 y1 x2 y2 in pixels.
+      masks: float32 [P, 4h, 4w], logits on the mask grid.
     """
 
     count: int
@@ -34,25 +38,35 @@ class Asked:
     boxes: np.ndarray | None = None
     masks: np.ndarray | None = None
 
-    def scaled(self, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> "Asked":
-        """The same on a picture of size `to_hw`, on which it was `from_hw`."""
+    def scale(self, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> "PromptSet":
+        """Returns the prompts for the same image at another size.
+
+        Args:
+          from_hw: (height, width) of the image that the prompts refer to.
+          to_hw: (height, width) of the resized image.
+        """
         points = None if self.points is None else scale_points(self.points, from_hw, to_hw)
         boxes = None if self.boxes is None else scale_boxes(self.boxes, from_hw, to_hw)
         return dataclasses.replace(self, points=points, boxes=boxes)
 
-    def part(self, start: int, count: int) -> "Asked":
-        """At most `count` of them from the place `start` on."""
+    def select(self, start: int, count: int) -> "PromptSet":
+        """Returns at most `count` of the prompts, from index `start` on."""
         parts = {name: getattr(self, name) for name in ("points", "labels", "boxes", "masks")}
-        kept = {
+        selected = {
             name: value[start : start + count] for name, value in parts.items() if value is not None
         }
-        return Asked(min(count, self.count - start), **kept)
+        return PromptSet(min(count, self.count - start), **selected)
 
 
-def padded_count(count: int, sizes: tuple[int, ...]) -> int:
-    """The smallest of `sizes` that holds `count`; beyond the last, its multiples."""
-    place = bisect.bisect_left(sizes, count)
-    return sizes[place] if place < len(sizes) else -(-count // sizes[-1]) * sizes[-1]
+def round_up_count(count: int, sizes: tuple[int, ...]) -> int:
+    """Returns the smallest of `sizes` that is at least `count`, or a multiple of the last.
+
+    Args:
+      count: The number to round up.
+      sizes: Allowed numbers, ascending.
+    """
+    index = bisect.bisect_left(sizes, count)
+    return sizes[index] if index < len(sizes) else -(-count // sizes[-1]) * sizes[-1]
 
 
 def check_prompts(
@@ -63,12 +77,23 @@ def check_prompts(
     *,
     hw: tuple[int, int],
     cells: tuple[int, int],
-) -> Asked:
-    """Any mix of points, boxes and masks in pixels of a picture of size `hw`; cells: (4h, 4w) of the mask grid.
+) -> PromptSet:
+    """Checks a user's prompts on one image.
 
-    Nothing at all is one prompt, without anything. Arrays of no row are no prompt.
+    Any mix of points, boxes and masks is allowed. Arrays without rows give no prompts. With no
+    argument at all there is one prompt, which is empty.
 
-    Raises ValueError that says what was given (of several prompts, which) and what was expected.
+    Args:
+      point_coords: [P, N, 2], (x, y) in pixels of the image.
+      point_labels: [P, N], one of `USER_LABELS`.
+      boxes: [P, 4], x1 y1 x2 y2 in pixels of the image.
+      mask_input: [P, 1, 4h, 4w] or [P, 4h, 4w], logits.
+      hw: (height, width) of the image.
+      cells: (4h, 4w), size of the mask grid.
+
+    Raises:
+      ValueError: The prompts are invalid. The message says what was given, which prompt it is, and
+        what was expected.
     """
     parts: list[np.ndarray | None] = [None, None, None, None]
     if point_coords is not None or point_labels is not None:
@@ -81,35 +106,47 @@ def check_prompts(
     if len(counts) > 1:
         given = ", ".join(
             f"{len(part)} {name}"
-            for name, part in zip(NAMES, parts, strict=True)
+            for name, part in zip(PROMPT_NAMES, parts, strict=True)
             if part is not None
         )
-        raise ValueError(f"{given}: expected as many of each, one a prompt")
-    return Asked(counts.pop() if counts else 1, *parts)
+        raise ValueError(f"{given}: expected the same number of each, one per prompt")
+    return PromptSet(counts.pop() if counts else 1, *parts)
 
 
 def check_points(coords: Any, labels: Any, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Points float32 [P, N, 2] and labels int32 [P, N]; see `check_prompts`."""
+    """Checks points and their labels, see `check_prompts`.
+
+    Args:
+      coords: [P, N, 2], (x, y) in pixels of the image.
+      labels: [P, N].
+      hw: (height, width) of the image.
+
+    Returns:
+      Coordinates float32 [P, N, 2] and labels int32 [P, N].
+    """
     if coords is None or labels is None:
-        given, absent = (
+        given, missing = (
             ("point_labels", "point_coords") if coords is None else ("point_coords", "point_labels")
         )
-        raise ValueError(f"{given} came without {absent}; points need both: [.., N, 2] and [.., N]")
-    coords, labels = _numbers(coords, "point_coords"), _numbers(labels, "point_labels")
+        raise ValueError(
+            f"{given} was given without {missing}; points need both: [.., N, 2] and [.., N]"
+        )
+    coords, labels = _to_numbers(coords, "point_coords"), _to_numbers(labels, "point_labels")
     if coords.ndim != 3 or coords.shape[-1] != 2:
         raise ValueError(
-            f"point_coords has shape {coords.shape}; expected [P, N, 2], (x, y) of N points a prompt"
+            f"point_coords has shape {coords.shape}; expected [P, N, 2], (x, y) of N points per "
+            "prompt"
         )
     if labels.shape != coords.shape[:2]:
         raise ValueError(
-            f"point_labels has shape {labels.shape} and point_coords {coords.shape}; expected one label a point, "
-            f"{coords.shape[:2]}"
+            f"point_labels has shape {labels.shape} and point_coords {coords.shape}; expected one "
+            f"label per point, {coords.shape[:2]}"
         )
     unknown = ~np.isin(labels, USER_LABELS)
     if unknown.any():
         raise ValueError(
-            f"{_where(unknown)}point label {labels[unknown][0]:g}; expected 1 (on the object), 0 (off it) or -1 (no "
-            "point)"
+            f"{_name_prompt(unknown)}point label {labels[unknown][0]:g}; expected 1 (on the "
+            "object), 0 (off it) or -1 (no point)"
         )
     height, width = hw
     x, y = coords[..., 0], coords[..., 1]
@@ -117,15 +154,23 @@ def check_points(coords: Any, labels: Any, hw: tuple[int, int]) -> tuple[np.ndar
     if outside.any():
         point = coords[outside][0]
         raise ValueError(
-            f"{_where(outside)}point ({point[0]:g}, {point[1]:g}) is outside the image of width {width} and height "
-            f"{height}; points are (x, y) in pixels of the image, x first"
+            f"{_name_prompt(outside)}point ({point[0]:g}, {point[1]:g}) is outside the image of "
+            f"width {width} and height {height}; points are (x, y) in pixels of the image, x first"
         )
     return coords.astype(np.float32), labels.astype(np.int32)
 
 
 def check_boxes(boxes: Any, hw: tuple[int, int]) -> np.ndarray:
-    """Boxes float32 [P, 4], x1 y1 x2 y2; see `check_prompts`. They may reach over the picture's edges."""
-    boxes = _numbers(boxes, "box")
+    """Checks boxes, see `check_prompts`. They may extend beyond the image's edges.
+
+    Args:
+      boxes: [P, 4], x1 y1 x2 y2 in pixels of the image.
+      hw: (height, width) of the image.
+
+    Returns:
+      float32 [P, 4].
+    """
+    boxes = _to_numbers(boxes, "box")
     if boxes.ndim != 2 or boxes.shape[-1] != 4:
         raise ValueError(f"boxes have shape {boxes.shape}; expected [P, 4], x1 y1 x2 y2 in pixels")
     height, width = hw
@@ -138,70 +183,82 @@ def check_boxes(boxes: Any, hw: tuple[int, int]) -> np.ndarray:
         ),
     ):
         if bad.any():
-            raise ValueError(f"{_where(bad)}box {boxes[bad][0].tolist()}: {why}")
+            raise ValueError(f"{_name_prompt(bad)}box {boxes[bad][0].tolist()}: {why}")
     return boxes.astype(np.float32)
 
 
 def check_masks(masks: Any, cells: tuple[int, int]) -> np.ndarray:
-    """Mask prompts float32 [P, 4h, 4w], logits on the mask grid; see `check_prompts`."""
-    masks = _numbers(masks, "mask_input")
+    """Checks mask prompts, see `check_prompts`.
+
+    Args:
+      masks: [P, 1, 4h, 4w] or [P, 4h, 4w], logits.
+      cells: (4h, 4w), size of the mask grid.
+
+    Returns:
+      float32 [P, 4h, 4w].
+    """
+    masks = _to_numbers(masks, "mask_input")
     if masks.ndim == 4 and masks.shape[1] == 1:
         masks = masks[:, 0]
     if masks.ndim != 3 or masks.shape[1:] != cells:
         raise ValueError(
-            f"mask_input has shape {masks.shape}; expected [1, {cells[0]}, {cells[1]}] a prompt: logits on the mask "
-            "grid, such as one of `low_res` of an earlier prediction"
+            f"mask_input has shape {masks.shape}; expected [1, {cells[0]}, {cells[1]}] per prompt: "
+            "logits on the mask grid, such as one of `low_res` of an earlier prediction"
         )
     return masks.astype(np.float32)
 
 
-def point_slots(asked: Sequence[Asked]) -> int:
-    """Slots for points that hold those of every prompt, a padded count."""
-    return padded_count(
-        max((a.points.shape[1] for a in asked if a.points is not None), default=0), POINT_COUNTS
-    )
+def count_point_slots(prompts: Sequence[PromptSet]) -> int:
+    """Returns a rounded number of point slots that holds the points of every prompt."""
+    most = max((p.points.shape[1] for p in prompts if p.points is not None), default=0)
+    return round_up_count(most, POINT_COUNTS)
 
 
-def stacked(
-    rows: Sequence[Asked], shape: tuple[int, int], slots: int, cells: tuple[int, int] | None = None
+def stack_prompts(
+    rows: Sequence[PromptSet],
+    shape: tuple[int, int],
+    point_slots: int,
+    cells: tuple[int, int] | None = None,
 ) -> Prompts:
-    """Prompts of several pictures as one array each, with empty slots where there are none.
+    """Stacks prompt sets into one array per kind, with empty slots where there are none.
 
     Args:
-      rows: on the canvas. shape: (R, P), at least as many as there are rows and prompts in any.
-      slots: for points. cells: (4h, 4w) of the mask grid, where any prompt of the call has a mask, else None.
+      rows: One prompt set per row, in canvas pixels.
+      shape: (R, P), at least the number of rows and the number of prompts in any of them.
+      point_slots: Number of point slots per prompt.
+      cells: (4h, 4w), size of the mask grid. None if no prompt has a mask.
 
     Returns:
       `Prompts` with leading axes [R, P], as NumPy arrays.
     """
-    points, labels = (
-        np.zeros((*shape, slots, 2), np.float32),
-        np.full((*shape, slots), PADDING, np.int32),
-    )
+    points = np.zeros((*shape, point_slots, 2), np.float32)
+    labels = np.full((*shape, point_slots), PADDING, np.int32)
     boxes, has_box = np.zeros((*shape, 4), np.float32), np.zeros(shape, bool)
     masks = None if cells is None else np.zeros((*shape, *cells), np.float32)
     has_mask = None if cells is None else np.zeros(shape, bool)
-    for row, asked in enumerate(rows):
-        own = row, slice(asked.count)
-        if asked.points is not None:
-            number = asked.points.shape[1]
-            points[*own, :number] = asked.points
-            labels[*own, :number] = np.where(asked.labels == -1, NOT_A_POINT, asked.labels)
-        if asked.boxes is not None:
-            boxes[own], has_box[own] = asked.boxes, True
-        if asked.masks is not None:
-            masks[own], has_mask[own] = asked.masks, True
+    for row, prompts in enumerate(rows):
+        own = row, slice(prompts.count)
+        if prompts.points is not None:
+            number = prompts.points.shape[1]
+            points[*own, :number] = prompts.points
+            # Users write -1 for "not a point", as in segment-anything. The model's -1 is padding.
+            labels[*own, :number] = np.where(prompts.labels == -1, NOT_A_POINT, prompts.labels)
+        if prompts.boxes is not None:
+            boxes[own], has_box[own] = prompts.boxes, True
+        if prompts.masks is not None:
+            masks[own], has_mask[own] = prompts.masks, True
     return Prompts(
         points=points, labels=labels, boxes=boxes, has_box=has_box, masks=masks, has_mask=has_mask
     )
 
 
-def _where(bad: np.ndarray) -> str:
-    """Which of several prompts is the first bad one: bool [P, ..] -> "prompt 3: "."""
+def _name_prompt(bad: np.ndarray) -> str:
+    """Returns "prompt 3: " for the first bad of several prompts, from bool [P, ..]."""
     return f"prompt {np.argwhere(bad)[0][0]}: " if len(bad) > 1 else ""
 
 
-def _numbers(values: Any, name: str) -> np.ndarray:
+def _to_numbers(values: Any, name: str) -> np.ndarray:
+    """Converts values to float64. Raises ValueError unless they are finite numbers."""
     try:
         array = np.asarray(values)
     except ValueError as error:
@@ -212,7 +269,7 @@ def _numbers(values: Any, name: str) -> np.ndarray:
         raise ValueError(f"{name} is empty (shape {array.shape}); leave it out instead")
     bad = ~np.isfinite(array)
     if bad.any():
-        where = _where(bad) if array.ndim > 1 else ""
+        where = _name_prompt(bad) if array.ndim > 1 else ""
         raise ValueError(
             f"{where}{name} holds NaN or infinity: {array[bad][0]}; expected finite numbers"
         )

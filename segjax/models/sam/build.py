@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
-from segjax.models.sizes import sized
+from segjax.models.sizes import build_from_size
 
 _PUBLISHED = dict(canvas=1024, patch=16, window=14)
 _SMALL = dict(prompt_width=64, decoder_heads=4, decoder_mlp=256, rel_pos=True)
@@ -30,7 +30,7 @@ def build_sam(name: str, **overrides) -> Sam:
     Raises:
       ValueError: unknown size or attribute, naming the nearest ones.
     """
-    return sized(Sam, SIZES, name, overrides)
+    return build_from_size(Sam, SIZES, name, overrides)
 
 
 def init_sam(model: Sam, key: jax.Array) -> dict:

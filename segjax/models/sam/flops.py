@@ -3,7 +3,7 @@
 As `segjax.models.flops` counts; padded window tokens count too.
 """
 
-from segjax.models.flops import windowed_multiply_adds
+from segjax.models.flops import count_windowed_multiply_adds
 from segjax.models.sam.mask_decoder import MASKS
 from segjax.models.sam.sam import Sam
 
@@ -14,7 +14,7 @@ def encoder_multiply_adds(model: Sam) -> int:
     cells = side**2
     total = cells * width * 3 * model.patch**2
     blocks = (width, model.depth, (side, side), model.window, model.global_blocks)
-    total += windowed_multiply_adds(*blocks, rel_pos=model.rel_pos)
+    total += count_windowed_multiply_adds(*blocks, rel_pos=model.rel_pos)
     neck = model.prompt_width
     return total + cells * (width * neck + 9 * neck**2)
 

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from segjax.ops.resize import resize_bilinear, resize_table
 
 
-def for_canvas(variables: dict, expected: dict) -> dict:
+def resize_position_tables(variables: dict, expected: dict) -> dict:
     """Variables whose position tables fit another canvas; every other array is the same one.
 
-    They are resized as the encoder itself does for a picture of another size (`ImageEncoder`, `relative_positions`), so
+    They are resized as the encoder itself does for a picture of another size (`ImageEncoder`, `lookup_relative_positions`), so
     the new model answers as the old one would on the new canvas.
 
     Args:

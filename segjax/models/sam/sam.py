@@ -8,8 +8,8 @@ from segjax.models.sam.image_encoder import ImageEncoder
 from segjax.models.sam.mask_decoder import MaskDecoder
 from segjax.models.sam.prompt_encoder import PromptEncoder, Prompts
 from segjax.models.vit import check_canvas
-from segjax.ops.masks import content_mask
-from segjax.ops.pixels import normalise
+from segjax.ops.masks import make_content_mask
+from segjax.ops.pixels import normalize
 
 
 class Sam(nn.Module):
@@ -86,9 +86,9 @@ class Sam(nn.Module):
         Returns:
           [B, H/patch, W/patch, prompt_width].
         """
-        x = normalise(images)
+        x = normalize(images)
         if sizes is not None:
-            x = jnp.where(content_mask(sizes, images.shape[1:3])[..., None], x, 0)
+            x = jnp.where(make_content_mask(sizes, images.shape[1:3])[..., None], x, 0)
         return self.image_encoder(x, train=train)
 
     def decode(self, embedding: jax.Array, prompts: Prompts) -> tuple[jax.Array, jax.Array]:

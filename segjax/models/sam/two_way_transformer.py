@@ -1,11 +1,15 @@
-"""The two-way transformer: tokens read the image, the image reads the tokens (SAM, section 3 and appendix A).
+"""Two-way attention: prompt tokens attend to the image and the image attends to the tokens.
 
-Leading axes of the image and of the tokens broadcast: an image without mask prompts enters as [B, 1, h*w, D], and
-everything that does not depend on the prompt (a third of the first layer) is computed once a call.
+SAM, section 3 ("Mask decoder") and appendix A.
 
-There are thousands of image cells and a handful of tokens. Projecting the cells into the heads, as attention is
-written, is most of the work; projecting the tokens of each head back to the width of the cells instead gives the same
-scores and the same sums, for less than half of it ("folded" below).
+Leading axes of the image and of the tokens broadcast. An image without mask prompts enters as
+[B, 1, h*w, D], so everything that does not depend on the prompt (a third of the first layer) is
+computed once per image.
+
+There are thousands of image cells and a handful of tokens, and projecting the cells into the heads
+would be most of the work. `ProjectedAttention` projects the tokens of each head back to the width of
+the cells instead where that is cheaper. Scores and sums stay the same, for less than half of the
+multiply-adds. This is called "folded" below.
 """
 
 import flax.linen as nn
@@ -15,11 +19,17 @@ import jax.numpy as jnp
 from segjax.models.attention import attention
 from segjax.models.layers import LayerNorm, Linear, Mlp, torch_conv
 
-EPSILON = 1e-5  # torch's default, as the published decoder has; the encoder's norms use 1e-6
+EPSILON = 1e-5  # PyTorch's default, as in the published decoder. The encoder's norms use 1e-6.
 
 
 class ProjectedAttention(nn.Module):
-    """Multi-head attention between two sets, inside width / downsample channels."""
+    """Multi-head attention between two sequences in width / downsample channels.
+
+    Attributes:
+      heads: Number of heads.
+      downsample: Factor by which queries, keys and values are narrower than the input.
+      dtype: Type of the computation.
+    """
 
     heads: int
     downsample: int = 1
@@ -29,7 +39,17 @@ class ProjectedAttention(nn.Module):
     def __call__(
         self, q: jax.Array, k: jax.Array, v: jax.Array, key_valid: jax.Array | None = None
     ) -> jax.Array:
-        """q [..., Tq, D], k and v [..., Tk, D], key_valid bool [..., Tk] -> [..., Tq, D]."""
+        """Attends from queries to keys.
+
+        Args:
+          q: [..., Tq, D], queries.
+          k: [..., Tk, D], keys.
+          v: [..., Tk, D], values.
+          key_valid: bool [..., Tk]. False keys are ignored. None: all are valid.
+
+        Returns:
+          [..., Tq, D].
+        """
         width = q.shape[-1]
         inner = width // self.downsample
         project = {
@@ -38,67 +58,97 @@ class ProjectedAttention(nn.Module):
         }
         out = Linear(width, dtype=self.dtype, kernel_init=torch_conv, name="out")
         q, k, v = (x.astype(self.dtype) for x in (q, k, v))
+
+        # Folded attention
         few, many = sorted((q.shape[-2], k.shape[-2]))
-        folded = (
-            self.heads * few * many * width + few * width * inner
-        )  # multiply-adds, of scores or of mixtures
-        if self.is_initializing() or folded >= many * width * inner + few * many * inner:
-            return self._projected(project, out, q, k, v, key_valid)
-        if few == k.shape[-2]:
-            return self._few_keys(project, out, q, k, v, key_valid)
-        if (
-            key_valid is None and q.shape[:-2] == k.shape[:-2]
-        ):  # else keys projected once serve many prompts
-            return self._few_queries(project, out, q, k, v)
-        return self._projected(project, out, q, k, v, key_valid)
+        if not self.is_initializing() and _is_folding_cheaper(self.heads, few, many, width, inner):
+            if few == k.shape[-2]:
+                return self._attend_to_few_keys(project, out, q, k, v, key_valid)
+            # With fewer leading axes in k, keys that are projected once serve many prompts.
+            if key_valid is None and q.shape[:-2] == k.shape[:-2]:
+                return self._attend_from_few_queries(project, out, q, k, v)
 
-    def _heads(self, x: jax.Array) -> jax.Array:
-        """[..., heads * C] -> [..., heads, C]."""
-        return x.reshape(*x.shape[:-1], self.heads, -1)
-
-    def _projected(self, project, out, q, k, v, key_valid):
-        q, k, v = (self._heads(project[name](x)) for name, x in zip("qkv", (q, k, v), strict=True))
+        # Direct attention
+        q, k, v = (
+            self._split_heads(project[name](x)) for name, x in zip("qkv", (q, k, v), strict=True)
+        )
         x = attention(q, k, v, key_valid=key_valid)
         return out(x.reshape(*x.shape[:-2], -1))
 
-    def _few_queries(self, project, out, q, k, v):
-        """q.(W_k x + b_k) = (W_k' q).x + a number that is the same for every key, which softmax does not see."""
-        q = self._heads(project["q"](q))
-        kernel_k = self._heads(project["k"].weights(k.shape[-1])[0])
+    def _split_heads(self, x: jax.Array) -> jax.Array:
+        """Splits the last axis into heads: [..., heads * C] -> [..., heads, C]."""
+        return x.reshape(*x.shape[:-1], self.heads, -1)
+
+    def _attend_from_few_queries(self, project, out, q, k, v):
+        """Computes folded attention for few queries and many keys.
+
+        q.(W_k x + b_k) = (W_k' q).x + q.b_k. The last term is the same for every key, so softmax
+        ignores it.
+        """
+        q = self._split_heads(project["q"](q))
+        kernel_k = self._split_heads(project["k"].weights(k.shape[-1])[0])
         kernel_v, bias_v = project["v"].weights(v.shape[-1])
         folded = jnp.einsum("...qhc,dhc->...hqd", q * q.shape[-1] ** -0.5, kernel_k)
-        weights = jax.nn.softmax(_scores(folded, k), axis=-1).astype(self.dtype)
+        weights = jax.nn.softmax(_score(folded, k), axis=-1).astype(self.dtype)
         mixed = jnp.einsum("...hqk,...kd->...hqd", weights, v)
-        x = jnp.einsum("...hqd,dhc->...qhc", mixed, self._heads(kernel_v))
+        x = jnp.einsum("...hqd,dhc->...qhc", mixed, self._split_heads(kernel_v))
         return out(x.reshape(*x.shape[:-2], -1) + bias_v)
 
-    def _few_keys(self, project, out, q, k, v, key_valid):
-        """(W_q x + b_q).k = x.(W_q' k) + b_q.k; and the values go through the output's projection before the sum."""
-        k, v = self._heads(project["k"](k)), self._heads(project["v"](v))
+    def _attend_to_few_keys(self, project, out, q, k, v, key_valid):
+        """Computes folded attention for many queries and few keys.
+
+        (W_q x + b_q).k = x.(W_q' k) + b_q.k. The values pass through the output projection before
+        they are summed.
+        """
+        k, v = self._split_heads(project["k"](k)), self._split_heads(project["v"](v))
         k = k * k.shape[-1] ** -0.5
-        kernel_q, bias_q = (self._heads(weight) for weight in project["q"].weights(q.shape[-1]))
+        kernel_q, bias_q = (
+            self._split_heads(weight) for weight in project["q"].weights(q.shape[-1])
+        )
         kernel_out, bias_out = out.weights(v.shape[-2] * v.shape[-1])
-        scores = _scores(jnp.einsum("...khc,dhc->...hkd", k, kernel_q), q)
+        scores = _score(jnp.einsum("...khc,dhc->...hkd", k, kernel_q), q)
         scores += jnp.einsum("...khc,hc->...hk", k, bias_q)[..., None]
         if key_valid is not None:
             scores = jnp.where(key_valid[..., None, :, None], scores, -jnp.inf)
         weights = jax.nn.softmax(scores, axis=-2).astype(self.dtype)
         values = jnp.einsum("...khc,hcd->...hkd", v, kernel_out.reshape(*v.shape[-2:], -1))
-        merged = lambda x: x.reshape(*x.shape[:-3], -1, x.shape[-1])
-        return jnp.einsum("...nq,...nd->...qd", merged(weights), merged(values)) + bias_out
+        merge = lambda x: x.reshape(*x.shape[:-3], -1, x.shape[-1])
+        return jnp.einsum("...nq,...nd->...qd", merge(weights), merge(values)) + bias_out
 
 
-def _scores(few: jax.Array, many: jax.Array) -> jax.Array:
-    """[..., heads, T, D] of few rows and [..., L, D] of many, leading axes broadcast -> float32 [..., heads, T, L].
+def _is_folding_cheaper(heads: int, few: int, many: int, width: int, inner: int) -> bool:
+    """Compares the multiply-adds of folded and direct attention, for the scores or for the sums."""
+    folded = heads * few * many * width + few * width * inner
+    direct = many * width * inner + few * many * inner
+    return folded < direct
 
-    Written so that the few scores are transposed, not the many rows.
+
+def _score(few: jax.Array, many: jax.Array) -> jax.Array:
+    """Multiplies few rows with many: float32 [..., heads, T, L]. Leading axes broadcast.
+
+    The contraction is written so that the few scores are transposed, not the many rows.
+
+    Args:
+      few: [..., heads, T, D].
+      many: [..., L, D].
     """
     scores = jnp.einsum("...ld,...htd->...lht", many, few, preferred_element_type=jnp.float32)
     return jnp.moveaxis(scores, -3, -1)
 
 
 class TwoWayBlock(nn.Module):
-    """Self-attention of tokens, tokens to image, MLP, image to tokens; a norm after each (post-norm)."""
+    """Layer of the two-way transformer, with a norm after each part (post-norm).
+
+    The parts are self-attention of the tokens, attention from tokens to image, an MLP on the
+    tokens, and attention from image to tokens.
+
+    Attributes:
+      heads: Number of heads.
+      mlp_width: Hidden channels of the MLP.
+      first: True for the first layer, which has no positions and no residual in its self-attention.
+      downsample: Factor by which cross-attention is narrower than the tokens.
+      dtype: Type of the computation.
+    """
 
     heads: int
     mlp_width: int
@@ -110,21 +160,29 @@ class TwoWayBlock(nn.Module):
     def __call__(self, tokens, image, token_positions, image_positions, token_valid):
         norm = lambda name: LayerNorm(EPSILON, self.dtype, name=name)
         cross = lambda name: ProjectedAttention(self.heads, self.downsample, self.dtype, name=name)
-        itself = ProjectedAttention(self.heads, dtype=self.dtype, name="self_attention")
-        if self.first:  # the first layer has no positions yet and no residual, as published
-            tokens = itself(tokens, tokens, tokens, token_valid)
+
+        # Self-attention of the tokens
+        self_attention = ProjectedAttention(self.heads, dtype=self.dtype, name="self_attention")
+        if self.first:  # as published: no positions yet, and no residual
+            tokens = self_attention(tokens, tokens, tokens, token_valid)
         else:
             q = tokens + token_positions
-            tokens = tokens + itself(q, q, tokens, token_valid)
+            tokens = tokens + self_attention(q, q, tokens, token_valid)
         tokens = norm("norm_1")(tokens)
+
+        # Tokens to image
         keys = image + image_positions
         tokens = tokens + cross("tokens_to_image")(tokens + token_positions, keys, image)
         tokens = norm("norm_2")(tokens)
+
+        # MLP
         width = tokens.shape[-1]
         mlp = Mlp(
             (self.mlp_width, width), jax.nn.relu, self.dtype, kernel_init=torch_conv, name="mlp"
         )
         tokens = norm("norm_3")(tokens + mlp(tokens))
+
+        # Image to tokens
         image = image + cross("image_to_tokens")(
             keys, tokens + token_positions, tokens, token_valid
         )
@@ -132,7 +190,14 @@ class TwoWayBlock(nn.Module):
 
 
 class TwoWayTransformer(nn.Module):
-    """Two blocks and a last look of the tokens at the image."""
+    """Two-way transformer: `depth` blocks, then a last attention from the tokens to the image.
+
+    Attributes:
+      depth: Number of blocks (2 in SAM).
+      heads: Number of heads.
+      mlp_width: Hidden channels of the MLPs.
+      dtype: Type of the computation.
+    """
 
     depth: int
     heads: int
@@ -147,10 +212,17 @@ class TwoWayTransformer(nn.Module):
         tokens: jax.Array,
         token_valid: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
-        """image [B, P or 1, h*w, D], image_positions [h*w, D], tokens [B, P, T, D], token_valid bool [B, P, T].
+        """Updates tokens and image by two-way attention.
+
+        Args:
+          image: [B, P or 1, h*w, D], image embedding.
+          image_positions: [h*w, D], positional encoding of the image cells.
+          tokens: [B, P, T, D], output tokens and prompt tokens. They are their own positions.
+          token_valid: bool [B, P, T]. False tokens are ignored.
 
         Returns:
-          tokens [B, P, T, D] and image [B, P, h*w, D]. Tokens that are not valid hold nothing of meaning.
+          tokens: [B, P, T, D]. Values of invalid tokens are undefined.
+          image: [B, P, h*w, D].
         """
         positions = tokens
         for i in range(self.depth):

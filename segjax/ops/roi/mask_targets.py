@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from segjax.ops.resize import weights_at
+from segjax.ops.resize import linear_weights_at
 from segjax.ops.roi.samples import Grid, bin_weights, place_regions
 
 CONVENTIONS = ("detectron2", "torchvision")
@@ -51,7 +51,7 @@ def cropped_mask_targets(
         first, length = boxes[:, axis, None], (boxes[:, axis + 2] - boxes[:, axis])[:, None]
         usable = (extent > 0) & (length > 0)
         position = (low + place * extent - first) / jnp.where(usable, length, 1) * cells - 0.5
-        of_samples = jnp.where(usable[..., None], weights_at(position, cells), 0)
+        of_samples = jnp.where(usable[..., None], linear_weights_at(position, cells), 0)
         return of_samples.reshape(-1, size, samples, cells).mean(axis=2)
 
     masks = jnp.asarray(crops)[matched].astype(jnp.float32)

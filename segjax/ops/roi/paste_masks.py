@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.ops.resize import weights_at
+from segjax.ops.resize import linear_weights_at
 
 
 def paste_masks(
@@ -99,7 +99,7 @@ def _grid(low, high, pixels, cells):
     position = (pixels.astype(np.float32) + np.float32(0.5) - low) / extent * cells - np.float32(
         0.5
     )
-    return xp.where(usable, weights_at(position, cells), 0)
+    return xp.where(usable, linear_weights_at(position, cells), 0)
 
 
 def _integer(low, high, pixels, cells):
@@ -115,7 +115,7 @@ def _integer(low, high, pixels, cells):
     scale = (cells + 2) / xp.maximum(last - first + 1, 1)
     position = xp.maximum(scale * (pixels - first + np.float32(0.5)) - np.float32(0.5), 0)
     inside = usable & (pixels >= first) & (pixels <= last)
-    return xp.where(inside[:, None], weights_at((position - 1).astype(np.float32), cells), 0)
+    return xp.where(inside[:, None], linear_weights_at((position - 1).astype(np.float32), cells), 0)
 
 
 _RULES = {"grid": _grid, "integer": _integer}
