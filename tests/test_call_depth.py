@@ -1,23 +1,30 @@
-"""How many of segjax's own functions lie between an entry point and the math.
+"""Number of segjax's own functions between an entry point and the math.
 
-A reader who follows `segjax train` down to the loss passes each of them. The numbers may fall, and must not rise.
+A reader who follows `segjax train` down to the loss passes each of them. The numbers may fall but
+must not rise.
 """
 
 import pathlib
 import traceback
 
+import numpy as np
 import pytest
+from written_run import debug_variables
 
 from segjax.cli import main
+from segjax.inference.sam.predictor import SamPredictor
 from segjax.losses import promptable
+from segjax.models.sam import two_way_transformer
+from segjax.models.sam.build import build_sam
 from segjax.tasks.promptable.task import Promptable
+from segjax.weights.safetensors import save_variables
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 QUICKSTART = REPOSITORY / "experiments" / "sam" / "quickstart.py"
 
 
 class Reached(BaseException):
-    """Raised in place of the function that is looked for. Nothing in segjax catches it."""
+    """Exception raised in place of the function at the end. Nothing in segjax catches it."""
 
 
 def stop(*_, **__):
@@ -25,7 +32,7 @@ def stop(*_, **__):
 
 
 def count_frames(function, *args) -> int:
-    """Counts the frames of segjax/ between a call and the `stop` that it reaches, both ends included."""
+    """Counts the frames of segjax/ from a call to the `stop` that it reaches, ends included."""
     with pytest.raises(Reached) as caught:
         function(*args)
     frames = traceback.extract_tb(caught.tb)
@@ -39,12 +46,31 @@ def train(tmp_path) -> list[str]:
 
 
 def test_nine_frames_from_segjax_train_to_the_loss(tmp_path, monkeypatch):
-    """main, its parsing, `cli.train.run`, `train`, the jitted step, its math, gradients, objective, loss."""
+    """Passes `main`, `run`, `train`, the compiled step, its math, gradients and objective."""
     monkeypatch.setattr(Promptable, "loss", stop)
     assert count_frames(main, train(tmp_path)) <= 9
 
 
 def test_fourteen_frames_from_segjax_train_to_the_dice_loss(tmp_path, monkeypatch):
-    """From the loss on: `Simulator.play`, a round, the sum of losses, dice loss."""
+    """Passes, after the loss, `Simulator.play`, a round, and the sum of losses."""
     monkeypatch.setattr(promptable, "dice_loss", stop)
     assert count_frames(main, train(tmp_path)) <= 14
+
+
+def test_nine_frames_from_sam_predictor_predict_to_attention(monkeypatch):
+    """Passes its batches, the compiled step, `Sam.decode` and the modules of the mask decoder."""
+    predictor = SamPredictor(build_sam("sam_debug"), debug_variables())
+    predictor.set_image(np.zeros((20, 30, 3), np.uint8))
+    monkeypatch.setattr(two_way_transformer, "attention", stop)
+    assert count_frames(predictor.predict, [[3, 4]], [1]) <= 9
+
+
+def test_ten_frames_from_segjax_predict_to_attention(tmp_path, monkeypatch):
+    """Passes `cli.inference.predict.run` and `SamPredictor.predict`. Attention is not counted."""
+    save_variables(
+        tmp_path / "sam.safetensors", debug_variables(), {"model": {"name": "sam_debug"}}
+    )
+    monkeypatch.setattr(two_way_transformer, "attention", stop)
+    arguments = ["demo", "--checkpoint", str(tmp_path / "sam.safetensors"), "--point", "30,40"]
+    frames = count_frames(main, ["predict", *arguments, "--out", str(tmp_path / "out")])
+    assert frames - 1 <= 10

@@ -41,6 +41,13 @@ that a second run starts sooner. JAX_COMPILATION_CACHE_DIR sets another folder; 
 off."""
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Formatter of help that keeps the lines of descriptions and has room for long options."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
@@ -53,7 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         try:
-            return _run(list(sys.argv[1:] if argv is None else argv))
+            args, rest = _parse_arguments(list(sys.argv[1:] if argv is None else argv))
+            try:
+                return args.run(args, rest) or 0
+            except (KeyboardInterrupt, ValueError, OSError, FloatingPointError) as error:
+                return _report_error(error, args)
         finally:
             sys.stdout.flush()  # an error of writing is caught here, not while the interpreter ends
     except BrokenPipeError:
@@ -61,27 +72,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
-def _run(argv: list[str]) -> int:
-    parser = _make_parser(argv)
-    args, rest = parser.parse_known_args(argv)
+def _parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parses the arguments. Returns them and, for commands that read flags themselves, the rest."""
+    args, rest = _make_parser(argv).parse_known_args(argv)
     args.argv = argv
     if rest and not args.passes_flags:
         args.subparser.error(f"unrecognized arguments: {' '.join(rest)}")
-    debug = args.debug or bool(os.environ.get("SEGJAX_DEBUG"))
-    try:
-        return args.run(args, rest) or 0
-    except KeyboardInterrupt:
+    return args, rest
+
+
+def _report_error(error: BaseException, args: argparse.Namespace) -> int:
+    """Prints an error and returns the exit status. Raises it if the reader of the output has gone."""
+    if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, FloatingPointError) as error:
-        if isinstance(error, BrokenPipeError) and _reader_has_gone():
-            raise
-        if debug:
-            traceback.print_exc()
-        print(f"segjax {args.command}: {_describe_error(error)}", file=sys.stderr)
-        if not debug:
-            print("(--debug shows where)", file=sys.stderr)
-        return 2
+    if isinstance(error, BrokenPipeError) and _reader_has_gone():
+        raise error
+    debug = args.debug or bool(os.environ.get("SEGJAX_DEBUG"))
+    if debug:
+        traceback.print_exception(error)
+    print(f"segjax {args.command}: {_describe_error(error)}", file=sys.stderr)
+    if not debug:
+        print("(--debug shows where)", file=sys.stderr)
+    return 2
 
 
 def _make_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -90,7 +103,7 @@ def _make_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         prog="segjax",
         description="Train and use models of image segmentation.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -103,7 +116,7 @@ def _make_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             name,
             help=summary,
             description=module.__doc__ if module else summary,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
         command.add_argument(

@@ -81,7 +81,16 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     image = read_image(args.image, get_percentiles(config))
     predictor = SamPredictor(model, variables)
     predictor.set_image(image)
-    results = [predict_object(predictor, prompt, args.multimask) for prompt in prompts]
+    results = []
+    for prompt in prompts:
+        masks, iou, _ = predictor.predict(
+            point_coords=prompt["points"] or None,
+            point_labels=prompt["labels"] or None,
+            box=prompt["box"],
+            multimask_output=args.multimask or is_ambiguous(prompt),
+        )
+        best = slice(None) if args.multimask else [int(np.argmax(iou))]
+        results.append((masks[best], iou[best]))
     report = write_results(
         pathlib.Path(args.out), image, prompts, results, str(args.image), str(args.checkpoint)
     )
@@ -137,30 +146,9 @@ def read_prompts(
     ]
 
 
-def predict_object(
-    predictor: Any, prompt: dict[str, Any], multimask: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Predicts the masks of one object.
-
-    Args:
-      predictor: A `SamPredictor` with an image.
-      prompt: One dict of `read_prompts`.
-      multimask: Keep all three masks.
-
-    Returns:
-      Masks bool [M, H, W] and predicted IoUs [M]. M is 3 with `multimask`, else 1.
-    """
-    ambiguous = len(prompt["points"]) == 1 and prompt["box"] is None
-    masks, iou, _ = predictor.predict(
-        point_coords=prompt["points"] or None,
-        point_labels=prompt["labels"] or None,
-        box=prompt["box"],
-        multimask_output=multimask or ambiguous,
-    )
-    if multimask:
-        return masks, iou
-    best = [int(np.argmax(iou))]
-    return masks[best], iou[best]
+def is_ambiguous(prompt: dict[str, Any]) -> bool:
+    """Tests if an object is described by a single click, for which SAM predicts three masks."""
+    return len(prompt["points"]) == 1 and prompt["box"] is None
 
 
 def write_results(
@@ -177,7 +165,8 @@ def write_results(
       out: Folder.
       image: uint8 [H, W, 3].
       prompts: One dict per object, see `read_prompts`.
-      results: Masks and predicted IoUs of each object, see `predict_object`.
+      results: Masks bool [M, H, W] and predicted IoUs [M] of each object. M is 3 with --multimask,
+        else 1.
       file: File of the image, for the report.
       checkpoint: The checkpoint, for the report.
 
