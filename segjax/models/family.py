@@ -55,6 +55,8 @@ class Family:
         `build_model` for the arrays of another library's file, and {} for none of the sizes.
       check_weights: reference to a function of (family, model, checkpoint, name). It raises
         CheckpointError for files whose arrays fit but mean something else.
+      option_comments: option of `build` -> comment for `segjax config`. Empty if the options are
+        the attributes of `module`, whose docstring describes them.
       library: called with a model, returns the only library whose files can hold it, and None
         where every format of the name tables can.
       conversion_note: called with a model, returns a warning about settings that files of other
@@ -75,6 +77,7 @@ class Family:
     fit_canvas: Callable[..., Mapping[str, Any]] = keep_variables
     recognize: str | Callable[..., dict[str, Any]] | None = None
     check_weights: str | Callable[..., None] | None = None
+    option_comments: Mapping[str, str] = dataclasses.field(default_factory=dict)
     library: Callable[[nn.Module], str | None] = lambda model: None
     conversion_note: Callable[[nn.Module], str] = lambda model: ""
 

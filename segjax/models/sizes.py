@@ -1,8 +1,8 @@
-"""From a table of sizes to a module: what the builders of all models share."""
+"""Tables of sizes: from a model's name to a module. The builders of all families share this."""
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 import flax.linen as nn
@@ -11,38 +11,68 @@ import jax.numpy as jnp
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def sized(
-    kind: type[Module],
+def build_from_size(
+    module: type[Module],
     sizes: Mapping[str, Mapping[str, Any]],
     name: str,
     overrides: Mapping[str, Any],
 ) -> Module:
-    """A module of a kind with the attributes that the table has under a name, some of them replaced.
+    """Builds a module with the attributes of a size, some of them replaced.
 
-    Lists become tuples, as attributes of modules must; `dtype` may be a string.
+    Args:
+      module: class of the module.
+      sizes: name -> attributes.
+      name: size to build.
+      overrides: attributes to replace. Lists become tuples. `dtype` may be a string.
 
     Raises:
       ValueError: unknown size or attribute, naming the nearest ones.
+    """
+    options = resolve_options(module.__name__, module.__dataclass_fields__, sizes, name, overrides)
+    if "dtype" in options:
+        options["dtype"] = jnp.dtype(options["dtype"])
+    return module(**options)
+
+
+def resolve_options(
+    owner: str,
+    known: Collection[str],
+    sizes: Mapping[str, Mapping[str, Any]],
+    name: str,
+    overrides: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Looks up the options of a size and replaces some of them.
+
+    Args:
+      owner: name of the model class, for the error message.
+      known: names of all options that the model has.
+      sizes: options by size.
+      name: size to look up.
+      overrides: options to replace.
+
+    Returns:
+      The options of the size, with the overrides. Lists become tuples, as modules need them.
+
+    Raises:
+      ValueError: unknown size or option, naming the nearest ones.
     """
     if name not in sizes:
         near = difflib.get_close_matches(name, sizes, cutoff=0) or list(sizes)
         raise ValueError(
             f"unknown model {name!r}; nearest: {', '.join(near)}; all: {', '.join(sizes)}"
         )
-    unknown = set(overrides) - set(kind.__dataclass_fields__)
-    if unknown:
-        known = sorted(set(kind.__dataclass_fields__))
-        raise ValueError(f"{kind.__name__} has no attribute {sorted(unknown)}; it has {known}")
-    options = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in {**sizes[name], **overrides}.items()
-    }
-    if "dtype" in options:
-        options["dtype"] = jnp.dtype(options["dtype"])
-    return kind(**options)
+    if unknown := sorted(set(overrides) - set(known)):
+        near = [difflib.get_close_matches(key, known, 1, cutoff=0)[0] for key in unknown]
+        raise ValueError(
+            f"{owner} has no attribute {unknown}; nearest: {', '.join(near)}; it has "
+            f"{sorted(known)}"
+        )
+    options = {**sizes[name], **overrides}
+    return {key: tuple(x) if isinstance(x, list) else x for key, x in options.items()}
 
 
-def attributes(model: nn.Module) -> dict[str, Any]:
-    """A module's attributes as a config holds them: linen's own left out, the dtype as a string."""
+def get_model_options(model: nn.Module) -> dict[str, Any]:
+    """Returns a module's attributes as a config holds them: without linen's, dtype as a string."""
     values = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
     values = {name: value for name, value in values.items() if name not in ("parent", "name")}
     return values | {"dtype": jnp.dtype(model.dtype).name}

@@ -1,4 +1,4 @@
-"""Loading detectors: torchvision's .pth, detectron2's .pkl, runs with other parts frozen, and what does not go."""
+"""Loading detectors: torchvision's .pth, detectron2's .pkl, runs with frozen stages, and errors."""
 
 import pickle
 
@@ -17,7 +17,7 @@ from segjax.weights.tables.torchvision import TORCHVISION_DETECTORS, TORCHVISION
 from segjax.weights.torch_writer import write_torch
 from segjax.weights.tree import CheckpointError, match_collections
 
-# Small detectors of either library, to be known by the names of their arrays as the published ones are.
+# Small detectors of both libraries, recognized by the names of their arrays like published ones.
 DEBUG = {
     "debug_tv": dict(conventions="torchvision"),
     "debug_tv_boxes": dict(conventions="torchvision", mask_convs=0, keypoints=0),
@@ -35,16 +35,16 @@ def sizes(monkeypatch):
         monkeypatch.setitem(SIZES, name, small | options)
 
 
-def drawn(name, **options):
+def make_variables(name, **options):
     return drawn_variables(build_model(name, **options), init_model)
 
 
-def assert_same(found, want):
-    jax.tree.map(np.testing.assert_array_equal, found, want)
+def assert_same(actual, expected):
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
-def written(path, name, **options):
-    variables = drawn(name, **options)
+def write_published(path, name, **options):
+    variables = make_variables(name, **options)
     if path.suffix == ".pkl":
         state = DETECTRON2_DETECTORS.to_published(variables, "detectron2")
         anchors = {
@@ -67,46 +67,47 @@ def written(path, name, **options):
         ("debug_d2_cascade", "d2.pkl"),
     ],
 )
-@pytest.mark.parametrize("named", [True, False])
-def test_by_name_and_by_itself(tmp_path, name, file, named):
-    variables = written(tmp_path / file, name)
-    model, found = segjax.load(*[name] * named, tmp_path / file)
+@pytest.mark.parametrize("with_name", [True, False])
+def test_files_load_with_and_without_a_name(tmp_path, name, file, with_name):
+    variables = write_published(tmp_path / file, name)
+    model, loaded = segjax.load(*[name] * with_name, tmp_path / file)
     assert model == build_model(name)
-    assert_same(found, variables)
+    assert_same(loaded, variables)
 
 
-def test_how_many_classes_there_are_is_read_off(tmp_path):
-    variables = written(tmp_path / "own.pth", "debug_tv", classes=5)
-    model, found = segjax.load("debug_tv", tmp_path / "own.pth")
+def test_the_number_of_classes_is_read_from_the_file(tmp_path):
+    variables = write_published(tmp_path / "own.pth", "debug_tv", classes=5)
+    model, loaded = segjax.load("debug_tv", tmp_path / "own.pth")
     assert model.classes == 5
-    assert_same(found, variables)
+    assert_same(loaded, variables)
 
 
-def test_frozen_or_not_a_checkpoint_is_the_same(tmp_path):
+def test_a_checkpoint_loads_with_and_without_frozen_stages(tmp_path):
     metadata = {"model": {"name": "debug_tv", "freeze_at": 2}}
-    variables = drawn("debug_tv", freeze_at=2)
+    variables = make_variables("debug_tv", freeze_at=2)
     write_checkpoint(tmp_path / "run.safetensors", variables, metadata=metadata)
-    model, found = segjax.load(tmp_path / "run.safetensors")
-    assert model.freeze_at == 2 and "stem" not in found["params"]["backbone"]
-    assert_same(found, variables)
-    model, found = segjax.load(tmp_path / "run.safetensors", freeze_at=0)
-    assert_same(found, match_collections(variables, drawn("debug_tv")))
-    assert "kernel" in found["params"]["backbone"]["stem"]
+    model, loaded = segjax.load(tmp_path / "run.safetensors")
+    assert model.backbone.freeze_at == 2 and "stem" not in loaded["params"]["backbone"]
+    assert_same(loaded, variables)
+    model, loaded = segjax.load(tmp_path / "run.safetensors", freeze_at=0)
+    assert_same(loaded, match_collections(variables, make_variables("debug_tv")))
+    assert "kernel" in loaded["params"]["backbone"]["stem"]
 
 
-def test_the_other_library_s_file_is_refused_by_name(tmp_path):
-    written(tmp_path / "d2.pkl", "debug_d2")
+def test_a_file_of_the_other_library_raises(tmp_path):
+    write_published(tmp_path / "d2.pkl", "debug_d2")
     with pytest.raises(CheckpointError) as error:
         segjax.load("debug_tv", tmp_path / "d2.pkl")
-    said = str(error.value)
+    message = str(error.value)
     assert (
-        "d2.pkl has the names of detectron2, and debug_tv follows torchvision's conventions" in said
+        "d2.pkl has the names of detectron2, and debug_tv follows torchvision's conventions"
+        in message
     )
-    assert said.endswith("name one of debug_d2, debug_d2_cascade")
+    assert message.endswith("name one of debug_d2, debug_d2_cascade")
 
 
-def test_another_detector_is_named(tmp_path):
-    written(tmp_path / "boxes.pth", "debug_tv_boxes")
+def test_the_error_names_the_detector_that_fits(tmp_path):
+    write_published(tmp_path / "boxes.pth", "debug_tv_boxes")
     with pytest.raises(
         CheckpointError,
         match=r"boxes.pth \(torchvision\).*missing: .*its arrays are those of debug_tv_box",
@@ -114,8 +115,8 @@ def test_another_detector_is_named(tmp_path):
         segjax.load("debug_tv", tmp_path / "boxes.pth")
 
 
-def test_a_classifier_is_no_detector(tmp_path):
-    variables = drawn("debug_tv")
+def test_a_classifier_is_not_a_detector(tmp_path):
+    variables = make_variables("debug_tv")
     backbone = {name: {"backbone": tree["backbone"]} for name, tree in variables.items()}
     write_torch(tmp_path / "resnet.pth", TORCHVISION_RESNETS.to_published(backbone, "torchvision"))
     with pytest.raises(
@@ -125,8 +126,8 @@ def test_a_classifier_is_no_detector(tmp_path):
         segjax.load("debug_tv", tmp_path / "resnet.pth")
 
 
-def test_convert_writes_the_library_s_own_names(tmp_path, capsys):
-    variables = written(tmp_path / "d2.pkl", "debug_d2")
+def test_convert_writes_the_names_of_the_library(tmp_path, capsys):
+    variables = write_published(tmp_path / "d2.pkl", "debug_d2")
     ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.pth"
     assert main(["convert", str(tmp_path / "d2.pkl"), str(ours)]) == 0
     assert main(["convert", str(ours), str(theirs)]) == 0

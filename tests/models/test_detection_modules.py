@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models.detection.fpn import FeaturePyramid, SimplePyramid, nearest_to, with_p6
+from segjax.models.detection.fpn import FeaturePyramid, SimplePyramid, upsample_nearest, append_p6
 from segjax.models.detection.heads import BoxHead, KeypointHead, MaskHead, TransposedConv
 from segjax.models.detection.layers import BatchNorm, Conv, GroupNorm, max_pool
 from segjax.models.detection.rpn import RpnHead
@@ -106,9 +106,9 @@ def test_an_unknown_norm_is_named():
 def test_nearest_and_the_sixth_level():
     x = np.arange(6, dtype=np.float32).reshape(1, 2, 3, 1)
     want = np.arange(6).reshape(2, 3).repeat(2, 0).repeat(2, 1)
-    np.testing.assert_array_equal(nearest_to(x, (4, 6))[0, ..., 0], want)
-    np.testing.assert_array_equal(nearest_to(x, (3, 5))[0, ..., 0], want[:3, :5])
-    assert with_p6((x,))[-1][0, :, :, 0].tolist() == [[0, 2]]
+    np.testing.assert_array_equal(upsample_nearest(x, (4, 6))[0, ..., 0], want)
+    np.testing.assert_array_equal(upsample_nearest(x, (3, 5))[0, ..., 0], want[:3, :5])
+    assert append_p6((x,))[-1][0, :, :, 0].tolist() == [[0, 2]]
 
 
 def test_a_pyramid_adds_the_coarser_level():

@@ -2,11 +2,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from segjax.models.build import shapes_of
+from segjax.models.build import variable_shapes
 from segjax.models.classifier import build_classifier
 from segjax.models.detection.build import build_mask_rcnn
-from segjax.models.detection.flops import detector_multiply_adds
-from segjax.models.flops import classifier_multiply_adds, mae_multiply_adds
+from segjax.models.detection.flops import count_detector_multiply_adds
+from segjax.models.flops import count_classifier_multiply_adds, count_mae_multiply_adds
 from segjax.models.mae import build_mae
 from segjax.models.sam.build import build_sam
 from segjax.models.sam.flops import decoder_multiply_adds, encoder_multiply_adds
@@ -32,23 +32,25 @@ def test_a_click_costs_little_and_mostly_projections_of_the_image():
 )
 def test_a_masked_picture_costs_what_the_paper_saves(name, encoder, decoder):
     """By hand: parameters x tokens + attention. B: 12 (12 x 768^2 x 50 + 2 x 50^2 x 768) + 49 x 768^2 = 4.32e9."""
-    found = mae_multiply_adds(build_mae(f"mae_vit_{name}"))
+    found = count_mae_multiply_adds(build_mae(f"mae_vit_{name}"))
     assert [count / 1e9 for count in found] == pytest.approx([encoder, decoder], rel=0.02)
 
 
 def test_a_whole_picture_costs_four_times_as_much():
     """17.5e9, MAE's encoder on all of 197 tokens; timm's count of ViT-B/16 is 17.58 GMACs with attention."""
-    assert classifier_multiply_adds(build_classifier("vit_b"))[0] == pytest.approx(17.5e9, rel=0.01)
+    assert count_classifier_multiply_adds(build_classifier("vit_b"))[0] == pytest.approx(
+        17.5e9, rel=0.01
+    )
 
 
 def test_the_compiler_counts_the_same():
     """XLA's own count for a small MAE, which holds norms, softmax and additions too: a few percent more."""
     model = build_mae("mae_tiny")
-    shapes = shapes_of(model)
+    shapes = variable_shapes(model)
     images = jax.ShapeDtypeStruct((1, 128, 128, 3), jnp.float32)
     noise = jax.ShapeDtypeStruct((1, 64), jnp.float32)
     compiled = jax.jit(model.apply).lower(shapes, images, noise).compile()
-    counted = compiled.cost_analysis()["flops"] / (2 * sum(mae_multiply_adds(model)))
+    counted = compiled.cost_analysis()["flops"] / (2 * sum(count_mae_multiply_adds(model)))
     assert 1.0 < counted < 1.1
 
 
@@ -59,15 +61,15 @@ def test_the_compiler_counts_the_same():
 def test_a_detector_costs_what_is_published(name, billions, detections):
     """torchvision's "GFLOPS" of its weights: multiply-adds at 800 x 800, of 1000 regions. What its first model finds in
     a picture of noise is nothing, its second one 100 objects: the two numbers leave no other choice."""
-    found = detector_multiply_adds(build_mask_rcnn(name), (800, 800))
-    assert found.picture + 1000 * found.region + detections * found.shown == pytest.approx(
+    found = count_detector_multiply_adds(build_mask_rcnn(name), (800, 800))
+    assert found.image + 1000 * found.region + detections * found.foreground == pytest.approx(
         billions * 1e9, rel=0.005
     )
     assert found.frozen == 0
     # The mask head by hand: 4 convolutions 3x3 of 14 x 14 cells, 28 x 28 cells of 256 channels and of 91 classes.
-    assert found.shown == 4 * 196 * 9 * 256**2 + 784 * 256**2 + 784 * 256 * 91
-    frozen = detector_multiply_adds(build_mask_rcnn(name, freeze_at=2), (800, 800))
-    assert frozen.frozen + frozen.picture == found.picture
+    assert found.foreground == 4 * 196 * 9 * 256**2 + 784 * 256**2 + 784 * 256 * 91
+    frozen = count_detector_multiply_adds(build_mask_rcnn(name, freeze_at=2), (800, 800))
+    assert frozen.frozen + frozen.image == found.image
     # The stem and, on 200 x 200 cells, 3 bottlenecks of 64 channels, the first from 64 channels and with a projection.
     assert frozen.frozen == 160_000 * 147 * 64 + 40_000 * (
         3 * (9 * 64**2 + 64 * 256) + 64**2 + 3 * 64 * 256
@@ -76,19 +78,19 @@ def test_a_detector_costs_what_is_published(name, billions, detections):
 
 def test_a_plain_backbone_costs_what_sam_s_does():
     """ViTDet's is SAM's without the neck; the rest by hand, see `SimplePyramid`, and 2 convolutions for proposals."""
-    found = detector_multiply_adds(build_mask_rcnn("vitdet_vit_b"), (1024, 1024))
+    found = count_detector_multiply_adds(build_mask_rcnn("vitdet_vit_b"), (1024, 1024))
     sam = encoder_multiply_adds(build_sam("sam_vit_b")) - 4096 * (768 * 256 + 9 * 256**2)
     enlarged = 4096 * 768 * 4 * (384 + 384) + 16384 * 384 * 4 * 192
     projected = 256 * (65536 * 192 + 16384 * 384 + 4096 * 768 + 1024 * 768)
     levels = 65536 + 16384 + 4096 + 1024
     smoothed = (3 * levels + 2 * 256) * 9 * 256**2 + (levels + 256) * 15 * 256
-    assert found.picture == sam + enlarged + projected + smoothed
+    assert found.image == sam + enlarged + projected + smoothed
 
 
 def test_a_cascade_costs_three_box_heads():
     """By hand: 7 x 7 cells of 256 channels to 1024, to 1024, to 81 classes and one box, for each region and stage."""
     cascade, alone = (
-        detector_multiply_adds(build_mask_rcnn(f"{name}mask_rcnn_R_50_FPN"), (800, 800))
+        count_detector_multiply_adds(build_mask_rcnn(f"{name}mask_rcnn_R_50_FPN"), (800, 800))
         for name in ("cascade_", "")
     )
     assert cascade.region == 3 * (49 * 256 * 1024 + 1024**2 + 1024 * (81 + 4))
@@ -96,7 +98,7 @@ def test_a_cascade_costs_three_box_heads():
 
 
 def test_a_keypoint_head_costs_its_convolutions():
-    found = detector_multiply_adds(build_mask_rcnn("keypointrcnn_resnet50_fpn"), (800, 800))
+    found = count_detector_multiply_adds(build_mask_rcnn("keypointrcnn_resnet50_fpn"), (800, 800))
     assert (
-        found.shown == 196 * 9 * (256 * 512 + 7 * 512**2) + 784 * 4 * 512 * 17
+        found.foreground == 196 * 9 * (256 * 512 + 7 * 512**2) + 784 * 4 * 512 * 17
     )  # 4 of 16 taps reach each cell of 28 x 28

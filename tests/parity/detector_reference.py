@@ -23,7 +23,7 @@ def torchvision_detector(torchvision, name: str, model, variables):
             "keypointrcnn_resnet50_fpn": lambda: detection("keypoint_rcnn").KeypointRCNN,
         }[name]()
         theirs = kind(backbone, classes)
-        detection("_utils").overwrite_eps(theirs, model.norm_epsilon)
+        detection("_utils").overwrite_eps(theirs, model.backbone.epsilon)
     state = TORCHVISION_DETECTORS.to_published(variables, TORCHVISION)
     theirs.load_state_dict(
         {key: torch.from_numpy(np.array(array)) for key, array in state.items()}, strict=True
@@ -76,8 +76,8 @@ def inference(model, theirs, images, sizes) -> list[dict[str, np.ndarray]]:
     too, [D, h, w]; keypoints' maps [D, 56, 56, K], points [D, K, 3] and point_scores [D, K].
     """
     theirs.roi_heads.score_thresh, theirs.roi_heads.nms_thresh = (
-        model.score_threshold,
-        model.nms_threshold,
+        model.detection_selection.score_threshold,
+        model.detection_selection.nms_threshold,
     )
     inner = {}
 

@@ -4,6 +4,7 @@ pip install --no-deps --target FOLDER torchvision==0.28.0
 SEGJAX_TORCHVISION=FOLDER pytest -m parity tests/parity/test_detector_parity.py
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -33,9 +34,9 @@ def our_stages(model, variables):
             logits, deltas = module.propose(levels)
             scores, boxes = module.classify(regions[7])
             out = dict(levels=levels, logits=logits, deltas=deltas, scores=[scores], boxes=[boxes])
-            if model.mask_convs:
+            if model.mask_head:
                 out["masks"] = [module.mask_head(regions[14])]
-            if model.keypoints:
+            if model.keypoint_head:
                 out["keypoints"] = [module.locate(regions[14])]
             return out
 
@@ -77,7 +78,7 @@ def our_inference(model, variables, images, sizes):
     def run(variables, images, sizes):
         def answers(module):
             levels = module.encode_image(images, sizes)
-            return module.proposals(*module.propose(levels), levels, images.shape[1:3], sizes)
+            return module.select_proposals(*module.propose(levels), levels, images.shape[1:3], sizes)
 
         return model.apply(variables, images, sizes, method="detect"), model.apply(
             variables, method=answers
@@ -102,7 +103,7 @@ def test_whole_inference(torchvision, name):
 
     model, variables = made(name)
     # Fewer of the class that most regions have; all regions take part, as theirs do.
-    model = model.clone(score_threshold=THRESHOLD, nms_threshold=0.1, candidates=6000)
+    model = model.replace_selection(score_threshold=THRESHOLD, nms_threshold=0.1, candidates=6000)
     theirs = inference(
         model, torchvision_detector(torchvision, name, model, variables), IMAGES, SIZES
     )
@@ -146,14 +147,14 @@ def test_the_detector_on_pictures_of_other_sizes(torchvision):
 
     name = "maskrcnn_resnet50_fpn"
     model, variables = made(name)
-    model = model.clone(
-        score_threshold=THRESHOLD, nms_threshold=0.1, short_side=128, long_side=160, canvas=160
-    )
+    size = dict(short_side=128, long_side=160, canvas=160)
+    model = model.clone(preprocessing=dataclasses.replace(model.preprocessing, **size))
+    model = model.replace_selection(score_threshold=THRESHOLD, nms_threshold=0.1)
     theirs = torchvision_detector(torchvision, name, model, variables)
-    theirs.transform.min_size, theirs.transform.max_size = (model.short_side,), model.long_side
+    theirs.transform.min_size, theirs.transform.max_size = (128,), 160
     theirs.roi_heads.score_thresh, theirs.roi_heads.nms_thresh = (
-        model.score_threshold,
-        model.nms_threshold,
+        THRESHOLD,
+        0.1,
     )
     pictures = [
         IMAGES[0][:80, :100],

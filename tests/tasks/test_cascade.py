@@ -1,4 +1,4 @@
-"""A detector with a cascade of box heads learns: its terms, and the two steps of the miniature."""
+"""Cascade R-CNN: the loss terms of its stages fall, and the miniature run trains."""
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,8 @@ def miniature(**model):
 
 
 @quick_compilation()
-def test_a_few_steps_on_one_batch_make_every_stage_s_loss_fall():
-    """Of the box heads alone, which begin by saying nothing of classes, and of every box that it is a little larger."""
+def test_the_loss_of_every_stage_falls_in_a_few_steps_on_one_batch():
+    """Trains the box heads alone, from zero class logits and a constant bias of the deltas."""
     task = make_task(miniature(mask_convs=0))
     drawn = drawn_variables(task.model, init_model)
     heads = {name: {**drawn["params"][name]} for name in number_names("box_head", 3)}
@@ -69,8 +69,8 @@ def test_a_few_steps_on_one_batch_make_every_stage_s_loss_fall():
 
 
 @pytest.mark.slow
-def test_the_miniature_trains_and_is_measured(tmp_path, monkeypatch):
-    """On one device: a program for eight takes minutes to compile."""
+def test_the_miniature_trains_and_is_evaluated(tmp_path, monkeypatch):
+    """Runs on one device, because a program for eight takes minutes to compile."""
     auto = (jax.sharding.AxisType.Auto,) * 2
     one = jax.make_mesh((1, 1), sharding.BATCH_AXES, auto, devices=jax.devices()[:1])
     monkeypatch.setattr(sharding, "make_mesh", lambda data, fsdp: one)

@@ -1,4 +1,4 @@
-"""The detection task: what its terms are divided by, what counts for nothing, and that it learns."""
+"""The detection task: normalization of its loss terms, ignored input, and learning."""
 
 import functools
 
@@ -18,14 +18,14 @@ from segjax.models.detection.flops import count_detector_multiply_adds
 from segjax.tasks import make_task
 from segjax.tasks.detection.config import detection_config
 from segjax.tasks.variants import as_variant
-from segjax.training.sharding import make_mesh
 from segjax.training.program import quick_compilation
+from segjax.training.sharding import make_mesh
 
 TERMS = ("rpn_scores", "rpn_boxes", "classes", "boxes", "masks", "keypoints")
 
 
 def miniature(**model):
-    """Stick figures, with masks and joints: all terms in one program."""
+    """Returns a config of figures with masks and joints, so that one program has every term."""
     config = as_variant(detection_config(), "debug")
     config.model.update(dict(classes=1, keypoints=len(JOINTS)) | model)
     config.data.scenes.update(kind="figures")
@@ -34,7 +34,7 @@ def miniature(**model):
 
 
 @functools.cache
-def compiled(task):
+def compile_loss(task):
     def outcome(params, constants, batch, key):
         def objective(params):
             loss, weight, metrics = task.loss(
@@ -66,21 +66,21 @@ def batch(task):
     return batch
 
 
-def measured(task, variables, batch, key=0):
-    """(loss a picture, weight, sums of metrics, gradient)."""
-    outcome = compiled(task)(
+def compute_loss(task, variables, batch, key=0):
+    """Returns (loss per image, weight, sums of metrics, gradient)."""
+    outcome = compile_loss(task)(
         variables["params"], variables["constants"], batch, jax.random.key(key)
     )
     (loss, (weight, metrics)), gradient = jax.device_get(outcome)
     return loss, weight, metrics, gradient
 
 
-def test_the_loss_is_the_sum_of_the_terms_whatever_the_number_of_pictures(task, variables, batch):
-    loss, weight, metrics, _ = measured(task, variables, batch)
+def test_the_loss_is_the_sum_of_the_terms_for_any_number_of_images(task, variables, batch):
+    loss, weight, metrics, _ = compute_loss(task, variables, batch)
     assert weight == 2 and set(metrics) == {*TERMS, "dropped", "proposals"}
     assert loss == pytest.approx(sum(metrics[name] for name in TERMS) / 2, rel=1e-5)
-    # Fresh heads say next to nothing: log 2 a cell, an anchor, and a region of one class or the background; a joint is
-    # in one of 56 x 56 cells.
+    # Fresh heads predict almost uniformly: log 2 per mask cell, per anchor, and per region of one
+    # class or the background. A joint is in one of 56 x 56 cells.
     assert metrics["masks"] / 2 == pytest.approx(np.log(2), rel=0.05)
     assert metrics["rpn_scores"] / 2 == pytest.approx(np.log(2), rel=0.1)
     assert metrics["classes"] / 2 == pytest.approx(np.log(2), rel=0.3)
@@ -89,15 +89,13 @@ def test_the_loss_is_the_sum_of_the_terms_whatever_the_number_of_pictures(task, 
 
 
 @pytest.mark.parametrize("there", ["nothing", "crowds"])
-def test_without_objects_boxes_masks_and_keypoints_are_exactly_nothing(
-    task, variables, batch, there
-):
+def test_without_objects_the_box_mask_and_keypoint_terms_are_zero(task, variables, batch, there):
     empty = batch | (
         {"valid": np.zeros_like(batch["valid"])}
         if there == "nothing"
         else {"crowd": batch["valid"]}
     )
-    loss, _, metrics, gradient = measured(task, variables, empty)
+    loss, _, metrics, gradient = compute_loss(task, variables, empty)
     assert metrics["rpn_boxes"] == metrics["boxes"] == metrics["masks"] == metrics["keypoints"] == 0
     assert metrics["rpn_scores"] > 0 and metrics["classes"] > 0 and np.isfinite(loss)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
@@ -107,27 +105,27 @@ def test_without_objects_boxes_masks_and_keypoints_are_exactly_nothing(
         for leaf in jax.tree.leaves(gradient[head])
     )
     assert any(leaf.any() for leaf in jax.tree.leaves(gradient["backbone"])), (
-        "what is there is background"
+        "the background trains the backbone"
     )
 
 
-def test_boxes_without_extent_and_joints_outside_do_no_harm(task, variables, batch):
+def test_degenerate_boxes_and_joints_outside_are_harmless(task, variables, batch):
     boxes = batch["boxes"].copy()
     boxes[:, 0, 2:] = boxes[:, 0, :2]
-    loss, _, _, gradient = measured(task, variables, batch | {"boxes": boxes})
+    loss, _, _, gradient = compute_loss(task, variables, batch | {"boxes": boxes})
     assert np.isfinite(loss) and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-    # Known, but nowhere near the boxes; or near, but not known.
+    # Labeled but far from the boxes, or near but not labeled
     for joints in (batch["keypoints"] + [1000, 0, 0], batch["keypoints"] * [1, 1, 0]):
-        _, _, metrics, gradient = measured(
+        _, _, metrics, gradient = compute_loss(
             task, variables, batch | {"keypoints": joints.astype(np.float32)}
         )
         assert metrics["keypoints"] == 0 and metrics["masks"] > 0
         assert not any(leaf.any() for leaf in jax.tree.leaves(gradient["keypoint_head"]))
 
 
-def test_a_placeholder_counts_for_nothing(task, variables, batch):
+def test_placeholders_do_not_count(task, variables, batch):
     one = {name: rows[:1] for name, rows in batch.items()}
-    # What it holds is a picture with objects: its weight alone says that it is none.
+    # The placeholder holds an image with objects. Only its weight marks it.
     full = batch | {
         "weight": np.array([1, 0], np.float32),
         "dropped": np.array([batch["dropped"][0], 7], np.int32),
@@ -136,7 +134,7 @@ def test_a_placeholder_counts_for_nothing(task, variables, batch):
         name: np.concatenate([rows[:1], np.zeros_like(rows[:1])]) for name, rows in batch.items()
     }
     blank["size"] = batch["size"]
-    loss, weight, metrics, gradient = measured(task, variables, full)
+    loss, weight, metrics, gradient = compute_loss(task, variables, full)
     alone, one_picture, of_one = jax.jit(task.loss, static_argnums=3)(
         variables, one, jax.random.key(0), True
     )
@@ -147,31 +145,31 @@ def test_a_placeholder_counts_for_nothing(task, variables, batch):
         of_one, rel=1e-4
     )
     same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    jax.tree.map(same, gradient, measured(task, variables, blank)[3])
+    jax.tree.map(same, gradient, compute_loss(task, variables, blank)[3])
 
 
 ADAM = optax.adam(3e-3)
 update = jax.jit(ADAM.update)
 
 
-def trained(task, variables, batches):
-    """(parameters, loss of each step) of one step a batch."""
+def train_steps(task, variables, batches):
+    """Returns (parameters, loss of each step) after one step per batch."""
     params, losses = variables["params"], []
     state = ADAM.init(params)
     for batch in batches:
-        loss, _, _, gradient = measured(task, variables | {"params": params}, batch)
+        loss, _, _, gradient = compute_loss(task, variables | {"params": params}, batch)
         updates, state = update(gradient, state)
         params = optax.apply_updates(params, updates)
         losses.append(loss)
     return params, losses
 
 
-def test_a_few_steps_on_one_batch_make_the_loss_fall(task, variables, batch):
-    losses = trained(task, variables, [batch] * 12)[1]
+def test_the_loss_falls_in_a_few_steps_on_one_batch(task, variables, batch):
+    losses = train_steps(task, variables, [batch] * 12)[1]
     assert np.mean(losses[-3:]) < 0.7 * losses[0], losses
 
 
-def test_the_same_seed_gives_the_same_bytes_and_all_batches_one_program(task, variables):
+def test_equal_seeds_give_equal_parameters_and_one_program_serves_all_batches(task, variables):
     def run():
         with task.batches("train", batch_size=2, seed=5) as batches:
             some = [
@@ -179,20 +177,20 @@ def test_the_same_seed_gives_the_same_bytes_and_all_batches_one_program(task, va
                 for _ in range(4)
             ]
         assert len({int(each["valid"].sum()) for each in some}) > 1
-        return trained(task, variables, some)[0]
+        return train_steps(task, variables, some)[0]
 
     one, other = jax.device_get((run(), run()))
     jax.tree.map(np.testing.assert_array_equal, one, other)
-    assert compiled(task)._cache_size() == 1
+    assert compile_loss(task)._cache_size() == 1
 
 
 def test_dropped_objects_are_counted(task, variables, batch):
     crowded = batch | {"dropped": np.array([3, 4], np.int32)}
-    assert measured(task, variables, crowded)[2]["dropped"] == 7
+    assert compute_loss(task, variables, crowded)[2]["dropped"] == 7
 
 
-def test_perfect_answers_are_measured_as_perfect_in_the_pictures_own_pixels(monkeypatch):
-    """The truth as the detector would see it, on a canvas half as large as the pictures."""
+def test_perfect_detections_score_as_perfect_in_image_pixels(monkeypatch):
+    """Detects the ground truth, on a canvas half as large as the images."""
     config = miniature()
     config.data.scenes.update(eval_count=4, size=128)
     config.eval.boundary = True
@@ -201,45 +199,52 @@ def test_perfect_answers_are_measured_as_perfect_in_the_pictures_own_pixels(monk
 
     def perfect(variables, batch):
         rows = {name: np.asarray(batch[name]) for name in ("size", "original", "weight", "example")}
-        places = task.model.detection_selection.count
+        slots = task.model.detection_selection.count
         rows |= {
-            "boxes": np.zeros((len(batch["size"]), places, 4)),
-            "scores": np.ones((len(batch["size"]), places)),
+            "boxes": np.zeros((len(batch["size"]), slots, 4)),
+            "scores": np.ones((len(batch["size"]), slots)),
         }
         rows |= {
-            "labels": np.ones((len(batch["size"]), places), int),
+            "labels": np.ones((len(batch["size"]), slots), int),
             "valid": np.zeros(rows["scores"].shape, bool),
         }
         rows["keypoints"] = np.zeros((*rows["scores"].shape, len(JOINTS), 2))
         rows["masks"] = np.zeros((*rows["scores"].shape, 28, 28))
         for row, index in enumerate(rows["example"]):
             objects = records[int(index)]["objects"] if rows["weight"][row] else {"rle": []}
-            for place, (box, rle) in enumerate(
+            for slot, (box, rle) in enumerate(
                 zip(objects.get("box", []), objects["rle"], strict=True)
             ):
-                rows["boxes"][row, place], rows["valid"][row, place] = box / 2, True
-                rows["keypoints"][row, place] = objects["keypoints"][place, :, :2] / 2
-                rows["masks"][row, place] = rasterize_mask_in_box(decode_mask(rle, 128, 128), box, 28)
+                rows["boxes"][row, slot], rows["valid"][row, slot] = box / 2, True
+                rows["keypoints"][row, slot] = objects["keypoints"][slot, :, :2] / 2
+                rows["masks"][row, slot] = rasterize_mask_in_box(
+                    decode_mask(rle, 128, 128), box, 28
+                )
         return rows
 
     monkeypatch.setattr(task, "_detect", perfect)
     monkeypatch.setattr(
         "segjax.tasks.record_task.check_variables", lambda *arguments, **options: None
     )
-    numbers, pictures = task.evaluate({}, mesh=make_mesh(8, 1))
+    numbers, images = task.evaluate({}, mesh=make_mesh(8, 1))
     assert numbers["bbox/AP"] == numbers["keypoints/AP"] == numbers["segm/AP50"] == 1
-    assert 0 < numbers["boundary/AP"] < 1, "28 x 28 cells do not hold an outline"
-    assert numbers["detections_full"] == 0 and pictures["detections"].dtype == np.uint8
+    assert 0 < numbers["boundary/AP"] < 1, "28 x 28 cells blur an outline"
+    assert numbers["detections_full"] == 0 and images["detections"].dtype == np.uint8
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     batch = {"image": np.zeros((2, 64, 64, 3), np.uint8), "size": np.full((2, 2), 64)}
     batch |= {name: np.zeros(2) for name in ("original", "weight", "example")}
-    found = jax.eval_shape(task._detect_on_canvas, shapes, batch)
-    assert found["keypoints"].shape == (2, task.model.detection_selection.count, len(JOINTS), 3)
-    assert found["masks"].shape == (2, task.model.detection_selection.count, 28, 28)
+    shapes_out = jax.eval_shape(task._detect_on_canvas, shapes, batch)
+    assert shapes_out["keypoints"].shape == (
+        2,
+        task.model.detection_selection.count,
+        len(JOINTS),
+        3,
+    )
+    assert shapes_out["masks"].shape == (2, task.model.detection_selection.count, 28, 28)
 
 
-def test_the_loss_of_the_evaluation_is_training_s_over_all_pictures(task, variables, monkeypatch):
-    """Three pictures in batches of two; the terms add up, and a placeholder counts for nothing."""
+def test_the_evaluation_loss_is_the_training_loss_over_all_images(task, variables, monkeypatch):
+    """Evaluates three images in batches of two, with one placeholder that is ignored."""
     config = miniature()
     config.eval.loss = True
     measuring = make_task(config)
@@ -259,21 +264,21 @@ def test_the_loss_of_the_evaluation_is_training_s_over_all_pictures(task, variab
         measuring, "_detect", lambda *given: empty(*given) | {"valid": np.zeros((2, 1), bool)}
     )
     shares = measuring.detection_scores(variables, mesh=make_mesh(1, 1, jax.devices()[:1])).shares
-    expected = pictures = 0
+    expected = images = 0
     for number, batch in enumerate(measuring.batches("eval", batch_size=2)):
         batch.pop("index")
         key = jax.random.fold_in(jax.random.key(0), number)
-        outcome = compiled(task)(variables["params"], variables["constants"], batch, key)
+        outcome = compile_loss(task)(variables["params"], variables["constants"], batch, key)
         (loss, (weight, _)), _ = jax.device_get(outcome)
-        expected, pictures = expected + loss * weight, pictures + weight
-    assert pictures == 3 and shares["eval_loss"] == pytest.approx(expected / 3, rel=1e-4)
+        expected, images = expected + loss * weight, images + weight
+    assert images == 3 and shares["eval_loss"] == pytest.approx(expected / 3, rel=1e-4)
     assert shares["eval_loss"] == pytest.approx(
         sum(shares[name] for name in shares if "/" in name), rel=1e-4
     )
     assert {f"eval_loss/{name}" for name in TERMS} == {name for name in shares if "/" in name}
 
 
-def test_training_and_measuring_may_have_canvases_of_their_own():
+def test_training_and_evaluation_may_have_different_canvases():
     config = miniature()
     config.data.canvas, config.eval.canvas = (64, 96), (32, 64)
     config.data.augment.scale = (2.0, 3.0)
@@ -287,10 +292,10 @@ def test_training_and_measuring_may_have_canvases_of_their_own():
     small, large = make_task(miniature()).flops(), task.flops()
     assert (
         small[1] == "float32" and 1 < large[0] / small[0] < 1.5
-    )  # half as many cells more, and as many samples
+    )  # 1.5 times the cells, and as many samples
 
 
-def test_pictures_that_lie_and_that_stand_have_batches_and_canvases_of_their_own(monkeypatch):
+def test_landscape_and_portrait_images_have_separate_batches_and_canvases(monkeypatch):
     config = miniature(short_side=32)
     config.data.update(by_orientation=True, copy_paste=1.0)
     task = make_task(config)
@@ -306,25 +311,25 @@ def test_pictures_that_lie_and_that_stand_have_batches_and_canvases_of_their_own
     )
     with task.batches("train", batch_size=2) as batches:
         for batch in (next(batches) for _ in range(4)):
-            standing = bool(batch["index"][0] % 2)
-            assert {int(index) % 2 for index in batch["index"]} == {standing}
-            assert batch["image"].shape[1:3] == ((64, 32) if standing else (32, 64))
+            portrait = bool(batch["index"][0] % 2)
+            assert {int(index) % 2 for index in batch["index"]} == {portrait}
+            assert batch["image"].shape[1:3] == ((64, 32) if portrait else (32, 64))
             assert batch["valid"].any() and batch["size"].max() == 48
     assert task.batch_shapes(2)["image"].shape == (2, 32, 64, 3)
     config.data.augment.quarter_turns = True
-    with pytest.raises(ValueError, match="by_orientation.*quarter_turns turns them afterwards"):
+    with pytest.raises(ValueError, match="by_orientation.*quarter_turns rotates them afterwards"):
         make_task(config)
     assert isinstance(task.build_split_example("train"), CopyPaste) and not isinstance(
         task.build_split_example("eval"), CopyPaste
     )
 
 
-def test_operations_are_three_passes_over_a_picture_and_its_samples(task):
+def test_flops_are_three_passes_over_an_image_and_its_samples(task):
     count = count_detector_multiply_adds(task.model, (64, 64))
     assert task.flops()[0] == 2 * 3 * (count.picture + 8 * count.region + 2 * count.shown)
 
 
-def test_what_does_not_fit_is_said():
+def test_settings_that_do_not_fit_raise():
     with pytest.raises(ValueError, match="has 1 classes, the model 3; set config.model.classes=1"):
         make_task(miniature(classes=3)).batches("train", batch_size=2)
     with pytest.raises(
@@ -333,5 +338,7 @@ def test_what_does_not_fit_is_said():
         make_task(miniature(keypoints=2)).batches("train", batch_size=2)
     config = miniature()
     config.samples.regions = 3
-    with pytest.raises(ValueError, match="3 regions, 0.25 of which may show objects: that is none"):
+    with pytest.raises(
+        ValueError, match="3 regions per image and positive_regions=0.25, which leaves no positive"
+    ):
         make_task(config)

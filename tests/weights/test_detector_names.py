@@ -33,9 +33,9 @@ MODELS = {
 def made(kind):
     """(table, format, variables, state dict)."""
     model = build_model("maskrcnn_debug", **MODELS[kind])
-    table = TORCHVISION_DETECTORS if model.published_as == "torchvision" else DETECTRON2_DETECTORS
+    table = TORCHVISION_DETECTORS if model.library == "torchvision" else DETECTRON2_DETECTORS
     variables = drawn_variables(model, init_model)
-    return table, model.published_as, variables, table.to_published(variables, model.published_as)
+    return table, model.library, variables, table.to_published(variables, model.library)
 
 
 def assert_same(found, want):

@@ -1,1 +1,1 @@
-"""Mask R-CNN for users: one call from images to detections, and export."""
+"""Mask R-CNN inference: from images to detections in one call, and export."""

@@ -11,14 +11,15 @@ _ASPECT_RATIOS = (1.0, 4 / 3)  # longer over shorter side, besides the longest t
 
 
 def list_default_canvases(model: MaskRcnn) -> tuple[Canvas, ...]:
-    """Returns the canvases that serve most images: square, 4:3 and the longest, in both orientations.
+    """Returns the default canvases: square, 4:3 and the longest, landscape and portrait.
 
     The published models with sides of 800 and 1333 pixels get 800 x 800, 800 x 1088, 1088 x 800,
     800 x 1344 and 1344 x 800. A model of square images gets its one canvas.
     """
-    sides = [model.short_side * ratio for ratio in _ASPECT_RATIOS] + [model.long_side]
+    size = model.preprocessing
+    sides = [size.short_side * ratio for ratio in _ASPECT_RATIOS] + [size.long_side]
     short, *longer = (
-        min(_round_up(min(side, model.long_side), model), model.canvas) for side in sides
+        min(_round_up(min(side, size.long_side), model), model.canvas) for side in sides
     )
     both = (canvas for side in (short, *longer) for canvas in ((short, side), (side, short)))
     return tuple(dict.fromkeys(both))
@@ -58,7 +59,8 @@ def choose_canvas(
       placement: from the image to the canvas.
       canvas: (height, width) in pixels.
     """
-    rule = (model.short_side, model.long_side, model.rules.resize)
+    size = model.preprocessing
+    rule = (size.short_side, size.long_side, size.resize)
     placement = place_for_detection(hw, (model.canvas, model.canvas), *rule)
     if canvases == "tight":
         return placement, tuple(_round_up(side, model) for side in placement.size)

@@ -1,4 +1,4 @@
-"""What a detector's classes are called, and the numbers that its data set has for them."""
+"""Class names of a detector, the category ids of its data set, and the limbs between keypoints."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,14 +7,16 @@ from typing import Any
 from segjax.models.detection.mask_rcnn import MaskRcnn
 
 _COCO = (
-    "person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant - stop_sign parking_meter "
-    "bench bird cat dog horse sheep cow elephant bear zebra giraffe - backpack umbrella - - handbag tie suitcase "
-    "frisbee skis snowboard sports_ball kite baseball_bat baseball_glove skateboard surfboard tennis_racket bottle - "
-    "wine_glass cup fork knife spoon bowl banana apple sandwich orange broccoli carrot hot_dog pizza donut cake chair "
-    "couch potted_plant bed - dining_table - - toilet - tv laptop mouse remote keyboard cell_phone microwave oven "
-    "toaster sink refrigerator - book clock vase scissors teddy_bear hair_drier toothbrush"
+    "person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant - "
+    "stop_sign parking_meter bench bird cat dog horse sheep cow elephant bear zebra giraffe - "
+    "backpack umbrella - - handbag tie suitcase frisbee skis snowboard sports_ball kite "
+    "baseball_bat baseball_glove skateboard surfboard tennis_racket bottle - wine_glass cup fork "
+    "knife spoon bowl banana apple sandwich orange broccoli carrot hot_dog pizza donut cake chair "
+    "couch potted_plant bed - dining_table - - toilet - tv laptop mouse remote keyboard cell_phone "
+    "microwave oven toaster sink refrigerator - book clock vase scissors teddy_bear hair_drier "
+    "toothbrush"
 )
-# Of the categories 1 to 90; ten of these numbers were never given.
+# Category ids 1 to 90. COCO never used ten of them.
 COCO = {
     number: name.replace("_", " ") for number, name in enumerate(_COCO.split(), 1) if name != "-"
 }
@@ -32,17 +34,19 @@ _LIMBS = (
     "eye ear",
     "ear shoulder",
 )
-_ACROSS = ("hip", "shoulder", "eye")  # joined to the one of the other side
+_ACROSS = ("hip", "shoulder", "eye")  # joints with a line from left to right
 _MIDDLE = {"nose": ("left_eye", "right_eye"), "hip": ("neck", "left_foot", "right_foot")}
 _MIDDLE |= {"neck": ("head", "left_hand", "right_hand")}
 
 
 @dataclasses.dataclass(frozen=True)
-class Classes:
-    """K classes. The label n = 1..K is called names[n - 1] and has the number ids[n - 1] in its data set.
+class DetectorClasses:
+    """Names of a detector's K classes and J keypoints. Label n = 1..K has the index n - 1.
 
     Attributes:
-      names: of the classes. ids: numbers, increasing, perhaps with gaps. keypoint_names: J, or none.
+      names: K class names.
+      ids: K category ids of the data set, increasing, possibly with gaps.
+      keypoint_names: J keypoint names, or empty.
     """
 
     names: tuple[str, ...]
@@ -51,7 +55,7 @@ class Classes:
 
     @property
     def skeleton(self) -> list[tuple[int, int]]:
-        """Pairs of keypoints between which there is a limb, as far as their names tell."""
+        """Returns pairs of keypoint indices that are joined by a limb, as their names suggest."""
         sides = [
             (f"{side}_{a}", f"{side}_{b}")
             for a, b in map(str.split, _LIMBS)
@@ -59,35 +63,43 @@ class Classes:
         ]
         pairs = sides + [(f"left_{joint}", f"right_{joint}") for joint in _ACROSS]
         pairs += [(one, other) for one, others in _MIDDLE.items() for other in others]
-        place = {name: number for number, name in enumerate(self.keypoint_names)}
+        index = {name: number for number, name in enumerate(self.keypoint_names)}
         return [
-            (place[one], place[other]) for one, other in pairs if one in place and other in place
+            (index[one], index[other]) for one, other in pairs if one in index and other in index
         ]
 
 
-def classes_of(model: MaskRcnn, saved: Mapping[str, Any] | None = None) -> Classes:
-    """The classes of a detector, by what its checkpoint says of them (`saved["classes"]`, as training writes it).
+def resolve_classes(model: MaskRcnn, saved: Mapping[str, Any] | None = None) -> DetectorClasses:
+    """Returns the classes of a detector, from its checkpoint or from their number.
 
-    A published file says nothing. Where a model has as many classes as COCO (90 numbers in torchvision, 80 in
-    detectron2; 1 with its 17 keypoints), they are taken for COCO's; those of others are called by their numbers.
+    Checkpoints that segjax writes hold the names. Published files do not: a model with as many
+    classes as COCO (90 in torchvision, 80 in detectron2, or 1 with its 17 keypoints) gets COCO's
+    names, and any other model gets numbered names.
 
-    Raises ValueError for a checkpoint that names another number of classes than the model has.
+    Args:
+      model: the detector.
+      saved: metadata of the checkpoint, with the names under "classes".
+
+    Raises:
+      ValueError: The checkpoint names another number of classes than the model has.
     """
-    if said := (saved or {}).get("classes"):
-        names, keypoints = tuple(said["categories"]), tuple(said.get("keypoint_names", ()))
+    if named := (saved or {}).get("classes"):
+        names, keypoints = tuple(named["categories"]), tuple(named.get("keypoint_names", ()))
         if len(names) != model.classes:
             some = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
             raise ValueError(
                 f"the checkpoint names {len(names)} classes ({some}), its model has {model.classes}"
             )
-        return Classes(names, tuple(said["category_ids"]), keypoints)
+        return DetectorClasses(names, tuple(named["category_ids"]), keypoints)
     if model.classes == max(COCO):
         ids = tuple(range(1, max(COCO) + 1))
-        return Classes(tuple(COCO.get(number, "N/A") for number in ids), ids)
+        return DetectorClasses(tuple(COCO.get(number, "N/A") for number in ids), ids)
     if model.classes == len(COCO):
-        return Classes(tuple(COCO.values()), tuple(COCO))
+        return DetectorClasses(tuple(COCO.values()), tuple(COCO))
     if model.classes == 1 and model.keypoints == len(COCO_KEYPOINTS):
-        return Classes(("person",), (1,), COCO_KEYPOINTS)
+        return DetectorClasses(("person",), (1,), COCO_KEYPOINTS)
     numbers = range(1, model.classes + 1)
     keypoints = tuple(f"keypoint {number}" for number in range(model.keypoints))
-    return Classes(tuple(f"class {number}" for number in numbers), tuple(numbers), keypoints)
+    return DetectorClasses(
+        tuple(f"class {number}" for number in numbers), tuple(numbers), keypoints
+    )

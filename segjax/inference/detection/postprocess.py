@@ -68,7 +68,7 @@ def detect_on_canvas(
     if heatmaps is not None:
         flatten = lambda x: x.reshape(-1, *x.shape[2:])
         points = decode_keypoints(flatten(heatmaps), flatten(detections.boxes))
-        score = points.score if model.rules.keypoint_probability else points.logit
+        score = points.score if model.output_rules.keypoint_probability else points.logit
         keypoints = jnp.concatenate([points.xy, score[..., None]], axis=-1)
         rows["keypoints"] = keypoints.reshape(*detections.scores.shape, *keypoints.shape[1:])
     return rows
@@ -95,7 +95,7 @@ def to_image_frame(
         cells = row["masks"][valid]
         mask_iou = expected_iou(cells)
         pairs = zip(cells, boxes, strict=True)
-        masks = [_paste_and_encode(cell, box, hw, model.rules.paste) for cell, box in pairs]
+        masks = [_paste_and_encode(cell, box, hw, model.output_rules.paste) for cell, box in pairs]
     if "keypoints" in row:
         on_canvas = row["keypoints"][valid]
         xy = placement.invert_points(on_canvas[..., :2])

@@ -39,7 +39,7 @@ def check_conventions(family: Family, model: MaskRcnn, checkpoint: Checkpoint, n
     if checkpoint.table is None or checkpoint.format == model.library:
         return
     fitting = [
-        size for size in family.sizes if family.build(size).published_as == checkpoint.format
+        size for size in family.sizes if family.build(size).library == checkpoint.format
     ]
     if fitting:
         raise CheckpointError(

@@ -1,4 +1,7 @@
-"""Masks of a detector's boxes drawn by a SAM, sharper than 28 x 28 cells can be (SAM, section 7.4 and appendix D.4)."""
+"""Replaces the masks of a detector by masks that a SAM predicts from its boxes.
+
+The result is sharper than 28 x 28 cells can be (Segment Anything, section 7.4 and appendix D.4).
+"""
 
 from collections.abc import Callable
 
@@ -6,84 +9,105 @@ import jax
 import numpy as np
 from jax.sharding import AxisType
 
-from segjax.inference.detection.postprocess import Found
+from segjax.inference.detection.postprocess import ImageDetections
 from segjax.inference.loading import load_with_config
 from segjax.inference.sam.predictor import SamPredictor
 from segjax.masks import encode_mask
 
 REFINE_IF = ("always", "surer")
-BYTES_AT_ONCE = 2**28  # of full-size masks that the host holds at a time
+BYTES_AT_ONCE = 2**28  # memory of the full-size masks that the host holds at a time
 
 
-def refined(
+def refine_masks(
     predictor: SamPredictor,
     image: np.ndarray,
-    found: Found,
+    detections: ImageDetections,
     *,
-    least_iou: float = 0.0,
-    if_surer: bool = False,
-) -> Found:
-    """What was found, with the SAM's masks in place of the detector's; the paper replaces all of them.
+    min_iou: float = 0.0,
+    only_if_surer: bool = False,
+) -> ImageDetections:
+    """Replaces the masks of the detections by the masks of a SAM.
 
-    As the paper segments instances: each box is a prompt, and then once more together with the most confident of the
-    three masks that it gave. The box itself, the class and the score stay the detector's.
+    As in the paper's instance segmentation, each box is a prompt, and then a second prompt together
+    with the most confident of the three masks of the first. Boxes, labels and scores do not change.
+    The paper replaces every mask, which is the default.
 
     Args:
-      predictor: its image becomes this one. image: as `SamPredictor.set_image` takes it, the one of `found`.
-      least_iou: a mask is replaced where the SAM expects its own to have an IoU of at least that, and has a pixel at
-        all. if_surer: and only where that is no less than the detector's probabilities promise, `Found.mask_iou`.
+      predictor: a SAM. Its image becomes `image`.
+      image: uint8 [H, W, 3], the image of the detections.
+      detections: detections in pixels of the image.
+      min_iou: masks are replaced only if the SAM predicts at least this IoU for its own.
+      only_if_surer: masks are replaced only if the SAM's predicted IoU is at least
+        `ImageDetections.mask_iou`.
 
     Returns:
-      Those objects; `mask_iou` of a mask that was replaced is the SAM's estimate.
+      The detections. `mask_iou` of a replaced mask is the SAM's predicted IoU. An empty mask of the
+      SAM replaces none.
 
     Raises:
-      ValueError: an image of another size than that of `found`; as `SamPredictor.set_image`.
+      ValueError: The image has another size than the detections, or `SamPredictor.set_image`
+        rejects it.
     """
     predictor.set_image(image)
-    if predictor.original_size != found.hw:
+    hw = detections.hw
+    if predictor.original_size != hw:
         raise ValueError(
-            f"the image has {predictor.original_size} pixels, but objects were found in one of {found.hw}"
+            f"the image has {predictor.original_size} pixels, but the detections belong to an "
+            f"image of {hw}"
         )
-    masks = (
-        list(found.masks) if found.masks is not None else [_nothing(found.hw)] * len(found.boxes)
-    )
-    own = np.zeros(len(masks), np.float32) if found.mask_iou is None else found.mask_iou
-    least, mask_iou = np.maximum(least_iou, own * if_surer), own.copy()
-    at_once = max(1, BYTES_AT_ONCE // (3 * found.hw[0] * found.hw[1]))
+    masks = [_encode_empty_mask(hw)] * len(detections.boxes)
+    if detections.masks is not None:
+        masks = list(detections.masks)
+    mask_iou = np.zeros(len(masks), np.float32)
+    if detections.mask_iou is not None:
+        mask_iou = detections.mask_iou.copy()
+    required = np.maximum(min_iou, mask_iou * only_if_surer)
+
+    at_once = max(1, BYTES_AT_ONCE // (3 * hw[0] * hw[1]))
     for start in range(0, len(masks), at_once):
-        boxes = found.boxes[start : start + at_once]
+        # First round: three masks per box. Second round: the box with the most confident of them.
+        boxes = detections.boxes[start : start + at_once]
         _, iou, low_res = predictor.predict_batch(boxes=boxes)
         best = low_res[np.arange(len(boxes)), iou.argmax(axis=1)]
-        drawn, iou, _ = predictor.predict_batch(
+        predicted, iou, _ = predictor.predict_batch(
             boxes=boxes, mask_input=best, multimask_output=False
         )
-        for place, (mask, sure) in enumerate(zip(drawn[:, 0], iou[:, 0], strict=True), start):
-            if sure >= least[place] and mask.any():
-                masks[place], mask_iou[place] = encode_mask(mask), sure
-    return found._replace(masks=masks, mask_iou=mask_iou)
+        for index, (mask, own_iou) in enumerate(
+            zip(predicted[:, 0], iou[:, 0], strict=True), start
+        ):
+            if own_iou >= required[index] and mask.any():
+                masks[index], mask_iou[index] = encode_mask(mask), own_iou
+    return detections._replace(masks=masks, mask_iou=mask_iou)
 
 
-def refiner(checkpoint: str, refine_if: str = "always") -> Callable[[np.ndarray, Found], Found]:
-    """`refined` by the SAM of a run or a file, a function of (image, found).
+def make_mask_refiner(
+    checkpoint: str, refine_if: str = "always"
+) -> Callable[[np.ndarray, ImageDetections], ImageDetections]:
+    """Returns `refine_masks` with the SAM of a run or a file, as a function of (image, detections).
 
-    It runs on one of this process's devices, whatever mesh is set: processes may have different numbers of pictures.
+    The SAM runs on one local device, whatever mesh is set: processes may have different numbers of
+    images.
 
-    refine_if: "always", as in the paper, or "surer".
+    Args:
+      checkpoint: run or file of a SAM, as `segjax.load` takes it.
+      refine_if: "always" replaces every mask, as in the paper. "surer" replaces a mask only if the
+        SAM predicts at least the IoU that the detector expects of its own.
 
-    Raises ValueError for another `refine_if`, and as `segjax.load`.
+    Raises:
+      ValueError: Unknown `refine_if`, or a checkpoint that is not a SAM.
     """
     if refine_if not in REFINE_IF:
         raise ValueError(f"refine_if is {refine_if!r}; expected one of {', '.join(REFINE_IF)}")
-    model, variables, _ = load_with_config(checkpoint, only="SAM")
+    model, variables, _ = load_with_config(checkpoint, family="sam")
     predictor = SamPredictor(model, variables)
     alone = jax.make_mesh((1,), ("alone",), (AxisType.Auto,), devices=jax.local_devices()[:1])
 
-    def refine(image: np.ndarray, found: Found) -> Found:
+    def refine(image: np.ndarray, detections: ImageDetections) -> ImageDetections:
         with jax.set_mesh(alone):
-            return refined(predictor, image, found, if_surer=refine_if == "surer")
+            return refine_masks(predictor, image, detections, only_if_surer=refine_if == "surer")
 
     return refine
 
 
-def _nothing(hw: tuple[int, int]) -> str:
+def _encode_empty_mask(hw: tuple[int, int]) -> str:
     return encode_mask(np.zeros(hw, bool))

@@ -1,1 +1,1 @@
-"""Mask R-CNN (arXiv 1703.06870) and its kin: detectors that find boxes of known classes, with masks and keypoints."""
+"""Mask R-CNN (arXiv 1703.06870) and its relatives: detectors with boxes, masks and keypoints."""

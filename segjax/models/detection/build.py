@@ -1,115 +1,193 @@
-"""The sizes of Mask R-CNN, published and small, in one table."""
+"""Composition of detectors by name.
 
+Configs and saved runs describe a detector by a flat list of options, such as `box_width` or
+`proposals_after` (`segjax.models.detection.sizes.OPTIONS`). This file turns them into the parts of
+a `MaskRcnn`.
+"""
+
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
+from segjax.models.detection.conventions import Conventions, find_conventions
+from segjax.models.detection.fpn import FeaturePyramid, SimplePyramid, VitBackbone
+from segjax.models.detection.heads import BoxHead, KeypointHead, MaskHead, cascade_stages
+from segjax.models.detection.layers import number_names
 from segjax.models.detection.mask_rcnn import MaskRcnn
-from segjax.models.sizes import sized
-
-# torchvision's published files of the first generation hold statistics for an epsilon of 0; its classifiers, and all
-# that is trained from these, need the usual 1e-5.
-_TORCHVISION = dict(conventions="torchvision", classes=90, norm_epsilon=0.0)
-# Of "Benchmarking detection transfer learning" (arXiv 2111.11429), as torchvision has it: norms everywhere.
-_SECOND = dict(
-    norm="bn",
-    norm_epsilon=1e-5,
-    pyramid_norm="bn",
-    head_norm="bn",
-    rpn_convs=2,
-    box_convs=4,
-    box_fcs=1,
-)
-_DETECTRON2 = dict(conventions="detectron2", classes=80)
-_PERSON = dict(classes=1, keypoints=17, mask_convs=0)
-# arXiv 2203.16527, appendix: SAM's trunks, heads with LayerNorm, pictures of 1024 x 1024.
-_VITDET = dict(
-    conventions="detectron2_rgb",
-    classes=80,
-    backbone="vit",
-    canvas=1024,
-    short_side=1024,
-    long_side=1024,
-)
-_VITDET |= dict(head_norm="ln", head_epsilon=1e-6, rpn_convs=2, box_convs=4, box_fcs=1)
-# Cascade R-CNN as detectron2 has it.
-_CASCADE = dict(box_stages=3, agnostic_boxes=True)
-_SMALL = dict(
-    conventions="detectron2_rgb", classes=80, norm="gn", pyramid_norm="gn", head_norm="gn"
-)
-
-SIZES = {
-    # torchvision's names, and COCO's 90 categories with holes.
-    "maskrcnn_resnet50_fpn": _TORCHVISION,
-    "maskrcnn_resnet50_fpn_v2": _TORCHVISION | _SECOND,
-    "fasterrcnn_resnet50_fpn": _TORCHVISION | dict(mask_convs=0),
-    "fasterrcnn_resnet50_fpn_v2": _TORCHVISION | _SECOND | dict(mask_convs=0),
-    "keypointrcnn_resnet50_fpn": _TORCHVISION | _PERSON,
-    # torchvision publishes no weights of it.
-    "maskrcnn_resnet101_fpn": _TORCHVISION | dict(backbone="resnet101", norm_epsilon=1e-5),
-    # detectron2's model zoo, whatever the schedule, and COCO's 80 categories.
-    "mask_rcnn_R_50_FPN": _DETECTRON2,
-    "mask_rcnn_R_101_FPN": _DETECTRON2 | dict(backbone="resnet101"),
-    "faster_rcnn_R_50_FPN": _DETECTRON2 | dict(mask_convs=0),
-    "faster_rcnn_R_101_FPN": _DETECTRON2 | dict(mask_convs=0, backbone="resnet101"),
-    "keypoint_rcnn_R_50_FPN": _DETECTRON2 | _PERSON,
-    "cascade_mask_rcnn_R_50_FPN": _DETECTRON2 | _CASCADE | dict(proposals_after=(2000, 1000)),
-    "vitdet_vit_b": _VITDET
-    | dict(width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11), drop_path=0.1),
-    "vitdet_vit_l": _VITDET
-    | dict(width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23), drop_path=0.4),
-    "vitdet_vit_h": _VITDET
-    | dict(width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31), drop_path=0.5),
-    # Ours, to train from nothing on a CPU: group norms, and heads of a quarter of the width.
-    "maskrcnn_tiny": _SMALL
-    | dict(
-        backbone="resnet18",
-        canvas=256,
-        short_side=256,
-        long_side=256,
-        features=64,
-        box_width=256,
-        mask_width=64,
-    )
-    | dict(
-        anchor_sizes=(16, 32, 64, 128, 256),
-        canonical_size=112.0,
-        proposals_before=(500, 250),
-        proposals_after=(250, 100),
-    ),
-    # For tests and debug variants: all kinds of layer, in a second.
-    "maskrcnn_debug": dict(
-        conventions="torchvision", classes=3, backbone="resnet_debug", canvas=64, short_side=64
-    )
-    | dict(
-        long_side=64,
-        features=16,
-        anchor_sizes=(8, 16, 32, 64, 128),
-        canonical_size=56.0,
-        box_width=32,
-        mask_convs=2,
-        mask_width=16,
-    )
-    | dict(keypoints=2, keypoint_convs=1, keypoint_width=16, head_norm="none")
-    | dict(detections=8, candidates=32, proposals_before=(32, 32), proposals_after=(16, 16)),
-}
-SIZES |= {
-    f"cascade_{name}": SIZES[name] | _CASCADE
-    for name in ("vitdet_vit_b", "vitdet_vit_l", "vitdet_vit_h")
-}
+from segjax.models.detection.postprocess import DetectionSelection
+from segjax.models.detection.preprocessing import Preprocessing
+from segjax.models.detection.resnet import RESNETS, ResNet
+from segjax.models.detection.rpn import RpnHead
+from segjax.models.detection.sizes import OPTIONS, SIZES
+from segjax.models.sizes import resolve_options
 
 
-def build_mask_rcnn(name: str, **overrides) -> MaskRcnn:
-    """A detector by name, with any attribute of `MaskRcnn` replaced; `dtype` may be a string.
+def build_mask_rcnn(name: str, **overrides: Any) -> MaskRcnn:
+    """Builds a detector by name, with any option replaced.
+
+    Example:
+      >>> build_mask_rcnn("maskrcnn_tiny", classes=5, mask_convs=0).classes
+      5
+
+    Args:
+      name: a key of `SIZES`.
+      **overrides: options to replace, keys of `OPTIONS`. `dtype` may be a string.
 
     Raises:
-      ValueError: unknown size, attribute or conventions, naming the nearest ones; a cascade that cannot be.
+      ValueError: unknown size, option, backbone or conventions, with the nearest names, or a
+        cascade whose heads predict a box per class.
     """
-    model = sized(MaskRcnn, SIZES, name, overrides)
-    model.rules, model.stages  # noqa: B018 - what is wrong is said here, not when the model first runs
-    return model
+    options = SimpleNamespace(**mask_rcnn_options(name, **overrides))
+    options.dtype = jnp.dtype(options.dtype)
+    rules = find_conventions(options.conventions)
+    backbone, pyramid = _build_trunk(options, rules)
+    box_heads, mask_head, keypoint_head = _build_heads(options, rules)
+    return MaskRcnn(
+        backbone=backbone,
+        pyramid=pyramid,
+        rpn=RpnHead(len(options.anchor_ratios), options.rpn_convs, options.dtype),
+        box_heads=box_heads,
+        mask_head=mask_head,
+        keypoint_head=keypoint_head,
+        library=rules.library,
+        preprocessing=Preprocessing(
+            canvas=options.canvas,
+            short_side=options.short_side,
+            long_side=options.long_side,
+            resize=rules.resize,
+            pixels=rules.pixels,
+        ),
+        anchor_generator=dataclasses.replace(
+            rules.anchors, sizes=options.anchor_sizes, ratios=options.anchor_ratios
+        ),
+        proposal_selection=dataclasses.replace(
+            rules.proposals,
+            before=options.proposals_before or rules.proposals.before,
+            after=options.proposals_after or rules.proposals.after,
+        ),
+        roi_pooling=dataclasses.replace(
+            rules.roi_pooling,
+            pooling=options.pooling,
+            canonical_size=options.canonical_size,
+        ),
+        detection_selection=DetectionSelection(
+            score_threshold=options.score_threshold,
+            nms_threshold=options.nms_threshold,
+            count=options.detections,
+            candidates=options.candidates,
+            min_side=rules.min_detection_side,
+        ),
+        loss_rules=rules.losses,
+        output_rules=rules.outputs,
+    )
 
 
-def init_mask_rcnn(model: MaskRcnn, key: jax.Array) -> dict:
-    """Fresh variables {"params", "constants"} of a detector; traceable, so `jax.eval_shape` gives the shapes alone."""
-    side = model.canvas if model.backbone == "vit" else 2 * model.divisor
+def mask_rcnn_options(name: str, **overrides: Any) -> dict[str, Any]:
+    """Returns all options of a detector, as `config.model` holds them.
+
+    Args:
+      name: a key of `SIZES`.
+      **overrides: options to replace.
+
+    Raises:
+      ValueError: unknown size or option, with the nearest ones.
+    """
+    chosen = resolve_options("Mask R-CNN", OPTIONS, SIZES, name, overrides)
+    options = {key: option.default for key, option in OPTIONS.items()} | chosen
+    return options | {"dtype": jnp.dtype(options["dtype"]).name}
+
+
+def init_mask_rcnn(model: MaskRcnn, key: jax.Array) -> dict[str, Any]:
+    """Draws fresh variables {"params", "constants"} of a detector.
+
+    Traceable, so `jax.eval_shape` gives the shapes alone.
+    """
+    # The relative positions of a ViT have the size of the canvas. A ResNet takes any image.
+    side = model.canvas if isinstance(model.backbone, VitBackbone) else 2 * model.divisor
     return {"constants": {}} | model.init(key, jnp.zeros((1, side, side, 3)))
+
+
+def _build_trunk(options: SimpleNamespace, rules: Conventions) -> tuple[nn.Module, nn.Module]:
+    """Builds the backbone and the feature pyramid on it."""
+    if options.backbone == "vit":
+        trunk = dict(
+            depth=options.depth,
+            heads=options.heads,
+            window=options.window,
+            global_blocks=options.global_blocks,
+            grid=(options.canvas // options.patch,) * 2,
+            drop_path=options.drop_path,
+            remat=options.remat,
+            scan=options.scan,
+            impl=options.attention,
+        )
+        backbone = VitBackbone(
+            FrozenDict(trunk),
+            options.width,
+            options.patch,
+            grid=(options.positions,) * 2,
+            dtype=options.dtype,
+        )
+        name = "simple_pyramid"  # as it is called in checkpoints
+        return backbone, SimplePyramid(options.features, options.dtype, name=name)
+    if options.backbone not in RESNETS:
+        raise ValueError(
+            f"backbone {options.backbone!r} is unknown; choose one of {', '.join(RESNETS)} or vit"
+        )
+    backbone = ResNet(
+        options.backbone,
+        stride_in_1x1=rules.stride_in_1x1,
+        norm=options.norm,
+        epsilon=options.norm_epsilon,
+        freeze_at=options.freeze_at,
+        dtype=options.dtype,
+    )
+    pyramid = FeaturePyramid(
+        options.features, options.pyramid_norm, options.norm_epsilon, options.dtype
+    )
+    return backbone, pyramid
+
+
+def _build_heads(
+    options: SimpleNamespace, rules: Conventions
+) -> tuple[tuple[BoxHead, ...], MaskHead | None, KeypointHead | None]:
+    """Builds the box heads, the mask head and the keypoint head."""
+    shared = dict(
+        norm=options.head_norm,
+        epsilon=options.head_epsilon,
+        background_rows=rules.background_rows,
+        dtype=options.dtype,
+    )
+    stages = cascade_stages(options.box_stages, options.agnostic_boxes)
+    box_heads = tuple(
+        BoxHead(
+            options.classes,
+            convs=options.box_convs,
+            conv_width=options.features,
+            fcs=options.box_fcs,
+            width=options.box_width,
+            agnostic=options.agnostic_boxes,
+            name=name,
+            **shared,
+        )
+        for name in number_names("box_head", len(stages))
+    )
+    mask_head = keypoint_head = None
+    if options.mask_convs:
+        mask_head = MaskHead(
+            options.classes,
+            convs=options.mask_convs,
+            width=options.mask_width,
+            agnostic=options.agnostic_masks,
+            **shared,
+        )
+    if options.keypoints:
+        keypoint_head = KeypointHead(
+            options.keypoints, options.keypoint_convs, options.keypoint_width, options.dtype
+        )
+    return box_heads, mask_head, keypoint_head

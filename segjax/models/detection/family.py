@@ -3,6 +3,7 @@
 from segjax.models.detection.build import SIZES, build_mask_rcnn, init_mask_rcnn
 from segjax.models.detection.fpn import VitBackbone
 from segjax.models.detection.mask_rcnn import MaskRcnn
+from segjax.models.detection.sizes import OPTIONS
 from segjax.models.family import Family, describe_vit
 from segjax.models.sam.family import resize_sam_positions
 
@@ -32,5 +33,6 @@ FAMILY = Family(
     fit_canvas=resize_sam_positions,
     recognize="segjax.inference.detection.recognize:recognize_detector",
     check_weights="segjax.inference.detection.recognize:check_conventions",
+    option_comments={name: option.comment for name, option in OPTIONS.items()},
     library=lambda model: model.library,
 )

@@ -1,55 +1,75 @@
-"""Multiply-adds of a detector, counted from its sizes: what a machine's utilisation is measured against.
+"""Multiply-adds of a detector, from which utilization of a machine (MFU) is computed.
 
-As `segjax.models.flops` counts. To take regions and to suppress boxes is no product and does not count.
+They are counted as in `segjax.models.flops`. Pooling of regions and non-maximum suppression are
+no matrix products and do not count.
 """
 
+import itertools
 from typing import NamedTuple
 
-from segjax.models.detection.mask_rcnn import POOLED_LEVELS, MaskRcnn
+from segjax.models.detection.fpn import VitBackbone
+from segjax.models.detection.heads import BoxHead
+from segjax.models.detection.mask_rcnn import BOX_BINS, MASK_BINS, MaskRcnn
 from segjax.models.detection.resnet import RESNETS
-from segjax.models.flops import windowed_multiply_adds
+from segjax.models.detection.roi_pooling import POOLED_LEVELS
+from segjax.models.flops import count_windowed_multiply_adds
 
 
 class DetectorMultiplyAdds(NamedTuple):
-    """Of one picture: in frozen stages, in all else before the heads. Of one region: for class and box, and for mask
-    and keypoints of those that show an object."""
+    """Multiply-adds of the parts of a detector.
+
+    Attributes:
+      frozen: of the frozen stages, per image. They have no backward pass.
+      image: of everything else in front of the heads, per image.
+      region: of the box heads, per region.
+      foreground: of the mask and the keypoint head, per region that shows an object.
+    """
 
     frozen: int
-    picture: int
+    image: int
     region: int
-    shown: int
+    foreground: int
 
 
-def detector_multiply_adds(model: MaskRcnn, canvas: tuple[int, int]) -> DetectorMultiplyAdds:
-    """Of a canvas of (height, width) pixels (torchvision's Mask R-CNN at 800 x 800, with 1000 regions: 134.4e9)."""
-    frozen, picture = _vit(model, canvas) if model.backbone == "vit" else _resnet(model, canvas)
+def count_detector_multiply_adds(model: MaskRcnn, canvas: tuple[int, int]) -> DetectorMultiplyAdds:
+    """Counts the multiply-adds of a detector.
+
+    torchvision's Mask R-CNN has 134.4e9 at 800 x 800 pixels with 1000 regions.
+
+    Args:
+      model: a composed detector.
+      canvas: (height, width) of the images in pixels.
+    """
+    features = model.pyramid.features
+    is_vit = isinstance(model.backbone, VitBackbone)
+    frozen, image = _count_vit(model, canvas) if is_vit else _count_resnet(model, canvas)
     levels = [_cells(canvas, level) for level in range(2, 2 + POOLED_LEVELS)]
-    square = 9 * model.features**2
-    picture += sum(levels) * square  # the pyramid's outputs
-    anchors = len(model.anchor_ratios)
-    picture += (sum(levels) + _cells(canvas, 6)) * (
-        model.rpn_convs * square + 5 * anchors * model.features
-    )
-    return DetectorMultiplyAdds(frozen, picture, _region(model), _shown(model))
+    # Outputs of the pyramid
+    square = 9 * features**2
+    image += sum(levels) * square
+    # Region proposal network, on P6 too
+    rpn = model.rpn.convs * square + 5 * model.rpn.anchors * features
+    image += (sum(levels) + _cells(canvas, 6)) * rpn
+    region = sum(_count_box_head(head, features) for head in model.box_heads)
+    return DetectorMultiplyAdds(frozen, image, region, _count_foreground(model))
 
 
 def _cells(canvas: tuple[int, int], level: int) -> int:
-    """Of a map of stride 2 ** level."""
+    """Counts the cells of a map of stride 2 ** level."""
     return -(-canvas[0] // 2**level) * -(-canvas[1] // 2**level)
 
 
-def _resnet(model: MaskRcnn, canvas: tuple[int, int]) -> tuple[int, int]:
-    """(frozen, trained) multiply-adds of a ResNet and of the pyramid's projections of its maps."""
-    blocks, bottleneck, width = RESNETS[model.backbone]
+def _count_resnet(model: MaskRcnn, canvas: tuple[int, int]) -> tuple[int, int]:
+    """Counts (frozen, trained) for a ResNet and the pyramid's projections of its maps."""
+    backbone = model.backbone
+    blocks, bottleneck, width = RESNETS[backbone.size]
     stages = {1: _cells(canvas, 1) * 49 * 3 * width}
     channels, projections = width, 0
     for stage, count in enumerate(blocks, start=2):
         out, cells, total = width * (4 if bottleneck else 1), _cells(canvas, stage), 0
         for block in range(count):
             halves = block == 0 and stage > 2
-            before = (
-                _cells(canvas, stage - 1) if halves and not model.rules.stride_in_1x1 else cells
-            )
+            before = _cells(canvas, stage - 1) if halves and not backbone.stride_in_1x1 else cells
             if bottleneck:
                 total += before * channels * width + cells * (9 * width**2 + width * out)
             else:
@@ -57,60 +77,57 @@ def _resnet(model: MaskRcnn, canvas: tuple[int, int]) -> tuple[int, int]:
             total += cells * channels * out * (block == 0 and (bottleneck or halves))
             channels = out
         stages[stage] = total
-        projections += cells * channels * model.features
+        projections += cells * channels * model.pyramid.features
         width *= 2
-    frozen = sum(count for stage, count in stages.items() if stage <= model.freeze_at)
+    frozen = sum(count for stage, count in stages.items() if stage <= backbone.freeze_at)
     return frozen, sum(stages.values()) - frozen + projections
 
 
-def _vit(model: MaskRcnn, canvas: tuple[int, int]) -> tuple[int, int]:
-    """(0, multiply-adds) of a ViT and of the pyramid that is made of its last map."""
-    grid, width, features = (
-        tuple(side // model.patch for side in canvas),
-        model.width,
-        model.features,
-    )
+def _count_vit(model: MaskRcnn, canvas: tuple[int, int]) -> tuple[int, int]:
+    """Counts (0, trained) for a ViT and the pyramid's projections of its map."""
+    backbone = model.backbone
+    width, trunk_options = backbone.width, backbone.trunk
+    grid = tuple(side // backbone.patch for side in canvas)
     cells = grid[0] * grid[1]
-    trunk = cells * 3 * model.patch**2 * width
-    trunk += windowed_multiply_adds(
-        width, model.depth, grid, model.window, model.global_blocks, rel_pos=True
+    trunk = cells * 3 * backbone.patch**2 * width
+    trunk += count_windowed_multiply_adds(
+        width,
+        backbone.depth,
+        grid,
+        trunk_options["window"],
+        trunk_options["global_blocks"],
+        rel_pos=True,
     )
-    enlarged = (
-        2 * cells * 2 * width**2 + 4 * cells * width**2 // 2
-    )  # two maps doubled, one of them twice
+    # Two maps are doubled, one of them twice.
+    enlarged = 2 * cells * 2 * width**2 + 4 * cells * width**2 // 2
     projected = 16 * width // 4 + 4 * width // 2 + width + width // 4
-    return 0, trunk + enlarged + cells * projected * features
+    return 0, trunk + enlarged + cells * projected * model.pyramid.features
 
 
-def _region(model: MaskRcnn) -> int:
-    inside = 49 * model.features
-    total = model.box_convs * inside * 9 * model.features
-    sides = [inside, *[model.box_width] * model.box_fcs]
-    total += sum(before * after for before, after in zip(sides, sides[1:], strict=False))
-    unused = int(model.rules.background_rows and not model.agnostic_boxes)
-    boxes = 1 if model.agnostic_boxes else model.classes + unused
-    return model.box_stages * (total + sides[-1] * (1 + model.classes + 4 * boxes))
+def _count_box_head(head: BoxHead, features: int) -> int:
+    """Counts for one box head, per region."""
+    cells, width, total = BOX_BINS**2, features, 0
+    for _ in range(head.convs):
+        total += cells * 9 * width * head.conv_width
+        width = head.conv_width
+    sides = [cells * width, *[head.width] * head.fcs]
+    total += sum(before * after for before, after in itertools.pairwise(sides))
+    unused = int(head.background_rows and not head.agnostic)
+    boxes = 1 if head.agnostic else head.classes + unused
+    return total + sides[-1] * (1 + head.classes + 4 * boxes)
 
 
-def _shown(model: MaskRcnn) -> int:
-    cells, total = 14 * 14, 0
-    for convs, width in (
-        (model.mask_convs, model.mask_width),
-        (model.keypoints and model.keypoint_convs, model.keypoint_width),
-    ):
-        sides = [model.features, *[width] * convs]
-        total += sum(
-            cells * 9 * before * after for before, after in zip(sides, sides[1:], strict=False)
-        )
-    if model.mask_convs:
-        unused = int(model.rules.background_rows and not model.agnostic_masks)
-        masks = 1 if model.agnostic_masks else model.classes + unused
-        total += 4 * cells * (model.mask_width**2 + model.mask_width * masks)
-    if model.keypoints:
-        total += (
-            16
-            * cells
-            * (model.keypoint_width if model.keypoint_convs else model.features)
-            * model.keypoints
-        )
+def _count_foreground(model: MaskRcnn) -> int:
+    """Counts for the mask and the keypoint head, per region."""
+    cells, features, total = MASK_BINS**2, model.pyramid.features, 0
+    for head in (model.mask_head, model.keypoint_head):
+        if head is not None:
+            sides = [features, *[head.width] * head.convs]
+            total += sum(cells * 9 * before * after for before, after in itertools.pairwise(sides))
+    if (head := model.mask_head) is not None:
+        unused = int(head.background_rows and not head.agnostic)
+        masks = 1 if head.agnostic else head.classes + unused
+        total += 4 * cells * (head.width**2 + head.width * masks)
+    if (head := model.keypoint_head) is not None:
+        total += 16 * cells * (head.width if head.convs else features) * head.keypoints
     return total

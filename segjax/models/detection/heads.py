@@ -6,35 +6,59 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.detection.layers import Conv, caffe_xavier, numbered
+from segjax.models.detection.layers import Conv, caffe_xavier, number_names
 from segjax.models.layers import Linear, Upscale
 from segjax.ops.resize import depth_to_space, linear_weights
 
 
-class Stage(NamedTuple):
-    """A box head's place in a cascade (Cascade R-CNN, arXiv 1712.00726, section 4).
+class CascadeStage(NamedTuple):
+    """Stage of a cascade of box heads (Cascade R-CNN, arXiv 1712.00726, section 4).
 
-    weights: of its deltas, see `segjax.ops.boxes.encode_boxes`: those of a later stage stand for smaller moves.
-    iou: with an object, from which on a region shows it in training.
+    Attributes:
+      weights: of the box deltas, see `segjax.ops.boxes.encode_boxes`. Larger weights in later
+        stages mean that the same delta is a smaller move.
+      iou: a region counts as an object in training from this IoU with the ground truth on.
     """
 
     weights: tuple[float, float, float, float]
     iou: float
 
 
-# An ordinary detector has the first alone.
+# An ordinary detector has the first stage alone.
 STAGES = (
-    Stage((10.0, 10.0, 5.0, 5.0), 0.5),
-    Stage((20.0, 20.0, 10.0, 10.0), 0.6),
-    Stage((30.0, 30.0, 15.0, 15.0), 0.7),
+    CascadeStage((10.0, 10.0, 5.0, 5.0), 0.5),
+    CascadeStage((20.0, 20.0, 10.0, 10.0), 0.6),
+    CascadeStage((30.0, 30.0, 15.0, 15.0), 0.7),
 )
 
 
-class BoxAnswers(NamedTuple):
-    """What a stage says of N regions of each of B pictures.
+def cascade_stages(count: int, agnostic: bool) -> tuple[CascadeStage, ...]:
+    """Returns the first stages of a cascade.
 
-    boxes: float32 [B, N, 4], of the regions, pixels of the canvas. logits: float32 [B, N, 1 + K], the background first.
-    deltas: float32 [B, N, K or 1, 4], to be decoded from the boxes with the stage's weights.
+    Args:
+      count: number of box heads, `box_stages` in configs. 1 means no cascade.
+      agnostic: the box heads predict one box for all classes.
+
+    Raises:
+      ValueError: there are not as many stages, or several stages with a box for each class.
+    """
+    if not 1 <= count <= len(STAGES):
+        raise ValueError(f"box_stages is {count}; expected 1 (no cascade) to {len(STAGES)}")
+    if count > 1 and not agnostic:
+        raise ValueError(
+            f"box_stages is {count} and agnostic_boxes False; a cascade passes one box per region "
+            "on, not one per class: set agnostic_boxes=True, or box_stages=1 for no cascade"
+        )
+    return STAGES[:count]
+
+
+class BoxOutputs(NamedTuple):
+    """Outputs of one box head for N regions of each of B images.
+
+    Attributes:
+      boxes: float32 [B, N, 4], the regions themselves, pixels of the canvas.
+      logits: float32 [B, N, 1 + K], class logits, the background first.
+      deltas: float32 [B, N, K or 1, 4], to be decoded from `boxes` with the weights of the stage.
     """
 
     boxes: jax.Array
@@ -43,15 +67,23 @@ class BoxAnswers(NamedTuple):
 
 
 class BoxHead(nn.Module):
-    """Features of regions [R, h, w, C] -> scores of classes and boxes for them.
+    """Box head: class logits and box deltas of regions.
 
-    Modules are conv_{i}; fc, or fc_0, fc_1 where there are several; scores and deltas.
+    Submodules are `conv_{i}`, then `fc` (or `fc_0`, `fc_1` and so on if there are several),
+    `scores` and `deltas`.
 
     Attributes:
       classes: K, without the background.
-      convs, conv_width: 3x3 convolutions with `norm` (of that epsilon) and ReLU; fcs, width: linear maps with ReLU.
-      agnostic: one box for all classes.
-      background_rows: scores and deltas have an output for the background; the deltas' is thrown away.
+      convs: number of 3x3 convolutions with norm and ReLU.
+      conv_width: channels of the convolutions.
+      fcs: number of fully connected layers with ReLU.
+      width: their features.
+      norm: of the convolutions, a key of `segjax.models.detection.layers.NORMS`.
+      epsilon: of the norm.
+      agnostic: predict one box for all classes.
+      background_rows: scores and deltas have an output for the background. That of the deltas is
+        ignored.
+      dtype: of the computation.
     """
 
     classes: int
@@ -67,15 +99,22 @@ class BoxHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns float32 logits [R, 1 + K], the background first, and deltas dx dy dw dh [R, K or 1, 4]."""
+        """Predicts classes and boxes of regions.
+
+        Args:
+          x: [R, h, w, C], pooled features.
+
+        Returns:
+          logits: float32 [R, 1 + K], the background first.
+          deltas: float32 [R, K or 1, 4], dx dy dw dh.
+        """
         for i in range(self.convs):
             options = dict(norm=self.norm, epsilon=self.epsilon, relu=True, dtype=self.dtype)
             x = Conv(self.conv_width, 3, name=f"conv_{i}", **options)(x)
         x = x.reshape(len(x), -1)  # by row, column, channel
-        for name in numbered("fc", self.fcs):
-            x = jax.nn.relu(
-                Linear(self.width, dtype=self.dtype, kernel_init=caffe_xavier, name=name)(x)
-            )
+        for name in number_names("fc", self.fcs):
+            layer = Linear(self.width, dtype=self.dtype, kernel_init=caffe_xavier, name=name)
+            x = jax.nn.relu(layer(x))
         predict = lambda features, spread, name: Linear(
             features, dtype=self.dtype, kernel_init=nn.initializers.normal(spread), name=name
         )
@@ -86,21 +125,26 @@ class BoxHead(nn.Module):
         return logits, deltas.reshape(len(x), boxes, 4)[:, unused:]
 
 
-# He initialization by fan-out, which PyTorch counts as input channels times kernel cells here.
+# He initialization by fan-in. PyTorch counts input channels times kernel cells as the fan-out here.
 _msra_upscale = nn.initializers.variance_scaling(
     2.0, "fan_in", "normal", in_axis=(0, 1, 2), out_axis=3
 )
 
 
 class MaskHead(nn.Module):
-    """Features of regions [R, h, w, C] -> float32 mask logits [R, 2h, 2w, K or 1], one mask for each class.
+    """Mask head: one mask per class for every region.
 
-    Modules are conv_{i}, upscale and logits.
+    Submodules are `conv_{i}`, `upscale` and `logits`.
 
     Attributes:
-      classes: K, without the background. convs, width: 3x3 convolutions with `norm` (of that epsilon) and ReLU.
-      agnostic: one mask for all classes.
-      background_rows: the logits have an output for the background, which is thrown away.
+      classes: K, without the background.
+      convs: number of 3x3 convolutions with norm and ReLU.
+      width: channels of the convolutions and of the upscaled map.
+      norm: of the convolutions, a key of `segjax.models.detection.layers.NORMS`.
+      epsilon: of the norm.
+      agnostic: predict one mask for all classes.
+      background_rows: the logits have an output for the background, which is ignored.
+      dtype: of the computation.
     """
 
     classes: int
@@ -114,6 +158,7 @@ class MaskHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps pooled features [R, h, w, C] to mask logits, float32 [R, 2h, 2w, K or 1]."""
         for i in range(self.convs):
             options = dict(norm=self.norm, epsilon=self.epsilon, relu=True, dtype=self.dtype)
             x = Conv(self.width, 3, name=f"conv_{i}", **options)(x)
@@ -121,17 +166,24 @@ class MaskHead(nn.Module):
         unused = int(self.background_rows and not self.agnostic)
         masks = 1 if self.agnostic else self.classes + unused
         options = dict(kernel_init=nn.initializers.normal(0.001), dtype=self.dtype)
-        logits = Conv(masks, 1, name="logits", **options)(
-            x.reshape(len(x), -1, 4, self.width)
-        ).astype(jnp.float32)
+        # The 1x1 convolution acts on single cells, so the 4 new cells are placed after it.
+        cells = x.reshape(len(x), -1, 4, self.width)
+        logits = Conv(masks, 1, name="logits", **options)(cells).astype(jnp.float32)
         logits = logits[..., unused:].reshape(*x.shape[:3], -1)
         return depth_to_space(logits, 2)
 
 
 class KeypointHead(nn.Module):
-    """Features of regions [R, h, w, C] -> float32 logits [R, 4h, 4w, keypoints].
+    """Keypoint head: one heatmap per keypoint for every region.
 
-    Modules are conv_{i}, 3x3 with a ReLU, and upscale, whose maps are doubled bilinearly.
+    Submodules are `conv_{i}`, 3x3 convolutions with ReLU, and `upscale`. The output of the latter
+    is doubled bilinearly.
+
+    Attributes:
+      keypoints: number of keypoints, J.
+      convs: number of convolutions.
+      width: their channels.
+      dtype: of the computation.
     """
 
     keypoints: int = 17
@@ -141,6 +193,7 @@ class KeypointHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps pooled features [R, h, w, C] to heatmap logits, float32 [R, 4h, 4w, J]."""
         for i in range(self.convs):
             x = Conv(self.width, 3, relu=True, dtype=self.dtype, name=f"conv_{i}")(x)
         x = TransposedConv(self.keypoints, dtype=self.dtype, name="upscale")(x).astype(jnp.float32)
@@ -149,9 +202,14 @@ class KeypointHead(nn.Module):
 
 
 class TransposedConv(nn.Module):
-    """Transposed convolution 4x4 of stride 2 and padding 1: [R, h, w, C] -> [R, 2h, 2w, features].
+    """Transposed convolution with a 4x4 kernel, stride 2 and padding 1.
 
-    Kernel [in, 4, 4, out]: entry (i, j) is what a cell adds to its output at row 2y + i - 1, column 2x + j - 1.
+    The kernel is [in, 4, 4, out]. Entry (i, j) is the contribution of cell (y, x) to the output at
+    row 2y + i - 1 and column 2x + j - 1.
+
+    Attributes:
+      features: output channels.
+      dtype: of the computation.
     """
 
     features: int
@@ -159,6 +217,7 @@ class TransposedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [R, h, w, C] to [R, 2h, 2w, features]."""
         kernel = self.param("kernel", _msra_upscale, (x.shape[-1], 4, 4, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         # A convolution gathers where a transposed one scatters: the same taps, mirrored.

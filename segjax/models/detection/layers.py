@@ -1,4 +1,4 @@
-"""Convolution, norm and ReLU as detectors are made of them, trained or frozen."""
+"""Convolutions and norms of detectors, trained or frozen."""
 
 from collections.abc import Callable
 
@@ -12,33 +12,49 @@ from segjax.ops.convolution import convolve
 NORMS = ("none", "frozen_bn", "bn", "gn", "ln")
 GROUPS = 32
 
-# He et al. 2015, by the fan-out; and the uniform one by the fan-in that Caffe calls Xavier.
+# Initializers: He et al. 2015 by fan-out, and the uniform one by fan-in that Caffe calls Xavier.
 msra = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 caffe_xavier = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
-def stored(
+def declare_array(
     module: nn.Module, frozen: bool, name: str, init: Callable, shape: tuple[int, ...]
 ) -> jax.Array:
-    """An array of a module: a parameter or, where frozen, a constant under the same path.
+    """Declares a parameter of a module, or a constant of the same path if it is frozen.
 
-    So what is frozen has no gradient, no decay, no optimizer state and no average, and is not counted among the
-    parameters. `segjax.weights.tree.placed` moves arrays to where a model with other frozen parts has them.
+    A constant has no gradient, weight decay, optimizer state or moving average, and does not
+    count as a parameter. `segjax.weights.tree.match_collections` moves arrays between the two
+    collections for a model with other frozen parts.
+
+    Args:
+      module: inside of its compact method.
+      frozen: declare a constant.
+      name: of the array.
+      init: initializer, called with a PRNG key and the shape.
+      shape: of the array.
+
+    Returns:
+      The array.
     """
     if not frozen:
         return module.param(name, init, shape)
     return module.variable("constants", name, lambda: init(module.make_rng("params"), shape)).value
 
 
-def numbered(name: str, count: int) -> list[str]:
-    """Names of so many equal modules; a single one has no number. (Other libraries name it otherwise, too.)"""
+def number_names(name: str, count: int) -> list[str]:
+    """Returns names for several equal modules: name_0, name_1, ... A single one has no number."""
     return [name] if count == 1 else [f"{name}_{i}" for i in range(count)]
 
 
 class BatchNorm(nn.Module):
-    """Batch norm with the statistics that it was trained with: they are constants, and so is the rest where frozen.
+    """Batch norm with fixed statistics, which are constants.
 
-    Detectors see too few pictures at once to make statistics of their own.
+    Detectors see too few images at a time to estimate statistics of their own.
+
+    Attributes:
+      frozen: scale and bias are constants, too.
+      epsilon: added to the variance.
+      dtype: of the output.
     """
 
     frozen: bool = False
@@ -47,18 +63,26 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., C] -> the same shape."""
+        """Normalizes [..., C] over the last axis."""
         shape = x.shape[-1:]
-        scale = stored(self, self.frozen, "scale", nn.initializers.ones, shape)
-        bias = stored(self, self.frozen, "bias", nn.initializers.zeros, shape)
-        mean = stored(self, True, "mean", nn.initializers.zeros, shape)
-        variance = stored(self, True, "variance", nn.initializers.ones, shape)
+        scale = declare_array(self, self.frozen, "scale", nn.initializers.ones, shape)
+        bias = declare_array(self, self.frozen, "bias", nn.initializers.zeros, shape)
+        mean = declare_array(self, True, "mean", nn.initializers.zeros, shape)
+        variance = declare_array(self, True, "variance", nn.initializers.ones, shape)
         scale = scale * jax.lax.rsqrt(variance + self.epsilon)
         return (x.astype(jnp.float32) * scale + (bias - mean * scale)).astype(self.dtype)
 
 
 class GroupNorm(nn.Module):
-    """Group norm (arXiv 1803.08494) over 32 groups of channels, of two at least; statistics in float32."""
+    """Group norm (arXiv 1803.08494) over 32 groups of at least two channels.
+
+    Statistics are float32.
+
+    Attributes:
+      frozen: scale and bias are constants.
+      epsilon: added to the variance.
+      dtype: of the output.
+    """
 
     frozen: bool = False
     epsilon: float = 1e-5
@@ -66,26 +90,34 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, h, w, C] -> the same shape."""
+        """Normalizes [B, h, w, C] over the cells and the channels of each group."""
         batch, *_, channels = x.shape
-        scale = stored(self, self.frozen, "scale", nn.initializers.ones, (channels,))
-        bias = stored(self, self.frozen, "bias", nn.initializers.zeros, (channels,))
+        scale = declare_array(self, self.frozen, "scale", nn.initializers.ones, (channels,))
+        bias = declare_array(self, self.frozen, "bias", nn.initializers.zeros, (channels,))
         groups = min(GROUPS, channels // 2)
         grouped = x.astype(jnp.float32).reshape(batch, -1, groups, channels // groups)
-        centred = grouped - grouped.mean(axis=(1, 3), keepdims=True)
-        variance = jnp.mean(centred**2, axis=(1, 3), keepdims=True)
-        out = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
+        centered = grouped - grouped.mean(axis=(1, 3), keepdims=True)
+        variance = jnp.mean(centered**2, axis=(1, 3), keepdims=True)
+        out = (centered * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
         return (out * scale + bias).astype(self.dtype)
 
 
 class Conv(nn.Module):
-    """Convolution with the same padding on all sides, as torch has it, then the norm and the ReLU.
+    """Convolution, norm and ReLU, padded equally on all sides as in PyTorch.
 
-    Kernel [size, size, in, out]; a bias where there is no norm. A convolution 1x1 is computed as one matrix product,
-    whose gradient is several times faster on CPUs.
+    The kernel is [size, size, in, out]. There is a bias if there is no norm. A 1x1 convolution is
+    computed as one matrix product, whose gradient is several times faster on CPUs.
 
     Attributes:
-      norm: one of `NORMS`; epsilon is its. frozen: everything is a constant, see `stored`.
+      features: output channels.
+      size: side of the kernel, odd.
+      stride: on both axes.
+      norm: one of `NORMS`.
+      epsilon: of the norm.
+      relu: apply a ReLU at the end.
+      frozen: all arrays are constants, see `declare_array`.
+      kernel_init: initializer of the kernel.
+      dtype: of the computation.
     """
 
     features: int
@@ -100,24 +132,24 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, h, w, C] -> [B, ceil(h / stride), ceil(w / stride), features], for odd sizes of the kernel."""
+        """Maps [B, h, w, C] to [B, ceil(h / stride), ceil(w / stride), features]."""
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = stored(self, self.frozen, "kernel", self.kernel_init, shape).astype(self.dtype)
-        x = x.astype(self.dtype)
+        kernel = declare_array(self, self.frozen, "kernel", self.kernel_init, shape)
+        kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
         if self.size == 1:
             x = x[:, :: self.stride, :: self.stride]
             x = (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], self.features)
         else:
             x = convolve(x, kernel, self.stride)
         if self.norm == "none":
-            x = x + stored(
-                self, self.frozen, "bias", nn.initializers.zeros, (self.features,)
-            ).astype(self.dtype)
+            zeros, shape = nn.initializers.zeros, (self.features,)
+            x = x + declare_array(self, self.frozen, "bias", zeros, shape).astype(self.dtype)
         else:
             x = self._norm()(x)
         return jax.nn.relu(x) if self.relu else x
 
     def _norm(self) -> nn.Module:
+        """Creates the submodule `norm`."""
         options = dict(epsilon=self.epsilon, dtype=self.dtype, name="norm")
         match self.norm:
             case "frozen_bn":
@@ -134,10 +166,16 @@ class Conv(nn.Module):
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """Maximum over 3x3 cells around every second one: [B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), C].
+    """Pools the maximum of 3x3 cells around every second cell.
 
-    As the maximum of nine shifted maps: on CPUs its gradient takes a sixth of the time of `nn.max_pool`'s, which looks
-    for the winners again.
+    It is the maximum of nine shifted maps. On CPUs the gradient takes a sixth of the time of that
+    of `nn.max_pool`, which searches for the maxima again.
+
+    Args:
+      x: [B, h, w, C].
+
+    Returns:
+      [B, ceil(h / 2), ceil(w / 2), C].
     """
     height, width = x.shape[1:3]
     lowest = jnp.array(-jnp.inf, x.dtype)

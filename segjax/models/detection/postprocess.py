@@ -1,5 +1,6 @@
-"""From the box head's answers for regions to the detections of a picture (Mask R-CNN, section 3.1, "Inference")."""
+"""From the box head's outputs to the detections of an image (arXiv 1703.06870, section 3.1)."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,17 +8,21 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.detection.heads import STAGES
-from segjax.models.detection.rpn import Proposals, long_enough
+from segjax.models.detection.rpn import RegionProposals, has_min_side
 from segjax.ops.boxes import clip_boxes, decode_boxes
 from segjax.ops.nms import best, nms
 
 
 class Detections(NamedTuple):
-    """What was found in B pictures, in D places, the best first.
+    """Detections of B images in D slots, the best first.
 
-    boxes: float32 [B, D, 4], pixels of the canvas. scores: float32 [B, D], probabilities. labels: int32 [B, D], 1..K; 0
-    in places that are not filled. valid: bool [B, D]. left_out: int32 [B], how many scores above the threshold took no
-    part, as there were more than `candidates`.
+    Attributes:
+      boxes: float32 [B, D, 4], x1 y1 x2 y2 in pixels of the canvas.
+      scores: float32 [B, D], class probabilities.
+      labels: int32 [B, D], 1..K. 0 in slots that are not filled.
+      valid: bool [B, D], False in slots that are not filled.
+      left_out: int32 [B], number of scores above the threshold that were not considered because
+        there were more than `DetectionSelection.candidates`.
     """
 
     boxes: jax.Array
@@ -27,55 +32,98 @@ class Detections(NamedTuple):
     left_out: jax.Array
 
 
-def mean_probabilities(logits: Sequence[jax.Array]) -> jax.Array:
-    """Of each class, the mean over the stages of a cascade, as detectron2 has it: [..., 1 + K] each and all."""
-    return jnp.mean(jnp.stack([jax.nn.softmax(each) for each in logits]), axis=0)
+@dataclasses.dataclass(frozen=True)
+class OutputRules:
+    """Conversion of a detector's outputs into pixels of the image.
 
-
-def best_detections(
-    probabilities: jax.Array,
-    deltas: jax.Array,
-    proposals: Proposals,
-    sizes: jax.Array,
-    *,
-    weights: tuple[float, ...] = STAGES[0].weights,
-    score_threshold: float,
-    nms_threshold: float,
-    side: float,
-    candidates: int,
-    count: int,
-) -> Detections:
-    """A region may be an object of each class whose score is above the threshold; the best of a class suppress others.
-
-    Args:
-      probabilities: float32 [B, N, 1 + K], the background first, see `mean_probabilities`. deltas: [B, N, K or 1, 4].
-      proposals: the regions. sizes: int [B, 2], (height, width) of each picture's content.
-      weights: of the deltas, see `Stage`.
-      score_threshold: scores must be above it. nms_threshold: IoU above which the worse of two of a class is dropped.
-      side: detections must have sides as long. candidates: the best so many of a picture take part.
-      count: detections of a picture.
+    Attributes:
+      paste: how a mask is pasted into its box, see `segjax.ops.roi.paste_masks`. "integer" resizes
+        it to a box of whole pixels, "grid" samples it at the centers of the pixels.
+      keypoint_probability: the score of a keypoint is its share of the heatmap. If false it is the
+        logit.
     """
 
-    def of_picture(probabilities, deltas, regions, valid, size):
-        """The same without the batch: one row of each argument."""
-        scores = jnp.where(valid[:, None], probabilities[:, 1:], 0)
-        classes = scores.shape[1]
-        found, index = jax.lax.top_k(scores.reshape(-1), min(candidates, scores.size))
-        region, label = index // classes, index % classes
-        delta = deltas[region, label if deltas.shape[1] > 1 else 0]
-        boxes = clip_boxes(decode_boxes(delta, regions[region], weights), size)
-        usable = (found > score_threshold) & long_enough(boxes, side)
-        kept, filled = best(nms(boxes, found, nms_threshold, usable, label), found, count)
-        left_out = jnp.maximum(
-            jnp.sum(scores > score_threshold, dtype=jnp.int32) - found.shape[0], 0
-        )
-        boxes = jnp.where(filled[:, None], boxes[kept], 0)
-        return Detections(
-            boxes,
-            jnp.where(filled, found[kept], 0),
-            jnp.where(filled, label[kept] + 1, 0),
-            filled,
-            left_out,
+    paste: str = "integer"
+    keypoint_probability: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionSelection:
+    """Selection of detections by score and non-maximum suppression per class.
+
+    Attributes:
+      score_threshold: scores of detections are above it.
+      nms_threshold: a detection is suppressed by a better one of its class above this IoU.
+      count: number of detections per image, D.
+      candidates: number of the best scores of an image that enter suppression.
+      min_side: detections with a shorter side, in pixels of the canvas, are dropped.
+    """
+
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.5
+    count: int = 100
+    candidates: int = 1000
+    min_side: float = 0.0
+
+    def select(
+        self,
+        probabilities: jax.Array,
+        deltas: jax.Array,
+        proposals: RegionProposals,
+        sizes: jax.Array,
+        *,
+        weights: tuple[float, ...] = STAGES[0].weights,
+    ) -> Detections:
+        """Selects the detections of each image.
+
+        A region can become a detection of every class whose score is above the threshold.
+
+        Args:
+          probabilities: float32 [B, N, 1 + K], the background first, see `average_stages`.
+          deltas: float32 [B, N, K or 1, 4], box deltas per class, or one for all classes.
+          proposals: the regions, N per image.
+          sizes: int [B, 2], (height, width) of each image's content.
+          weights: of the deltas, see `CascadeStage`.
+
+        Returns:
+          The detections, in `count` slots per image.
+        """
+
+        def select_in_image(probabilities, deltas, regions, valid, size):
+            """Selects the detections of one image. Arguments have no batch axis."""
+            scores = jnp.where(valid[:, None], probabilities[:, 1:], 0)
+            classes = scores.shape[1]
+            # Candidates: the best pairs of a region and a class
+            top, index = jax.lax.top_k(scores.reshape(-1), min(self.candidates, scores.size))
+            region, label = index // classes, index % classes
+            delta = deltas[region, label if deltas.shape[1] > 1 else 0]
+            boxes = clip_boxes(decode_boxes(delta, regions[region], weights), size)
+            usable = (top > self.score_threshold) & has_min_side(boxes, self.min_side)
+            # Suppression within each class
+            keep = nms(boxes, top, self.nms_threshold, usable, label)
+            kept, filled = best(keep, top, self.count)
+            above = jnp.sum(scores > self.score_threshold, dtype=jnp.int32)
+            boxes = jnp.where(filled[:, None], boxes[kept], 0)
+            return Detections(
+                boxes,
+                jnp.where(filled, top[kept], 0),
+                jnp.where(filled, label[kept] + 1, 0),
+                filled,
+                jnp.maximum(above - top.shape[0], 0),
+            )
+
+        return jax.vmap(select_in_image)(
+            probabilities, deltas, proposals.boxes, proposals.valid, sizes
         )
 
-    return jax.vmap(of_picture)(probabilities, deltas, proposals.boxes, proposals.valid, sizes)
+
+def average_stages(logits: Sequence[jax.Array]) -> jax.Array:
+    """Averages the class probabilities of the stages of a cascade, as detectron2 does.
+
+    Args:
+      logits: [..., 1 + K] for each stage.
+
+    Returns:
+      Probabilities [..., 1 + K].
+    """
+    return jnp.mean(jnp.stack([jax.nn.softmax(each) for each in logits]), axis=0)

@@ -1,4 +1,4 @@
-"""ResNets (arXiv 1512.03385) as backbones of detectors: the maps of their four stages."""
+"""ResNets (arXiv 1512.03385) as backbones of detectors."""
 
 import flax.linen as nn
 import jax
@@ -6,25 +6,27 @@ import jax.numpy as jnp
 
 from segjax.models.detection.layers import Conv, max_pool
 
-# Blocks of a stage, whether they are bottlenecks, and the channels of the first stage's inner convolutions.
+# Blocks per stage, bottlenecks or not, and the width of the first stage's inner convolutions.
 RESNETS = {
     "resnet18": ((2, 2, 2, 2), False, 64),
     "resnet18_narrow": ((2, 2, 2, 2), False, 32),  # ours: half the channels, a quarter of the work
     "resnet34": ((3, 4, 6, 3), False, 64),
     "resnet50": ((3, 4, 6, 3), True, 64),
     "resnet101": ((3, 4, 23, 3), True, 64),
-    "resnet_debug": ((2, 1, 1, 1), True, 8),  # a second block, so that every kind is there
+    "resnet_debug": ((2, 1, 1, 1), True, 8),  # a second block, so that every kind of block occurs
 }
 
 
-class Block(nn.Module):
-    """Two convolutions 3x3, or a bottleneck of 1x1, 3x3, 1x1, beside a shortcut.
+class ResNetBlock(nn.Module):
+    """Residual block: two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1, and a shortcut.
 
     Attributes:
-      width: channels of the inner convolutions; a bottleneck puts out four times as many.
-      stride: of the block; in a bottleneck it is the 3x3 convolution's, or with stride_in_1x1 the first one's.
-      shortcut: project what goes past the convolutions, where its size changes.
-      conv: norm, epsilon, frozen and dtype of every convolution.
+      width: channels of the inner convolutions. A bottleneck has four times as many outputs.
+      stride: of the block. In a bottleneck the 3x3 convolution has it.
+      bottleneck: which of the two kinds the block is.
+      shortcut: project the input by a 1x1 convolution, because its size or width changes.
+      stride_in_1x1: give the stride to the first 1x1 convolution of a bottleneck instead.
+      conv: norm, epsilon, frozen and dtype of all convolutions, as keyword arguments of `Conv`.
     """
 
     width: int
@@ -36,6 +38,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the block to [B, h, w, C]."""
         first, second = (
             (self.stride, 1) if self.stride_in_1x1 or not self.bottleneck else (1, self.stride)
         )
@@ -52,14 +55,20 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Normalised images [B, H, W, 3] -> the maps C2 to C5 of strides 4, 8, 16 and 32, [B, ceil(H / 4), ..., C] etc.
+    """ResNet backbone that returns the feature maps of its four stages.
 
-    Modules are stem, then stage_2_block_0 and so on, stages called as the maps that they make.
+    Submodules are `stem`, then `stage_2_block_0` and so on. Stages are numbered like their
+    outputs, C2 to C5.
 
     Attributes:
       size: a key of `RESNETS`.
-      freeze_at: the last stage that is frozen: 0 freezes nothing, 1 the stem, 2 the stem and stage_2 (as both libraries
-        fine-tune), up to 5. What is frozen is constants, see `segjax.models.detection.layers.stored`.
+      stride_in_1x1: a bottleneck halves the map in its first 1x1 convolution, see `ResNetBlock`.
+      norm: a key of `segjax.models.detection.layers.NORMS`.
+      epsilon: of the norms.
+      freeze_at: last frozen stage. 0 freezes nothing, 1 the stem, 2 the stem and stage 2 (the
+        default for fine-tuning in both libraries), up to 5. Frozen parameters are constants, see
+        `segjax.models.detection.layers.declare_array`.
+      dtype: of the computation.
     """
 
     size: str
@@ -70,7 +79,17 @@ class ResNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, ...]:
+        """Computes the maps C2 to C5, of strides 4, 8, 16 and 32.
+
+        Args:
+          x: normalized images, [B, H, W, 3].
+          train: has no effect, as no norm computes statistics of its own.
+
+        Returns:
+          C2 to C5, [B, ceil(H / 4), ceil(W / 4), C] and so on.
+        """
+        del train
         blocks, bottleneck, width = RESNETS[self.size]
         conv = dict(norm=self.norm, epsilon=self.epsilon, dtype=self.dtype)
         x = Conv(width, 7, 2, relu=True, frozen=self.freeze_at >= 1, name="stem", **conv)(x)
@@ -79,12 +98,17 @@ class ResNet(nn.Module):
         for stage, count in enumerate(blocks, start=2):
             options = conv | dict(frozen=self.freeze_at >= stage)
             for i in range(count):
-                stride = 2 if i == 0 and stage > 2 else 1
-                shortcut = i == 0 and (bottleneck or stage > 2)
-                place = f"stage_{stage}_block_{i}"
-                x = Block(
-                    width, stride, bottleneck, shortcut, self.stride_in_1x1, options, name=place
-                )(x)
+                block = ResNetBlock(
+                    width,
+                    # The pooling before stage 2 has halved the map already.
+                    stride=2 if i == 0 and stage > 2 else 1,
+                    bottleneck=bottleneck,
+                    shortcut=i == 0 and (bottleneck or stage > 2),
+                    stride_in_1x1=self.stride_in_1x1,
+                    conv=options,
+                    name=f"stage_{stage}_block_{i}",
+                )
+                x = block(x)
             maps.append(x)
             width *= 2
         return tuple(maps)

@@ -1,5 +1,6 @@
-"""The region proposal network (arXiv 1506.01497): which anchors of which cells are objects, and their boxes."""
+"""The region proposal network (arXiv 1506.01497): anchors, objectness, and selected proposals."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.models.detection.conventions import Conventions
-from segjax.models.detection.layers import Conv, numbered
+from segjax.models.detection.layers import Conv, number_names
 from segjax.ops.anchors import cell_anchors, grid_anchors
 from segjax.ops.boxes import clip_boxes, decode_boxes
 from segjax.ops.nms import best, nms
@@ -18,12 +18,15 @@ _small = nn.initializers.normal(0.01)
 
 
 class RpnHead(nn.Module):
-    """Levels [B, h, w, C] -> logits and deltas of their anchors; the same weights for every level.
+    """Region proposal network head, with the same weights for every level of the pyramid.
 
-    Modules are conv, or conv_0, conv_1 where there are several, 3x3 with a ReLU; logits and deltas.
+    It predicts an objectness logit and a box delta for every anchor. Submodules are `conv` (or
+    `conv_0`, `conv_1` and so on if there are several), `logits` and `deltas`.
 
     Attributes:
-      anchors: at each cell. convs: before the two predictions.
+      anchors: number of anchors per cell.
+      convs: number of 3x3 convolutions with ReLU in front of the two predictions.
+      dtype: of the computation.
     """
 
     anchors: int = 3
@@ -34,12 +37,19 @@ class RpnHead(nn.Module):
     def __call__(
         self, levels: tuple[jax.Array, ...]
     ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-        """Returns float32 (logits [B, h * w * anchors], deltas [B, h * w * anchors, 4]) by level.
+        """Predicts objectness logits and box deltas for every anchor of every level.
 
-        Anchors count by row, column, then kind, as `segjax.ops.anchors` does; deltas are dx dy dw dh.
+        Args:
+          levels: feature maps [B, h, w, C], all of one width.
+
+        Returns:
+          logits: float32 [B, h * w * anchors] for each level.
+          deltas: float32 [B, h * w * anchors, 4] for each level, dx dy dw dh.
+
+          Anchors are ordered by row, then column, then kind, as in `segjax.ops.anchors`.
         """
         options = dict(kernel_init=_small, dtype=self.dtype)
-        names = numbered("conv", self.convs)
+        names = number_names("conv", self.convs)
         convs = [Conv(levels[0].shape[-1], 3, relu=True, name=name, **options) for name in names]
         logits = Conv(self.anchors, 1, name="logits", **options)
         deltas = Conv(4 * self.anchors, 1, name="deltas", **options)
@@ -52,11 +62,61 @@ class RpnHead(nn.Module):
         return tuple(all_logits), tuple(all_deltas)
 
 
-class Proposals(NamedTuple):
-    """Boxes of B pictures in N places, the best first.
+@dataclasses.dataclass(frozen=True)
+class AnchorGenerator:
+    """Anchors of a feature pyramid.
 
-    boxes: float32 [B, N, 4], pixels of the canvas, inside of the content. scores: float32 [B, N], logits or
-    probabilities. valid: bool [B, N], False in places that are not filled.
+    Attributes:
+      sizes: side in pixels of the anchors of each level, P2 to P6.
+      ratios: heights divided by widths. Every cell has one anchor of each ratio.
+      rounded: round the anchors of a cell to whole pixels.
+      stride_from_grid: the step between cells is canvas // cells on each axis. If false it is
+        4, 8, 16, 32 and 64 pixels.
+    """
+
+    sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    rounded: bool = True
+    stride_from_grid: bool = True
+
+    def generate(
+        self, canvas: tuple[int, int], grids: Sequence[tuple[int, int]]
+    ) -> list[np.ndarray]:
+        """Generates the anchors of every level.
+
+        Args:
+          canvas: (height, width) of the images in pixels.
+          grids: (h, w) of the feature map of each level, P2 first.
+
+        Returns:
+          float32 [h * w * ratios, 4] for each level, x1 y1 x2 y2 in pixels of the canvas.
+
+        Raises:
+          ValueError: there are not as many sizes as levels.
+        """
+        if len(self.sizes) != len(grids):
+            raise ValueError(
+                f"anchor_sizes are {tuple(self.sizes)}; expected one for each of the {len(grids)} "
+                "levels"
+            )
+        levels = []
+        for level, (size, grid) in enumerate(zip(self.sizes, grids, strict=True), start=2):
+            strides = [
+                side // cells if self.stride_from_grid else 2**level
+                for side, cells in zip(canvas, grid, strict=True)
+            ]
+            cell = cell_anchors(size, self.ratios, self.rounded)
+            levels.append(grid_anchors(cell, grid, strides))
+        return levels
+
+
+class RegionProposals(NamedTuple):
+    """Region proposals of B images in N slots, the best first.
+
+    Attributes:
+      boxes: float32 [B, N, 4], pixels of the canvas, clipped to the content.
+      scores: float32 [B, N], objectness logits or probabilities.
+      valid: bool [B, N], False in slots that are not filled.
     """
 
     boxes: jax.Array
@@ -64,85 +124,103 @@ class Proposals(NamedTuple):
     valid: jax.Array
 
 
-def pyramid_anchors(
-    rules: Conventions,
-    sizes: Sequence[float],
-    ratios: Sequence[float],
-    canvas: tuple[int, int],
-    grids: Sequence[tuple[int, int]],
-) -> list[np.ndarray]:
-    """Anchors of a pyramid's levels, P2 first: float32 [h * w * ratios, 4] each, pixels of the canvas.
+@dataclasses.dataclass(frozen=True)
+class ProposalSelection:
+    """Selection of region proposals by score and non-maximum suppression.
 
-    sizes: side by level. ratios: height over width. grids: (h, w) by level.
-
-    Raises ValueError for another number of sizes than levels.
+    Attributes:
+      before: (training, inference) number of the best anchors per level that enter suppression.
+      after: (training, inference) number of proposals per image that leave it.
+      nms_threshold: a proposal is suppressed by a better one of its level above this IoU.
+      min_side: proposals with a shorter side, in pixels, are dropped. A side of 0 always is.
+      sigmoid_scores: rank the proposals of an image by probability, which saturates, instead of
+        by logit.
     """
-    if len(sizes) != len(grids):
-        raise ValueError(
-            f"anchor_sizes are {tuple(sizes)}; expected one for each of the {len(grids)} levels"
-        )
-    levels = []
-    for level, (size, grid) in enumerate(zip(sizes, grids, strict=True), start=2):
-        strides = [
-            side // cells if rules.stride_from_grid else 2**level
-            for side, cells in zip(canvas, grid, strict=True)
+
+    before: tuple[int, int] = (2000, 1000)
+    after: tuple[int, int] = (2000, 1000)
+    nms_threshold: float = 0.7
+    min_side: float = 0.0
+    sigmoid_scores: bool = True
+
+    def select(
+        self,
+        logits: Sequence[jax.Array],
+        deltas: Sequence[jax.Array],
+        anchors: Sequence[np.ndarray],
+        sizes: jax.Array,
+        *,
+        train: bool = False,
+    ) -> RegionProposals:
+        """Selects the proposals of each image. No gradient flows through them.
+
+        The best anchors of each level are decoded, clipped and suppressed within their level. The
+        best of the remaining ones become the proposals.
+
+        Args:
+          logits: float32 [B, n] for each level, objectness.
+          deltas: float32 [B, n, 4] for each level.
+          anchors: float32 [n, 4] for each level, pixels of the canvas.
+          sizes: int [B, 2], (height, width) of each image's content.
+          train: select as many as in training.
+
+        Returns:
+          The proposals, in `after` slots per image.
+        """
+        phase = 0 if train else 1
+        top = [
+            _top_of_level(*level, self.before[phase])
+            for level in zip(logits, deltas, anchors, strict=True)
         ]
-        levels.append(grid_anchors(cell_anchors(size, ratios, rules.round_anchors), grid, strides))
-    return levels
+        # [B, levels, before, ...]
+        boxes, scores = (jnp.stack(parts, axis=1) for parts in zip(*top, strict=True))
+        boxes = jax.lax.stop_gradient(clip_boxes(boxes, sizes[:, None, None]))
+        scores = jax.lax.stop_gradient(scores)
+        valid = (scores > -jnp.inf) & has_min_side(boxes, self.min_side)
+        if self.sigmoid_scores:
+            scores = jax.nn.sigmoid(scores)
+
+        # Suppression within each level of each image
+        suppress = lambda boxes, scores, valid: nms(boxes, scores, self.nms_threshold, valid)
+        keep = jax.vmap(jax.vmap(suppress))(boxes, scores, valid)
+
+        # The best of all levels
+        flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])
+        index, filled = jax.vmap(lambda keep, scores: best(keep, scores, self.after[phase]))(
+            flat(keep), flat(scores)
+        )
+        boxes = jnp.take_along_axis(flat(boxes), index[..., None], axis=1)
+        scores = jnp.take_along_axis(flat(scores), index, axis=1)
+        return RegionProposals(boxes, scores, filled)
 
 
-def best_proposals(
-    rules: Conventions,
-    logits: Sequence[jax.Array],
-    deltas: Sequence[jax.Array],
-    anchors: Sequence[np.ndarray],
-    sizes: jax.Array,
-    *,
-    before: int,
-    after: int,
-) -> Proposals:
-    """The best anchors of each level, moved, cut to the picture, suppressed level by level; then the best of them.
-
-    No gradient goes through proposals.
+def has_min_side(boxes: jax.Array, side: float) -> jax.Array:
+    """Tests if both sides of a box have at least a length, and more than 0.
 
     Args:
-      logits: float32 [B, n] by level. deltas: [B, n, 4] by level. anchors: [n, 4] by level.
-      sizes: int [B, 2], (height, width) of each picture's content.
-      before: of a level that take part in suppression. after: of a picture that are returned.
+      boxes: float [..., 4], x1 y1 x2 y2.
+      side: minimum length, in the unit of the boxes.
+
+    Returns:
+      bool [...].
     """
-    chosen = [_best_of_level(*level, before) for level in zip(logits, deltas, anchors, strict=True)]
-    boxes, scores = (
-        jnp.stack(parts, axis=1) for parts in zip(*chosen, strict=True)
-    )  # [B, levels, before, ...]
-    boxes = jax.lax.stop_gradient(clip_boxes(boxes, sizes[:, None, None]))
-    scores = jax.lax.stop_gradient(scores)
-    valid = (scores > -jnp.inf) & long_enough(boxes, rules.proposal_side)
-    if rules.sigmoid_scores:
-        scores = jax.nn.sigmoid(scores)
-    suppress = lambda boxes, scores, valid: nms(boxes, scores, rules.proposal_nms, valid)
-    keep = jax.vmap(jax.vmap(suppress))(boxes, scores, valid)
-    flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])
-    index, found = jax.vmap(lambda keep, scores: best(keep, scores, after))(
-        flat(keep), flat(scores)
-    )
-    boxes = jnp.take_along_axis(flat(boxes), index[..., None], axis=1)
-    return Proposals(boxes, jnp.take_along_axis(flat(scores), index, axis=1), found)
-
-
-def long_enough(boxes: jax.Array, side: float) -> jax.Array:
-    """Whether both sides of boxes [..., 4] have that length, and any at all."""
     extent = boxes[..., 2:] - boxes[..., :2]
     return jnp.all((extent >= side) & (extent > 0), axis=-1)
 
 
-def _best_of_level(
+def _top_of_level(
     logits: jax.Array, deltas: jax.Array, anchors: np.ndarray, count: int
 ) -> tuple[jax.Array, jax.Array]:
-    """(boxes [B, count, 4], logits [B, count]); places that the level does not fill have a logit of minus infinity."""
-    found, index = jax.lax.top_k(logits, min(count, logits.shape[1]))
+    """Decodes the best anchors of one level.
+
+    Returns:
+      boxes: float32 [B, count, 4].
+      logits: float32 [B, count], minus infinity in slots that the level does not fill.
+    """
+    top, index = jax.lax.top_k(logits, min(count, logits.shape[1]))
     boxes = decode_boxes(
         jnp.take_along_axis(deltas, index[..., None], axis=1), jnp.asarray(anchors)[index]
     )
-    room = count - found.shape[1]
-    found = jnp.pad(found, [(0, 0), (0, room)], constant_values=-jnp.inf)
-    return jnp.pad(boxes, [(0, 0), (0, room), (0, 0)]), found
+    unfilled = count - top.shape[1]
+    top = jnp.pad(top, [(0, 0), (0, unfilled)], constant_values=-jnp.inf)
+    return jnp.pad(boxes, [(0, 0), (0, unfilled), (0, 0)]), top

@@ -4,6 +4,7 @@ The terms of the loss are in `segjax.tasks.detection.loss`.
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from segjax.data.repeat_factor import RepeatFactorSource
 from segjax.data.splits import describe_categories
 from segjax.evaluation.detection_scores import DetectionScores
 from segjax.inference.detection.canvases import list_default_canvases
+from segjax.inference.detection.class_names import resolve_classes
 from segjax.inference.detection.postprocess import detect_on_canvas
 from segjax.inference.detection.sam_refinement import make_mask_refiner
 from segjax.models.detection.build import build_mask_rcnn, mask_rcnn_options
@@ -37,6 +39,7 @@ from segjax.tasks.detection.evaluation import DetectionEvaluator, compute_mean_l
 from segjax.tasks.detection.example import build_detection_example
 from segjax.tasks.detection.init_from import load_detector_start
 from segjax.tasks.detection.loss import SampleCounts, compute_loss_terms
+from segjax.tasks.detection.report import print_skipped, write_report
 from segjax.tasks.record_task import RecordTask, make_batches
 from segjax.training.sharding import place_batch, to_host
 
@@ -260,6 +263,30 @@ class Detection(RecordTask):
             return scores
         shares = scores.shares | compute_mean_loss(losses, NOT_TERMS)
         return dataclasses.replace(scores, shares=shares)
+
+    @classmethod
+    def prepare_evaluation(
+        cls, config: ml_collections.ConfigDict, model: MaskRcnn, saved: Mapping[str, Any]
+    ) -> None:
+        """Sets the label names for `segjax eval` from the checkpoint, and reports skipped images."""
+        if not config.eval.label_names:
+            config.eval.label_names = resolve_classes(model, saved).names
+            print_skipped(config.data.source, config.data.eval_split)
+
+    def write_evaluation(
+        self,
+        measured: Mapping[str, Mapping[str, Any]],
+        out: pathlib.Path | None,
+        *,
+        title: str,
+        mesh: jax.sharding.Mesh,
+    ) -> str:
+        """Evaluates variables for `segjax eval`, see `write_report`."""
+        scores = {
+            name: self.detection_scores(variables, mesh=mesh)
+            for name, variables in measured.items()
+        }
+        return write_report(scores, out, title=title, min_score=self.eval["shown_score"])
 
     def _detect_on_canvas(self, variables, batch):
         """Returns the detections of a batch, and the fields that identify its images."""
