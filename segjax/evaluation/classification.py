@@ -1,4 +1,4 @@
-"""How many pictures were called by their name: counts over any batches, exact."""
+"""Classification accuracy, counted exactly over batches of any size."""
 
 import dataclasses
 import math
@@ -8,14 +8,16 @@ import numpy as np
 
 @dataclasses.dataclass
 class ClassificationScores:
-    """Adds up batches; `numbers` gives the means.
+    """Counts of correct classifications. Add batches with `add`, then call `summarize`.
 
-    confusion: int64 [classes, classes], pictures by given class (rows) and named class (columns).
+    Attributes:
+      classes: number of classes K.
+      confusion: int64 [K, K], images by true class (rows) and predicted class (columns).
     """
 
     classes: int
     confusion: np.ndarray = dataclasses.field(init=False)
-    _among_five: int = 0
+    _in_top5: int = 0
     _losses: list[float] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -23,35 +25,44 @@ class ClassificationScores:
 
     @property
     def count(self) -> int:
-        """Pictures so far."""
+        """Number of images so far."""
         return int(self.confusion.sum())
 
     def add(
         self, logits: np.ndarray, labels: np.ndarray, losses: np.ndarray, weight: np.ndarray
     ) -> None:
-        """A batch: logits [B, classes], labels int [B], losses [B]; rows of weight [B] 0 count for nothing."""
-        kept = np.asarray(weight) > 0
-        logits, labels = np.asarray(logits)[kept], np.asarray(labels)[kept]
+        """Adds a batch.
+
+        Args:
+          logits: float [B, K].
+          labels: int [B], true classes.
+          losses: float [B], loss of each image.
+          weight: float [B]. Rows of weight 0 are ignored.
+        """
+        real = np.asarray(weight) > 0
+        logits, labels = np.asarray(logits)[real], np.asarray(labels)[real]
         np.add.at(self.confusion, (labels, logits.argmax(axis=1)), 1)
         own = np.take_along_axis(logits, labels[:, None], axis=1)
-        self._among_five += int(((logits > own).sum(axis=1) < 5).sum())
-        self._losses.append(math.fsum(np.asarray(losses, np.float64)[kept]))
+        self._in_top5 += int(((logits > own).sum(axis=1) < 5).sum())
+        self._losses.append(math.fsum(np.asarray(losses, np.float64)[real]))
 
-    def numbers(self) -> dict[str, float]:
-        """Means over the pictures.
+    def summarize(self) -> dict[str, float]:
+        """Returns the means over the images.
 
-        "eval_loss"; "top1", the share named rightly; "top5" with more than five classes; "per_class", top1 of each
-        class that occurs, averaged; "commonest", the share of the most frequent class: what a constant answer gets.
+        "eval_loss": mean loss. "top1", "top5": share of images whose class is the best one, or
+        among the five best (with more than five classes). "per_class": mean over classes of the
+        top-1 accuracy. "commonest": share of the most frequent class, the accuracy of a constant
+        prediction.
         """
         given = self.confusion.sum(axis=1)
-        right = np.diag(self.confusion)
+        correct = np.diag(self.confusion)
         numbers = {
             "eval_loss": math.fsum(self._losses) / self.count,
-            "top1": right.sum() / self.count,
+            "top1": correct.sum() / self.count,
         }
         if self.classes > 5:
-            numbers["top5"] = self._among_five / self.count
-        numbers["per_class"] = (right[given > 0] / given[given > 0]).mean()
+            numbers["top5"] = self._in_top5 / self.count
+        numbers["per_class"] = (correct[given > 0] / given[given > 0]).mean()
         return {name: float(value) for name, value in numbers.items()} | {
             "commonest": float(given.max() / self.count)
         }

@@ -1,22 +1,23 @@
-"""Pictures of masks, prompts and detections: uint8 RGB arrays in, uint8 RGB arrays out."""
+"""Draws masks, prompts, detections and sheets: uint8 RGB arrays in, uint8 RGB arrays out."""
 
-from segjax.viz.detection import detection_overlay, detection_sheet, readable_scale
+from segjax.viz.detection import choose_readable_scale, draw_detection_sheet, draw_detections
 from segjax.viz.drawing import (
     BACKGROUND,
     FOREGROUND,
     MISSED,
     PALETTE,
     WRONG,
-    classification_sheet,
-    completed_picture,
+    draw_errors,
+    draw_highlighted_mask,
+    draw_label_map,
+    draw_masks,
     draw_prompts,
-    error_map,
-    interaction_sheet,
-    label_overlay,
-    masked_picture,
-    overlay,
-    reconstruction_sheet,
-    spotlight,
+)
+from segjax.viz.patches import fill_patches, hide_patches
+from segjax.viz.sheets import (
+    draw_classification_sheet,
+    draw_interaction_sheet,
+    draw_reconstruction_sheet,
 )
 
 __all__ = [
@@ -25,17 +26,17 @@ __all__ = [
     "MISSED",
     "PALETTE",
     "WRONG",
-    "classification_sheet",
-    "completed_picture",
-    "detection_overlay",
-    "detection_sheet",
+    "choose_readable_scale",
+    "draw_classification_sheet",
+    "draw_detection_sheet",
+    "draw_detections",
+    "draw_errors",
+    "draw_highlighted_mask",
+    "draw_interaction_sheet",
+    "draw_label_map",
+    "draw_masks",
     "draw_prompts",
-    "error_map",
-    "interaction_sheet",
-    "label_overlay",
-    "masked_picture",
-    "overlay",
-    "readable_scale",
-    "reconstruction_sheet",
-    "spotlight",
+    "draw_reconstruction_sheet",
+    "fill_patches",
+    "hide_patches",
 ]

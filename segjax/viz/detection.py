@@ -1,4 +1,4 @@
-"""Pictures of detections: frames, masks, classes with their scores, keypoints; and truth beside answer."""
+"""Draws detections: boxes, masks, class names with scores, keypoints, and sheets of them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from segjax.viz.drawing import (
-    _INK,
-    _LARGEST_PANEL,
-    _SMALLEST_PANEL,
-    PALETTE,
-    _check_image,
-    _font,
-    _lay_out,
-    overlay,
-)
+from segjax.viz.drawing import INK, PALETTE, Color, check_image, draw_masks, get_font
+from segjax.viz.sheets import LARGEST_PANEL, SMALLEST_PANEL, lay_out_panels
 
-_TAGGED = 0.1  # share of a picture that words may take, and of the boxes three times that
+_TAG_SHARE = 0.1  # share of the image that tags may cover, and of the boxes three times that
 
 
-def detection_overlay(
+def draw_detections(
     image: np.ndarray,
     boxes: np.ndarray,
     masks: np.ndarray | None = None,
@@ -31,44 +23,49 @@ def detection_overlay(
     *,
     keypoints: np.ndarray | None = None,
     skeleton: Sequence[tuple[int, int]] = (),
-    colors: Sequence[tuple[int, int, int]] = PALETTE,
+    colors: Sequence[Color] = PALETTE,
     scale: float = 1.0,
 ) -> np.ndarray:
-    """Objects with a colour each: frame, mask, and the class and score above the frame; the most certain lie on top.
+    """Draws objects in a color each, the most confident on top.
 
-    In a crowd that words would hide there are scores alone, or no words.
+    A tag above the box shows the class and the score. If the tags would hide a crowd, they show the
+    score alone, or are left out.
 
     Args:
-      image: uint8 [H, W, 3], `scale` times as large as the frame of boxes and keypoints; see `readable_scale`.
-      boxes: [D, 4], x1 y1 x2 y2 in pixels, continuous edges.
+      image: uint8 [H, W, 3], `scale` times as large as the frame of boxes and keypoints. See
+        `choose_readable_scale`.
+      boxes: [D, 4], x1 y1 x2 y2 in continuous pixel coordinates.
       masks: bool [D, H, W].
-      labels: int [D], classes; names: of the classes, the numbers where there is none.
-      scores: [D].
-      keypoints: [D, K, 2 or 3], continuous x, y and perhaps visibility: those of 0 are not drawn, hidden ones (1) are
-        hollow. skeleton: pairs of keypoints that are joined by a line.
-      colors: RGB; object d gets colors[d % len(colors)].
+      labels: int [D], class indices into `names`.
+      scores: float [D].
+      names: class names. Classes without a name are shown by number.
+      keypoints: [D, J, 2 or 3], continuous x, y and perhaps the visibility. Keypoints of
+        visibility 0 are not drawn, those of 1 (hidden) are hollow.
+      skeleton: pairs of keypoint indices that a line joins.
+      colors: RGB colors. Object d gets colors[d % len(colors)].
+      scale: pixels of `image` per pixel of the coordinates.
 
     Returns:
       uint8 [H, W, 3], a new array.
 
     Raises:
-      ValueError: arrays that do not fit each other.
+      ValueError: Arrays that do not fit each other.
     """
-    _check_image(image)
+    check_image(image)
     boxes = np.asarray(boxes, float).reshape(-1, 4) * scale
-    for name, values in (
-        ("masks", masks),
-        ("labels", labels),
-        ("scores", scores),
-        ("keypoints", keypoints),
-    ):
+    optional = {"masks": masks, "labels": labels, "scores": scores, "keypoints": keypoints}
+    for name, values in optional.items():
         if values is not None and len(values) != len(boxes):
-            raise ValueError(f"{len(values)} {name} for {len(boxes)} boxes; expected one a box")
-    some_masks = masks is not None and len(boxes)
-    picture = Image.fromarray(
-        overlay(image, masks, colors, outline=0) if some_masks else image.copy()
-    )
-    draw, line = ImageDraw.Draw(picture), max(1, round(max(image.shape[:2]) / 300))
+            raise ValueError(f"{len(values)} {name} for {len(boxes)} boxes; expected one per box")
+
+    # Masks
+    pixels = image.copy()
+    if masks is not None and len(boxes):
+        pixels = draw_masks(image, masks, colors, outline=0)
+    canvas = Image.fromarray(pixels)
+
+    # Boxes and keypoints
+    draw, line = ImageDraw.Draw(canvas), max(1, round(max(image.shape[:2]) / 300))
     order = np.arange(len(boxes))[::-1] if scores is None else np.argsort(scores, kind="stable")
     for index in order:
         color = tuple(colors[index % len(colors)])
@@ -78,108 +75,113 @@ def detection_overlay(
             points = np.array(keypoints[index], float)
             points[:, :2] *= scale
             _draw_keypoints(draw, points, skeleton, color, line)
-    words = _words(boxes, labels, scores, names, picture.size)
+
+    # Tags, above all boxes
+    tags = _choose_tags(boxes, labels, scores, names, canvas.size)
     for index in order:
-        if words[index]:
-            _tag(draw, picture.size, boxes[index], words[index], tuple(colors[index % len(colors)]))
-    return np.asarray(picture)
+        if tags[index]:
+            color = tuple(colors[index % len(colors)])
+            _draw_tag(draw, canvas.size, boxes[index], tags[index], color)
+    return np.asarray(canvas)
 
 
-def readable_scale(hw: tuple[int, int]) -> int:
-    """How many times as large a picture should become, so that words on it can be read and leave something to see."""
-    return max(1, round(_LARGEST_PANEL / max(hw)))
+def choose_readable_scale(hw: tuple[int, int]) -> int:
+    """Returns the factor by which to enlarge an image so that tags are readable and hide little.
+
+    Args:
+      hw: (height, width) in pixels.
+    """
+    return max(1, round(LARGEST_PANEL / max(hw)))
 
 
-def detection_sheet(
+def draw_detection_sheet(
     images: Sequence[np.ndarray],
-    truth: Sequence[Mapping[str, np.ndarray]],
-    answers: Sequence[Mapping[str, np.ndarray]],
+    ground_truth: Sequence[Mapping[str, np.ndarray]],
+    detections: Sequence[Mapping[str, np.ndarray]],
     names: Sequence[str] = (),
     *,
     threshold: float = 0.5,
     skeleton: Sequence[tuple[int, int]] = (),
 ) -> np.ndarray:
-    """One row a picture: its objects, and what was found.
+    """Draws one row per image: its ground truth beside its detections.
 
     Args:
-      images: K pictures, uint8 [H, W, 3] of any sizes.
-      truth, answers: of each picture, by the names of `detection_overlay`'s arguments: boxes, and perhaps masks,
-        labels, scores and keypoints, in its pixels.
-      threshold: answers with a lower score are not shown.
+      images: K images, uint8 [H, W, 3] of any sizes.
+      ground_truth: objects of each image, in its pixels: "boxes", and perhaps "masks", "labels" and
+        "keypoints", as in `draw_detections`.
+      detections: detections of each image, likewise, with "scores".
+      names: class names.
+      threshold: detections with a lower score are not shown.
+      skeleton: pairs of keypoint indices that a line joins.
 
     Returns:
-      uint8 [H, W, 3]; small pictures are enlarged.
+      uint8 [H, W, 3]. Small images are enlarged.
     """
-    side = int(
-        np.clip(max(max(image.shape[:2]) for image in images), _SMALLEST_PANEL, _LARGEST_PANEL)
-    )
+    longest = max(max(image.shape[:2]) for image in images)
+    side = int(np.clip(longest, SMALLEST_PANEL, LARGEST_PANEL))
     rows = []
-    for image, given, found in zip(images, truth, answers, strict=True):
-        certain = _chosen(
-            found, np.asarray(found.get("scores", np.ones(len(found["boxes"])))) >= threshold
-        )
-        panels = [_panel(image, objects, side, names, skeleton) for objects in (given, certain)]
-        captions = [f"{len(objects['boxes'])} objects" for objects in (given, certain)]
+    for image, given, found in zip(images, ground_truth, detections, strict=True):
+        scores = np.asarray(found.get("scores", np.ones(len(found["boxes"]))))
+        confident = {
+            name: np.asarray(values)[scores >= threshold] for name, values in found.items()
+        }
+        groups = (given, confident)
+        panels = [_draw_panel(image, objects, side, names, skeleton) for objects in groups]
+        captions = [f"{len(objects['boxes'])} objects" for objects in groups]
         rows.append(list(zip(panels, captions, strict=True)))
-    return _lay_out(rows, ["truth", f"found, score {threshold:g} or more"], side)
+    titles = ["ground truth", f"detections, score {threshold:g} or more"]
+    return lay_out_panels(rows, titles, side)
 
 
-def _chosen(objects: Mapping[str, np.ndarray], chosen: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: np.asarray(values)[chosen] for name, values in objects.items()}
-
-
-def _panel(
+def _draw_panel(
     image: np.ndarray, objects: Mapping, side: int, names: Sequence[str], skeleton: Sequence
 ) -> Image.Image:
+    """Draws objects on an image whose longer side becomes `side` pixels."""
     scale = side / max(image.shape[:2])
     size = tuple(max(1, round(length * scale)) for length in image.shape[1::-1])
-    large = lambda pixels: np.asarray(
+    enlarge = lambda pixels: np.asarray(
         Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
     )
     objects = dict(objects)
     if objects.get("masks") is not None:
-        masks = [
-            large(np.asarray(mask, bool).astype(np.uint8) * 255) > 127 for mask in objects["masks"]
-        ]
+        gray = (np.asarray(mask, bool).astype(np.uint8) * 255 for mask in objects["masks"])
+        masks = [enlarge(mask) > 127 for mask in gray]
         objects["masks"] = np.array(masks).reshape(-1, *size[::-1])
-    return Image.fromarray(
-        detection_overlay(large(image), **objects, names=names, skeleton=skeleton, scale=scale)
-    )
+    options = dict(names=names, skeleton=skeleton, scale=scale)
+    return Image.fromarray(draw_detections(enlarge(image), **objects, **options))
 
 
-def _called(label: int, names: Sequence[str]) -> str:
-    return names[label] if 0 <= label < len(names) else str(label)
-
-
-def _words(
+def _choose_tags(
     boxes: np.ndarray,
     labels: Sequence[int] | np.ndarray | None,
     scores: Sequence[float] | np.ndarray | None,
     names: Sequence[str],
     size: tuple[int, int],
 ) -> list[str]:
-    """What is said of each object: the most that leaves enough of the picture to be seen."""
-    classes = None if labels is None else [_called(int(label), names) for label in labels]
-    numbers = None if scores is None else [f"{score:.2f}" for score in scores]
-    both = (
-        [[f"{name} {number}" for name, number in zip(classes, numbers, strict=True)]]
-        if classes and numbers
-        else []
-    )
-    for words in (*both, *(some for some in (numbers, classes) if some)):
-        tags = np.array(
-            [_tag_frame(box, text, size) for box, text in zip(boxes, words, strict=True)]
-        ).reshape(-1, 4)
-        if _area(tags).sum() <= _TAGGED * size[0] * size[1] and _hidden(boxes, tags) <= 3 * _TAGGED:
-            return words
+    """Chooses the most detailed tags that leave enough of the image visible, or empty ones."""
+    classes = numbers = None
+    if labels is not None:
+        get_name = lambda label: names[label] if 0 <= label < len(names) else str(label)
+        classes = [get_name(int(label)) for label in labels]
+    if scores is not None:
+        numbers = [f"{score:.2f}" for score in scores]
+    candidates = [tags for tags in (numbers, classes) if tags]
+    if classes and numbers:
+        both = [f"{name} {number}" for name, number in zip(classes, numbers, strict=True)]
+        candidates.insert(0, both)
+    for tags in candidates:
+        frames = [_tag_frame(box, text, size) for box, text in zip(boxes, tags, strict=True)]
+        frames = np.array(frames).reshape(-1, 4)
+        fits = _area(frames).sum() <= _TAG_SHARE * size[0] * size[1]
+        if fits and _hidden_share(boxes, frames) <= 3 * _TAG_SHARE:
+            return tags
     return [""] * len(boxes)
 
 
-def _hidden(boxes: np.ndarray, tags: np.ndarray) -> float:
-    """Share of the boxes' area that lies under words, those of one another counted each."""
-    shared = np.minimum(boxes[:, None, 2:], tags[:, 2:]) - np.maximum(
-        boxes[:, None, :2], tags[:, :2]
-    )
+def _hidden_share(boxes: np.ndarray, frames: np.ndarray) -> float:
+    """Returns the share of the boxes' area under tags. Overlapping tags count repeatedly."""
+    low = np.maximum(boxes[:, None, :2], frames[:, :2])
+    shared = np.minimum(boxes[:, None, 2:], frames[:, 2:]) - low
     return shared.clip(0).prod(-1).sum() / max(_area(boxes).sum(), 1)
 
 
@@ -190,35 +192,33 @@ def _area(frames: np.ndarray) -> np.ndarray:
 def _tag_frame(
     box: np.ndarray, text: str, size: tuple[int, int]
 ) -> tuple[float, float, float, float]:
-    """Where words stand, x1 y1 x2 y2: above the box, or inside it at the picture's edge."""
-    height, width = 1.3 * _tag_height(size), _tag_width(text, size)
+    """Returns x1 y1 x2 y2 of a tag: above the box, or inside it at the top edge of the image."""
+    height = 1.3 * _letter_height(size)
+    width = get_font(_letter_height(size)).getlength(text) + _letter_height(size) * 0.5
     left = min(max(0, box[0]), max(0, size[0] - width))
     top = box[1] - height if box[1] >= height else box[1]
     return left, top, left + width, top + height
 
 
-def _tag_height(size: tuple[int, int]) -> int:
-    """Of the letters, px."""
+def _letter_height(size: tuple[int, int]) -> int:
+    """Returns the height of the letters of tags, in pixels."""
     return max(9, round(max(size) / 45))
 
 
-def _tag_width(text: str, size: tuple[int, int]) -> float:
-    return _font(_tag_height(size)).getlength(text) + _tag_height(size) * 0.5
-
-
-def _tag(
-    draw: ImageDraw.ImageDraw, size: tuple[int, int], box: np.ndarray, text: str, color: tuple
+def _draw_tag(
+    draw: ImageDraw.ImageDraw, size: tuple[int, int], box: np.ndarray, text: str, color: Color
 ) -> None:
-    """Words on a patch of colour."""
-    height, (left, top, right, bottom) = _tag_height(size), _tag_frame(box, text, size)
-    ink = _INK if np.dot(color, (0.3, 0.59, 0.11)) > 110 else "white"
+    """Draws a text on a patch of color, dark on light colors and white on dark ones."""
+    height, (left, top, right, bottom) = _letter_height(size), _tag_frame(box, text, size)
+    ink = INK if np.dot(color, (0.3, 0.59, 0.11)) > 110 else "white"
     draw.rectangle((left, top, right, bottom), fill=color)
-    draw.text((left + height * 0.25, top + 0.65 * height), text, ink, _font(height), anchor="lm")
+    draw.text((left + height * 0.25, top + 0.65 * height), text, ink, get_font(height), anchor="lm")
 
 
 def _draw_keypoints(
-    draw: ImageDraw.ImageDraw, points: np.ndarray, skeleton: Sequence, color: tuple, line: int
+    draw: ImageDraw.ImageDraw, points: np.ndarray, skeleton: Sequence, color: Color, line: int
 ) -> None:
+    """Draws limbs as lines, and keypoints as discs (visible) or circles (hidden)."""
     visibility = points[:, 2] if points.shape[1] > 2 else np.full(len(points), 2)
     for one, other in skeleton:
         if visibility[one] > 0 and visibility[other] > 0:
@@ -227,9 +227,5 @@ def _draw_keypoints(
     for (x, y), seen in zip(points[:, :2], visibility, strict=True):
         if seen > 0:
             circle = (x - radius, y - radius, x + radius, y + radius)
-            draw.ellipse(
-                circle,
-                fill=color if seen > 1 else None,
-                outline="white" if seen > 1 else color,
-                width=1,
-            )
+            fill, outline = (color, "white") if seen > 1 else (None, color)
+            draw.ellipse(circle, fill=fill, outline=outline, width=1)

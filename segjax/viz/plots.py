@@ -1,4 +1,7 @@
-"""Plots of a run's numbers, to PNG files; matplotlib's object-oriented API: no global figure, no window."""
+"""Plots numbers of a run to PNG files.
+
+Uses matplotlib's object-oriented API: there is no global figure and no window.
+"""
 
 import json
 import os
@@ -14,19 +17,23 @@ from segjax.files import atomic_path
 def plot_iou_by_clicks(
     results: Mapping[str, Mapping[str, float]], path: str | os.PathLike, *, title: str = ""
 ) -> pathlib.Path:
-    """Plots mean IoU against the number of points, one line a result, to a PNG.
+    """Plots the mean IoU against the number of clicks, one line per result.
 
     Args:
-      results: name -> numbers with keys "iou@1", "iou@2", ... (others are ignored but "oracle@1", a diamond).
-      path: the PNG to write; folders are made.
-      title: above the plot.
+      results: result name -> numbers "iou@1", "iou@2", ... "oracle@1" is drawn as a diamond. Other
+        numbers are ignored.
+      path: PNG file. Its folders are created.
+      title: title of the figure.
+
+    Returns:
+      The path.
 
     Raises:
-      ValueError: a result without any "iou@<count>".
+      ValueError: A result without any "iou@<count>".
     """
-    figure = _figure(6.4, 4.2)
+    figure = _make_figure(6.4, 4.2)
     axes = figure.add_subplot()
-    ticks, best = set(), None
+    ticks, oracle = set(), None
     for index, (name, numbers) in enumerate(results.items()):
         iou = {
             int(k[4:]): v for k, v in numbers.items() if k.startswith("iou@") and k[4:].isdigit()
@@ -35,22 +42,16 @@ def plot_iou_by_clicks(
             raise ValueError(
                 f"result {name!r} has no number called 'iou@<count>'; it has {sorted(numbers)}"
             )
-        counts, color = sorted(iou), _plot_color(index)
+        counts, color = sorted(iou), _line_color(index)
         ticks |= iou.keys()
         axes.plot(counts, [iou[k] for k in counts], "-o", color=color, lw=2, ms=5, label=name)
+        # Values at both ends of the line
         for k, offset, side in ((counts[0], -9, "right"), (counts[-1], 9, "left")):
-            axes.annotate(
-                f"{iou[k]:.2f}",
-                (k, iou[k]),
-                (offset, 0),
-                textcoords="offset points",
-                ha=side,
-                va="center",
-                color=color,
-            )
+            options = dict(textcoords="offset points", ha=side, va="center", color=color)
+            axes.annotate(f"{iou[k]:.2f}", (k, iou[k]), (offset, 0), **options)
         if "oracle@1" in numbers:
-            best = axes.plot(1, numbers["oracle@1"], "D", mfc="white", mec=color, ms=6)[0]
-    if best is not None:
+            oracle = axes.plot(1, numbers["oracle@1"], "D", mfc="white", mec=color, ms=6)[0]
+    if oracle is not None:
         axes.plot([], [], "D", mfc="white", mec="0.3", ms=6, label="best of three masks")
     axes.set(xlabel="points", ylabel="mean IoU", ylim=(0, 1.02), xticks=sorted(ticks))
     axes.margins(x=0.1)
@@ -62,17 +63,21 @@ def plot_iou_by_clicks(
 def plot_training_curves(
     metrics: str | os.PathLike, path: str | os.PathLike, *, title: str = ""
 ) -> pathlib.Path:
-    """Plots a run's `metrics.jsonl` to a PNG: a panel a metric; counts of points ("iou@1", "iou@5") share one.
+    """Plots the metrics of a run, one panel per metric.
 
-    Metrics that never change are left out, unless nothing else is there.
+    Numbers of clicks ("iou@1", "iou@5") share a panel. Constant metrics are left out, unless all
+    metrics are constant.
 
     Args:
-      metrics: JSON lines with "step" and numbers; null values are gaps.
-      path: the PNG to write; folders are made.
-      title: above the panels.
+      metrics: metrics.jsonl of the run: JSON lines with "step" and numbers. Nulls are gaps.
+      path: PNG file. Its folders are created.
+      title: title of the figure.
+
+    Returns:
+      The path.
 
     Raises:
-      ValueError: no row with a number in it.
+      ValueError: No row holds a number.
     """
     series: dict[str, dict[int, float]] = {}
     for line in pathlib.Path(metrics).read_text().splitlines():
@@ -82,19 +87,18 @@ def plot_training_curves(
                 series.setdefault(name, {})[row["step"]] = value
     if not series:
         raise ValueError(f"{metrics} holds no number to plot; has the run logged a step yet?")
-    series = {
-        name: values for name, values in series.items() if len(set(values.values())) > 1
-    } or series
+    changing = {name: rows for name, rows in series.items() if len(set(rows.values())) > 1}
+    series = changing or series
     panels: dict[str, list[str]] = {}
     for name in series:
         panels.setdefault(re.sub(r"@\d+", "", name), []).append(name)
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = _figure(4.2 * columns, 2.6 * rows + 0.5)
-    for place, (panel, names) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(rows, columns, place)
+    figure = _make_figure(4.2 * columns, 2.6 * rows + 0.5)
+    for position, (panel, names) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(rows, columns, position)
         for index, name in enumerate(names):
-            _plot_series(axes, series[name], name, _plot_color(index))
+            _plot_series(axes, series[name], name, _line_color(index))
         axes.set_title(panel, loc="left", fontsize=10)
         if len(names) > 1:
             axes.legend(frameon=False, fontsize=8)
@@ -106,25 +110,27 @@ def plot_training_curves(
 def plot_precision_recall(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str | os.PathLike, *, title: str = ""
 ) -> pathlib.Path:
-    """Plots precision against recall to a PNG, one line a curve, with the mean precision, which is AP, in the legend.
+    """Plots precision against recall, one line per curve, with the AP in the legend.
 
     Args:
-      curves: name -> (recall [R], precision [R]), as `segjax.evaluation.coco.CocoScores.curve` gives them.
-      path: the PNG to write; folders are made.
-      title: above the plot.
+      curves: curve name -> (recall [R], precision [R]), see `CocoScores.curve`.
+      path: PNG file. Its folders are created.
+      title: title of the figure.
+
+    Returns:
+      The path.
 
     Raises:
-      ValueError: no curve.
+      ValueError: There is no curve.
     """
     if not curves:
         raise ValueError("there is no curve of precision and recall to plot")
-    figure = _figure(5.0, 4.6)
+    figure = _make_figure(5.0, 4.6)
     axes = figure.add_subplot()
     for index, (name, (recall, precision)) in enumerate(curves.items()):
         label = f"{name}: {np.mean(precision):.3f}"
-        axes.plot(
-            recall, precision, color=_plot_color(index), lw=2, label=label, drawstyle="steps-pre"
-        )
+        options = dict(color=_line_color(index), lw=2, label=label, drawstyle="steps-pre")
+        axes.plot(recall, precision, **options)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02), aspect="equal")
     figure.suptitle(title or "Precision and recall", fontsize=12)
     figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=9)
@@ -137,37 +143,45 @@ def plot_confusion_matrix(
     path: str | os.PathLike,
     *,
     title: str = "",
-    most: int = 40,
+    max_classes: int = 40,
 ) -> pathlib.Path:
-    """Plots how often each class was taken for each other to a PNG, as shares of the rows.
+    """Plots a confusion matrix as shares of its rows.
 
     Args:
-      counts: int [given, named]; names: of both, in order.
-      path: the PNG to write; folders are made.
-      title: above the plot.
-      most: with more classes, those that occur most often are shown.
+      counts: int [K, K], by true class (rows) and predicted class (columns).
+      names: K class names.
+      path: PNG file. Its folders are created.
+      title: title of the figure.
+      max_classes: with more classes, only the most frequent ones are shown.
+
+    Returns:
+      The path.
 
     Raises:
-      ValueError: counts that are not square, or another number of names.
+      ValueError: The matrix is not square, or there is another number of names.
     """
     counts = np.asarray(counts)
     if counts.shape != (len(names), len(names)):
         raise ValueError(
-            f"counts of shape {counts.shape} for {len(names)} names; expected one row and column a name"
+            f"counts of shape {counts.shape} for {len(names)} names; expected one row and one "
+            "column per name"
         )
-    shown = np.sort(np.argsort(-(counts.sum(0) + counts.sum(1)), kind="stable")[:most])
+    # The most frequent classes, in their usual order
+    frequency = counts.sum(0) + counts.sum(1)
+    shown = np.sort(np.argsort(-frequency, kind="stable")[:max_classes])
     shares = (counts / np.maximum(1, counts.sum(1, keepdims=True)))[np.ix_(shown, shown)]
+
     side = max(3.6, 0.36 * len(shown) + 2.2)
-    figure = _figure(side + 0.6, side)
+    figure = _make_figure(side + 0.6, side)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     ticks = dict(ticks=range(len(shown)), labels=[names[index] for index in shown], fontsize=8)
     axes.set_xticks(**ticks, rotation=90)
     axes.set_yticks(**ticks)
-    axes.set(xlabel="named", ylabel="given")
-    for row, column in (
-        zip(*np.nonzero(counts[np.ix_(shown, shown)]), strict=True) if len(shown) <= 20 else ()
-    ):
+    axes.set(xlabel="predicted", ylabel="ground truth")
+    # Counts in the cells, while there is room for them
+    nonzero = np.nonzero(counts[np.ix_(shown, shown)])
+    for row, column in zip(*nonzero, strict=True) if len(shown) <= 20 else ():
         ink = "white" if shares[row, column] > 0.6 else "0.2"
         count = counts[shown[row], shown[column]]
         axes.annotate(f"{count}", (column, row), ha="center", va="center", fontsize=7, color=ink)
@@ -176,13 +190,15 @@ def plot_confusion_matrix(
     return _save(figure, path, grid=False)
 
 
-def _figure(width: float, height: float):
+def _make_figure(width: float, height: float):
+    """Makes an empty figure of a size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=140, layout="constrained")
 
 
 def _save(figure, path: str | os.PathLike, *, grid: bool = True) -> pathlib.Path:
+    """Styles the axes and writes the figure as a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     for axes in figure.axes:
@@ -194,7 +210,8 @@ def _save(figure, path: str | os.PathLike, *, grid: bool = True) -> pathlib.Path
     return pathlib.Path(path)
 
 
-def _plot_color(index: int) -> tuple[float, float, float]:
+def _line_color(index: int) -> tuple[float, float, float]:
+    """Returns the RGB color of a line, 0..1."""
     lines = (
         (0, 114, 178),
         (213, 94, 0),
@@ -210,25 +227,19 @@ def _plot_color(index: int) -> tuple[float, float, float]:
 def _plot_series(
     axes, values: dict[int, float], name: str, color: tuple[float, float, float]
 ) -> None:
-    """One line; a noisy one is faint, under its running mean."""
+    """Plots one line. A noisy one is faint, under its running mean."""
     steps, numbers = np.array(sorted(values.items())).T
     noisy = len(numbers) > 30 and np.median(np.abs(np.diff(numbers, n=2))) > 0.005 * np.ptp(numbers)
+    options = dict(color=color, lw=1.8, label=name)
     if noisy:
         axes.plot(steps, numbers, color=color, lw=1, alpha=0.3)
-        axes.plot(steps, _smoothed(numbers), color=color, lw=1.8, label=name)
+        axes.plot(steps, _smooth(numbers), **options)
     else:
-        axes.plot(
-            steps,
-            numbers,
-            color=color,
-            lw=1.8,
-            marker="." if len(numbers) <= 30 else "",
-            label=name,
-        )
+        axes.plot(steps, numbers, marker="." if len(numbers) <= 30 else "", **options)
 
 
-def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Running mean over a fiftieth of the series to either side, with shorter windows at its ends."""
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Computes the running mean over a fiftieth of the series to either side, less at its ends."""
     reach = max(2, len(values) // 50)
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))

@@ -1,15 +1,16 @@
-"""Confusion of detections, counted by hand; and boxes of the same objects by their masks."""
+"""Confusion matrix of detections, counted by hand, by boxes and by masks."""
 
 import numpy as np
 from records_made import block, record_of
 
-from segjax.evaluation.coco_format import CocoResults, coco_truth
-from segjax.evaluation.confusion import detection_confusion
+from segjax.evaluation.coco_format import build_coco_ground_truth
+from segjax.evaluation.coco_results import CocoResults
+from segjax.evaluation.confusion import compute_confusion_matrix
 
 HW = (100, 100)
 
 
-def test_each_object_is_taken_once_and_by_the_most_certain():
+def test_each_object_is_matched_once_by_the_most_confident_detection():
     masks = [
         block(HW, 0, 0, 20, 20),
         block(HW, 40, 40, 60, 60),
@@ -20,15 +21,15 @@ def test_each_object_is_taken_once_and_by_the_most_certain():
         record_of(masks, category=[0, 1, 1, 0], crowd=[0, 0, 0, 1]),
         record_of(masks[:1], image_id="b"),
     ]
-    truth = coco_truth(records, ["cup", "zebra"], [3, 90])
-    results = CocoResults(truth)
+    ground_truth = build_coco_ground_truth(records, ["cup", "zebra"], [3, 90])
+    results = CocoResults(ground_truth)
     boxes = [
-        [0, 0, 20, 20],  # cup named cup
-        [1, 0, 21, 20],  # the same again: nothing there
-        [40, 40, 60, 60],  # zebra named cup
-        [5, 62, 15, 72],  # lies in the crowd's box's column, but not in it: nothing there
-        [62, 2, 80, 30],  # lies in the crowd: not counted
-        [80, 80, 90, 90],  # not certain enough
+        [0, 0, 20, 20],  # cup predicted as cup
+        [1, 0, 21, 20],  # the same again: a false positive
+        [40, 40, 60, 60],  # zebra predicted as cup
+        [5, 62, 15, 72],  # in the crowd only if x and y were swapped: a false positive
+        [62, 2, 80, 30],  # inside the crowd: not counted
+        [80, 80, 90, 90],  # not confident enough
     ]
     results.add(
         0,
@@ -38,7 +39,7 @@ def test_each_object_is_taken_once_and_by_the_most_certain():
         [block(HW, *np.array(b)[[1, 0, 3, 2]]) for b in boxes],
     )
     for kind in ("bbox", "segm"):
-        counts, names = detection_confusion(truth, results.rows(), kind=kind)
+        counts, names = compute_confusion_matrix(ground_truth, results.rows(), kind=kind)
         assert names == ["cup", "zebra", "nothing"]
-        # The second picture's cup was not found, nor the first's second zebra.
+        # The cup of the second image and the second zebra of the first are missed.
         np.testing.assert_array_equal(counts, [[1, 0, 1], [1, 0, 1], [0, 2, 0]])

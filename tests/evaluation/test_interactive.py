@@ -1,4 +1,4 @@
-"""The interactive protocol against a NumPy/SciPy re-implementation, and against players whose scores are known."""
+"""The interactive protocol against NumPy and SciPy, and with decoders of known scores."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from segjax.evaluation import interactive
+from segjax.evaluation import interactive_rounds
 from segjax.evaluation.interactive import evaluate_interactive, play_rounds
 from segjax.evaluation.interactive_scores import (
     InteractiveScores,
@@ -21,7 +21,7 @@ from segjax.evaluation.interactive_scores import (
 CANVAS, CELLS = 48, 24
 
 
-def random_batch(seed=0, images=3, prompts=4, canvas=CANVAS):
+def make_random_batch(seed=0, images=3, prompts=4, canvas=CANVAS):
     noise = np.random.default_rng(seed).normal(size=(images, prompts, canvas, canvas))
     masks = (ndimage.gaussian_filter(noise, (0, 0, 4, 4)) > 0.02).astype(np.uint8)
     size = np.array([[canvas, canvas], [canvas - 14, canvas], [canvas, canvas - 9]], np.int32)[
@@ -46,9 +46,9 @@ def no_embedding(images, size):
     return jnp.zeros((images.shape[0], 1))
 
 
-def perfect(truth):
-    """A decoder that knows the truth at canvas resolution and shows it by the middle of its three masks alone."""
-    logits = jnp.where(truth > 0, 4.0, -4.0)[:, :, None]
+def make_perfect_decoder(ground_truth):
+    """Returns a decoder whose second of three masks is the ground truth, at canvas resolution."""
+    logits = jnp.where(ground_truth > 0, 4.0, -4.0)[:, :, None]
 
     def decode(embedding, points, labels, mask_logits, has_mask):
         wrong = jnp.full_like(logits, -4.0)
@@ -59,15 +59,23 @@ def perfect(truth):
     return decode
 
 
-def discs(xp, points, labels, mask_logits, has_mask):
-    """A learner of sorts: foreground clicks add a disc to the fed-back mask, background clicks cut one out.
+def decode_discs(xp, points, labels, mask_logits, has_mask):
+    """Decodes with discs: clicks add discs to the fed-back mask, or cut them out.
 
-    In every token another radius, so that mixing up tokens shows; half-pixel slopes keep logits away from 0.
+    Each token has another radius, so that mixed-up tokens show. Half-pixel slopes keep logits away
+    from 0.
+
+    Args:
+      xp: numpy or jax.numpy.
+      points: as for `decode`.
+      labels: as for `decode`.
+      mask_logits: as for `decode`.
+      has_mask: as for `decode`.
     """
-    centres = (xp.arange(CELLS) + 0.5) * (CANVAS / CELLS) - 0.5
+    centers = (xp.arange(CELLS) + 0.5) * (CANVAS / CELLS) - 0.5
     radii = xp.asarray([7.0, 5.0, 9.0, 13.0])[:, None, None]
-    dx = centres - points[..., 0, None, None, None]
-    dy = centres[:, None] - points[..., 1, None, None, None]
+    dx = centers - points[..., 0, None, None, None]
+    dy = centers[:, None] - points[..., 1, None, None, None]
     disc = radii + 0.137 - xp.sqrt(dx**2 + dy**2)  # [..., N, 4, h, w]
     labels = labels[..., None, None, None]
     positive = xp.where(labels == 1, disc, -9.0).max(axis=-4)
@@ -82,15 +90,15 @@ def discs(xp, points, labels, mask_logits, has_mask):
 
 
 def disc_decode(embedding, points, labels, mask_logits, has_mask):
-    return discs(jnp, points, labels, mask_logits, has_mask)
+    return decode_discs(jnp, points, labels, mask_logits, has_mask)
 
 
-def host_protocol(truth, size, num_points):
-    """RITM's loop for one object, in NumPy and SciPy."""
+def play_on_host(ground_truth, size, num_points):
+    """Plays RITM's loop for one object, in NumPy and SciPy."""
     height, width = size
-    shape = truth.shape
+    shape = ground_truth.shape
     points, labels = np.zeros((num_points, 2), np.float32), np.full(num_points, -1)
-    answer, fed, clicked = (
+    prediction, fed, clicked = (
         np.zeros(shape, bool),
         np.zeros((CELLS, CELLS), np.float32),
         np.zeros(shape, bool),
@@ -103,28 +111,28 @@ def host_protocol(truth, size, num_points):
         return up
 
     def iou(mask):
-        return (mask & truth).sum() / max((mask | truth).sum(), 1)
+        return (mask & ground_truth).sum() / max((mask | ground_truth).sum(), 1)
 
     def distance(mask):
         return ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1] * ~clicked
 
     for k in range(num_points):
-        missed, covered = distance(truth & ~answer), distance(answer & ~truth)
+        missed, covered = distance(ground_truth & ~prediction), distance(prediction & ~ground_truth)
         if max(missed.max(), covered.max()) > 0:
             deepest = missed if missed.max() > covered.max() else covered
             y, x = np.unravel_index(deepest.argmax(), shape)
             points[k], labels[k], clicked[y, x] = (x, y), int(missed.max() > covered.max()), True
-            logits, predicted = discs(np, points, labels, fed, np.array(k > 0))
+            logits, predicted = decode_discs(np, points, labels, fed, np.array(k > 0))
             if k == 0:
                 oracle = max(iou(canvas_mask(three)) for three in logits[1:].astype(np.float32))
             fed = logits[1 + predicted[1:].argmax() if k == 0 else 0].astype(np.float32)
-            answer = canvas_mask(fed)
-        ious.append(iou(answer))
+            prediction = canvas_mask(fed)
+        ious.append(iou(prediction))
     return points, labels, ious, oracle
 
 
-def test_clicks_and_ious_are_the_host_protocols():
-    batch = random_batch()
+def test_clicks_and_ious_equal_those_of_the_host():
+    batch = make_random_batch()
     num_points = 6
     play = jax.jit(
         functools.partial(
@@ -133,77 +141,83 @@ def test_clicks_and_ious_are_the_host_protocols():
             disc_decode,
             num_points=num_points,
             mask_size=(CELLS, CELLS),
-            pictures=3,
+            num_recorded=3,
         )
     )
-    scores, pictures = jax.device_get(
+    scores, rounds = jax.device_get(
         play({k: batch[k] for k in ("image", "size", "masks", "valid", "weight")})
     )
     kinds = set()
     for image in range(3):
         for prompt in range(4):
-            truth = batch["masks"][image, prompt] > 0
-            points, labels, ious, oracle = host_protocol(truth, batch["size"][image], num_points)
+            ground_truth = batch["masks"][image, prompt] > 0
+            points, labels, ious, oracle = play_on_host(
+                ground_truth, batch["size"][image], num_points
+            )
             np.testing.assert_allclose(scores["iou"][image, prompt], ious, atol=1e-6)
             np.testing.assert_allclose(scores["oracle_iou"][image, prompt], oracle, atol=1e-6)
             kinds |= set(labels.tolist())
             if prompt == 0:
-                np.testing.assert_array_equal(pictures["points"][image], points)
-                np.testing.assert_array_equal(pictures["labels"][image], labels)
-                np.testing.assert_array_equal(pictures["truth"][image], truth)
-                overlap = (pictures["answers"][image] & truth).sum((1, 2)) / (
-                    pictures["answers"][image] | truth
+                np.testing.assert_array_equal(rounds["points"][image], points)
+                np.testing.assert_array_equal(rounds["labels"][image], labels)
+                np.testing.assert_array_equal(rounds["ground_truth"][image], ground_truth)
+                overlap = (rounds["predictions"][image] & ground_truth).sum((1, 2)) / (
+                    rounds["predictions"][image] | ground_truth
                 ).sum((1, 2))
                 np.testing.assert_allclose(overlap, ious, atol=1e-6)
-    assert kinds >= {0, 1}, "the random blobs should provoke both kinds of click"
+    assert kinds >= {0, 1}, "the random blobs should cause both kinds of click"
 
 
-def test_clicks_in_groups_of_prompts_are_the_same(monkeypatch):
-    batch = random_batch()
+def test_clicks_computed_in_groups_are_the_same(monkeypatch):
+    batch = make_random_batch()
     arguments = dict(num_points=4, mask_size=(CELLS, CELLS))
     whole = evaluate_interactive(no_embedding, disc_decode, [batch], **arguments)
-    # Room for three prompts of each image at a time, which four do not divide by: two are taken.
-    monkeypatch.setattr(interactive, "_PIXELS_AT_A_TIME", 3 * 3 * CANVAS**2)
-    another = lambda *args: disc_decode(*args)  # not yet compiled
+    # There is memory for three prompts per image. Four are not divisible by three, so two are used.
+    monkeypatch.setattr(interactive_rounds, "_PIXELS_AT_A_TIME", 3 * 3 * CANVAS**2)
+    another = lambda *args: disc_decode(*args)  # a new function, so it is compiled again
     grouped = evaluate_interactive(no_embedding, another, [batch], **arguments)
     np.testing.assert_array_equal(grouped.iou, whole.iou)
 
 
-def test_perfect_predictor():
-    batch = random_batch()
+def test_a_perfect_decoder_needs_one_click():
+    batch = make_random_batch()
     result = evaluate_interactive(
-        no_embedding, perfect(batch["masks"]), [batch], num_points=3, mask_size=(CANVAS, CANVAS)
+        no_embedding,
+        make_perfect_decoder(batch["masks"]),
+        [batch],
+        num_points=3,
+        mask_size=(CANVAS, CANVAS),
     )
-    numbers = result.numbers()
+    numbers = result.summarize()
     assert numbers["iou@1"] == numbers["iou@3"] == numbers["oracle@1"] == 1.0
     assert numbers["noc@85"] == numbers["noc@90"] == 1.0
     assert numbers["failures@90"] == 0
     assert numbers["objects"] == 11 and numbers["images"] == 3
-    # Nothing to correct after the first click, so the answer and its confidence (0.8) stay.
+    # Nothing is left to correct after the first click, so mask and confidence (0.8) stay.
     np.testing.assert_allclose(result.predicted_iou, 0.8)
     assert numbers["iou_head_error"] == pytest.approx(0.2) == numbers["iou_head_calibration"]
 
 
-def test_oracle_sees_the_mask_that_confidence_missed():
-    batch = random_batch()
-    truth = batch["masks"]
+def test_the_oracle_finds_a_mask_of_low_predicted_iou():
+    batch = make_random_batch()
+    ground_truth = batch["masks"]
 
     def unsure(*args):
-        logits, iou = perfect(truth)(*args)
+        logits, iou = make_perfect_decoder(ground_truth)(*args)
         return logits, iou[:, :, jnp.array([0, 2, 1, 3])]
 
     numbers = evaluate_interactive(
         no_embedding, unsure, [batch], num_points=2, mask_size=(CANVAS, CANVAS)
-    ).numbers()
+    ).summarize()
     assert numbers["iou@1"] == 0.0 and numbers["oracle@1"] == 1.0
     assert numbers["iou@2"] == 1.0, (
-        "the second answer is the single-mask token's, which gets the fed-back mask"
+        "the second mask is the single-mask token's, which gets the fed-back logits"
     )
     assert numbers["noc@85"] == 2.0
 
 
-def test_padding_prompts_placeholders_and_empty_truths_count_for_nothing():
-    batch = random_batch()
+def test_padding_placeholders_and_empty_objects_do_not_count():
+    batch = make_random_batch()
     plain = evaluate_interactive(
         no_embedding, disc_decode, [batch], num_points=4, mask_size=(CELLS, CELLS)
     )
@@ -213,16 +227,16 @@ def test_padding_prompts_placeholders_and_empty_truths_count_for_nothing():
         [padded["masks"], np.zeros_like(padded["masks"][:, :1])], axis=1
     )
     padded["valid"] = np.concatenate([padded["valid"], np.ones((4, 1), bool)], axis=1)
-    got = evaluate_interactive(
+    padded_scores = evaluate_interactive(
         no_embedding, disc_decode, [padded], num_points=4, mask_size=(CELLS, CELLS)
     )
     assert plain.iou.shape == (11, 4)
-    np.testing.assert_allclose(got.iou, plain.iou, atol=1e-6)
-    assert got.numbers() == pytest.approx(plain.numbers())
+    np.testing.assert_allclose(padded_scores.iou, plain.iou, atol=1e-6)
+    assert padded_scores.summarize() == pytest.approx(plain.summarize())
 
 
-def test_sharded_batches_give_the_same_numbers_and_compile_once():
-    batch = random_batch()
+def test_sharded_batches_give_equal_scores_and_compile_once():
+    batch = make_random_batch()
     rows = np.arange(8) % 3
     batch = {key: value[rows] for key, value in batch.items()}
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -247,7 +261,7 @@ def test_sharded_batches_give_the_same_numbers_and_compile_once():
         )
         for value in (1.0, 2.0)
     ]
-    # scan may trace its body more than once, but never again for the second batch or the second set of variables.
+    # scan may trace its body more than once, but not again for a second batch or new variables.
     traces = len(compiled)
     evaluate_interactive(
         no_embedding,
@@ -261,8 +275,8 @@ def test_sharded_batches_give_the_same_numbers_and_compile_once():
     assert results[1].images == 16
 
 
-def test_errors_say_what_to_do():
-    batch = random_batch()
+def test_errors_suggest_a_fix():
+    batch = make_random_batch()
     with pytest.raises(ValueError, match="mask_stride=1"):
         evaluate_interactive(
             no_embedding, disc_decode, [batch | {"masks": batch["masks"][:, :, ::4, ::4]}]
@@ -274,7 +288,9 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="0 batches held 0 prompts"):
         evaluate_interactive(no_embedding, disc_decode, [])
     with pytest.raises(ValueError, match=r"mask_size=\(48, 48\)"):
-        evaluate_interactive(no_embedding, perfect(batch["masks"]), [batch], num_points=2)
+        evaluate_interactive(
+            no_embedding, make_perfect_decoder(batch["masks"]), [batch], num_points=2
+        )
     with pytest.raises(ValueError, match="none of them is valid"):
         evaluate_interactive(
             no_embedding,
@@ -285,7 +301,7 @@ def test_errors_say_what_to_do():
         )
 
 
-def known_scores():
+def make_known_scores():
     iou = np.array(
         [[0.2, 0.86, 0.92], [0.5, 0.6, 0.7], [0.9, 0.9, 0.8], [0.1, 0.85, 0.85]], np.float32
     )
@@ -298,8 +314,8 @@ def known_scores():
     )
 
 
-def test_numbers_by_hand():
-    numbers = known_scores().numbers()
+def test_summary_by_hand():
+    numbers = make_known_scores().summarize()
     assert numbers["iou@1"] == pytest.approx(0.425)
     assert numbers["iou@3"] == pytest.approx((0.92 + 0.7 + 0.8 + 0.85) / 4)
     assert "iou@5" not in numbers
@@ -320,7 +336,7 @@ def test_number_of_clicks_counts_the_first_click_that_reaches_the_target():
     np.testing.assert_array_equal(failed, [False, True])
 
 
-def test_calibration_error_is_zero_for_an_unbiased_head_and_large_for_a_boasting_one():
+def test_calibration_error_is_zero_for_an_unbiased_head_and_large_for_an_overconfident_one():
     predicted = np.full(1000, 0.75)
     true = np.linspace(0.5, 1.0, 1000)
     assert calibration_error(predicted, true) == pytest.approx(0, abs=1e-9)
@@ -328,13 +344,13 @@ def test_calibration_error_is_zero_for_an_unbiased_head_and_large_for_a_boasting
 
 
 def test_save_writes_the_numbers_under_one_name_or_two(tmp_path):
-    scores = known_scores()
+    scores = make_known_scores()
     path = scores.save(tmp_path / "run")
     assert path == tmp_path / "run" / "interactive.json"
-    assert json.loads(path.read_text()) == {"trained": scores.numbers()}
+    assert json.loads(path.read_text()) == {"trained": scores.summarize()}
     before = dataclasses.replace(scores, iou=scores.iou / 2)
     scores.save(tmp_path / "run", untrained=before)
     assert json.loads(path.read_text()) == {
-        "trained": scores.numbers(),
-        "untrained": before.numbers(),
+        "trained": scores.summarize(),
+        "untrained": before.summarize(),
     }

@@ -326,7 +326,7 @@ def test_landscape_and_portrait_images_have_separate_batches_and_canvases(monkey
 
 def test_flops_are_three_passes_over_an_image_and_its_samples(task):
     count = count_detector_multiply_adds(task.model, (64, 64))
-    assert task.flops()[0] == 2 * 3 * (count.picture + 8 * count.region + 2 * count.shown)
+    assert task.flops()[0] == 2 * 3 * (count.image + 8 * count.region + 2 * count.foreground)
 
 
 def test_settings_that_do_not_fit_raise():
