@@ -7,6 +7,7 @@ must not rise.
 import pathlib
 import traceback
 
+import jax
 import numpy as np
 import pytest
 from written_run import debug_variables
@@ -17,6 +18,7 @@ from segjax.losses import promptable
 from segjax.models.sam import two_way_transformer
 from segjax.models.sam.build import build_sam
 from segjax.tasks.promptable.task import Promptable
+from segjax.training import loop
 from segjax.weights.safetensors import save_variables
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -41,20 +43,32 @@ def count_frames(function, *args) -> int:
     return len(inside) + 1
 
 
-def train(tmp_path) -> list[str]:
-    return ["train", f"--config={QUICKSTART}:debug", f"--workdir={tmp_path / 'run'}"]
+def count_training_frames(tmp_path, monkeypatch) -> int:
+    """Counts the frames from `main` for one step of the quickstart, which is traced only."""
+
+    def zeros(task, config, program, checkpoints, variables):
+        shapes = program.shapes.replace(key=None)
+        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        return zeros.replace(key=jax.random.key(0))
+
+    monkeypatch.setattr(loop, "restore_or_initialize", zeros)  # no compiled initialization
+    # One image for each of the 8 CPU devices of the tests
+    workdir = f"--workdir={tmp_path / 'run'}"
+    return count_frames(
+        main, ["train", f"--config={QUICKSTART}:debug", workdir, "--config.batch_size=8"]
+    )
 
 
 def test_nine_frames_from_segjax_train_to_the_loss(tmp_path, monkeypatch):
     """Passes `main`, `run`, `train`, the compiled step, its math, gradients and objective."""
     monkeypatch.setattr(Promptable, "loss", stop)
-    assert count_frames(main, train(tmp_path)) <= 9
+    assert count_training_frames(tmp_path, monkeypatch) <= 9
 
 
 def test_fourteen_frames_from_segjax_train_to_the_dice_loss(tmp_path, monkeypatch):
     """Passes, after the loss, `Simulator.play`, a round, and the sum of losses."""
     monkeypatch.setattr(promptable, "dice_loss", stop)
-    assert count_frames(main, train(tmp_path)) <= 14
+    assert count_training_frames(tmp_path, monkeypatch) <= 14
 
 
 def test_nine_frames_from_sam_predictor_predict_to_attention(monkeypatch):

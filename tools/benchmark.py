@@ -85,11 +85,11 @@ def tasks(parts: tuple[str, ...], repeats: int) -> list[tuple[str, int]]:
 def multiply_adds(part: str, model: str) -> float:
     """As the reference computes it; 0 where nothing is counted."""
     from segjax.models.sam.build import build_sam
-    from segjax.models.sam.flops import decoder_multiply_adds, encoder_multiply_adds
+    from segjax.models.sam.flops import count_decoder_multiply_adds, count_encoder_multiply_adds
 
     kind, _, number = part.partition(" ")
-    counts = {"matmul": lambda: 4096**3, "encoder": lambda: encoder_multiply_adds(build_sam(model))}
-    counts["decoder"] = lambda: int(number) * decoder_multiply_adds(build_sam(model), tokens=2)
+    counts = {"matmul": lambda: 4096**3, "encoder": lambda: count_encoder_multiply_adds(build_sam(model))}
+    counts["decoder"] = lambda: int(number) * count_decoder_multiply_adds(build_sam(model), tokens=2)
     return counts.get(kind, lambda: 0)()
 
 

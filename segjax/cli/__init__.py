@@ -82,7 +82,7 @@ def _parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _report_error(error: BaseException, args: argparse.Namespace) -> int:
-    """Prints an error and returns the exit status. Raises it if the reader of the output has gone."""
+    """Prints an error and returns the exit status. Raises it again if the output has no reader."""
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return 130

@@ -9,7 +9,7 @@ from segjax.models.detection.flops import count_detector_multiply_adds
 from segjax.models.flops import count_classifier_multiply_adds, count_mae_multiply_adds
 from segjax.models.mae import build_mae
 from segjax.models.sam.build import build_sam
-from segjax.models.sam.flops import decoder_multiply_adds, encoder_multiply_adds
+from segjax.models.sam.flops import count_decoder_multiply_adds, count_encoder_multiply_adds
 
 
 @pytest.mark.parametrize(
@@ -17,12 +17,12 @@ from segjax.models.sam.flops import decoder_multiply_adds, encoder_multiply_adds
 )
 def test_the_encoder_costs_what_is_published(name, billions):
     """Within 1 %: EfficientViT-SAM's paper counts 2973 for H; the others are counted by hand."""
-    assert encoder_multiply_adds(build_sam(name)) == pytest.approx(billions * 1e9, rel=0.01)
+    assert count_encoder_multiply_adds(build_sam(name)) == pytest.approx(billions * 1e9, rel=0.01)
 
 
 def test_a_click_costs_little_and_mostly_projections_of_the_image():
     """1.81e9 by hand, of which 10 projections of 4096 cells between 256 and 128 channels are 74 %."""
-    count = decoder_multiply_adds(build_sam("sam_vit_b"), tokens=2)
+    count = count_decoder_multiply_adds(build_sam("sam_vit_b"), tokens=2)
     assert count == pytest.approx(1.81e9, rel=0.01)
     assert 10 * 4096 * 256 * 128 / count == pytest.approx(0.74, abs=0.01)
 
@@ -79,7 +79,7 @@ def test_a_detector_costs_what_is_published(name, billions, detections):
 def test_a_plain_backbone_costs_what_sam_s_does():
     """ViTDet's is SAM's without the neck; the rest by hand, see `SimplePyramid`, and 2 convolutions for proposals."""
     found = count_detector_multiply_adds(build_mask_rcnn("vitdet_vit_b"), (1024, 1024))
-    sam = encoder_multiply_adds(build_sam("sam_vit_b")) - 4096 * (768 * 256 + 9 * 256**2)
+    sam = count_encoder_multiply_adds(build_sam("sam_vit_b")) - 4096 * (768 * 256 + 9 * 256**2)
     enlarged = 4096 * 768 * 4 * (384 + 384) + 16384 * 384 * 4 * 192
     projected = 256 * (65536 * 192 + 16384 * 384 + 4096 * 768 + 1024 * 768)
     levels = 65536 + 16384 + 4096 + 1024

@@ -10,7 +10,7 @@ import pytest
 from golden.drawn_weights import drawn_variables
 from golden.sam_inputs import as_one_call, pictures, prompts
 
-from segjax.models.build import shapes_of
+from segjax.models.build import variable_shapes
 from segjax.models.layers import Upscale
 from segjax.models.sam.build import build_sam, init_sam
 from segjax.models.sam.prompt_encoder import Prompts
@@ -55,7 +55,7 @@ def counts(shapes):
     [("sam_vit_b", 89_670_912), ("sam_vit_l", 308_278_272), ("sam_vit_h", 637_026_048)],
 )
 def test_parameter_counts_are_the_published_ones(name, encoder):
-    shapes = shapes_of(build_sam(name))
+    shapes = variable_shapes(build_sam(name))
     expected = {"image_encoder": encoder, "prompt_encoder": 6_220, "mask_decoder": 4_058_340}
     assert counts(shapes["params"]) == expected
     assert counts(shapes["constants"]) == {"prompt_encoder": 2 * 128}
@@ -72,7 +72,7 @@ def test_parameter_counts_are_the_published_ones(name, encoder):
 )
 def test_global_blocks_and_channels_of_a_head_are_the_published_ones(name, everywhere, channels):
     """A block that attends everywhere has a table of 2 * 64 - 1 distances, one in windows of 2 * 14 - 1."""
-    trunk = shapes_of(build_sam(name))["params"]["image_encoder"]["trunk"]
+    trunk = variable_shapes(build_sam(name))["params"]["image_encoder"]["trunk"]
     for number in range(len(trunk)):
         length = 127 if number in everywhere else 27
         for table in ("rel_pos_h", "rel_pos_w"):
@@ -180,8 +180,8 @@ def test_points_close_with_not_a_point_unless_a_box_follows(variables):
 def test_positions_are_of_pixel_centres(variables):
     """A point at pixel 7 of 64 is embedded at 7.5 / 64; the centre of cell 0 of the map is 8 pixels in."""
     encoder = lambda module, xy: (
-        module.prompt_encoder.positional(xy),
-        module.prompt_encoder.image_positions((2, 4)),
+        module.prompt_encoder.encode_positions(xy),
+        module.prompt_encoder.encode_image_grid((2, 4)),
     )
     positional = jax.jit(lambda xy: MODEL.apply(variables, xy, method=encoder))
     matrix = np.asarray(variables["constants"]["prompt_encoder"]["gaussian_matrix"], np.float64)

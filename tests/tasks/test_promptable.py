@@ -1,4 +1,4 @@
-"""The promptable task: exact sums over prompts, on one device and on eight."""
+"""Promptable task: exact sums over prompts, on one device and on eight."""
 
 import functools
 
@@ -10,7 +10,7 @@ from golden.drawn_weights import drawn_variables
 
 from segjax.data.prepare import prepare
 from segjax.models.sam.build import init_sam
-from segjax.models.sam.flops import decoder_multiply_adds, encoder_multiply_adds
+from segjax.models.sam.flops import count_decoder_multiply_adds, count_encoder_multiply_adds
 from segjax.tasks import make_task
 from segjax.tasks.promptable.config import promptable_config
 from segjax.training.optimizer import make_optimizer, make_schedule
@@ -19,7 +19,7 @@ from segjax.training.state import init_state
 from segjax.training.step import TrainStep, sum_gradients
 
 CANVAS, STRIDE = 64, 4
-# These programs run once or twice: compiling them carefully would take longest.
+# These programs run once or twice: optimizing them would take longest.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -39,7 +39,7 @@ def task():
 
 
 def make_batch(images=8, prompts=3, seed=0):
-    """Rectangles on noise; the last prompt is empty, and the last image has no weight."""
+    """Makes rectangles on noise. The last prompt is padding, and the last image has weight 0."""
     rng = np.random.default_rng(seed)
     cells = CANVAS // STRIDE
     low = rng.integers(0, cells // 2, (images, prompts, 2))
@@ -67,7 +67,7 @@ def make_batch(images=8, prompts=3, seed=0):
 
 @pytest.fixture(scope="module")
 def variables():
-    """Unlike a fresh model's, none of them is zero: every path matters."""
+    """Variables without zeros, so that every path matters."""
     return jax.tree.map(jnp.asarray, drawn_variables(task().model, init_sam))
 
 
@@ -93,7 +93,7 @@ def expected(variables):
 
 
 def assert_same(ours, theirs, tolerance=1e-5):
-    """To a tolerance of the largest gradient, and of each number."""
+    """Compares gradients relative to the largest one, and each number."""
     (loss, rest), gradient = jax.device_get(ours)
     (their_loss, their_rest), their_gradient = jax.device_get(theirs)
     jax.tree.map(
@@ -108,7 +108,7 @@ def assert_same(ours, theirs, tolerance=1e-5):
 
 
 @pytest.mark.slow
-def test_one_device_and_eight_agree_with_parameters_really_sharded(variables, expected):
+def test_one_device_and_eight_agree_with_sharded_parameters(variables, expected):
     mesh = make_mesh(data=2, fsdp=4)
     shardings = state_shardings(variables, mesh, floor=512)
     placed = jax.device_put(variables, shardings)
@@ -128,8 +128,8 @@ def test_one_device_and_eight_agree_with_parameters_really_sharded(variables, ex
 
 
 @pytest.mark.slow  # each by itself is tested with the models, the rounds and the trunk
-def test_what_saves_memory_changes_neither_loss_nor_gradient(variables, expected):
-    """All at once: blocks, rounds and groups of prompts (3 in groups of 2) computed again."""
+def test_saving_memory_changes_neither_loss_nor_gradient(variables, expected):
+    """Recomputes blocks, rounds and groups of prompts (3 in groups of 2) together."""
     thrifty = config(prompts_at_once=2, remat="full", scan=True)
     thrifty.rounds.remat = True
     assert_same(
@@ -147,7 +147,7 @@ def test_weight_counts_the_real_prompts(expected):
 
 
 def test_loss_is_the_weighted_sum_of_its_terms(expected):
-    """20 focal + dice + IoU error, first round and two corrections (metrics hold their mean)."""
+    """20 focal + dice + IoU loss: first round and two corrections (metrics hold their mean)."""
     (loss, (_, metrics)), _ = expected
     one = lambda when: (
         20 * metrics[f"{when}_focal"] + metrics[f"{when}_dice"] + metrics[f"{when}_iou_error"]
@@ -155,7 +155,7 @@ def test_loss_is_the_weighted_sum_of_its_terms(expected):
     np.testing.assert_allclose(loss, one("first") + 2 * one("later"), rtol=1e-5)
 
 
-def test_empty_prompts_and_placeholder_images_count_for_nothing(variables, expected):
+def test_padding_prompts_and_placeholder_images_are_ignored(variables, expected):
     batch = make_batch()
     batch["masks"][:, -1] = 1 - batch["masks"][:, -1]
     batch["boxes"][:, -1] = [3, 3, 60, 40]
@@ -166,16 +166,16 @@ def test_empty_prompts_and_placeholder_images_count_for_nothing(variables, expec
     assert_same(on_one_device(variables, batch), expected, 1e-6)
 
 
-def test_a_placeholder_without_picture_has_no_nan(variables):
-    """All zeros, as the loader fills up a ragged end: weight 0, and nothing that could poison a sum."""
+def test_a_batch_of_placeholders_has_no_nan(variables):
+    """All zeros, as the loader pads a ragged end: weight 0 and no NaN in any sum."""
     batch = {name: np.zeros_like(rows) for name, rows in make_batch().items()}
     (loss, (weight, metrics)), gradient = on_one_device(variables, batch)
     assert loss == 0 and weight == 0
     assert not any(np.any(leaf) for leaf in jax.tree.leaves((metrics, gradient)))
 
 
-def test_further_empty_prompts_change_nothing(variables):
-    """One prompt, or the same one and two empty ones behind it."""
+def test_more_padding_prompts_change_nothing(variables):
+    """One prompt alone equals the same one followed by two padding prompts."""
     batch = make_batch(images=1, prompts=3, seed=3)
     batch["valid"][:, 1:] = False
     alone = {
@@ -203,7 +203,7 @@ def count_primitives(jaxpr, name):
 
 
 def test_the_image_is_encoded_once(variables):
-    """The neck has the model's only convolutions: two in the whole program, none of them in the scan over rounds."""
+    """The neck has the only two convolutions, and none of them is in the scan over rounds."""
     jaxpr = jax.make_jaxpr(lambda v, b: task().loss(v, b, KEY, False)[0])(
         variables, make_batch()
     ).jaxpr
@@ -215,8 +215,8 @@ def test_the_image_is_encoded_once(variables):
 
 
 @pytest.mark.slow
-def test_microbatches_add_up(variables):
-    """Rows 0, 2, 4, ... and 1, 3, 5, ... with a key each; the sum of their losses."""
+def test_gradient_accumulation_adds_up_microbatches(variables):
+    """Rows 0, 2, 4, ... and 1, 3, 5, ... are microbatches with a key each."""
     batch = make_batch()
     optimizer = make_optimizer(
         make_schedule(0.01, 10, schedule="constant"), weight_decay=0.1, clip_norm=1.0
@@ -233,7 +233,7 @@ def test_microbatches_add_up(variables):
 
 
 def test_a_whole_step_lowers_for_a_mesh(variables):
-    """Shapes alone: the optimizer, bfloat16, drop-path, scanned blocks, remat and sampled rounds together."""
+    """Lowers optimizer, bfloat16, drop path, scanned blocks, remat and sampled rounds together."""
     options = config(dtype="bfloat16", drop_path=0.2, scan=True, remat="full")
     options.rounds.sampled = options.rounds.remat = True
     everything = make_task(options)
@@ -266,7 +266,7 @@ def test_unknown_task_and_options():
         make_task(unknown)
 
 
-def test_an_evaluation_split_that_is_not_there_is_an_error_before_training(tmp_path):
+def test_a_missing_evaluation_split_is_an_error_before_training(tmp_path):
     prepare("synthetic", None, tmp_path / "scenes", limit=2, size=64)
     options = config()
     options.data.update(source=str(tmp_path / "scenes"), train_split="train", eval_split="valid")
@@ -275,15 +275,15 @@ def test_an_evaluation_split_that_is_not_there_is_an_error_before_training(tmp_p
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_operations_are_those_of_the_passes_that_a_step_makes(sampled):
-    """Three passes for what is learnt from and one for the rounds before a sampled one, averaged over the draws."""
+def test_flops_count_the_passes_of_a_step(sampled):
+    """Three passes for rounds with a gradient and one for those before a sampled round."""
     settings = config()
     settings.rounds.update(count=4, sampled=sampled)
     task = make_task(settings)
-    cost = [decoder_multiply_adds(task.model, tokens=2 + number) for number in range(4)]
+    cost = [count_decoder_multiply_adds(task.model, tokens=2 + number) for number in range(4)]
     draws = [dict.fromkeys(range(4), 3)]
     if sampled:
         draws = [dict.fromkeys(range(1, drawn), 1) | {0: 3, drawn: 3} for drawn in (1, 2, 3)]
     rounds = np.mean([sum(passes * cost[n] for n, passes in draw.items()) for draw in draws])
-    expected = 2 * (3 * encoder_multiply_adds(task.model) + task.data["max_prompts"] * rounds)
+    expected = 2 * (3 * count_encoder_multiply_adds(task.model) + task.data["max_prompts"] * rounds)
     assert task.flops() == (pytest.approx(expected), "float32")

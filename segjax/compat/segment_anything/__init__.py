@@ -9,14 +9,14 @@
     predictor = SamPredictor(sam)
 
 You can skip these thin layers; the work is done by `segjax.SamPredictor` and
-`segjax.SamAutomaticMaskGenerator`. Torch is not required. Torch tensors come back as tensors on the same
-device, and NumPy arrays as NumPy arrays.
+`segjax.SamAutomaticMaskGenerator`. Torch is not required. Torch tensors come back as tensors on the
+same device, and NumPy arrays as NumPy arrays.
 
 Differences from segment-anything:
 
 * JAX places its arrays itself (`JAX_PLATFORMS`, `jax.default_device`). `to`, `cuda` and `cpu` move
-  nothing. They set the device on which torch tensors are made. `device` is the CPU if torch does not
-  have the requested device.
+  nothing. They set the device on which torch tensors are made. `device` is the CPU if torch does
+  not have the requested device.
 * Invalid prompts raise ValueError: points outside the image, boxes without area, and labels other
   than 1, 0 and -1.
 * Boxes of the mask generator are exact. In segment-anything they are a pixel short in width and

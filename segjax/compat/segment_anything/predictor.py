@@ -121,6 +121,7 @@ class SamPredictor:
 
     @features.setter
     def features(self, value: Any) -> None:
+        # segment-anything has channels first, segjax last.
         features = None if value is None else jnp.moveaxis(jnp.asarray(to_numpy(value)), 1, -1)
         self._features = features if features is None else features.astype(self.model.network.dtype)
 
@@ -150,6 +151,7 @@ class SamPredictor:
           RuntimeError: No image is set.
           ValueError: Invalid prompts.
         """
+        # The attributes may have been set since `set_image`, so they are handed over again.
         self._predictor.images = [self._get_image()]
         given = map(to_numpy, (point_coords, point_labels, box, mask_input))
         return self._predictor.predict(*given, multimask_output, return_logits)

@@ -26,10 +26,10 @@ def build_sam_vit_b(checkpoint: str | os.PathLike | None = None) -> Sam:
 
 build_sam = build_sam_vit_h
 
-# Each function takes `checkpoint`, in any form that `segjax.load` takes: a .pth or .safetensors file, a
-# run's folder, or "sam_vit_b", which is downloaded. A file of another published size is an error.
-# A file of a size that segment-anything does not have, such as a small model of your own, is built
-# from its array shapes. With None the model has no weights until `load_state_dict`.
+# Each function takes `checkpoint`, in any form that `segjax.load` takes: a .pth or .safetensors
+# file, a run's folder, or "sam_vit_b", which is downloaded. A file of another published size is an
+# error. A file of a size that segment-anything does not have, such as a small model of your own, is
+# built from its array shapes. With None the model has no weights until `load_state_dict`.
 sam_model_registry = {
     "default": build_sam_vit_h,
     "vit_h": build_sam_vit_h,

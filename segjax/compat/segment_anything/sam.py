@@ -42,6 +42,7 @@ class Sam:
         if variables is not None:
             self._variables = jax.device_put(dict(variables))
         canvas, cells = (network.canvas,) * 2, (network.canvas // network.patch,) * 2
+        # Programs read these sizes, so that the parts exist as namespaces.
         self.image_encoder = types.SimpleNamespace(img_size=network.canvas)
         self.prompt_encoder = types.SimpleNamespace(
             embed_dim=network.prompt_width, input_image_size=canvas, image_embedding_size=cells
@@ -198,5 +199,6 @@ def check_canvas_prompts(
     """
     coords, labels, boxes, masks = map(to_numpy, (coords, labels, boxes, masks))
     if np.ndim(boxes) == 3:
+        # segment-anything also accepts boxes [P, 1, 4].
         boxes = np.reshape(boxes, (-1, 4))
     return check_prompts(coords, labels, boxes, masks, hw=size, cells=(network.mask_side,) * 2)

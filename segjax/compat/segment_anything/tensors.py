@@ -37,6 +37,7 @@ def to_numpy(value: Any) -> Any:
     """Converts a tensor on any device to a NumPy array. Returns everything else unchanged."""
     if not is_tensor(value):
         return value
+    # NumPy has no bfloat16.
     value = value.detach().cpu()
     return (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
 
@@ -52,6 +53,7 @@ def make_converter(*given: Any, device: Any = "cpu") -> Callable[[np.ndarray], A
       *given: The inputs, each an array, a tensor or None.
       device: Device of tensors when there is no input.
     """
+    # Torch is used only if the program has imported it.
     torch = sys.modules.get("torch")
     given = [value for value in given if value is not None]
     tensor = next(filter(is_tensor, given), None)

@@ -181,6 +181,7 @@ class SamAutomaticMaskGenerator:
         self, images: list[np.ndarray], floors: Mapping[str, float]
     ) -> list[MaskCandidates]:
         """Returns the candidates of decoded images. Crops of several images share a batch."""
+        # Views are all crops of all images, each an image index and a crop index.
         crops = [
             make_crops(image.shape[:2], self.crop_n_layers, self.crop_overlap_ratio)
             for image in images

@@ -92,6 +92,7 @@ def clean_masks(candidates: MaskCandidates, min_area: int, threshold: float) -> 
     """
     if not len(candidates):
         return candidates
+    # Clean every mask and measure it again.
     rles, boxes, areas, unchanged = [], [], [], []
     for rle in candidates.rle:
         mask, edited = remove_small_regions(decode_mask(rle, *candidates.hw), min_area)
@@ -102,5 +103,6 @@ def clean_masks(candidates: MaskCandidates, min_area: int, threshold: float) -> 
     cleaned = dataclasses.replace(
         candidates, rle=rles, box=np.array(boxes, np.float32), area=np.array(areas)
     )
+    # Unchanged masks have the higher score, so an edited duplicate is removed first.
     scores = np.array(unchanged, np.float32)
     return cleaned.take(suppress_boxes(cleaned.box, scores, threshold))

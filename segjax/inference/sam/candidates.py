@@ -79,6 +79,7 @@ def join_candidates(
       parts: Dicts from `propose_masks`, each with the field `crop` added.
       floors: See `MaskCandidates`.
     """
+    # The empty arrays set shape and type if no part has a mask.
     shapes = dict(box=(4,), area=(), predicted_iou=(), stability=(), point=(2,), crop=())
     types = dict(area=np.int64, crop=np.int64)
     arrays = {
@@ -180,6 +181,7 @@ def _collect(
     stability_floor: float,
 ) -> None:
     """Appends the measured masks to `candidates`, except unstable, empty and cut-off ones."""
+    # `index` has only real masks, and the measurements are padded.
     stability, boxes, areas = (
         np.asarray(values)[: len(index)]
         for values in (measurements.stability, measurements.boxes, measurements.areas)
@@ -188,6 +190,7 @@ def _collect(
     image_boxes = boxes + np.array([left, top, left, top])
     good = (stability >= stability_floor) & (areas > 0) & ~is_cut_off(image_boxes, crop, hw)
     selected = np.flatnonzero(good)
+    # Tiles are copied to the host only if a mask of them is selected.
     tiles = np.asarray(measurements.tiles) if len(selected) else None
     for i in selected:
         x1, y1 = image_boxes[i, :2]

@@ -61,6 +61,7 @@ def make_crops(hw: tuple[int, int], layers: int, overlap_ratio: float) -> list[C
     crops = [Crop((0, 0, width, height), 0)]
     for layer in range(1, layers + 1):
         per_side = 2**layer
+        # Sides are rounded up, so the last crop may be cut by the image's edge.
         overlap = int(overlap_ratio * min(hw) * (2 / per_side))
         crop_w, crop_h = (
             -(-(overlap * (per_side - 1) + side) // per_side) for side in (width, height)

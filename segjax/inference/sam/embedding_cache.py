@@ -81,6 +81,7 @@ class EmbeddingCache:
         Returns:
           One embedding [1, h, w, D] per image.
         """
+        # Read what is there, then encode the rest together.
         embeddings = [self._read(image) for image in images]
         missing = [index for index, features in enumerate(embeddings) if features is None]
         contents = resize_to_canvas([images[index] for index in missing], self.model.canvas)
@@ -95,6 +96,7 @@ class EmbeddingCache:
         path = self.get_path(image)
         if not path.exists():
             return None
+        # A file may be damaged, or be left from an older version.
         side = self.model.canvas // self.model.patch
         try:
             features = np.load(path, allow_pickle=False)

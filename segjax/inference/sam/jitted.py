@@ -128,7 +128,8 @@ def tune_for_device(model: Sam) -> Sam:
     """
     if jax.default_backend() != "cpu":
         return model
-    upscaled_bytes = 4 * model.mask_side**2 * model.prompt_width // 8  # per prompt
+    # float32 [4h, 4w, width / 8] per prompt, in bytes
+    upscaled_bytes = 4 * model.mask_side**2 * model.prompt_width // 8
     return model.clone(
         attention="chunked" if model.attention == "xla" else model.attention,
         prompts_at_once=model.prompts_at_once or max(1, CACHE_BYTES // upscaled_bytes),

@@ -26,6 +26,7 @@ def make_record(candidates: MaskCandidates, index: int, output_mode: str) -> dic
     else:
         counts = rle if output_mode == "coco_rle" else parse_run_lengths(rle).tolist()
         segmentation = {"size": [height, width], "counts": counts}
+    # Boxes hold the last column and row, so width and height are one more than the difference.
     x1, y1, x2, y2 = (int(edge) for edge in candidates.box[index])
     left, top, right, bottom = candidates.crops[candidates.crop[index]].box
     return {
@@ -71,6 +72,7 @@ def make_label_map(records: Sequence[Mapping[str, Any]], hw: tuple[int, int]) ->
       ValueError: The masks have another size.
     """
     labels = np.zeros(hw, np.int32)
+    # Largest first, so that smaller masks overwrite larger ones.
     for index in sorted(range(len(records)), key=lambda index: -records[index]["area"]):
         mask = decode_record_mask(records[index]["segmentation"])
         if mask.shape != labels.shape:

@@ -1,8 +1,8 @@
 """Resizing of predicted masks from the mask grid to the pixels of the original image.
 
-SAM resizes mask logits bilinearly to the canvas, crops the padding and resizes again to the original
-size (segment-anything, `postprocess_masks`). Every step is linear and separable, so the whole is one
-small matrix per axis.
+SAM resizes mask logits bilinearly to the canvas, crops the padding and resizes again to the
+original size (segment-anything, `postprocess_masks`). Every step is linear and separable, so the
+whole is one small matrix per axis.
 """
 
 import functools

@@ -136,6 +136,7 @@ class SamPredictor:
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"image_format is {image_format!r}; expected 'RGB' or 'BGR'")
         self.reset_image()
+        # BGR images are reversed to RGB.
         order = slice(None, None, 1 if image_format == "RGB" else -1)
         pixels = [
             decode_image(image, name=name, percentiles=self.percentiles)[:, :, order]
@@ -148,6 +149,7 @@ class SamPredictor:
             features = encode_images(
                 self.model, self.variables, contents, per_batch=self.images_per_batch
             )
+        # Sizes lead prompts to the canvas and masks back to the image.
         sizes = [image.shape[:2] for image in pixels]
         self.images = [
             EmbeddedImage(embedding, hw, compute_fitted_size(hw, self.model.canvas))
@@ -194,6 +196,7 @@ class SamPredictor:
             image, or is not finite.
         """
         self._require_one_image()
+        # Arrays of one axis more are batches, which predict_batch takes.
         for name, value, ndim in (
             ("point_coords", point_coords, 2),
             ("point_labels", point_labels, 1),

@@ -95,6 +95,7 @@ def check_prompts(
       ValueError: The prompts are invalid. The message says what was given, which prompt it is, and
         what was expected.
     """
+    # Check each kind alone, then that all kinds have the same number of prompts.
     parts: list[np.ndarray | None] = [None, None, None, None]
     if point_coords is not None or point_labels is not None:
         parts[:2] = check_points(point_coords, point_labels, hw)
@@ -148,6 +149,7 @@ def check_points(coords: Any, labels: Any, hw: tuple[int, int]) -> tuple[np.ndar
             f"{_name_prompt(unknown)}point label {labels[unknown][0]:g}; expected 1 (on the "
             "object), 0 (off it) or -1 (no point)"
         )
+    # Pixel centers have integer coordinates, so the first pixel starts at -0.5.
     height, width = hw
     x, y = coords[..., 0], coords[..., 1]
     outside = (labels >= 0) & ~((x >= -0.5) & (x < width) & (y >= -0.5) & (y < height))

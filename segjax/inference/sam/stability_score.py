@@ -1,8 +1,8 @@
 """Stability score, box and area of predicted masks, measured at full size, tile by tile.
 
-A pixel's logit is a weighted mean of the cells around it. If all cells of a tile are far enough below
-the threshold, the tile holds no mask pixel and is not computed. On large images that saves most of
-the work for most masks.
+A pixel's logit is a weighted mean of the cells around it. If all cells of a tile are far enough
+below the threshold, the tile holds no mask pixel and is not computed. On large images that saves
+most of the work for most masks.
 """
 
 import functools

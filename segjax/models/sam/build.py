@@ -1,4 +1,4 @@
-"""The sizes of SAM, published and small, in one table."""
+"""Table of the sizes of SAM, published and small, and their construction."""
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,9 @@ SIZES = {
     "sam_vit_b": _PUBLISHED | dict(width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
     "sam_vit_l": _PUBLISHED | dict(width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
     "sam_vit_h": _PUBLISHED | dict(width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
-    # Ours, for CPUs and small pictures: every block is global.
+    # Sizes of segjax. For CPUs and small images: every block is global.
     "sam_tiny": _SMALL | dict(canvas=128, patch=16, width=128, depth=4, heads=4, window=0),
-    # For tests and debug variants: all kinds of layer, in a second.
+    # For tests and debug variants: has every kind of layer and runs in a second.
     "sam_debug": _SMALL
     | dict(canvas=64, patch=16, width=32, depth=2, heads=2, window=3, global_blocks=(1,))
     | dict(prompt_width=32, decoder_mlp=64),
@@ -25,17 +25,36 @@ SIZES = {
 
 
 def build_sam(name: str, **overrides) -> Sam:
-    """A SAM by name, with any attribute of `Sam` replaced; `dtype` may be a string.
+    """Builds a SAM by name.
+
+    Example:
+      >>> build_sam("sam_vit_b", dtype="bfloat16").canvas
+      1024
+
+    Args:
+      name: A key of `SIZES`.
+      **overrides: Attributes of `Sam` to replace. `dtype` may be a string.
 
     Raises:
-      ValueError: unknown size or attribute, naming the nearest ones.
+      ValueError: Unknown size or attribute. The message names the nearest ones.
     """
     return build_from_size(Sam, SIZES, name, overrides)
 
 
 def init_sam(model: Sam, key: jax.Array) -> dict:
-    """Fresh variables {"params", "constants"} of a SAM; traceable, so `jax.eval_shape` gives the shapes alone."""
+    """Initializes the variables of a SAM.
+
+    The function is traceable, so `jax.eval_shape` computes the shapes alone.
+
+    Args:
+      model: The SAM.
+      key: PRNG key.
+
+    Returns:
+      {"params", "constants"}, nested dicts of arrays.
+    """
     images = jnp.zeros((1, model.canvas, model.canvas, 3))
+    # During initialization the prompt encoder also runs its mask branch, without a mask.
     prompts = Prompts(
         points=jnp.zeros((1, 1, 1, 2)),
         labels=jnp.ones((1, 1, 1), jnp.int32),

@@ -25,7 +25,7 @@ def resize_sam_positions(
 
 
 def note_iou_sigmoid(model: Sam) -> str:
-    """Returns a warning if the predicted IoUs need a sigmoid, which other libraries do not apply."""
+    """Returns a warning if predicted IoUs need a sigmoid, which other libraries do not apply."""
     if not model.iou_sigmoid:
         return ""
     return "iou_sigmoid=True; apply a sigmoid to the IoUs that it predicts"

@@ -1,4 +1,4 @@
-"""SAM's image encoder: patches, the ViT trunk, and a neck down to the width of the prompts (SAM, appendix A)."""
+"""SAM's image encoder: patch embedding, ViT trunk, and the neck (SAM, appendix A)."""
 
 import flax.linen as nn
 import jax
@@ -9,9 +9,18 @@ from segjax.models.vit import encode_patches
 
 
 class ImageEncoder(nn.Module):
-    """Normalised images [B, H, W, 3] -> embedding [B, H/patch, W/patch, out_width].
+    """Image encoder: a ViT that turns normalized images into image embeddings.
 
-    H and W are any multiples of the patch; positions are learned for `grid` and resized for any other.
+    H and W may be any multiples of the patch. Positions are learned for `grid` and are resized for
+    any other grid.
+
+    Attributes:
+      trunk: Options of `ViT`.
+      width: Channels of the trunk.
+      out_width: Channels of the image embedding, after the neck.
+      patch: Side of a patch, in pixels.
+      grid: (h, w), in patches.
+      dtype: Type of the computation.
     """
 
     trunk: dict
@@ -23,7 +32,9 @@ class ImageEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """Computes image embeddings: [B, H, W, 3] -> [B, H/patch, W/patch, out_width]."""
         x = encode_patches(self, images, train=train)
+        # Neck: two convolutions without bias, each with a norm
         conv = lambda size, name: nn.Conv(
             self.out_width,
             (size, size),

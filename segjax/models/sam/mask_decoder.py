@@ -1,4 +1,12 @@
-"""SAM's mask decoder: four mask tokens, hypernetworks over an upscaled embedding, and an IoU estimate for each mask."""
+"""SAM's mask decoder: output tokens, two-way attention, hypernetworks and the IoU prediction head.
+
+SAM, section 3 ("Mask decoder") and appendix A. Each of four mask tokens becomes the filter of one
+mask. A small MLP, called a hypernetwork, maps the token to a vector. The dot products of that
+vector with the upscaled image embedding are the mask's logits.
+
+Ambiguity: one click can mean a whole, a part or a subpart. Mask tokens 1 to 3 therefore predict
+three masks for an ambiguous prompt, and token 0 predicts the one mask for several prompts.
+"""
 
 import flax.linen as nn
 import jax
@@ -8,15 +16,19 @@ from segjax.models.layers import LayerNorm, Mlp, Upscale, gelu, torch_conv
 from segjax.models.sam.two_way_transformer import TwoWayTransformer
 from segjax.ops.resize import depth_to_space
 
-MASKS = 4  # token 0 answers several prompts with one mask; tokens 1..3 answer an ambiguous one with three
+MASKS = 4  # mask 0 is for several prompts, masks 1..3 are for one ambiguous prompt
 
 
 class MaskDecoder(nn.Module):
-    """Image embedding and prompt tokens to mask logits and predicted IoUs.
+    """Mask decoder: maps image embeddings and prompt tokens to masks and predicted IoUs.
 
     Attributes:
-      width: channels of embedding and tokens; depth, heads, mlp_width: of the two-way transformer.
-      iou_sigmoid: squash the predicted IoUs into (0, 1). (sam2; SAM leaves them as they are.)
+      width: Channels of the image embedding and of tokens.
+      depth: Blocks of the two-way transformer.
+      heads: Heads of its attention.
+      mlp_width: Hidden channels of its MLPs.
+      iou_sigmoid: Apply a sigmoid to the predicted IoUs, as sam2 does and SAM does not.
+      dtype: Type of the computation.
     """
 
     width: int
@@ -38,17 +50,22 @@ class MaskDecoder(nn.Module):
         """Decodes every prompt of every image in one call.
 
         Args:
-          embedding: [B, h, w, D].
-          image_positions: [h, w, D].
-          tokens: [B, P, T, D], prompts; token_valid: bool [B, P, T].
-          dense: [B or 1, P or 1, h or 1, w or 1, D], added to the embedding.
+          embedding: [B, h, w, D], image embedding.
+          image_positions: [h, w, D], positional encoding of its cells.
+          tokens: [B, P, T, D], prompt tokens.
+          token_valid: bool [B, P, T], False where there is no token.
+          dense: [B or 1, P or 1, h or 1, w or 1, D], encoded mask prompts. They are added to the
+            image embedding.
 
         Returns:
-          logits: float32 [B, P, 4, 4h, 4w], mask where > 0; 0 is the single mask, 1..3 answer an ambiguous prompt.
-          iou: float32 [B, P, 4], the decoder's estimate of each mask's IoU.
+          logits: float32 [B, P, 4, 4h, 4w], mask where > 0. Index 0 is the mask for several
+            prompts, 1..3 are the masks of one ambiguous prompt.
+          iou: float32 [B, P, 4], predicted IoU of each mask.
         """
         batch, h, w, _ = embedding.shape
         prompts = tokens.shape[1]
+
+        # Output tokens (one for the IoUs, one per mask), followed by the prompt tokens
         normal = nn.initializers.normal(1.0)
         iou_token = self.param("iou_token", normal, (1, self.width))
         mask_tokens = self.param("mask_tokens", normal, (MASKS, self.width))
@@ -59,6 +76,7 @@ class MaskDecoder(nn.Module):
             [jnp.ones((batch, prompts, MASKS + 1), bool), token_valid], axis=2
         )
 
+        # Two-way attention between tokens and image
         image = embedding[:, None] + dense
         transformer = TwoWayTransformer(
             self.depth, self.heads, self.mlp_width, self.dtype, name="transformer"
@@ -68,9 +86,12 @@ class MaskDecoder(nn.Module):
             image.reshape(batch, -1, h * w, self.width), positions, tokens, token_valid
         )
 
+        # Image embedding, upscaled to 4h x 4w. The cells are put in place after the products.
         x = Upscale(self.width // 4, self.dtype, name="upscale_1")(image)
         x = gelu(LayerNorm(dtype=self.dtype, name="upscale_norm")(x))
         x = gelu(Upscale(self.width // 8, self.dtype, name="upscale_2")(x))
+
+        # Hypernetworks: each mask token becomes a filter, whose products are the mask's logits
         mlp = lambda out, name: Mlp(
             (self.width, self.width, out),
             jax.nn.relu,
@@ -81,12 +102,14 @@ class MaskDecoder(nn.Module):
         filters = [
             mlp(self.width // 8, f"hypernetwork_{i}")(tokens[:, :, i + 1]) for i in range(MASKS)
         ]
-        x = x.reshape(*x.shape[:2], -1, x.shape[-1])  # h*w cells, 4 in each, 4 in each of these
+        x = x.reshape(*x.shape[:2], -1, x.shape[-1])  # h*w cells of 4 x 4 parts
         logits = jnp.einsum(
             "bpmc,bpnc->bpmn", jnp.stack(filters, axis=2), x, preferred_element_type=jnp.float32
         )
         logits = depth_to_space(
             depth_to_space(logits.reshape(batch, prompts, MASKS, h, w, 16), 2), 2
         )[..., 0]
+
+        # IoU prediction head
         iou = mlp(MASKS, "iou_head")(tokens[:, :, 0]).astype(jnp.float32)
         return logits, jax.nn.sigmoid(iou) if self.iou_sigmoid else iou

@@ -1,4 +1,4 @@
-"""SAM's learned positions for a canvas of another size."""
+"""Resizing of SAM's learned position tables to a canvas of another size."""
 
 import jax
 import jax.numpy as jnp
@@ -7,20 +7,24 @@ from segjax.ops.resize import resize_bilinear, resize_table
 
 
 def resize_position_tables(variables: dict, expected: dict) -> dict:
-    """Variables whose position tables fit another canvas; every other array is the same one.
+    """Resizes the position tables of a SAM to another canvas. Other arrays stay the same objects.
 
-    They are resized as the encoder itself does for a picture of another size (`ImageEncoder`, `lookup_relative_positions`), so
-    the new model answers as the old one would on the new canvas.
+    The encoder resizes its tables in the same way for an image of another size (`ImageEncoder`,
+    `lookup_relative_positions`). The new model therefore computes on the new canvas exactly
+    what the old model would.
 
     Args:
-      variables: {"params", "constants"} of a SAM. expected: the same tree of shapes for the new canvas.
+      variables: {"params", "constants"} of a SAM.
+      expected: The same tree with the shapes for the new canvas.
 
     Returns:
-      Variables with pos_embed [1, h, w, D] resized bilinearly and the rel_pos_h, rel_pos_w [2 * size - 1, C] of global
-      blocks linearly; the tables of windows stay.
+      Variables with these tables resized:
+
+      pos_embed: [1, h, w, D], bilinearly.
+      rel_pos_h, rel_pos_w: [2 * size - 1, C] of global blocks, linearly. Tables of windows stay.
     """
 
-    def fitted(path, array, want):
+    def resize_table_of(path, array, want):
         name = path[-1].key
         if array.shape == want.shape or not (name == "pos_embed" or name.startswith("rel_pos")):
             return array
@@ -30,4 +34,4 @@ def resize_position_tables(variables: dict, expected: dict) -> dict:
             resize_bilinear(jnp.moveaxis(jnp.asarray(array), -1, 1), want.shape[1:3]), 1, -1
         )
 
-    return jax.tree_util.tree_map_with_path(fitted, variables, expected)
+    return jax.tree_util.tree_map_with_path(resize_table_of, variables, expected)

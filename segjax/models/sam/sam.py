@@ -1,4 +1,4 @@
-"""Segment Anything (arXiv 2304.02643): encode an image once, then decode any number of prompts."""
+"""Segment Anything (SAM, arXiv 2304.02643): encode an image once, then decode any prompts."""
 
 import flax.linen as nn
 import jax
@@ -13,16 +13,40 @@ from segjax.ops.pixels import normalize
 
 
 class Sam(nn.Module):
-    """The promptable segmenter. Sizes are made by `segjax.models.sam.build.build_sam`.
+    """Segment Anything: image encoder, prompt encoder and mask decoder.
+
+    `segjax.models.sam.build.build_sam` builds the published sizes.
+
+    Example:
+      >>> model = build_sam("sam_debug")
+      >>> variables = init_sam(model, jax.random.key(0))
+      >>> embedding = model.apply(variables, images, method="encode_image")
+      >>> logits, iou = model.apply(variables, embedding, prompts, method="decode")
 
     Attributes:
-      canvas: side of the square canvas in pixels for which positions are learned; others work too (they are resized).
-      patch: side of a patch in pixels; the mask grid has cells of patch / 4 pixels.
-      width, depth, heads, window, global_blocks, rel_pos, drop_path, remat, scan, attention: the encoder (see `ViT`).
-      prompt_width: channels of embedding and prompts; decoder_*, iou_sigmoid: the mask decoder.
-      prompts_at_once: decode so many of an image's prompts at once, one group after another, with their intermediate
-        values computed again for gradients: memory for a group, not for all. 0 decodes all together.
-      dtype: of the computation; parameters, norms' statistics, softmax and outputs stay float32.
+      canvas: Side of the square canvas in pixels for which positions are learned. On other sizes
+        they are resized.
+      patch: Side of a patch in pixels. The mask grid has cells of patch / 4 pixels.
+      width: Channels of the image encoder.
+      depth: Blocks of the image encoder.
+      heads: Attention heads of the image encoder.
+      window: Side of attention windows in patches. 0: every block is global.
+      global_blocks: Indices of blocks with global attention.
+      rel_pos: Use decomposed relative positions.
+      prompt_width: Channels of the image embedding, of prompts and of the mask decoder.
+      mask_channels: Channels of the prompt encoder's mask branch.
+      decoder_depth: Blocks of the two-way transformer.
+      decoder_heads: Attention heads of the mask decoder.
+      decoder_mlp: Hidden channels of the mask decoder's MLPs.
+      iou_sigmoid: Apply a sigmoid to the predicted IoUs.
+      drop_path: Rate of stochastic depth in the last block of the image encoder, see `ViT`.
+      remat: Rematerialization (gradient checkpointing) of the image encoder, see `ViT`.
+      scan: Scan over the blocks of the image encoder, see `ViT`.
+      attention: Implementation of the image encoder's attention, see `attention`.
+      prompts_at_once: Decode this many prompts of an image at a time, one group after another.
+        Gradients recompute intermediate values, so that memory holds one group. 0: decode all
+        together.
+      dtype: Type of the computation. Parameters, norm statistics, softmax and outputs are float32.
     """
 
     canvas: int
@@ -48,11 +72,15 @@ class Sam(nn.Module):
 
     @property
     def mask_side(self) -> int:
-        """Cells of the mask grid along a side of the canvas."""
+        """Returns the number of cells of the mask grid along a side of the canvas."""
         return self.canvas // self.patch * 4
 
     def setup(self) -> None:
-        """The three parts. Raises ValueError for a canvas that the patch does not divide."""
+        """Creates the three parts.
+
+        Raises:
+          ValueError: The patch does not divide the canvas.
+        """
         check_canvas(self.canvas, self.patch)
         grid = (self.canvas // self.patch,) * 2
         trunk = dict(
@@ -60,6 +88,7 @@ class Sam(nn.Module):
         )
         trunk |= dict(grid=grid if self.rel_pos else None, drop_path=self.drop_path)
         trunk |= dict(remat=self.remat, scan=self.scan, impl=self.attention)
+        # The three parts, as in the paper's figure 4
         self.image_encoder = ImageEncoder(
             trunk, self.width, self.prompt_width, self.patch, grid, self.dtype
         )
@@ -76,32 +105,35 @@ class Sam(nn.Module):
     def encode_image(
         self, images: jax.Array, sizes: jax.Array | None = None, *, train: bool = False
     ) -> jax.Array:
-        """RGB images of values 0..255 to embeddings.
+        """Computes image embeddings.
 
         Args:
-          images: [B, H, W, 3], uint8 or float; H and W multiples of the patch.
-          sizes: int [B, 2], (height, width) of the content at the top left corner of each canvas; the rest is padding
-            and becomes the mean colour, whatever it holds. None: no padding.
+          images: [B, H, W, 3], RGB, uint8 or float, values 0..255. H and W are multiples of the
+            patch.
+          sizes: int [B, 2], (height, width) of the content at the top left corner of each canvas.
+            The rest is padding and is set to the mean color. None: no padding.
+          train: Use stochastic depth.
 
         Returns:
           [B, H/patch, W/patch, prompt_width].
         """
+        # Padding becomes 0 after normalization, as in segment-anything.
         x = normalize(images)
         if sizes is not None:
             x = jnp.where(make_content_mask(sizes, images.shape[1:3])[..., None], x, 0)
         return self.image_encoder(x, train=train)
 
     def decode(self, embedding: jax.Array, prompts: Prompts) -> tuple[jax.Array, jax.Array]:
-        """Masks for B images x P prompts (see `Prompts`), in one call.
+        """Predicts masks for P prompts on each of B images.
 
         Args:
-          embedding: [B, h, w, prompt_width].
-          prompts: in pixels of the canvas that was encoded, (h * patch) x (w * patch).
+          embedding: [B, h, w, prompt_width], from `encode_image`.
+          prompts: In pixels of the canvas that was encoded, (h * patch) x (w * patch).
 
         Returns:
-          logits: float32 [B, P, 4, 4h, 4w] on the mask grid, mask where > 0. Index 0 is the mask to use for several
-            prompts at once, 1..3 are the three readings of a single ambiguous one.
-          iou: float32 [B, P, 4], estimated IoU of each mask.
+          logits: float32 [B, P, 4, 4h, 4w] on the mask grid, mask where > 0. Index 0 is the mask
+            for several points or boxes. Indices 1..3 are the masks of a single ambiguous prompt.
+          iou: float32 [B, P, 4], predicted IoU of each mask.
         """
         if 0 < self.prompts_at_once < prompts.batch[1] and not self.is_initializing():
             return self._decode_in_groups(embedding, prompts)
@@ -109,29 +141,32 @@ class Sam(nn.Module):
         canvas = (grid[0] * self.patch, grid[1] * self.patch)
         tokens, valid, dense = self.prompt_encoder(prompts, canvas, grid)
         return self.mask_decoder(
-            embedding, self.prompt_encoder.image_positions(grid), tokens, valid, dense
+            embedding, self.prompt_encoder.encode_image_grid(grid), tokens, valid, dense
         )
 
     def _decode_in_groups(
         self, embedding: jax.Array, prompts: Prompts
     ) -> tuple[jax.Array, jax.Array]:
+        """Decodes `prompts_at_once` prompts at a time, in a loop with rematerialization."""
         size, count = self.prompts_at_once, prompts.batch[1]
         model, variables = self.clone(parent=None, prompts_at_once=0), self.variables
 
-        def grouped(x: jax.Array) -> jax.Array:
-            """[B, P, ...] -> [groups, B, size, ...], filled up with zeros."""
+        def split_into_groups(x: jax.Array) -> jax.Array:
+            """Splits [B, P, ...] into [groups, B, size, ...], padded with zeros."""
             x = jnp.pad(x, [(0, 0), (0, -count % size)] + [(0, 0)] * (x.ndim - 2))
             return jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
 
-        def joined(x: jax.Array) -> jax.Array:
+        def join_groups(x: jax.Array) -> jax.Array:
+            """Joins [groups, B, size, ...] to [B, P, ...]."""
             x = jnp.moveaxis(x, 0, 1)
             return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :count]
 
+        # Recomputing a group in the backward pass keeps only its inputs in memory.
         decode = jax.checkpoint(
             lambda group: model.apply(variables, embedding, group, method="decode")
         )
-        logits, iou = jax.lax.map(decode, jax.tree.map(grouped, prompts))
-        return joined(logits), joined(iou)
+        logits, iou = jax.lax.map(decode, jax.tree.map(split_into_groups, prompts))
+        return join_groups(logits), join_groups(iou)
 
     def __call__(
         self,
@@ -141,5 +176,5 @@ class Sam(nn.Module):
         *,
         train: bool = False,
     ) -> tuple[jax.Array, jax.Array]:
-        """`encode_image` and `decode`."""
+        """Runs `encode_image` and `decode`, see there."""
         return self.decode(self.encode_image(images, sizes, train=train), prompts)

@@ -7,8 +7,8 @@ Leading axes of the image and of the tokens broadcast. An image without mask pro
 computed once per image.
 
 There are thousands of image cells and a handful of tokens, and projecting the cells into the heads
-would be most of the work. `ProjectedAttention` projects the tokens of each head back to the width of
-the cells instead where that is cheaper. Scores and sums stay the same, for less than half of the
+would be most of the work. Where it is cheaper, `ProjectedAttention` instead projects the tokens of
+each head back to the width of the cells. Scores and sums stay the same, for less than half of the
 multiply-adds. This is called "folded" below.
 """
 
@@ -90,6 +90,7 @@ class ProjectedAttention(nn.Module):
         kernel_v, bias_v = project["v"].weights(v.shape[-1])
         folded = jnp.einsum("...qhc,dhc->...hqd", q * q.shape[-1] ** -0.5, kernel_k)
         weights = jax.nn.softmax(_score(folded, k), axis=-1).astype(self.dtype)
+        # Cells are averaged first. Only the averages are projected into the heads.
         mixed = jnp.einsum("...hqk,...kd->...hqd", weights, v)
         x = jnp.einsum("...hqd,dhc->...qhc", mixed, self._split_heads(kernel_v))
         return out(x.reshape(*x.shape[:-2], -1) + bias_v)
@@ -106,11 +107,13 @@ class ProjectedAttention(nn.Module):
             self._split_heads(weight) for weight in project["q"].weights(q.shape[-1])
         )
         kernel_out, bias_out = out.weights(v.shape[-2] * v.shape[-1])
+        # Scores of every cell for every token
         scores = _score(jnp.einsum("...khc,dhc->...hkd", k, kernel_q), q)
         scores += jnp.einsum("...khc,hc->...hk", k, bias_q)[..., None]
         if key_valid is not None:
             scores = jnp.where(key_valid[..., None, :, None], scores, -jnp.inf)
         weights = jax.nn.softmax(scores, axis=-2).astype(self.dtype)
+        # Values, projected to the output before the sum over tokens and heads
         values = jnp.einsum("...khc,hcd->...hkd", v, kernel_out.reshape(*v.shape[-2:], -1))
         merge = lambda x: x.reshape(*x.shape[:-3], -1, x.shape[-1])
         return jnp.einsum("...nq,...nd->...qd", merge(weights), merge(values)) + bias_out

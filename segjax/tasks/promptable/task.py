@@ -17,7 +17,7 @@ from segjax.evaluation.interactive_scores import InteractiveScores
 from segjax.losses.promptable import PromptableLoss
 from segjax.models.flops import TRAINING
 from segjax.models.sam.build import build_sam
-from segjax.models.sam.flops import decoder_multiply_adds, encoder_multiply_adds
+from segjax.models.sam.flops import count_decoder_multiply_adds, count_encoder_multiply_adds
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
 from segjax.ops.masks import make_content_mask
@@ -176,7 +176,7 @@ class Promptable(RecordTask):
         count by their mean number.
         """
         rounds = [
-            decoder_multiply_adds(self.model, tokens=2 + number)
+            count_decoder_multiply_adds(self.model, tokens=2 + number)
             for number in range(self.rounds.count)
         ]
         first, later = rounds[0], rounds[1:]
@@ -188,7 +188,7 @@ class Promptable(RecordTask):
             ) / len(later)
         else:
             decoder = TRAINING * sum(rounds)
-        encoder = TRAINING * encoder_multiply_adds(self.model)
+        encoder = TRAINING * count_encoder_multiply_adds(self.model)
         multiply_adds = encoder + self.data["max_prompts"] * decoder
         return 2.0 * multiply_adds, jnp.dtype(self.model.dtype).name
 
