@@ -42,6 +42,7 @@ class ClassificationScores:
         real = np.asarray(weight) > 0
         logits, labels = np.asarray(logits)[real], np.asarray(labels)[real]
         np.add.at(self.confusion, (labels, logits.argmax(axis=1)), 1)
+        # The rank of the true class is the number of larger logits.
         own = np.take_along_axis(logits, labels[:, None], axis=1)
         self._in_top5 += int(((logits > own).sum(axis=1) < 5).sum())
         self._losses.append(math.fsum(np.asarray(losses, np.float64)[real]))
@@ -62,6 +63,7 @@ class ClassificationScores:
         }
         if self.classes > 5:
             numbers["top5"] = self._in_top5 / self.count
+        # Classes without images have no accuracy.
         numbers["per_class"] = (correct[given > 0] / given[given > 0]).mean()
         return {name: float(value) for name, value in numbers.items()} | {
             "commonest": float(given.max() / self.count)

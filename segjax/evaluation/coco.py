@@ -142,10 +142,12 @@ def evaluate_coco(
     federated = any("neg_category_ids" in image for image in ground_truth["images"])
     defaults = (300,) if federated else (20,) if kind == "keypoints" else (1, 10, 100)
     max_detections = tuple(max_detections) or defaults
+    # Check the results
     rows = _check_results(ground_truth, results, kind)
     if federated:
         rows = _keep_most_confident(rows, max(max_detections))
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+    # Evaluate, without the progress that pycocotools prints
+    with contextlib.redirect_stdout(io.StringIO()):
         evaluation = ExtendedEval(
             _index(ground_truth, ground_truth["annotations"]),
             _load_results(ground_truth, rows),
@@ -198,7 +200,8 @@ def _check_results(
             )
         if field not in row:
             raise ValueError(
-                f"results without {field!r} cannot be evaluated as {kind!r}; they have {sorted(row)}"
+                f"results without {field!r} cannot be evaluated as {kind!r}; they have "
+                f"{sorted(row)}"
             )
         checked.append({name: row[name] for name in ("image_id", "category_id", "score", field)})
     return checked

@@ -63,6 +63,7 @@ class CocoResults:
         scores = np.asarray(scores, np.float64).reshape(-1)
         categories = np.asarray(categories, np.int64).reshape(-1)
         self._check(index, boxes, scores, categories, masks, keypoints)
+        # COCO's format: category ids of the raw files, boxes as x, y, width, height
         rows = []
         for row, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
             entry = {
@@ -91,6 +92,7 @@ class CocoResults:
 
     def gather(self) -> CocoResults:
         """Returns the results of all processes, in every process. Every process must call it."""
+        # Several processes may hold the same image with the same detections.
         merged = CocoResults(
             {"images": self._images, "categories": [{"id": each} for each in self._categories]}
         )
@@ -134,6 +136,7 @@ class CocoResults:
 def _allgather_text(text: str) -> list[str]:
     """Returns the text of each process, padded for the transfer."""
     mine = np.frombuffer(text.encode(), np.uint8)
+    # Arrays of one length on all processes: exchange the lengths first.
     lengths = np.atleast_1d(multihost_utils.process_allgather(np.int32(len(mine))))
     padded = np.zeros(int(lengths.max()), np.uint8)
     padded[: len(mine)] = mine

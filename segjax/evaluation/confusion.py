@@ -40,12 +40,14 @@ def compute_confusion_matrix(
     field = {"bbox": "bbox", "segm": "segmentation"}[kind]
     categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
     class_of = {category["id"]: index for index, category in enumerate(categories)}
+    # Objects and detections by image
     objects, detections = defaultdict(list), defaultdict(list)
     for row in ground_truth["annotations"]:
         objects[row["image_id"]].append(row)
     for row in results:
         if row["score"] >= min_score:
             detections[row["image_id"]].append(row)
+    # Count matched pairs, false positives and missed objects
     nothing = len(categories)
     counts = np.zeros((nothing + 1, nothing + 1), np.int64)
     for image in objects.keys() | detections.keys():

@@ -22,6 +22,7 @@ class ExtendedEval(COCOeval):
     def _prepare(self) -> None:
         super()._prepare()
         if self.federated:
+            # Keep only detections of categories that the image lists or rules out.
             negative = {
                 image: set(entry["neg_category_ids"]) for image, entry in self.cocoGt.imgs.items()
             }
@@ -36,6 +37,7 @@ class ExtendedEval(COCOeval):
         if not self.boundary or len(mask_iou) == 0:
             return mask_iou
         gts, rows = self._gts[imgId, catId], self._gts[imgId, catId] + self._dts[imgId, catId]
+        # pycocotools computes the boundary IoU from boundaries in place of the masks.
         masks = [row["segmentation"] for row in rows]
         for row in rows:
             row["segmentation"] = extract_boundary(row["segmentation"], self.dilation_ratio)

@@ -73,6 +73,7 @@ def evaluate_interactive(
         batch = place(batch) if place else batch
         options = dict(num_points=num_points, mask_size=tuple(size), num_recorded=num_recorded)
         scores, recorded = _play(encode, decode, batch, **options)
+        # Rows that count, of all processes
         scores = _to_host(scores)
         rounds = rounds or _to_host(recorded)
         counted = scores.pop("counted")

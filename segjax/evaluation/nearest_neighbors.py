@@ -94,6 +94,7 @@ def _compute_votes(features, bank, labels, *, classes, k, temperature):
       temperature: temperature of the votes.
     """
 
+    # A scan over the bank keeps one block of similarities in memory.
     def merge_nearest(best, piece):
         """Merges the k nearest so far with those of one piece of the bank."""
         vectors, piece_labels = piece

@@ -142,6 +142,7 @@ def _draw_panel(
     enlarge = lambda pixels: np.asarray(
         Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
     )
+    # Masks grow with the image. `scale` does so for boxes and keypoints.
     objects = dict(objects)
     if objects.get("masks") is not None:
         gray = (np.asarray(mask, bool).astype(np.uint8) * 255 for mask in objects["masks"])
@@ -159,6 +160,7 @@ def _choose_tags(
     size: tuple[int, int],
 ) -> list[str]:
     """Chooses the most detailed tags that leave enough of the image visible, or empty ones."""
+    # Candidates from detailed to short
     classes = numbers = None
     if labels is not None:
         get_name = lambda label: names[label] if 0 <= label < len(names) else str(label)
@@ -169,6 +171,7 @@ def _choose_tags(
     if classes and numbers:
         both = [f"{name} {number}" for name, number in zip(classes, numbers, strict=True)]
         candidates.insert(0, both)
+    # The first that covers neither too much of the image nor of the boxes
     for tags in candidates:
         frames = [_tag_frame(box, text, size) for box, text in zip(boxes, tags, strict=True)]
         frames = np.array(frames).reshape(-1, 4)
@@ -220,6 +223,7 @@ def _draw_keypoints(
 ) -> None:
     """Draws limbs as lines, and keypoints as discs (visible) or circles (hidden)."""
     visibility = points[:, 2] if points.shape[1] > 2 else np.full(len(points), 2)
+    # Limbs, below the keypoints
     for one, other in skeleton:
         if visibility[one] > 0 and visibility[other] > 0:
             draw.line([*points[one, :2], *points[other, :2]], fill=color, width=line + 1)

@@ -59,6 +59,7 @@ def draw_masks(
             f"masks {masks.shape} do not fit an image {image.shape}; expected [M, H, W] or [H, W]"
         )
     out = image.astype(np.float32)
+    # From the largest to the smallest
     for index in np.argsort(-masks.sum(axis=(1, 2)), kind="stable"):
         mask, color = masks[index], np.asarray(colors[index % len(colors)], np.float32)
         out[mask] += opacity * (color - out[mask])
@@ -202,6 +203,7 @@ def draw_errors(image: np.ndarray, prediction: np.ndarray, ground_truth: np.ndar
     check_image(image)
     prediction = np.asarray(prediction).astype(bool)
     ground_truth = np.asarray(ground_truth).astype(bool)
+    # Dim background, lighter where the prediction is correct
     gray = image.astype(np.float32).mean(axis=2, keepdims=True) * 0.45 + 20
     correct = (prediction & ground_truth)[..., None]
     out = np.repeat(np.where(correct, gray * 0.5 + 120, gray), 3, axis=2)

@@ -51,6 +51,7 @@ def _replace_patches(image: np.ndarray, other: np.ndarray, masked: np.ndarray) -
             f"a grid {masked.shape} of patches does not divide an image of {height} x {width} "
             "pixels"
         )
+    # Size of a patch
     rows, columns = height // masked.shape[0], width // masked.shape[1]
     pixels = masked.repeat(rows, axis=0).repeat(columns, axis=1)
     return np.where(pixels[..., None], other, image)

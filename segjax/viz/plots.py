@@ -79,6 +79,7 @@ def plot_training_curves(
     Raises:
       ValueError: No row holds a number.
     """
+    # metric -> step -> value
     series: dict[str, dict[int, float]] = {}
     for line in pathlib.Path(metrics).read_text().splitlines():
         row = json.loads(line)
@@ -89,6 +90,7 @@ def plot_training_curves(
         raise ValueError(f"{metrics} holds no number to plot; has the run logged a step yet?")
     changing = {name: rows for name, rows in series.items() if len(set(rows.values())) > 1}
     series = changing or series
+    # "iou@1" and "iou@5" share the panel "iou".
     panels: dict[str, list[str]] = {}
     for name in series:
         panels.setdefault(re.sub(r"@\d+", "", name), []).append(name)
@@ -229,6 +231,7 @@ def _plot_series(
 ) -> None:
     """Plots one line. A noisy one is faint, under its running mean."""
     steps, numbers = np.array(sorted(values.items())).T
+    # Noisy: the second differences are large against the range.
     noisy = len(numbers) > 30 and np.median(np.abs(np.diff(numbers, n=2))) > 0.005 * np.ptp(numbers)
     options = dict(color=color, lw=1.8, label=name)
     if noisy:
@@ -241,6 +244,7 @@ def _plot_series(
 def _smooth(values: np.ndarray) -> np.ndarray:
     """Computes the running mean over a fiftieth of the series to either side, less at its ends."""
     reach = max(2, len(values) // 50)
+    # Differences of the cumulative sum are window sums.
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     low, high = np.maximum(index - reach, 0), np.minimum(index + reach + 1, len(values))

@@ -109,6 +109,7 @@ def draw_classification_sheet(
     panels = []
     for image, label, prediction in zip(images, labels.tolist(), predicted.tolist(), strict=True):
         panel, caption = _resize(image, (side, side)), get_name(label)
+        # A frame of 4 pixels marks a wrong prediction.
         if prediction != label:
             frame = np.pad(np.zeros((side - 8, side - 8), bool), 4, constant_values=True)
             framed = np.where(frame[..., None], np.array(WRONG, np.uint8), np.asarray(panel))

@@ -64,6 +64,7 @@ def choose_canvas(
     placement = place_for_detection(hw, (model.canvas, model.canvas), *rule)
     if canvases == "tight":
         return placement, tuple(_round_up(side, model) for side in placement.size)
+    # The smallest canvas wastes the least computation on padding.
     if fits := [canvas for canvas in canvases if all(map(int.__le__, placement.size, canvas))]:
         return placement, min(fits, key=_area)
     shrunk = [(place_for_detection(hw, canvas, *rule), canvas) for canvas in canvases]

@@ -91,11 +91,14 @@ def resolve_classes(model: MaskRcnn, saved: Mapping[str, Any] | None = None) -> 
                 f"the checkpoint names {len(names)} classes ({some}), its model has {model.classes}"
             )
         return DetectorClasses(names, tuple(named["category_ids"]), keypoints)
+    # torchvision: labels are COCO's category ids, with gaps
     if model.classes == max(COCO):
         ids = tuple(range(1, max(COCO) + 1))
         return DetectorClasses(tuple(COCO.get(number, "N/A") for number in ids), ids)
+    # detectron2: labels count the categories
     if model.classes == len(COCO):
         return DetectorClasses(tuple(COCO.values()), tuple(COCO))
+    # Keypoint R-CNN
     if model.classes == 1 and model.keypoints == len(COCO_KEYPOINTS):
         return DetectorClasses(("person",), (1,), COCO_KEYPOINTS)
     numbers = range(1, model.classes + 1)

@@ -95,6 +95,7 @@ class Detector:
         for name, value in counts.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; expected at least 1")
+        # A run that diverged would look like a detector that finds nothing.
         _check_finite(variables)
         selection = model.detection_selection
         self.score_threshold = (
@@ -191,11 +192,13 @@ class Detector:
             )
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"image_format is {image_format!r}; expected 'RGB' or 'BGR'")
+        # Decode to RGB
         order = slice(None, None, 1 if image_format == "RGB" else -1)
         decoded = [
             decode_image(image, name=f"image {index}", percentiles=self.percentiles)[:, :, order]
             for index, image in enumerate(images)
         ]
+        # The host converts one batch while the device computes the next.
         detections: list[Any] = [None] * len(decoded)
         for indices, placements, rows in iterate_one_ahead(self._run_batches(decoded)):
             rows = jax.device_get(rows)
@@ -221,6 +224,7 @@ class Detector:
             for index, counts in enumerate(masks):
                 output["masks"][index] = decode_mask(counts, *hw)
         if keypoints is not None:
+            # torchvision's third column is the visibility, which is always 1.
             xy, output["keypoints_scores"] = keypoints[..., :2], keypoints[..., 2]
             output["keypoints"] = np.concatenate([xy, np.ones_like(xy[..., :1])], axis=-1)
         return output
@@ -234,6 +238,7 @@ class Detector:
           rows: device arrays of `detect_on_canvas`, perhaps still being computed.
         """
         choices = [choose_canvas(self.model, image.shape[:2], self.canvases) for image in images]
+        # Images that share a canvas share batches.
         canvas_of = lambda index: choices[index][1]
         for canvas, group in itertools.groupby(
             sorted(range(len(images)), key=canvas_of), canvas_of
@@ -242,6 +247,7 @@ class Detector:
             for start in range(0, len(group), self.images_per_batch):
                 indices = group[start : start + self.images_per_batch]
                 placements = [choices[index][0] for index in indices]
+                # Unused slots stay black, with the size of the canvas.
                 batch = np.zeros((self.images_per_batch, *canvas, 3), np.uint8)
                 sizes = np.full((self.images_per_batch, 2), canvas, np.int32)
                 for slot, (index, placement) in enumerate(zip(indices, placements, strict=True)):

@@ -55,6 +55,7 @@ def export_detector(
         jax.ShapeDtypeStruct((batch, *canvas, 3), jnp.uint8),
         jax.ShapeDtypeStruct((batch, 2), jnp.int32),
     )
+    # Bound variables become constants of the program.
     detect = functools.partial(detect_on_canvas, model)
     arguments = (variable_shapes(model), *inputs) if variables is None else inputs
     program = jax.jit(detect if variables is None else functools.partial(detect, variables))

@@ -68,6 +68,7 @@ def detect_on_canvas(
     if heatmaps is not None:
         flatten = lambda x: x.reshape(-1, *x.shape[2:])
         points = decode_keypoints(flatten(heatmaps), flatten(detections.boxes))
+        # torchvision reports logits, detectron2 probabilities.
         score = points.score if model.output_rules.keypoint_probability else points.logit
         keypoints = jnp.concatenate([points.xy, score[..., None]], axis=-1)
         rows["keypoints"] = keypoints.reshape(*detections.scores.shape, *keypoints.shape[1:])
@@ -90,6 +91,7 @@ def to_image_frame(
     valid, hw = np.asarray(row["valid"]), placement.source
     boxes = placement.invert_boxes(row["boxes"][valid])
     boxes = boxes.clip(0, (*hw[::-1], *hw[::-1])).astype(np.float32)
+    # Optional heads
     masks = mask_iou = keypoints = None
     if "masks" in row:
         cells = row["masks"][valid]

@@ -28,7 +28,7 @@ def recognize_detector(family: Family, checkpoint: Checkpoint) -> dict[str, Any]
 
 
 def check_conventions(family: Family, model: MaskRcnn, checkpoint: Checkpoint, name: str) -> None:
-    """Raises CheckpointError for one library's file and a model that follows the other's conventions.
+    """Raises CheckpointError if the file and the model follow different libraries' conventions.
 
     Args:
       family: whose sizes the message suggests.
@@ -38,9 +38,7 @@ def check_conventions(family: Family, model: MaskRcnn, checkpoint: Checkpoint, n
     """
     if checkpoint.table is None or checkpoint.format == model.library:
         return
-    fitting = [
-        size for size in family.sizes if family.build(size).library == checkpoint.format
-    ]
+    fitting = [size for size in family.sizes if family.build(size).library == checkpoint.format]
     if fitting:
         raise CheckpointError(
             f"{checkpoint.source} has the names of {checkpoint.format}, and {name} follows "

@@ -55,6 +55,7 @@ def refine_masks(
             f"the image has {predictor.original_size} pixels, but the detections belong to an "
             f"image of {hw}"
         )
+    # Masks and expected IoU before the refinement. Without a mask head every mask is empty.
     masks = [_encode_empty_mask(hw)] * len(detections.boxes)
     if detections.masks is not None:
         masks = list(detections.masks)
@@ -63,6 +64,7 @@ def refine_masks(
         mask_iou = detections.mask_iou.copy()
     required = np.maximum(min_iou, mask_iou * only_if_surer)
 
+    # Three full-size masks per box must fit into the memory.
     at_once = max(1, BYTES_AT_ONCE // (3 * hw[0] * hw[1]))
     for start in range(0, len(masks), at_once):
         # First round: three masks per box. Second round: the box with the most confident of them.

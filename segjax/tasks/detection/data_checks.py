@@ -44,6 +44,7 @@ def check_classes(
     classes = len(describe_categories(data)["category_ids"])
     if classes == model.classes:
         return
+    # Without a loss, evaluation matches labels and classes by name or id.
     if split == "eval" and needs_loss:
         reason = f"{classes} classes, the model {model.classes}"
         raise ValueError(describe_missing_loss(data, reason))

@@ -1,12 +1,12 @@
 """Evaluates a detector on the evaluation split, in pixels of the original images."""
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from segjax import viz
 from segjax.data.examples.detection import place_evaluated_image
 from segjax.data.examples.place_objects import decode_record_image
 from segjax.data.splits import describe_categories, get_keypoint_sigmas
@@ -15,10 +15,14 @@ from segjax.evaluation.coco_format import build_coco_ground_truth
 from segjax.evaluation.coco_results import CocoResults
 from segjax.evaluation.detection_scores import DetectionScores
 from segjax.inference.detection.postprocess import ImageDetections, to_image_frame
-from segjax.masks import decode_mask
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.tasks.detection.label_classes import match_labels_to_classes
+from segjax.tasks.detection.sheet import draw_sheet
 from segjax.tasks.record_task import open_records
+from segjax.training.sharding import place_batch, to_host
+
+NOT_TERMS = ("dropped", "proposals")  # metrics that are not terms of the loss
+DETECTION_INPUTS = ("image", "size", "original", "weight", "example")
 
 
 class DetectionEvaluator:
@@ -44,6 +48,7 @@ class DetectionEvaluator:
         refine: Callable[[np.ndarray, ImageDetections], ImageDetections] | None = None,
     ):
         self.model, self.data, self.settings = model, data, settings
+        # Categories and keypoints of the data, which may differ from the model's
         known = describe_categories(data)
         self.names, keypoints = known["categories"], len(known["keypoint_names"])
         if model.keypoints and keypoints not in (0, model.keypoints):
@@ -60,6 +65,7 @@ class DetectionEvaluator:
             source=data["source"],
         )
         self._refine = refine
+        # Ground truth of the split. No image is decoded for it.
         self.source = open_records(data, "eval", limit=settings["limit"])
         records = (self.source[index] for index in range(len(self.source)))
         self.ground_truth = build_coco_ground_truth(records, **known)
@@ -87,6 +93,7 @@ class DetectionEvaluator:
             index, known = int(row["example"]), np.isin(row["labels"], list(self._classes))
             self._full[index] = bool(row["valid"].all())
             self._known[index] = known[row["valid"]]
+            # Pasting masks is the slow part, so the processes share it.
             if index % jax.process_count() == jax.process_index():
                 row["valid"] = row["valid"] & known
                 placement = place_evaluated_image(row["size"], row["original"])
@@ -125,6 +132,7 @@ class DetectionEvaluator:
         "left_out" counts detections of classes that the data does not have. "unread" counts images
         that could not be read. Their objects count as missed.
         """
+        # Counts cover the images of all processes, because every process sees all rows.
         known = np.concatenate(list(self._known.values()))
         return {
             "left_out": 1 - float(known.mean()) if len(known) else 0.0,
@@ -153,23 +161,11 @@ class DetectionEvaluator:
     def _draw_sheet(self, results: CocoResults) -> np.ndarray:
         """Draws the first readable images with their ground truth and their detections."""
         shown = sorted(self._full)[: self.settings["pictures"]]
-
-        # Rows of the ground truth and of the detections, by image
-        groups = {self.ground_truth["images"][index]["id"]: ([], []) for index in shown}
-        for which, rows in enumerate((self.ground_truth["annotations"], results.rows())):
-            for row in rows:
-                if row["image_id"] in groups:
-                    groups[row["image_id"]][which].append(row)
-
-        classes = {category["id"]: k for k, category in enumerate(self.ground_truth["categories"])}
-        ground_truth, detections = zip(
-            *([_to_drawable(rows, classes) for rows in pair] for pair in groups.values()),
-            strict=True,
-        )
-        images = [self._decode_image(index) for index in shown]
-        threshold = self.settings["shown_score"]
-        return viz.draw_detection_sheet(
-            images, ground_truth, detections, self.names, threshold=threshold
+        return draw_sheet(
+            {index: self._decode_image(index) for index in shown},
+            self.ground_truth,
+            results.rows(),
+            threshold=self.settings["shown_score"],
         )
 
     def _decode_image(self, index: int) -> np.ndarray:
@@ -177,49 +173,56 @@ class DetectionEvaluator:
         return decode_record_image(self.source[index], tuple(self.data["percentiles"]) or None)
 
 
-def compute_mean_loss(
+def score_batches(
+    evaluator: DetectionEvaluator,
+    batches: Iterable[dict[str, np.ndarray]],
+    *,
+    detect: Callable[[Mapping[str, jax.Array]], Mapping[str, jax.Array]],
+    measure_loss: Callable[[Mapping[str, jax.Array], int], tuple] | None,
+    mesh: jax.sharding.Mesh,
+) -> DetectionScores:
+    """Evaluates all batches of the evaluation split.
+
+    Args:
+      evaluator: an evaluator without detections.
+      batches: this process's rows of each global batch.
+      detect: compiled function from the `DETECTION_INPUTS` of a batch to `detect_on_canvas`'s
+        outputs and the inputs but the images.
+      measure_loss: compiled function of (batch, number of the batch), see `Detection.loss`. None:
+        the loss is not measured.
+      mesh: mesh to evaluate on.
+
+    Returns:
+      The scores, with the mean loss and its terms among the shares.
+    """
+    losses = []
+    for number, batch in enumerate(batches):
+        batch["example"] = batch["index"].astype(np.int32)
+        placed = place_batch(batch, mesh)
+        evaluator.add(to_host(detect({name: placed[name] for name in DETECTION_INPUTS})))
+        if measure_loss is not None:
+            losses.append(to_host(measure_loss(placed, number)))
+    scores = evaluator.compute_scores()
+    if not losses:
+        return scores
+    return dataclasses.replace(scores, shares=scores.shares | _average_losses(losses))
+
+
+def _average_losses(
     batches: Sequence[tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray]]],
-    not_terms: Sequence[str],
 ) -> dict[str, float]:
     """Averages the loss and its terms over all images.
 
     Args:
       batches: outputs of `Detection.loss`, one per batch: loss sum, number of images, metric sums.
-      not_terms: names of metrics that are not terms of the loss.
 
     Returns:
       "eval_loss", and "eval_loss/NAME" of each term.
     """
-    terms = [name for name in batches[0][2] if name not in not_terms]
+    terms = [name for name in batches[0][2] if name not in NOT_TERMS]
     sums = [
         {"eval_loss": loss} | {f"eval_loss/{name}": metrics[name] for name in terms}
         for loss, _, metrics in batches
     ]
     images = sum(float(weight) for _, weight, _ in batches)
     return {name: sum(float(batch[name]) for batch in sums) / images for name in sums[0]}
-
-
-def _to_drawable(
-    rows: Sequence[Mapping[str, Any]], classes: Mapping[int, int]
-) -> dict[str, np.ndarray]:
-    """Converts the COCO rows of one image to arguments of `draw_detection_sheet`.
-
-    Args:
-      rows: annotations or results of one image.
-      classes: category id -> class index.
-    """
-    corners = np.array([row["bbox"] for row in rows], float).reshape(-1, 4)
-    corners[:, 2:] += corners[:, :2]
-    labels = np.array([classes[row["category_id"]] for row in rows], int)
-    drawable = {"boxes": corners, "labels": labels}
-    if rows and "score" in rows[0]:
-        drawable["scores"] = np.array([row["score"] for row in rows])
-    if rows and "segmentation" in rows[0]:
-        rles = [row["segmentation"] for row in rows]
-        drawable["masks"] = np.array([decode_mask(rle["counts"], *rle["size"]) for rle in rles])
-    if rows and "keypoints" in rows[0]:
-        keypoints = np.array([row["keypoints"] for row in rows], float).reshape(len(rows), -1, 3)
-        keypoints[..., :2] += 0.5  # COCO's coordinates are pixel indices, ours are continuous
-        keypoints[..., 2] = 2 if "scores" in drawable else keypoints[..., 2]
-        drawable["keypoints"] = keypoints
-    return drawable

@@ -69,10 +69,10 @@ def load_detector_start(
         return {"params": {"backbone": backbone}}
     if kind != "resnet" or is_vit:
         raise ValueError(
-            f"a detector on {'vit' if is_vit else model.backbone.size} cannot start from '{kind}:{path}': a ResNet starts "
-            "from torchvision's classifiers, 'resnet:PATH', a ViT from a MAE, 'mae:PATH', and both "
-            "from their own checkpoints or, with other classes, from another detector's, "
-            "'detector:PATH'"
+            f"a detector on {'vit' if is_vit else model.backbone.size} cannot start from "
+            f"'{kind}:{path}': a ResNet starts from torchvision's classifiers, 'resnet:PATH', a "
+            "ViT from a MAE, 'mae:PATH', and both from their own checkpoints or, with other "
+            "classes, from another detector's, 'detector:PATH'"
         )
     return load_resnet(path, model, expected)
 
@@ -89,8 +89,8 @@ def load_resnet(path: str, model: MaskRcnn, expected: Mapping[str, Any]) -> dict
         raise ValueError(
             "torchvision's ResNets have batch norms of epsilon 1e-5 and strides in 3x3 "
             f"convolutions; the model has norm {backbone.norm!r}, norm_epsilon "
-            f"{backbone.epsilon}, stride_in_1x1 {backbone.stride_in_1x1}. Set norm to 'frozen_bn' or 'bn', norm_epsilon to "
-            "1e-5 and conventions to 'torchvision' or 'detectron2_rgb'"
+            f"{backbone.epsilon}, stride_in_1x1 {backbone.stride_in_1x1}. Set norm to 'frozen_bn' "
+            "or 'bn', norm_epsilon to 1e-5 and conventions to 'torchvision' or 'detectron2_rgb'"
         )
     checkpoint = read_checkpoint(path)
     if checkpoint.table is not TORCHVISION_RESNETS:

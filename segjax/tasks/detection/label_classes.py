@@ -47,6 +47,7 @@ def match_labels_to_classes(
     by_name = {index: unique[name] for index, name in enumerate(categories) if name in unique}
     by_index = {index: index + 1 for index in range(len(ids))} if len(ids) == labels else {}
     by_id = dict(enumerate(ids)) if ids and min(ids) > 0 and max(ids) == labels else {}
+    # A rule is dropped if a shared name contradicts it.
     chosen = next(
         (rule for rule in (by_index, by_id) if rule and by_name.items() <= rule.items()),
         by_name,

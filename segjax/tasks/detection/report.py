@@ -39,6 +39,7 @@ def write_report(
     if out is not None:
         from segjax.viz import plots  # matplotlib takes a second to import
 
+        # Files of the trained model
         trained = scores["trained"]
         trained.save(out)
         if trained.sheet is not None:
@@ -50,6 +51,7 @@ def write_report(
         )
         if curves := trained.curves():
             plots.plot_precision_recall(curves, out / "precision_recall.png")
+        # Numbers of all models
         rows = {
             name: values.summarize() | {"per_class": values.per_class()}
             for name, values in scores.items()

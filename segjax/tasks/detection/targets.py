@@ -84,6 +84,7 @@ def sample_anchors(
       >>> targets.positive.tolist()
       [True, False]
     """
+    # Every object gets its best anchor, however small their IoU.
     matched, label = _match(anchors, ground_truth, low, high, force=True)
     index, valid, positive = sample_balanced(key, label, samples, positive_fraction)
     deltas = encode_boxes(ground_truth["boxes"][matched[index]], anchors[index], RPN_WEIGHTS)
@@ -115,8 +116,10 @@ def sample_regions(
     Returns:
       The sampled regions and their targets for the first stage, positive regions first.
     """
+    # Candidates: ground truth first, then proposals
     boxes = jax.lax.stop_gradient(jnp.concatenate([ground_truth["boxes"], proposals]))
     usable = jnp.concatenate([ground_truth["valid"] & ~ground_truth["crowd"], filled])
+    # One threshold separates positive and negative regions, so none is ignored between two.
     matched, label = _match(boxes, ground_truth, STAGES[0].iou, STAGES[0].iou)
     label = jnp.where(usable, label, IGNORED)
     index, valid, positive = sample_balanced(key, label, samples, positive_fraction)
@@ -159,6 +162,7 @@ def _match(
     """Returns (index, label) of `match_boxes`, where negatives inside a crowd are ignored."""
     objects = ground_truth["valid"] & ~ground_truth["crowd"]
     crowds = ground_truth["valid"] & ground_truth["crowd"]
+    # A crowd covers unlabeled objects: a region inside it is no reliable negative.
     ignored = in_crowd(boxes, ground_truth["boxes"], crowds)
     return match_boxes(box_iou(ground_truth["boxes"], boxes), objects, low, high, force, ignored)
 
@@ -172,6 +176,7 @@ def _region_targets(
     stage: CascadeStage,
 ) -> RegionTargets:
     """Builds the labels and encoded boxes of matched regions."""
+    # Label 0 is the background.
     labels = jnp.where(positive, ground_truth["categories"][matched] + 1, 0)
     deltas = encode_boxes(ground_truth["boxes"][matched], boxes, stage.weights)
     return RegionTargets(boxes, valid, labels.astype(jnp.int32), deltas, matched)

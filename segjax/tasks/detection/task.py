@@ -1,11 +1,12 @@
-"""The detection task: Mask R-CNN, its examples, its loss and its evaluation for the training loop.
+"""The detection task: Mask R-CNN, its loss and its evaluation, for the training loop.
 
-The terms of the loss are in `segjax.tasks.detection.loss`.
+The terms of the loss are in `segjax.tasks.detection.loss`, the batches in
+`segjax.tasks.detection.batches`.
 """
 
-import dataclasses
+import functools
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,14 +14,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from segjax.data.aspect_batches import AspectGroupedExample, AspectGroupedOrder
-from segjax.data.examples.copy_paste import CopyPaste
-from segjax.data.examples.detection import DetectionExample
-from segjax.data.examples.place_objects import find_left_right_pairs
-from segjax.data.repeat_factor import RepeatFactorSource
 from segjax.data.splits import describe_categories
 from segjax.evaluation.detection_scores import DetectionScores
-from segjax.inference.detection.canvases import list_default_canvases
 from segjax.inference.detection.class_names import resolve_classes
 from segjax.inference.detection.postprocess import detect_on_canvas
 from segjax.inference.detection.sam_refinement import make_mask_refiner
@@ -28,26 +23,19 @@ from segjax.models.detection.build import build_mask_rcnn, mask_rcnn_options
 from segjax.models.detection.flops import count_detector_multiply_adds
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.models.flops import TRAINING
+from segjax.tasks.detection.batches import DetectionBatches
 from segjax.tasks.detection.config import DetectionSettings, detection_config, miniature
 from segjax.tasks.detection.data_checks import (
-    check_classes,
     check_settings,
     describe_missing_loss,
-    get_keypoint_names,
 )
-from segjax.tasks.detection.evaluation import DetectionEvaluator, compute_mean_loss
-from segjax.tasks.detection.example import build_detection_example
+from segjax.tasks.detection.evaluation import NOT_TERMS, DetectionEvaluator, score_batches
 from segjax.tasks.detection.init_from import load_detector_start
 from segjax.tasks.detection.loss import SampleCounts, compute_loss_terms
 from segjax.tasks.detection.report import print_skipped, write_report
-from segjax.tasks.record_task import RecordTask, make_batches
-from segjax.training.sharding import place_batch, to_host
-
-NOT_TERMS = ("dropped", "proposals")  # metrics that are not terms of the loss
-DETECTION_INPUTS = ("image", "size", "original", "weight", "example")
 
 
-class Detection(RecordTask):
+class Detection(DetectionBatches):
     """Detection task.
 
     If `config.model.classes` is 0, the number of categories of the data replaces it in the config,
@@ -66,9 +54,9 @@ class Detection(RecordTask):
     miniature = staticmethod(miniature)
     build = staticmethod(build_mask_rcnn)
     model_options = staticmethod(mask_rcnn_options)
-    model: MaskRcnn
 
     def __init__(self, config: ml_collections.ConfigDict):
+        # The config is saved with the run, so the number of classes must be final here.
         if config.model.get("classes") == 0:
             config.model.classes = len(describe_categories(config.data.to_dict())["category_ids"])
         super().__init__(config)
@@ -77,7 +65,6 @@ class Detection(RecordTask):
         self._refine = None
         if self.eval["refine"]:
             self._refine = make_mask_refiner(self.eval["refine"], self.eval["refine_if"])
-        self._sources: dict[str, Sequence] = {}
         self._detect = jax.jit(self._detect_on_canvas)
         self._eval_loss = jax.jit(self._compute_eval_loss)
 
@@ -103,6 +90,7 @@ class Detection(RecordTask):
           metrics: the terms times `images`, "dropped" (objects beyond `config.data.max_objects`),
             and "proposals" (share of filled proposal slots).
         """
+        # One key samples anchors and regions, the other one drops paths.
         draw_key, drop_key = jax.random.split(key)
         rngs = {"drop_path": drop_key} if train else {}
         arguments = (batch, draw_key, self.samples, train)
@@ -111,31 +99,11 @@ class Detection(RecordTask):
         )
         real = (batch["weight"] > 0).astype(jnp.float32)
         images = jnp.sum(real)
+        # The step sums metrics over microbatches and divides by the number of images.
         metrics = {name: term * images for name, term in terms.items()}
         counted = jnp.sum(batch["dropped"] * real), jnp.sum(filled * real)
         metrics |= dict(zip(NOT_TERMS, counted, strict=True))
         return sum(terms.values()) * images, images, metrics
-
-    def canvas(self, split: str) -> tuple[int, int]:
-        """Returns (height, width) in pixels of the canvases of "train" or "eval".
-
-        The setting `canvas` of the split comes first. Otherwise, images grouped by orientation get
-        the widest default canvas (upright for portrait images), and all others the model's square.
-        """
-        own = (self.data if split == "train" else self.eval)["canvas"]
-        if split == "train" and self.data["by_orientation"] and not own:
-            return max(list_default_canvases(self.model), key=lambda hw: hw[1] / hw[0])
-        return tuple(own) or (self.model.canvas,) * 2
-
-    def describe_classes(self) -> dict[str, tuple]:
-        """Returns the names and ids of the categories and the keypoint names of the data."""
-        return describe_categories(self.data)
-
-    @property
-    def batch_shape_count(self) -> int:
-        """Number of batch shapes in training: 2 if images are grouped by orientation."""
-        height, width = self.canvas("train")
-        return 2 if self.data["by_orientation"] and height != width else 1
 
     def flops(self) -> tuple[float, str]:
         """Returns the training FLOPs of one image with all its samples, and the compute dtype.
@@ -149,76 +117,6 @@ class Detection(RecordTask):
             + self.samples.objects * count.foreground
         )
         return 2.0 * (count.frozen + TRAINING * trained), jnp.dtype(self.model.dtype).name
-
-    def build_example(
-        self,
-        *,
-        train: bool,
-        keypoint_pairs: tuple[tuple[int, int], ...] = (),
-        portrait: bool = False,
-    ) -> DetectionExample:
-        """Returns the function that makes an example of a record.
-
-        Args:
-          train: True for training, False for evaluation.
-          keypoint_pairs: indices of the keypoints that a mirrored image swaps.
-          portrait: True for the canvas upright, for portrait images.
-        """
-        canvas = self.canvas("train" if train else "eval")
-        return build_detection_example(
-            self.model,
-            self.data,
-            canvas[::-1] if portrait else canvas,
-            train=train,
-            needs_loss=train or self.eval["loss"],
-            keypoint_pairs=keypoint_pairs,
-        )
-
-    def open_source(self, split: str) -> Sequence:
-        """Returns the records of a split, in training with repeat factor sampling if it is set.
-
-        Raises:
-          ValueError: A loss is needed, and the data has another number of classes than the model.
-        """
-        if split not in self._sources:
-            source, threshold = super().open_source(split), self.data["repeat_threshold"]
-            check_classes(self.data, self.model, split=split, needs_loss=self.eval["loss"])
-            if split == "train" and threshold:
-                source = RepeatFactorSource(source, threshold)
-            self._sources[split] = source
-        return self._sources[split]
-
-    def build_split_example(
-        self, split: str, *, portrait: bool = False
-    ) -> DetectionExample | CopyPaste:
-        """Returns the function that makes the examples of a split, with copy-paste if it is set.
-
-        Raises:
-          ValueError: The data has another number of keypoints than the model.
-        """
-        train, pairs = split == "train", ()
-        if train or self.eval["loss"]:
-            pairs = find_left_right_pairs(get_keypoint_names(self.data, self.model))
-        example = self.build_example(train=train, keypoint_pairs=pairs, portrait=portrait)
-        if not train or not self.data["copy_paste"]:
-            return example
-        return CopyPaste(example, self.open_source(split), probability=self.data["copy_paste"])
-
-    def batches(
-        self, split: str, *, batch_size: int, seed: int = 0, **place: Any
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """Opens a split, see `RecordTask.batches`.
-
-        With `config.data.by_orientation`, the images of a training batch are all landscape or all
-        portrait.
-        """
-        if split != "train" or not self.data["by_orientation"]:
-            return super().batches(split, batch_size=batch_size, seed=seed, **place)
-        source = self.open_source(split)
-        order = AspectGroupedOrder(source, batch_size, seed)
-        makers = (self.build_split_example(split, portrait=portrait) for portrait in (False, True))
-        options = dict(train=True, order=order, batch_size=batch_size, seed=seed) | place
-        return make_batches(source, AspectGroupedExample(*makers, order), self.data, **options)
 
     def evaluate(
         self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh
@@ -247,28 +145,25 @@ class Detection(RecordTask):
           ValueError: The loss is wanted, and the data's classes are not the model's, in order.
         """
         batches = self.evaluation_batches(variables, mesh)
-        evaluator, losses = DetectionEvaluator(self.model, self.data, self.eval, self._refine), []
+        evaluator = DetectionEvaluator(self.model, self.data, self.eval, self._refine)
         if self.eval["loss"] and not evaluator.has_same_classes:
             reason = "the model's classes in another order"
             raise ValueError(describe_missing_loss(self.data, reason))
-        for number, batch in enumerate(batches):
-            batch["example"] = batch["index"].astype(np.int32)
-            placed = place_batch(batch, mesh)
-            inputs = {name: placed[name] for name in DETECTION_INPUTS}
-            evaluator.add(to_host(self._detect(variables, inputs)))
-            if self.eval["loss"]:
-                losses.append(to_host(self._eval_loss(variables, placed, number)))
-        scores = evaluator.compute_scores()
-        if not losses:
-            return scores
-        shares = scores.shares | compute_mean_loss(losses, NOT_TERMS)
-        return dataclasses.replace(scores, shares=shares)
+        return score_batches(
+            evaluator,
+            batches,
+            detect=functools.partial(self._detect, variables),
+            measure_loss=functools.partial(self._eval_loss, variables)
+            if self.eval["loss"]
+            else None,
+            mesh=mesh,
+        )
 
     @classmethod
     def prepare_evaluation(
         cls, config: ml_collections.ConfigDict, model: MaskRcnn, saved: Mapping[str, Any]
     ) -> None:
-        """Sets the label names for `segjax eval` from the checkpoint, and reports skipped images."""
+        """Sets the label names from the checkpoint, and reports the images that were skipped."""
         if not config.eval.label_names:
             config.eval.label_names = resolve_classes(model, saved).names
             print_skipped(config.data.source, config.data.eval_split)
