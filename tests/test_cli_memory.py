@@ -1,4 +1,4 @@
-"""`segjax train` keeps the memory that it has had."""
+"""`segjax train` on CPUs keeps freed memory."""
 
 import subprocess
 import sys
@@ -33,12 +33,12 @@ def outcome(**environment):
         text=True,
         check=True,
     )
-    said, faults = done.stdout.split()
-    return said == "True", int(faults)
+    changed, faults = done.stdout.split()
+    return changed == "True", int(faults)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
-def test_what_was_freed_needs_no_new_pages():
+def test_freed_memory_needs_no_new_pages():
     """128 MiB are 32,768 pages of 4 KiB, or 64 of 2 MiB."""
     done, faults = outcome(JAX_PLATFORMS="cpu")
     assert done and faults < 50
@@ -48,6 +48,6 @@ def test_what_was_freed_needs_no_new_pages():
     "environment",
     [{"JAX_PLATFORMS": "cuda,cpu"}, {"JAX_PLATFORMS": "cpu", "MALLOC_ARENA_MAX": "4"}],
 )
-def test_accelerators_and_what_the_environment_says_are_left_alone(environment):
+def test_nothing_changes_with_accelerators_or_malloc_variables(environment):
     done, faults = outcome(**environment)
     assert not done and faults >= 50

@@ -1,4 +1,4 @@
-"""`segjax train` in several processes, one of which is killed: the same command goes on, and little is done twice."""
+"""A process of `segjax train` is killed: the same command resumes and repeats few steps."""
 
 import json
 import os
@@ -12,12 +12,12 @@ from processes import child_of, free_port, start
 
 from segjax.cli import guard
 
-HEARTBEAT = 18  # seconds; less would mistake a busy machine for a lost one
+HEARTBEAT = 18  # seconds; with fewer, a busy machine would seem lost
 pytestmark = pytest.mark.slow
 
 
 class Training:
-    """A MAE in miniature, trained in processes of one device by one command; `begin` gives it once more."""
+    """Tiny MAE, trained by one command in processes with one device each. `begin` runs it again."""
 
     def __init__(self, folder, processes, **fields):
         self.folder, self.processes, self.run = folder, processes, folder / "run"
@@ -59,18 +59,18 @@ class Training:
         ]
 
     def ends(self):
-        """Statuses of all, once they have ended."""
+        """Waits for all processes and returns their exit statuses."""
         try:
             return [worker.wait(timeout=280) for worker in self.workers]
         finally:
             for worker in self.workers:
                 worker.kill()
 
-    def said(self):
+    def logs_text(self):
         return [log.read_text() for log in self.logs]
 
     def rows(self):
-        """{step: what was logged of it}"""
+        """Returns the rows of the log by step."""
         path, rows = self.run / "metrics.jsonl", {}
         for line in path.read_text().splitlines(keepends=True) if path.exists() else ():
             if line.endswith("\n"):  # else it is being written
@@ -79,7 +79,7 @@ class Training:
         return rows
 
     def saved(self):
-        """Steps of the checkpoints that are complete."""
+        """Returns the steps of complete checkpoints."""
         folder = self.run / "checkpoints"
         return (
             sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
@@ -92,39 +92,39 @@ class Training:
         while not condition():
             assert time.monotonic() < until and {worker.poll() for worker in self.workers} == {
                 None
-            }, self.said()[0]
+            }, self.logs_text()[0]
             time.sleep(0.01)
 
 
-def test_one_of_four_is_killed_and_what_is_reached_in_the_end_is_that_of_a_run_undisturbed(
+def test_after_one_of_four_is_killed_the_run_ends_like_an_undisturbed_one(
     tmp_path,
 ):
     steps, every = 24, 6
     undisturbed = Training(tmp_path / "alone", 1, total_steps=steps)
     undisturbed.begin()
-    assert undisturbed.ends() == [0], undisturbed.said()
+    assert undisturbed.ends() == [0], undisturbed.logs_text()
     training = Training(tmp_path / "four", 4, **{"total_steps": steps, "checkpoint.every": every})
     training.begin()
-    # Saves go on in the background; what is counted here are the steps after one that was complete.
+    # Saves run in the background, so count the steps after a complete one.
     training.wait_until(
         lambda: training.saved() and list(training.rows())[-1] <= training.saved()[-1] + every // 2
     )
     os.kill(child_of(training.workers[2]), signal.SIGKILL)
     assert training.ends() == [guard.LOST, guard.LOST, 128 + signal.SIGKILL, guard.LOST], (
-        training.said()
+        training.logs_text()
     )
-    assert all("process 2 is lost" in training.said()[rank] for rank in (0, 1, 3))
+    assert all("process 2 is lost" in training.logs_text()[rank] for rank in (0, 1, 3))
     saved, done = training.saved()[-1], list(training.rows())[-1]
     assert every <= saved <= done < steps and saved % every == 0
 
     training.begin()
-    assert training.ends() == [0] * 4, training.said()
-    assert all(f"resuming at step {saved}" in log for log in training.said())
-    assert done - saved <= every, "steps that were done twice"
+    assert training.ends() == [0] * 4, training.logs_text()
+    assert all(f"resuming at step {saved}" in log for log in training.logs_text())
+    assert done - saved <= every, "repeated steps"
     ours, theirs = training.rows(), undisturbed.rows()
     assert list(ours) == list(theirs) == list(range(1, steps + 1))
     assert theirs[steps]["loss"] < 0.97 * theirs[1]["loss"], (
-        "so much is learned that what is lost would be seen"
+        "the loss falls so much that a lost step would show"
     )
     for name in ("loss", "eval_loss"):
         found, expected = (
@@ -133,7 +133,7 @@ def test_one_of_four_is_killed_and_what_is_reached_in_the_end_is_that_of_a_run_u
         np.testing.assert_allclose(found, expected, rtol=1e-4, err_msg=name)
 
 
-def test_one_of_two_is_killed_with_its_guard_and_later_all_are_told_to_stop(tmp_path):
+def test_one_of_two_is_killed_with_its_guard_and_later_both_are_interrupted(tmp_path):
     training = Training(tmp_path / "two", 2, **{"total_steps": 100_000, "checkpoint.every": 3})
     last = lambda: max(training.rows(), default=0)
     training.begin()
@@ -141,22 +141,20 @@ def test_one_of_two_is_killed_with_its_guard_and_later_all_are_told_to_stop(tmp_
     training.workers[1].kill()
     assert (
         training.ends() == [guard.LOST, -signal.SIGKILL]
-        and "process 1 is lost" in training.said()[0]
+        and "process 1 is lost" in training.logs_text()[0]
     )
     saved = training.saved()[-1]
     assert saved % 3 == 0
 
     training.begin()
     training.wait_until(
-        lambda: last() >= saved + 3 and f"resuming at step {saved}" in training.said()[0]
+        lambda: last() >= saved + 3 and f"resuming at step {saved}" in training.logs_text()[0]
     )
     training.workers[0].send_signal(signal.SIGTERM)
     assert training.ends() == [128 + signal.SIGTERM] * 2
-    assert all(f"resuming at step {saved}" in log for log in training.said())
+    assert all(f"resuming at step {saved}" in log for log in training.logs_text())
     steps = [
         json.loads(line)["step"]
         for line in (training.run / "metrics.jsonl").read_text().splitlines()
     ]
-    assert steps == list(range(1, steps[-1] + 1)), (
-        "steps that were lost are done again, and logged once"
-    )
+    assert steps == list(range(1, steps[-1] + 1)), "lost steps are repeated and logged once"

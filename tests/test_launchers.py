@@ -1,4 +1,4 @@
-"""The launchers of tools/launch with stand-ins for gcloud, srun and the training: what they start, and how they end."""
+"""Launchers of tools/launch, with stand-ins for gcloud, srun and the training."""
 
 import os
 import re
@@ -10,10 +10,10 @@ import pytest
 import yaml
 from processes import TESTS
 
-from segjax.cli import _parser
+from segjax.cli import _make_parser
 
 LAUNCH = TESTS.parent / "tools" / "launch"
-# Notes its arguments, and ends with the statuses in the file "statuses", one after another.
+# Writes its arguments to a file, and ends with the next status in the file "statuses".
 STAND_IN = """#!/usr/bin/env bash
 printf '%s\\n' "$(basename "$0")" "$@" "" >> {folder}/said
 [ "$(basename "$0")" = {ends} ] || exit 0
@@ -23,7 +23,7 @@ read -r status < {folder}/statuses; sed -i 1d {folder}/statuses; exit "$status"
 
 @pytest.fixture
 def machine(tmp_path):
-    """Makes stand-ins of these names, of which one ends as told; the environment to run a launcher in."""
+    """Makes stand-ins and returns the environment to run a launcher in."""
 
     def make(names, ends, statuses):
         home = tmp_path / "segjax" / ".venv" / "bin"
@@ -43,13 +43,13 @@ def machine(tmp_path):
 
 
 def calls(folder):
-    """Words of each call of a stand-in."""
+    """Returns the words of each call of a stand-in."""
     return [call.split("\n") for call in (folder / "said").read_text().strip().split("\n\n")]
 
 
 def assert_trains(words, workdir):
-    """The command line is one that `segjax train` takes; nothing but fields of the experiment is left over."""
-    args, rest = _parser(words).parse_known_args(words)
+    """Checks that `segjax train` accepts the command line, and returns its arguments."""
+    args, rest = _make_parser(words).parse_known_args(words)
     assert (
         args.command == "train"
         and args.workdir == workdir
@@ -59,7 +59,7 @@ def assert_trains(words, workdir):
     return args
 
 
-def test_tpu_pod_starts_all_workers_and_begins_again_when_one_was_lost(tmp_path, machine):
+def test_tpu_pod_starts_all_workers_and_restarts_after_a_loss(tmp_path, machine):
     environment = machine(["gcloud", "segjax", "sleep"], "segjax", [75, 137, 0])
     flags = ["my-slice", "us-east5-a", "/mnt/runs/a run", "--config.mesh.fsdp=16"]
     subprocess.run(["bash", LAUNCH / "tpu_pod.sh", *flags], env=environment, check=True)
@@ -96,10 +96,10 @@ def test_tpu_pod_starts_all_workers_and_begins_again_when_one_was_lost(tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("status", "again"), [(0, False), (2, False), (75, True), (137, True), (143, True)]
+    ("status", "requeued"), [(0, False), (2, False), (75, True), (137, True), (143, True)]
 )
-def test_slurm_starts_one_process_a_task_and_comes_back_for_what_can_go_on(
-    tmp_path, machine, status, again
+def test_slurm_starts_one_process_per_task_and_requeues_resumable_runs(
+    tmp_path, machine, status, requeued
 ):
     environment = machine(["srun", "scontrol"], "srun", [status]) | {
         "SLURM_JOB_ID": "7",
@@ -108,7 +108,7 @@ def test_slurm_starts_one_process_a_task_and_comes_back_for_what_can_go_on(
     command = ["bash", LAUNCH / "slurm.sbatch", "/shared/runs/mae", "--config.batch_size=1024"]
     assert subprocess.run(command, env=environment).returncode == status
     srun, *others = calls(tmp_path)
-    assert others == [["scontrol", "requeue", "7"]] * again
+    assert others == [["scontrol", "requeue", "7"]] * requeued
     words = srun[srun.index(".venv/bin/segjax") + 1 :]
     assert (
         assert_trains(words, "/shared/runs/mae").distributed
@@ -116,7 +116,7 @@ def test_slurm_starts_one_process_a_task_and_comes_back_for_what_can_go_on(
     )
 
 
-def test_kubernetes_says_one_thing_in_all_places():
+def test_kubernetes_manifest_is_consistent():
     service, job = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -142,7 +142,7 @@ def test_kubernetes_says_one_thing_in_all_places():
 
 
 @pytest.mark.parametrize("script", ["tpu_pod.sh", "slurm.sbatch"])
-def test_a_launcher_without_arguments_shows_how_it_is_called(script):
+def test_a_launcher_without_arguments_prints_its_usage(script):
     done = subprocess.run(["bash", LAUNCH / script], capture_output=True, text=True)
     assert (
         done.returncode == 2 and f"{script} " in done.stderr and "--config.key=value" in done.stderr

@@ -10,11 +10,11 @@ from processes import TESTS, child_of, free_port, start, statuses
 
 from segjax.cli import guard
 
-HEARTBEAT = 6  # seconds; less would mistake a busy machine for a lost one
+HEARTBEAT = 6  # seconds; with fewer, a busy machine would seem lost
 
 
 class Group:
-    """Members of one run, their logs in a folder."""
+    """Processes of one run, with their logs in a folder."""
 
     def __init__(self, folder, count, absent=(), failing=()):
         self.folder, self.port = folder, free_port()
@@ -40,26 +40,26 @@ class Group:
     def meet(self):
         until = time.monotonic() + 120
         while not all((self.folder / f"{rank}.met").exists() for rank in self.members):
-            assert time.monotonic() < until, self.said(0)
+            assert time.monotonic() < until, self.log(0)
             time.sleep(0.05)
 
     def ends(self, rank):
-        """(status, seconds until then, last line of the log)."""
+        """Waits for a process and returns (status, seconds, last line of its log)."""
         began = time.monotonic()
         (status,) = statuses([self.members[rank]], 120)
-        return status, time.monotonic() - began, self.said(rank).splitlines()[-1]
+        return status, time.monotonic() - began, self.log(rank).splitlines()[-1]
 
-    def said(self, rank):
+    def log(self, rank):
         return (self.folder / f"{rank}.log").read_text()
 
 
-def test_a_worker_killed_and_a_coordinator_killed_are_named_by_the_others(tmp_path):
+def test_a_killed_worker_and_a_killed_coordinator_are_named(tmp_path):
     worker, coordinator = Group(tmp_path / "worker", 2), Group(tmp_path / "coordinator", 2)
     worker.meet(), coordinator.meet()
     (
         worker.members[1].kill(),
         coordinator.members[0].kill(),
-    )  # the guards; what they guard ends with them
+    )  # the guards, whose children end with them
 
     status, seconds, last = coordinator.ends(1)
     assert (status, seconds < HEARTBEAT + 5) == (guard.LOST, True)
@@ -75,7 +75,7 @@ def test_a_worker_killed_and_a_coordinator_killed_are_named_by_the_others(tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stopped", [0, 1])
-def test_a_process_that_stands_still_is_lost_too(tmp_path, stopped):
+def test_a_stopped_process_is_lost(tmp_path, stopped):
     group = Group(tmp_path / "group", 2)
     group.meet()
     child = child_of(group.members[stopped])
@@ -86,7 +86,7 @@ def test_a_process_that_stands_still_is_lost_too(tmp_path, stopped):
         True,
     ) and f"process {stopped} is lost" in last
     os.kill(child, signal.SIGCONT)
-    assert group.ends(stopped)[0] == guard.LOST, "it finds that the others have gone"
+    assert group.ends(stopped)[0] == guard.LOST, "it notices that the others have ended"
 
 
 @pytest.mark.slow
@@ -101,18 +101,18 @@ def test_all_survivors_name_the_lost_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_one_that_fails_does_not_keep_the_others_waiting(tmp_path):
+def test_a_failing_process_does_not_keep_the_others_waiting(tmp_path):
     group = Group(tmp_path / "group", 2, failing=[1])
     group.meet()
     status, seconds, _ = group.ends(1)
-    assert status == 2 and seconds < 20 and "OSError: no space left on device" in group.said(1)
+    assert status == 2 and seconds < 20 and "OSError: no space left on device" in group.log(1)
     status, _, last = group.ends(0)
     assert status == guard.LOST and "process 1 is lost" in last
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("absent", [0, 2])
-def test_who_did_not_come_is_named(tmp_path, absent):
+def test_a_missing_process_is_named(tmp_path, absent):
     group = Group(tmp_path / "group", 3, absent=[absent])
     for rank in {0, 1, 2} - {absent}:
         status, _, last = group.ends(rank)
@@ -125,7 +125,7 @@ def test_who_did_not_come_is_named(tmp_path, absent):
 @pytest.mark.slow
 def test_ctrl_c_ends_the_wait_for_the_others(tmp_path):
     group = Group(tmp_path / "group", 2, absent=[1])
-    while "waiting for all processes" not in group.said(0):
+    while "waiting for all processes" not in group.log(0):
         time.sleep(0.1)
     time.sleep(1)
     group.members[0].send_signal(signal.SIGINT)
@@ -133,12 +133,15 @@ def test_ctrl_c_ends_the_wait_for_the_others(tmp_path):
     assert status == 128 + signal.SIGINT and seconds < 5
 
 
-FATAL = "F1125 client.h:80] Terminating process because the JAX distributed service detected fatal errors. "
+FATAL = (
+    "F1125 client.h:80] Terminating process because the JAX distributed service detected fatal "
+    "errors. "
+)
 
 
 @pytest.mark.parametrize(
-    "words, said",
-    [  # as jax 0.10.2 puts them
+    "output, explanation",
+    [  # messages of jax 0.10.2
         (
             "The following tasks are unhealthy (stopped sending heartbeats):\n3\n12\nThe tasks",
             "processes 3, 12 are lost",
@@ -170,11 +173,11 @@ FATAL = "F1125 client.h:80] Terminating process because the JAX distributed serv
         ),
     ],
 )
-def test_what_jax_says_is_put_plainly(words, said):
-    assert said in guard.explain_abort(FATAL + words, "host0:1234", 100, 300)
+def test_messages_of_jax_are_explained(output, explanation):
+    assert explanation in guard.explain_abort(FATAL + output, "host0:1234", 100, 300)
 
 
-def test_an_abort_of_another_kind_is_not_explained_away():
+def test_an_abort_of_another_kind_has_no_explanation():
     assert guard.explain_abort("munmap_chunk(): invalid pointer", None, 100, 300).endswith(
         "the messages above tell why"
     )

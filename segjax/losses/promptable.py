@@ -62,6 +62,7 @@ def focal_loss(
         weight = weight * jax.lax.stop_gradient(
             pixels / jnp.maximum(weight.sum(axes, keepdims=True), 1e-6)
         )
+    # Sum over pixels, normalized
     total = jnp.sum(balance * weight * cross_entropy, axis=axes)
     if normalise == "area":
         return total / (4 * jnp.maximum(ground_truth.sum(axes), 1.0))

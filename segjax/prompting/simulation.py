@@ -241,6 +241,7 @@ class Simulator:
 
         The highest IoU prediction decides, not the ground truth.
         """
+        # Masks 1 .. 3 are those of an ambiguous prompt, mask 0 is the single mask
         logits, iou = self.decode(context, session, False)
         terms = self.loss_fn(self.upsample(logits[:, :, 1:]), iou[:, :, 1:], self.ground_truth)
         chosen = jnp.argmax(iou[:, :, 1:], axis=-1) + 1
@@ -258,6 +259,7 @@ class Simulator:
         self, key: jax.Array, session: Session, index: jax.Array, empty: jax.Array
     ) -> Session:
         """Adds the click of round `index` to the sessions whose `empty` [B, P] is False."""
+        # The error region is that of the mask which the model sees, on the loss grid
         prediction = self.upsample(session.low_res) > 0
         point, label = sample_correction(
             key,

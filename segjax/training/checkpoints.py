@@ -20,7 +20,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from segjax.training.optimizer import parameter_path
 from segjax.training.state import TrainState
-from segjax.weights.run_folder import best_step, newest_readable, saved_metrics, saved_tree
+from segjax.weights.run_folder import find_best_step, read_newest, read_metrics, describe_state
 from segjax.weights.tree import CheckpointError, check_variables, describe_differences, flatten
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Checkpoints:
         policies: list[preservation_policy.PreservationPolicy] = [
             preservation_policy.LatestN(n=keep)
         ]
-        self._metrics = saved_metrics(self.directory)
+        self._metrics = read_metrics(self.directory)
         if best:
             policies.append(_Best(self._metrics, best, best_mode))
         self._manager = ocp.CheckpointManager(
@@ -123,6 +123,7 @@ class Checkpoints:
           CheckpointError: No checkpoint is readable, or the newest readable one holds another
             model, optimizer state or moving average than `shapes`. Nothing is moved then.
         """
+        # Only arrays that are saved, laid out on the new mesh
         target = {
             name: jax.tree.map(
                 lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
@@ -134,7 +135,7 @@ class Checkpoints:
 
         def read(step: int) -> tuple[TrainState, dict[str, Any]]:
             source = f"checkpoint {self.directory / str(step)}"
-            saved = saved_tree(self.directory, step)
+            saved = describe_state(self.directory, step)
             check_variables(target, saved, source=source)
             _check_settings(target, saved, source)
             item = self._manager.restore(
@@ -149,7 +150,7 @@ class Checkpoints:
 
         if not self.steps:
             return None
-        result, unreadable = newest_readable(self.directory, self.steps, read)
+        result, unreadable = read_newest(self.directory, self.steps, read)
         # Move unreadable checkpoints aside
         for step in unreadable:
             if jax.process_index() == 0:
@@ -184,7 +185,7 @@ class _Best(preservation_policy.PreservationPolicy):
         existing = {
             checkpoint.step: self.metrics.get(checkpoint.step, {}) for checkpoint in checkpoints
         }
-        best = best_step(existing, self.name, self.mode)
+        best = find_best_step(existing, self.name, self.mode)
         return [checkpoint.step == best for checkpoint in checkpoints]
 
 

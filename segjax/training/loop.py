@@ -69,14 +69,17 @@ def train(
         complete_config = functools.partial(task.complete_config, config)
         # Nothing in here waits for the devices, except `finish_step` where it says so.
         while done < config.total_steps:
+            # Load a batch
             with monitor.loading():
                 batch = next(batches)
                 placed = sharding.place_batch(batch, mesh)
+            # Gradient and update
             with explain_out_of_memory(run.program, complete_config, placed, done):
                 with monitor.stepping(done):
                     state, metrics = run.program.step(state, placed)
                 done += 1
                 monitor.add(done, batch.get("index"), metrics)
+            # Log, save, evaluate or stop, where it is due
             run.writer.advance(done)
             run.finish_step(state, done, monitor, interruption)
         run.checkpoints.wait()

@@ -72,7 +72,7 @@ def describe_out_of_memory(
     program: Program,
     batch: Mapping[str, Any],
 ) -> str:
-    """Describes what ran out, which arrays are largest, and three settings that would help.
+    """Describes the missing memory, the largest arrays, and three settings that would help.
 
     Args:
       error: The error of the devices or of the compiler.

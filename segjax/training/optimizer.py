@@ -1,8 +1,8 @@
 """AdamW, Muon, LARS or SGD with masked weight decay, layer-wise learning rates and a schedule.
 
 Sources: decoupled weight decay (AdamW): Loshchilov and Hutter 2019. Layer-wise learning-rate decay:
-BEiT, Bao et al. 2022, appendix; also used by MAE and SAM. Schedules: Segment Anything, appendix A
-(step); MAE, appendix A (cosine); SAM 2, arXiv 2408.00714, appendix (reciprocal square root with a
+BEiT, Bao et al. 2022, appendix, also used by MAE and SAM. Schedules: Segment Anything, appendix A
+(step), MAE, appendix A (cosine), SAM 2, arXiv 2408.00714, appendix (reciprocal square root with a
 cool-down, as in Zhai et al. 2022). Muon: Jordan 2024, with updates as large as AdamW's (Liu et al.
 2025, arXiv 2502.16982). LARS: You et al. 2017, arXiv 1708.03888.
 """
@@ -97,10 +97,12 @@ def make_schedule(
 
     def rate(step: Any) -> jax.Array:
         """Returns the learning rate of a step, which may be traced."""
+        # Warm-up and cool-down
         step = jnp.asarray(step, jnp.float32)
         scale = jnp.minimum(step / warmup_steps, 1.0) if warmup_steps else jnp.float32(1.0)
         if cooldown_steps:
             scale *= jnp.clip((total_steps - step) / cooldown_steps, 0.0, 1.0)
+        # The named schedule
         since = jnp.maximum(step - warmup_steps, 0.0)
         if schedule == "rsqrt":
             return peak_lr * scale * jax.lax.rsqrt(1.0 + since / timescale)
@@ -155,6 +157,7 @@ def compute_layer_scales(params: Any, layer_decay: float, trunk: str) -> Any:
         match = block.search(name)
         return int(match["number"]) + 1 if match else (0 if stem.search(name) else None)
 
+    # The number of blocks is known only after all parameters have been seen
     layers = jax.tree_util.tree_map_with_path(lambda path, _: layer(path), params)
     depth = max((n for n in jax.tree.leaves(layers)), default=0)
     if depth == 0:
@@ -241,6 +244,7 @@ def make_optimizer(
             if name == "adamw"
             else _scale_by_muon(b1, b2, muon_convolutions)
         )
+    # Decoupled weight decay, layer-wise decay and the schedule
     if weight_decay and name not in ("lars", "sgd"):
         parts.append(optax.add_decayed_weights(weight_decay, mask=select_decayed))
     if layer_decay < 1.0:

@@ -54,7 +54,7 @@ class Program:
 
 
 def make_program(task: Task, config: ml_collections.ConfigDict, mesh: Mesh) -> Program:
-    """Lays out the step and state of an experiment on a mesh; computes shapes, no arrays.
+    """Lays out the step and state of an experiment on a mesh. Computes shapes, no arrays.
 
     Args:
       task: Gives the variables and the loss.
@@ -173,7 +173,7 @@ def _load_given(
 ) -> Variables:
     """Loads the variables that are not initialized: all, those of another kind of model, or none.
 
-    Raises what `read_checkpoint`, `Checkpoint.variables` and `Task.load_pretrained` raise.
+    Errors are those of `read_checkpoint`, `Checkpoint.variables` and `Task.load_pretrained`.
     """
     if variables is not None:
         check_variables(expected, variables, source="variables")

@@ -39,6 +39,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
     """
     devices = jax.devices() if devices is None else list(devices)
     count = len(devices)
+    # Replace -1
     sizes = [data, fsdp]
     if sizes.count(-1) == 1:
         known = sizes[0] if sizes[1] == -1 else sizes[1]
@@ -173,6 +174,7 @@ def state_shardings(
         return NamedSharding(mesh, spec)
 
     shardings = jax.tree_util.tree_map_with_path(choose, shapes)
+    # A model that hardly splits saves no memory: better to know before the run
     share = sum(b for b, _ in unsharded) / max(total, 1)
     if mesh.shape["fsdp"] > 1 and share > unsharded_tolerance:
         largest = "; ".join(

@@ -130,6 +130,7 @@ def sum_gradients(
         sums = compute(rows, jax.random.fold_in(key, number))
         return jax.tree.map(jnp.add, total, sums), None
 
+    # The first carry of the scan is a tree of zeros
     pieces = jax.tree.map(split, dict(batch))
     shapes = jax.eval_shape(compute, jax.tree.map(lambda x: x[0], pieces), key)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

@@ -1,4 +1,4 @@
-"""The interface between the training loop and a task. A new paper is a new task; the loop stays."""
+"""Interface between the training loop and a task. A new paper is a new task and no new loop."""
 
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence

@@ -15,11 +15,11 @@ LOGITS = (4 * RNG.standard_normal((2, 3, 5, 6))).astype(np.float32)
 TRUTH = RNG.integers(0, 2, (2, 1, 5, 6))
 
 
-def focal_pixels(logits, truth, alpha, gamma):
-    """The paper's formula in float64: -alpha_t (1 - p_t)^gamma log(p_t)."""
+def focal_pixels(logits, ground_truth, alpha, gamma):
+    """Computes the paper's formula in float64: -alpha_t (1 - p_t)^gamma log(p_t)."""
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
-    p_t = np.where(truth > 0, p, 1 - p)
-    return np.where(truth > 0, alpha, 1 - alpha) * (1 - p_t) ** gamma * -np.log(p_t)
+    p_t = np.where(ground_truth > 0, p, 1 - p)
+    return np.where(ground_truth > 0, alpha, 1 - alpha) * (1 - p_t) ** gamma * -np.log(p_t)
 
 
 @pytest.mark.parametrize("alpha, gamma", [(0.25, 2.0), (0.5, 0.0), (0.9, 1.0), (0.25, 3.5)])
@@ -31,7 +31,7 @@ def test_focal_is_the_formula(alpha, gamma):
 
 
 def test_focal_defaults_and_a_case_by_hand():
-    """Undecided everywhere: foreground costs .25 * .25 * log 2, background three times that."""
+    """Logits of 0: foreground costs 0.25 * 0.25 * log 2, background three times that."""
     zeros = np.zeros((2, 2))
     assert focal_loss(zeros, np.ones((2, 2))) == pytest.approx(0.25 * 0.25 * np.log(2), rel=1e-6)
     assert focal_loss(zeros, zeros) == pytest.approx(0.75 * 0.25 * np.log(2), rel=1e-6)
@@ -48,7 +48,7 @@ def test_focal_by_area():
 
 
 def test_focal_by_difficulty():
-    """Weights (1 - p_t)^gamma are scaled to sum to the pixel count, and the scale carries no gradient."""
+    """Weights (1 - p_t)^gamma sum to the number of pixels, and their scale has no gradient."""
     p = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
     weight = np.where(TRUTH > 0, 1 - p, p) ** 2
     scale = weight.shape[-1] * weight.shape[-2] / weight.sum((-2, -1))
@@ -63,7 +63,7 @@ def test_focal_by_difficulty():
     np.testing.assert_allclose(gradient, scale[..., None, None] * plain, rtol=1e-4, atol=1e-7)
 
 
-def test_unknown_normalisation():
+def test_unknown_normalization():
     with pytest.raises(ValueError, match="'median'.*mean, area, difficulty"):
         focal_loss(LOGITS, TRUTH, normalise="median")
 
@@ -77,13 +77,15 @@ def with_gradient(loss, **options):
 @pytest.mark.parametrize("normalise", ["mean", "area", "difficulty"])
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
 def test_extreme_logits_stay_finite(normalise, gamma):
-    """Right and wrong with all the confidence float32 has: values and gradients; the wrong ones are pulled back."""
+    """Values and gradients are finite at extreme confidence, and wrong pixels have a gradient."""
     logits = np.array([[-1e4, 1e4, -200.0, 200.0], [-1e4, 1e4, 0.0, -0.0]])
-    truth = np.array([[0, 1, 1, 0], [1, 0, 1, 0]])
-    value, gradient = with_gradient(focal_loss, normalise=normalise)(logits, truth, gamma=gamma)
+    ground_truth = np.array([[0, 1, 1, 0], [1, 0, 1, 0]])
+    value, gradient = with_gradient(focal_loss, normalise=normalise)(
+        logits, ground_truth, gamma=gamma
+    )
     assert np.isfinite(value) and np.isfinite(gradient).all()
     assert gradient[1, 0] < 0 < gradient[1, 1]
-    value, gradient = with_gradient(dice_loss)(logits, truth)
+    value, gradient = with_gradient(dice_loss)(logits, ground_truth)
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
@@ -94,7 +96,7 @@ def test_dice_by_hand():
     assert dice_loss(sure, np.array([[0, 1, 1, 0]])) == pytest.approx(1 - 3 / 5)
     assert dice_loss(-np.abs(sure), np.zeros((1, 4), int)) == pytest.approx(
         0
-    )  # nothing, and nothing said
+    )  # an empty mask and an empty prediction
     assert dice_loss(np.zeros((1, 4)), np.ones((1, 4), int)) == pytest.approx(
         1 - (2 * 2 + 1) / (2 + 4 + 1)
     )
@@ -107,7 +109,7 @@ def scored(**options):
 
 
 def best_masks(**options):
-    """Which mask has the lowest loss, weighted as by default, from the two losses themselves."""
+    """Returns the index of the mask with the lowest loss at default weights."""
     focal, dice = (
         np.asarray(focal_loss(LOGITS, TRUTH, **options)),
         np.asarray(dice_loss(LOGITS, TRUTH)),
@@ -115,7 +117,7 @@ def best_masks(**options):
     return (20 * focal + dice).argmin(-1)
 
 
-def test_loss_is_twenty_to_one_of_the_best_mask_plus_iou_error():
+def test_loss_is_twenty_focal_plus_dice_of_the_best_mask_plus_iou_loss():
     iou = RNG.random((2, 3)).astype(np.float32)
     terms = scored()(LOGITS, iou, TRUTH[:, 0])
     focal, dice = np.asarray(focal_loss(LOGITS, TRUTH)), np.asarray(dice_loss(LOGITS, TRUTH))
@@ -123,8 +125,8 @@ def test_loss_is_twenty_to_one_of_the_best_mask_plus_iou_error():
     rows = np.arange(2)
     np.testing.assert_allclose(terms["focal"], focal[rows, best])
     np.testing.assert_allclose(terms["dice"], dice[rows, best])
-    said, truth = LOGITS > 0, TRUTH > 0
-    actual = (said & truth).sum((-2, -1)) / (said | truth).sum((-2, -1))
+    predicted, ground_truth = LOGITS > 0, TRUTH > 0
+    actual = (predicted & ground_truth).sum((-2, -1)) / (predicted | ground_truth).sum((-2, -1))
     error = (iou - actual) ** 2
     np.testing.assert_allclose(terms["iou_error"], error.mean(-1), rtol=1e-5)
     np.testing.assert_allclose(
@@ -133,7 +135,7 @@ def test_loss_is_twenty_to_one_of_the_best_mask_plus_iou_error():
 
 
 @pytest.mark.parametrize("iou_on", ["all", "best"])
-def test_mask_gradient_flows_through_the_best_mask_alone(iou_on):
+def test_mask_gradient_flows_through_the_best_mask_only(iou_on):
     iou = RNG.random((2, 3)).astype(np.float32)
     score = PromptableLoss(iou_on=iou_on)
     best = best_masks()
@@ -170,8 +172,8 @@ def test_weights_and_options():
 
 def test_absolute_iou_error():
     iou = RNG.random((2, 3)).astype(np.float32)
-    said, truth = LOGITS > 0, TRUTH > 0
-    actual = (said & truth).sum((-2, -1)) / (said | truth).sum((-2, -1))
+    predicted, ground_truth = LOGITS > 0, TRUTH > 0
+    actual = (predicted & ground_truth).sum((-2, -1)) / (predicted | ground_truth).sum((-2, -1))
     terms = scored(iou_norm="absolute")(LOGITS, iou, TRUTH[:, 0])
     np.testing.assert_allclose(terms["iou_error"], np.abs(iou - actual).mean(-1), rtol=1e-5)
     with pytest.raises(ValueError, match="iou_norm is 'cubed'"):

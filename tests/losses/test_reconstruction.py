@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from segjax.losses.reconstruction import reconstruction_loss
-from segjax.ops.patches import extract_patches, compute_patch_statistics, make_patch_targets, render_prediction
+from segjax.ops.patches import (
+    compute_patch_statistics,
+    extract_patches,
+    make_patch_targets,
+    render_prediction,
+)
 from segjax.ops.pixels import PIXEL_MEAN, PIXEL_STD
 
 PATCH = 4
@@ -13,7 +18,7 @@ MASKED = np.array([[1, 0, 1, 1, 0, 1], [0, 0, 1, 0, 0, 0]], bool)
 
 
 def by_hand(images):
-    """[B, L, values], patches row by row, values by row, column, channel, in float64."""
+    """Cuts images into patches [B, L, values], ordered by row, column, channel, in float64."""
     pixels = (images - PIXEL_MEAN.astype(np.float64)) / PIXEL_STD
     rows, columns = images.shape[1] // PATCH, images.shape[2] // PATCH
     cut = lambda r, c: pixels[:, r * PATCH : (r + 1) * PATCH, c * PATCH : (c + 1) * PATCH].reshape(
@@ -27,7 +32,7 @@ def test_patches_are_row_by_row_and_channel_fastest():
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
-def test_the_mean_of_masked_patches_of_the_whole_batch(norm_pix):
+def test_loss_is_the_mean_over_masked_patches_of_the_batch(norm_pix):
     target = by_hand(IMAGES)
     if norm_pix:
         variance = target.var(-1, keepdims=True, ddof=1)  # unbiased
@@ -40,12 +45,12 @@ def test_the_mean_of_masked_patches_of_the_whole_batch(norm_pix):
 
 
 def test_the_variance_is_unbiased():
-    """A patch of 0 and 1 in equal numbers, n = 48: n / (n - 1) / 4."""
+    """A patch with as many 0 as 1, n = 48, has the variance n / (n - 1) / 4."""
     _, deviation = compute_patch_statistics(jnp.tile(jnp.array([0.0, 1.0]), 24)[None, None])
     np.testing.assert_allclose(deviation[0, 0, 0] ** 2, 48 / 47 / 4 + 1e-6, rtol=1e-6)
 
 
-def test_seen_patches_have_no_gradient():
+def test_visible_patches_have_no_gradient():
     prediction = jnp.zeros((2, 6, 48))
     gradient = jax.grad(lambda p: reconstruction_loss(p, IMAGES, MASKED, patch=PATCH)[0])(
         prediction
@@ -54,7 +59,7 @@ def test_seen_patches_have_no_gradient():
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
-def test_a_perfect_prediction_is_the_picture(norm_pix):
+def test_a_perfect_prediction_is_the_image(norm_pix):
     target = make_patch_targets(IMAGES, PATCH, norm_pix=norm_pix)
     np.testing.assert_array_equal(
         render_prediction(target, IMAGES, patch=PATCH, norm_pix=norm_pix), IMAGES
@@ -67,6 +72,6 @@ def test_predictions_out_of_range_are_clipped():
     assert found.dtype == jnp.uint8 and (found == 255).all()
 
 
-def test_a_patch_that_does_not_divide_the_image():
+def test_a_patch_size_that_does_not_divide_the_image_is_an_error():
     with pytest.raises(ValueError, match="8x12 does not divide into blocks of 5"):
         extract_patches(IMAGES, 5)

@@ -1,4 +1,4 @@
-"""Statistics of single simulated prompts, from fixed seeds."""
+"""Statistics of single simulated prompts, with fixed seeds."""
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ CONTENT[:, 4] = False
 click = jax.jit(sample_correction, static_argnums=(4, 5, 6))
 
 
-def test_corrections_are_uniform_over_the_error_with_its_labels_and_never_on_padding():
+def test_corrections_are_uniform_over_the_error_region_and_never_on_padding():
     points, labels = click(jax.random.key(1), many(SAID), many(TRUTH), many(CONTENT), STRIDE, 0.0)
     missed, too_much = TRUTH & ~SAID, SAID & ~TRUTH & CONTENT
     counts = pixel_counts(points, TRUTH.shape)
@@ -67,8 +67,8 @@ def test_corrections_are_uniform_over_the_error_with_its_labels_and_never_on_pad
     assert labels.dtype == jnp.int32
 
 
-def test_a_share_of_corrections_may_fall_on_the_object():
-    """sam2: every tenth click is drawn from the truth; the object's right cell is reached by these alone."""
+def test_truth_rate_samples_clicks_from_the_object():
+    """Only clicks sampled from the ground truth reach the right cell of the object."""
     points, labels = click(jax.random.key(2), many(SAID), many(TRUTH), many(CONTENT), STRIDE, 0.1)
     counts = pixel_counts(points, TRUTH.shape)
     right = counts[pixels(TRUTH & SAID)].sum() / DRAWS
@@ -77,15 +77,15 @@ def test_a_share_of_corrections_may_fall_on_the_object():
     np.testing.assert_array_equal(np.asarray(labels) == 1, pixels(TRUTH)[y, x])
 
 
-def test_a_perfect_prediction_is_confirmed_on_the_object():
+def test_a_perfect_prediction_gets_a_click_on_the_object():
     points, labels = click(jax.random.key(3), many(TRUTH), many(TRUTH), many(CONTENT), STRIDE, 0.0)
     assert (labels == 1).all()
     counts = pixel_counts(points, TRUTH.shape)
     assert (counts[~pixels(TRUTH)] == 0).all() and is_uniform(counts[pixels(TRUTH)])
 
 
-def test_a_perfect_prediction_may_be_confirmed_beside_the_object():
-    """sam2: a background click, inside the picture; an imperfect prediction is corrected as ever."""
+def test_a_perfect_prediction_may_get_a_click_on_the_background():
+    """The click lies inside the image. Imperfect predictions are corrected as usual."""
     points, labels = click(
         jax.random.key(3), many(TRUTH), many(TRUTH), many(CONTENT), STRIDE, 0.0, "background"
     )
@@ -100,7 +100,7 @@ def test_a_perfect_prediction_may_be_confirmed_beside_the_object():
         sample_correction(jax.random.key(0), SAID, TRUTH, CONTENT, STRIDE, when_perfect="nowhere")
 
 
-def test_nothing_to_click_on_is_padding():
+def test_without_an_object_the_click_is_padding():
     nothing = np.zeros((4, 5), bool)
     _, label = click(jax.random.key(0), nothing, nothing, CONTENT, STRIDE, 0.0)
     assert label == -1
@@ -145,7 +145,7 @@ def test_uniform_box_noise(box, bounds):
         assert scipy.stats.kstest(column, "uniform", args=(-bound, 2 * bound)).pvalue > 1e-3
 
 
-def test_boxes_stay_inside_the_picture():
+def test_boxes_stay_inside_the_image():
     box = np.array([2.0, 1, 998, 699], np.float32)
     boxes = np.asarray(jitter_box(jax.random.key(5), many(box), many(SIZE), "normal"))
     assert boxes.min() == 0 and boxes[:, [0, 2]].max() == 1000 and boxes[:, [1, 3]].max() == 700

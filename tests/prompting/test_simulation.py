@@ -1,4 +1,4 @@
-"""The rounds of a simulated session, against small decoders whose answers are known."""
+"""Simulated interactive rounds with small decoders of known output."""
 
 import dataclasses
 import functools
@@ -17,19 +17,21 @@ SIDE, LOSS_SIDE, STRIDE = 4, 8, 2  # mask grid, loss grid, canvas pixels per cel
 CANVAS = LOSS_SIDE * STRIDE
 
 
-def simulator(decode=None, rounds=None, prompts=3, size=(CANVAS, CANVAS), loss_fn=None, truth=None):
-    if truth is None:
-        truth = np.zeros((1, prompts, LOSS_SIDE, LOSS_SIDE), bool)
-        truth[:, :, 2:5, 1:6] = True
+def simulator(
+    decode=None, rounds=None, prompts=3, size=(CANVAS, CANVAS), loss_fn=None, ground_truth=None
+):
+    if ground_truth is None:
+        ground_truth = np.zeros((1, prompts, LOSS_SIDE, LOSS_SIDE), bool)
+        ground_truth[:, :, 2:5, 1:6] = True
     size = np.array([size])
     content = np.zeros((1, 1, LOSS_SIDE, LOSS_SIDE), bool)
     content[..., : -(-size[0, 0] // STRIDE), : -(-size[0, 1] // STRIDE)] = True
-    boxes = np.broadcast_to(np.array([2.0, 4, 12, 10], np.float32), (*truth.shape[:2], 4))
+    boxes = np.broadcast_to(np.array([2.0, 4, 12, 10], np.float32), (*ground_truth.shape[:2], 4))
     return Simulator(
         rounds=rounds or Rounds(),
         decode=decode,
         loss_fn=loss_fn or PromptableLoss(),
-        ground_truth=jnp.asarray(truth),
+        ground_truth=jnp.asarray(ground_truth),
         boxes=jnp.asarray(boxes),
         content=jnp.asarray(content),
         size=jnp.asarray(size),
@@ -37,7 +39,7 @@ def simulator(decode=None, rounds=None, prompts=3, size=(CANVAS, CANVAS), loss_f
     )
 
 
-# --- the first prompt and the empty rounds
+# First prompt and empty rounds
 
 
 @functools.cache
@@ -73,18 +75,18 @@ def test_first_boxes_are_noisy_and_inside():
     assert session.boxes.min() >= 0 and session.boxes.max() <= CANVAS
 
 
-def test_clicks_stay_in_a_picture_that_ends_within_a_cell():
-    """13 of 16 columns are picture: the seventh cell of two pixels is half padding."""
-    truth = np.ones((1, 2000, LOSS_SIDE, LOSS_SIDE), bool)
-    truth[..., 7:] = False
-    said = np.full((1, 2000, SIDE, SIDE), -1, np.float32)
-    play = simulator(size=(CANVAS, 13), truth=truth)
+def test_clicks_stay_in_an_image_that_ends_within_a_cell():
+    """13 of 16 columns belong to the image: the seventh cell of two pixels is half padding."""
+    ground_truth = np.ones((1, 2000, LOSS_SIDE, LOSS_SIDE), bool)
+    ground_truth[..., 7:] = False
+    logits = np.full((1, 2000, SIDE, SIDE), -1, np.float32)
+    play = simulator(size=(CANVAS, 13), ground_truth=ground_truth)
 
     @jax.jit
     def two_rounds(first_key, key):
         session = play.sample_first_prompt(first_key, (SIDE, SIDE))
         return session, play.add_click(
-            key, session.replace(low_res=said), 1, jnp.zeros((1, 2000), bool)
+            key, session.replace(low_res=logits), 1, jnp.zeros((1, 2000), bool)
         )
 
     first, second = jax.device_get(two_rounds(jax.random.key(1), jax.random.key(2)))
@@ -92,16 +94,16 @@ def test_clicks_stay_in_a_picture_that_ends_within_a_cell():
     assert (second.labels[:, :, 1] == 1).all()
 
 
-def test_an_object_that_is_not_there_gets_no_point():
-    truth = np.zeros((1, 50, LOSS_SIDE, LOSS_SIDE), bool)
-    session = jax.jit(lambda key: simulator(truth=truth).sample_first_prompt(key, (SIDE, SIDE)))(
-        jax.random.key(0)
-    )
+def test_an_empty_object_gets_no_point():
+    ground_truth = np.zeros((1, 50, LOSS_SIDE, LOSS_SIDE), bool)
+    session = jax.jit(
+        lambda key: simulator(ground_truth=ground_truth).sample_first_prompt(key, (SIDE, SIDE))
+    )(jax.random.key(0))
     assert (np.asarray(session.labels) == -1).all()
 
 
-def test_one_empty_round_at_a_random_place_and_one_last():
-    """Eleven rounds: a first prompt, eight clicks, an empty round uniformly among rounds 2 .. 10, and an empty last."""
+def test_one_random_round_and_the_last_round_are_empty():
+    """Eleven rounds: a first prompt, eight clicks, a random empty round, and an empty last one."""
     empty = np.asarray(jax.jit(simulator(prompts=4000).choose_empty_rounds)(jax.random.key(0)))[0]
     assert empty.shape == (4000, 11)
     assert (empty.sum(1) == 2).all() and not empty[:, 0].any() and empty[:, -1].all()
@@ -109,7 +111,7 @@ def test_one_empty_round_at_a_random_place_and_one_last():
 
 
 @pytest.mark.parametrize(
-    "options, places, each",
+    "options, indices, each",
     [
         (dict(empty_last=False), range(1, 11), 1),
         (dict(empty_random=False), [10], 1),
@@ -117,14 +119,14 @@ def test_one_empty_round_at_a_random_place_and_one_last():
         (dict(count=3), [1, 2], 2),
     ],
 )
-def test_empty_rounds_by_option(options, places, each):
+def test_empty_rounds_by_option(options, indices, each):
     empty = np.asarray(
         jax.jit(simulator(rounds=Rounds(**options), prompts=500).choose_empty_rounds)(
             jax.random.key(0)
         )
     )[0]
     assert (empty.sum(1) == each).all()
-    assert np.flatnonzero(empty.any(0)).tolist() == list(places)
+    assert np.flatnonzero(empty.any(0)).tolist() == list(indices)
 
 
 def test_too_few_rounds():
@@ -136,7 +138,7 @@ def test_too_few_rounds():
         Rounds(when_perfect="never")
 
 
-def test_sam2_differs_where_it_does():
+def test_settings_of_sam2():
     assert (SAM2_ROUNDS.count, SAM2_ROUNDS.empty_random, SAM2_ROUNDS.empty_last) == (
         8,
         False,
@@ -150,128 +152,128 @@ def test_sam2_differs_where_it_does():
     assert SAM2_ROUNDS.when_perfect == "background"
 
 
-# --- a whole session, watched
+# A full session, recorded
 
 
-class Watched:
-    """A decoder that answers at random, and remembers what it was asked, what it said, and what was scored."""
+class RecordingDecoder:
+    """Decoder with random outputs that records sessions, outputs and the masks of the loss."""
 
     def __init__(self):
-        self.asked, self.said, self.scored = [], [], []
+        self.sessions, self.outputs, self.scored = [], [], []
 
-    def decode(self, context, session, fed_back):
+    def decode(self, context, session, feed_back):
         batch = session.labels.shape[:2]
         shapes = (
             jax.ShapeDtypeStruct((*batch, 4, SIDE, SIDE), jnp.float32),
             jax.ShapeDtypeStruct((*batch, 4), jnp.float32),
         )
-        answer = functools.partial(self._answer, fed_back, shapes)
-        return jax.experimental.io_callback(answer, shapes, session, ordered=True)
+        respond = functools.partial(self._respond, feed_back, shapes)
+        return jax.experimental.io_callback(respond, shapes, session, ordered=True)
 
-    def _answer(self, fed_back, shapes, session):
-        rng = np.random.default_rng(len(self.asked))
-        self.asked.append((jax.tree.map(np.asarray, session), fed_back))
-        self.said.append(
+    def _respond(self, feed_back, shapes, session):
+        rng = np.random.default_rng(len(self.sessions))
+        self.sessions.append((jax.tree.map(np.asarray, session), feed_back))
+        self.outputs.append(
             (rng.normal(size=shapes[0].shape).astype("f4"), rng.random(shapes[1].shape, np.float32))
         )
-        return self.said[-1]
+        return self.outputs[-1]
 
-    def score(self, logits, iou, truth):
-        remember = lambda *values: self.scored.append(tuple(map(np.asarray, values)))
-        jax.experimental.io_callback(remember, None, logits, iou, ordered=True)
-        return PromptableLoss()(logits, iou, truth)
+    def score(self, logits, iou, ground_truth):
+        record = lambda *values: self.scored.append(tuple(map(np.asarray, values)))
+        jax.experimental.io_callback(record, None, logits, iou, ordered=True)
+        return PromptableLoss()(logits, iou, ground_truth)
 
 
-def watch(rounds, prompts=12):
-    """What happened in a session, and the terms of its first round."""
-    watched = Watched()
-    play = simulator(watched.decode, rounds, prompts, loss_fn=watched.score)
+def record(rounds, prompts=12):
+    """Plays a session and returns its recorder and the terms of the first round."""
+    recorder = RecordingDecoder()
+    play = simulator(recorder.decode, rounds, prompts, loss_fn=recorder.score)
     first, _ = jax.jit(lambda key: play.play(key, None, (SIDE, SIDE)))(jax.random.key(5))
     jax.effects_barrier()
-    return watched, first
+    return recorder, first
 
 
 @pytest.fixture(scope="module")
-def session():
-    return watch(Rounds())[0]
+def recorded():
+    return record(Rounds())[0]
 
 
-def test_a_session_is_one_plus_eight_plus_two_rounds(session):
-    assert len(session.asked) == 11
-    assert [fed_back for _, fed_back in session.asked] == [False] + [True] * 10
-    final = session.asked[-1][0]
+def test_a_session_is_one_plus_eight_plus_two_rounds(recorded):
+    assert len(recorded.sessions) == 11
+    assert [feed_back for _, feed_back in recorded.sessions] == [False] + [True] * 10
+    final = recorded.sessions[-1][0]
     used = np.asarray(final.labels[0] != -1)
-    # Eight corrections each, and a first point unless there was a box; the last round adds nothing.
+    # Eight corrections each, and a first point unless there was a box. The last round adds none.
     np.testing.assert_array_equal(used[:, 1:].sum(1), 8)
     np.testing.assert_array_equal(used[:, 0], ~np.asarray(final.has_box[0]))
     assert not used[:, -1].any()
-    for index, (asked, _) in enumerate(session.asked):
-        assert (asked.labels[:, :, index + 1 :] == -1).all()  # no click comes early
+    for index, (prompted, _) in enumerate(recorded.sessions):
+        assert (prompted.labels[:, :, index + 1 :] == -1).all()  # no click comes early
         np.testing.assert_array_equal(
-            asked.labels[:, :, : index + 1], final.labels[:, :, : index + 1]
+            prompted.labels[:, :, : index + 1], final.labels[:, :, : index + 1]
         )  # or goes away
         np.testing.assert_array_equal(
-            asked.points[:, :, : index + 1], final.points[:, :, : index + 1]
+            prompted.points[:, :, : index + 1], final.points[:, :, : index + 1]
         )
-        np.testing.assert_array_equal(asked.boxes, final.boxes)
+        np.testing.assert_array_equal(prompted.boxes, final.boxes)
 
 
-def test_three_masks_first_and_a_single_one_later(session):
-    assert [logits.shape[2] for logits, _ in session.scored] == [3] + [1] * 10
-    for round_index, (logits, iou) in enumerate(session.scored):
-        said_logits, said_iou = session.said[round_index]
+def test_three_masks_in_the_first_round_and_one_later(recorded):
+    assert [logits.shape[2] for logits, _ in recorded.scored] == [3] + [1] * 10
+    for round_index, (logits, iou) in enumerate(recorded.scored):
+        all_logits, all_iou = recorded.outputs[round_index]
         masks = slice(1, 4) if round_index == 0 else slice(0, 1)
-        np.testing.assert_array_equal(iou, said_iou[:, :, masks])
+        np.testing.assert_array_equal(iou, all_iou[:, :, masks])
         assert logits.shape[-2:] == (LOSS_SIDE, LOSS_SIDE)
 
 
-def test_the_most_trusted_logits_are_fed_back(session):
-    logits, iou = session.said[0]
-    trusted = 1 + np.asarray(iou[0, :, 1:]).argmax(-1)
-    assert len(set(trusted)) == 3  # the draw covers all three
+def test_the_mask_with_the_highest_predicted_iou_is_fed_back(recorded):
+    logits, iou = recorded.outputs[0]
+    chosen = 1 + np.asarray(iou[0, :, 1:]).argmax(-1)
+    assert len(set(chosen)) == 3  # the draw covers all three
     np.testing.assert_array_equal(
-        session.asked[1][0].low_res[0], np.asarray(logits)[0, np.arange(12), trusted]
+        recorded.sessions[1][0].low_res[0], np.asarray(logits)[0, np.arange(12), chosen]
     )
     for index in range(2, 11):
         np.testing.assert_array_equal(
-            session.asked[index][0].low_res, session.said[index - 1][0][:, :, 0]
+            recorded.sessions[index][0].low_res, recorded.outputs[index - 1][0][:, :, 0]
         )
 
 
-def test_clicks_fall_where_the_fed_back_mask_was_wrong(session):
+def test_clicks_fall_into_the_error_region_of_the_fed_back_mask(recorded):
     play = simulator(prompts=12)
     for index in range(1, 11):
-        asked = session.asked[index][0]
-        wrong = np.asarray((play.upsample(asked.low_res) > 0) != play.ground_truth)[0]
-        for prompt in np.flatnonzero(asked.labels[0, :, index] != -1):
-            x, y = np.asarray(asked.points[0, prompt, index], int) // STRIDE
+        prompted = recorded.sessions[index][0]
+        wrong = np.asarray((play.upsample(prompted.low_res) > 0) != play.ground_truth)[0]
+        for prompt in np.flatnonzero(prompted.labels[0, :, index] != -1):
+            x, y = np.asarray(prompted.points[0, prompt, index], int) // STRIDE
             assert wrong[prompt, y, x]
-            assert asked.labels[0, prompt, index] == int(play.ground_truth[0, prompt, y, x])
+            assert prompted.labels[0, prompt, index] == int(play.ground_truth[0, prompt, y, x])
 
 
 def test_sam2_boxes_get_a_single_mask():
     rounds = dataclasses.replace(SAM2_ROUNDS, count=2)
-    watched, first = watch(rounds)
-    (logits, iou), (asked, _) = watched.said[0], watched.asked[1]
-    has_box = np.asarray(asked.has_box[0])
+    recorder, first = record(rounds)
+    (logits, iou), (prompted, _) = recorder.outputs[0], recorder.sessions[1]
+    has_box = np.asarray(prompted.has_box[0])
     assert has_box.any() and not has_box.all()
-    trusted = np.where(has_box, 0, 1 + np.asarray(iou[0, :, 1:]).argmax(-1))
-    np.testing.assert_array_equal(asked.low_res[0], np.asarray(logits)[0, np.arange(12), trusted])
-    assert [scored.shape[2] for scored, _ in watched.scored] == [3, 1, 1]
+    chosen = np.where(has_box, 0, 1 + np.asarray(iou[0, :, 1:]).argmax(-1))
+    np.testing.assert_array_equal(prompted.low_res[0], np.asarray(logits)[0, np.arange(12), chosen])
+    assert [scored.shape[2] for scored, _ in recorder.scored] == [3, 1, 1]
 
     loss = jax.jit(PromptableLoss())
-    truth = simulator(prompts=12).ground_truth
+    ground_truth = simulator(prompts=12).ground_truth
     three, single = (
-        np.asarray(loss(logits, iou, truth)["loss"]) for logits, iou in watched.scored[:2]
+        np.asarray(loss(logits, iou, ground_truth)["loss"]) for logits, iou in recorder.scored[:2]
     )
     np.testing.assert_allclose(first["loss"], np.where(has_box, single, three), rtol=1e-5)
 
 
-# --- gradients
+# Gradients
 
 
 def bump(session, extent):
-    """A map that rises around foreground and falls around background points, and rises within a box."""
+    """Returns a map that rises around foreground points and falls around background points."""
     cells = (jnp.arange(SIDE) + 0.5) * extent / SIDE
     near = jnp.exp(-((session.points[..., None] - cells) ** 2) / 8)  # [B, P, R, (x, y), cell]
     sign = jnp.where(session.labels == 1, 1.0, jnp.where(session.labels == 0, -1.0, 0.0))
@@ -279,9 +281,9 @@ def bump(session, extent):
     return points + 0.5 * session.has_box[..., None, None]
 
 
-def toy_decode(context, session, fed_back):
-    """Depends on everything: weights, prompts, and the mask that is fed back."""
-    back = jnp.tanh(session.low_res) if fed_back else 0.0
+def toy_decode(context, session, feed_back):
+    """Decodes with an output that depends on weights, prompts, and the fed-back mask."""
+    back = jnp.tanh(session.low_res) if feed_back else 0.0
     field = jnp.tanh(context["gain"] * bump(session, CANVAS) + context["back"] * back)
     logits = context["base"] + context["scale"][:, None, None] * field[:, :, None]
     return logits, context["iou"] + jnp.tanh(logits).mean((-2, -1))
@@ -304,18 +306,18 @@ def total(context, sampled_round, rounds):
 
 
 @functools.cache
-def played(rounds):
-    """Jitted (context, sampled round) -> loss and gradient."""
+def jit_loss(rounds):
+    """Jits the function (context, sampled round) -> loss and gradient."""
     return jax.jit(jax.value_and_grad(functools.partial(total, rounds=rounds)))
 
 
 @pytest.fixture(scope="module")
 def full():
-    return played(FIVE)(CONTEXT, None)
+    return jit_loss(FIVE)(CONTEXT, None)
 
 
 def test_scan_is_the_sum_of_its_rounds(full):
-    """The same session in a plain Python loop."""
+    """Compares with a Python loop over the rounds."""
     play = simulator(toy_decode, FIVE)
     first_key, empty_key, round_key, _ = jax.random.split(jax.random.key(9), 4)
 
@@ -342,7 +344,7 @@ def close(a, b):
 
 
 def test_sampled_rounds_average_to_the_full_loss_and_gradient(full):
-    sampled = played(dataclasses.replace(FIVE, sampled=True))
+    sampled = jit_loss(dataclasses.replace(FIVE, sampled=True))
     each = [sampled(CONTEXT, jnp.int32(index)) for index in range(1, 5)]
     close(jax.tree.map(lambda *values: sum(values) / 4, *each), full)
     losses = {round(float(value), 4) for value, _ in each}
@@ -353,26 +355,28 @@ def test_sampled_rounds_average_to_the_full_loss_and_gradient(full):
 def test_recomputing_rounds_changes_nothing(full, sampled):
     options = dataclasses.replace(FIVE, sampled=sampled)
     choice = jnp.int32(3) if sampled else None
-    expected = played(options)(CONTEXT, choice) if sampled else full
-    close(played(dataclasses.replace(options, remat=True))(CONTEXT, choice), expected)
+    expected = jit_loss(options)(CONTEXT, choice) if sampled else full
+    close(jit_loss(dataclasses.replace(options, remat=True))(CONTEXT, choice), expected)
 
 
-def rounds_asked(session):
-    """The round that asks, where every round brings a click: [B, P]."""
+def current_round(session):
+    """Returns the index of the current round [B, P], if every round adds a click."""
     return jnp.max(
         jnp.where(session.labels != -1, jnp.arange(session.labels.shape[-1]), 0), axis=-1
     )
 
 
 def test_sampled_rounds_are_drawn_uniformly():
-    """Each answer says its round, so the loss tells which one was drawn."""
+    """The decoder returns the index of the round, so the loss shows the sampled one."""
     rounds = Rounds(count=5, empty_random=False, empty_last=False, sampled=True)
 
-    def decode(context, session, fed_back):
-        answer = jnp.broadcast_to(1.0 + rounds_asked(session)[..., None], (1, 1, 4))
-        return jnp.zeros((1, 1, 4, SIDE, SIDE)), answer
+    def decode(context, session, feed_back):
+        iou = jnp.broadcast_to(1.0 + current_round(session)[..., None], (1, 1, 4))
+        return jnp.zeros((1, 1, 4, SIDE, SIDE)), iou
 
-    play = simulator(decode, rounds, 1, loss_fn=lambda logits, iou, truth: {"loss": iou.mean(-1)})
+    play = simulator(
+        decode, rounds, 1, loss_fn=lambda logits, iou, ground_truth: {"loss": iou.mean(-1)}
+    )
     later = jax.jit(jax.vmap(lambda key: play.play(key, None, (SIDE, SIDE))[1]["loss"].sum()))
     drawn = np.asarray(later(jax.random.split(jax.random.key(0), 2000))) / 4 - 1
     assert set(drawn) == {1, 2, 3, 4}
@@ -389,15 +393,15 @@ def test_corrections_are_weighted_and_a_single_round_is_the_first(full):
 
 @pytest.mark.parametrize("sampled", [None, 2])
 def test_fed_back_logits_carry_no_gradient(sampled):
-    """Each answer is its own weight plus the mask fed back: a leak would count earlier weights again every round."""
+    """Each output is a weight plus the fed-back mask. A leak would count earlier weights again."""
     count = 4
 
-    def decode(context, session, fed_back):
-        own = context[rounds_asked(session)][..., None]
-        back = session.low_res[:, :, None] if fed_back else jnp.zeros((1, 3, 4, SIDE, SIDE))
+    def decode(context, session, feed_back):
+        own = context[current_round(session)][..., None]
+        back = session.low_res[:, :, None] if feed_back else jnp.zeros((1, 3, 4, SIDE, SIDE))
         return own[..., None, None] + back, jnp.broadcast_to(own, (1, 3, 4))
 
-    score = lambda logits, iou, truth: {"loss": logits.mean((-3, -2, -1))}
+    score = lambda logits, iou, ground_truth: {"loss": logits.mean((-3, -2, -1))}
     rounds = Rounds(count=count, empty_random=False, empty_last=False, sampled=sampled is not None)
 
     def total(context):
@@ -406,6 +410,7 @@ def test_fed_back_logits_carry_no_gradient(sampled):
         return (first["loss"] + later["loss"]).sum()
 
     gradient = jax.jit(jax.grad(total))(jnp.arange(1.0, 5.0))
-    # Three prompts, each round once; a sampled round stands for all three later ones, those before it for nothing.
+    # Three prompts, each round once. A sampled round stands for all three later ones, and the
+    # rounds before it count 0.
     expected = [3] * 4 if sampled is None else [3, 0, 9, 0]
     np.testing.assert_allclose(gradient, expected, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""MAE and SAM learn the same on one device, on eight, and in two processes of four; a run moves between them."""
+"""MAE and SAM train alike on one device, on eight, and in two processes with four each."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def config_of(kind, **model):
 
 
 def trained(kind, mesh, microbatches=1, **model):
-    """Steps of 16 pictures, this process's rows of each, and the `index` of these rows."""
+    """Returns batches of 16 images (rows of this process) and the `index` of these rows."""
     steps = (
         3 if kind == "mae" else 1
     )  # a click lies where a mask is most wrong: rounding may move a later one
@@ -55,7 +55,7 @@ _references = {}
 
 
 def reference(kind, microbatches):
-    """On one device, blocks one after another and nothing recomputed."""
+    """Trains on one device, without scan over blocks and without rematerialization."""
     if (kind, microbatches) not in _references:
         _references[kind, microbatches] = trained(kind, one_device(), microbatches)
     return _references[kind, microbatches]
@@ -74,7 +74,7 @@ def reference(kind, microbatches):
         ("sam", 2, 4, 2, {}),
     ],
 )
-def test_eight_devices_learn_what_one_does(kind, data, fsdp, microbatches, model):
+def test_eight_devices_train_like_one(kind, data, fsdp, microbatches, model):
     ours, _ = trained(kind, make_mesh(data, fsdp), microbatches, **model)
     split = [
         leaf for leaf in jax.tree.leaves(ours.state.params) if not leaf.sharding.is_fully_replicated
@@ -103,7 +103,7 @@ def trained_in_each(cases):
         ),
     ],
 )
-def test_two_processes_of_four_devices_learn_what_one_device_does(tmp_path, cases):
+def test_two_processes_with_four_devices_train_like_one_device(tmp_path, cases):
     both = launch(tmp_path, trained_in_each, 2, 4, cases=cases)
     for (kind, *_, microbatches), *parts in zip(cases, *both, strict=True):
         theirs, order = reference(kind, microbatches)
@@ -114,7 +114,7 @@ def test_two_processes_of_four_devices_learn_what_one_device_does(tmp_path, case
 
 
 def gone_on(workdir, total_steps, fsdp=4):
-    """Trains a MAE to a number of steps; `index` of this process's rows, step by step from where it began."""
+    """Trains a MAE to a number of steps and returns the `index` of the rows of each step."""
     config = config_of("mae")
     config.update(total_steps=total_steps, batch_size=16, log_every=1, microbatches=2)
     config.optimizer.update(schedule="constant", warmup_steps=1)
@@ -140,7 +140,7 @@ def losses(workdir):
 
 
 @pytest.mark.slow
-def test_a_run_of_eight_devices_goes_on_with_four_and_with_two_processes_of_two(
+def test_a_run_on_eight_devices_resumes_on_four_and_in_two_processes_with_two(
     tmp_path, monkeypatch
 ):
     order = gone_on(tmp_path / "whole", 4)

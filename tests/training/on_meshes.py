@@ -1,4 +1,4 @@
-"""The same steps of a task on any mesh: what must not depend on how many devices and processes there are."""
+"""Runs the same steps of a task on any mesh, to compare devices and processes."""
 
 from typing import NamedTuple
 
@@ -28,8 +28,8 @@ def one_device() -> jax.sharding.Mesh:
 
 
 def run_on(mesh, task, variables, batches, *, microbatches=1, floor=64) -> Outcome:
-    """A step for each of `batches`, this process's rows of each, with AdamW from the same variables."""
-    # A trace that forgets at once is the gradient.
+    """Runs a step of AdamW for each of `batches` (rows of this process)."""
+    # A trace with decay 0 keeps the gradient.
     optimizer = optax.chain(optax.trace(0.0), make_optimizer(SCHEDULE, weight_decay=0.1))
     whole = lambda tree: jax.device_get(jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree))
     fresh = lambda variables: init_state(variables, optimizer, jax.random.key(1))
@@ -42,7 +42,7 @@ def run_on(mesh, task, variables, batches, *, microbatches=1, floor=64) -> Outco
         call = (
             step
             if jax.process_count() == 1
-            else _compiled_by_all(step, state, place_batch(batches[0], mesh))
+            else _compile_together(step, state, place_batch(batches[0], mesh))
         )
         for batch in batches:
             old = state
@@ -57,8 +57,8 @@ def run_on(mesh, task, variables, batches, *, microbatches=1, floor=64) -> Outco
     return Outcome(losses, gradient, params, state)
 
 
-def _compiled_by_all(step, state, batch):
-    """The step as a program of its own, once every process has it."""
+def _compile_together(step, state, batch):
+    """Compiles the step ahead of time and returns it once every process has done so."""
     program = step.trace(state, batch).lower().compile()
     meet("compiled")
 
@@ -70,13 +70,13 @@ def _compiled_by_all(step, state, batch):
 
 
 def assert_same(ours: Outcome, theirs: Outcome, tolerance: float = 1e-5) -> None:
-    """Each loss and each array of the gradient (by its norm) to a relative tolerance."""
+    """Compares each loss and, by its norm, each array of the gradient."""
     np.testing.assert_allclose(ours.losses, theirs.losses, rtol=tolerance)
     norm = lambda x: np.linalg.norm(np.ravel(x))
     largest = max(norm(leaf) for leaf in jax.tree.leaves(theirs.gradient))
 
     def close(path, mine, other):
-        # What should be zero (the bias of keys, say) is rounding, on either side.
+        # Gradients that should be 0 (such as the bias of keys) are rounding errors on both sides.
         bound = tolerance * max(norm(other), 1e-3 * largest)
         assert norm(mine - other) <= bound, (
             f"{jax.tree_util.keystr(path)}: {norm(mine - other)} > {bound}"

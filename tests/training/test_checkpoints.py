@@ -9,7 +9,7 @@ from segjax.training.checkpoints import Checkpoints
 from segjax.training.optimizer import make_optimizer, make_schedule
 from segjax.training.sharding import make_mesh, state_shardings
 from segjax.training.state import init_state
-from segjax.weights.run_folder import best_step, load_variables
+from segjax.weights.run_folder import find_best_step, load_variables
 from segjax.weights.tree import CheckpointError, check_parameters
 
 from .toy import HIDDEN, INPUTS, ToyTask
@@ -26,7 +26,7 @@ def meshes(devices, fsdp):
 
 
 def make_state(mesh, seed=1, step=3, hidden=HIDDEN, ema=True, optimizer=OPTIMIZER):
-    """(state, shapes, shardings) on a mesh; the moving average differs from the parameters."""
+    """Makes (state, shapes, shardings). The moving average differs from the parameters."""
 
     def fresh(key):
         state = init_state(
@@ -44,14 +44,14 @@ def host(state):
 
 
 def damage(folder):
-    """Cuts every array file of a checkpoint short."""
+    """Truncates every array file of a checkpoint."""
     for path in (folder / "state").rglob("d/*"):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A directory with checkpoints 2 and 3 of one run, written on 8 devices; copied by the tests that damage it."""
+    """Saves checkpoints 2 and 3 of one run on 8 devices. Tests that damage them make a copy."""
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
     with Checkpoints(folder) as checkpoints:
         for step in (2, 3):
@@ -103,8 +103,8 @@ def test_variables_of_a_run_without_average_are_its_parameters(tmp_path):
     )
 
 
-def said(caplog):
-    """What segjax logged; orbax's event loops may complain of an earlier test's damage when they are collected."""
+def segjax_log(caplog):
+    """Returns the messages of segjax. Orbax may log the damage of earlier tests at any time."""
     return "\n".join(
         record.getMessage() for record in caplog.records if record.name.startswith("segjax")
     )
@@ -113,9 +113,7 @@ def said(caplog):
 @pytest.mark.parametrize(
     "fault", ["arrays cut short", "metadata gone", "state gone", "meta not JSON"]
 )
-def test_a_corrupt_newest_checkpoint_is_passed_over_with_a_warning_that_names_it(
-    copy, caplog, fault
-):
+def test_a_corrupt_newest_checkpoint_is_skipped_with_a_warning_that_names_it(copy, caplog, fault):
     newest = copy / "3"
     match fault:
         case "arrays cut short":
@@ -133,7 +131,7 @@ def test_a_corrupt_newest_checkpoint_is_passed_over_with_a_warning_that_names_it
     with Checkpoints(copy) as checkpoints:
         state, _ = checkpoints.restore(shapes, shardings)
         assert int(state.step) == 2 and str(newest) in caplog.text
-        # The run goes on and comes to step 3 again: it must be able to save it.
+        # The resumed run reaches step 3 again and must be able to save it.
         checkpoints.save(make_state(make_mesh(fsdp=4), seed=5, step=3)[0], META)
         checkpoints.wait()
         assert checkpoints.steps == [2, 3]
@@ -141,7 +139,7 @@ def test_a_corrupt_newest_checkpoint_is_passed_over_with_a_warning_that_names_it
     assert (copy.parent / "checkpoints_unreadable" / "3").is_dir(), "moved aside, not deleted"
 
 
-def test_a_save_that_was_cut_off_leaves_no_trace(copy):
+def test_an_interrupted_save_is_ignored(copy):
     shutil.copytree(copy / "3", copy / "4.orbax-checkpoint-tmp")
     _, shapes, shardings = make_state(make_mesh())
     with Checkpoints(copy) as checkpoints:
@@ -149,7 +147,7 @@ def test_a_save_that_was_cut_off_leaves_no_trace(copy):
     assert load_variables(copy)[1] == META["config"]
 
 
-def test_when_nothing_can_be_read_the_error_says_so_and_nothing_is_moved(copy):
+def test_without_a_readable_checkpoint_an_error_is_raised_and_nothing_is_moved(copy):
     damage(copy / "2"), damage(copy / "3")
     _, shapes, shardings = make_state(make_mesh())
     with (
@@ -166,24 +164,26 @@ def test_another_architecture_is_an_error_that_lists_what_differs(saved, caplog)
         Checkpoints(saved) as checkpoints,
         pytest.raises(
             CheckpointError,
-            match=r"checkpoints/3 is of another arch.*3 misshapen: .*first/bias is \(32,\), expected \(24,\)",
+            match=r"checkpoints/3 is of another arch.*3 misshapen: .*"
+            r"first/bias is \(32,\), expected \(24,\)",
         ),
     ):
         checkpoints.restore(shapes, shardings)
-    assert "corrupt" not in said(caplog) and (saved / "3").is_dir()
+    assert "corrupt" not in segjax_log(caplog) and (saved / "3").is_dir()
 
 
 @pytest.mark.parametrize(
     "changed, message",
     [
-        # Clipping comes first in the chain, so Adam's moments are sought one place further down.
+        # Clipping comes first in the chain, so Adam's moments are expected at the next index.
         (
             {
                 "optimizer": make_optimizer(
                     make_schedule(0.01, 100), weight_decay=0.1, clip_norm=1.0
                 )
             },
-            r"checkpoints/3 holds another optimizer state .* missing: 1/count \(\).* unexpected: .*config.optimizer",
+            r"checkpoints/3 holds another optimizer state .* missing: 1/count \(\).* "
+            r"unexpected: .*config.optimizer",
         ),
         (
             {"ema": False},
@@ -191,15 +191,15 @@ def test_another_architecture_is_an_error_that_lists_what_differs(saved, caplog)
         ),
     ],
 )
-def test_other_settings_are_no_corruption(saved, caplog, changed, message):
+def test_changed_settings_are_not_reported_as_corruption(saved, caplog, changed, message):
     _, shapes, shardings = make_state(make_mesh(), **changed)
     with Checkpoints(saved) as checkpoints, pytest.raises(CheckpointError, match=message):
         checkpoints.restore(shapes, shardings)
-    assert "corrupt" not in said(caplog)
+    assert "corrupt" not in segjax_log(caplog)
     assert (saved / "3").is_dir() and not saved.with_name("checkpoints_unreadable").exists()
 
 
-def test_a_moving_average_that_was_not_kept_is_missed(tmp_path):
+def test_a_missing_moving_average_is_an_error(tmp_path):
     _, shapes, shardings = make_state(make_mesh())
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(make_state(make_mesh(), ema=False)[0], META)
@@ -226,7 +226,7 @@ def test_differences_are_counted_and_the_first_listed():
     check_parameters(want, want, source="file.ckpt")
 
 
-def test_missing_checkpoints_say_where_they_were_sought(saved, tmp_path):
+def test_an_error_names_the_folder_without_checkpoints(saved, tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}.*no numbered folder"):
         load_variables(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"step 9 in .*steps \[2, 3\]"):
@@ -259,12 +259,12 @@ def test_the_best_is_the_newest_of_equals_and_always_a_number(mode, step):
         5: {"loss": 9.0},
         6: {"iou": np.nan},
     }
-    assert best_step(scores, "iou", mode) == step
-    assert best_step(scores, "noc", mode) is None
+    assert find_best_step(scores, "iou", mode) == step
+    assert find_best_step(scores, "noc", mode) is None
 
 
 def test_a_donated_state_does_not_change_a_save_under_way(tmp_path):
-    """The save runs in the background while the step reuses the state's memory."""
+    """Saves in the background while the step reuses the memory of the state."""
     add = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
     state, shapes, shardings = make_state(make_mesh(), hidden=4096)
     want = host(state)

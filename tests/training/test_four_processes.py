@@ -1,4 +1,4 @@
-"""Four processes of one device train, save and measure as one process does; four, two and one go on with their run."""
+"""Four processes with one device each train like one process. Four, two or one resume the run."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ STEPS, EVERY = 8, 2
 
 
 class Scored(ToyTask):
-    """Measured by its loss on 32 examples that it is not trained on, each process with its share."""
+    """Toy task evaluated by its loss on 32 held-out examples, split over the processes."""
 
     def evaluate(self, variables, *, mesh):
         own = np.split(np.arange(32), jax.process_count())[jax.process_index()]
@@ -29,8 +29,8 @@ class Scored(ToyTask):
         return {"score": float(total / weight)}, {}
 
 
-def gone_on(workdir, total_steps, fsdp):
-    """In each process: a run saved and measured every other step; which devices there were."""
+def train_to(workdir, total_steps, fsdp):
+    """Trains in each process, saves and evaluates every other step, and returns the devices."""
     changes = dict(
         total_steps=total_steps, eval_every=EVERY, checkpoint__every=EVERY, mesh__fsdp=fsdp
     )
@@ -53,17 +53,19 @@ def assert_the_same_run(workdir, other):
 
 
 @pytest.mark.slow
-def test_four_processes_are_one_and_their_run_goes_on_with_four_two_and_one(tmp_path):
+def test_four_processes_train_like_one_and_four_two_or_one_resume(tmp_path):
     alone = tmp_path / "alone" / "run"
-    assert launch(alone.parent, gone_on, 1, 1, workdir=alone, total_steps=STEPS, fsdp=1) == [(1, 1)]
+    assert launch(alone.parent, train_to, 1, 1, workdir=alone, total_steps=STEPS, fsdp=1) == [
+        (1, 1)
+    ]
     begun = tmp_path / "begun" / "run"
     assert (
-        launch(begun.parent, gone_on, 4, 1, workdir=begun, total_steps=STEPS // 2, fsdp=2)
+        launch(begun.parent, train_to, 4, 1, workdir=begun, total_steps=STEPS // 2, fsdp=2)
         == [(4, 4)] * 4
     )
     assert sorted(path.name for path in (begun / "checkpoints").iterdir()) == ["2", "4"]
     for processes in (4, 2, 1):
         run = tmp_path / str(processes) / "run"
         shutil.copytree(begun, run)
-        launch(run.parent, gone_on, processes, 1, workdir=run, total_steps=STEPS, fsdp=processes)
+        launch(run.parent, train_to, processes, 1, workdir=run, total_steps=STEPS, fsdp=processes)
         assert_the_same_run(run, alone)

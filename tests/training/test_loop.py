@@ -31,25 +31,25 @@ def losses(workdir):
     return {r["step"]: r["loss"] for r in rows(workdir) if "loss" in r}
 
 
-def saved_steps(workdir):
+def list_steps(workdir):
     return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """(final state, losses by step, workdir, task) of the plain run."""
+    """Trains without interruption and returns (final state, losses by step, workdir, task)."""
     workdir = tmp_path_factory.mktemp("plain")
     task = ToyTask()
     state = train(task, toy_config(mesh__fsdp=4, ema_decay=0.9), workdir)
     return host(state), losses(workdir), workdir, task
 
 
-def test_a_run_writes_everything_it_promises(uninterrupted):
+def test_a_run_writes_checkpoints_metrics_and_images(uninterrupted):
     state, by_step, workdir, task = uninterrupted
     assert (
         int(state.step) == 6
         and sorted(by_step) == [1, 2, 3, 4, 5, 6]
-        and saved_steps(workdir) == [4, 6]
+        and list_steps(workdir) == [4, 6]
     )
     assert json.loads((workdir / "config.json").read_text())["optimizer"]["peak_lr"] == 1e-2
     row = next(r for r in rows(workdir) if r["step"] == 3)
@@ -66,8 +66,8 @@ def test_a_run_writes_everything_it_promises(uninterrupted):
     assert row["images_per_second_per_chip"] == pytest.approx(
         row["images_per_second"] / jax.device_count()
     )
-    assert row["tflops_per_chip"] > 0 and "mfu" not in row, "what a CPU could do is not known"
-    assert (workdir / "pictures" / "truth_0000006.png").is_file() and list(
+    assert row["tflops_per_chip"] > 0 and "mfu" not in row, "the peak of a CPU is not known"
+    assert (workdir / "pictures" / "sample_0000006.png").is_file() and list(
         (workdir / "tb").iterdir()
     )
     assert task.evaluations == 1 and rows(workdir)[-1]["score"] == 0.0
@@ -93,13 +93,13 @@ def test_batches_that_change_shape_are_reported(tmp_path, caplog):
     assert "compiled 2 times" in caplog.text
 
 
-def test_the_batches_are_told_of_the_run_s_folder(tmp_path):
-    class Noting(ToyTask):
+def test_batches_receive_the_workdir(tmp_path):
+    class Writing(ToyTask):
         def batches(self, split, *, workdir, **options):
             (workdir / "broken").write_text("none")
             return super().batches(split, **options)
 
-    train(Noting(), toy_config(total_steps=1), tmp_path)
+    train(Writing(), toy_config(total_steps=1), tmp_path)
     assert (tmp_path / "broken").read_text() == "none"
 
 
@@ -113,7 +113,7 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(uninterrupted, tmp
     with pytest.raises(Interrupted) as stopped:
         train(ToyTask(on_batch=interrupt), config, tmp_path)
     assert stopped.value.step == stop and stopped.value.code == 128 + signal.SIGTERM
-    assert saved_steps(tmp_path)[-1] == stop
+    assert list_steps(tmp_path)[-1] == stop
     state = train(ToyTask(), config, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, host(state), uninterrupted[0])
     assert losses(tmp_path) == uninterrupted[1]
@@ -147,7 +147,7 @@ def test_a_killed_run_redoes_lost_steps_and_logs_each_once(uninterrupted, tmp_pa
     with pytest.raises(Killed):
         train(ToyTask(on_batch=kill), config, tmp_path)
     (tmp_path / "metrics.jsonl").open("a").write('{"step": 6, "lo')  # a line cut short by the kill
-    assert saved_steps(tmp_path) == [2, 4] and sorted(losses_before_cut(tmp_path)) == [
+    assert list_steps(tmp_path) == [2, 4] and sorted(losses_before_cut(tmp_path)) == [
         1,
         2,
         3,
@@ -166,7 +166,7 @@ def losses_before_cut(workdir):
 
 
 @pytest.mark.parametrize("fsdp", [1, 8])
-def test_resuming_on_another_mesh_goes_on_from_the_same_values(
+def test_resuming_on_another_mesh_continues_from_the_same_values(
     uninterrupted, tmp_path, fsdp, caplog
 ):
     def interrupt(number):
@@ -184,7 +184,7 @@ def test_resuming_on_another_mesh_goes_on_from_the_same_values(
     )
 
 
-def test_a_finished_run_is_left_as_it_is_and_says_so(uninterrupted, caplog):
+def test_a_finished_run_is_left_unchanged_and_a_message_is_logged(uninterrupted, caplog):
     state, by_step, workdir, _ = uninterrupted
     task = ToyTask()
     caplog.set_level(logging.INFO, "segjax")
@@ -194,7 +194,7 @@ def test_a_finished_run_is_left_as_it_is_and_says_so(uninterrupted, caplog):
     assert f"{workdir} is finished at step 6: `segjax eval --checkpoint {workdir}" in caplog.text
 
 
-def test_the_signal_handlers_are_given_back(tmp_path):
+def test_signal_handlers_are_restored(tmp_path):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     train(ToyTask(), toy_config(total_steps=1), tmp_path)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
@@ -218,28 +218,26 @@ def test_a_second_signal_does_not_lose_the_first_save(tmp_path, monkeypatch, cap
             toy_config(checkpoint__every=0),
             tmp_path,
         )
-    assert saved_steps(tmp_path) == [3] and "SIGTERM again" in caplog.text
+    assert list_steps(tmp_path) == [3] and "SIGTERM again" in caplog.text
     assert int(train(ToyTask(), toy_config(checkpoint__every=0, total_steps=4), tmp_path).step) == 4
 
 
 @pytest.mark.parametrize("log_every", [1, 50])
-def test_a_non_finite_step_names_itself_and_its_examples_and_leaves_the_state_before_it(
-    tmp_path, log_every
-):
+def test_a_non_finite_step_names_its_examples_and_saves_the_state_before_it(tmp_path, log_every):
     config = toy_config(log_every=log_every, checkpoint__every=0)
     with pytest.raises(
         NonFiniteError, match=r"step 3: .*loss nan.*by index: 48, 49, 50, .* 63\..*checkpoint 3"
     ) as error:
         train(ToyTask(poison=3), config, tmp_path)
     assert error.value.step == 3 and error.value.index == list(range(48, 64))
-    assert saved_steps(tmp_path) == [3]
-    # The checkpoint is sound: with the batch mended the run goes on as if nothing had been.
+    assert list_steps(tmp_path) == [3]
+    # The checkpoint is valid: with a repaired batch the run resumes as if nothing had happened.
     resumed = train(ToyTask(), config, tmp_path)
     straight = train(ToyTask(), config, tmp_path / "straight")
     jax.tree.map(np.testing.assert_array_equal, host(resumed), host(straight))
 
 
-def test_the_best_checkpoint_outlives_the_newest(tmp_path):
+def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path):
     task = ToyTask()
     task.scores = iter([0.1, 0.9, 0.2, 0.3, 0.4, 0.5])
     train(
@@ -247,11 +245,11 @@ def test_the_best_checkpoint_outlives_the_newest(tmp_path):
         toy_config(eval_every=1, checkpoint__best="score", checkpoint__keep=1, checkpoint__every=0),
         tmp_path,
     )
-    assert saved_steps(tmp_path) == [2, 6] and task.evaluations == 6
+    assert list_steps(tmp_path) == [2, 6] and task.evaluations == 6
 
 
 @pytest.mark.parametrize("best", ["", "score"])
-def test_a_due_save_comes_before_the_evaluation_unless_it_needs_its_numbers(
+def test_a_save_comes_before_the_evaluation_unless_it_needs_its_metrics(
     tmp_path, monkeypatch, best
 ):
     events = []
@@ -272,27 +270,27 @@ def test_a_due_save_comes_before_the_evaluation_unless_it_needs_its_numbers(
         toy_config(total_steps=3, eval_every=2, checkpoint__every=2, checkpoint__best=best),
         tmp_path,
     )
-    numbers = {"score": 0.0}
+    metrics = {"score": 0.0}
     if best:
-        assert events == ["evaluate", ("save", 2, numbers), "evaluate", ("save", 3, numbers)]
+        assert events == ["evaluate", ("save", 2, metrics), "evaluate", ("save", 3, metrics)]
     else:
         assert events == [("save", 2, None), "evaluate", ("save", 3, None), "evaluate"]
 
 
-def test_a_best_metric_that_the_evaluation_lacks_names_those_it_has(tmp_path):
+def test_an_unknown_best_metric_is_an_error_that_lists_the_metrics(tmp_path):
     with pytest.raises(ValueError, match="checkpoint.best is 'iou'.*score"):
         train(ToyTask(), toy_config(total_steps=1, checkpoint__best="iou"), tmp_path)
-    assert saved_steps(tmp_path) == [1], "what was trained is kept"
+    assert list_steps(tmp_path) == [1], "the trained state is saved"
 
 
-def test_a_fault_of_the_evaluation_does_not_lose_the_training(tmp_path):
+def test_a_failing_evaluation_loses_no_training(tmp_path):
     class Faulty(ToyTask):
         def evaluate(self, variables, *, mesh):
-            raise RuntimeError("no such picture")
+            raise RuntimeError("no such image")
 
-    with pytest.raises(RuntimeError, match="no such picture"):
+    with pytest.raises(RuntimeError, match="no such image"):
         train(Faulty(), toy_config(total_steps=3, checkpoint__every=0), tmp_path)
-    assert saved_steps(tmp_path) == [3]
+    assert list_steps(tmp_path) == [3]
 
 
 def test_the_evaluation_sees_the_moving_average(tmp_path):
@@ -308,7 +306,7 @@ def test_the_evaluation_sees_the_moving_average(tmp_path):
     assert np.abs(seen[0] - np.asarray(state.params["first"]["kernel"])).max() > 1e-4
 
 
-def test_init_from_takes_parameters_and_the_own_checkpoint_comes_first(uninterrupted, tmp_path):
+def test_init_from_loads_parameters_and_own_checkpoints_come_first(uninterrupted, tmp_path):
     source = uninterrupted[2]
     config = toy_config(
         init_from=str(source), optimizer__peak_lr=0.0, optimizer__weight_decay=0.0, total_steps=2
@@ -319,10 +317,10 @@ def test_init_from_takes_parameters_and_the_own_checkpoint_comes_first(uninterru
     config.init_from = str(tmp_path / "gone")
     config.checkpoint.may_change = ("init_from",)
     config.total_steps = 3
-    assert int(train(ToyTask(), config, tmp_path).step) == 3, "resumed: init_from is not looked at"
+    assert int(train(ToyTask(), config, tmp_path).step) == 3, "resumed: init_from is ignored"
 
 
-def test_init_from_takes_a_file_of_weights_too(tmp_path):
+def test_init_from_loads_a_file_of_weights(tmp_path):
     given = jax.tree.map(np.asarray, ToyTask().init(jax.random.key(78)))
     save_variables(
         tmp_path / "toy.safetensors", jax.tree.map(lambda x: x.astype(np.float64), given), {}
@@ -340,14 +338,14 @@ def test_init_from_another_architecture_is_an_error(uninterrupted, tmp_path):
         train(ToyTask(hidden=24), config, tmp_path)
 
 
-def test_given_variables_start_the_run(tmp_path):
+def test_a_run_starts_from_given_variables(tmp_path):
     given = jax.tree.map(np.asarray, ToyTask().init(jax.random.key(77)))
     config = toy_config(optimizer__peak_lr=0.0, total_steps=1)
     state = train(ToyTask(), config, tmp_path, variables=given)
     jax.tree.map(np.testing.assert_array_equal, host(state).params, given["params"])
 
 
-def test_a_resumed_run_may_not_change_what_a_step_computes(uninterrupted):
+def test_a_resumed_run_may_not_change_the_computation_of_a_step(uninterrupted):
     config = toy_config(mesh__fsdp=4, ema_decay=0.9, seed=4, optimizer__peak_lr=0.5)
     with pytest.raises(
         ValueError, match=r"optimizer.peak_lr: 0.01 -> 0.5; seed: 0 -> 4.*may_change"
@@ -355,7 +353,7 @@ def test_a_resumed_run_may_not_change_what_a_step_computes(uninterrupted):
         train(ToyTask(), config, uninterrupted[2])
 
 
-def test_a_setting_that_did_not_exist_when_the_run_began_counts_as_its_default(tmp_path, caplog):
+def test_a_setting_missing_from_an_old_config_counts_as_its_default(tmp_path, caplog):
     train(ToyTask(), toy_config(total_steps=1), tmp_path)
     path = tmp_path / "config.json"
     begun = json.loads(path.read_text())
@@ -380,16 +378,14 @@ def test_profile_of_chosen_steps(tmp_path):
 
 @pytest.fixture
 def traced(monkeypatch):
-    """When profiler traces began and ended; nothing is traced."""
+    """Records begin and end of profiles, without profiling."""
     events = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: events.append("begin"))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: events.append("end"))
     return events
 
 
-def test_a_profile_is_written_when_the_run_stops_within_it_and_goes_on_when_it_is_resumed(
-    tmp_path, traced
-):
+def test_a_profile_is_written_on_interruption_and_resumed_with_the_run(tmp_path, traced):
     def interrupt(number):
         traced.append(number)
         if number == 2:
@@ -430,13 +426,13 @@ def test_a_profile_is_written_when_the_run_ends_or_fails_within_it(tmp_path, tra
         ({"optimizer__layer_decay": 0.5}, "image_encoder"),
     ],
 )
-def test_config_mistakes_say_what_was_expected(tmp_path, changes, message):
+def test_invalid_settings_are_errors_that_name_valid_ones(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         train(ToyTask(), toy_config(**changes), tmp_path)
 
 
 @pytest.mark.parametrize("workdir", ["gs://bucket/runs/mae", "s3://bucket/x"])
-def test_an_address_is_no_workdir(workdir, tmp_path, monkeypatch):
+def test_an_address_as_workdir_is_an_error(workdir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for form in (str, pathlib.Path):
         with pytest.raises(
@@ -446,7 +442,7 @@ def test_an_address_is_no_workdir(workdir, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir()), "no folder called gs:"
 
 
-def test_a_config_that_lacks_a_field_names_it(tmp_path):
+def test_a_config_with_a_missing_field_is_an_error(tmp_path):
     config = toy_config()
     del config.optimizer.clip_norm
     with pytest.raises(ValueError, match="config lacks optimizer.clip_norm"):

@@ -8,11 +8,11 @@ import pytest
 
 from segjax.training.defaults import base_config
 from segjax.training.optimizer import (
-    select_decayed,
     build_optimizer,
     compute_layer_scales,
     make_optimizer,
     make_schedule,
+    select_decayed,
 )
 
 full = functools.partial(np.full, dtype=np.float32)
@@ -23,7 +23,7 @@ def rates(steps, **options):
 
 
 def updates_of(optimizer, params, *gradients):
-    """The updates of a step for each of the gradients, and the state after them: one program."""
+    """Computes the updates for a sequence of gradients, and the state after them."""
 
     @jax.jit
     def run(params, gradients):
@@ -91,7 +91,7 @@ def test_reciprocal_square_root_and_cooldown():
         ({"schedule": "cosine", "boundaries": (3,)}, "boundaries go with schedule 'step'"),
     ],
 )
-def test_schedule_mistakes_say_what_was_expected(options, message):
+def test_invalid_schedules_are_errors_that_name_valid_settings(options, message):
     with pytest.raises(ValueError, match=message):
         make_schedule(1.0, 100, **options)
 
@@ -105,7 +105,7 @@ def test_schedule_mistakes_say_what_was_expected(options, message):
         ({"layer_decay": 1.5}, "layer_decay"),
     ],
 )
-def test_optimizer_mistakes_say_what_was_expected(options, message):
+def test_invalid_optimizers_are_errors_that_name_valid_settings(options, message):
     with pytest.raises(ValueError, match=message):
         make_optimizer(make_schedule(1.0, 10), **options)
 
@@ -133,7 +133,7 @@ def encoder_tree():
     }
 
 
-def test_weight_decay_spares_vectors_and_learned_tables():
+def test_weight_decay_excludes_vectors_and_learned_tables():
     mask = select_decayed(encoder_tree())
     decayed = {
         jax.tree_util.keystr(p, simple=True, separator="/")
@@ -163,7 +163,7 @@ def test_layer_scales_with_blocks_at_the_top_of_the_tree():
     assert scales["pos_embed"] == 0.125 and scales["block_1"]["norm1"]["scale"] == 0.5
 
 
-def test_a_trunk_that_is_not_there_is_an_error_that_lists_the_modules():
+def test_a_missing_trunk_is_an_error_that_lists_the_modules():
     with pytest.raises(
         ValueError, match="'backbone'/block_0.*class_embed, image_encoder, mask_decoder"
     ):
@@ -183,8 +183,8 @@ def test_first_update_is_adam_plus_decoupled_decay_times_rate_and_layer():
     np.testing.assert_allclose(block["bias"], -0.1 * 0.5, rtol=1e-5)
 
 
-def test_muon_takes_steps_along_the_orthogonal_factor_of_matrices_and_is_adam_elsewhere():
-    """A first step is U V^T of the gradient, of AdamW's size; Newton-Schulz gives singular values of .7 to 1.2."""
+def test_muon_orthogonalizes_matrices_and_is_adam_elsewhere():
+    """The first step is U V^T of the gradient, as large as AdamW's, with values of 0.7 to 1.2."""
     rng = np.random.default_rng(0)
     params = {
         "mlp": {"kernel": full((16, 64), 0), "bias": full(64, 0)},
@@ -210,7 +210,7 @@ def test_muon_takes_steps_along_the_orthogonal_factor_of_matrices_and_is_adam_el
     assert np.std(got["mlp"]["kernel"]) == pytest.approx(0.1 * 0.2, rel=0.5)
 
 
-def test_muon_takes_kernels_of_convolutions_as_matrices_where_asked():
+def test_muon_orthogonalizes_convolutions_with_muon_convolutions():
     rng = np.random.default_rng(0)
     params = {
         "conv": {"kernel": full((3, 3, 16, 20), 0)},
@@ -218,11 +218,11 @@ def test_muon_takes_kernels_of_convolutions_as_matrices_where_asked():
     }
     grads = jax.tree.map(lambda p: rng.standard_normal(p.shape).astype(np.float32), params)
     updates = {}
-    for asked in (False, True):
+    for convolutions in (False, True):
         muon = make_optimizer(
-            make_schedule(0.1, 10, schedule="constant"), name="muon", muon_convolutions=asked
+            make_schedule(0.1, 10, schedule="constant"), name="muon", muon_convolutions=convolutions
         )
-        updates[asked], _ = updates_of(muon, params, grads)
+        updates[convolutions], _ = updates_of(muon, params, grads)
     np.testing.assert_allclose(
         updates[True]["stem"]["kernel"], updates[False]["stem"]["kernel"], rtol=1e-5
     )
@@ -236,8 +236,8 @@ def test_muon_takes_kernels_of_convolutions_as_matrices_where_asked():
     )  # Adam's are those of the gradient's signs
 
 
-def test_a_step_of_a_matrix_is_that_of_optax():
-    """optax iterates on the matrix, we on its Gram matrix; singular values over five decades, tall and wide."""
+def test_a_muon_step_equals_that_of_optax():
+    """Compares tall and wide matrices with singular values over five decades."""
     rng = np.random.default_rng(0)
     u, v = (np.linalg.qr(rng.standard_normal((side, 24)))[0] for side in (24, 200))
     wide = (u * np.geomspace(1e-5, 1, 24) @ v.T).astype(np.float32)
@@ -251,8 +251,8 @@ def test_a_step_of_a_matrix_is_that_of_optax():
     jax.tree.map(compare, got, want)
 
 
-def test_lars_scales_matrices_to_a_thousandth_of_their_norm_and_leaves_vectors_alone():
-    """Closed form of two steps: momentum .9, decay inside the trust ratio, the rate behind the momentum."""
+def test_lars_scales_matrices_and_not_vectors():
+    """Two steps in closed form: decay is inside the trust ratio, the rate after the momentum."""
     params = {"kernel": full((4, 4), 2.0), "bias": full(4, 2.0)}
     grads = {"kernel": full((4, 4), 0.5), "bias": full(4, 0.5)}
     rate = make_schedule(
@@ -261,13 +261,13 @@ def test_lars_scales_matrices_to_a_thousandth_of_their_norm_and_leaves_vectors_a
     optimizer = make_optimizer(rate, name="lars", b1=0.9, weight_decay=0.25)
     first, second, _ = updates_of(optimizer, params, grads, grads)
     assert not np.any(first["kernel"])
-    # The gradient with decay is all 1; its norm is 4, the parameters' 8: 1e-3 * 8 / 4 each, and .9 of the first.
+    # The gradient with decay is all 1. Its norm is 4, that of the parameters 8.
     np.testing.assert_allclose(second["kernel"], -0.1 * 1.9 * 2e-3, rtol=1e-5)
     np.testing.assert_allclose(second["bias"], -0.1 * 1.9 * 0.5, rtol=1e-5)
 
 
 def test_sgd_is_momentum_on_gradients_with_decay():
-    """Two steps of torch.optim.SGD by hand: v = .9 v + g + .25 p, p -= .1 v."""
+    """Two steps of torch.optim.SGD by hand: v = 0.9 v + g + 0.25 p, p -= 0.1 v."""
     params = {"kernel": full((4, 4), 2.0), "bias": full(4, 2.0)}
     grads = {"kernel": full((4, 4), 0.5), "bias": full(4, 0.5)}
     optimizer = make_optimizer(lambda step: 0.1, name="sgd", b1=0.9, weight_decay=0.25)

@@ -20,7 +20,7 @@ def test_mesh_has_both_axes_and_is_auto():
 
 
 @pytest.mark.parametrize("data, fsdp", [(3, 1), (-1, 3), (2, 2), (-1, -1), (0, 8), (16, 1)])
-def test_a_mesh_that_does_not_fit_names_the_device_count_and_one_that_does(data, fsdp):
+def test_an_invalid_mesh_is_an_error_that_suggests_a_valid_one(data, fsdp):
     with pytest.raises(
         ValueError, match=r"8 devices.*For example mesh.data=(\d), mesh.fsdp=(\d)"
     ) as error:
@@ -43,7 +43,7 @@ def test_the_largest_divisible_dimension_is_split_above_the_floor():
     assert specs == {"a": P(None, "fsdp"), "b": P("fsdp"), "small": P(), "odd": P(), "s": P()}
 
 
-def test_overrides_decide_by_path():
+def test_overrides_match_paths():
     mesh = make_mesh(fsdp=4)
     tree = {"decoder": {"kernel": shape(8, 512)}, "encoder": {"kernel": shape(8, 512)}}
     rules = [("^decoder/", (None, None)), ("kernel$", ["fsdp", None])]
@@ -61,7 +61,7 @@ def test_overrides_decide_by_path():
         (("fsdp",), "one per dimension"),
     ],
 )
-def test_an_override_that_does_not_fit_names_the_parameter(axes, message):
+def test_an_invalid_override_is_an_error_that_names_the_parameter(axes, message):
     with pytest.raises(
         ValueError, match=f"(?s)encoder/kernel.*{message}|{message}.*encoder/kernel"
     ):
@@ -70,7 +70,7 @@ def test_an_override_that_does_not_fit_names_the_parameter(axes, message):
         )
 
 
-def test_too_much_left_whole_names_the_largest_arrays():
+def test_too_many_unsharded_bytes_are_an_error_that_names_the_largest_arrays():
     tree = {"big": shape(63, 65), "small": shape(3), "split": shape(64, 64)}
     with pytest.raises(
         ValueError, match=r"50% of the state's bytes.*Largest: big \(63, 65\), 0.02 MiB; small"
@@ -81,7 +81,7 @@ def test_too_much_left_whole_names_the_largest_arrays():
     )  # nobody asked for sharding
 
 
-def test_place_batch_splits_rows_over_every_device_and_keeps_index_off_it():
+def test_place_batch_splits_rows_over_all_devices_and_leaves_out_index():
     mesh = make_mesh(data=2, fsdp=4)
     rows = np.arange(16 * 3, dtype=np.uint8).reshape(16, 3)
     placed = place_batch({"image": rows, "index": np.arange(16)}, mesh)
@@ -92,25 +92,28 @@ def test_place_batch_splits_rows_over_every_device_and_keeps_index_off_it():
 
 
 @pytest.mark.parametrize(
-    "size, microbatches, said",
+    "size, microbatches, message",
     [
         (
             20,
             2,
-            "batch_size 20 does not divide over 8 devices x 2 microbatches; expected a multiple of 16: 16 or 32",
+            "batch_size 20 does not divide over 8 devices x 2 microbatches; expected a multiple of "
+            "16: 16 or 32",
         ),
         (
             20,
             1,
-            "batch_size 20 does not divide over 8 devices x 1 microbatch; expected a multiple of 8: 16 or 24",
+            "batch_size 20 does not divide over 8 devices x 1 microbatch; expected a multiple of "
+            "8: 16 or 24",
         ),
         (7, 4, "batch_size 7 .* expected a multiple of 32: 32 is the smallest"),
     ],
 )
-def test_a_batch_size_that_does_not_divide_names_the_nearest_that_do(size, microbatches, said):
-    with pytest.raises(ValueError, match=said):
+def test_an_invalid_batch_size_is_an_error_that_names_the_nearest_valid_ones(
+    size, microbatches, message
+):
+    with pytest.raises(ValueError, match=message):
         check_batch_size(size, microbatches, make_mesh())
-    for better in (
-        int(word) for word in said.rsplit(": ", 1)[1].replace(" is the smallest", "").split(" or ")
-    ):
+    sizes = message.rsplit(": ", 1)[1].replace(" is the smallest", "").split(" or ")
+    for better in map(int, sizes):
         check_batch_size(better, microbatches, make_mesh())

@@ -34,7 +34,7 @@ def device_batch(count=16, **changes):
 
 
 @pytest.mark.parametrize("pieces", [2, 4, 8])
-def test_microbatches_equal_the_full_batch_with_unequal_weights(pieces):
+def test_gradient_accumulation_equals_the_full_batch_with_unequal_weights(pieces):
     task = ToyTask(noise=0.0)
     state, batch = fresh(task), device_batch()
     assert len(set(np.asarray(batch["weight"]).reshape(-1, pieces).sum(0).tolist())) > 1
@@ -64,7 +64,7 @@ def test_loss_and_metrics_are_divided_by_the_weight_once():
     np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
 
 
-def test_a_batch_of_no_weight_has_no_gradient_and_stays_finite():
+def test_a_batch_of_weight_zero_has_gradient_zero():
     task = ToyTask(noise=0.0)
     step = jit_step(task.loss)
     state, metrics = step(fresh(task), device_batch(weight=np.zeros(16)))
@@ -72,7 +72,7 @@ def test_a_batch_of_no_weight_has_no_gradient_and_stays_finite():
     assert all(np.isfinite(p).all() for p in jax.tree.leaves(state.params))
 
 
-def test_moving_average_closed_form():
+def test_exponential_moving_average_in_closed_form():
     task = ToyTask()
     step = jit_step(task.loss, ema_decay=0.75)
     states = [fresh(task, ema=True)]
@@ -84,7 +84,7 @@ def test_moving_average_closed_form():
     assert states[-1].best_variables["params"] is states[-1].ema
 
 
-def test_the_key_of_a_step_depends_on_the_run_and_the_step_alone():
+def test_the_key_of_a_step_depends_on_the_run_and_the_step_only():
     task = ToyTask(noise=1.0)
     step = jit_step(task.loss)
     state, batch = fresh(task), device_batch()
@@ -95,7 +95,7 @@ def test_the_key_of_a_step_depends_on_the_run_and_the_step_alone():
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_a_step_that_is_not_finite_changes_nothing_from_then_on(where):
+def test_after_a_non_finite_step_nothing_changes(where):
     task = ToyTask()
     loss_fn = task.loss
     if where == "gradient":  # sqrt(0): finite itself, infinite slope
@@ -125,7 +125,7 @@ def test_a_step_that_is_not_finite_changes_nothing_from_then_on(where):
         jax.tree.map(np.testing.assert_array_equal, getattr(later, name), getattr(before, name))
 
 
-def test_one_and_eight_devices_agree_with_parameters_really_split():
+def test_one_and_eight_devices_agree_with_sharded_parameters():
     task = ToyTask()
     batches = [examples(16 * i, 16) for i in range(3)]
     run = lambda mesh: run_on(mesh, task, task.init(jax.random.key(3)), batches)

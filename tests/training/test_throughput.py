@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from segjax.training.throughput import measure_device_memory, peak_tflops, compute_utilization
+from segjax.training.throughput import compute_utilization, measure_device_memory, peak_tflops
 
 
 @pytest.mark.parametrize(
@@ -20,13 +20,13 @@ from segjax.training.throughput import measure_device_memory, peak_tflops, compu
         ("cpu", "cpu", 0, 0),
     ],
 )
-def test_peaks_by_the_names_that_jax_has_for_devices(kind, platform, half, single):
+def test_peak_by_device_name(kind, platform, half, single):
     device = SimpleNamespace(device_kind=kind, platform=platform)
     assert peak_tflops(device, "bfloat16") == half and peak_tflops(device, "float32") == single
 
 
-def test_utilisation_is_the_models_operations_over_the_peak():
-    """100 images a second on 4 chips, each image 2e12 operations: 50 of a peak of 200."""
+def test_utilization_is_the_models_flops_over_the_peak():
+    """100 images per second on 4 chips with 2e12 flops each are 50 of a peak of 200."""
     row = compute_utilization(100.0, 2e12, chips=4, peak=200.0)
     expected = {
         "images_per_second": 100,
@@ -39,7 +39,7 @@ def test_utilisation_is_the_models_operations_over_the_peak():
     assert "tflops_per_chip" not in compute_utilization(100.0, 0.0, chips=4, peak=200.0)
 
 
-def test_memory_is_that_of_the_fullest_device():
+def test_memory_of_the_fullest_device_is_reported():
     gib = 2**30
     full, other = (dict(peak_bytes_in_use=n * gib, bytes_limit=16 * gib) for n in (12, 3))
     devices = [SimpleNamespace(memory_stats=lambda found=found: found) for found in (other, full)]

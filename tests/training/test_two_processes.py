@@ -1,4 +1,4 @@
-"""Two processes train as one does, stop together, and leave a run that any number of devices goes on with."""
+"""Two processes train like one, stop together, and any number of devices resumes the run."""
 
 import json
 import os
@@ -26,8 +26,8 @@ def endless(**changes):
     return toy_config(**changes)
 
 
-def train_until_told_to_stop(workdir, signum):
-    """In each process: what cannot work is refused, then process 1 alone gets a signal at its sixth batch."""
+def train_until_interrupted(workdir, signum):
+    """Trains in each process. Process 1 receives a signal at its sixth batch."""
     rank = jax.process_index()
     unread = lambda number: pytest.fail("a batch was read")
     with pytest.raises(
@@ -46,9 +46,9 @@ def train_until_told_to_stop(workdir, signum):
 @pytest.mark.parametrize(
     "signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
-def test_a_signal_to_one_stops_both_at_one_step_and_one_process_goes_on(tmp_path, signum):
+def test_a_signal_to_one_process_stops_both_and_one_process_resumes(tmp_path, signum):
     run = tmp_path / "run"
-    first, second = launch(tmp_path, train_until_told_to_stop, 2, 2, workdir=run, signum=signum)
+    first, second = launch(tmp_path, train_until_interrupted, 2, 2, workdir=run, signum=signum)
     assert first["devices"] == second["devices"] == 4 and first["step"] == second["step"]
     assert (first["status"], second["status"]) == (128 + signal.SIGTERM, 128 + signum)
     step = first["step"]

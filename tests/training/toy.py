@@ -1,4 +1,4 @@
-"""A task small enough to check by hand: a two-layer regression on NumPy batches drawn from the example's position."""
+"""Task small enough to check by hand: a two-layer regression on random NumPy batches."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ INPUTS, HIDDEN = 16, 32
 
 
 def examples(start: int, count: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Rows `start` .. `start + count` of an endless stream that depends on nothing but the position."""
+    """Returns rows `start` .. `start + count` of an endless stream. A row depends on its index."""
     rows = [np.random.default_rng([seed, i]) for i in range(start, start + count)]
     x = np.stack([r.standard_normal(INPUTS).astype(np.float32) for r in rows])
     weight = np.array([r.integers(0, 4) for r in rows], np.float32)
@@ -24,7 +24,15 @@ def examples(start: int, count: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 class ToyTask(Task):
-    """`poison`: the global step whose batch holds a NaN. `noise`: scale of a per-step random perturbation."""
+    """Toy regression that counts its traces and evaluations.
+
+    Attributes:
+      poison: Global step whose batch holds a NaN, or None.
+      noise: Scale of a random perturbation of each step.
+      hidden: Width of the hidden layer.
+      on_batch: Function of the number of each batch, called before it is returned, or None.
+      scores: Scores of the coming evaluations.
+    """
 
     def __init__(
         self, poison: int | None = None, noise: float = 0.1, hidden: int = HIDDEN, on_batch=None
@@ -90,12 +98,12 @@ class ToyTask(Task):
 
     def evaluate(self, variables, *, mesh):
         self.evaluations += 1
-        picture = np.full((4, 6, 3), 128, np.uint8)
-        return {"score": next(self.scores, 0.0)}, {"truth": picture}
+        image = np.full((4, 6, 3), 128, np.uint8)
+        return {"score": next(self.scores, 0.0)}, {"sample": image}
 
 
 def toy_config(**changes):
-    """base_config with a run of 6 steps of 16 rows, logged at every step; keyword names are dotted with __."""
+    """Returns a config with 6 steps of 16 rows. Keywords are dotted names with __ for the dot."""
     config = base_config()
     config.total_steps, config.batch_size, config.log_every = 6, 16, 1
     config.checkpoint.every = 2
