@@ -1,6 +1,7 @@
-"""Mixed pictures and soft labels, the regularisers of MAE's fine-tuning (arXiv 2111.06377, appendix A.1).
+"""Mixup, CutMix and label smoothing, which regularize MAE's fine-tuning.
 
-Mixup: arXiv 1710.09412. CutMix: arXiv 1905.04899. Label smoothing: Szegedy et al. 2016.
+MAE: arXiv 2111.06377, appendix A.1. Mixup: arXiv 1710.09412. CutMix: arXiv 1905.04899. Label
+smoothing: Szegedy et al. 2016 (arXiv 1512.00567).
 """
 
 import jax
@@ -8,20 +9,44 @@ import jax.numpy as jnp
 
 
 def smooth_labels(labels: jax.Array, classes: int, smoothing: float = 0.0) -> jax.Array:
-    """int [B] -> float32 [B, classes]: 1 - smoothing on the label, and smoothing spread evenly over all classes."""
+    """Converts labels to smoothed one-hot distributions (label smoothing).
+
+    A label has probability 1 - smoothing + smoothing / classes, and any other class has
+    smoothing / classes.
+
+    Example:
+      >>> smooth_labels(jnp.array([1]), 2, smoothing=0.5)
+      Array([[0.25, 0.75]], dtype=float32)
+
+    Args:
+      labels: int [B].
+      classes: Number of classes K.
+      smoothing: Probability that is spread evenly over all classes.
+
+    Returns:
+      float32 [B, K].
+    """
     return jax.nn.one_hot(labels, classes) * (1.0 - smoothing) + smoothing / classes
 
 
 def draw_cut_box(key: jax.Array, share: jax.Array, hw: tuple[int, int]) -> jax.Array:
-    """bool [H, W]: a box around a uniformly random centre, of that share of the picture's area before it is cut off.
+    """Draws the box of CutMix around a uniformly random center.
 
-    Its sides are sqrt(share) of the picture's, rounded down; what reaches over the edge is lost.
+    Its sides are sqrt(share) of the image's, rounded down. The part outside the image is cut off.
+
+    Args:
+      key: PRNG key.
+      share: float [], area of the box before it is cut off, as a fraction of the image's.
+      hw: (H, W) of the image, in pixels.
+
+    Returns:
+      bool [H, W], True in the box.
     """
     inside = []
     for axis_key, size in zip(jax.random.split(key), hw, strict=True):
         half = jnp.floor(size * jnp.sqrt(share)).astype(jnp.int32) // 2
-        centre = jax.random.randint(axis_key, (), 0, size)
-        inside.append((jnp.arange(size) >= centre - half) & (jnp.arange(size) < centre + half))
+        center = jax.random.randint(axis_key, (), 0, size)
+        inside.append((jnp.arange(size) >= center - half) & (jnp.arange(size) < center + half))
     return inside[0][:, None] & inside[1]
 
 
@@ -35,33 +60,47 @@ def mix_images(
     cutmix: float = 1.0,
     switch: float = 0.5,
 ) -> tuple[jax.Array, jax.Array]:
-    """Each picture of a batch and its opposite number (the first and the last, ...) become one, and so do their labels.
+    """Mixes each image and its labels with a partner, by mixup or CutMix.
 
-    Mixup takes lambda of the one and 1 - lambda of the other, of every pixel; CutMix lays a box of the other over the
-    one. Lambda, one for the batch, is Beta(a, a); labels are mixed by what is to be seen of each picture.
+    The partner of an image is the one at the same position from the end of the batch. One lambda is
+    drawn from Beta(a, a) for the batch. Mixup blends every pixel: lambda x + (1 - lambda) partner.
+    CutMix replaces a box of area 1 - lambda by the partner's pixels. Labels are blended by the
+    visible area of each image.
+
+    Example:
+      >>> labels = smooth_labels(jnp.array([0, 1]), classes=2)
+      >>> images, labels = mix_images(images, labels, jnp.ones(2), jax.random.key(0))
 
     Args:
       images: [B, H, W, 3].
       labels: float [B, K], distributions.
-      valid: [B]; pictures whose opposite number is not (0) stay as they are.
-      key: of the lambda, the choice and the box.
-      mixup, cutmix: a of the Beta distribution; 0: never.
-      switch: probability of CutMix, where both are possible.
+      valid: [B]. An image whose partner has 0 is not mixed.
+      key: PRNG key of lambda, the choice and the box.
+      mixup: Parameter a of mixup's Beta distribution. 0: no mixup.
+      cutmix: Parameter a of CutMix's Beta distribution. 0: no CutMix.
+      switch: Probability of CutMix if both are enabled.
 
     Returns:
-      images float32 [B, H, W, 3] and labels float32 [B, K].
+      images: float32 [B, H, W, 3].
+      labels: float32 [B, K].
     """
     images = images.astype(jnp.float32)
     if not (mixup or cutmix):
         return images, labels
     choice_key, mixup_key, cutmix_key, box_key = jax.random.split(key, 4)
-    own = jnp.ones(images.shape[1:3])  # how much of each pixel is the picture's own
+    # `own` is the share of each pixel that comes from the image itself.
+    own = jnp.ones(images.shape[1:3])
+    # Mixup
     if mixup:
         own *= jax.random.beta(mixup_key, mixup, mixup)
+    # CutMix
     if cutmix:
-        box = draw_cut_box(box_key, 1.0 - jax.random.beta(cutmix_key, cutmix, cutmix), images.shape[1:3])
+        box = draw_cut_box(
+            box_key, 1.0 - jax.random.beta(cutmix_key, cutmix, cutmix), images.shape[1:3]
+        )
         chosen = jax.random.bernoulli(choice_key, switch) if mixup else True
         own = jnp.where(chosen, 1.0 - box, own)
+    # Padding examples are not mixed into real ones.
     own = jnp.where((valid[::-1] > 0)[:, None, None], own, 1.0)  # [B, H, W]
     blend = lambda x, share: share * x + (1.0 - share) * x[::-1]
     return blend(images, own[..., None]), blend(labels, own.mean(axis=(1, 2))[:, None])

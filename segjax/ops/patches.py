@@ -1,4 +1,4 @@
-"""Pictures as patches of pixels, and back: what a masked autoencoder predicts (MAE, section 3 and appendix A.1)."""
+"""Patches of pixels and their random masking, for masked autoencoders (MAE, arXiv 2111.06377)."""
 
 import jax
 import jax.numpy as jnp
@@ -7,27 +7,60 @@ import numpy as np
 from segjax.ops.pixels import normalize, unnormalize
 from segjax.ops.resize import depth_to_space, space_to_depth
 
-_EPSILON = 1e-6  # of a patch's variance
+_EPSILON = 1e-6  # added to a patch's variance
+STRATEGIES = ("random", "block", "grid")
+# Rectangles drawn by "block": enough to cover more of an image than any useful ratio masks.
+_BLOCKS = 32
+
+
+# Patches as prediction targets (MAE, section 3 and appendix A.1)
 
 
 def extract_patches(images: jax.Array, patch: int) -> jax.Array:
-    """Images [B, H, W, 3] of values 0..255 -> float32 [B, L, patch * patch * 3], normalised by ImageNet's statistics.
+    """Splits normalized images into patches ("patchify" in MAE's code).
 
-    Patches are counted row by row, the values of one ordered (row, column, channel). Raises ValueError when the patch
-    does not divide the image.
+    Args:
+      images: [B, H, W, 3], values 0..255.
+      patch: Side of a patch, in pixels.
+
+    Returns:
+      float32 [B, L, patch * patch * 3]. Patches are in row-major order, and the values of a patch
+      are ordered (row, column, channel).
+
+    Raises:
+      ValueError: The patch does not divide the image.
     """
     patches = space_to_depth(normalize(images), patch)
     return patches.reshape(patches.shape[0], -1, patches.shape[-1])
 
 
 def compute_patch_statistics(pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(mean, deviation) of each patch [B, L, 1]. The variance is the unbiased one, as the published models have it."""
+    """Computes mean and standard deviation of each patch.
+
+    The variance is the unbiased one, as in the published models.
+
+    Args:
+      pixels: float32 [B, L, N], from `extract_patches`.
+
+    Returns:
+      mean: float32 [B, L, 1].
+      deviation: float32 [B, L, 1].
+    """
     variance = jnp.var(pixels, axis=-1, keepdims=True, ddof=1)
     return jnp.mean(pixels, axis=-1, keepdims=True), jnp.sqrt(variance + _EPSILON)
 
 
 def make_patch_targets(images: jax.Array, patch: int, *, norm_pix: bool) -> jax.Array:
-    """What is to be predicted: `extract_patches`, with norm_pix each patch less its mean, over its deviation."""
+    """Computes the targets of reconstruction.
+
+    Args:
+      images: [B, H, W, 3], values 0..255.
+      patch: Side of a patch, in pixels.
+      norm_pix: Normalize each patch by its own mean and deviation.
+
+    Returns:
+      float32 [B, L, patch * patch * 3].
+    """
     pixels = extract_patches(images, patch)
     if not norm_pix:
         return pixels
@@ -38,13 +71,16 @@ def make_patch_targets(images: jax.Array, patch: int, *, norm_pix: bool) -> jax.
 def render_prediction(
     prediction: jax.Array, images: jax.Array, patch: int, *, norm_pix: bool
 ) -> jax.Array:
-    """Predictions as pictures.
+    """Converts predicted patches to images.
 
-    With norm_pix a model says nothing of a patch's mean and deviation; those of the true one are lent to it, so that
-    the picture shows how well structure was guessed, not colour.
+    With `norm_pix` a model does not predict the mean and deviation of a patch. Those of the true
+    patch are used instead, so the image shows how well structure is predicted, not color.
 
     Args:
-      prediction: [B, L, patch * patch * 3]. images: [B, H, W, 3], values 0..255.
+      prediction: [B, L, patch * patch * 3].
+      images: [B, H, W, 3], the true images, values 0..255.
+      patch: Side of a patch, in pixels.
+      norm_pix: The predictions are normalized, see `make_patch_targets`.
 
     Returns:
       uint8 [B, H, W, 3].
@@ -57,53 +93,67 @@ def render_prediction(
     return jnp.clip(jnp.round(pixels), 0, 255).astype(jnp.uint8)
 
 
-STRATEGIES = ("random", "block", "grid")
-_BLOCKS = 32  # rectangles drawn for "block": enough to cover more of a picture than any useful ratio removes
+# Random masking (MAE, section 3): patches are sorted by noise, and the first are visible.
 
 
 def count_visible(patches: int, ratio: float) -> int:
-    """How many of the patches are seen when a share of them is masked: the part that is left, rounded down.
+    """Returns the number of visible patches for a mask ratio, rounded down.
+
+    Args:
+      patches: Number of patches of an image.
+      ratio: Share of patches that is masked.
 
     Raises:
-      ValueError: a ratio that is not between 0 and 1, or that leaves no patch, or masks none.
+      ValueError: The ratio is not between 0 and 1, leaves no visible patch, or masks none.
     """
-    kept = int(patches * (1 - ratio)) if 0 < ratio < 1 else 0
-    if not 0 < kept < patches:
+    visible = int(patches * (1 - ratio)) if 0 < ratio < 1 else 0
+    if not 0 < visible < patches:
         why = (
             "is not between 0 and 1"
             if not 0 < ratio < 1
-            else f"leaves {kept} of {patches} patches to be seen"
+            else f"leaves {visible} of {patches} patches visible"
         )
         raise ValueError(
-            f"mask_ratio {ratio} {why}; expected a share strictly between 0 and 1 that leaves at least one patch seen "
-            f"and one masked: at most {1 - 1 / patches:.4g} for {patches} patches"
+            f"mask_ratio {ratio} {why}; expected a share strictly between 0 and 1 that leaves at "
+            f"least one visible and one masked patch: at most {1 - 1 / patches:.4g} for {patches} "
+            "patches"
         )
-    return kept
+    return visible
 
 
 def draw_mask_noise(key: jax.Array, grid: tuple[int, int], strategy: str = "random") -> jax.Array:
-    """Noise of one picture, float32 [h * w], row by row; the patches with the lowest numbers are seen.
+    """Draws the noise that random masking sorts by. Patches with low noise stay visible.
+
+    The strategies are those of MAE's figure 6:
+
+    random: Patches are drawn one by one.
+    block: Whole rectangles are masked, one after another. Each covers 8 to 30 % of the image and is
+      up to three times as long as wide. The last one is masked in part, to reach the exact number.
+    grid: One patch of every two by two is visible, the same one everywhere. For ratios other than
+      3/4, the difference is drawn at random from the next best patches.
 
     Args:
-      key: PRNG key of this picture.
+      key: PRNG key of one image.
       grid: (h, w), in patches.
-      strategy: "random" draws patches one by one. "block" masks whole rectangles, each of 8 to 30 % of the picture and
-        up to three times as long as wide, one after the other (the last one in part, to come to the exact number).
-        "grid" sees one patch of every two by two, the same one all over the picture (MAE, figure 6); of other ratios
-        than 3/4 the surplus is drawn at random from the next best.
+      strategy: One of `STRATEGIES`.
+
+    Returns:
+      float32 [h * w], row by row.
 
     Raises:
-      ValueError: an unknown strategy.
+      ValueError: Unknown strategy.
     """
     h, w = grid
     noise_key, key = jax.random.split(key)
     noise = jax.random.uniform(noise_key, (h, w))
     if strategy == "grid":
+        # The integer part ranks the four positions of a 2 x 2 cell, the noise breaks ties.
         phase = jax.random.randint(key, (2,), 0, 2)
         row, column = jnp.arange(h)[:, None] + phase[0], jnp.arange(w) + phase[1]
         noise = noise + (row % 2) * 2 + column % 2
     elif strategy == "block":
-        noise = noise - _first_cover(key, grid)
+        # Patches of early rectangles have the highest noise and are masked first.
+        noise = noise - _index_first_cover(key, grid)
     elif strategy != "random":
         raise ValueError(
             f"mask_strategy {strategy!r} is unknown; choose one of {', '.join(STRATEGIES)}"
@@ -111,17 +161,27 @@ def draw_mask_noise(key: jax.Array, grid: tuple[int, int], strategy: str = "rand
     return noise.reshape(-1)
 
 
-def _first_cover(key: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    """float32 [h, w]: the number of the first of many random rectangles that covers a patch."""
+def _index_first_cover(key: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    """Draws rectangles. Returns the index of the first one that covers each patch.
+
+    Args:
+      key: PRNG key.
+      grid: (h, w), in patches.
+
+    Returns:
+      float32 [h, w], `_BLOCKS` where no rectangle covers the patch.
+    """
     sides = np.array(grid, np.float32)
-    area_key, aspect_key, place_key = jax.random.split(key, 3)
+    area_key, aspect_key, start_key = jax.random.split(key, 3)
+    # Area and aspect ratio, then sides in patches
     area = jax.random.uniform(area_key, (_BLOCKS,), minval=0.08, maxval=0.3) * sides.prod()
     aspect = jnp.exp(
         jax.random.uniform(aspect_key, (_BLOCKS,), minval=-1.0, maxval=1.0) * np.log(3.0)
     )
     size = jnp.stack([jnp.sqrt(area * aspect), jnp.sqrt(area / aspect)], axis=-1)
     size = jnp.clip(jnp.round(size), 1, sides)
-    start = jnp.floor(jax.random.uniform(place_key, (_BLOCKS, 2)) * (sides - size + 1))
+    # Top left corner, so that the rectangle lies inside the image
+    start = jnp.floor(jax.random.uniform(start_key, (_BLOCKS, 2)) * (sides - size + 1))
     inside = [
         (np.arange(side) >= start[:, axis, None])
         & (np.arange(side) < (start + size)[:, axis, None])
@@ -132,15 +192,23 @@ def _first_cover(key: jax.Array, grid: tuple[int, int]) -> jax.Array:
 
 
 def split_patches(noise: jax.Array, visible: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Sorts patches by their noise (MAE, section 3).
+    """Splits patches into visible and masked ones by their noise (MAE's random masking).
+
+    Example:
+      >>> noise = jnp.array([[0.9, 0.1, 0.5]])
+      >>> indices, restore, masked = split_patches(noise, visible=1)
+      >>> masked
+      Array([[ True, False,  True]], dtype=bool)
 
     Args:
-      noise: [B, L]. visible: how many are seen.
+      noise: [B, L], from `draw_mask_noise`.
+      visible: Number of visible patches.
 
     Returns:
-      seen: int32 [B, visible], indices of the patches that are seen, in the order of their noise.
-      restore: int32 [B, L], the place of each patch in that order: indexing a sorted sequence with it undoes the sort.
-      masked: bool [B, L], True for the patches that are not seen.
+      indices: int32 [B, visible], the visible patches, in the order of their noise.
+      restore: int32 [B, L], rank of each patch in that order. Indexing a sorted sequence with it
+        restores the order of the patches.
+      masked: bool [B, L], True for masked patches.
     """
     order = jnp.argsort(noise, axis=1)
     restore = jnp.argsort(order, axis=1)

@@ -1,4 +1,4 @@
-"""Pixel values as the published models take them: less ImageNet's mean colour, over its standard deviation."""
+"""Normalization of pixel values by ImageNet's mean color and standard deviation."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,26 @@ PIXEL_STD = np.array([58.395, 57.12, 57.375], np.float32)
 
 
 def normalize(images: jax.Array) -> jax.Array:
-    """RGB values 0..255 [..., 3], of any type, to float32 of about zero mean and unit variance."""
+    """Normalizes RGB images to about zero mean and unit variance.
+
+    The published models of SAM, MAE and torchvision expect this.
+
+    Args:
+      images: [..., 3], RGB values 0..255 of any type.
+
+    Returns:
+      float32 [..., 3].
+    """
     return (images.astype(jnp.float32) - PIXEL_MEAN) / PIXEL_STD
 
 
 def unnormalize(values: jax.Array) -> jax.Array:
-    """Inverse of `normalize`: [..., 3] -> float32 on the scale 0..255, neither rounded nor clipped."""
+    """Inverts `normalize`.
+
+    Args:
+      values: [..., 3], normalized values.
+
+    Returns:
+      float32 [..., 3], on the scale 0..255. They are neither rounded nor clipped.
+    """
     return values.astype(jnp.float32) * PIXEL_STD + PIXEL_MEAN

@@ -1,7 +1,9 @@
-"""Resizing and regridding with the half-pixel convention of `torch.nn.functional.interpolate(align_corners=False)`.
+"""Resizing and rearranging of maps, tables and crops.
 
-JAX's own `jax.image.resize` averages when it shrinks (antialias) unless told not to; the published models were
-trained with plain interpolation, so every resize of maps and tables goes through here.
+Maps and tables follow the half-pixel convention of
+`torch.nn.functional.interpolate(align_corners=False)`. `jax.image.resize` averages when it shrinks
+(antialiasing) unless told not to. The published models were trained without it, so every resize of
+maps and tables uses this file. Crops of training images are resized as Pillow does.
 """
 
 import jax
@@ -10,10 +12,25 @@ import numpy as np
 
 
 def linear_weights(size: int, target: int) -> np.ndarray:
-    """Interpolation matrix float32 [target, size]: row t holds the two weights that make output sample t.
+    """Computes the matrix of linear interpolation along one axis.
 
-    torch works positions out in float32, the product and the half pixel with one rounding. So do we: at a thousand
-    pixels that moves a weight by 6e-5, which decides for pixels on the edge of a mask.
+    PyTorch computes positions in float32, with a single rounding of the product and the half pixel.
+    This function does the same. At a thousand pixels the difference moves a weight by 6e-5, which
+    decides for pixels on the edge of a mask.
+
+    Example:
+      >>> linear_weights(2, 4)
+      array([[1.  , 0.  ],
+             [0.75, 0.25],
+             [0.25, 0.75],
+             [0.  , 1.  ]], dtype=float32)
+
+    Args:
+      size: Samples of the input.
+      target: Samples of the output.
+
+    Returns:
+      float32 [target, size]. Row t holds the two weights of output sample t.
     """
     ratio = np.float64(np.float32(size) / np.float32(target))
     position = np.clip((ratio * (np.arange(target) + 0.5) - 0.5).astype(np.float32), 0, size - 1)
@@ -27,27 +44,32 @@ def linear_weights(size: int, target: int) -> np.ndarray:
 
 
 def linear_weights_at(position: jax.Array, size: int) -> jax.Array:
-    """Linear interpolation at any places between `size` samples at 0, 1, 2 ..., zeros lying beyond them.
+    """Computes weights of linear interpolation at arbitrary positions.
+
+    Samples lie at 0, 1, 2, ..., size - 1, and zeros lie beyond them.
 
     Args:
-      position: float [...], of NumPy or of jax.
+      position: float [...], in samples. A NumPy or jax array.
+      size: Number of samples.
 
     Returns:
-      [..., size], of the same.
+      [..., size], an array of the same library.
     """
     xp = np if isinstance(position, np.ndarray) else jnp
     return xp.maximum(1 - abs(position[..., None] - xp.arange(size, dtype=position.dtype)), 0)
 
 
 def resize_bilinear(x: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Bilinear resize of the last two axes, half-pixel centres, no antialiasing.
+    """Resizes the last two axes bilinearly, with half-pixel centers and no antialiasing.
+
+    Two small dense matrices do the work, which is fast on every backend, and so is the gradient.
 
     Args:
-      x: [..., H, W], any float type; interpolation runs in float32.
+      x: [..., H, W], any float type. Interpolation runs in float32.
       shape: (H2, W2).
 
     Returns:
-      [..., H2, W2] of x's type. Two small dense matrices do the work: fast on every backend, and so is the gradient.
+      [..., H2, W2], of x's type.
     """
     height, width = x.shape[-2:]
     out = x.astype(jnp.float32)
@@ -59,18 +81,38 @@ def resize_bilinear(x: jax.Array, shape: tuple[int, int]) -> jax.Array:
 
 
 def resize_table(table: jax.Array, length: int) -> jax.Array:
-    """Linear resize of axis 0: [L, D] -> [length, D], as SAM resizes relative positions to another grid."""
+    """Resizes axis 0 linearly, as SAM resizes relative positions to another grid.
+
+    Args:
+      table: [L, D].
+      length: Rows of the result.
+
+    Returns:
+      [length, D].
+    """
     if table.shape[0] == length:
         return table
     return jnp.matmul(linear_weights(table.shape[0], length), table, precision="highest")
 
 
 def space_to_depth(x: jax.Array, block: int) -> jax.Array:
-    """[..., H, W, C] -> [..., H/block, W/block, block*block*C], channels in (row, column, C) order as in a kernel."""
+    """Moves blocks of pixels into channels.
+
+    Args:
+      x: [..., H, W, C].
+      block: Side of a block.
+
+    Returns:
+      [..., H/block, W/block, block*block*C], channels ordered (row, column, C) as in a kernel.
+
+    Raises:
+      ValueError: The block does not divide the map.
+    """
     *lead, height, width, channels = x.shape
     if height % block or width % block:
         raise ValueError(
-            f"a map of {height}x{width} does not divide into blocks of {block}; resize or pad it first"
+            f"a map of {height}x{width} does not divide into blocks of {block}; resize or pad it "
+            "first"
         )
     x = x.reshape(*lead, height // block, block, width // block, block, channels)
     x = jnp.moveaxis(x, -3, -4)
@@ -78,7 +120,15 @@ def space_to_depth(x: jax.Array, block: int) -> jax.Array:
 
 
 def depth_to_space(x: jax.Array, block: int) -> jax.Array:
-    """Inverse of `space_to_depth`: [..., h, w, block*block*C] -> [..., h*block, w*block, C]."""
+    """Inverts `space_to_depth`.
+
+    Args:
+      x: [..., h, w, block*block*C].
+      block: Side of a block.
+
+    Returns:
+      [..., h*block, w*block, C].
+    """
     *lead, height, width, depth = x.shape
     x = x.reshape(*lead, height, width, block, block, depth // block**2)
     x = jnp.moveaxis(x, -3, -4)
@@ -107,10 +157,12 @@ def resize_crops(frames: jax.Array, windows: jax.Array, canvas: int) -> jax.Arra
     size = frames.shape[1:3]
     down = antialiased_cubic_weights(jnp.where(transposed, width, height), size[0], canvas)
     across = antialiased_cubic_weights(jnp.where(transposed, height, width), size[1], canvas)
+    # Pillow rounds to 8 bits between the two passes.
     round_pixels = lambda pixels: jnp.clip(jnp.round(pixels), 0, 255)
     pixels = jnp.einsum("bxg,bfgc->bfxc", across, frames.astype(jnp.float32), precision="high")
     pixels = jnp.einsum("byf,bfxc->byxc", down, round_pixels(pixels), precision="high")
     pixels = round_pixels(pixels).astype(jnp.uint8)
+    # Undo the transposition, then mirror.
     pixels = jnp.where(transposed[:, None, None, None], jnp.swapaxes(pixels, 1, 2), pixels)
     return jnp.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
 
