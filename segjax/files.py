@@ -1,5 +1,7 @@
-"""Files that are written whole or not at all: no reader meets half of one, and a failed write leaves the old one.
-And the folder in which segjax keeps what it can fetch or make again.
+"""Atomic writes, and the folder of segjax's cache.
+
+A file is written under another name and renamed when it is complete. Readers never see half of
+it, and a failed write leaves the old file in place.
 """
 
 import contextlib
@@ -13,34 +15,34 @@ from typing import Any
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """The path to write to inside the block: it becomes `path` at its end, or is removed when the block fails.
+    """Yields a temporary path to write to, which becomes `path` at the end of the block.
 
-    Makes missing folders. For writers that want a path; `write_atomic` serves whoever has the content in hand.
+    If the block fails, the temporary file is removed. Missing folders are made. Use it for
+    writers that need a path. `write_atomic` is shorter if the content is at hand.
+
+    Example:
+      >>> with atomic_path("scores.npy") as partial:
+      ...     np.save(partial.open("wb"), scores)
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, for a rename across disks is a copy; and nobody else's, of another machine or thread either.
+    # The temporary file lies in the same folder, because a rename across disks is a copy. The
+    # random suffix keeps other machines and threads from writing to the same one.
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         yield partial
         partial.replace(path)
     except OSError as error:
-        if error.filename is None and error.errno is not None:  # a full disk does not say whose
+        # A full disk does not name the file.
+        if error.filename is None and error.errno is not None:
             error.filename = str(path)
         raise
     finally:
         partial.unlink(missing_ok=True)
 
 
-def cache_folder() -> pathlib.Path:
-    """segjax's folder in the user's cache: $XDG_CACHE_HOME/segjax, or ~/.cache/segjax. It need not exist yet."""
-    return (
-        pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "segjax"
-    )
-
-
 def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
-    """Writes a file whole or not at all; text as UTF-8. Makes missing folders."""
+    """Writes a file atomically. Text becomes UTF-8, and missing folders are made."""
     content = data.encode() if isinstance(data, str) else data
     with atomic_path(path) as partial:
         partial.write_bytes(content)
@@ -49,14 +51,31 @@ def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
 def write_json(
     path: str | os.PathLike, value: Any, *, indent: int = 2, sort_keys: bool = True
 ) -> None:
-    """Writes a JSON file whole or not at all. Makes missing folders.
+    """Writes a JSON file atomically. Missing folders are made.
 
-    Raises ValueError for a number that is not finite, which JSON cannot say, TypeError for what is no JSON.
+    Args:
+      path: of the file.
+      value: anything that the json module accepts.
+      indent: spaces per level.
+      sort_keys: write keys in alphabetical order.
+
+    Raises:
+      ValueError: a number is infinite or NaN, which JSON does not allow.
+      TypeError: a value has no JSON form.
     """
     try:
         text = json.dumps(value, indent=indent, sort_keys=sort_keys, allow_nan=False)
     except ValueError as error:
         raise ValueError(
-            f"{path} is not written: {error}; replace what is infinite or not a number"
+            f"{path} is not written: {error}; replace infinite numbers and NaN"
         ) from error
     write_atomic(path, text + "\n")
+
+
+def get_cache_folder() -> pathlib.Path:
+    """Returns segjax's folder in the user's cache, which may not exist yet.
+
+    It is $XDG_CACHE_HOME/segjax, or ~/.cache/segjax.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(home) / "segjax"

@@ -1,6 +1,20 @@
-"""Masks on the host: run-length encoding, boxes of masks, removal of small regions.
+"""Binary masks on the host: run-length encoding, boxes of masks, removal of small regions.
 
-NumPy and pycocotools only, so every part of segjax may import it.
+A mask travels as its run-length encoding (RLE) in COCO's form: pixels are read down the columns,
+and runs of pixels outside and inside the mask alternate, starting outside. `encode_mask` and
+`decode_mask` convert between masks and RLE strings. The functions on runs (`parse_run_lengths`,
+`check_run_lengths`, `decode_run_lengths`) are the steps in between.
+
+This module needs NumPy and pycocotools only, so every part of segjax may import it.
+
+Example:
+  >>> mask = np.zeros((2, 3), bool)
+  >>> mask[1, 1:] = True
+  >>> rle = encode_mask(mask)
+  >>> parse_run_lengths(rle).tolist()
+  [3, 1, 1, 1]
+  >>> bool((decode_mask(rle, 2, 3) == mask).all())
+  True
 """
 
 import numpy as np
@@ -8,15 +22,29 @@ from pycocotools import mask as coco_mask
 
 
 class RecordError(ValueError):
-    """A record breaks the schema. `reason` is the short form, without names, that reports count."""
+    """Error for a record that breaks the schema.
+
+    Attributes:
+      reason: short form of the message without names, which reports count.
+    """
 
     def __init__(self, where: str, field: str, found: str, expected: str):
         self.reason = f"{field}: expected {expected}"
         super().__init__(f"{where}: {field} is {found}; expected {expected}")
 
 
+# Masks to run-length encoding
+
+
 def encode_mask(mask: np.ndarray) -> str:
-    """COCO compressed run lengths of a mask [H, W] (bool, or numbers of which non-zero is inside)."""
+    """Encodes a mask as a compressed COCO RLE string.
+
+    Args:
+      mask: bool [H, W], or numbers of which non-zero ones are inside.
+
+    Raises:
+      ValueError: the mask is not two-dimensional, or has no pixels.
+    """
     mask = np.asarray(mask)
     if mask.ndim != 2 or 0 in mask.shape:
         raise ValueError(f"a mask is [H, W] with H and W at least 1, got shape {mask.shape}")
@@ -24,48 +52,62 @@ def encode_mask(mask: np.ndarray) -> str:
 
 
 def encode_mask_crop(part: np.ndarray, corner: tuple[int, int], hw: tuple[int, int]) -> str:
-    """COCO compressed run lengths of a mask of which all that is inside lies in a part: the work is that of the part.
+    """Encodes a large mask from the crop that holds all of its inside pixels.
+
+    The result equals `encode_mask` of the full mask. The work grows with the crop only, which
+    matters for thousands of small masks on a large image.
 
     Args:
-      part: bool [h, w], at least one pixel a side. corner: (top, left) of the part, px of the mask.
-      hw: (height, width) of the mask.
+      part: bool [h, w], the crop, with at least one pixel on each side.
+      corner: (top, left) of the crop in pixels of the full mask.
+      hw: (height, width) of the full mask.
+
+    Returns:
+      Compressed COCO RLE string of the full mask.
     """
     (top, left), (height, width) = corner, hw
+    # Positions, down the columns of the full mask, at which the value changes
     columns = np.zeros((part.shape[1], part.shape[0] + 2), bool)
     columns[:, 1:-1] = np.asarray(part, bool).T
     column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
     changes = (column + left) * height + row + top
-    # Where the part fills a column to the bottom and goes on at the top of the next, nothing changes.
+    # A crop that fills one column to the bottom and goes on at the top of the next one ends and
+    # starts a run at the same position. Neither is a change.
     seams = np.flatnonzero(changes[1:] == changes[:-1])
     changes = np.delete(changes, np.concatenate([seams, seams + 1]))
+    # Run lengths; COCO leaves out an empty last run
     runs = np.diff(changes, prepend=0, append=height * width)
     runs = runs[:-1] if len(runs) > 1 and runs[-1] == 0 else runs
-    return coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)[
-        "counts"
-    ].decode()
+    packed = coco_mask.frPyObjects(
+        {"size": [height, width], "counts": runs.tolist()}, height, width
+    )
+    return packed["counts"].decode()
+
+
+# Run-length encoding to masks
 
 
 def decode_mask(rle: str, height: int, width: int) -> np.ndarray:
-    """Mask bool [height, width] of COCO compressed run lengths.
+    """Decodes a compressed COCO RLE string to a mask bool [height, width].
 
-    Raises RecordError when the runs do not cover height * width pixels; pycocotools itself hands back uninitialised
-    memory where they are too few.
+    Unlike pycocotools, which returns uninitialized memory for runs that are too short, this
+    checks that the runs fit.
+
+    Raises:
+      RecordError: the string is not an RLE, or its runs do not cover height * width pixels.
     """
     return decode_run_lengths(parse_run_lengths(rle), height, width, "mask")
 
 
-def decode_run_lengths(runs: np.ndarray, height: int, width: int, where: str) -> np.ndarray:
-    """Mask bool [height, width] of run lengths [n], outside first, down the columns. Raises RecordError as above."""
-    check_run_lengths(runs, height, width, where)
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.ascontiguousarray(np.repeat(inside, runs).reshape(width, height).T)
-
-
 def parse_run_lengths(rle: str) -> np.ndarray:
-    """Run lengths int64 [n] of a compressed COCO string: outside first, then alternating, down the columns.
+    """Parses a compressed COCO RLE string into run lengths int64 [n].
 
-    The code is LEB128-like: 5 bits a character, low bits first, 0x20 marks continuation; from the fourth run
-    on each number is the difference to the run two before (pycocotools, rleFrString).
+    The format resembles LEB128: each character holds 5 bits of a number, low bits first, and
+    0x20 marks that more follow. From the fourth run on, each number is the difference from the
+    run two before it (rleFrString in pycocotools).
+
+    Raises:
+      RecordError: the string is not in this format.
     """
     codes = np.frombuffer(rle.encode("utf-8"), np.uint8).astype(np.int64) - 48
     if codes.size == 0:
@@ -74,6 +116,7 @@ def parse_run_lengths(rle: str) -> np.ndarray:
         raise RecordError(
             "mask", "rle", f"not run lengths ({rle[:20]!r})", "a compressed COCO RLE string"
         )
+    # Characters to numbers
     last = (codes & 0x20) == 0
     start = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
     digit = np.arange(codes.size) - np.repeat(start, np.diff(np.append(start, codes.size)))
@@ -84,14 +127,22 @@ def parse_run_lengths(rle: str) -> np.ndarray:
     numbers = np.add.reduceat((codes & 0x1F) << (5 * digit), start)
     negative = (codes[last] & 0x10) != 0
     numbers -= np.where(negative, np.int64(1) << (5 * (digit[last] + 1)), 0)
+    # Differences to runs. The format never subtracts the first run from the third.
     runs = numbers.copy()
     runs[1::2] = np.cumsum(numbers[1::2])
-    runs[2::2] = np.cumsum(numbers[2::2])  # The very first run is no reference for the third.
+    runs[2::2] = np.cumsum(numbers[2::2])
     return runs
 
 
 def check_run_lengths(runs: np.ndarray, height: int, width: int, where: str) -> None:
-    """Raises RecordError unless the run lengths are non-negative and cover height * width pixels exactly."""
+    """Raises RecordError unless run lengths are non-negative and cover the image exactly.
+
+    Args:
+      runs: int [n].
+      height: of the image, in pixels.
+      width: of the image, in pixels.
+      where: name of the mask in error messages.
+    """
     total = int(np.sum(runs))
     if total != height * width or (len(runs) and np.min(runs) < 0):
         found = (
@@ -104,43 +155,84 @@ def check_run_lengths(runs: np.ndarray, height: int, width: int, where: str) -> 
         )
 
 
+def decode_run_lengths(runs: np.ndarray, height: int, width: int, where: str) -> np.ndarray:
+    """Decodes run lengths to a mask bool [height, width].
+
+    Args:
+      runs: int [n], down the columns, starting outside.
+      height: of the mask, in pixels.
+      width: of the mask, in pixels.
+      where: name of the mask in error messages.
+
+    Raises:
+      RecordError: the runs do not cover height * width pixels.
+    """
+    check_run_lengths(runs, height, width, where)
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(inside, runs).reshape(width, height).T)
+
+
+# Boxes of masks
+
+
 def compute_mask_box(mask: np.ndarray) -> np.ndarray:
-    """Exact box float32 [4], x1 y1 x2 y2, of a mask [H, W] that is not empty."""
+    """Computes the exact box of a mask that is not empty.
+
+    Args:
+      mask: bool [H, W].
+
+    Returns:
+      float32 [4], x1 y1 x2 y2 in pixels. Edges are continuous: a mask that fills pixel columns
+      a..b has x1 = a and x2 = b + 1.
+    """
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 
 
-def remove_small_regions(mask: np.ndarray, smallest: int) -> tuple[np.ndarray, bool]:
-    """A mask whose holes below `smallest` pixels are filled, and then its islands below that are dropped.
+# Small regions
 
-    Pixels that touch at a corner belong together. If every island is small the largest stays.
+
+def remove_small_regions(mask: np.ndarray, smallest: int) -> tuple[np.ndarray, bool]:
+    """Fills small holes of a mask, then drops its small islands.
+
+    Pixels that touch at a corner belong together (8-connectivity). If every island is small, the
+    largest one stays.
+
+    Args:
+      mask: bool [H, W].
+      smallest: regions with fewer pixels than this are small.
 
     Returns:
-      mask bool [H, W], and whether there was any small region.
+      A pair of the new mask, bool [H, W], and True if there was a small region.
     """
-    holes = _small(~mask, smallest)
+    holes = _find_small_components(~mask, smallest)
     mask = mask | holes
-    islands = _small(mask, smallest)
-    kept = mask & ~islands
-    if islands.any() and not kept.any():
-        kept = _largest(mask)
-    return kept, bool(holes.any() or islands.any())
+    islands = _find_small_components(mask, smallest)
+    cleaned = mask & ~islands
+    if islands.any() and not cleaned.any():
+        cleaned = _find_largest_component(mask)
+    return cleaned, bool(holes.any() or islands.any())
 
 
-def _small(mask: np.ndarray, smallest: int) -> np.ndarray:
-    """The pixels of the components of a mask that have fewer than `smallest`."""
-    labels, sizes = _components(mask)
+def _find_small_components(mask: np.ndarray, smallest: int) -> np.ndarray:
+    """Returns the pixels of the components that have fewer than `smallest` pixels."""
+    labels, sizes = _label_components(mask)
     return (sizes < smallest)[labels] & mask
 
 
-def _largest(mask: np.ndarray) -> np.ndarray:
-    """The pixels of a mask's largest component, the first of equals."""
-    labels, sizes = _components(mask)
+def _find_largest_component(mask: np.ndarray) -> np.ndarray:
+    """Returns the pixels of the largest component, the first one of equals."""
+    labels, sizes = _label_components(mask)
     return labels == 1 + np.argmax(sizes[1:])
 
 
-def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(labels int [H, W], 0 outside; pixels of each label) of 8-connected components."""
+def _label_components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels the 8-connected components of a mask.
+
+    Returns:
+      A pair of labels int [H, W], 0 outside, and the number of pixels of each label.
+    """
+    # SciPy is imported late: most users of this module never remove regions.
     from scipy import ndimage
 
     labels, count = ndimage.label(mask, structure=np.ones((3, 3)))

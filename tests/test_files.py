@@ -61,7 +61,7 @@ def test_json_refuses_what_it_cannot_say_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "numbers.json"
     write_json(path, {"images": 2})
     with pytest.raises(
-        ValueError, match=r"numbers\.json is not written: .*infinite or not a number"
+        ValueError, match=r"numbers\.json is not written: .*replace infinite numbers and NaN"
     ):
         write_json(path, {"iou@1": float("nan")})
     with pytest.raises(TypeError):

@@ -1,4 +1,7 @@
-"""Batches of pictures that all lie or all stand: their canvas fits, where one for both would be mostly padding."""
+"""Aspect ratio grouping: batches hold only landscape or only portrait images.
+
+The canvas of each group then fits its images. One canvas for both would be mostly padding.
+"""
 
 import logging
 import threading
@@ -13,44 +16,49 @@ logger = logging.getLogger(__name__)
 
 
 def is_portrait(record: Mapping[str, Any]) -> bool:
-    """Whether a picture is higher than wide."""
+    """Returns True if the image of a record is taller than wide."""
     return int(record["height"]) > int(record["width"])
 
 
 class AspectGroupedOrder:
-    """The order of a training, endless: `order[i]` is the position in the source of example i, counted from its start.
+    """Endless training order in which each batch has one orientation.
 
-    Each epoch's order is drawn anew. Pictures wait, lying ones and standing ones apart, until there are enough for a
-    batch, so an epoch's last ones may come in the next. An order for `make_loader`; picklable.
+    `order[i]` is the index in the source of example i, counted from the start of training. Each
+    epoch is shuffled anew. Landscape and portrait images wait separately until they fill a batch,
+    so the last ones of an epoch may come in the next one. Pass it to `make_loader` as `order`. It
+    can be pickled.
 
     Args:
-      source: records; every one is read here, for its orientation.
-      batch_size: of all processes together: every run of so many examples has one orientation.
+      source: records. Each is read here for its orientation.
+      batch_size: of all processes together.
       seed: of the order.
 
-    Raises ValueError for a record that cannot be read: the processes of a run might else disagree.
+    Raises:
+      ValueError: a record cannot be read. The processes of a run might otherwise disagree about
+        its orientation.
     """
 
     def __init__(self, source: Sequence[Mapping[str, Any]], batch_size: int, seed: int):
-        logger.info("reading which of %d pictures stand", len(source))
+        logger.info("reading the orientation of %d images", len(source))
         self.portrait = np.array(
-            [self._stands(source, index) for index in range(len(source))], bool
+            [self._read_orientation(source, index) for index in range(len(source))], bool
         )
         self._batch_size, self._seed = batch_size, seed
         self._start()
 
     @staticmethod
-    def _stands(source: Sequence[Mapping[str, Any]], index: int) -> bool:
+    def _read_orientation(source: Sequence[Mapping[str, Any]], index: int) -> bool:
         try:
             return is_portrait(source[index])
         except Exception as error:
             raise ValueError(
-                f"picture {index} of the training data cannot be read ({error}); data.by_orientation needs the height "
-                "and width of each: prepare the data again, or set config.data.by_orientation=False"
+                f"image {index} of the training data cannot be read ({error}); "
+                "data.by_orientation needs the height and width of each: prepare the data again, "
+                "or set config.data.by_orientation=False"
             ) from error
 
-    def __getitem__(self, place: int) -> int:
-        batch, row = divmod(int(place), self._batch_size)
+    def __getitem__(self, example: int) -> int:
+        batch, row = divmod(int(example), self._batch_size)
         with self._lock:
             while batch >= self._ends[-1]:
                 self._draw_epoch()
@@ -62,26 +70,30 @@ class AspectGroupedOrder:
 
     def _start(self) -> None:
         self._lock, self._epochs, self._ends = threading.Lock(), [], [0]
-        self._waiting = [np.zeros(0, np.int64), np.zeros(0, np.int64)]  # lying, standing
+        # Images of each group that wait for a batch: landscape, portrait
+        self._waiting = [np.zeros(0, np.int64), np.zeros(0, np.int64)]
 
     def _draw_epoch(self) -> None:
+        """Shuffles the images of the next epoch and forms its batches."""
         count, size = len(self.portrait), self._batch_size
         order = np.random.default_rng((self._seed, len(self._epochs))).permutation(count)
         batches, ready = [], []
-        for standing in (False, True):
-            came = np.flatnonzero(self.portrait[order] == standing)  # when, in this epoch
-            before = self._waiting[standing]
-            pictures = np.concatenate([before, order[came]])
-            full = len(pictures) // size
-            batches.append(pictures[: full * size].reshape(full, size))
-            ready.append(came[np.arange(1, full + 1) * size - 1 - len(before)])
-            self._waiting[standing] = pictures[full * size :]
-        first_come = np.argsort(np.concatenate(ready), kind="stable")
-        self._epochs.append(np.concatenate(batches)[first_come])
-        self._ends.append(self._ends[-1] + len(first_come))
+        for portrait in (False, True):
+            # Positions in this epoch's order at which images of the group appear
+            positions = np.flatnonzero(self.portrait[order] == portrait)
+            before = self._waiting[portrait]
+            images = np.concatenate([before, order[positions]])
+            full = len(images) // size
+            batches.append(images[: full * size].reshape(full, size))
+            # A batch is ready when its last image appears.
+            ready.append(positions[np.arange(1, full + 1) * size - 1 - len(before)])
+            self._waiting[portrait] = images[full * size :]
+        by_time = np.argsort(np.concatenate(ready), kind="stable")
+        self._epochs.append(np.concatenate(batches)[by_time])
+        self._ends.append(self._ends[-1] + len(by_time))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in ("standing", "_batch_size", "_seed")}
+        return {name: self.__dict__[name] for name in ("portrait", "_batch_size", "_seed")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -89,26 +101,29 @@ class AspectGroupedOrder:
 
 
 class AspectGroupedExample:
-    """Callable (record, rng) -> example, by one of two makers; a loader's ``example_fn``.
+    """Callable (record, rng) -> example, with one example function per orientation.
+
+    It is an ``example_fn`` of `make_loader`.
 
     Args:
-      lying, standing: makers for pictures of either orientation.
-      order: which positions of the source stand, for the placeholders of pictures that cannot be read.
+      landscape: example function for images that are not taller than wide.
+      portrait: example function for images that are taller than wide.
+      order: orientation of each image of the source, for placeholders of broken ones.
     """
 
-    def __init__(self, lying: Any, standing: Any, order: AspectGroupedOrder):
-        self._makers, self._order = (lying, standing), order
+    def __init__(self, landscape: Any, portrait: Any, order: AspectGroupedOrder):
+        self._examples, self._order = (landscape, portrait), order
 
     def __call__(
         self, record: Mapping[str, Any], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """The example of ``record``; raises as the makers do."""
-        return self._makers[is_portrait(record)](record, rng)
+        """Makes the example of a record. Raises like the example functions."""
+        return self._examples[is_portrait(record)](record, rng)
 
     def placeholder(self) -> dict[str, np.ndarray]:
-        """An example that counts for nothing, of those that lie."""
-        return self._makers[0].placeholder()
+        """Returns a landscape example of weight 0."""
+        return self._examples[0].placeholder()
 
     def placeholder_at(self, position: int) -> dict[str, np.ndarray]:
-        """The one in place of the picture at that position of the source."""
-        return self._makers[bool(self._order.portrait[position])].placeholder()
+        """Returns an example of weight 0 with the orientation of an image of the source."""
+        return self._examples[bool(self._order.portrait[position])].placeholder()

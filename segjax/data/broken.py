@@ -1,4 +1,4 @@
-"""Records that cannot be read while a run trains: named once, counted, and an end to the run when they are many."""
+"""Records that break during training: logged once, counted, and an error if there are many."""
 
 from __future__ import annotations
 
@@ -9,29 +9,33 @@ import pathlib
 import threading
 
 _LOG = logging.getLogger(__name__)
-_LOGGED = 10  # records that each process names in its log; a file names all
-_IN_A_ROW = (
-    16  # so many different records breaking one after another is no accident of single files
-)
-_TOO_FEW = 20  # broken examples that prove nothing about a share
+# Records that each process names in its log; files name all of them
+_MAX_LOGGED = 10
+# This many different records that break one after another are not an accident of single files.
+_MAX_IN_A_ROW = 16
+# This few broken examples prove nothing about their share.
+_TOO_FEW = 20
 
 
 class BrokenDataError(ValueError):
-    """More of the records are broken than a run may pass over."""
+    """Error for more broken records than a run may skip."""
 
 
 class BrokenRecords:
-    """One process's account of the records that broke, safe for its threads.
+    """Log of the broken records of one process, safe to use from its threads.
 
-    It pickles; what it has counted stays behind, for each process judges what it has seen itself.
+    It can be pickled. The counts are not copied, because each process judges its own examples.
+
+    Files: each process appends JSON lines to a file of its own in `folder`. A line has `position`
+    in the source, `image_id` (null if it could not be read), `reason`, and how many examples this
+    process had `seen` and found `broken` by then. A record is named once, even by another process
+    or after a restart.
 
     Args:
-      folder: each process appends lines of JSON to a file of its own there: `position` in the source, `image_id` or
-        null where not even that could be read, `reason`, and how many examples this process had `seen` by then and
-        found `broken`. A record that any file of the folder names, of another process or an earlier start of the run,
-        is not named again. None: there is only the log.
-      process_index: of the host; part of the files' names.
-      max_share: of the examples, repeats included, that may be broken. Above 0 it is judged from 21 broken ones on.
+      folder: of the files. None writes only to the log.
+      process_index: of the host, and part of the file names.
+      max_share: largest share of broken examples, repeats included. 0 allows none. Any other
+        share is judged from the 21st broken example on.
 
     Raises:
       ValueError: a share outside 0..1.
@@ -40,7 +44,8 @@ class BrokenRecords:
     def __init__(self, folder: str | os.PathLike | None, process_index: int, max_share: float):
         if not 0 <= max_share <= 1:
             raise ValueError(
-                f"max_broken is the share of examples that may be broken, in 0 .. 1, got {max_share}"
+                "max_broken is the share of examples that may be broken, in 0 .. 1, got "
+                f"{max_share}"
             )
         self.folder = None if folder is None else pathlib.Path(folder)
         self.process_index, self.max_share = process_index, max_share
@@ -61,15 +66,22 @@ class BrokenRecords:
         self._start()
 
     def count_read(self) -> None:
-        """Counts an example that was read."""
+        """Counts an example that was read without an error."""
         with self._lock:
             self._seen += 1
             self._row.clear()
 
     def count_broken(self, position: int, image_id: str | None, error: Exception, of: int) -> None:
-        """Counts and names an example of a source of `of` records that raised `error`.
+        """Counts and names an example that raised an error.
 
-        Raises BrokenDataError when that is one too many.
+        Args:
+          position: of the record in the source.
+          image_id: of the record, if it could be read.
+          error: that was raised.
+          of: number of records of the source.
+
+        Raises:
+          BrokenDataError: too many records are broken.
         """
         reason = f"{type(error).__name__}: {error}"
         named = f"record {position}" + ("" if image_id is None else f" ({image_id})")
@@ -79,24 +91,25 @@ class BrokenRecords:
             self._row.add(position)
             self._name(position, image_id, named, reason)
             where = "" if self.folder is None else f"; all are named in {self.folder}"
-            if len(self._row) >= min(_IN_A_ROW, of):
+            if len(self._row) >= min(_MAX_IN_A_ROW, of):
                 raise BrokenDataError(
-                    f"{len(self._row)} records broke one after another, the last was {named}: {reason}{where}"
+                    f"{len(self._row)} records broke one after another, the last was {named}: "
+                    f"{reason}{where}"
                 ) from error
-            if (
-                self._broken > (_TOO_FEW if self.max_share else 0)
-                and self._broken > self.max_share * self._seen
-            ):
+            tolerated = _TOO_FEW if self.max_share else 0
+            if self._broken > tolerated and self._broken > self.max_share * self._seen:
                 raise BrokenDataError(
-                    f"{self._broken} of {self._seen} examples are broken, a larger share than config.data.max_broken = "
-                    f"{self.max_share:g} allows; the last was {named}: {reason}{where}. Mend them or allow more"
+                    f"{self._broken} of {self._seen} examples are broken, a larger share than "
+                    f"config.data.max_broken = {self.max_share:g} allows; the last was {named}: "
+                    f"{reason}{where}. Fix them or allow more"
                 ) from error
 
     def _name(self, position: int, image_id: str | None, named: str, reason: str) -> None:
+        """Names a broken record in the file and in the log, unless it has been named."""
         if position in self._named:
             return
         if self.folder is not None:
-            self._catch_up()
+            self._read_new_lines()
             if position in self._named:
                 return
             line = dict(
@@ -108,21 +121,22 @@ class BrokenRecords:
             )
             path = self.folder / f"{self.process_index}-{os.getpid()}.jsonl"
             self.folder.mkdir(parents=True, exist_ok=True)
-            with path.open("ab", buffering=0) as file:  # one write a line: readers see whole ones
+            # One unbuffered write per line, so that readers see complete lines
+            with path.open("ab", buffering=0) as file:
                 file.write(json.dumps(line).encode() + b"\n")
         self._named.add(position)
         self._logged += 1
-        if self._logged <= _LOGGED:
-            _LOG.warning("%s is broken and counts for nothing: %s", named, reason)
-        if self._logged == _LOGGED and self.folder is not None:
-            _LOG.warning("further broken records are named in %s alone", self.folder)
+        if self._logged <= _MAX_LOGGED:
+            _LOG.warning("%s is broken and gets weight 0: %s", named, reason)
+        if self._logged == _MAX_LOGGED and self.folder is not None:
+            _LOG.warning("further broken records are named only in %s", self.folder)
 
-    def _catch_up(self) -> None:
-        """Learns what files of the folder have named since it last looked."""
+    def _read_new_lines(self) -> None:
+        """Reads the records that files of the folder named since the last call."""
         for path in self.folder.glob("*.jsonl"):
             with path.open("rb") as file:
                 file.seek(self._read_up_to.get(path, 0))
-                news = file.read()
-            complete = news[: news.rfind(b"\n") + 1]
+                new = file.read()
+            complete = new[: new.rfind(b"\n") + 1]
             self._read_up_to[path] = self._read_up_to.get(path, 0) + len(complete)
             self._named.update(json.loads(line)["position"] for line in complete.splitlines())

@@ -1,14 +1,13 @@
-"""Batches from a random-access source: seeded, sharded by process, resumable from a count of examples (grain).
+"""Batches from a random-access source: shuffled, sharded by process and resumable (grain).
 
-The order of examples and their random augmentation depend on the seed and the global position alone. What a
-checkpoint needs to keep is therefore one number, the examples consumed so far by all processes together; a run may go
-on with another number of processes, workers or threads.
+The order of examples and their augmentation depend only on the seed and the global position. A
+checkpoint therefore stores one number, the examples that all processes have consumed. A run may
+continue with another number of processes, workers or threads.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -16,36 +15,33 @@ import grain
 import numpy as np
 
 from segjax.data.broken import BrokenRecords
+from segjax.data.fetch import ExampleFetcher
 
-# Examples that a worker makes at a time, about. Whole batches of thousands would each keep one worker busy for many
-# seconds, and the memory that workers share would hold one for each of them and more.
+# Examples that a worker makes at a time, about. A batch of thousands would keep one worker busy for
+# many seconds. Shared memory would also hold more than one such batch per worker.
 _PIECE = 32
-ENDLESS = (
-    2**48
-)  # examples; grain's own endless repeat overflows in batches of one (it divides as floats)
-
-
-class SettingsError(ValueError):
-    """Raised by an ``example_fn`` for a whole record that does not fit its settings: loading ends with it."""
+# Examples of an endless order. grain's own endless repeat overflows for batches of one.
+ENDLESS = 2**48
 
 
 class Loader(Iterator):
-    """Iterator of batches: dicts of stacked arrays [rows, ...]. Close it (or use ``with``) to end its workers."""
+    """Iterator of batches, which are dicts of arrays [rows, ...]. Close it, or use ``with``."""
 
     def __init__(self, pieces: grain.IterDataset, per_batch: int):
         self._alive, self._per_batch = [iter(pieces)], per_batch
-        # Closes at the latest before the interpreter takes modules apart; grain's own destructor fails after that.
+        # Closes before the interpreter removes modules. grain's own destructor fails after that.
         self._finalizer = weakref.finalize(self, _close_all, self._alive)
 
     def __next__(self) -> dict[str, np.ndarray]:
         if not self._alive:
             raise StopIteration
         pieces = [next(self._alive[0]) for _ in range(self._per_batch)]
-        # Workers hand arrays over in shared memory that lives as long as the array; joining copies and so frees them.
-        return {name: _joined([piece[name] for piece in pieces]) for name in pieces[0]}
+        # Workers pass arrays in shared memory, which lives as long as the array. Joining copies
+        # them, and so frees it.
+        return {name: _join([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def close(self) -> None:
-        """Stops workers and threads; the loader is then exhausted. Closing twice does nothing."""
+        """Stops workers and threads. The loader is then exhausted. Closing twice does nothing."""
         self._finalizer()
 
     def __enter__(self) -> Loader:
@@ -55,7 +51,7 @@ class Loader(Iterator):
         self.close()
 
 
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
+def _join(parts: list[np.ndarray]) -> np.ndarray:
     if len(parts) == 1 and type(parts[0]) is np.ndarray:
         return parts[0]
     return np.concatenate([part.view(np.ndarray) for part in parts])
@@ -83,56 +79,71 @@ def make_loader(
     broken_folder: str | os.PathLike | None = None,
     order: Sequence[int] | None = None,
 ) -> Loader:
-    """Batches of ``example_fn(source[i], rng)``; step k's rows of all processes, in order, are one process's batch k.
+    """Makes an iterator of batches of ``example_fn(source[i], rng)``.
 
-    Each example gets an ``index`` int64, its position in the source (-1 for padding). A record that raises is passed
-    over: a placeholder (``example_fn.placeholder()``, of weight 0) takes its place, so that all processes stay in step;
-    but a `SettingsError` goes through.
+    Row by row, batch k of all processes together is batch k of a single process. Each example gets
+    an ``index``, int64: its index in the source, or -1 for padding.
+
+    If a record raises an error, a placeholder of weight 0 replaces it, so that all processes stay
+    in step. A `SettingsError` is raised instead.
+
+    Example:
+      >>> from segjax.data.examples.promptable import PromptableExample
+      >>> from segjax.data.synthetic.scenes import SyntheticScenes
+      >>> example_fn = PromptableExample(canvas=64, max_prompts=4)
+      >>> scenes = SyntheticScenes("train", count=8, size=64)
+      >>> with make_loader(scenes, example_fn, batch_size=2) as loader:
+      ...     next(loader)["image"].shape
+      (2, 64, 64, 3)
 
     Args:
-      source: random access by position; picklable if ``workers``.
-      example_fn: has a method ``placeholder() -> example``, and where these differ ``placeholder_at(position)``;
-        picklable if ``workers``.
-      batch_size: examples in a batch over all processes; a multiple of ``process_count``.
-      seed: of the order and of the augmentation.
-      train: True: shuffled anew each epoch, without end. False: in order, once, the last batch padded with
-        placeholders, so that every process sees the same number of batches.
-      start: examples already consumed, by all processes together.
-      process_index, process_count: this process's place.
-      workers: processes that load; 0: threads of this process do.
-      threads: threads of this process, or of each worker; 0 loads on demand.
-      cache_mb: memory, over all workers, to keep records in; when it is full, later records are read again each time.
-      max_broken: share of the examples that may raise. broken_folder: where files name them; see `BrokenRecords`.
-      order: another order to train in, of positions in the source, as long as `ENDLESS` nearly; picklable.
+      source: random access by index. With `workers` it must be picklable.
+      example_fn: has a method ``placeholder()``, which returns an example of weight 0. If these
+        differ, it also has ``placeholder_at(index)``. With `workers` it must be picklable.
+      batch_size: examples per batch over all processes, and a multiple of `process_count`.
+      seed: of the order and of the augmentation, 0 .. 2**32 - 1.
+      train: True shuffles each epoch anew, without end. False reads the source once, in order.
+        The last batch is then padded with placeholders, so that every process sees the same
+        number of batches.
+      start: examples that all processes together have consumed.
+      process_index: index of this process.
+      process_count: number of processes.
+      workers: number of worker processes. 0 loads in threads of this process.
+      threads: threads of this process, or of each worker. 0 loads on demand.
+      cache_mb: memory for decoded records, over all workers, in MB. When it is full, further
+        records are read again each time.
+      max_broken: largest share of examples that may raise, see `BrokenRecords`.
+      broken_folder: folder of the files that name broken records, see `BrokenRecords`.
+      order: another training order, see `AspectGroupedOrder`, nearly as long as `ENDLESS`.
 
     Raises:
-      ValueError: an empty source, or numbers that do not fit together. A batch raises BrokenDataError, a ValueError
-      too, when too many records are broken.
+      ValueError: an empty source, or numbers that do not fit together. The iterator raises
+        BrokenDataError, a ValueError too, if too many records are broken.
     """
-    _check(source, example_fn, batch_size, start, process_index, process_count)
+    _check_arguments(source, example_fn, batch_size, start, process_index, process_count)
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must lie in 0 .. 2**32 - 1, got {seed}")
     broken = BrokenRecords(broken_folder, process_index, max_broken)
-    fetch = _Fetch(source, example_fn, cache_mb * 2**20 / max(1, workers), broken)
+    fetch = ExampleFetcher(source, example_fn, cache_mb * 2**20 / max(1, workers), broken)
+    # Order
     if order is not None:
-        positions = grain.MapDataset.source(order).seed(seed)
+        indices = grain.MapDataset.source(order).seed(seed)
     elif train:
-        positions = (
-            grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(ENDLESS // len(source))
-        )
+        epochs = ENDLESS // len(source)
+        indices = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(epochs)
     else:
-        positions = grain.MapDataset.range(-(-len(source) // batch_size) * batch_size).seed(seed)
-    examples = positions.random_map(fetch)[start:]
+        indices = grain.MapDataset.range(-(-len(source) // batch_size) * batch_size).seed(seed)
+    examples = indices.random_map(fetch)[start:]
+    # Pieces of batches, which workers can make in parallel
     local = batch_size // process_count
-    fitting = [size for size in range(1, local + 1) if local % size == 0]
-    rows = min(fitting, key=lambda size: max(size / _PIECE, _PIECE / size))
+    divisors = [size for size in range(1, local + 1) if local % size == 0]
+    rows = min(divisors, key=lambda size: max(size / _PIECE, _PIECE / size))
     per_batch = local // rows
     pieces = grain.MapDataset.source(
         _Pieces(examples, rows, per_batch, process_index, process_count)
     )
-    ahead = (
-        max(2 * threads, per_batch) if threads else 0
-    )  # another batch is ready while the devices compute one
+    # The next batch is ready while the devices compute one.
+    ahead = max(2 * threads, per_batch) if threads else 0
     if workers:
         _parse_flags()
         pieces = pieces.to_iter_dataset(
@@ -150,7 +161,7 @@ def make_loader(
 
 
 class _Pieces:
-    """This process's rows of one batch after another, `rows` at a time."""
+    """The rows of this process of one batch after another, `rows` at a time."""
 
     def __init__(
         self,
@@ -171,106 +182,34 @@ class _Pieces:
         return self._all[(batch * self._processes + self._process) * self._per_batch + piece]
 
 
-class _Fetch:
-    """Position -> example, through the cache of records, with placeholders for what breaks."""
-
-    def __init__(
-        self,
-        source: Sequence[Mapping],
-        example_fn: Callable,
-        cache_bytes: float,
-        broken: BrokenRecords,
-    ):
-        self.source, self.example_fn, self.cache_bytes, self.broken = (
-            source,
-            example_fn,
-            cache_bytes,
-            broken,
-        )
-        self._start()
-
-    def _start(self) -> None:
-        self._cache, self._cached_bytes, self._lock = {}, 0, threading.Lock()
-
-    def __getstate__(self) -> dict:
-        return {
-            name: getattr(self, name) for name in ("source", "example_fn", "cache_bytes", "broken")
-        }
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._start()
-
-    def __call__(self, position: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        position = int(position)
-        if position >= len(self.source):
-            return self.example_fn.placeholder() | {"index": np.int64(-1)}
-        record = None
-        try:
-            record = self._record(position)
-            example = self.example_fn(record, rng)
-            self.broken.count_read()
-        except SettingsError:
-            raise
-        except Exception as error:
-            self.broken.count_broken(position, record and record.get("image_id"), error, len(self.source))
-            at = getattr(self.example_fn, "placeholder_at", None)
-            example = at(position) if at else self.example_fn.placeholder()
-        return example | {"index": np.int64(position)}
-
-    def _record(self, position: int) -> Mapping:
-        record = self._cache.get(position)
-        if record is None:
-            record = self.source[position]
-            size = _bytes_of(record)
-            with self._lock:
-                if position not in self._cache and self._cached_bytes + size <= self.cache_bytes:
-                    self._cache[position] = record
-                    self._cached_bytes += size
-        return record
-
-
 def _stack(examples: Sequence[dict]) -> dict[str, np.ndarray]:
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
-def _bytes_of(value: object) -> int:
-    """Memory of a record's arrays and strings; 100 bytes for any other thing in it."""
-    if isinstance(value, Mapping):
-        return sum(_bytes_of(entry) for entry in value.values())
-    if isinstance(value, list | tuple):
-        return sum(_bytes_of(entry) for entry in value)
-    return 100 + (
-        value.nbytes
-        if isinstance(value, np.ndarray)
-        else len(value)
-        if isinstance(value, str | bytes)
-        else 0
-    )
-
-
 def _parse_flags() -> None:
-    """grain's workers read absl flags, which a notebook or plain script never parses."""
+    """Marks absl flags as parsed: grain's workers read them, and notebooks never parse them."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
 
 
-def _check(
+def _check_arguments(
     source, example_fn, batch_size: int, start: int, process_index: int, process_count: int
 ) -> None:
     if len(source) == 0:
         raise ValueError("the source is empty: there is nothing to load")
     if not hasattr(example_fn, "placeholder"):
         raise TypeError(
-            f"example_fn {example_fn!r} needs a method placeholder() that returns an example of weight 0"
+            f"example_fn {example_fn!r} needs a method placeholder() that returns an example of "
+            "weight 0"
         )
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index {process_index} is not one of {process_count} processes")
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(
-            f"batch_size {batch_size} cannot be split over {process_count} processes: use a multiple of it"
+            f"batch_size {batch_size} cannot be split over {process_count} processes: use a "
+            "multiple of their number"
         )
     if start < 0:
         raise ValueError(f"start is the number of examples consumed so far, got {start}")

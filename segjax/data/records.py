@@ -1,21 +1,35 @@
-"""The one record schema: a picture and its object masks, whatever data set they came from.
+"""The record schema: one image and the masks of its objects, from any dataset.
 
-A record is a dict. Pixels are those of the stored picture; boxes are continuous edges, so a mask that fills
-pixel columns a..b has x1 = a and x2 = b + 1.
+A record is a dict. Pixels are those of the stored image. Boxes have continuous edges: a mask that
+fills pixel columns a..b has x1 = a and x2 = b + 1. G is the number of objects, K the number of
+categories.
 
-  image     encoded PNG or JPEG bytes, or uint8 [H, W, 3]
-  image_id  str, unique in its split
-  height, width   int, px
-  label     int, optional: class of the whole picture, 0..K-1; a picture whose class is unknown has none
-  objects   dict of arrays with one row per object:
-    id int64 [G]     box float32 [G, 4] x1 y1 x2 y2     category int32 [G], 0..K-1     crowd bool [G]
-    area float32 [G], px     rle list of G str, COCO's compressed run lengths, whose size is (height, width)
-    optional: keypoints float32 [G, K, 3] (x, y, visibility; continuous like boxes, so that the middle of the first
-    pixel is 0.5; visibility 0 not labelled, 1 hidden, 2 visible), annotated_box float32 [G, 4] (as an annotator drew
-    it, by which COCO measures boxes), annotator int32 [G], predicted_iou float32 [G], stability float32 [G]
+| field | type | meaning |
+|---|---|---|
+| image | bytes, or uint8 [H, W, 3] | encoded PNG or JPEG, or pixels |
+| image_id | str | unique in its split |
+| height | int | pixels |
+| width | int | pixels |
+| label | int, optional | class of the whole image, 0..K-1, absent if unknown |
+| objects | dict | the fields below, one row per object |
+| neg_categories | int32 [n], optional | categories that are surely absent (LVIS) |
+| not_exhaustive_categories | int32 [n], optional | categories with unlisted objects (LVIS) |
 
-Where not every class was looked for in every picture (LVIS): neg_categories int32 [n], of which the picture has none
-for sure, and not_exhaustive_categories int32 [n], of which not every object is listed.
+| field of objects | type | meaning |
+|---|---|---|
+| id | int64 [G] | id of the object |
+| box | float32 [G, 4] | x1 y1 x2 y2 in pixels |
+| category | int32 [G] | 0..K-1 |
+| crowd | bool [G] | region of objects that are not told apart |
+| area | float32 [G] | pixels |
+| rle | list of G str | mask, as a compressed COCO run-length encoding of size (height, width) |
+| keypoints | float32 [G, N, 3], optional | x, y, visibility: 0 unlabeled, 1 hidden, 2 visible |
+| annotated_box | float32 [G, 4], optional | box as an annotator drew it, by which COCO measures |
+| annotator | int32 [G], optional | index of the annotator |
+| predicted_iou | float32 [G], optional | quality, as a data engine predicted it |
+| stability | float32 [G], optional | stability score of a data engine |
+
+Keypoints are continuous like boxes, so the middle of the first pixel is at 0.5.
 """
 
 import io
@@ -29,6 +43,7 @@ from segjax.masks import RecordError, check_run_lengths, parse_run_lengths
 
 Record = dict[str, Any]
 
+# Field of objects -> (dtype, shape of one row). None in a shape is the number of keypoints.
 OBJECT_FIELDS = {
     "id": (np.int64, ()),
     "box": (np.float32, (4,)),
@@ -49,39 +64,37 @@ OPTIONAL_CLASS_LISTS = ("neg_categories", "not_exhaustive_categories")
 def stack_objects(
     rows: Sequence[Mapping[str, Any]], optional: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The `objects` of a record from one dict per object, with the schema's fields and those of `optional`.
+    """Stacks one dict per object into the `objects` of a record.
 
-    Optional fields of the whole record are passed over.
+    Args:
+      rows: fields of each object, see `segjax.data.records`.
+      optional: names of optional fields to include. Those of the record itself are ignored.
     """
     objects: dict[str, Any] = {}
     fields = {name: kind for name, kind in OPTIONAL_OBJECT_FIELDS.items() if name in optional}
     for name, (dtype, shape) in (OBJECT_FIELDS | fields).items():
-        # A picture without objects still has rows of the right width (keypoints: of none, their number is unknown).
-        objects[name] = np.array([row[name] for row in rows], dtype).reshape(
-            len(rows), *_concrete(shape, rows, name)
-        )
+        # Without objects the arrays still have their columns, except for keypoints, whose number
+        # is unknown then.
+        keypoints = len(rows[0][name]) if rows and None in shape else 0
+        columns = (keypoints if size is None else size for size in shape)
+        objects[name] = np.array([row[name] for row in rows], dtype).reshape(len(rows), *columns)
     objects["rle"] = [row["rle"] for row in rows]
     return objects
 
 
-def _concrete(shape: tuple, rows: Sequence[Mapping[str, Any]], name: str) -> tuple[int, ...]:
-    return tuple(
-        size if size is not None else (len(rows[0][name]) if rows else 0) for size in shape
-    )
-
-
-_NONE = stack_objects([])
+_EMPTY = stack_objects([])
 
 
 def make_empty_objects() -> dict[str, Any]:
-    """The `objects` of a picture without any; its arrays, of no rows, are shared."""
-    return _NONE | {"rle": []}
+    """Returns the `objects` of an image without any. The arrays are shared between calls."""
+    return _EMPTY | {"rle": []}
 
 
 def validate_record(record: Mapping[str, Any]) -> None:
-    """Raises RecordError, naming image id, field, what was found and what was expected, if the schema is broken.
+    """Raises RecordError unless a record follows the schema.
 
-    Checks names, types, shapes, boxes and run lengths, and the picture's header; does not decode the pixels.
+    Checks names, types, shapes, boxes, run lengths and the header of the image. Pixels are not
+    decoded. The message names the image, the field, the value and the expectation.
     """
     where = f"record {record.get('image_id', '<no image_id>')!r}"
     for name in ("image", "image_id", "height", "width", "objects"):
@@ -105,7 +118,18 @@ def validate_record(record: Mapping[str, Any]) -> None:
 
 
 def read_image_size(image: bytes | np.ndarray, where: str) -> tuple[int, int]:
-    """(height, width) from the array or from the encoded bytes' header. Raises RecordError for anything else."""
+    """Reads the size of an image from its array or from the header of its bytes.
+
+    Args:
+      image: encoded bytes, or uint8 [H, W, 3].
+      where: name of the record in error messages.
+
+    Returns:
+      (height, width) in pixels.
+
+    Raises:
+      RecordError: neither bytes nor such an array, or bytes that Pillow cannot open.
+    """
     expected = "PNG or JPEG bytes, or a uint8 array [H, W, 3]"
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -116,14 +140,17 @@ def read_image_size(image: bytes | np.ndarray, where: str) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(image)) as opened:
             return opened.height, opened.width
-    except Exception as error:  # Pillow raises OSError, SyntaxError and others for broken headers.
+    # Pillow raises OSError, SyntaxError and others for broken headers.
+    except Exception as error:
         raise RecordError(
             where, "image", f"{len(image)} bytes that Pillow cannot open ({error})", expected
         ) from error
 
 
 def _validate_objects(objects: Mapping[str, Any], height: int, width: int, where: str) -> None:
+    """Raises RecordError unless the `objects` of a record follow the schema."""
     known = OBJECT_FIELDS | OPTIONAL_OBJECT_FIELDS
+    # Names
     for name in [*OBJECT_FIELDS, "rle"]:
         if name not in objects:
             raise RecordError(where, f"objects.{name}", "missing", "a field that every record has")
@@ -132,25 +159,11 @@ def _validate_objects(objects: Mapping[str, Any], height: int, width: int, where
             raise RecordError(
                 where, f"objects.{name}", "an unknown field", f"one of {sorted([*known, 'rle'])}"
             )
+    # Types and shapes
     count = len(objects["rle"])
     for name in known.keys() & objects.keys():
-        dtype, shape = known[name]
-        value = objects[name]
-        expected = (
-            f"{np.dtype(dtype)} {[count, *('K' if size is None else size for size in shape)]}"
-        )
-        if not isinstance(value, np.ndarray):
-            raise RecordError(
-                where, f"objects.{name}", type(value).__name__, f"a NumPy array {expected}"
-            )
-        fits = value.ndim == 1 + len(shape) and len(value) == count
-        fits = fits and all(
-            want in (None, got) for want, got in zip(shape, value.shape[1:], strict=True)
-        )
-        if value.dtype != dtype or not fits:
-            raise RecordError(
-                where, f"objects.{name}", f"{value.dtype} {list(value.shape)}", expected
-            )
+        _validate_array(objects[name], name, count, where)
+    # Boxes and masks
     for index in range(count):
         row = f"{where}, object {int(objects['id'][index])}"
         check_box(objects["box"][index], height, width, row)
@@ -163,8 +176,32 @@ def _validate_objects(objects: Mapping[str, Any], height: int, width: int, where
             raise RecordError(row, "rle", "an empty mask", "a mask of at least one pixel")
 
 
+def _validate_array(value: Any, name: str, count: int, where: str) -> None:
+    """Raises RecordError unless a field of objects has the dtype and shape of the schema."""
+    dtype, shape = (OBJECT_FIELDS | OPTIONAL_OBJECT_FIELDS)[name]
+    columns = ["K" if size is None else size for size in shape]
+    expected = f"{np.dtype(dtype)} {[count, *columns]}"
+    if not isinstance(value, np.ndarray):
+        raise RecordError(
+            where, f"objects.{name}", type(value).__name__, f"a NumPy array {expected}"
+        )
+    fits = value.ndim == 1 + len(shape) and len(value) == count
+    fits = fits and all(
+        want in (None, got) for want, got in zip(shape, value.shape[1:], strict=True)
+    )
+    if value.dtype != dtype or not fits:
+        raise RecordError(where, f"objects.{name}", f"{value.dtype} {list(value.shape)}", expected)
+
+
 def check_box(box: np.ndarray, height: int, width: int, where: str) -> None:
-    """Raises RecordError unless box [4] is finite, x1 < x2, y1 < y2, and inside the image of height x width px."""
+    """Raises RecordError unless a box is finite, not empty, and inside the image.
+
+    Args:
+      box: [4], x1 y1 x2 y2 in pixels.
+      height: of the image, in pixels.
+      width: of the image, in pixels.
+      where: name of the object in error messages.
+    """
     box = np.asarray(box)
     if not np.all(np.isfinite(box)) or not (box[0] < box[2] and box[1] < box[3]):
         raise RecordError(

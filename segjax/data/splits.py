@@ -1,9 +1,9 @@
-"""Which records an experiment reads: a prepared folder, a data set of TFDS, or scenes made on the spot."""
+"""Opening the records of an experiment: prepared folder, TFDS dataset or synthetic scenes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segjax.data.sources.tfds import TFDS, open_tfds, tfds_splits
+from segjax.data.sources.tfds import TFDS, list_tfds_splits, open_tfds
 from segjax.data.storage import open_source, read_info
 from segjax.data.synthetic.figures import get_scene_class
 from segjax.data.synthetic.scenes import SyntheticScenes
@@ -12,17 +12,22 @@ SYNTHETIC = "synthetic"
 
 
 def open_split(data: Mapping[str, Any], role: str):
-    """The source of records for a role.
+    """Opens the records of an experiment for training or for evaluation.
 
     Args:
-      data: `source`: a folder written by `segjax prepare`, "tfds:NAME" for an image data set of TFDS (prepared in
-        `tfds_dir`), or "synthetic". With the first two, `train_split` and `eval_split` name its splits. With
-        "synthetic", `scenes` holds `train_count`, `eval_count`, `size`, `difficulty`, `seed` and `kind` ("shapes" or
-        "figures"); the scenes for evaluation are made of photographs that the training scenes never show.
+      data: `config.data` as a dict. Its `source` is a folder written by `segjax prepare`,
+        "tfds:NAME" for an image dataset that TFDS has prepared in `tfds_dir`, or "synthetic".
+        For the first two, `train_split` and `eval_split` name the splits. For "synthetic",
+        `scenes` holds `train_count`, `eval_count`, `size`, `difficulty`, `seed` and `kind`
+        ("shapes" or "figures"). Evaluation scenes use photographs that training never shows.
       role: "train" or "eval".
 
+    Returns:
+      Random-access source of records, see `segjax.data.records`.
+
     Raises:
-      ValueError: unknown role, or an unknown split; open_source's and open_tfds's errors for data that is not whole.
+      ValueError: unknown role or split, or see `open_tfds`.
+      FileNotFoundError: the data is not prepared.
     """
     if role not in ("train", "eval"):
         raise ValueError(f"role {role!r} is unknown; a split is opened to 'train' or to 'eval'")
@@ -33,7 +38,7 @@ def open_split(data: Mapping[str, Any], role: str):
         return open_source(source, data[f"{role}_split"])
     scenes = data["scenes"]
     split = "train" if role == "train" else "heldout"
-    return _scenes(data)(
+    return _get_scene_class(data)(
         split,
         scenes[f"{role}_count"],
         size=scenes["size"],
@@ -43,37 +48,47 @@ def open_split(data: Mapping[str, Any], role: str):
 
 
 def list_splits(source: str, tfds_dir: str = "") -> list[str]:
-    """Names of the splits of a prepared folder or of "tfds:NAME"; raises as `open_split`."""
+    """Lists the splits of a prepared folder or of "tfds:NAME". Raises like `open_split`."""
     if source.startswith(TFDS):
-        return tfds_splits(source.removeprefix(TFDS), tfds_dir)
+        return list_tfds_splits(source.removeprefix(TFDS), tfds_dir)
     return list(read_info(source).splits)
 
 
 def list_categories(data: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the classes 0..K-1 of a source, as `open_split` opens it."""
+    """Lists the names of the categories 0..K-1 of a source, see `open_split`."""
     return describe_categories(data)["categories"]
 
 
 def describe_categories(data: Mapping[str, Any]) -> dict[str, tuple]:
-    """What is known of a source's classes and keypoints: the options of `segjax.evaluation.coco_format.build_coco_ground_truth`."""
-    info = _scenes(data) if data["source"] == SYNTHETIC else open_split(data, "eval").info
-    return {
-        name: getattr(info, name)
-        for name in ("categories", "category_ids", "keypoint_names", "frequencies")
-    }
+    """Describes the categories and keypoints of a source, see `open_split`.
+
+    Returns:
+      `categories`, `category_ids`, `keypoint_names` and `frequencies`, with the meaning that they
+      have in `segjax.data.storage.PreparedInfo`. They are keyword arguments of
+      `segjax.evaluation.coco_format.build_coco_ground_truth`.
+    """
+    if data["source"] == SYNTHETIC:
+        info = _get_scene_class(data)
+    else:
+        info = open_split(data, "eval").info
+    names = ("categories", "category_ids", "keypoint_names", "frequencies")
+    return {name: getattr(info, name) for name in names}
 
 
 def get_keypoint_sigmas(data: Mapping[str, Any]) -> tuple[float, ...] | None:
-    """How far off annotators are, for OKS: of each keypoint of synthetic figures; None, COCO's, for other sources."""
-    return _scenes(data).keypoint_sigmas if data["source"] == SYNTHETIC else None
+    """Returns the sigmas of object keypoint similarity (OKS), one per keypoint.
+
+    Synthetic figures have their own. None stands for COCO's.
+    """
+    return _get_scene_class(data).keypoint_sigmas if data["source"] == SYNTHETIC else None
 
 
-def _scenes(data: Mapping[str, Any]) -> type[SyntheticScenes]:
+def _get_scene_class(data: Mapping[str, Any]) -> type[SyntheticScenes]:
     return get_scene_class(data.get("scenes", {}).get("kind", "shapes"))
 
 
 class FirstRecords:
-    """The first `count` records of a source."""
+    """Source of the first `count` records of another source."""
 
     def __init__(self, source: Sequence, count: int):
         self.source, self.count = source, min(count, len(source))
@@ -86,7 +101,10 @@ class FirstRecords:
 
 
 class SpreadRecords(FirstRecords):
-    """`count` records of a source, evenly spread over it: sources are often sorted by class."""
+    """Source of `count` records of another source, evenly spread over it.
+
+    Sources are often sorted by class. The first records would then all be of one class.
+    """
 
     def __getitem__(self, index: int) -> Any:
         return self.source[index * len(self.source) // self.count]

@@ -1,16 +1,15 @@
-"""Prepared data on disk: written by one TFDS writer as ArrayRecord, read back by random access.
+"""Prepared data on disk: ArrayRecord files with TFDS metadata, read by random access.
 
-TensorFlow is neither needed nor imported: images travel as encoded bytes, masks as text.
+`segjax.data.writer` writes it, for every data source. TensorFlow is neither needed nor imported,
+because images are stored as encoded bytes and masks as text.
 """
 
 import contextlib
 import dataclasses
-import io
-import itertools
 import json
 import pathlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,23 +26,30 @@ from segjax.data.records import (
 )
 
 INFO_FILE = "info.json"
-UNKNOWN_LABEL = -1  # how a record without a label is written beside others that have one, as ImageNet's test split is
-SHARD = 10_000  # examples in a file: of photographs, half a gigabyte or so
-_AT_ONCE = 64  # examples between two updates of the metadata
-NUMPY_OF = OBJECT_FIELDS | OPTIONAL_OBJECT_FIELDS
-_OPENING = threading.Lock()  # grain reads with many threads; one of them opens the files.
+# Stored label of a record without one, such as those of ImageNet's test split
+UNKNOWN_LABEL = -1
+ALL_OBJECT_FIELDS = OBJECT_FIELDS | OPTIONAL_OBJECT_FIELDS
+# grain reads with many threads, and one of them opens the files.
+_OPENING = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
 class PreparedInfo:
-    """What a prepared folder holds.
+    """Description of a prepared folder, stored as info.json.
 
-    `category_ids` are the raw files' own ids of the classes 0..K-1, `frequencies` how common each is where the raw
-    files say it (LVIS: "r", "c" or "f"), `keypoint_names` the names of the `keypoints` of an object.
+    Attributes:
+      source: name of the data source.
+      splits: split -> {"images": count, "objects": count}.
+      categories: names of the categories 0..K-1.
+      category_ids: id of each category in the raw files.
+      optional: names of the optional fields in the records.
+      keypoints: number of keypoints per object.
+      keypoint_names: name of each keypoint.
+      frequencies: "r", "c" or "f" of each category, if the raw files say how common it is (LVIS).
     """
 
     source: str
-    splits: Mapping[str, Mapping[str, int]]  # split -> {"images": n, "objects": n}
+    splits: Mapping[str, Mapping[str, int]]
     categories: tuple[str, ...]
     category_ids: tuple[int, ...]
     optional: tuple[str, ...] = ()
@@ -52,36 +58,12 @@ class PreparedInfo:
     frequencies: tuple[str, ...] = ()
 
 
-def _features(
-    optional: Sequence[str], keypoints: int, has_objects: bool
-) -> tfds.features.FeaturesDict:
-    objects = {"rle": tfds.features.Text()}
-    for name in [*OBJECT_FIELDS, *(name for name in optional if name in OPTIONAL_OBJECT_FIELDS)]:
-        dtype, shape = NUMPY_OF[name]
-        shape = tuple(keypoints if size is None else size for size in shape)
-        objects[name] = (
-            tfds.features.Tensor(shape=shape, dtype=dtype) if shape else tfds.features.Scalar(dtype)
-        )
-    fields = {
-        "image": tfds.features.Image(),
-        "image_id": tfds.features.Text(),
-        "height": tfds.features.Scalar(np.int32),
-        "width": tfds.features.Scalar(np.int32),
-    }
-    if has_objects:
-        fields["objects"] = tfds.features.Sequence(objects)
-    fields |= {
-        name: tfds.features.Sequence(np.int32) for name in OPTIONAL_CLASS_LISTS if name in optional
-    }
-    if "label" in optional:
-        fields["label"] = tfds.features.Scalar(np.int32)
-    return tfds.features.FeaturesDict(fields)
-
-
 @contextlib.contextmanager
 def silence_tfds() -> Iterator[None]:
-    """TFDS shows progress bars and log lines of its own; the command line reports for it."""
-    bars, verbosity = tqdm_utils._active, absl_logging.get_verbosity()
+    """Hides the progress bars and log lines of TFDS inside the block."""
+    # TFDS has no getter for this setting. An inactive bar is of another class.
+    bars = not isinstance(tqdm_utils.tqdm(disable=True), tqdm_utils.EmptyTqdm)
+    verbosity = absl_logging.get_verbosity()
     tfds.display_progress_bar(False)
     absl_logging.set_verbosity(absl_logging.ERROR)
     try:
@@ -91,67 +73,12 @@ def silence_tfds() -> Iterator[None]:
         absl_logging.set_verbosity(verbosity)
 
 
-def write_records(
-    folder: pathlib.Path,
-    splits: Mapping[str, Callable[[], Iterator[Record]]],
-    *,
-    optional: Sequence[str] = (),
-    keypoints: int = 0,
-    has_objects: bool = True,
-) -> None:
-    """Writes ArrayRecord files and TFDS metadata into `folder`, in order. Images must be encoded bytes.
-
-    has_objects: without, there is no room for any, and reading a record takes half as long.
-    """
-    features = _features(optional, keypoints, has_objects)
-    unknown = {"label": UNKNOWN_LABEL} if "label" in optional else {}
-    kept = lambda record: {
-        name: value for name, value in record.items() if has_objects or name != "objects"
-    }
-    as_file = lambda record: unknown | kept(record) | {"image": io.BytesIO(record["image"])}
-    write_examples(
-        folder,
-        "segjax_records",
-        features,
-        {name: map(as_file, make()) for name, make in splits.items()},
-    )
-
-
-def write_examples(
-    folder: pathlib.Path,
-    name: str,
-    features: tfds.features.FeaturesDict,
-    splits: Mapping[str, Iterable[Mapping]],
-) -> None:
-    """Writes a TFDS data set as ArrayRecord straight into `folder`, which `tfds.builder_from_directory` reads.
-
-    One example after another goes to disk. A TFDS builder would collect them all first, to shuffle them, in memory or,
-    beyond 1 GB, in files that it writes with TensorFlow.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    identity = tfds.core.DatasetIdentity(
-        name=name, version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=__name__
-    )
-    with silence_tfds():
-        info = tfds.core.DatasetInfo(builder=identity, features=features, disable_shuffling=True)
-        writer = tfds.core.SequentialWriter(info, SHARD, file_format="array_record")
-        writer.initialize_splits(list(splits))
-        try:
-            for split, examples in splits.items():
-                examples = iter(examples)
-                while some := list(itertools.islice(examples, _AT_ONCE)):
-                    writer.add_examples({split: some})
-        finally:
-            writer.close_all()
-
-
-def write_info(folder: pathlib.Path, info: PreparedInfo) -> None:
-    """Writes info.json; a folder without one is not a prepared folder."""
-    (folder / INFO_FILE).write_text(json.dumps(dataclasses.asdict(info), indent=1) + "\n")
-
-
 def read_info(path: str | pathlib.Path) -> PreparedInfo:
-    """Facts about a prepared folder. Raises FileNotFoundError when `path` is none."""
+    """Reads the description of a prepared folder.
+
+    Raises:
+      FileNotFoundError: `path` is not a prepared folder.
+    """
     file = pathlib.Path(path) / INFO_FILE
     if not file.is_file():
         raise FileNotFoundError(
@@ -168,9 +95,22 @@ def read_info(path: str | pathlib.Path) -> PreparedInfo:
 
 
 def open_source(path: str | pathlib.Path, split: str) -> "RecordSource":
-    """Random-access source of the records of one split of a prepared folder. It pickles, as grain's workers need.
+    """Opens one split of a prepared folder for random access.
 
-    Raises FileNotFoundError when the folder is not prepared data, ValueError when it has no such split.
+    Example:
+      >>> source = open_source("data/coco", "val2017")
+      >>> len(source), source[0]["image_id"]
+
+    Args:
+      path: prepared folder.
+      split: name of one of its splits.
+
+    Returns:
+      A source that can be pickled, as worker processes need.
+
+    Raises:
+      FileNotFoundError: the folder is not prepared data.
+      ValueError: there is no such split.
     """
     info = read_info(path)
     if split not in info.splits:
@@ -179,12 +119,16 @@ def open_source(path: str | pathlib.Path, split: str) -> "RecordSource":
 
 
 class RecordSource:
-    """`source[i]` is a record (see segjax.data.records) with the image as encoded bytes.
+    """Random-access source of records. `source[i]` is one, with encoded bytes as its image.
+
+    See `segjax.data.records` for the schema of records.
 
     Args:
-      path: folder of a TFDS data set in a format of random access. split: one of its splits, or a part of one as TFDS
-        writes it. info: what it holds, with the number of images of `split` at least.
-      read: (example, position) -> record. encoded: fields that are pictures, which reading leaves as they are stored.
+      path: folder of a TFDS dataset in a format with random access.
+      split: one of its splits, or a part of one in TFDS's notation.
+      info: description of the folder, with at least the number of images of `split`.
+      read: maps (example, index) to a record.
+      encoded: names of the image fields, which are returned as stored bytes.
     """
 
     def __init__(
@@ -197,7 +141,7 @@ class RecordSource:
         encoded: Sequence[str] = ("image",),
     ):
         self.path, self.split, self.info = path, split, info
-        self._read, self._encoded = read or _from_tfds, tuple(encoded)
+        self._read, self._encoded = read or _read_example, tuple(encoded)
         self._files: Any = None
 
     def __len__(self) -> int:
@@ -213,9 +157,8 @@ class RecordSource:
         return f"RecordSource({str(self.path)!r}, {self.split!r}, {len(self)} records)"
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {
-            "_files": None
-        }  # Open files stay behind; the other process opens its own.
+        # Open files cannot be pickled. The other process opens its own.
+        return self.__dict__ | {"_files": None}
 
     def _open(self) -> Any:
         with _OPENING:
@@ -227,13 +170,16 @@ class RecordSource:
         return self._files
 
 
-def _from_tfds(example: Mapping[str, Any], position: int) -> Record:
+def _read_example(example: Mapping[str, Any], index: int) -> Record:
+    """Converts an example that `write_records` wrote to a record."""
     record = {
         "image": bytes(example["image"]),
         "image_id": example["image_id"].decode("utf-8"),
         "height": int(example["height"]),
         "width": int(example["width"]),
-        "objects": _objects(example["objects"]) if "objects" in example else make_empty_objects(),
+        "objects": _read_objects(example["objects"])
+        if "objects" in example
+        else make_empty_objects(),
     }
     record |= {
         name: np.asarray(example[name], np.int32)
@@ -244,11 +190,12 @@ def _from_tfds(example: Mapping[str, Any], position: int) -> Record:
     return record | ({} if label == UNKNOWN_LABEL else {"label": label})
 
 
-def _objects(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _read_objects(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts the stored objects of an example to those of a record."""
     rle = [text.decode("ascii") for text in raw["rle"]]
     objects = {}
-    for name in raw.keys() & NUMPY_OF.keys():
-        dtype, shape = NUMPY_OF[name]
+    for name in raw.keys() & ALL_OBJECT_FIELDS.keys():
+        dtype, shape = ALL_OBJECT_FIELDS[name]
         value = np.asarray(raw[name], dtype)
         objects[name] = value if len(rle) else value.reshape(0, *(size or 0 for size in shape))
     return objects | {"rle": rle}

@@ -1,4 +1,7 @@
-"""Work on many items by threads, for what lets Python go meanwhile: files, and Pillow's decoding and encoding."""
+"""Running a function over many items in threads, for work that releases Python's lock.
+
+Reading files, and Pillow's decoding and encoding, are such work.
+"""
 
 import os
 from collections import deque
@@ -12,9 +15,15 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 def map_in_order(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None
 ) -> Iterator[Result]:
-    """`map(function, items)` by threads, few items ahead of what is taken; one thread for each core by default.
+    """Yields `function(item)` of each item in order, computed by threads.
 
-    Items are drawn in this thread, in order. An error is raised where its result would have come.
+    Only a few results are computed ahead of the caller. An error is raised in the place of its
+    result.
+
+    Args:
+      function: runs in the threads.
+      items: drawn one by one in this thread.
+      threads: number of threads. None is one per usable core.
     """
     threads = threads or count_usable_cores()
     if threads == 1:
@@ -35,5 +44,5 @@ def map_in_order(
 
 
 def count_usable_cores() -> int:
-    """Those that this process may use."""
+    """Counts the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

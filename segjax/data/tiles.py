@@ -1,4 +1,4 @@
-"""Large pictures as fixed tiles, each object in exactly one of them."""
+"""Cutting large images into fixed tiles, each object in exactly one of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,23 +6,30 @@ from typing import Any
 import numpy as np
 
 from segjax.data.records import stack_objects
-from segjax.images.transforms import decode_image
+from segjax.images.decoding import decode_image
 from segjax.masks import compute_mask_box, decode_mask, encode_mask
 
 
 class Tiles:
-    """A source of records cut from another source's pictures, at their own resolution.
+    """Source of records cut from the images of another source, at full resolution.
 
-    Tiles lie on a regular grid, evenly spread and overlapping by at least `overlap` pixels, so that an object no larger
-    than the overlap is whole in some tile. An object is listed once, in the tile that holds most of it (of several,
-    the one whose centre is nearest); its mask is what that tile shows. Where the tiles lie
-    depends on the picture's size alone, never on its objects. Tiles without an object of their own are left out.
+    Tiles lie on a regular grid, evenly spread. Neighbors overlap by at least `overlap` pixels, so
+    an object no larger than that is complete in some tile. The position of tiles depends on the
+    size of the image alone, never on its objects.
+
+    Each object is listed in one tile: the one that holds most of it, and of several the one whose
+    center is nearest. Its mask is the part that this tile shows. Tiles without an object are left
+    out.
 
     Args:
-      source: records (see `segjax.data.records`); every one is read once here, for its size and objects.
-      tile: side in pixels; smaller pictures are one tile, as they are.
-      overlap: least overlap of neighbours in pixels.
-      percentiles: stretch each whole picture's intensities before it is cut, see `decode_image`.
+      source: records, see `segjax.data.records`. Each is read once here for its size and objects.
+      tile: side of the tiles in pixels. Smaller images become one tile each.
+      overlap: least overlap of neighbors in pixels.
+      percentiles: stretches the intensities of each complete image before it is cut, see
+        `decode_image`.
+
+    Raises:
+      ValueError: the overlap is negative, or not smaller than the tile.
     """
 
     def __init__(
@@ -38,15 +45,16 @@ class Tiles:
                 f"tiles of {tile} pixels cannot overlap by {overlap}; expected 0 <= overlap < tile"
             )
         self.source, self.tile, self.overlap, self.percentiles = source, tile, overlap, percentiles
-        self.places: list[tuple[int, int, int, list[int]]] = []  # record, top, left, its objects
+        # Record, top, left, and indices of the objects of each tile
+        self.tiles: list[tuple[int, int, int, list[int]]] = []
         for index in range(len(source)):
-            self.places += self._places_of(index)
+            self.tiles += self._cut(index)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.tiles)
 
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        index, top, left, members = self.places[position]
+    def __getitem__(self, tile_index: int) -> dict[str, Any]:
+        index, top, left, members = self.tiles[tile_index]
         record = self.source[index]
         image = decode_image(
             record["image"], name=f"image {record['image_id']!r}", percentiles=self.percentiles
@@ -58,7 +66,12 @@ class Tiles:
             mask = decode_mask(objects["rle"][member], record["height"], record["width"])[window]
             row = {name: objects[name][member] for name in ("id", "category", "crowd")}
             rows.append(
-                row | {"box": compute_mask_box(mask), "area": float(mask.sum()), "rle": encode_mask(mask)}
+                row
+                | {
+                    "box": compute_mask_box(mask),
+                    "area": float(mask.sum()),
+                    "rle": encode_mask(mask),
+                }
             )
         return {
             "image": image,
@@ -68,7 +81,8 @@ class Tiles:
             "objects": stack_objects(rows),
         }
 
-    def _places_of(self, index: int) -> list[tuple[int, int, int, list[int]]]:
+    def _cut(self, index: int) -> list[tuple[int, int, int, list[int]]]:
+        """Returns the tiles of a record that have an object."""
         record = self.source[index]
         height, width = record["height"], record["width"]
         corners = [(top, left) for top in self._starts(height) for left in self._starts(width)]
@@ -76,23 +90,17 @@ class Tiles:
         for member, rle in enumerate(record["objects"]["rle"]):
             y, x = np.nonzero(decode_mask(rle, height, width))
 
-            def held(corner, y=y, x=x):
-                inside = (
-                    (y >= corner[0])
-                    & (y < corner[0] + self.tile)
-                    & (x >= corner[1])
-                    & (x < corner[1] + self.tile)
-                )
-                centre = np.hypot(
-                    y.mean() - corner[0] - self.tile / 2, x.mean() - corner[1] - self.tile / 2
-                )
-                return inside.sum(), -centre
+            def rank(corner, y=y, x=x):
+                top, left = corner
+                inside = (y >= top) & (y < top + self.tile) & (x >= left) & (x < left + self.tile)
+                distance = np.hypot(y.mean() - top - self.tile / 2, x.mean() - left - self.tile / 2)
+                return inside.sum(), -distance
 
-            members[max(corners, key=held)].append(member)
+            members[max(corners, key=rank)].append(member)
         return [(index, *corner, own) for corner, own in members.items() if own]
 
     def _starts(self, length: int) -> list[int]:
-        """Where tiles begin along one axis."""
+        """Returns the first pixels of the tiles along one axis."""
         if length <= self.tile:
             return [0]
         count = -(-(length - self.overlap) // (self.tile - self.overlap))

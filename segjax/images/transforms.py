@@ -1,101 +1,83 @@
-"""Pictures into the model's frame: decoding, resizing the longest side, padding, and the same for coordinates.
+"""Transforms of images and coordinates into the model's frame: resize, crop, pad, scale.
 
-Training and prediction share these functions. Canvas: a square of S x S pixels whose top left holds the content of
-h x w pixels. Normalising happens on the device, so the padding here is plain zeros.
+Training and prediction share these functions. The canvas is a square of S x S pixels, whose top
+left holds the content of h x w pixels. The device normalizes pixels, so padding here is zeros.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from segjax.images.decoding import convert_to_rgb, decode_image, open_image
 from segjax.images.encoding import SIXTEEN_BITS
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 
-class ImageError(ValueError):
-    """A picture cannot be read or has a form that is not accepted; the message names it and says what was found."""
-
-
-def decode_image(
-    source: bytes | np.ndarray,
-    *,
-    name: str = "image",
-    percentiles: tuple[float, float] | None = None,
-) -> np.ndarray:
-    """RGB uint8 [H, W, 3] of encoded bytes or of an array.
-
-    Accepted arrays: uint8 or uint16, [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Grey is repeated over the three
-    channels, palettes are looked up, CMYK becomes RGB as Pillow does it, and alpha is dropped. 16-bit grey is stretched
-    from the picture's own darkest to its own brightest value, since what is used of the 16 bits differs between
-    cameras; of encoded 16-bit colours Pillow hands over the upper 8. EXIF orientation is ignored: masks and points
-    refer to the stored pixels.
-
-    Args:
-      source: encoded image file, or pixels.
-      name: how errors call the picture (a file name, an image id).
-      percentiles: (low, high) in 0..100: intensities between these percentiles of the picture are stretched over
-        0-255 (all channels alike), as is usual for microscopy.
-
-    Raises:
-      ImageError: bytes that are no image or end early, no pixels, another dtype or shape.
-    """
-    pixels = (
-        _decode_bytes(source, name)
-        if isinstance(source, bytes | bytearray | memoryview)
-        else source
-    )
-    pixels = np.asarray(pixels)
-    _check_pixels(pixels, name)
-    if pixels.ndim == 2:
-        pixels = pixels[:, :, None]
-    pixels = pixels[:, :, :3]
-    if percentiles is not None:
-        pixels = stretch_intensities(pixels, *np.percentile(pixels, percentiles))
-    elif pixels.dtype == np.uint16:
-        pixels = stretch_intensities(pixels, pixels.min(), pixels.max())
-    if pixels.shape[2] == 1:
-        pixels = np.repeat(pixels, 3, axis=2)
-    return np.ascontiguousarray(pixels)
-
-
-def stretch_intensities(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Maps ``low``..``high`` linearly to 0..255, clipped and rounded; uint8. A flat picture (high <= low) is black."""
-    scale = 255.0 / (high - low) if high > low else 0.0
-    return np.clip((pixels - np.float32(low)) * np.float32(scale) + 0.5, 0, 255).astype(np.uint8)
+# Resizing and padding
 
 
 def compute_fitted_size(hw: tuple[int, int], canvas: int | tuple[int, int]) -> tuple[int, int]:
-    """(h, w) of a picture of ``hw`` resized until it fills a canvas of (H, W), or a square, along one side; rounded as
-    SAM does, at least 1."""
+    """Computes the size of an image resized until it fills the canvas along one side.
+
+    Args:
+      hw: (height, width) of the image in pixels.
+      canvas: (H, W) in pixels, or the side of a square.
+
+    Returns:
+      (h, w) in pixels, rounded as in SAM, each at least 1.
+    """
     height, width = (canvas, canvas) if isinstance(canvas, int) else canvas
     scale = min(height / hw[0], width / hw[1])
     return max(1, int(hw[0] * scale + 0.5)), max(1, int(hw[1] * scale + 0.5))
 
 
 def resize_longest_side(image: np.ndarray, canvas: int) -> np.ndarray:
-    """uint8 [H, W, 3] -> uint8 [h, w, 3] with max(h, w) = ``canvas``: Pillow's antialiased bilinear, as SAM does."""
+    """Resizes an image so that its longest side fills the canvas, as in SAM.
+
+    Args:
+      image: uint8 [H, W, 3].
+      canvas: side of the canvas in pixels.
+
+    Returns:
+      uint8 [h, w, 3] with max(h, w) = canvas, by Pillow's antialiased bilinear filter.
+    """
     h, w = compute_fitted_size(image.shape[:2], canvas)
     return np.asarray(Image.fromarray(image).resize((w, h), Image.BILINEAR))
 
 
 def compute_center_box(hw: tuple[int, int], margin: float = 1.0) -> Box:
-    """(top, left, height, width) of the square in the middle of a picture of ``hw``, the shorter side over `margin`.
+    """Computes the box of a center crop.
 
-    256 / 224 cuts off as much all around as ImageNet is measured without.
+    Args:
+      hw: (height, width) of the image in pixels.
+      margin: shorter side of the image in crop sides. 1 is the largest square. 256 / 224 is the
+        usual crop for evaluation on ImageNet.
+
+    Returns:
+      (top, left, height, width) of a square, in pixels.
     """
     side = max(round(min(hw) / margin), 1)
     return (hw[0] - side) // 2, (hw[1] - side) // 2, side, side
 
 
 def center_crop(image: np.ndarray, canvas: int) -> np.ndarray:
-    """uint8 [H, W, 3] -> [canvas, canvas, 3]: the middle, the shorter side filling the canvas; Pillow's bicubic."""
+    """Crops the largest central square and resizes it to the canvas.
+
+    Args:
+      image: uint8 [H, W, 3].
+      canvas: side of the result in pixels.
+
+    Returns:
+      uint8 [canvas, canvas, 3], by Pillow's bicubic filter.
+    """
     return np.asarray(decode_crop(image, lambda hw: (compute_center_box(hw), (canvas, canvas))))
+
+
+# Decoding crops
 
 
 def decode_crop(
@@ -106,35 +88,52 @@ def decode_crop(
     percentiles: tuple[float, float] | None = None,
     reduced: bool = False,
 ) -> Image.Image:
-    """A part of a picture, RGB, resized; what is around it is not seen. Pillow's antialiased bicubic.
+    """Decodes one crop of an image and resizes it, RGB.
+
+    The filter is Pillow's antialiased bicubic. Pixels around the crop have no influence.
 
     Args:
-      source, name, percentiles: see `decode_image`, whose errors are raised here too.
-      choose: from (H, W) of the picture to the part and to the size (h, w) that it gets.
-      reduced: a JPEG of which the part would shrink to half or less is decoded at 1/2, 1/4 or 1/8 of its size, so
-        that at least as many pixels are left as are wanted: much faster. The part stays the same.
+      source: see `decode_image`.
+      choose: maps (H, W) of the image to a pair of the crop (top, left, height, width) and the
+        size (h, w) that it gets.
+      name: see `decode_image`.
+      percentiles: see `decode_image`.
+      reduced: decode a JPEG at 1/2, 1/4 or 1/8 of its size if the crop shrinks by as much. This
+        is much faster, and at least as many pixels are left as the result has. The crop stays
+        the same.
+
+    Raises:
+      ImageError: see `decode_image`.
     """
     if not isinstance(source, np.ndarray) and percentiles is None:
-        with open_image(source, name) as picture:
-            if picture.mode not in SIXTEEN_BITS:
-                return crop_and_resize(picture, *choose((picture.height, picture.width)), reduced=reduced)
-    picture = Image.fromarray(decode_image(source, name=name, percentiles=percentiles))
-    return crop_and_resize(picture, *choose((picture.height, picture.width)))
+        with open_image(source, name) as image:
+            if image.mode not in SIXTEEN_BITS:
+                return crop_and_resize(image, *choose((image.height, image.width)), reduced=reduced)
+    image = Image.fromarray(decode_image(source, name=name, percentiles=percentiles))
+    return crop_and_resize(image, *choose((image.height, image.width)))
 
 
 def crop_and_resize(
-    picture: Image.Image,
+    image: Image.Image,
     box: Box,
     size: tuple[int, int],
     resample: Image.Resampling = Image.Resampling.BICUBIC,
     *,
     reduced: bool = False,
 ) -> Image.Image:
-    """The box of an opened picture in ``size`` = (h, w) pixels, antialiased; RGB, or grey of 16 bits as it is.
+    """Crops and resizes an opened Pillow image, with antialiasing.
 
-    reduced: see `decode_crop`. A picture that is reduced is not to be used again.
+    Args:
+      image: an image from `open_image`. With `reduced`, do not use it again.
+      box: (top, left, height, width) of the crop in pixels.
+      size: (h, w) of the result.
+      resample: Pillow's filter.
+      reduced: see `decode_crop`.
+
+    Returns:
+      RGB image, or 16-bit grayscale if the image is.
     """
-    factor = _reduce(picture, min(box[2] // size[0], box[3] // size[1])) if reduced else 1
+    factor = _reduce(image, min(box[2] // size[0], box[3] // size[1])) if reduced else 1
     top, left, height, width = box
     outer = (
         left // factor,
@@ -142,8 +141,8 @@ def crop_and_resize(
         -(-(left + width) // factor),
         -(-(top + height) // factor),
     )
-    window = picture if outer == (0, 0, *picture.size) else picture.crop(outer)
-    window = window if picture.mode in SIXTEEN_BITS else _rgb(window)
+    window = image if outer == (0, 0, *image.size) else image.crop(outer)
+    window = window if image.mode in SIXTEEN_BITS else convert_to_rgb(window)
     if factor == 1:
         return window if window.size == size[::-1] else window.resize(size[::-1], resample)
     x, y = left / factor - outer[0], top / factor - outer[1]
@@ -151,102 +150,82 @@ def crop_and_resize(
     return window.resize(size[::-1], resample, box=part)
 
 
-def _reduce(picture: Image.Image, shrinks: int) -> int:
-    """Has libjpeg shrink by up to so much while it decodes; returns how many pixels become one in x and in y."""
+def _reduce(image: Image.Image, shrinks: int) -> int:
+    """Asks libjpeg to shrink an image while it decodes.
+
+    Args:
+      image: an opened image whose pixels are not yet decoded.
+      shrinks: largest factor.
+
+    Returns:
+      The factor in both directions: 1, 2, 4 or 8. It is 1 for anything but a JPEG.
+    """
     factor = max((k for k in (2, 4, 8) if k <= shrinks), default=1)
     if factor == 1:
         return 1
-    width = picture.width
-    drafted = picture.draft(None, (width // factor, picture.height // factor))
-    return 1 if drafted is None else round(width / drafted[1][2])  # None: no JPEG
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "P":
-        picture.info.pop("transparency", None)  # Pillow would warn that it is dropped
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+    width = image.width
+    drafted = image.draft(None, (width // factor, image.height // factor))
+    return 1 if drafted is None else round(width / drafted[1][2])
 
 
 def pad_to_canvas(image: np.ndarray, canvas: int | tuple[int, int]) -> np.ndarray:
-    """[h, w, ...] -> [H, W, ...] of a canvas (H, W) or a square, zeros to the right and below.
+    """Pads content to the canvas with zeros to the right and below.
 
-    Raises ValueError if it does not fit.
+    Args:
+      image: [h, w, ...].
+      canvas: (H, W) in pixels, or the side of a square.
+
+    Returns:
+      [H, W, ...].
+
+    Raises:
+      ValueError: the content is larger than the canvas.
     """
     h, w = image.shape[:2]
     height, width = (canvas, canvas) if isinstance(canvas, int) else canvas
     if h > height or w > width:
         raise ValueError(
-            f"content of {h} x {w} pixels does not fit a canvas of {canvas}; resize it first (resize_longest_side)"
+            f"content of {h} x {w} pixels does not fit a canvas of {canvas}; "
+            "resize it first (resize_longest_side)"
         )
     padded = np.zeros((height, width, *image.shape[2:]), image.dtype)
     padded[:h, :w] = image
     return padded
 
 
+# Coordinates
+
+
 def scale_points(
     points: np.ndarray, from_hw: tuple[int, int], to_hw: tuple[int, int]
 ) -> np.ndarray:
-    """Points [..., 2] (x, y) of a picture of ``from_hw`` in the frame of ``to_hw``, float32.
+    """Scales points of one frame to another.
 
-    As SAM does: multiplied by the ratio of the (rounded) sizes; the half pixel of the centre is added by the model.
+    As in SAM, points are multiplied by the ratio of the rounded sizes. The model adds the half
+    pixel to the pixel center.
+
+    Args:
+      points: [..., 2], (x, y) in pixels of the first frame.
+      from_hw: (height, width) of the first frame.
+      to_hw: (height, width) of the second frame.
+
+    Returns:
+      float32 [..., 2].
     """
     ratio = np.array([to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]])
     return (np.asarray(points, np.float64) * ratio).astype(np.float32)
 
 
 def scale_boxes(boxes: np.ndarray, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> np.ndarray:
-    """Boxes [..., 4] (x1 y1 x2 y2) of a picture of ``from_hw`` in the frame of ``to_hw``, float32."""
+    """Scales boxes of one frame to another, see `scale_points`.
+
+    Args:
+      boxes: [..., 4], x1 y1 x2 y2 in pixels of the first frame.
+      from_hw: (height, width) of the first frame.
+      to_hw: (height, width) of the second frame.
+
+    Returns:
+      float32 [..., 4].
+    """
     boxes = np.asarray(boxes)
     return scale_points(boxes.reshape(*boxes.shape[:-1], 2, 2), from_hw, to_hw).reshape(boxes.shape)
-
-
-@contextlib.contextmanager
-def open_image(data: bytes, name: str) -> Iterator[Image.Image]:
-    """The picture of encoded bytes, which Pillow decodes when it is asked for pixels, inside the block.
-
-    Raises ImageError for whatever cannot be read, of the header or of the pixels, and for more than 16 bits a channel.
-    """
-    if len(data) == 0:
-        raise ImageError(
-            f"{name}: the file is empty (0 bytes); expected an encoded PNG, JPEG or TIFF"
-        )
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if picture.mode in ("I", "F"):
-                raise ImageError(
-                    f"{name}: {picture.format} with 32 bits a pixel (mode {picture.mode}); expected 8 or 16 bits. "
-                    "Convert it to a uint8 or uint16 array yourself and pass that"
-                )
-            yield picture
-    except UnidentifiedImageError:
-        raise ImageError(
-            f"{name}: {len(data)} bytes that are no known image (they start with {bytes(data[:8])!r}); "
-            "expected an encoded PNG, JPEG or TIFF"
-        ) from None
-    except ImageError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(
-            f"{name}: the image of {len(data)} bytes is truncated or damaged ({error}); fetch the file again"
-        ) from error
-
-
-def _decode_bytes(data: bytes, name: str) -> np.ndarray:
-    with open_image(data, name) as picture:
-        if picture.mode in SIXTEEN_BITS:
-            return np.asarray(picture).astype(np.uint16)
-        return np.asarray(_rgb(picture))
-
-
-def _check_pixels(pixels: np.ndarray, name: str) -> None:
-    expected = "expected uint8 or uint16 of shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
-    if pixels.dtype not in (np.uint8, np.uint16):
-        hint = ""
-        if pixels.dtype.kind == "f":
-            hint = "; if its values lie in 0..1, pass (image * 255).round().astype(np.uint8)"
-        raise ImageError(f"{name}: pixels are {pixels.dtype}; {expected}{hint}")
-    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
-        hint = "; the channels go last" if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) else ""
-        raise ImageError(f"{name}: pixels have shape {pixels.shape}; {expected}{hint}")
-    if 0 in pixels.shape:
-        raise ImageError(f"{name}: the image has no pixels (shape {pixels.shape}); {expected}")

@@ -1,4 +1,4 @@
-"""Published files in the user's cache: fetched once, checked every time."""
+"""Downloads published weights into the user's cache, and checks them every time."""
 
 import contextlib
 import hashlib
@@ -14,67 +14,73 @@ from segjax.weights.tree import CheckpointError
 CHUNK = 1 << 20
 
 
-def weights_folder() -> pathlib.Path:
-    """Where published files are kept: `weights` in segjax's cache folder."""
+def get_weights_folder() -> pathlib.Path:
+    """Returns the folder of published files, `weights` in segjax's cache folder."""
     return get_cache_folder() / "weights"
 
 
 def fetch(file: PublishedFile, folder: pathlib.Path | None = None) -> pathlib.Path:
-    """The path of a published file: from the cache, else downloaded into it, whole or not at all, with progress.
+    """Returns the path of a published file, downloading it if it is not in the cache.
+
+    A download is complete or leaves nothing behind. It shows a progress bar.
+
+    Example:
+      path = fetch(PUBLISHED["sam_vit_b"])
 
     Args:
-      file: what and where (`segjax.weights.registry.PUBLISHED`).
-      folder: to keep it in; None: `weights_folder()`.
+      file: an entry of `segjax.weights.registry.PUBLISHED`.
+      folder: where the file is stored. None: `get_weights_folder()`.
 
     Raises:
-      ConnectionError: it is not there and cannot be fetched; says what to fetch from where and where to put it.
-      CheckpointError: size or SHA-256 is another than the registry's; a download is thrown away, a file that lay there
-        stays.
+      ConnectionError: the file is missing and cannot be downloaded. The message says where to get
+        it and where to put it.
+      CheckpointError: size or SHA-256 differ from the registry's. A download is deleted, a file
+        that was there stays.
     """
-    path = (folder or weights_folder()) / file.name
+    path = (folder or get_weights_folder()) / file.name
     if path.is_file():
-        with path.open("rb") as kept:
-            _check(file, path, *_copied(kept.read, lambda data: None))
+        with path.open("rb") as cached:
+            _check(file, path, *_copy(cached.read, lambda data: None))
         return path
     try:
         with urllib.request.urlopen(file.url, timeout=60) as source, atomic_path(path) as partial:
             with partial.open("wb") as target, _progress(file) as advance:
-                found = _copied(source.read, lambda data: (target.write(data), advance(len(data))))
-            _check(file, file.url, *found)
+                measured = _copy(source.read, lambda data: (target.write(data), advance(len(data))))
+            _check(file, file.url, *measured)
     except (OSError, http.client.HTTPException) as error:
         raise ConnectionError(
             f"{file.name} ({file.bytes:,} bytes) is not in the cache and cannot be fetched: "
-            f"{str(error) or type(error).__name__}. Fetch {file.url} where there is a network and put it at {path}, "
-            "or name your copy: segjax.load(model, path)"
+            f"{str(error) or type(error).__name__}. Fetch {file.url} where there is a network and "
+            f"put it at {path}, or name your copy: segjax.load(model, path)"
         ) from error
     return path
 
 
-def _copied(read: Callable[[int], bytes], put: Callable[[bytes], object]) -> tuple[int, str]:
-    """(bytes, SHA-256) of what went from `read` to `put`."""
+def _copy(read: Callable[[int], bytes], write: Callable[[bytes], object]) -> tuple[int, str]:
+    """Copies all data and returns its number of bytes and its SHA-256."""
     digest, size = hashlib.sha256(), 0
     while data := read(CHUNK):
         digest.update(data)
         size += len(data)
-        put(data)
+        write(data)
     return size, digest.hexdigest()
 
 
-def _check(file: PublishedFile, place: object, size: int, sha256: str) -> None:
+def _check(file: PublishedFile, source: object, size: int, sha256: str) -> None:
     if size != file.bytes:
         raise CheckpointError(
-            f"{place} has {size:,} bytes, expected {file.bytes:,}: it is incomplete or another file"
+            f"{source} has {size:,} bytes, expected {file.bytes:,}: it is incomplete or another file"
         )
     if sha256 != file.sha256:
         raise CheckpointError(
-            f"{place} is not the published file: its SHA-256 is {sha256}, expected {file.sha256}. If you mean to use "
-            "it all the same, name it: segjax.load(model, path)"
+            f"{source} is not the published file: its SHA-256 is {sha256}, expected "
+            f"{file.sha256}. To use it anyway, name it: segjax.load(model, path)"
         )
 
 
 @contextlib.contextmanager
 def _progress(file: PublishedFile) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error; gives the function that moves it on by a number of bytes."""
+    """Shows a progress bar on standard error. Yields a function that advances it by bytes."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -105,7 +105,7 @@ def test_a_picture_that_cannot_be_read_at_the_start_is_named():
     source[3]
     with pytest.raises(
         ValueError,
-        match="picture 3 of the training data cannot be read .gone.*by_orientation=False",
+        match="image 3 of the training data cannot be read .gone.*by_orientation=False",
     ):
         AspectGroupedOrder(source, BATCH, 0)
 
@@ -119,4 +119,6 @@ def test_what_cannot_be_read_later_leaves_a_placeholder_of_its_batch():
     places = [(batch, row) for batch in rows for row in np.flatnonzero(batch["weight"] == 0)]
     broken = {int(batch["index"][row]): batch["image"][row].shape for batch, row in places}
     assert broken == {0: (3, 2), 1: (2, 3)}
-    assert example.placeholder()["image"].shape == (2, 3) and not is_portrait({"height": 2, "width": 2})
+    assert example.placeholder()["image"].shape == (2, 3) and not is_portrait(
+        {"height": 2, "width": 2}
+    )

@@ -102,7 +102,7 @@ def test_a_broken_second_picture_pastes_nothing():
     example = DetectionExample((128, 128), 20)
     made = CopyPaste(example, [good | {"image": b"broken"}])(good, RNG(0))
     assert made["valid"].sum() == example(good, RNG(0))["valid"].sum() and made["weight"] == 1
-    with pytest.raises(ValueError, match="probability of pasting .data.copy_paste. lies"):
+    with pytest.raises(ValueError, match="data.copy_paste is the probability of pasting"):
         CopyPaste(example, [good], probability=2)
 
 

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from segjax.data.examples.crop import CropExample, sample_crop_box
-from segjax.images.transforms import ImageError, center_crop
+from segjax.images.decoding import ImageError
+from segjax.images.transforms import center_crop
 
 
 def record(pixels):
@@ -14,7 +15,9 @@ def record(pixels):
 
 def test_boxes_have_the_areas_and_shapes_that_were_asked_for():
     rng = np.random.default_rng(0)
-    boxes = np.array([sample_crop_box((300, 400), (0.2, 1.0), (3 / 4, 4 / 3), rng) for _ in range(2000)])
+    boxes = np.array(
+        [sample_crop_box((300, 400), (0.2, 1.0), (3 / 4, 4 / 3), rng) for _ in range(2000)]
+    )
     top, left, height, width = boxes.T
     assert (
         (top >= 0).all()

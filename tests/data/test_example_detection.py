@@ -8,11 +8,12 @@ from scipy import ndimage
 
 from segjax.data.examples.detection import DetectionExample, place_evaluated_image
 from segjax.data.examples.place_objects import find_left_right_pairs, rasterize_mask_in_box
-from segjax.data.loader import SettingsError, make_loader
+from segjax.data.fetch import SettingsError
+from segjax.data.loader import make_loader
 from segjax.data.sources.coco import CocoFolder
 from segjax.data.sources.raw import SkipCounts
 from segjax.data.synthetic.scenes import SyntheticScenes
-from segjax.images.transforms import ImageError
+from segjax.images.decoding import ImageError
 from segjax.masks import decode_mask
 
 RNG = np.random.default_rng
@@ -91,7 +92,7 @@ def test_pasted_cells_are_the_masks_on_the_canvas_whatever_was_drawn():
     for index in range(25):
         record = SyntheticScenes("train", 25)[index]
         made = example(record, RNG(index))
-        placement = example.placement((128, 128), RNG(index))
+        placement = example.draw_placement((128, 128), RNG(index))
         masks = [
             placement.apply_mask(decode_mask(rle, 128, 128)) for rle in record["objects"]["rle"]
         ]
@@ -137,7 +138,7 @@ def test_mirrored_masks_boxes_and_keypoints():
     seen = set()
     for seed in range(8):
         rng = RNG(seed)
-        flipped = example.placement((20, 40), RNG(seed)).flip_x
+        flipped = example.draw_placement((20, 40), RNG(seed)).flip_x
         made = example(record, rng)
         seen.add(flipped)
         if flipped:
@@ -159,7 +160,7 @@ def test_keypoints_outside_the_crop_are_not_labelled_and_others_move_along():
     record = record_of([block((60, 80), 2, 2, 58, 78)], keypoints=keypoints)
     example = DetectionExample((48, 64), 1, augment={"scale": (2.0, 2.0)}, keypoints=2)
     for seed in range(6):
-        placement, made = example.placement((60, 80), RNG(seed)), example(record, RNG(seed))
+        placement, made = example.draw_placement((60, 80), RNG(seed)), example(record, RNG(seed))
         for point, (x, y, visibility) in zip(
             placement.transform_points(keypoints[0, :, :2]), made["keypoints"][0], strict=True
         ):
@@ -169,7 +170,7 @@ def test_keypoints_outside_the_crop_are_not_labelled_and_others_move_along():
                 assert (x, y, visibility) == (0, 0, 0)
     without = record_of([block((60, 80), 2, 2, 58, 78)])
     assert not example(without, RNG(0))["keypoints"].any()
-    with pytest.raises(SettingsError, match="3 keypoints an object; expected 2"):
+    with pytest.raises(SettingsError, match="3 keypoints per object; expected 2"):
         example(
             record
             | {"objects": record["objects"] | {"keypoints": np.zeros((1, 3, 3), np.float32)}},
@@ -198,18 +199,23 @@ def test_an_annotators_box_is_learnt_where_it_is_known():
     np.testing.assert_allclose(made["boxes"], 2 * drawn)
     np.testing.assert_array_equal(made["masks"][0], rasterize_mask_in_box(mask, drawn[0], 112))
     mirrored = DetectionExample((40, 60), 1, augment={"flip": True})
-    seed = next(seed for seed in range(9) if mirrored.placement((40, 60), RNG(seed)).flip_x)
+    seed = next(seed for seed in range(9) if mirrored.draw_placement((40, 60), RNG(seed)).flip_x)
     np.testing.assert_allclose(mirrored(record, RNG(seed))["boxes"], [[30.5, 4.25, 49.5, 24.5]])
     # Cut through the middle it is as tight as what is left of the mask.
     halves = DetectionExample((20, 20), 1, augment={"scale": (3.0, 3.0)})
     for seed in range(9):
-        placement = halves.placement((40, 60), RNG(seed))
+        placement = halves.draw_placement((40, 60), RNG(seed))
         (x1, y1, x2, y2), (h, w) = placement.transform_boxes(drawn[0]), placement.size
         box = halves(record, RNG(seed))["boxes"][0]
         if box.any():
             np.testing.assert_allclose(
                 box,
-                [max(x1, 0), max(y1, 0), min(x2, w), min(y2, h, placement.transform_boxes([0, 0, 9, 24])[3])],
+                [
+                    max(x1, 0),
+                    max(y1, 0),
+                    min(x2, w),
+                    min(y2, h, placement.transform_boxes([0, 0, 9, 24])[3]),
+                ],
             )
     outside = record_of([mask], annotated_box=np.array([[10, -3, 70, 24]], np.float32))
     np.testing.assert_allclose(
@@ -273,7 +279,7 @@ def test_a_loader_gives_placeholders_and_the_index_of_each_picture():
 def test_wrong_settings_and_broken_records_say_what_is_wrong():
     with pytest.raises(ValueError, match="canvas is"):
         DetectionExample((0, 20))
-    with pytest.raises(ValueError, match="more than the 2 keypoints"):
+    with pytest.raises(ValueError, match="beyond the 2 keypoints"):
         DetectionExample((20, 20), keypoints=2, keypoint_pairs=[(1, 2)])
     with pytest.raises(ValueError, match="share of an object"):
         DetectionExample((20, 20), min_visible=2)

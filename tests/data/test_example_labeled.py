@@ -5,7 +5,8 @@ import pytest
 
 from segjax.data.examples.crop import CropExample
 from segjax.data.examples.labeled import LabeledExample, check_labels, get_label
-from segjax.data.loader import SettingsError, make_loader
+from segjax.data.fetch import SettingsError
+from segjax.data.loader import make_loader
 from segjax.data.splits import SpreadRecords, list_categories
 from segjax.data.synthetic.scenes import SyntheticScenes
 
@@ -44,7 +45,7 @@ def test_an_example_has_the_crop_and_the_label_and_without_a_label_no_weight():
 
 @pytest.mark.parametrize("label", [5, -1])
 def test_a_label_that_is_no_class_ends_the_loading_and_names_the_picture(label):
-    said = f"image 'one' is labelled {label}; expected 0 to 4: set config.model.classes"
+    said = f"image 'one' has label {label}; expected 0 to 4: set config.model.classes"
     with pytest.raises(SettingsError, match=said):
         example_of(record(label=label))
     example = LabeledExample(CropExample(32, train=False), "record", 5)
@@ -63,10 +64,10 @@ def test_a_label_that_is_no_class_ends_the_loading_and_names_the_picture(label):
 def test_a_source_without_labels_is_an_error_that_says_which_other_rule_there_is():
     with pytest.raises(
         ValueError,
-        match="no picture of 'x' has a class: its records carry no label.*label='largest'",
+        match="no image of 'x' has a class: its records have no label.*label='largest'",
     ):
         check_labels([record(areas=(3,), categories=(0,))], "record", "'x'")
-    with pytest.raises(ValueError, match="hold no objects.*label='record'"):
+    with pytest.raises(ValueError, match="have no objects.*label='record'"):
         check_labels([record(label=2)] * 300, "largest", "'x'")
     check_labels([record()] * 10 + [record(label=2)] * 10, "record", "'x'")
     with pytest.raises(

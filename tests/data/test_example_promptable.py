@@ -4,8 +4,9 @@ from records_made import block, record_of
 
 from segjax.data.examples.promptable import PromptableExample, downsample_mask
 from segjax.data.synthetic.scenes import SyntheticScenes
+from segjax.images.decoding import ImageError
 from segjax.images.encoding import encode_png
-from segjax.images.transforms import ImageError, resize_longest_side
+from segjax.images.transforms import resize_longest_side
 from segjax.masks import RecordError, encode_mask
 
 RNG = np.random.default_rng
@@ -161,7 +162,7 @@ def test_broken_records_raise_what_is_wrong():
             good | {"image": encode_png(RNG(0).integers(0, 256, (40, 40, 3), np.uint8))[:-60]},
             RNG(0),
         )
-    with pytest.raises(ImageError, match="40 x 30 pixels.*says 40 x 40"):
+    with pytest.raises(ImageError, match="40 x 30 pixels.*has 40 x 40"):
         PromptableExample(40, 1)(good | {"image": np.zeros((40, 30, 3), np.uint8)}, RNG(0))
     misfit = record_of([block((40, 40), 3, 3, 15, 15)])
     misfit["objects"]["rle"] = [encode_mask(np.ones((20, 20), bool))]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from raw_folders import annotation, square, truncate, write_bsds, write_coco, write_label_maps
 
-from segjax.data import prepare as prepare_module
 from segjax.data import threads
 from segjax.data.prepare import EmptyDatasetError, prepare
 from segjax.data.records import validate_record
@@ -14,6 +13,7 @@ from segjax.data.sources.coco import CocoFolder
 from segjax.data.storage import open_source, read_info
 from segjax.images.encoding import encode_png
 from segjax.masks import RecordError
+from segjax.registry import SOURCES
 
 
 def test_report_counts_and_names_what_was_skipped(tmp_path):
@@ -21,9 +21,9 @@ def test_report_counts_and_names_what_was_skipped(tmp_path):
     report = prepare("nuclei", tmp_path / "raw", tmp_path / "out")
     split = report.splits["train"]
     assert (split.images, split.objects) == (2, 4)
-    assert split.skipped.images == {"image is truncated or not a picture": 1}
+    assert split.skipped.images == {"image is truncated or not an image file": 1}
     assert "train: 2 images, 4 objects" in str(report)
-    assert "skipped 1 images: image is truncated or not a picture, such as" in str(
+    assert "skipped 1 images: image is truncated or not an image file, such as" in str(
         report
     ) and "a1.png" in str(report)
     saved = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -58,13 +58,17 @@ def test_threads_count_what_one_does(tmp_path, monkeypatch):
             )
             reports.append((report.splits["train"].images, report.splits["train"].skipped))
     assert reports[0] == reports[2] and reports[1] == reports[3]
-    assert reports[0][0] == 8 and reports[0][1].images == {"image is truncated or not a picture": 4}
-    assert reports[1][0] == 4 and reports[1][1].images == {"image is truncated or not a picture": 1}
+    assert reports[0][0] == 8 and reports[0][1].images == {
+        "image is truncated or not an image file": 4
+    }
+    assert reports[1][0] == 4 and reports[1][1].images == {
+        "image is truncated or not an image file": 1
+    }
 
 
 def test_unknown_source_names_the_nearest_and_all(tmp_path):
     with pytest.raises(
-        ValueError, match="unknown data source 'nucli'; did you mean 'nuclei'.*coco, images, label"
+        ValueError, match="unknown data source 'nucli'; nearest: nuclei.*coco, images, label"
     ):
         prepare("nucli", tmp_path, tmp_path / "out")
     with pytest.raises(ValueError, match="'coco' needs the folder of its raw files"):
@@ -158,7 +162,7 @@ def test_records_that_break_the_schema_are_skipped_with_the_field(tmp_path, monk
                 yield record | {"height": 99, "image_id": "wrong"}
                 yield record
 
-    monkeypatch.setitem(prepare_module.SOURCES, "coco", Broken)
+    monkeypatch.setitem(SOURCES.entries, "coco", Broken)
     write_coco(tmp_path / "raw", [annotation(1, [square(2, 2, 5)])])
     report = prepare("coco", tmp_path / "raw", tmp_path / "out")
     assert report.splits["train"].images == 1

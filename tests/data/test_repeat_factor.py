@@ -34,7 +34,7 @@ def test_every_picture_comes_as_often_as_its_factor_says_to_within_one():
     assert len(repeated) == round(factors.sum()) == 9
     for name, factor in enumerate(factors):
         assert np.floor(factor) <= counts[str(name)] <= np.ceil(factor)
-    with pytest.raises(IndexError, match=f"picture {len(repeated)} of {len(repeated)}"):
+    with pytest.raises(IndexError, match=f"image {len(repeated)} of {len(repeated)}"):
         repeated[len(repeated)]
     with pytest.raises(ValueError, match=r"lies in 0 .. 1, got 0"):
         RepeatFactorSource(source, 0)

@@ -45,7 +45,7 @@ def test_broken_files_are_counted(tmp_path):
     truth.unlink()
     assert read(tmp_path)[1].images == {"ground truth file is missing": 1}
     truncate(tmp_path / "images" / "train" / "11.jpg")
-    assert read(tmp_path)[1].images == {"image is truncated or not a picture": 1}
+    assert read(tmp_path)[1].images == {"image is truncated or not an image file": 1}
 
 
 def test_a_region_map_of_another_size_costs_one_annotator(tmp_path):

@@ -10,7 +10,8 @@ from pycocotools.coco import COCO
 from raw_folders import annotation, square, truncate, write_coco, write_image
 
 from segjax.data.records import validate_record
-from segjax.data.sources.coco import CocoFolder, decode_segmentation
+from segjax.data.sources.coco import CocoFolder
+from segjax.data.sources.coco_annotations import decode_segmentation
 from segjax.data.sources.raw import SkipCounts
 from segjax.masks import decode_mask, encode_mask
 
@@ -132,7 +133,7 @@ def test_broken_images_are_counted(tmp_path):
     records, skipped = read(tmp_path)
     assert [record["image_id"] for record in records] == ["7"]
     assert skipped.images == {
-        "image is truncated or not a picture": 1,
+        "image is truncated or not an image file": 1,
         "image is not of the annotated size": 1,
         "image file is missing": 1,
     }

@@ -34,7 +34,7 @@ def test_imagenets_layout_has_labels_by_class(tmp_path):
     assert (
         str(report).splitlines()[1].startswith("  train: 3 images, ")
     )  # and says nothing of objects
-    assert report.splits["train"].skipped.images == {"image is truncated or not a picture": 1}
+    assert report.splits["train"].skipped.images == {"image is truncated or not an image file": 1}
     source, val = (open_source(tmp_path / "out", split) for split in ("train", "val"))
     found = [(record["image_id"], record["label"]) for record in (source[i] for i in range(3))]
     assert found == [("n01/a.JPEG", 0), ("n01/c.JPEG", 0), ("n02/b.JPEG", 1)]
@@ -84,16 +84,16 @@ def test_a_lone_evaluation_split_stays_whole(tmp_path):
 def test_what_cannot_be_meant_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="raw folder not found"):
         ImageFolders(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"no pictures under .*expected \[<split>/\]"):
+    with pytest.raises(FileNotFoundError, match=r"no images under .*expected \[<split>/\]"):
         ImageFolders(tmp_path)
     with pytest.raises(ValueError, match="held_out is the share"):
         ImageFolders(tmp_path, held_out=2)
-    with pytest.raises(ValueError, match="has one picture.*held_out=0"):
+    with pytest.raises(ValueError, match="has one image.*held_out=0"):
         ImageFolders(write(tmp_path / "one", "a.jpg"))
-    with pytest.raises(ValueError, match="holds pictures and the splits train too"):
+    with pytest.raises(ValueError, match="holds images and the splits train"):
         ImageFolders(write(tmp_path / "mixed", "a.jpg", "train/b.jpg"))
     with pytest.raises(
-        ValueError, match=r"holds pictures \(a.jpg, ...\) and folders of pictures \(n01, ...\)"
+        ValueError, match=r"holds images \(a.jpg, ...\) and folders of images \(n01, ...\)"
     ):
         ImageFolders(write(tmp_path / "loose", "train/a.jpg", "train/n01/b.jpg"))
 

@@ -73,17 +73,19 @@ def break_image_depth(folder):
 BREAKAGES = {
     "label map is missing": lambda folder: (folder / "labels" / "a0.png").unlink(),
     "label map is of another size than its image": break_map_size,
-    "label map is truncated or not a picture": lambda folder: truncate(
+    "label map is truncated or not an image file": lambda folder: truncate(
         folder / "labels" / "a0.png"
     ),
-    "label map is not a single-channel picture": lambda folder: write_image(
+    "label map is not a single-channel image": lambda folder: write_image(
         folder / "labels" / "a0.png"
     ),
-    "image is truncated or not a picture": lambda folder: truncate(folder / "images" / "a0.png"),
+    "image is truncated or not an image file": lambda folder: truncate(
+        folder / "images" / "a0.png"
+    ),
     "image has zero size": lambda folder: (folder / "images" / "a0.png").write_bytes(
         png_of_zero_width()
     ),
-    "image has more than 16 bits a channel": break_image_depth,
+    "image has more than 16 bits per channel": break_image_depth,
 }
 
 

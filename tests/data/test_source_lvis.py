@@ -12,7 +12,8 @@ from segjax.data.sources.lvis import LvisFolder
 from segjax.data.sources.raw import SkipCounts
 from segjax.data.storage import open_source
 from segjax.evaluation.coco import evaluate_coco
-from segjax.evaluation.coco_format import CocoResults, build_coco_ground_truth
+from segjax.evaluation.coco_format import build_coco_ground_truth
+from segjax.evaluation.coco_results import CocoResults
 
 OBJECT = annotation(1, [square(2, 3, 4)], bbox=[2.2, 3.1, 4.0, 4.0], area=16.0)
 
@@ -64,7 +65,9 @@ def test_prepared_data_keeps_it_and_is_measured_as_lvis_does(tmp_path):
         records[0]["neg_categories"].tolist() == [1]
         and records[0]["neg_categories"].dtype == np.int32
     )
-    truth = build_coco_ground_truth(records, info.categories, info.category_ids, frequencies=info.frequencies)
+    truth = build_coco_ground_truth(
+        records, info.categories, info.category_ids, frequencies=info.frequencies
+    )
     raw = json.loads((tmp_path / "raw" / "lvis_v1_val.json").read_text())
     for name in ("neg_category_ids", "not_exhaustive_category_ids"):
         assert truth["images"][0][name] == raw["images"][0][name]

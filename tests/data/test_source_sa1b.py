@@ -120,7 +120,7 @@ def test_what_is_broken_is_counted_and_named(tmp_path):
     assert skipped.objects == {"RLE does not fit its image": 3, "mask is empty": 1}
     assert skipped.images == {
         "JSON is broken or has no annotations": 1,
-        "image is truncated or not a picture": 1,
+        "image is truncated or not an image file": 1,
         "no JSON beside the image": 1,
     }
     assert "sa_1.jpg, mask 1" in skipped.examples["RLE does not fit its image"][0]
@@ -158,7 +158,7 @@ def test_what_cannot_be_meant_is_said(tmp_path):
         Sa1b(tmp_path)
     write(tmp_path, "sa_1")
     with pytest.raises(
-        ValueError, match="falls into 'val' with held_out=0.001; a larger --option held_out"
+        ValueError, match="falls into 'val' with held_out=0.001; use a larger share"
     ):
         Sa1b(tmp_path)
     with pytest.raises(ValueError, match="are shares"):

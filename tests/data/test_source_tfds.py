@@ -15,7 +15,7 @@ from segjax.data.examples.crop import CropExample
 from segjax.data.loader import make_loader
 from segjax.data.records import validate_record
 from segjax.data.splits import list_splits, open_split
-from segjax.data.storage import write_examples
+from segjax.data.writer import write_examples
 
 
 def jpeg(seed):
@@ -131,14 +131,14 @@ def test_what_cannot_be_read_at_random_says_how_to_convert_it(tmp_path):
     for path in file.parent.glob("*.array_record*"):
         path.rename(str(path).replace("array_record", "tfrecord"))
     with pytest.raises(
-        ValueError, match="stored as tfrecord, which can be read in one order.*convert_format"
+        ValueError, match="stored as tfrecord, which has no random access.*convert_format"
     ):
         opened(tmp_path)
 
 
 def test_a_data_set_without_pictures_is_refused(tmp_path):
     write(tmp_path, features={"text": tfds.features.Text()}, text=lambda number: "x")
-    with pytest.raises(ValueError, match=r"tiny is no data set of images: .*it has text \(Text\)"):
+    with pytest.raises(ValueError, match=r"tiny is not an image dataset: .*it has text \(Text\)"):
         opened(tmp_path)
 
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from raw_folders import write_bsds, write_label_maps
 
-from segjax.data import storage
+from segjax.data import writer
 from segjax.data.prepare import prepare
 from segjax.data.records import stack_objects, validate_record
 from segjax.data.sources.label_maps import LabelMaps
 from segjax.data.sources.raw import SkipCounts
-from segjax.data.storage import PreparedInfo, open_source, read_info, write_info, write_records
+from segjax.data.storage import PreparedInfo, open_source, read_info
 from segjax.data.synthetic.scenes import SyntheticScenes
+from segjax.data.writer import write_info, write_records
 from segjax.images.encoding import encode_png
 from segjax.masks import compute_mask_box, encode_mask
 
@@ -144,8 +145,8 @@ def test_neither_tensorflow_nor_jax_is_imported_and_nothing_is_printed(prepared,
 
 
 def test_many_examples_are_written_as_they_come_to_several_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "SHARD", 3)
-    monkeypatch.setattr(storage, "_AT_ONCE", 2)
+    monkeypatch.setattr(writer, "SHARD_SIZE", 3)
+    monkeypatch.setattr(writer, "_WRITE_SIZE", 2)
     scenes = SyntheticScenes("heldout", 8, size=32)
     written = []
 

@@ -59,7 +59,11 @@ def test_figures_face_the_viewer():
 def test_a_mirrored_figure_is_one_that_faces_the_viewer():
     record = FigureScenes("train", 3)[1]
     example = DetectionExample(
-        (128, 128), 5, augment={"flip": True}, keypoints=7, keypoint_pairs=find_left_right_pairs(JOINTS)
+        (128, 128),
+        5,
+        augment={"flip": True},
+        keypoints=7,
+        keypoint_pairs=find_left_right_pairs(JOINTS),
     )
     for seed in range(4):
         made = example(record, np.random.default_rng(seed))
@@ -84,7 +88,9 @@ def test_the_kind_is_an_option_of_an_experiment_and_of_prepare(tmp_path, capsys)
     options = ["--option", "kind=figures", "--option", "count=2", "--option", "size=64"]
     assert main(["prepare", "synthetic", "--out", str(out), *options]) == 0
     source = open_source(out, "heldout")
-    assert describe_categories({"source": str(out), "eval_split": "heldout"}) == describe_categories(data)
+    assert describe_categories(
+        {"source": str(out), "eval_split": "heldout"}
+    ) == describe_categories(data)
     expected = FigureScenes("heldout", 2, size=64)[0]["objects"]["keypoints"]
     np.testing.assert_array_equal(source[0]["objects"]["keypoints"], expected)
 

@@ -107,10 +107,10 @@ def test_a_scene_depends_on_seed_split_and_index_alone():
 def test_heldout_scenes_use_heldout_photographs_only(monkeypatch):
     asked = []
     original = photographs.load_photographs
-    from segjax.data.synthetic import scenes
+    from segjax.data.synthetic import textures
 
-    scenes._pictures.cache_clear()
-    scenes._textures.cache_clear()
+    textures.load_scaled_photographs.cache_clear()
+    textures.load_textures.cache_clear()
     monkeypatch.setattr(
         photographs, "load_photographs", lambda split: asked.append(split) or original(split)
     )

@@ -10,10 +10,12 @@ from PIL import Image
 from raw_folders import truncate, write_image
 
 from segjax.data.examples.crop import CropExample
-from segjax.data.prepare import shrink_to_short_side
 from segjax.data.records import stack_objects, validate_record
-from segjax.data.sources.raw import SkipCounts, UnusableError, read_image
-from segjax.images.transforms import compute_center_box, decode_crop, decode_image
+from segjax.data.shrink import shrink_to_short_side
+from segjax.data.sources.raw import SkipCounts, UnusableError
+from segjax.data.sources.read_files import read_image
+from segjax.images.decoding import decode_image
+from segjax.images.transforms import compute_center_box, decode_crop
 
 RED, GREEN = (200, 40, 30), (20, 180, 60)
 
@@ -170,9 +172,7 @@ def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_and_shows_the_same_part()
     data = encoded(Image.fromarray(ramp), "JPEG", quality=95)
     for box in [(0, 0, 600, 800), (101, 203, 450, 390), (37, 1, 512, 797), (0, 0, 129, 800)]:
         whole, part = (
-            np.asarray(
-                decode_crop(data, lambda _, box=box: (box, (64, 64)), reduced=reduced), int
-            )
+            np.asarray(decode_crop(data, lambda _, box=box: (box, (64, 64)), reduced=reduced), int)
             for reduced in (False, True)
         )
         # One level is 3.1 of the ramp's pixels: the part has not moved by a pixel of the decoded picture.

@@ -37,10 +37,14 @@ def test_a_mirrored_box_is_the_one_detectron2_makes():
     mirror = Placement((320, 400), (320, 400), (0, 0), (320, 400), flip_x=True)
     np.testing.assert_array_equal(mirror.transform_boxes([10, 10, 200, 300]), [200, 10, 390, 300])
     np.testing.assert_array_equal(
-        mirror.transform_points([(10, 10), (100, 100), (100, 10)]), [(390, 10), (300, 100), (300, 10)]
+        mirror.transform_points([(10, 10), (100, 100), (100, 10)]),
+        [(390, 10), (300, 100), (300, 10)],
     )
     np.testing.assert_array_equal(mirror.invert_boxes([200, 10, 390, 300]), [10, 10, 200, 300])
-    assert mirror.is_mirrored and not Placement((9, 9), (9, 9), (0, 0), (9, 9), 2, True, True).is_mirrored
+    assert (
+        mirror.is_mirrored
+        and not Placement((9, 9), (9, 9), (0, 0), (9, 9), 2, True, True).is_mirrored
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,7 +69,7 @@ def test_what_is_larger_than_the_canvas_is_fitted_to_it():
         compute_short_side_size((3, 3), 4, 4, "cubic")
 
 
-def test_plain_bilinear_takes_the_nearest_pixels_alone():
+def test_resize_bilinear_takes_the_nearest_pixels_alone():
     """A quarter of the size: each pixel is the mean of the two by two in the middle of its four by four."""
     photograph = load_demonstration_photograph()[:400, :600]
     small = place_whole_image((400, 600), (100, 150), "torchvision").apply(photograph)
@@ -89,7 +93,7 @@ def test_plain_and_antialiased_agree_where_pictures_grow():
         for r in ("pillow", "torchvision")
     ]
     np.testing.assert_array_equal(*grown)
-    from segjax.images.placement import _plain_bilinear
+    from segjax.images.placement import _resize_bilinear
 
-    plain = _plain_bilinear(photograph, (0, 0, 90, 60), (100, 150))
+    plain = _resize_bilinear(photograph, (0, 0, 90, 60), (100, 150))
     assert np.abs(plain.astype(int) - grown[0]).max() <= 1

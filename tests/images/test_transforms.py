@@ -6,16 +6,14 @@ from PIL import Image
 
 from segjax.data.examples.augmentation import Augmentation, draw_placement, jitter_colors
 from segjax.data.synthetic.photographs import load_demonstration_photograph
+from segjax.images.decoding import ImageError, decode_image, stretch_intensities
 from segjax.images.placement import Placement
 from segjax.images.transforms import (
-    ImageError,
     compute_fitted_size,
-    decode_image,
     pad_to_canvas,
     resize_longest_side,
     scale_boxes,
     scale_points,
-    stretch_intensities,
 )
 
 
@@ -84,8 +82,11 @@ def test_stretch_is_linear_and_clips():
     ("source", "message"),
     [
         (b"", "photo.jpg: the file is empty"),
-        (b"hello, I am a text file", "photo.jpg: 23 bytes that are no known image.*b'hello, I"),
-        (encoded(load_demonstration_photograph(), "JPEG")[:9000], "photo.jpg.*9000 bytes is truncated"),
+        (b"hello, I am a text file", "photo.jpg: 23 bytes that are not an image.*b'hello, I"),
+        (
+            encoded(load_demonstration_photograph(), "JPEG")[:9000],
+            "photo.jpg.*9000 bytes is truncated",
+        ),
         (encoded(PICTURE)[:-40], "photo.jpg.*truncated or damaged"),
         (PICTURE / np.float32(255), r"pixels are float32.*\* 255"),
         (PICTURE.astype(np.int64), "pixels are int64; expected uint8"),
@@ -93,7 +94,7 @@ def test_stretch_is_linear_and_clips():
         (PICTURE[..., :2], r"shape \(11, 17, 2\)"),
         (PICTURE[None], r"shape \(1, 11, 17, 3\)"),
         (PICTURE[:0], "no pixels"),
-        (encoded(Image.fromarray(PICTURE[..., 0].astype(np.float32)), "TIFF"), "32 bits a pixel"),
+        (encoded(Image.fromarray(PICTURE[..., 0].astype(np.float32)), "TIFF"), "32 bits per pixel"),
     ],
 )
 def test_what_is_no_image_says_so(source, message):

@@ -1,1 +1,1 @@
-"""From a record to one training example, one file per task."""
+"""Training examples from records, one file per task."""

@@ -1,6 +1,7 @@
-"""Random placement of a picture and its masks on the canvas (scale jitter, crop, flips, turns), and colour jitter.
+"""Random augmentation: large-scale jitter (LSJ), crops, flips, rotation and color jitter.
 
-One `Placement` is drawn per example and applied to the picture and to all that lies in it, so that they stay together.
+One `Placement` is drawn per example. The image and everything in it share it, so that masks, boxes
+and keypoints stay aligned.
 """
 
 from __future__ import annotations
@@ -15,20 +16,26 @@ from segjax.images.transforms import compute_fitted_size
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is drawn at random for a training example; the default draws nothing.
+    """Settings of the random augmentation. The default changes nothing.
 
     Attributes:
-      scale: (low, high) of large-scale jitter: the longest side becomes s * canvas with s uniform in the range. A
-        larger picture is cropped at random, a smaller one padded. (0.1, 2.0) is that of Simple Copy-Paste
-        (Ghiasi et al. 2021, section 3). None: the longest side fills the canvas, unless there are short_sides.
-      short_sides: the shorter side becomes one of these, or fewer pixels where the longer would exceed long_side or
-        the canvas. detectron2 trains with 640, 672, ..., 800 and 1333. long_side: 0 is no limit.
+      scale: (low, high) of large-scale jitter (LSJ). The longest side becomes s * canvas, with s
+        uniform in this range. A larger image is cropped at random, a smaller one is padded.
+        Simple Copy-Paste (Ghiasi et al. 2021, section 3) uses (0.1, 2.0). None: the longest side
+        fills the canvas, unless there are `short_sides`.
+      short_sides: the shorter side becomes one of these numbers of pixels, or less if the longer
+        one would exceed `long_side` or the canvas. detectron2 trains with 640, 672, ..., 800.
+      long_side: limit of the longer side in pixels. 0 is no limit. detectron2's is 1333.
       resize: "pillow" or "torchvision", see `Placement` and `compute_short_side_size`.
-      flip: mirror left-right half the time.
-      vertical_flip: mirror top-bottom half the time (microscopy, scenes without an up).
-      quarter_turns: turn by 0, 90, 180 or 270 degrees.
-      brightness: a shift uniform in +-brightness, as a fraction of full intensity.
-      contrast: intensities are multiplied, around mid-grey, by a factor uniform in 1 +- contrast.
+      flip: mirror left and right with probability 0.5.
+      vertical_flip: mirror top and bottom with probability 0.5. For images without an up
+        direction, such as microscopy.
+      quarter_turns: rotate by 0, 90, 180 or 270 degrees.
+      brightness: shift, uniform in +-brightness, as a fraction of full intensity.
+      contrast: factor around mid-gray, uniform in 1 +- contrast.
+
+    Raises:
+      ValueError: a setting is out of range, or `scale` and `short_sides` are both given.
     """
 
     scale: tuple[float, float] | None = None
@@ -48,16 +55,14 @@ class Augmentation:
             )
         if self.scale is not None and self.short_sides:
             raise ValueError(
-                "augmentation takes scale or short_sides, not both: each says how large a picture becomes"
+                "augmentation takes scale or short_sides, not both: each sets the size of an image"
             )
-        if (
-            any(side < 1 for side in self.short_sides)
-            or self.long_side < 0
-            or self.resize not in RESIZES
-        ):
+        sides = any(side < 1 for side in self.short_sides) or self.long_side < 0
+        if sides or self.resize not in RESIZES:
             raise ValueError(
-                f"augmentation short_sides {tuple(self.short_sides)} and long_side {self.long_side} are pixels, and "
-                f"resize is one of {', '.join(RESIZES)}, got {self.resize!r}"
+                f"augmentation short_sides {tuple(self.short_sides)} and long_side "
+                f"{self.long_side} are pixels, and resize is one of {', '.join(RESIZES)}, got "
+                f"{self.resize!r}"
             )
         if not 0 <= self.brightness <= 1 or not 0 <= self.contrast < 1:
             raise ValueError(
@@ -67,7 +72,7 @@ class Augmentation:
 
     @classmethod
     def from_dict(cls, options: dict) -> Augmentation:
-        """`Augmentation` of keyword options; an unknown one is named together with the known ones."""
+        """Makes an `Augmentation` from options. Raises ValueError for unknown ones."""
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(options) - set(known))
         if unknown:
@@ -83,23 +88,35 @@ def draw_placement(
     augmentation: Augmentation,
     rng: np.random.Generator,
 ) -> Placement:
-    """A random `Placement` of a picture of ``hw`` pixels on a ``canvas`` of (height, width), or a square of a side."""
+    """Draws a random `Placement` of an image.
+
+    Args:
+      hw: (height, width) of the image in pixels.
+      canvas: (height, width) of the canvas in pixels, or the side of a square.
+      augmentation: settings.
+      rng: source of randomness.
+    """
     canvas = (canvas, canvas) if isinstance(canvas, int) else tuple(canvas)
+    # Orientation
     turns = int(rng.integers(4)) if augmentation.quarter_turns else 0
     flip_x = bool(augmentation.flip and rng.random() < 0.5)
     flip_y = bool(augmentation.vertical_flip and rng.random() < 0.5)
     turned = tuple(hw) if turns % 2 == 0 else (hw[1], hw[0])
+    # Size
     if augmentation.scale is not None:
         jitter = rng.uniform(*augmentation.scale)
-        resized = compute_fitted_size(turned, tuple(max(1, round(jitter * side)) for side in canvas))
+        resized = compute_fitted_size(
+            turned, tuple(max(1, round(jitter * side)) for side in canvas)
+        )
     else:
         short_side = int(rng.choice(augmentation.short_sides)) if augmentation.short_sides else 0
         limits = (short_side, augmentation.long_side, augmentation.resize)
         resized = place_for_detection(turned, canvas, *limits).resized
+    # Crop
     size = tuple(min(side, room) for side, room in zip(resized, canvas, strict=True))
     offset = tuple(
-        int(rng.integers(side - kept + 1)) if side > kept else 0
-        for side, kept in zip(resized, size, strict=True)
+        int(rng.integers(side - window + 1)) if side > window else 0
+        for side, window in zip(resized, size, strict=True)
     )
     return Placement(tuple(hw), resized, offset, size, turns, flip_x, flip_y, augmentation.resize)
 
@@ -107,7 +124,16 @@ def draw_placement(
 def jitter_colors(
     image: np.ndarray, augmentation: Augmentation, rng: np.random.Generator
 ) -> np.ndarray:
-    """uint8 [...] -> uint8 [...] with a random contrast (around mid-grey) and brightness."""
+    """Changes contrast (around mid-gray) and brightness at random.
+
+    Args:
+      image: uint8 of any shape.
+      augmentation: settings.
+      rng: source of randomness, not used if both settings are 0.
+
+    Returns:
+      uint8 of the same shape.
+    """
     if not augmentation.brightness and not augmentation.contrast:
         return image
     factor = 1 + rng.uniform(-1, 1) * augmentation.contrast

@@ -1,4 +1,4 @@
-"""From a record to a square picture, for models that learn from pictures alone: masks are not looked at."""
+"""Examples for models that learn from images alone: random resized crops and center crops."""
 
 from __future__ import annotations
 
@@ -10,31 +10,42 @@ from PIL import Image
 
 from segjax.images.transforms import Box, compute_center_box, decode_crop
 
-_ATTEMPTS = 10  # random boxes tried before the largest central one of an allowed shape is taken
+# Random boxes that are tried before the largest central one is used
+_ATTEMPTS = 10
 
 
 class CropExample:
-    """Callable (record, rng) -> example; a loader's ``example_fn``. S = canvas.
+    """Callable (record, rng) -> example: a square crop of the image. S = canvas.
 
-    Example: ``image`` uint8 [S, S, 3]; ``weight`` float32, 1 (0 of a placeholder). Training takes a random part of the
-    picture (`sample_crop_box`), resized to the canvas; evaluation the middle of the picture (`compute_center_box`). Both are
-    filtered bicubically.
+    Example fields: ``image`` uint8 [S, S, 3], and ``weight`` float32, 1 (0 for placeholders).
+    Training uses a random resized crop (`sample_crop_box`), evaluation a center crop
+    (`compute_center_box`). Both are resized with a bicubic filter.
 
-    With a `frame` F, training leaves resizing and mirroring to the devices (`segjax.ops.resize_crops`), which takes
-    half of the work from the host where pictures were prepared with a shorter side of F pixels. Then ``image`` is uint8
-    [F, G, 3] with the part in its top left, turned over its diagonal if it is higher than wide, G the longest that a
-    part can be, and ``window`` int32 [4] says its (height, width), whether it is turned and whether to mirror it. A
-    part that is larger than the frame, of a larger picture, is resized to the canvas here.
+    With a `frame` F, the devices resize and mirror the crops of training
+    (`segjax.ops.resize_crops`). That halves the work of the host if images were prepared with a
+    shorter side of F pixels. The fields then are:
+
+      image: uint8 [F, G, 3], with the crop in its top left. A crop that is taller than wide is
+        transposed. G is the largest length of a crop.
+      window: int32 [4], the height and width of the crop, and whether it is transposed and whether
+        to mirror it.
+
+    A crop that is larger than the frame is resized to the canvas on the host.
 
     Args:
       canvas: side S in pixels.
-      train: whether to crop at random.
-      scale: (low, high) of a crop's area, as a share of the picture's.
-      ratio: (low, high) of a crop's width over its height.
-      flip: mirror left-right half the time.
-      frame: shorter side F in pixels of what goes to the devices in training; 0: the canvas itself does.
-      margin: in evaluation, the picture's shorter side in canvases; 1 fills the canvas, more cuts the borders off.
-      percentiles: stretch intensities between these percentiles of each picture, see `decode_image`.
+      train: True for random crops.
+      scale: (low, high) of the area of a crop, as a share of the image.
+      ratio: (low, high) of the width of a crop over its height.
+      flip: mirror left and right with probability 0.5.
+      frame: shorter side F in pixels of the arrays that go to the devices in training. 0 resizes
+        to the canvas on the host.
+      margin: shorter side of the image in canvases, for evaluation. 1 fills the canvas. More cuts
+        off the borders.
+      percentiles: stretches the intensities of each image, see `decode_image`.
+
+    Raises:
+      ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -57,7 +68,8 @@ class CropExample:
             raise ValueError(f"crop ratio is (low, high) with 0 < low <= high, got {tuple(ratio)}")
         if frame and frame < canvas:
             raise ValueError(
-                f"crop frame is {frame}; expected at least the canvas, {canvas}, or 0 to resize on the host"
+                f"crop frame is {frame}; expected at least the canvas, {canvas}, or 0 to resize on "
+                "the host"
             )
         if not margin >= 1:
             raise ValueError(
@@ -66,49 +78,48 @@ class CropExample:
         self.canvas, self.train, self.flip, self.percentiles = canvas, train, flip, percentiles
         self.margin = margin
         self.scale, self.ratio = tuple(scale), tuple(ratio)
-        self.frame = (
-            (frame, math.ceil((frame + 0.5) * max(ratio[1], 1 / ratio[0])))
-            if frame and train
-            else None
-        )
+        # A crop of the shortest side F has at most this length; half a pixel for rounding
+        longest = math.ceil((frame + 0.5) * max(ratio[1], 1 / ratio[0]))
+        self.frame = (frame, longest) if frame and train else None
 
     def __call__(self, record: Mapping, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The example of ``record``; see the class. Raises ImageError for a picture that cannot be read."""
+        """Makes the example of a record. Raises ImageError if the image cannot be read."""
 
         def choose(hw: tuple[int, int]) -> tuple[Box, tuple[int, int]]:
-            box = (
-                sample_crop_box(hw, self.scale, self.ratio, rng)
-                if self.train
-                else compute_center_box(hw, self.margin)
-            )
+            if self.train:
+                box = sample_crop_box(hw, self.scale, self.ratio, rng)
+            else:
+                box = compute_center_box(hw, self.margin)
             fits = self.frame and min(box[2:]) <= self.frame[0] and max(box[2:]) <= self.frame[1]
             return box, box[2:] if fits else (self.canvas, self.canvas)
 
         options = dict(
             name=f"image {record['image_id']!r}", percentiles=self.percentiles, reduced=self.train
         )
-        picture = decode_crop(record["image"], choose, **options)
+        image = decode_crop(record["image"], choose, **options)
         mirrored = self.train and self.flip and rng.random() < 0.5
         if self.frame:
-            return self._framed(picture, mirrored) | {"weight": np.float32(1)}
+            return self._put_in_frame(image, mirrored) | {"weight": np.float32(1)}
         if mirrored:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return {"image": np.asarray(picture), "weight": np.float32(1)}
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return {"image": np.asarray(image), "weight": np.float32(1)}
 
-    def _framed(self, picture: Image.Image, mirrored: bool) -> dict[str, np.ndarray]:
-        width, height = picture.size
-        turned = height > width
-        if turned:
-            picture = picture.transpose(Image.Transpose.TRANSPOSE)
+    def _put_in_frame(self, crop: Image.Image, mirrored: bool) -> dict[str, np.ndarray]:
+        """Puts a crop into the top left of a frame."""
+        width, height = crop.size
+        transposed = height > width
+        if transposed:
+            crop = crop.transpose(Image.Transpose.TRANSPOSE)
         image = np.zeros((*self.frame, 3), np.uint8)
-        image[: picture.height, : picture.width] = np.asarray(picture)
-        return {"image": image, "window": np.array([height, width, turned, mirrored], np.int32)}
+        image[: crop.height, : crop.width] = np.asarray(crop)
+        window = np.array([height, width, transposed, mirrored], np.int32)
+        return {"image": image, "window": window}
 
     def placeholder(self) -> dict[str, np.ndarray]:
-        """An example that counts for nothing: black, of weight 0."""
+        """Returns a black example of weight 0."""
         if self.frame:
             black = Image.new("RGB", (self.canvas, self.canvas))
-            return self._framed(black, False) | {"weight": np.float32(0)}
+            return self._put_in_frame(black, False) | {"weight": np.float32(0)}
         return {"image": np.zeros((self.canvas, self.canvas, 3), np.uint8), "weight": np.float32(0)}
 
 
@@ -118,13 +129,19 @@ def sample_crop_box(
     ratio: tuple[float, float],
     rng: np.random.Generator,
 ) -> Box:
-    """A random part of a picture, as Inception was trained on (Szegedy et al. 2015, section 6).
+    """Samples the box of a random resized crop (Szegedy et al. 2015, section 6).
 
-    Its area is uniform in `scale`, its shape uniform in the logarithm of `ratio`, its place uniform. When such boxes do
-    not fit the picture ten times over, the largest central one of an allowed shape is taken.
+    The area is uniform in `scale`, the aspect ratio log-uniform in `ratio`, the position uniform.
+    If ten such boxes do not fit the image, the largest central one with an allowed ratio is used.
+
+    Args:
+      hw: (height, width) of the image in pixels.
+      scale: (low, high) of the area, as a share of the image.
+      ratio: (low, high) of width over height.
+      rng: source of randomness.
 
     Returns:
-      (top, left, height, width), pixels.
+      (top, left, height, width) in pixels.
     """
     height, width = hw
     for _ in range(_ATTEMPTS):

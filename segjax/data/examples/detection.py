@@ -1,4 +1,4 @@
-"""From a record to the arrays a detector trains on: padded boxes, classes, keypoints and masks of a fixed size."""
+"""Examples for detectors: padded boxes, categories, keypoints and masks of a fixed size."""
 
 from __future__ import annotations
 
@@ -14,40 +14,61 @@ from segjax.data.examples.place_objects import (
     get_keypoints,
     place_keypoints,
 )
-from segjax.data.loader import SettingsError
+from segjax.data.fetch import SettingsError
 from segjax.images.placement import Placement, place_whole_image
 from segjax.images.transforms import pad_to_canvas
 from segjax.masks import decode_mask
 
-MASK_SIDE = 112  # as in TensorFlow's Mask R-CNN for TPUs: 100 masks of 112 x 112 are 1.25 MB, of 800 x 1333 107 MB
+# As in TensorFlow's Mask R-CNN for TPUs. 100 masks of 112 x 112 need 1.25 MB, and of 800 x 1333
+# they would need 107 MB.
+MASK_SIDE = 112
 
 
 @dataclasses.dataclass
 class DetectionExample:
-    """Callable (record, rng) -> example; a loader's ``example_fn``. H, W = canvas, G = max_objects.
+    """Callable (record, rng) -> example for detectors. H, W = canvas, G = max_objects.
 
-    Example: ``image`` uint8 [H, W, 3], zeros beyond ``size`` int32 [2] (h, w); ``original`` int32 [2], height and width
-    of the record's picture; ``weight`` float32, 1 (0 of a placeholder; a picture without objects counts: all of it is
-    background); ``dropped`` int32, the objects there was no room for: crowds before others, then the smallest.
-    The ground truth, zeros where not ``valid`` bool [G]: ``boxes`` float32 [G, 4], x1 y1 x2 y2 in canvas pixels;
-    ``categories`` int32 [G], 0..K-1; ``crowd`` bool [G], regions in which nothing is right or wrong; ``masks`` uint8
-    {0, 1} [G, S, S], what each box shows of its mask in S x S cells, S = mask_side (left out with 0); ``keypoints``
-    float32 [G, keypoints, 3], x and y in canvas pixels (continuous, as boxes) and visibility (left out with 0).
+    Example fields:
 
-    Answers come back to the record's picture by ``size`` and ``original``, see `place_evaluated_image`.
+      image: uint8 [H, W, 3], zeros outside the content.
+      size: int32 [2], height and width of the content.
+      original: int32 [2], height and width of the record's image.
+      weight: float32, 1, and 0 for placeholders. An image without objects counts, as background.
+      dropped: int32, number of objects beyond G. Crowds are dropped first, then the smallest.
+
+    Ground truth, zeros in unused slots:
+
+      valid: bool [G], slots with an object.
+      boxes: float32 [G, 4], x1 y1 x2 y2 in canvas pixels.
+      categories: int32 [G], 0..K-1.
+      crowd: bool [G], regions that are ignored.
+      masks: uint8 {0, 1} [G, S, S], the mask inside each box in S x S cells, S = mask_side. Absent
+        if that is 0.
+      keypoints: float32 [G, keypoints, 3], x and y in canvas pixels (continuous, like boxes) and
+        visibility. Absent if there are none.
+
+    `place_evaluated_image` maps predictions back to the record's image.
 
     Args:
       canvas: (H, W) in pixels.
-      short_side, long_side, resize: how large a picture becomes where `augment` does not say, see
-        `place_for_detection`; a short_side of 0: as large as the canvas holds.
-      augment: options of `Augmentation` for training. "scale" is large-scale jitter, "short_sides" training on several
-        scales; `long_side` and `resize` hold for them too.
-      train: False for evaluation: the whole picture, no augmentation.
-      min_visible: share of an object that must be left after a crop.
-      min_side: boxes with a shorter side, in canvas pixels, are dropped: nothing is learnt from less than a pixel.
-      classes: K, to find out that the data has more; 0 does not ask.
-      keypoints: number of them; keypoint_pairs: (left, right) indices, exchanged when the picture is mirrored.
-      percentiles: stretch intensities between these percentiles of each picture, see `decode_image`.
+      max_objects: G, slots for objects.
+      short_side: of the resized image in pixels, see `place_for_detection`. 0 fills the canvas.
+        `augment` overrides it.
+      long_side: see `place_for_detection`.
+      resize: see `place_for_detection`.
+      augment: options of `Augmentation` for training, such as "scale" for large-scale jitter, or
+        "short_sides" for multi-scale training. `long_side` and `resize` apply to them too.
+      train: False for evaluation: the complete image without augmentation.
+      mask_side: S, cells along each side of a box. 0 leaves out masks.
+      min_visible: share of an object that must remain after a crop.
+      min_side: boxes with a shorter side than this, in canvas pixels, are dropped.
+      classes: K, to detect data with more categories. 0 skips the check.
+      keypoints: number of keypoints per object.
+      keypoint_pairs: (left, right) indices, which are exchanged if the image is mirrored.
+      percentiles: stretches the intensities of each image, see `decode_image`.
+
+    Raises:
+      ValueError: an argument is out of range.
     """
 
     canvas: tuple[int, int]
@@ -76,7 +97,8 @@ class DetectionExample:
             raise ValueError(f"min_visible is a share of an object, 0 .. 1, got {self.min_visible}")
         if any(not 0 <= index < self.keypoints for pair in self.keypoint_pairs for index in pair):
             raise ValueError(
-                f"keypoint_pairs {self.keypoint_pairs} name more than the {self.keypoints} keypoints"
+                f"keypoint_pairs {self.keypoint_pairs} contain an index beyond the "
+                f"{self.keypoints} keypoints"
             )
         options = dict(self.augment or {}) if self.train else {}
         size = {"long_side": self.long_side, "resize": self.resize}
@@ -85,21 +107,32 @@ class DetectionExample:
         self.augmentation = Augmentation.from_dict(size | options)
 
     def __call__(self, record: Mapping, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The example of ``record``; see the class.
+        """Makes the example of a record.
 
-        Raises ImageError or RecordError for a broken record, SettingsError for one that has other classes or keypoints.
+        Raises:
+          ImageError: the image cannot be read.
+          RecordError: a mask cannot be decoded.
+          SettingsError: the record has other categories or keypoints than this example.
         """
         image = decode_record_image(record, self.percentiles)
-        return self.filled(record, image, self.placement(image.shape[:2], rng), rng)
+        return self.make_example(record, image, self.draw_placement(image.shape[:2], rng), rng)
 
-    def placement(self, hw: tuple[int, int], rng: np.random.Generator) -> Placement:
-        """Where a picture of ``hw`` pixels comes to lie."""
+    def draw_placement(self, hw: tuple[int, int], rng: np.random.Generator) -> Placement:
+        """Draws the placement of an image of `hw` = (height, width) pixels."""
         return draw_placement(hw, self.canvas, self.augmentation, rng)
 
-    def filled(
+    def make_example(
         self, record: Mapping, image: np.ndarray, placement: Placement, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """The example of a record with its decoded picture, which is placed so."""
+        """Makes an example under a given placement.
+
+        Args:
+          record: see `segjax.data.records`.
+          image: its decoded image, uint8 [h, w, 3].
+          placement: of the image on the canvas.
+          rng: source of randomness for colors.
+        """
+        # Image
         example = self.placeholder()
         example["image"] = pad_to_canvas(
             jitter_colors(placement.apply(image), self.augmentation, rng), self.canvas
@@ -107,33 +140,37 @@ class DetectionExample:
         example["size"] = np.array(placement.size, np.int32)
         example["original"] = np.array([record["height"], record["width"]], np.int32)
         example["weight"] = np.float32(1)
-        objects, found = record["objects"], self._objects(record, placement)
+        # Objects that are visible; the largest ones if there are too many
+        objects, visible = record["objects"], self._cut_objects(record, placement)
         if self.classes and len(objects["category"]) and max(objects["category"]) >= self.classes:
             raise SettingsError(
-                f"image {record['image_id']!r} has an object of class {max(objects['category'])}; expected 0 to "
-                f"{self.classes - 1}: set config.model.classes to the number of classes that the data has"
+                f"image {record['image_id']!r} has an object of class {max(objects['category'])}; "
+                f"expected 0 to {self.classes - 1}: set config.model.classes to the number of "
+                "classes in the data"
             )
         by_size = sorted(
-            found, key=lambda index: (objects["crowd"][index], -_area(found[index][0]))
+            visible, key=lambda index: (objects["crowd"][index], -_area(visible[index][0]))
         )
-        rows = sorted(by_size[: self.max_objects])
-        example["dropped"] = np.int32(len(found) - len(rows))
-        example["valid"][: len(rows)] = True
-        example["categories"][: len(rows)] = objects["category"][rows]
-        example["crowd"][: len(rows)] = objects["crowd"][rows]
-        for row, index in enumerate(rows):
-            example["boxes"][row] = found[index][0]
+        indices = sorted(by_size[: self.max_objects])
+        count = len(indices)
+        example["dropped"] = np.int32(len(visible) - count)
+        # Ground truth
+        example["valid"][:count] = True
+        example["categories"][:count] = objects["category"][indices]
+        example["crowd"][:count] = objects["crowd"][indices]
+        for slot, index in enumerate(indices):
+            example["boxes"][slot] = visible[index][0]
             if self.mask_side:
-                example["masks"][row] = found[index][1]
+                example["masks"][slot] = visible[index][1]
         if self.keypoints:
-            keypoints = get_keypoints(record, self.keypoints)[rows]
-            example["keypoints"][: len(rows)] = place_keypoints(
+            keypoints = get_keypoints(record, self.keypoints)[indices]
+            example["keypoints"][:count] = place_keypoints(
                 keypoints, placement, self.keypoint_pairs
             )
         return example
 
     def placeholder(self) -> dict[str, np.ndarray]:
-        """An example that counts for nothing: zeros, weight 0, a size of the whole canvas."""
+        """Returns an example of weight 0: zeros, with the size of the canvas."""
         objects = self.max_objects
         example = {
             "image": np.zeros((*self.canvas, 3), np.uint8),
@@ -152,27 +189,35 @@ class DetectionExample:
             example["keypoints"] = np.zeros((objects, self.keypoints, 3), np.float32)
         return example
 
-    def _objects(
+    def _cut_objects(
         self, record: Mapping, placement: Placement
     ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """Index -> (box, mask cells) of the objects that can be seen and are large enough."""
-        objects, found = record["objects"], {}
+        """Maps the indices of visible, large enough objects to their boxes and mask cells."""
+        objects, visible = record["objects"], {}
         for index in np.flatnonzero(placement.overlaps_window(objects["box"])):
             mask = decode_mask(objects["rle"][index], record["height"], record["width"])
-            drawn = objects["annotated_box"][index] if "annotated_box" in objects else None
-            cut = crop_object(mask, placement, self.mask_side or 1, drawn)
+            annotated = objects["annotated_box"][index] if "annotated_box" in objects else None
+            cut = crop_object(mask, placement, self.mask_side or 1, annotated)
             if cut is None:
                 continue
             box, share, cells = cut
             if min(box[2] - box[0], box[3] - box[1]) >= self.min_side and share >= self.min_visible:
-                found[int(index)] = box, cells
-        return found
+                visible[int(index)] = box, cells
+        return visible
 
 
 def place_evaluated_image(size: Sequence[int], original: Sequence[int]) -> Placement:
-    """The placement of an example for evaluation, from its `size` and `original`: its ``invert_boxes`` and
-    ``invert_points`` carry answers into the record's picture."""
-    return place_whole_image(tuple(int(side) for side in original), tuple(int(side) for side in size))
+    """Returns the placement of an evaluation example.
+
+    Its `invert_boxes` and `invert_points` map predictions to the record's image.
+
+    Args:
+      size: the example's `size`, (height, width) of the content.
+      original: the example's `original`, (height, width) of the record's image.
+    """
+    return place_whole_image(
+        tuple(int(side) for side in original), tuple(int(side) for side in size)
+    )
 
 
 def _area(box: np.ndarray) -> float:

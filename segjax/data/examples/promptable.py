@@ -1,4 +1,4 @@
-"""From a record to the arrays a promptable segmenter trains on."""
+"""Examples for promptable segmentation: an image and the masks of some of its objects."""
 
 from __future__ import annotations
 
@@ -13,32 +13,40 @@ from segjax.images.placement import Placement
 from segjax.images.transforms import pad_to_canvas
 from segjax.masks import compute_mask_box, decode_mask
 
-_ATTEMPTS = (
-    4  # random placements tried before an example is given up because its window shows no object
-)
+# Random placements that are tried before an example without objects is accepted
+_ATTEMPTS = 4
 
 
 class PromptableExample:
-    """Callable (record, rng) -> example; a loader's ``example_fn``. P = max_prompts, S = canvas, s = S / mask_stride.
+    """Callable (record, rng) -> example for promptable segmentation.
 
-    Example: ``image`` uint8 [S, S, 3], zeros beyond ``size`` int32 [2] (h, w); ``masks`` uint8 {0, 1} [P, s, s];
-    ``boxes`` float32 [P, 4], x1 y1 x2 y2 in canvas pixels, exact for the mask at canvas resolution; ``valid`` bool
-    [P]; ``area`` float32 [P], canvas pixels; ``weight`` float32, 0 where no object is left, else 1. Rows that are not
-    valid are zeros.
+    P = max_prompts, S = canvas, s = S / mask_stride. Example fields:
 
-    A cell of the mask grid is inside if at least half of its area is; an object that would vanish keeps its best cell.
-    Crowds are dropped, and so are objects outside ``min_area`` .. ``max_area_fraction``. With more objects than P a
-    training example takes a random subset; otherwise the subset depends on the image id alone.
+      image: uint8 [S, S, 3], zeros outside the content.
+      size: int32 [2], height and width of the content.
+      masks: uint8 {0, 1} [P, s, s], the ground truth.
+      boxes: float32 [P, 4], x1 y1 x2 y2 in canvas pixels, exact for the mask at canvas resolution.
+      area: float32 [P], canvas pixels.
+      valid: bool [P], slots with an object. All other slots are zeros.
+      weight: float32, 1, and 0 if there is no object.
+
+    A mask cell is inside if at least half of its area is. An object that would vanish keeps its
+    fullest cell. Crowds are dropped, and so are objects outside `min_area` ..
+    `max_area_fraction`. If there are more than P objects, training takes a random subset.
+    Evaluation takes a subset that depends on the image id only.
 
     Args:
       canvas: side S in pixels.
-      max_prompts: objects an example has room for.
-      mask_stride: canvas pixels a mask cell is wide; divides ``canvas``.
-      augment: options of `Augmentation` for training; None for none.
-      train: False for evaluation: no augmentation, same objects always.
-      min_area: smallest object, in canvas pixels.
-      max_area_fraction: largest object, as a fraction of the content (SAM, appendix A: 90 %).
-      percentiles: stretch intensities between these percentiles of each picture, see `decode_image`.
+      max_prompts: P, slots for objects.
+      mask_stride: canvas pixels per mask cell, which divides `canvas`.
+      augment: options of `Augmentation` for training. None for none.
+      train: False for evaluation: no augmentation, and the same objects each time.
+      min_area: of an object, in canvas pixels.
+      max_area_fraction: of an object, as a share of the content (SAM, appendix A: 0.9).
+      percentiles: stretches the intensities of each image, see `decode_image`.
+
+    Raises:
+      ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -55,7 +63,8 @@ class PromptableExample:
     ):
         if canvas < 1 or max_prompts < 1 or mask_stride < 1:
             raise ValueError(
-                f"canvas, max_prompts and mask_stride must be at least 1, got {canvas}, {max_prompts}, {mask_stride}"
+                f"canvas, max_prompts and mask_stride must be at least 1, got {canvas}, "
+                f"{max_prompts}, {mask_stride}"
             )
         if canvas % mask_stride:
             raise ValueError(
@@ -71,29 +80,34 @@ class PromptableExample:
         self.min_area, self.max_area_fraction = min_area, max_area_fraction
 
     def __call__(self, record: Mapping, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The example of ``record``; see the class. Raises ImageError or RecordError for a broken record."""
+        """Makes the example of a record. Raises ImageError or RecordError for a broken one."""
         if not self.train:
             rng = np.random.default_rng(zlib.crc32(record["image_id"].encode()))
         image = decode_record_image(record, self.percentiles)
+        # A crop may show no object: draw again
         for _ in range(_ATTEMPTS if self.augmentation.scale else 1):
             placement = draw_placement(image.shape[:2], self.canvas, self.augmentation, rng)
             masks = self._choose_masks(record, placement, rng)
             if masks:
                 break
+        # Image
         content = jitter_colors(placement.apply(image), self.augmentation, rng)
         example = self.placeholder()
         example["image"] = pad_to_canvas(content, self.canvas)
         example["size"] = np.array(placement.size, np.int32)
         example["weight"] = np.float32(len(masks) > 0)
-        for row, mask in enumerate(masks):
-            example["boxes"][row] = compute_mask_box(mask)
-            example["area"][row] = np.count_nonzero(mask)
-            example["valid"][row] = True
-            example["masks"][row] = downsample_mask(pad_to_canvas(mask, self.canvas), self.mask_stride)
+        # Objects
+        for slot, mask in enumerate(masks):
+            example["boxes"][slot] = compute_mask_box(mask)
+            example["area"][slot] = np.count_nonzero(mask)
+            example["valid"][slot] = True
+            example["masks"][slot] = downsample_mask(
+                pad_to_canvas(mask, self.canvas), self.mask_stride
+            )
         return example
 
     def placeholder(self) -> dict[str, np.ndarray]:
-        """An example that counts for nothing: zeros, weight 0, a size of the whole canvas."""
+        """Returns an example of weight 0: zeros, with the size of the canvas."""
         side = self.canvas // self.mask_stride
         return {
             "image": np.zeros((self.canvas, self.canvas, 3), np.uint8),
@@ -108,7 +122,10 @@ class PromptableExample:
     def _choose_masks(
         self, record: Mapping, placement: Placement, rng: np.random.Generator
     ) -> list[np.ndarray]:
-        """Up to ``max_prompts`` placed masks bool [h, w]; decodes no more run lengths than it needs."""
+        """Chooses up to `max_prompts` masks bool [h, w] under a placement, in random order.
+
+        Only the masks that are needed are decoded.
+        """
         objects = record["objects"]
         candidates = np.flatnonzero(
             ~np.asarray(objects["crowd"], bool) & placement.overlaps_window(objects["box"])
@@ -126,13 +143,21 @@ class PromptableExample:
 
 
 def downsample_mask(mask: np.ndarray, stride: int) -> np.ndarray:
-    """Mask bool [S, S] -> uint8 {0, 1} [S / stride, S / stride]: cells of which at least half is inside.
+    """Downsamples a mask to cells, which are inside if at least half of their pixels are.
 
-    A mask that would vanish keeps its fullest cell (the first of equals).
+    A mask that would vanish keeps its fullest cell, the first one of equals.
+
+    Args:
+      mask: bool [S, S].
+      stride: pixels per cell, which divides S.
+
+    Returns:
+      uint8 {0, 1} [S / stride, S / stride].
     """
     if stride == 1:
         return mask.astype(np.uint8)
-    # Adding strided slices is several times faster than a reduction over two short axes.
+    # Adding strided slices is several times faster than a reduction over two short axes. Counts
+    # of up to 15 x 15 pixels fit uint8.
     mask = mask.astype(np.int32 if stride > 15 else np.uint8)
     rows = sum(mask[shift::stride] for shift in range(stride))
     counts = sum(rows[:, shift::stride] for shift in range(stride))

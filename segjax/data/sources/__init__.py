@@ -1,1 +1,1 @@
-"""Raw files of published data sets, read into records."""
+"""Readers of raw datasets, one file per format. `raw.RawSource` tells how to add one."""

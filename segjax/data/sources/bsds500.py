@@ -1,8 +1,11 @@
-"""BSDS500 (Arbelaez et al., 2011): every annotator's regions become masks, so whole and part are both there.
+"""BSDS500 (Arbelaez et al. 2011): the regions of every annotator become masks.
 
-  <raw>/images/<split>/<id>.jpg  with  <raw>/groundTruth/<split>/<id>.mat  (in Berkeley's archive under data/)
+Annotators divide an image more or less finely, so wholes and their parts are both present.
 
-The licence is research use only.
+  <raw>/images/<split>/<id>.jpg
+  <raw>/groundTruth/<split>/<id>.mat
+
+In Berkeley's archive both lie under data/. The license allows research only.
 """
 
 import pathlib
@@ -16,17 +19,25 @@ from segjax.data.records import Record, stack_objects
 from segjax.data.sources.raw import (
     SkipCounts,
     UnusableError,
-    build_objects_from_map,
     check_split,
-    list_images,
-    read_image,
     require_folder,
     split_sort_key,
 )
+from segjax.data.sources.read_files import build_objects_from_map, list_images, read_image
 
 
 class Bsds500:
-    """Raw source of BSDS500. Object ids count through an image's annotators; `annotator` says whose region it is."""
+    """Reader of BSDS500.
+
+    The field `annotator` of objects is the index of the annotator. Ids of objects are unique in
+    an image, over all annotators.
+
+    Args:
+      raw_dir: folder of the raw files, or of Berkeley's archive.
+
+    Raises:
+      FileNotFoundError: the folders are missing.
+    """
 
     categories = ("region",)
     category_ids = (0,)
@@ -49,25 +60,27 @@ class Bsds500:
         )
 
     def records(self, split: str, skipped: SkipCounts) -> Iterator[Record]:
-        """Records of a split, by file name. Broken pictures and annotations are skipped and counted."""
+        """Yields the records of a split, sorted by file name, see `RawSource.records`."""
         check_split(split, self.splits, self.raw_dir)
         for path in list_images(self.raw_dir / "images" / split):
             try:
-                yield self._record(
-                    path, self.raw_dir / "groundTruth" / split / f"{path.stem}.mat", skipped
-                )
+                regions = self.raw_dir / "groundTruth" / split / f"{path.stem}.mat"
+                yield self._read_record(path, regions, skipped)
             except UnusableError as error:
                 skipped.add_image(error.reason, str(error))
 
-    def _record(self, path: pathlib.Path, truth: pathlib.Path, skipped: SkipCounts) -> Record:
+    def _read_record(
+        self, path: pathlib.Path, ground_truth: pathlib.Path, skipped: SkipCounts
+    ) -> Record:
         image, height, width = read_image(path)
         rows: list[dict[str, Any]] = []
-        for annotator, regions in enumerate(read_segmentations(truth)):
+        for annotator, regions in enumerate(read_segmentations(ground_truth)):
             if regions.shape != (height, width):
-                found = " x ".join(map(str, regions.shape))
+                size = " x ".join(map(str, regions.shape))
                 skipped.add_object(
                     "region map is of another size than its image",
-                    f"{truth}, annotator {annotator} ({found} for an image of {height} x {width})",
+                    f"{ground_truth}, annotator {annotator} ({size} for an image of "
+                    f"{height} x {width})",
                 )
                 continue
             rows += build_objects_from_map(regions, annotator=annotator)
@@ -84,13 +97,19 @@ class Bsds500:
 
 
 def read_segmentations(path: pathlib.Path) -> list[np.ndarray]:
-    """Region maps int [H, W] with values 1..n, one per annotator. Raises UnusableError for a missing or foreign file."""
+    """Reads the region maps of all annotators of an image.
+
+    Returns:
+      One int [H, W] per annotator, with values 1..n.
+
+    Raises:
+      UnusableError: the file is missing, or not one of BSDS500.
+    """
     if not path.is_file():
         raise UnusableError("ground truth file is missing", str(path))
     try:
-        truth = scipy.io.loadmat(path)["groundTruth"]
-        return [np.asarray(cell["Segmentation"][0, 0]) for cell in truth.ravel()]
-    except (
-        Exception
-    ) as error:  # SciPy raises anything from TypeError to zlib.error for broken files.
+        cells = scipy.io.loadmat(path)["groundTruth"]
+        return [np.asarray(cell["Segmentation"][0, 0]) for cell in cells.ravel()]
+    # SciPy raises anything from TypeError to zlib.error for broken files.
+    except Exception as error:
         raise UnusableError("ground truth file is not BSDS500's", f"{path} ({error})") from error

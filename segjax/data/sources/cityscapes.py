@@ -1,10 +1,11 @@
-"""Cityscapes (Cordts et al. 2016): streets in 2048 x 1024 pixels, eight classes of things.
+"""Cityscapes (Cordts et al. 2016): street scenes of 2048 x 1024 pixels, eight instance classes.
 
   <raw>/leftImg8bit/<split>/<city>/<frame>_leftImg8bit.png
   <raw>/gtFine/<split>/<city>/<frame>_gtFine_instanceIds.png   (16 bits)
 
-A pixel of an object is class * 1000 + number; one of a group in which objects were not told apart is the class alone,
-and becomes a crowd. Classes are those of cityscapesScripts (labels.py): its "id", not its "trainId".
+A pixel of an object is class * 1000 + instance. A pixel of a group whose members are not told apart
+is the class alone, and the group becomes a crowd. Classes are the "id" (not the "trainId") of
+labels.py in cityscapesScripts.
 """
 
 import pathlib
@@ -16,14 +17,11 @@ from segjax.data.records import Record, stack_objects
 from segjax.data.sources.raw import (
     SkipCounts,
     UnusableError,
-    build_object,
-    check_size,
     check_split,
-    read_image,
-    read_label_map,
     require_folder,
     split_sort_key,
 )
+from segjax.data.sources.read_files import build_object, check_size, read_image, read_label_map
 
 THINGS = {
     24: "person",
@@ -35,13 +33,19 @@ THINGS = {
     32: "motorcycle",
     33: "bicycle",
 }
-_PICTURE, _MAP = "_leftImg8bit.png", "_gtFine_instanceIds.png"
+_IMAGE_SUFFIX, _MAP_SUFFIX = "_leftImg8bit.png", "_gtFine_instanceIds.png"
 
 
 class Cityscapes:
-    """Raw source of Cityscapes' fine annotations. The test split, whose maps are empty, is left out.
+    """Reader of the fine annotations of Cityscapes.
 
-    Raises FileNotFoundError when there are none.
+    The test split is left out, because its published maps are empty.
+
+    Args:
+      raw_dir: folder that holds gtFine/ and leftImg8bit/.
+
+    Raises:
+      FileNotFoundError: there are no fine annotations.
     """
 
     categories = tuple(THINGS.values())
@@ -52,27 +56,28 @@ class Cityscapes:
 
     def __init__(self, raw_dir: str | pathlib.Path):
         self.raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")
-        truth = require_folder(self.raw_dir / "gtFine", "Cityscapes' fine annotations")
-        names = (path.name for path in truth.iterdir() if path.is_dir() and path.name != "test")
-        self.splits = tuple(sorted(names, key=split_sort_key))
+        annotations = require_folder(self.raw_dir / "gtFine", "Cityscapes' fine annotations")
+        names = [path.name for path in annotations.iterdir() if path.is_dir()]
+        self.splits = tuple(sorted(set(names) - {"test"}, key=split_sort_key))
         if not self.splits:
             raise FileNotFoundError(
-                f"{truth} has no split (train, val); expected gtFine/<split>/<city>/*{_MAP}"
+                f"{annotations} has no split (train, val); expected "
+                f"gtFine/<split>/<city>/*{_MAP_SUFFIX}"
             )
 
     def records(self, split: str, skipped: SkipCounts) -> Iterator[Record]:
-        """Records of a split, by city and frame. Broken pictures and maps are skipped and counted."""
+        """Yields the records of a split, sorted by city and frame, see `RawSource.records`."""
         check_split(split, self.splits, self.raw_dir)
-        for path in sorted((self.raw_dir / "gtFine" / split).glob(f"*/*{_MAP}")):
+        for path in sorted((self.raw_dir / "gtFine" / split).glob(f"*/*{_MAP_SUFFIX}")):
             try:
-                yield self._record(path, split)
+                yield self._read_record(path, split)
             except UnusableError as error:
                 skipped.add_image(error.reason, str(error))
 
-    def _record(self, path: pathlib.Path, split: str) -> Record:
-        frame = path.name.removesuffix(_MAP)
+    def _read_record(self, path: pathlib.Path, split: str) -> Record:
+        frame = path.name.removesuffix(_MAP_SUFFIX)
         image, height, width = read_image(
-            self.raw_dir / "leftImg8bit" / split / path.parent.name / f"{frame}{_PICTURE}"
+            self.raw_dir / "leftImg8bit" / split / path.parent.name / f"{frame}{_IMAGE_SUFFIX}"
         )
         labels = read_label_map(path, "instance map")
         check_size(labels, height, width, "instance map", path)
@@ -87,9 +92,10 @@ class Cityscapes:
 
 
 def build_objects_from_instance_ids(labels: np.ndarray) -> list[dict]:
-    """The objects of an instance map int [H, W]: its values of the classes `THINGS`, as the module says."""
-    labels = np.asfortranarray(labels)  # run lengths go down the columns
-    category = {identity: position for position, identity in enumerate(THINGS)}
+    """Builds the objects of an instance map int [H, W], see the module for its values."""
+    # Run lengths go down the columns.
+    labels = np.asfortranarray(labels)
+    category = {identity: index for index, identity in enumerate(THINGS)}
     rows = []
     for value in np.unique(labels).tolist():
         identity = value // 1000 if value >= 1000 else value

@@ -1,11 +1,13 @@
-"""Folders of pictures without objects, for models that learn from pictures alone; ImageNet's layout is one of them.
+"""Folders of images without objects, for pretraining and classification.
 
-  <raw>/<split>/<class>/*.jpg    a picture's label is the index of its class's folder, by name, over all splits
+  <raw>/<split>/<class>/*.jpg    ImageNet's layout
   <raw>/<split>/*.jpg
-  <raw>/<class>/*.jpg            if no folder is named for a split: train, val or test is a word of its name
+  <raw>/<class>/*.jpg
   <raw>/*.jpg
 
-Whatever comes without splits, or in a training split alone, is divided into "train" and "val", see `held_out`.
+The label of an image is the index of its class folder, by name, over all splits. A folder is a
+split if train, val or test is a word of its name. Without split folders, or with a training split
+alone, the images are divided into "train" and "val" (see `held_out`).
 """
 
 import pathlib
@@ -18,28 +20,29 @@ from segjax.data.sources.raw import (
     SkipCounts,
     UnusableError,
     check_split,
-    list_images,
-    read_image,
     require_folder,
     split_sort_key,
     to_split_name,
 )
+from segjax.data.sources.read_files import list_images, read_image
 from segjax.data.threads import map_in_order
 
-_SPLIT = re.compile(
-    r"(?<![a-z])(train|val|test)"
-)  # train, val2017, stage1_train, validation; not "contrail"
+# Matches train, val2017, stage1_train and validation, but not contrail
+_SPLIT = re.compile(r"(?<![a-z])(train|val|test)")
 
 
 class ImageFolders:
-    """Raw source of folders of pictures. Image ids are paths inside the split's folder.
+    """Reader of folders of images. The id of an image is its path inside the folder of the split.
 
     Args:
-      held_out: share of the pictures of a folder without an evaluation split that become "val": those whose ids have
-        the smallest CRC-32. So it is the same pictures every time, and of more pictures mostly the same. 0: none.
+      raw_dir: folder of the raw files.
+      held_out: share of the images that becomes "val" if there is no evaluation split. The images
+        whose ids have the smallest CRC-32 are chosen. The choice is therefore the same each time,
+        and mostly the same after images are added. 0: no "val".
 
     Raises:
-      FileNotFoundError: there are no pictures. ValueError: they lie on several levels at once, or too few to divide.
+      FileNotFoundError: there are no images.
+      ValueError: images lie on several levels, or are too few to divide.
     """
 
     category_ids: tuple[int, ...]
@@ -50,31 +53,31 @@ class ImageFolders:
         self.raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")
         if not 0 <= held_out < 1:
             raise ValueError(
-                f"held_out is the share of pictures to evaluate on, in 0 .. 1, got {held_out}"
+                f"held_out is the share of images to evaluate on, in 0 .. 1, got {held_out}"
             )
-        folders = _split_folders(self.raw_dir)
-        by_class = {split: _classes(folder) for split, folder in folders.items()}
+        folders = _find_split_folders(self.raw_dir)
+        by_class = {split: _list_classes(folder) for split, folder in folders.items()}
         names = sorted({name for classes in by_class.values() for name in classes if name})
         self.categories, self.category_ids = tuple(names), tuple(range(len(names)))
         self.optional = ("label",) if names else ()
-        self._pictures = {split: _listed(classes) for split, classes in by_class.items()}
-        if held_out and len(folders) == 1 and not _is_measured_on(*folders):
-            self._pictures = _divided(*self._pictures.values(), held_out, self.raw_dir)
-        self.splits = tuple(self._pictures)
+        self._images = {split: _flatten(classes) for split, classes in by_class.items()}
+        if held_out and len(folders) == 1 and not _is_evaluation_split(*folders):
+            self._images = _divide(*self._images.values(), held_out, self.raw_dir)
+        self.splits = tuple(self._images)
 
     def records(self, split: str, skipped: SkipCounts) -> Iterator[Record]:
-        """Records of a split, by class and file name. Broken pictures are skipped and counted.
+        """Yields the records of a split, by class and file name, see `RawSource.records`.
 
-        Pictures that say, in EXIF, that they lie on their side are turned upright and encoded anew.
+        Images with an EXIF orientation are rotated upright and encoded again.
         """
         check_split(split, self.splits, self.raw_dir)
         label_of = {name: label for label, name in enumerate(self.categories)}
-        pictures = self._pictures[split]
-        for image_id, read in zip(pictures, map_in_order(_read, pictures.values()), strict=True):
-            if isinstance(read, UnusableError):
-                skipped.add_image(read.reason, str(read))
+        images = self._images[split]
+        for image_id, result in zip(images, map_in_order(_try_read, images.values()), strict=True):
+            if isinstance(result, UnusableError):
+                skipped.add_image(result.reason, str(result))
                 continue
-            image, height, width = read
+            image, height, width = result
             record = {
                 "image": image,
                 "image_id": image_id,
@@ -86,15 +89,16 @@ class ImageFolders:
             yield record | ({"label": label_of[name]} if name else {})
 
 
-def _read(path: pathlib.Path) -> tuple[bytes, int, int] | UnusableError:
+def _try_read(path: pathlib.Path) -> tuple[bytes, int, int] | UnusableError:
+    """Reads an image. Returns the error instead of raising it, because it runs in a thread."""
     try:
         return read_image(path, upright=True)
     except UnusableError as error:
         return error
 
 
-def _split_folders(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Split -> folder; without splits the one is "train". Each has pictures in it or in its own folders."""
+def _find_split_folders(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Maps splits to their folders. Without split folders there is only "train"."""
     folders = [path for path in raw_dir.iterdir() if path.is_dir()]
     named = sorted(
         (path for path in folders if _SPLIT.search(path.name.lower())),
@@ -104,51 +108,54 @@ def _split_folders(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
         return {"train": raw_dir}
     if list_images(raw_dir):
         raise ValueError(
-            f"{raw_dir} holds pictures and the splits {', '.join(path.name for path in named)} too; "
-            "move the pictures into the split that they belong to, or elsewhere"
+            f"{raw_dir} holds images and the splits {', '.join(path.name for path in named)}; "
+            "move the images into one of the splits, or elsewhere"
         )
     return {to_split_name(path.name): path for path in named}
 
 
-def _classes(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    """Class -> its pictures, sorted; the class of pictures right in the folder is "". Raises as `ImageFolders`."""
+def _list_classes(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
+    """Maps classes to their sorted images. "" is the class of images without a class folder."""
     found = {path.name: list_images(path) for path in sorted(folder.iterdir()) if path.is_dir()}
-    found = {name: pictures for name, pictures in found.items() if pictures}
+    found = {name: images for name, images in found.items() if images}
     if loose := list_images(folder):
         if found:
             raise ValueError(
-                f"{folder} holds pictures ({loose[0].name}, ...) and folders of pictures ({next(iter(found))}, ...) "
-                "too; either all of its pictures have a class's folder, or none"
+                f"{folder} holds images ({loose[0].name}, ...) and folders of images "
+                f"({next(iter(found))}, ...); either all images lie in class folders, or none"
             )
         return {"": loose}
     if not found:
         raise FileNotFoundError(
-            f"no pictures under {folder}: expected [<split>/][<class>/]*.jpg; it holds "
+            f"no images under {folder}: expected [<split>/][<class>/]*.jpg; it holds "
             f"{sorted(path.name for path in folder.iterdir())[:5]}"
         )
     return found
 
 
-def _listed(classes: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, pathlib.Path]:
+def _flatten(classes: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, pathlib.Path]:
+    """Maps image ids to files."""
     return {
         f"{name}/{path.name}".lstrip("/"): path for name, paths in classes.items() for path in paths
     }
 
 
-def _is_measured_on(split: str) -> bool:
+def _is_evaluation_split(split: str) -> bool:
     return "train" not in split
 
 
-def _divided(
-    pictures: Mapping[str, pathlib.Path], share: float, where: pathlib.Path
+def _divide(
+    images: Mapping[str, pathlib.Path], share: float, where: pathlib.Path
 ) -> dict[str, dict]:
-    if len(pictures) < 2:
+    """Divides images into "train" and "val" by the CRC-32 of their ids."""
+    if len(images) < 2:
         raise ValueError(
-            f"{where} has one picture, and evaluation needs one too; --option held_out=0 holds none out"
+            f"{where} has one image, and evaluation needs one too; --option held_out=0 uses all "
+            "of them for training"
         )
-    by_hash = sorted(pictures, key=lambda image_id: zlib.crc32(image_id.encode()))
-    held = set(by_hash[: max(1, round(share * len(pictures)))])
+    by_hash = sorted(images, key=lambda image_id: zlib.crc32(image_id.encode()))
+    held = set(by_hash[: max(1, round(share * len(images)))])
     return {
-        "train": {image_id: path for image_id, path in pictures.items() if image_id not in held},
-        "val": {image_id: path for image_id, path in pictures.items() if image_id in held},
+        "train": {image_id: path for image_id, path in images.items() if image_id not in held},
+        "val": {image_id: path for image_id, path in images.items() if image_id in held},
     }

@@ -1,9 +1,9 @@
 """Folders of label maps, and the layout of Kaggle's Data Science Bowl 2018 (nuclei).
 
-  <raw>/[<split>/]images/<id>.png  with  labels/<id>.png: 0 background, each other value one object
-  <raw>/[<split>/]<id>/images/*.png  with  <id>/masks/*.png: one picture per object, non-zero inside (Kaggle)
+  <raw>/[<split>/]images/<id>.png   with  labels/<id>.png: 0 background, each other value one object
+  <raw>/[<split>/]<id>/images/*.png  with  <id>/masks/*.png: one file per object, non-zero inside
 
-Without split folders the one split is called "train".
+The second is Kaggle's layout. Without split folders, the only split is "train".
 """
 
 import pathlib
@@ -14,21 +14,31 @@ from segjax.data.records import Record, stack_objects
 from segjax.data.sources.raw import (
     SkipCounts,
     UnusableError,
-    build_object,
-    build_objects_from_map,
-    check_size,
     check_split,
-    list_images,
-    read_image,
-    read_label_map,
     require_folder,
     split_sort_key,
     to_split_name,
 )
+from segjax.data.sources.read_files import (
+    build_object,
+    build_objects_from_map,
+    check_size,
+    list_images,
+    read_image,
+    read_label_map,
+)
 
 
 class LabelMaps:
-    """Raw source of pictures with label maps or with one mask file per object."""
+    """Reader of images with label maps, or with one mask file per object.
+
+    Args:
+      raw_dir: folder of the raw files.
+      category: name of the one category.
+
+    Raises:
+      FileNotFoundError: the folder has neither layout.
+    """
 
     category_ids = (0,)
     optional: tuple[str, ...] = ()
@@ -38,64 +48,75 @@ class LabelMaps:
     def __init__(self, raw_dir: str | pathlib.Path, *, category: str = "object"):
         self.raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")
         self.categories = (category,)
-        self._folders = _split_folders(self.raw_dir)
+        self._folders = _find_split_folders(self.raw_dir)
         self.splits = tuple(self._folders)
 
     def records(self, split: str, skipped: SkipCounts) -> Iterator[Record]:
-        """Records of a split, by file name. Broken pictures and maps are skipped and counted."""
+        """Yields the records of a split, sorted by file name, see `RawSource.records`."""
         check_split(split, self.splits, self.raw_dir)
         folder = self._folders[split]
-        is_maps = _has_maps(folder)
-        for item in list_images(folder / "images") if is_maps else _kaggle_items(folder):
+        if _has_maps(folder):
+            items, read_record = list_images(folder / "images"), _read_map_record
+        else:
+            items, read_record = _list_kaggle_items(folder), _read_kaggle_record
+        for item in items:
             try:
-                yield _map_record(item, skipped) if is_maps else _kaggle_record(item, skipped)
+                yield read_record(item, skipped)
             except UnusableError as error:
                 skipped.add_image(error.reason, str(error))
+
+
+def open_nuclei(raw_dir: str | pathlib.Path, **options: Any) -> LabelMaps:
+    """Opens the Data Science Bowl 2018: label maps whose one category is "nucleus"."""
+    return LabelMaps(raw_dir, **({"category": "nucleus"} | options))
 
 
 def _has_maps(folder: pathlib.Path) -> bool:
     return (folder / "images").is_dir() and (folder / "labels").is_dir()
 
 
-def _kaggle_items(folder: pathlib.Path) -> list[pathlib.Path]:
+def _list_kaggle_items(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(
         path.parent for path in folder.glob("*/masks") if (path.parent / "images").is_dir()
     )
 
 
-def _split_folders(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
-    if _has_maps(raw_dir) or _kaggle_items(raw_dir):
+def _find_split_folders(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:
+    if _has_maps(raw_dir) or _list_kaggle_items(raw_dir):
         return {"train": raw_dir}
     folders = sorted(
         (path for path in raw_dir.iterdir() if path.is_dir()),
         key=lambda path: split_sort_key(path.name),
     )
     found = {
-        to_split_name(path.name): path for path in folders if _has_maps(path) or _kaggle_items(path)
+        to_split_name(path.name): path
+        for path in folders
+        if _has_maps(path) or _list_kaggle_items(path)
     }
     if not found:
         raise FileNotFoundError(
-            f"no label maps under {raw_dir}: expected [<split>/]images/ beside labels/, or Kaggle's "
-            f"[<split>/]<id>/images/ beside <id>/masks/; it holds {[path.name for path in folders][:5]}"
+            f"no label maps under {raw_dir}: expected [<split>/]images/ beside labels/, or "
+            "Kaggle's [<split>/]<id>/images/ beside <id>/masks/; it holds "
+            f"{[path.name for path in folders][:5]}"
         )
     return found
 
 
-def _map_record(path: pathlib.Path, skipped: SkipCounts) -> Record:
+def _read_map_record(path: pathlib.Path, skipped: SkipCounts) -> Record:
     image, height, width = read_image(path)
     labels_path = path.parent.parent / "labels" / f"{path.stem}.png"
     labels = read_label_map(labels_path, "label map")
     check_size(labels, height, width, "label map", labels_path)
-    return _record(path.stem, image, height, width, build_objects_from_map(labels))
+    return _make_record(path.stem, image, height, width, build_objects_from_map(labels))
 
 
-def _kaggle_record(folder: pathlib.Path, skipped: SkipCounts) -> Record:
-    pictures = list_images(folder / "images")
-    if len(pictures) != 1:
+def _read_kaggle_record(folder: pathlib.Path, skipped: SkipCounts) -> Record:
+    images = list_images(folder / "images")
+    if len(images) != 1:
         raise UnusableError(
-            "not one image in the images folder", f"{folder / 'images'} ({len(pictures)} images)"
+            "not one image in the images folder", f"{folder / 'images'} ({len(images)} images)"
         )
-    image, height, width = read_image(pictures[0])
+    image, height, width = read_image(images[0])
     rows = []
     for number, path in enumerate(list_images(folder / "masks"), 1):
         try:
@@ -106,10 +127,10 @@ def _kaggle_record(folder: pathlib.Path, skipped: SkipCounts) -> Record:
             rows.append(build_object(mask, number))
         except UnusableError as error:
             skipped.add_object(error.reason, str(error))
-    return _record(folder.name, image, height, width, rows)
+    return _make_record(folder.name, image, height, width, rows)
 
 
-def _record(
+def _make_record(
     image_id: str, image: bytes, height: int, width: int, rows: list[dict[str, Any]]
 ) -> Record:
     objects = stack_objects(rows)

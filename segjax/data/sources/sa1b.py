@@ -1,11 +1,12 @@
-"""SA-1B (Kirillov et al. 2023), and whatever else is written like it: beside each picture a JSON with its masks.
+"""SA-1B (Kirillov et al. 2023), and other data with a JSON of masks beside each image.
 
-  <raw>/**/sa_000020.tar      as it is released: members sa_223750.jpg and sa_223750.json
-  <raw>/**/sa_223750.jpg      or unpacked, in folders however deep, sa_223750.json beside it
+  <raw>/**/sa_000020.tar      as released: members sa_223750.jpg and sa_223750.json
+  <raw>/**/sa_223750.jpg      or unpacked at any depth, with sa_223750.json beside it
 
-A JSON has "image" (height, width, ...) and "annotations", each with its mask as COCO run lengths ("segmentation"), and,
-if the data engine made it, "predicted_iou" and "stability_score". There are no classes and no splits: of the pictures a
-small share, by the CRC-32 of their names, is "val".
+A JSON has "image" (height, width, ...) and "annotations". Each annotation has its mask as a COCO
+run-length encoding ("segmentation"). If a data engine made it, it also has "predicted_iou" and
+"stability_score". There are no classes and no splits. A small share of the images, chosen by the
+CRC-32 of their names, is "val".
 """
 
 import json
@@ -20,34 +21,33 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from segjax.data.records import Record, stack_objects
-from segjax.data.sources.raw import (
-    SkipCounts,
-    UnusableError,
-    check_image_bytes,
-    check_split,
-    require_folder,
-)
+from segjax.data.sources.raw import SkipCounts, UnusableError, check_split, require_folder
+from segjax.data.sources.read_files import check_image_bytes
 from segjax.data.threads import map_in_order
 from segjax.masks import RecordError, check_run_lengths, parse_run_lengths
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
-_Files = tuple[
-    str, bytes | None, bytes | None
-]  # where a picture comes from, its bytes and its JSON's
+# Name of an image in error messages, its bytes, and the bytes of its JSON
+_Files = tuple[str, bytes | None, bytes | None]
 
 
 class Sa1b:
-    """Raw source of SA-1B. Image ids are file names without suffix.
+    """Reader of SA-1B. The id of an image is its file name without suffix.
+
+    Masks that fall short of the limits are left out and counted.
 
     Args:
-      held_out: share of the pictures that become "val"; 0: there is no "val".
-      min_area: masks with fewer pixels are left out; max_area_fraction: those with a larger share of the picture.
-      min_iou, min_stability: masks of which the data engine thought less are left out; its own limits were .88 and .95.
-        A mask without such a number counts as sure.
+      raw_dir: folder of the raw files.
+      held_out: share of the images that becomes "val". 0: no "val".
+      min_area: least area of a mask, in pixels.
+      max_area_fraction: largest area of a mask, as a share of the image.
+      min_iou: least predicted IoU. The data engine of SA-1B used 0.88.
+      min_stability: least stability score. The data engine of SA-1B used 0.95. Masks without
+        these numbers count as 1.
 
     Raises:
-      FileNotFoundError: there is nothing of the kind. ValueError: limits that leave nothing, or too few pictures to
-        hold any out.
+      FileNotFoundError: there are neither tars nor JSON files.
+      ValueError: limits that leave nothing, or too few images to hold some out.
     """
 
     categories: tuple[str, ...] = ("object",)
@@ -69,99 +69,115 @@ class Sa1b:
         self.raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")
         if not 0 <= held_out < 1 or not 0 < max_area_fraction <= 1:
             raise ValueError(
-                f"held_out and max_area_fraction are shares, in 0 .. 1, got {held_out} and {max_area_fraction}"
+                f"held_out and max_area_fraction are shares, in 0 .. 1, got {held_out} and "
+                f"{max_area_fraction}"
             )
         self.held_out, self.min_area, self.max_area_fraction = held_out, min_area, max_area_fraction
-        self.least = {"predicted_iou": min_iou, "stability": min_stability}
+        self.minima = {"predicted_iou": min_iou, "stability": min_stability}
         self.splits = ("train", "val") if held_out else ("train",)
-        self._shards = _shards(self.raw_dir)
+        self._shards = _find_shards(self.raw_dir)
         for split in self.splits:
             if not any(
-                self._is_of(split, name) for shard in self._shards for name in _names(shard)
+                self._is_in_split(split, name)
+                for shard in self._shards
+                for name in _list_names(shard)
             ):
                 raise ValueError(
-                    f"none of the pictures in {self.raw_dir} falls into {split!r} with held_out={held_out}; a larger "
-                    "--option held_out=.1 divides few pictures, held_out=0 makes all of them 'train'"
+                    f"none of the images in {self.raw_dir} falls into {split!r} with "
+                    f"held_out={held_out}; use a larger share for few images (--option "
+                    "held_out=0.1), or held_out=0 to make all of them 'train'"
                 )
 
     def records(self, split: str, skipped: SkipCounts) -> Iterator[Record]:
-        """Records of a split, by tar or folder and name. What is broken is skipped and counted."""
+        """Yields the records of a split, by shard and name, see `RawSource.records`."""
         check_split(split, self.splits, self.raw_dir)
-        files = (files for shard in self._shards for files in self._files(shard, split, skipped))
-        for record, lost in map_in_order(self._read, files):
+        files = (
+            files for shard in self._shards for files in self._read_files(shard, split, skipped)
+        )
+        for record, lost in map_in_order(self._make_record, files):
             skipped.merge(lost)
             if isinstance(record, UnusableError):
                 skipped.add_image(record.reason, str(record))
             else:
                 yield record
 
-    def _is_of(self, split: str, name: str) -> bool:
+    def _is_in_split(self, split: str, name: str) -> bool:
+        """Decides by the CRC-32 of its name whether an image belongs to a split."""
         held = zlib.crc32(pathlib.PurePath(name).stem.encode()) < self.held_out * 2**32
         return held == (split == "val")
 
-    def _files(self, shard: pathlib.Path, split: str, skipped: SkipCounts) -> Iterator[_Files]:
-        """The pictures of a tar or folder that are of a split, with their JSON."""
+    def _read_files(self, shard: pathlib.Path, split: str, skipped: SkipCounts) -> Iterator[_Files]:
+        """Yields the images of a shard that belong to a split, with their JSON."""
         if shard.is_dir():
-            for name in _names(shard):
-                if self._is_of(split, name):
-                    picture = shard / name
-                    found = picture.with_suffix(".json")
+            for name in _list_names(shard):
+                if self._is_in_split(split, name):
+                    path = shard / name
+                    text = path.with_suffix(".json")
                     yield (
-                        str(picture),
-                        picture.read_bytes(),
-                        found.read_bytes() if found.is_file() else None,
+                        str(path),
+                        path.read_bytes(),
+                        text.read_bytes() if text.is_file() else None,
                     )
             return
         with tarfile.open(shard, "r:") as tar:
-            members = _members(tar, shard, skipped)
+            members = _list_members(tar, shard, skipped)
             for name, member in members.items():
-                if name.lower().endswith(_SUFFIXES) and self._is_of(split, name):
+                if name.lower().endswith(_SUFFIXES) and self._is_in_split(split, name):
                     pair = (member, members.get(str(pathlib.PurePath(name).with_suffix(".json"))))
                     yield (
                         f"{shard}/{name}",
-                        *(None if one is None else _content(tar, one) for one in pair),
+                        *(None if one is None else _read_member(tar, one) for one in pair),
                     )
 
-    def _read(self, files: _Files) -> tuple[Record | UnusableError, SkipCounts]:
-        where, picture, text = files
-        lost = SkipCounts()  # of this picture, for others are being read at the same time
+    def _make_record(self, files: _Files) -> tuple[Record | UnusableError, SkipCounts]:
+        """Returns the record of an image, or the error, with counts of its skipped objects."""
+        where, image, text = files
+        # Other images are read at the same time, so each counts for itself.
+        lost = SkipCounts()
         try:
             if text is None:
                 raise UnusableError("no JSON beside the image", where)
-            data, height, width = check_image_bytes(picture or b"", where)
-            rows = list(self._rows(_annotations(text, where), height, width, where, lost))
+            data, height, width = check_image_bytes(image or b"", where)
+            rows = list(
+                self._read_rows(_parse_annotations(text, where), height, width, where, lost)
+            )
         except UnusableError as error:
             return error, lost
         identity = pathlib.PurePath(where).stem
         record = {"image": data, "image_id": identity, "height": height, "width": width}
         return record | {"objects": stack_objects(rows, self.optional)}, lost
 
-    def _rows(
+    def _read_rows(
         self, annotations: list[Any], height: int, width: int, where: str, lost: SkipCounts
     ) -> Iterator[dict[str, Any]]:
-        for position, annotation in enumerate(annotations):
+        """Yields the usable objects of an image."""
+        for index, annotation in enumerate(annotations):
             try:
-                row = _object(annotation, position, height, width, where)
+                row = _read_object(annotation, index, height, width, where)
             except UnusableError as error:
                 lost.add_object(error.reason, str(error))
                 continue
-            if reason := self._too_poor(row, height * width):
+            if reason := self._find_fault(row, height * width):
                 lost.add_object(reason, f"{where}, mask {row['id']}")
             else:
                 yield row
 
-    def _too_poor(self, row: Mapping[str, Any], pixels: int) -> str:
+    def _find_fault(self, row: Mapping[str, Any], pixels: int) -> str:
+        """Returns the limit that an object of an image of `pixels` misses, or ""."""
         if row["area"] < self.min_area:
             return "area below min_area"
         if row["area"] > self.max_area_fraction * pixels:
             return "area above max_area_fraction"
-        return next(
-            (f"{name} too low" for name, least in self.least.items() if row[name] < least), ""
-        )
+        low = (name for name, minimum in self.minima.items() if row[name] < minimum)
+        return next((f"{name} too low" for name in low), "")
 
 
-def _shards(raw_dir: pathlib.Path) -> list[pathlib.Path]:
-    """Tars, and folders that hold annotations. Raises FileNotFoundError where there is neither."""
+def _find_shards(raw_dir: pathlib.Path) -> list[pathlib.Path]:
+    """Finds the tars, and the folders that hold annotations.
+
+    Raises:
+      FileNotFoundError: there are neither.
+    """
     found = []
     for folder, _, names in os.walk(raw_dir):
         found += [pathlib.Path(folder, name) for name in names if name.endswith(".tar")]
@@ -169,63 +185,79 @@ def _shards(raw_dir: pathlib.Path) -> list[pathlib.Path]:
             found.append(pathlib.Path(folder))
     if not found:
         raise FileNotFoundError(
-            f"no *.tar and no *.json under {raw_dir}; SA-1B is tars of sa_*.jpg and sa_*.json"
+            f"no *.tar and no *.json under {raw_dir}; expected tars of sa_*.jpg and sa_*.json"
         )
     return sorted(found)
 
 
-def _names(shard: pathlib.Path) -> Iterator[str]:
-    """Names of the pictures of a folder or tar, sorted within a folder."""
+def _list_names(shard: pathlib.Path) -> Iterator[str]:
+    """Yields the names of the images of a shard, sorted in a folder."""
     if shard.is_dir():
         yield from sorted(path.name for path in shard.iterdir() if path.suffix.lower() in _SUFFIXES)
         return
     with tarfile.open(shard, "r:") as tar:
         yield from (
-            name for name in _members(tar, shard, SkipCounts()) if name.lower().endswith(_SUFFIXES)
+            name
+            for name in _list_members(tar, shard, SkipCounts())
+            if name.lower().endswith(_SUFFIXES)
         )
 
 
-def _members(
+def _list_members(
     tar: tarfile.TarFile, shard: pathlib.Path, skipped: SkipCounts
 ) -> dict[str, tarfile.TarInfo]:
-    """Files of a tar by name; of one that was cut short those before the cut."""
+    """Maps names to the members of a tar. Of a truncated tar, those before its end."""
     members = {}
     try:
         for member in tar:
             if member.isfile():
-                members[str(pathlib.PurePath(member.name))] = member  # without a leading ./
+                # PurePath removes a leading "./".
+                members[str(pathlib.PurePath(member.name))] = member
     except tarfile.TarError as error:
         skipped.add_image("tar is truncated", f"{shard} ({error})")
     return members
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     try:
         return tar.extractfile(member).read()
     except tarfile.TarError:
-        return b""  # of a file that was cut short, which is reported as such a picture
+        # A truncated member is reported as an image of zero size.
+        return b""
 
 
-def _annotations(text: bytes, where: str) -> list[Any]:
+def _parse_annotations(text: bytes, where: str) -> list[Any]:
     try:
         found = json.loads(text)["annotations"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UnusableError("JSON is broken or has no annotations", f"{where} ({error!r})") from error
+        raise UnusableError(
+            "JSON is broken or has no annotations", f"{where} ({error!r})"
+        ) from error
     if not isinstance(found, list):
-        raise UnusableError("JSON is broken or has no annotations", f"{where} ({type(found).__name__})")
+        raise UnusableError(
+            "JSON is broken or has no annotations", f"{where} ({type(found).__name__})"
+        )
     return found
 
 
-def _object(annotation: Any, position: int, height: int, width: int, where: str) -> dict[str, Any]:
-    """One object's fields, its mask never unpacked: there are a hundred of three megapixels in a picture."""
+def _read_object(
+    annotation: Any, index: int, height: int, width: int, where: str
+) -> dict[str, Any]:
+    """Reads the fields of one object without decoding its mask.
+
+    An image has about 100 masks of several megapixels, so decoding would take most of the time.
+
+    Raises:
+      UnusableError: the run-length encoding is broken, empty or of another size.
+    """
     fields = annotation if isinstance(annotation, Mapping) else {}
-    name = f"{where}, mask {fields.get('id', position)}"
+    name = f"{where}, mask {fields.get('id', index)}"
     segmentation = fields.get("segmentation")
-    if not isinstance(segmentation, Mapping) or list(segmentation.get("size", ())) != [
-        height,
-        width,
-    ]:
-        raise UnusableError("RLE does not fit its image", f"{name} (an image of {height} x {width})")
+    size = segmentation.get("size", ()) if isinstance(segmentation, Mapping) else ()
+    if list(size) != [height, width]:
+        raise UnusableError(
+            "RLE does not fit its image", f"{name} (an image of {height} x {width})"
+        )
     rle = segmentation.get("counts")
     try:
         runs = parse_run_lengths(rle)
@@ -236,7 +268,7 @@ def _object(annotation: Any, position: int, height: int, width: int, where: str)
         raise UnusableError("mask is empty", name)
     x, y, wide, high = coco_mask.toBbox({"size": [height, width], "counts": rle.encode()})
     return {
-        "id": int(fields.get("id", position)),
+        "id": int(fields.get("id", index)),
         "box": np.array([x, y, x + wide, y + high], np.float32),
         "category": 0,
         "crowd": False,

@@ -1,4 +1,4 @@
-"""The synthetic scenes as a raw source, so that they can be written to disk like any other data set."""
+"""Synthetic scenes as a data source, so that they can be written to disk like any dataset."""
 
 import pathlib
 from collections.abc import Iterator
@@ -9,7 +9,19 @@ from segjax.data.synthetic.figures import get_scene_class
 
 
 class SyntheticSource:
-    """Synthetic scenes of `count` images a split, of the `kind` "shapes" or "figures"; needs no raw folder."""
+    """Reader that generates synthetic scenes. It has no raw folder.
+
+    Args:
+      raw_dir: None.
+      count: images per split.
+      size: side of the images in pixels.
+      seed: other seeds give other scenes.
+      difficulty: see `segjax.data.synthetic.scenes.DIFFICULTIES`.
+      kind: "shapes" or "figures".
+
+    Raises:
+      ValueError: a raw folder is given, or an unknown kind.
+    """
 
     splits = ("train", "heldout")
     has_objects = True
@@ -26,7 +38,8 @@ class SyntheticSource:
     ):
         if raw_dir is not None:
             raise ValueError(
-                f"synthetic scenes are made from a seed and read no folder, got {raw_dir}; leave it out"
+                f"synthetic scenes are made from a seed and read no folder, got {raw_dir}; "
+                "leave it out"
             )
         self.count, self._scenes = count, get_scene_class(kind)
         self.categories, self.keypoint_names = self._scenes.categories, self._scenes.keypoint_names
@@ -35,7 +48,7 @@ class SyntheticSource:
         self._options = {"size": size, "seed": seed, "difficulty": difficulty}
 
     def records(self, split: str, skipped: SkipCounts) -> Iterator[Record]:
-        """The scenes of a split, by index."""
+        """Yields the scenes of a split by index, see `RawSource.records`."""
         check_split(split, self.splits, "the synthetic source")
         scenes = self._scenes(split, self.count, **self._options)
         yield from (scenes[index] for index in range(len(scenes)))

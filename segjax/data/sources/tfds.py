@@ -1,7 +1,7 @@
-"""Image data sets of TensorFlow Datasets, ImageNet before all: data.source = "tfds:imagenet2012".
+"""Image datasets of TensorFlow Datasets (TFDS), such as data.source = "tfds:imagenet2012".
 
-They are read where TFDS has prepared them, by random access, the pictures as they were encoded. Neither TensorFlow nor
-the code that prepared them is needed. A picture's record has no objects.
+They are read where TFDS has prepared them, by random access and with the images as they are
+encoded. Neither TensorFlow nor the code that prepared them is needed. Records have no objects.
 """
 
 import dataclasses
@@ -17,30 +17,29 @@ from tensorflow_datasets.core.registered import DatasetNotFoundError
 from segjax.data.records import Record, make_empty_objects, read_image_size
 from segjax.data.storage import PreparedInfo, RecordSource, silence_tfds
 
-TFDS = "tfds:"  # how the name of such a source starts
-_IDS = (
-    "file_name",
-    "filename",
-    "image/filename",
-    "image_id",
-    "id",
-)  # fields that name a picture, the first counts
+TFDS = "tfds:"  # prefix of the names of these sources
+# Fields that may name an image; the first that exists is used
+_ID_FIELDS = ("file_name", "filename", "image/filename", "image_id", "id")
 
 
 def open_tfds(name: str, split: str, tfds_dir: str = "") -> RecordSource:
-    """Source of the pictures of one split; it pickles, as grain's workers need.
+    """Opens one split of a dataset that TFDS has prepared.
 
     Args:
-      name: NAME, NAME/CONFIG or NAME/CONFIG:VERSION, as TFDS writes them; without a version the newest.
+      name: NAME, NAME/CONFIG or NAME/CONFIG:VERSION in TFDS's notation. Without a version, the
+        newest one is opened.
       split: a split, or a part of one such as "train[:98%]".
-      tfds_dir: where it is prepared; "": where TFDS looks by itself.
+      tfds_dir: folder in which it is prepared. "" is TFDS's default.
+
+    Returns:
+      A source that can be pickled, as worker processes need.
 
     Raises:
-      FileNotFoundError: it is not prepared there. ValueError: it cannot be read at random, has no picture or several,
-      or has no such split. The messages say what to do.
+      FileNotFoundError: the dataset is not prepared in that folder.
+      ValueError: the dataset has no random access, no image or several, or no such split.
     """
-    builder = _builder(name, tfds_dir)
-    example = _ImageExample.of(builder.info.features, name)
+    builder = _open_builder(name, tfds_dir)
+    example = _ImageExample.from_features(builder.info.features, name)
     try:
         count = builder.info.splits[split].num_examples
     except (KeyError, ValueError) as error:
@@ -64,43 +63,49 @@ def open_tfds(name: str, split: str, tfds_dir: str = "") -> RecordSource:
     return RecordSource(path, split, info, read=example, encoded=encoded)
 
 
-def tfds_splits(name: str, tfds_dir: str = "") -> list[str]:
-    """Names of its splits; raises as `open_tfds`."""
-    return list(_builder(name, tfds_dir).info.splits)
+def list_tfds_splits(name: str, tfds_dir: str = "") -> list[str]:
+    """Lists the splits of a dataset. Arguments and errors are those of `open_tfds`."""
+    return list(_open_builder(name, tfds_dir).info.splits)
 
 
 @dataclasses.dataclass(frozen=True)
 class _ImageExample:
-    """An example of a TFDS data set as a record; the attributes name its fields."""
+    """Converter from examples of a TFDS dataset to records.
+
+    Attributes:
+      image: name of the field of the image.
+      label: name of the field of the label, or None.
+      image_id: name of the field that identifies the image. None uses the index.
+    """
 
     image: str
     label: str | None
     image_id: str | None
 
     @staticmethod
-    def of(features: Any, name: str) -> "_ImageExample":
-        """What the fields of a data set mean. Raises ValueError when it is not clear which is the picture."""
+    def from_features(features: Any, name: str) -> "_ImageExample":
+        """Finds the fields of a dataset. Raises ValueError unless exactly one is the image."""
         found = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
-        pictures = [
-            field for field, feature in found.items() if type(feature) is tfds.features.Image
-        ]
-        if "image" not in pictures and len(pictures) != 1:
+        images = [field for field, feature in found.items() if type(feature) is tfds.features.Image]
+        if "image" not in images and len(images) != 1:
+            fields = (f"{field} ({type(feature).__name__})" for field, feature in found.items())
             raise ValueError(
-                f"{name} is no data set of images: expected a field 'image', or one field that is an Image; "
-                f"it has {', '.join(f'{field} ({type(feature).__name__})' for field, feature in found.items())}"
+                f"{name} is not an image dataset: expected a field 'image', or one field that is "
+                f"an Image; it has {', '.join(fields)}"
             )
-        ids = [field for field in _IDS if field in found and found[field].shape == ()]
+        ids = [field for field in _ID_FIELDS if field in found and found[field].shape == ()]
         return _ImageExample(
-            image="image" if "image" in pictures else pictures[0],
+            image="image" if "image" in images else images[0],
             label="label" if isinstance(found.get("label"), tfds.features.ClassLabel) else None,
             image_id=ids[0] if ids else None,
         )
 
-    def __call__(self, example: Mapping[str, Any], position: int) -> Record:
-        image_id = example[self.image_id] if self.image_id else position
-        image_id = (
-            image_id.decode("utf-8", "replace") if isinstance(image_id, bytes) else str(image_id)
-        )
+    def __call__(self, example: Mapping[str, Any], index: int) -> Record:
+        """Converts the example at an index of the split."""
+        image_id = example[self.image_id] if self.image_id else index
+        if isinstance(image_id, bytes):
+            image_id = image_id.decode("utf-8", "replace")
+        image_id = str(image_id)
         image = bytes(example[self.image])
         height, width = read_image_size(image, f"record {image_id!r}")
         record = {
@@ -110,29 +115,31 @@ class _ImageExample:
             "width": width,
             "objects": make_empty_objects(),
         }
+        # TFDS writes -1 if the label is unknown.
         label = int(example[self.label]) if self.label else -1
-        return record | (
-            {} if label < 0 else {"label": label}
-        )  # TFDS writes -1 where none is known
+        return record | ({} if label < 0 else {"label": label})
 
 
-def _builder(name: str, tfds_dir: str) -> tfds.core.DatasetBuilder:
+def _open_builder(name: str, tfds_dir: str) -> tfds.core.DatasetBuilder:
+    """Opens the metadata of a prepared dataset. Raises like `open_tfds`."""
     try:
         with silence_tfds():
             builder = read_only_builder.builder_from_files(name, data_dir=tfds_dir or None)
     except DatasetNotFoundError as error:
-        looked = tfds_dir or "~/tensorflow_datasets or $TFDS_DATA_DIR"
+        folder = tfds_dir or "~/tensorflow_datasets or $TFDS_DATA_DIR"
         raise FileNotFoundError(
-            f"TFDS has not prepared {name} in {looked}. Where TensorFlow is installed, prepare it with "
-            f"`tfds build {name} --file_format=array_record --data_dir=DIR`, then set data.tfds_dir=DIR. ImageNet's "
-            "archives must lie in DIR/downloads/manual first. A folder of its pictures needs no TFDS: "
+            f"TFDS has not prepared {name} in {folder}. Prepare it on a machine with TensorFlow: "
+            f"`tfds build {name} --file_format=array_record --data_dir=DIR`. Then set "
+            "data.tfds_dir=DIR. For ImageNet, put the archives into DIR/downloads/manual first. A "
+            "folder of ImageNet's images needs no TFDS: "
             "`segjax prepare images FOLDER --out data/imagenet`"
         ) from error
     formats = builder.info.available_file_formats()
     if not formats & FileFormat.with_random_access():
+        found = ", ".join(sorted(each.value for each in formats)) or "nothing"
         raise ValueError(
-            f"{name} in {builder.data_dir} is stored as {', '.join(sorted(f.value for f in formats)) or 'nothing'}, "
-            "which can be read in one order only. Where TensorFlow is installed, convert it: `tfds convert_format "
+            f"{name} in {builder.data_dir} is stored as {found}, which has no random access. "
+            "Convert it on a machine with TensorFlow: `tfds convert_format "
             f"--dataset_version_dir={builder.data_dir} --out_file_format=array_record`"
         )
     return builder

@@ -1,1 +1,1 @@
-"""Synthetic data: scenes of shapes, stick figures and captions, drawn from an index."""
+"""Synthetic data: scenes of shapes and of stick figures, generated from an index."""

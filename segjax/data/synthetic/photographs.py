@@ -1,7 +1,7 @@
-"""Photographs that come with installed packages, so that training and demonstrating need no download.
+"""Photographs from installed packages, so that training and examples need no download.
 
-scikit-image's wheel ships most of them and matplotlib's one more. The split is by photograph: whatever is generated
-from the held-out ones (backgrounds, textures) shows surfaces that no training scene has shown.
+Most are in the wheel of scikit-image, and one is in matplotlib's. The split is by photograph.
+Scenes made from held-out photographs show backgrounds and textures that training never shows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-# Motorcycle left and right are two views of one scene, so only the left one is used.
+# The left and right motorcycle are two views of one scene, so only the left one is used.
 SPLITS = {
     "train": (
         "astronaut.png",
@@ -32,7 +32,7 @@ SPLITS = {
 }
 _FOLDERS = {"grace_hopper.jpg": ("matplotlib", "mpl-data/sample_data")}
 
-# Points (x, y) in pixels of the demonstration photograph, each on something with a name.
+# Points (x, y) in pixels of the demonstration photograph, by the object they lie on
 _DEMONSTRATION_POINTS = {
     "spoon": (365.0, 287.0),
     "espresso": (287.0, 155.0),
@@ -43,42 +43,52 @@ _DEMONSTRATION_POINTS = {
 
 @functools.cache
 def load_photographs(split: str) -> dict[str, np.ndarray]:
-    """Name -> RGB uint8 [H, W, 3] (read-only) of the photographs of ``split``, "train" or "heldout".
+    """Loads the photographs of a split.
+
+    Args:
+      split: "train" or "heldout".
+
+    Returns:
+      Name -> RGB uint8 [H, W, 3], read-only.
 
     Raises:
       ValueError: unknown split.
-      FileNotFoundError: the installed package does not ship the file, with the package's name.
+      FileNotFoundError: the installed package does not contain the file.
     """
     if split not in SPLITS:
         raise ValueError(
             f"unknown split {split!r} of the photographs; there are {', '.join(map(repr, SPLITS))}"
         )
-    return {pathlib.PurePath(name).stem: _read(name) for name in SPLITS[split]}
+    return {pathlib.PurePath(name).stem: _read_photograph(name) for name in SPLITS[split]}
 
 
 def load_demonstration_photograph() -> np.ndarray:
-    """A cup of coffee on a wooden table, RGB uint8 [400, 600, 3]; it is one of the held-out photographs."""
+    """Returns a photograph of a cup of coffee, RGB uint8 [400, 600, 3].
+
+    It is one of the held-out photographs.
+    """
     return load_photographs("heldout")["coffee"].copy()
 
 
 def get_demonstration_prompts() -> dict[str, tuple[float, float]]:
-    """Name of a thing in the demonstration photograph -> a point (x, y) on it, in that photograph's pixels."""
+    """Maps objects in the demonstration photograph to a point (x, y) on each, in pixels."""
     return dict(_DEMONSTRATION_POINTS)
 
 
-def _read(name: str) -> np.ndarray:
+def _read_photograph(name: str) -> np.ndarray:
     package, folder = _FOLDERS.get(name, ("skimage", "data"))
     spec = importlib.util.find_spec(package)
     roots = list(spec.submodule_search_locations) if spec is not None else []
     for root in roots:
         path = pathlib.Path(root) / folder / name
         if path.is_file():
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))
             pixels.flags.writeable = False
             return pixels
     wheel = {"skimage": "scikit-image"}.get(package, package)
     raise FileNotFoundError(
-        f"photograph {name!r} is not in the installed {wheel} (looked in {[str(r) for r in roots]}); "
-        f"install {wheel} from its wheel: pip install --force-reinstall {wheel}"
+        f"photograph {name!r} is not in the installed {wheel} (searched "
+        f"{[str(root) for root in roots]}); install {wheel} from its wheel: "
+        f"pip install --force-reinstall {wheel}"
     )

@@ -1,39 +1,40 @@
-"""Scenes with exact masks, made from nothing but an index: textured objects laid over photographs.
+"""Synthetic scenes with exact masks: textured objects on photographs.
 
-Objects overlap and hide one another; some carry a part with a mask of its own, so that a click on the part
-means the part as well as the whole. Each scene is a function of (seed, split, difficulty, size, index) alone.
+Objects overlap and hide one another. Some carry a part with a mask of its own, so that a click on
+the part may mean the part or the whole. Each scene is a function of (seed, split, difficulty, size,
+index) only, and nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
 
 import numpy as np
-from PIL import Image
 
 from segjax.data.synthetic import photographs
 from segjax.data.synthetic.shapes import SHAPES, FilledShape, fill_polygon, sample_outline
+from segjax.data.synthetic.textures import load_textures, sample_background, sample_texture
 from segjax.masks import compute_mask_box, encode_mask
-
-# Photographs are held at this many times a scene's side: crops need no more, and resizing them is the main cost.
-_PHOTOGRAPH_SIDES = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Difficulty:
-    """What a scene looks like. Lengths are fractions of the scene's side; color_attempts are on the 0-255 scale.
+    """Statistics of the scenes.
+
+    Lengths are fractions of the side of a scene. Colors range from 0 to 255.
 
     Attributes:
-      objects: fewest and most objects laid down, parts not counted.
-      radius: least and greatest radius of an object.
-      position_attempts: random places tried for an object; the one least crowded is taken.
-      texture: least and greatest standard deviation of an object's texture.
-      color_attempts: random color_attempts tried for an object; the one farthest from what lies behind it is taken.
-      chroma: whether a texture keeps its own variation of colour, or is one colour lighter and darker.
-      part_probability: how often an object carries a part, if its radius is at least part_carrier.
+      objects: smallest and largest number of objects, without their parts.
+      radius: smallest and largest radius of an object.
+      position_attempts: random positions tried for an object. The least crowded one is used.
+      texture: smallest and largest standard deviation of the texture of an object.
+      color_attempts: random colors tried for an object. The one that differs most from its
+        background is used.
+      chroma: True keeps the colors of a texture. False varies only the brightness.
+      part_probability: how often a large enough object carries a part.
+      part_carrier: least radius of an object with a part.
     """
 
     objects: tuple[int, int] = (3, 6)
@@ -48,30 +49,44 @@ class Difficulty:
 
 DIFFICULTIES = {
     "easy": Difficulty(),
-    "lone": Difficulty(
-        objects=(1, 1), radius=(0.25, 0.4), part_probability=0.0
-    ),  # one class a scene
+    # One class per scene, for classification
+    "lone": Difficulty(objects=(1, 1), radius=(0.25, 0.4), part_probability=0.0),
     "medium": Difficulty(
-        radius=(0.09, 0.26), position_attempts=1, texture=(14.0, 36.0), color_attempts=2, chroma=True
+        radius=(0.09, 0.26),
+        position_attempts=1,
+        texture=(14.0, 36.0),
+        color_attempts=2,
+        chroma=True,
     ),
 }
-MIN_VISIBLE_FRACTION = 0.3  # of an object's own area; less, and it is no longer listed
-MIN_VISIBLE_AREA = 0.004  # of the scene's area
-MIN_PART_FRACTION, MAX_PART_FRACTION = 0.12, 0.6  # of its whole's area
+# An object is listed if this share of its area is visible,
+MIN_VISIBLE_FRACTION = 0.3
+# and if its visible area is this share of the scene.
+MIN_VISIBLE_AREA = 0.004
+# Area of a part, as a share of the object that carries it
+MIN_PART_FRACTION, MAX_PART_FRACTION = 0.12, 0.6
 
 
 class SyntheticScenes:
-    """A random-access source of ``count`` scenes of ``size`` x ``size`` pixels, in the record schema of `records`.
+    """Random-access source of synthetic scenes, as records (see `segjax.data.records`).
 
-    ``category`` is an index into `categories`. Masks are what is visible: a pixel of two overlapping objects
-    belongs to the upper one. A part's pixels belong to the part and to its whole. Nothing else overlaps.
+    Masks are the visible pixels: a pixel of two overlapping objects belongs to the upper one. The
+    pixels of a part belong to the part and to the object that carries it. Nothing else overlaps.
+
+    Example:
+      >>> scenes = SyntheticScenes("train", count=100, size=64)
+      >>> scenes[0]["image"].shape
+      (64, 64, 3)
 
     Args:
-      split: "train" or "heldout": which photographs lend backgrounds and textures.
+      split: "train" or "heldout". Chooses the photographs of backgrounds and textures.
       count: number of scenes.
-      size: side in pixels, at least 32.
+      size: side of a scene in pixels, at least 32.
       seed: other seeds give other scenes.
-      difficulty: "easy", "lone" or "medium", or a `Difficulty`.
+      difficulty: "easy", "lone", "medium", or a `Difficulty`.
+
+    Raises:
+      ValueError: an argument is out of range.
     """
 
     categories: tuple[str, ...] = SHAPES
@@ -116,112 +131,135 @@ class SyntheticScenes:
         if not 0 <= index < self.count:
             raise IndexError(f"scene {index} of {self.count}: expected 0 to {self.count - 1}")
         rng = np.random.default_rng([self.seed, list(photographs.SPLITS).index(self.split), index])
-        canvas = _background(rng, self.split, self.size)
-        drawn: list[Layer] = []  # bottom to top
+        canvas = sample_background(rng, self.split, self.size)
+        layers: list[Layer] = []  # bottom to top
         for _ in range(rng.integers(self.difficulty.objects[0], self.difficulty.objects[1] + 1)):
-            self._add_object(rng, canvas, drawn)
+            self._add_object(rng, canvas, layers)
         image = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
-        return self._record(
-            f"{self.split}-{self.seed}-{index}",
-            image,
-            [each for each in drawn if each.is_large_enough()],
-        )
+        listed = [layer for layer in layers if layer.is_large_enough()]
+        return self._make_record(f"{self.split}-{self.seed}-{index}", image, listed)
 
-    def _add_object(self, rng: np.random.Generator, canvas: np.ndarray, drawn: list[Layer]) -> None:
-        radius, centre = self._place(rng, drawn)
+    def _add_object(
+        self, rng: np.random.Generator, canvas: np.ndarray, layers: list[Layer]
+    ) -> None:
+        """Paints a random object on the canvas, and appends it to the layers."""
+        radius, center = self._choose_position(rng, layers)
         kind = int(rng.integers(len(SHAPES)))
-        whole = fill_polygon(sample_outline(rng, SHAPES[kind], radius) + centre, self.size)
+        shape = fill_polygon(sample_outline(rng, SHAPES[kind], radius) + center, self.size)
         hard_edge = rng.random() < 0.3
-        self._paint(
-            rng, canvas, whole.mask.astype(np.float32) if hard_edge else whole.alpha, whole.box
-        )
-        layer = add_layer(
-            Layer(whole.mask.copy(), np.count_nonzero(whole.mask), kind, centre, radius), drawn
-        )
+        alpha = shape.mask.astype(np.float32) if hard_edge else shape.alpha
+        self._paint(rng, canvas, alpha, shape.box)
+        area = np.count_nonzero(shape.mask)
+        layer = add_layer(Layer(shape.mask.copy(), area, kind, center, radius), layers)
         carries = rng.random() < self.difficulty.part_probability
         if carries and radius >= self.difficulty.part_carrier * self.size:
-            self._add_part(rng, canvas, whole, layer, drawn)
+            self._add_part(rng, canvas, shape, layer, layers)
 
-    def _place(self, rng: np.random.Generator, drawn: list[Layer]) -> tuple[float, np.ndarray]:
-        """Radius, and centre [2] (x, y): the least crowded of some places."""
+    def _choose_position(
+        self, rng: np.random.Generator, layers: list[Layer]
+    ) -> tuple[float, np.ndarray]:
+        """Returns a radius and the least crowded of some random centers [2] (x, y)."""
         radius = rng.uniform(*self.difficulty.radius) * self.size
-        places = rng.uniform(0.7 * radius, self.size - 0.7 * radius, (self.difficulty.position_attempts, 2))
-        return radius, places[np.argmin([compute_crowding(place, radius, drawn) for place in places])]
+        attempts = (self.difficulty.position_attempts, 2)
+        centers = rng.uniform(0.7 * radius, self.size - 0.7 * radius, attempts)
+        crowding = [compute_crowding(center, radius, layers) for center in centers]
+        return radius, centers[np.argmin(crowding)]
 
     def _add_part(
         self,
         rng: np.random.Generator,
         canvas: np.ndarray,
-        whole: FilledShape,
+        carrier: FilledShape,
         layer: Layer,
-        drawn: list[Layer],
+        layers: list[Layer],
     ) -> None:
-        """Paints a differently tinted part inside ``whole``: a smaller shape, which the whole's edge may cut."""
+        """Paints a part of another color on an object, whose edge may cut it."""
         angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.7) * layer.radius
-        centre = layer.centre + distance * np.array([np.cos(angle), np.sin(angle)])
+        center = layer.center + distance * np.array([np.cos(angle), np.sin(angle)])
         radius = rng.uniform(0.4, 0.65) * layer.radius
         kind = int(rng.integers(len(SHAPES)))
-        inner = fill_polygon(sample_outline(rng, SHAPES[kind], radius) + centre, self.size)
-        mask = inner.mask & whole.mask
+        part = fill_polygon(sample_outline(rng, SHAPES[kind], radius) + center, self.size)
+        mask = part.mask & carrier.mask
         area = np.count_nonzero(mask)
         if not MIN_PART_FRACTION < area / max(1, layer.area) < MAX_PART_FRACTION:
             return
-        self._paint(rng, canvas, np.minimum(inner.alpha, whole.alpha), inner.box)
-        drawn.append(Layer(mask, area, kind, centre, radius, is_part=True))
+        self._paint(rng, canvas, np.minimum(part.alpha, carrier.alpha), part.box)
+        layers.append(Layer(mask, area, kind, center, radius, is_part=True))
 
     def _paint(
         self, rng: np.random.Generator, canvas: np.ndarray, alpha: np.ndarray, box: tuple
     ) -> None:
-        """Lays a re-tinted crop of a photograph over ``canvas`` (changed in place) where ``alpha`` says."""
+        """Blends a tinted crop of a photograph into the canvas, which is changed in place.
+
+        Args:
+          rng: source of randomness.
+          canvas: float32 [S, S, 3].
+          alpha: float32 [S, S], share of the new color.
+          box: x1 y1 x2 y2 around the pixels with alpha above 0.
+        """
         x1, y1, x2, y2 = box
         region, weight = canvas[y1:y2, x1:x2], alpha[y1:y2, x1:x2, None]
+        # Mean color of the background; every third pixel is enough
         behind = (region[::3, ::3] * weight[::3, ::3]).sum((0, 1)) / (weight[::3, ::3].sum() + 1e-3)
-        texture = _texture(
-            rng, _textures(self.split, self.size, self.difficulty.chroma), (y2 - y1, x2 - x1)
-        )
+        # Texture
+        textures = load_textures(self.split, self.size, self.difficulty.chroma)
+        texture = sample_texture(rng, textures, (y2 - y1, x2 - x1))
         deviation = math.sqrt(np.vdot(texture, texture) / texture.size)
         texture *= rng.uniform(*self.difficulty.texture) / (deviation + 4.0)
+        # The candidate color that differs most from the background
         candidates = rng.uniform(20, 235, (self.difficulty.color_attempts, 3)).astype(np.float32)
-        colour = candidates[np.argmax(np.abs(candidates - behind).sum(-1))]
-        paint = texture + colour
+        color = candidates[np.argmax(np.abs(candidates - behind).sum(-1))]
+        # Blend in place: region += weight * (paint - region)
+        paint = texture + color
         np.clip(paint, 0, 255, out=paint)
         paint -= region
         paint *= weight
         region += paint
 
-    def _record(self, image_id: str, image: np.ndarray, kept: list[Layer]) -> dict:
+    def _make_record(self, image_id: str, image: np.ndarray, layers: list[Layer]) -> dict:
+        """Makes the record of a scene."""
+        boxes = [compute_mask_box(layer.visible) for layer in layers]
+        areas = [np.count_nonzero(layer.visible) for layer in layers]
         return {
             "image": image,
             "image_id": image_id,
             "height": image.shape[0],
             "width": image.shape[1],
             "objects": {
-                "id": np.arange(len(kept), dtype=np.int64),
-                "box": np.asarray([compute_mask_box(layer.visible) for layer in kept], np.float32).reshape(
-                    -1, 4
-                ),
-                "category": np.asarray([layer.kind for layer in kept], np.int32),
-                "crowd": np.zeros(len(kept), bool),
-                "area": np.asarray([np.count_nonzero(layer.visible) for layer in kept], np.float32),
-                "rle": [encode_mask(layer.visible) for layer in kept],
+                "id": np.arange(len(layers), dtype=np.int64),
+                "box": np.asarray(boxes, np.float32).reshape(-1, 4),
+                "category": np.asarray([layer.kind for layer in layers], np.int32),
+                "crowd": np.zeros(len(layers), bool),
+                "area": np.asarray(areas, np.float32),
+                "rle": [encode_mask(layer.visible) for layer in layers],
             },
         }
 
 
 @dataclasses.dataclass
 class Layer:
-    """An object of a scene in the making: what is visible of it so far, its area before occlusion, where it lies, and
-    its joints [K, 2] (x, y) if it has any."""
+    """An object of a scene while it is painted.
+
+    Attributes:
+      visible: bool [S, S], pixels that no later object covers.
+      area: pixels before occlusion.
+      kind: index of its category.
+      center: float64 [2], (x, y).
+      radius: in pixels.
+      is_part: True for the part of another object.
+      joints: float64 [K, 2], (x, y), or None.
+    """
 
     visible: np.ndarray
     area: int
     kind: int
-    centre: np.ndarray
+    center: np.ndarray
     radius: float
     is_part: bool = False
     joints: np.ndarray | None = None
 
     def is_large_enough(self) -> bool:
+        """Returns True if enough of the object is visible to list it."""
         area = np.count_nonzero(self.visible)
         return (
             area >= MIN_VISIBLE_AREA * self.visible.size
@@ -229,66 +267,28 @@ class Layer:
         )
 
 
-def add_layer(layer: Layer, drawn: list[Layer]) -> Layer:
-    """Puts an object on top: what it covers of the others is no longer visible."""
-    for below in drawn:
+def add_layer(layer: Layer, layers: list[Layer]) -> Layer:
+    """Appends an object on top, which hides the pixels below it."""
+    for below in layers:
         below.visible &= ~layer.visible
-    drawn.append(layer)
+    layers.append(layer)
     return layer
 
 
-def compute_crowding(place: np.ndarray, radius: float, drawn: list[Layer]) -> float:
-    """How far an object there would reach into those already drawn; 0 is free."""
-    x, y = place.tolist()
+def compute_crowding(center: np.ndarray, radius: float, layers: list[Layer]) -> float:
+    """Computes how far an object would reach into the existing ones.
+
+    Args:
+      center: [2], (x, y).
+      radius: in pixels.
+      layers: existing objects. Parts are ignored.
+
+    Returns:
+      Sum of the overlaps of the radii in pixels. 0 is free space.
+    """
+    x, y = center.tolist()
     return sum(
-        max(0.0, radius + layer.radius - math.hypot(x - layer.centre[0], y - layer.centre[1]))
-        for layer in drawn
+        max(0.0, radius + layer.radius - math.hypot(x - layer.center[0], y - layer.center[1]))
+        for layer in layers
         if not layer.is_part
     )
-
-
-@functools.cache
-def _pictures(split: str, size: int) -> tuple[Image.Image, ...]:
-    pictures = []
-    for pixels in photographs.load_photographs(split).values():
-        picture = Image.fromarray(pixels)
-        picture.thumbnail((_PHOTOGRAPH_SIDES * size, _PHOTOGRAPH_SIDES * size))
-        pictures.append(picture)
-    return tuple(pictures)
-
-
-@functools.cache
-def _textures(split: str, size: int, chroma: bool) -> tuple[np.ndarray, ...]:
-    return tuple(
-        np.asarray(picture if chroma else picture.convert("L"))
-        for picture in _pictures(split, size)
-    )
-
-
-def _background(rng: np.random.Generator, split: str, size: int) -> np.ndarray:
-    """A square crop of a photograph, float32 [size, size, 3]."""
-    pictures = _pictures(split, size)
-    picture = pictures[rng.integers(len(pictures))]
-    shortest = min(picture.size)
-    side = rng.uniform(min(0.4, size / shortest), 1.0) * shortest
-    x, y = rng.uniform(0, picture.width - side), rng.uniform(0, picture.height - side)
-    crop = picture.resize(
-        (size, size), Image.BILINEAR, box=(x, y, x + side, y + side), reducing_gap=2.0
-    )
-    pixels = np.asarray(crop)[:, :: 1 if rng.random() < 0.5 else -1]
-    return pixels.astype(np.float32, order="C")
-
-
-def _texture(
-    rng: np.random.Generator, textures: tuple[np.ndarray, ...], hw: tuple[int, int]
-) -> np.ndarray:
-    """A crop of a photograph less its mean, float32 [h, w, 3] or [h, w, 1]; mirrored where the photograph ends."""
-    pixels = textures[rng.integers(len(textures))]
-    missing = [max(0, hw[axis] - pixels.shape[axis]) for axis in range(2)]
-    if any(missing):
-        padding = [(0, missing[0]), (0, missing[1]), (0, 0)]
-        pixels = np.pad(pixels, padding[: pixels.ndim], mode="symmetric")
-    y = rng.integers(pixels.shape[0] - hw[0] + 1)
-    x = rng.integers(pixels.shape[1] - hw[1] + 1)
-    crop = pixels[y : y + hw[0], x : x + hw[1]].astype(np.float32).reshape(*hw, -1)
-    return crop - crop.mean((0, 1))

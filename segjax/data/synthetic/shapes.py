@@ -1,4 +1,4 @@
-"""Outlines of the synthetic objects, and drawing them with antialiased edges."""
+"""Random outlines of synthetic objects, and filling them with antialiased edges."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ _OVERSAMPLING = 4
 
 @dataclasses.dataclass(frozen=True)
 class FilledShape:
-    """A filled outline on a canvas: coverage ``alpha`` float32 [S, S] in 0..1, ``mask`` bool [S, S] where at least
-    half of a pixel is covered, and ``box`` (x1, y1, x2, y2) holding every pixel of non-zero coverage."""
+    """A filled outline on a canvas of S x S pixels.
+
+    Attributes:
+      alpha: float32 [S, S], covered share of each pixel, 0..1.
+      mask: bool [S, S], pixels of which at least half is covered.
+      box: x1 y1 x2 y2 around every pixel that is partly covered.
+    """
 
     alpha: np.ndarray
     mask: np.ndarray
@@ -23,7 +28,19 @@ class FilledShape:
 
 
 def sample_outline(rng: np.random.Generator, kind: str, radius: float) -> np.ndarray:
-    """Vertices [V, 2] (x, y) of a randomly turned ``kind`` of shape around the origin; it reaches about ``radius``."""
+    """Samples the outline of a randomly rotated shape around the origin.
+
+    Args:
+      rng: source of randomness.
+      kind: one of `SHAPES`.
+      radius: approximate reach of the shape in pixels.
+
+    Returns:
+      Vertices float64 [V, 2], (x, y).
+
+    Raises:
+      ValueError: unknown kind.
+    """
     if kind == "rectangle":
         half = np.array([1.0, rng.uniform(0.45, 1.0)])
         points = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half / np.hypot(*half)
@@ -48,13 +65,18 @@ def sample_outline(rng: np.random.Generator, kind: str, radius: float) -> np.nda
 
 
 def fill_polygon(vertices: np.ndarray, size: int) -> FilledShape:
-    """Fills the outline ``vertices`` [V, 2] (continuous pixel coordinates) on a ``size`` x ``size`` canvas."""
-    # Python's own numbers: the arrays are so small that NumPy's calls would cost more than the drawing.
+    """Fills a polygon on a canvas of `size` x `size` pixels.
+
+    Args:
+      vertices: [V, 2], (x, y) in continuous pixel coordinates.
+      size: side of the canvas.
+    """
+    # Python numbers, because NumPy's overhead on two values exceeds the cost of drawing.
     x1, y1 = (min(max(math.floor(low) - 1, 0), size - 1) for low in vertices.min(0).tolist())
     x2, y2 = (min(math.ceil(high) + 1, size) for high in vertices.max(0).tolist())
     x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
     fine = Image.new("L", ((x2 - x1) * _OVERSAMPLING, (y2 - y1) * _OVERSAMPLING))
-    # Pillow's vertices are pixel centres, hence the half pixel of the fine grid.
+    # Pillow's vertices are pixel centers, hence the half pixel of the fine grid.
     outline = (vertices - (x1, y1)) * _OVERSAMPLING - 0.5
     ImageDraw.Draw(fine).polygon(outline.ravel().tolist(), fill=255)
     coverage = np.asarray(fine.reduce(_OVERSAMPLING))
@@ -66,6 +88,6 @@ def fill_polygon(vertices: np.ndarray, size: int) -> FilledShape:
 
 
 def _around(radii: np.ndarray) -> np.ndarray:
-    """Points at the given radii, evenly spaced in angle."""
+    """Returns points [V, 2] at the given radii [V], evenly spaced in angle."""
     angles = np.arange(len(radii)) * (2 * np.pi / len(radii))
     return radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], -1)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from segjax.images.transforms import decode_image
+from segjax.images.decoding import decode_image
 from segjax.inference.sam.candidate_filters import (
     clean_masks,
     get_iou_floor,

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.images.transforms import compute_fitted_size, decode_image
+from segjax.images.decoding import decode_image
+from segjax.images.transforms import compute_fitted_size
 from segjax.inference.sam.batching import (
     PROMPTS_PER_BATCH,
     EmbeddedImage,
