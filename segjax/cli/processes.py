@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ def join(args: argparse.Namespace) -> Iterator[None]:
       args: Parsed flags, see `add_arguments`.
     """
     import jax
+    from orbax.checkpoint import multihost  # now: in the middle of an error it would take seconds
 
     # Connect
     logger.info("waiting for all processes to join, up to %d s", args.join_timeout)
@@ -104,7 +105,8 @@ def join(args: argparse.Namespace) -> Iterator[None]:
                 error,
                 args.heartbeat_timeout,
             )
-        if not _all_processes_failed(within=GRACE + args.heartbeat_timeout * computing):
+        meet = multihost.get_barrier_sync_fn()
+        if not _all_processes_failed(meet, within=GRACE + args.heartbeat_timeout * computing):
             time.sleep(GRACE * computing)  # jax is about to report the lost one
             atexit.register(_exit_at_once)
         raise
@@ -133,13 +135,15 @@ def _log_process() -> None:
     )
 
 
-def _all_processes_failed(within: float) -> bool:
-    """Returns whether every process calls this function within so many seconds."""
-    import jax
-    from orbax.checkpoint import multihost
+def _all_processes_failed(meet: Callable[..., None], within: float) -> bool:
+    """Returns whether every process calls this function within so many seconds.
 
-    # jax's own barrier (`multihost_utils.sync_global_devices`) has no timeout.
-    meet = multihost.get_barrier_sync_fn()
+    Args:
+      meet: Orbax's barrier. jax's own one (`multihost_utils.sync_global_devices`) has no timeout.
+      within: Seconds to wait.
+    """
+    import jax
+
     try:
         meet(key="segjax: an error", timeout_ms=int(within * 1000))
     except jax.errors.JaxRuntimeError:

@@ -105,9 +105,9 @@ class PromptableLoss:
       focal_weight: Weight of the focal loss. SAM has focal : dice = 20 : 1.
       dice_weight: Weight of the dice loss.
       iou_weight: Weight of the IoU loss.
-      focal_alpha: See `focal_loss`.
-      focal_gamma: See `focal_loss`.
-      focal_normalise: See `focal_loss`.
+      focal_alpha: Weight of object pixels in the focal loss.
+      focal_gamma: Exponent of the focal loss that reduces the weight of easy pixels.
+      focal_normalise: Normalization of the focal loss: "mean", "area" or "difficulty".
       iou_on: "all" computes the IoU loss of every mask, "best" of the mask with the lowest loss.
       iou_norm: "squared" or "absolute" error of the IoU prediction. (SAM 2: "absolute", and a model
         with `iou_sigmoid`.)

@@ -82,11 +82,13 @@ def _affine(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, dtype: jnp.
 
 
 def _affine_forward(x, kernel, bias, dtype):
+    # The scalar of zeros only remembers the kernel's dtype
     gathered = replicate(kernel.astype(x.dtype))
     return _multiply(x, gathered, bias), (x, gathered, jnp.zeros_like(kernel, shape=()), bias)
 
 
 def _affine_backward(dtype, saved, gradient):
+    # Sums over the rows are those that devices add up, so only they need the wider dtype
     x, kernel, like_kernel, bias = saved
     kernel_gradient = jax.lax.dot_general(
         x, gradient, (((0,), (0,)), ((), ())), preferred_element_type=dtype

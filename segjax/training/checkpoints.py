@@ -20,7 +20,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from segjax.training.optimizer import parameter_path
 from segjax.training.state import TrainState
-from segjax.weights.run_folder import find_best_step, read_newest, read_metrics, describe_state
+from segjax.weights.run_folder import describe_state, find_best_step, read_metrics, read_newest
 from segjax.weights.tree import CheckpointError, check_variables, describe_differences, flatten
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class Checkpoints:
           best_mode: "max" or "min".
         """
         self.directory = pathlib.Path(directory).absolute()
+        # A checkpoint is kept if any of the policies preserves it
         policies: list[preservation_policy.PreservationPolicy] = [
             preservation_policy.LatestN(n=keep)
         ]
@@ -134,6 +135,7 @@ class Checkpoints:
         }
 
         def read(step: int) -> tuple[TrainState, dict[str, Any]]:
+            # Compare first: orbax's own errors do not name the setting that changed
             source = f"checkpoint {self.directory / str(step)}"
             saved = describe_state(self.directory, step)
             check_variables(target, saved, source=source)

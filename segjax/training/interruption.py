@@ -45,6 +45,7 @@ class Interruption:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "Interruption":
+        # Python lets only the main thread set signal handlers
         if threading.current_thread() is threading.main_thread():
             noted = (signal.SIGINT,) if self._distributed else (signal.SIGINT, signal.SIGTERM)
             for signum in noted:

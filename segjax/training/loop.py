@@ -188,6 +188,7 @@ class Run:
         Raises:
           ValueError: `config.checkpoint.best` is not one of the metrics.
         """
+        # Evaluation moves arrays between host and devices, which steps must not
         began = time.perf_counter()
         try:
             with jax.transfer_guard("allow"):

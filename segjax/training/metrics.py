@@ -35,6 +35,7 @@ class MetricWriter:
             return
         from tensorboardX import SummaryWriter
 
+        # Rows of lost steps, and perhaps half a line, are dropped
         path = self._workdir / "metrics.jsonl"
         if path.exists():
             rows = [row for row in path.read_text().splitlines() if _parse_step(row) <= step]
@@ -72,6 +73,7 @@ class MetricWriter:
         """
         if not self._active or not images:
             return
+        # A "/" in a name groups images in TensorBoard, but must not make folders here
         folder = self._workdir / "pictures"
         folder.mkdir(exist_ok=True)
         for name, image in images.items():

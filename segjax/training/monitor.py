@@ -123,6 +123,7 @@ class Monitor:
         """
         self._pending.append((done - 1, index, metrics))
         self._timed += 1
+        # Wait for an older step, so that batches do not pile up on the devices
         if len(self._pending) > _AHEAD:
             jax.block_until_ready(self._pending[-1 - _AHEAD][2]["finite"])
         # A call that compiled is left out of the times
@@ -136,6 +137,7 @@ class Monitor:
             )
             self._compiled = compiled
             self.restart_clock()
+        # The trace ends after the devices have done the last profiled step
         if self._tracing and done > self._profile[1]:
             jax.block_until_ready(metrics)
             self.close()
@@ -171,6 +173,7 @@ class Monitor:
         Holds the means of the metrics, the last learning rate, times per step, throughput and
         memory.
         """
+        # The learning rate is that of the last step, everything else a mean
         row = average(self._rows)
         row["lr"] = float(self._rows[-1]["lr"])
         self._rows = []

@@ -71,29 +71,8 @@ def make_schedule(
     Raises:
       ValueError: Unknown schedule, descending boundaries, or a warm-up longer than the run.
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(
-            f"optimizer.schedule is {schedule!r}; expected one of {', '.join(SCHEDULES)}"
-        )
-    if not 0 <= warmup_steps <= total_steps:
-        raise ValueError(
-            f"optimizer.warmup_steps is {warmup_steps}; expected 0 to total_steps ({total_steps})"
-        )
-    if not 0 <= cooldown_steps <= total_steps - warmup_steps:
-        raise ValueError(
-            f"optimizer.cooldown_steps is {cooldown_steps}; expected 0 to the steps after the "
-            f"warm-up ({total_steps - warmup_steps})"
-        )
-    if timescale <= 0:
-        raise ValueError(f"optimizer.timescale is {timescale}; expected a positive number of steps")
     boundaries = tuple(boundaries)
-    if list(boundaries) != sorted(set(boundaries)):
-        raise ValueError(f"optimizer.boundaries is {boundaries}; expected steps in ascending order")
-    if (schedule == "step") != bool(boundaries):
-        raise ValueError(
-            f"optimizer.schedule is {schedule!r} with boundaries {boundaries}; "
-            "boundaries go with schedule 'step', and with no other"
-        )
+    _check_schedule(schedule, total_steps, warmup_steps, cooldown_steps, timescale, boundaries)
 
     def rate(step: Any) -> jax.Array:
         """Returns the learning rate of a step, which may be traced."""
@@ -118,6 +97,39 @@ def make_schedule(
         return peak_lr * scale
 
     return rate
+
+
+def _check_schedule(
+    schedule: str,
+    total_steps: int,
+    warmup_steps: int,
+    cooldown_steps: int,
+    timescale: int,
+    boundaries: tuple[int, ...],
+) -> None:
+    """Raises ValueError for arguments of `make_schedule` that do not fit together."""
+    if schedule not in SCHEDULES:
+        raise ValueError(
+            f"optimizer.schedule is {schedule!r}; expected one of {', '.join(SCHEDULES)}"
+        )
+    if not 0 <= warmup_steps <= total_steps:
+        raise ValueError(
+            f"optimizer.warmup_steps is {warmup_steps}; expected 0 to total_steps ({total_steps})"
+        )
+    if not 0 <= cooldown_steps <= total_steps - warmup_steps:
+        raise ValueError(
+            f"optimizer.cooldown_steps is {cooldown_steps}; expected 0 to the steps after the "
+            f"warm-up ({total_steps - warmup_steps})"
+        )
+    if timescale <= 0:
+        raise ValueError(f"optimizer.timescale is {timescale}; expected a positive number of steps")
+    if list(boundaries) != sorted(set(boundaries)):
+        raise ValueError(f"optimizer.boundaries is {boundaries}; expected steps in ascending order")
+    if (schedule == "step") != bool(boundaries):
+        raise ValueError(
+            f"optimizer.schedule is {schedule!r} with boundaries {boundaries}; "
+            "boundaries go with schedule 'step', and with no other"
+        )
 
 
 def select_decayed(params: Any) -> Any:
@@ -147,6 +159,7 @@ def compute_layer_scales(params: Any, layer_decay: float, trunk: str) -> Any:
       ValueError: No block is found. Names the modules at the top of the tree.
     """
     prefix = f"(?:^|/)(?:{trunk})/" if trunk else "^"
+    # Layer 0, and the blocks
     stem, block = (
         re.compile(prefix + r"(?:patch_embed|pos_embed|cls_token)(?:/|$)"),
         re.compile(prefix + r"block_(?P<number>\d+)/"),
@@ -214,20 +227,8 @@ def make_optimizer(
     Raises:
       ValueError: Unknown name, or a number out of its range.
     """
-    if name not in OPTIMIZERS:
-        raise ValueError(f"optimizer.name is {name!r}; expected one of {', '.join(OPTIMIZERS)}")
-    for option, value, low, high in (
-        ("b1", b1, 0.0, 1.0),
-        ("b2", b2, 0.0, 1.0),
-        ("weight_decay", weight_decay, 0.0, float("inf")),
-        ("clip_norm", clip_norm, 0.0, float("inf")),
-    ):
-        if not low <= value < high:
-            raise ValueError(
-                f"optimizer.{option} is {value}; expected a number in [{low:g}, {high:g})"
-            )
-    if not 0.0 < layer_decay <= 1.0:
-        raise ValueError(f"optimizer.layer_decay is {layer_decay}; expected a number in (0, 1]")
+    numbers = dict(b1=b1, b2=b2, weight_decay=weight_decay, clip_norm=clip_norm)
+    _check_optimizer(name, **numbers, layer_decay=layer_decay)
 
     # Update rule
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
@@ -248,22 +249,43 @@ def make_optimizer(
     if weight_decay and name not in ("lars", "sgd"):
         parts.append(optax.add_decayed_weights(weight_decay, mask=select_decayed))
     if layer_decay < 1.0:
-        # A constant tree times the updates: one transform for trunks of any depth
-        def scale(updates: Any, params: Any) -> Any:
-            return jax.tree.map(
-                lambda u, s: u * s, updates, compute_layer_scales(updates, layer_decay, trunk)
-            )
-
-        parts.append(optax.stateless(scale))
+        parts.append(_scale_by_layer(layer_decay, trunk))
     parts.append(optax.scale_by_learning_rate(schedule))
     return optax.chain(*parts)
+
+
+def _check_optimizer(name: str, **numbers: float) -> None:
+    """Raises ValueError for an unknown optimizer, or a number out of its range."""
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer.name is {name!r}; expected one of {', '.join(OPTIMIZERS)}")
+    highest = {"b1": 1.0, "b2": 1.0, "weight_decay": float("inf"), "clip_norm": float("inf")}
+    for option, high in highest.items():
+        if not 0.0 <= numbers[option] < high:
+            raise ValueError(
+                f"optimizer.{option} is {numbers[option]}; expected a number in [0, {high:g})"
+            )
+    layer_decay = numbers["layer_decay"]
+    if not 0.0 < layer_decay <= 1.0:
+        raise ValueError(f"optimizer.layer_decay is {layer_decay}; expected a number in (0, 1]")
+
+
+def _scale_by_layer(layer_decay: float, trunk: str) -> optax.GradientTransformation:
+    """Scales updates by layer-wise learning-rate decay, see `compute_layer_scales`."""
+
+    # A constant tree times the updates: one transform for trunks of any depth
+    def scale(updates: Any, params: Any) -> Any:
+        return jax.tree.map(
+            lambda u, s: u * s, updates, compute_layer_scales(updates, layer_decay, trunk)
+        )
+
+    return optax.stateless(scale)
 
 
 def select_muon_matrices(params: Any, convolutions: bool = False) -> Any:
     """Selects the parameters that Muon orthogonalizes. Adam updates the others.
 
-    Selected are matrices between features. Learned tables and vectors are not. Maps from or to fewer
-    than 16 numbers are stems and heads, for which Adam is better (Jordan 2024).
+    Selected are matrices between features, but no learned tables. Maps from or to fewer than 16
+    numbers are stems and heads, for which Adam is better (Jordan 2024).
 
     Args:
       params: Tree of parameters.
@@ -290,6 +312,7 @@ def _scale_by_muon(b1: float, b2: float, convolutions: bool) -> optax.GradientTr
             select_muon_matrices(params, convolutions),
         )
 
+    # Jordan's momentum, whatever b1 is
     matrix = optax.chain(optax.trace(0.95, nesterov=True), optax.stateless(orthogonalize))
     return optax.partition(
         {"matrix": matrix, "other": optax.scale_by_adam(b1=b1, b2=b2, nesterov=True)}, labels
@@ -298,6 +321,7 @@ def _scale_by_muon(b1: float, b2: float, convolutions: bool) -> optax.GradientTr
 
 def _orthogonalize(momentum: jax.Array) -> jax.Array:
     """Returns roughly the nearest orthogonal matrix, scaled to AdamW's updates (RMS 0.2)."""
+    # The iteration works on the smaller side
     matrix = momentum.reshape(-1, momentum.shape[-1])
     tall = matrix.shape[0] > matrix.shape[1]
     scale = 0.2 * max(matrix.shape) ** 0.5
@@ -356,6 +380,7 @@ def build_optimizer(
     Returns:
       (schedule, optimizer).
     """
+    # Linear scaling rule
     options = config.optimizer.to_dict()
     if base_lr := options.pop("base_lr"):
         options["peak_lr"] = base_lr * config.batch_size / 256

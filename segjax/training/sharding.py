@@ -145,6 +145,7 @@ def state_shardings(
       ValueError: An override does not fit, or more bytes than tolerated stay whole. Names the
         largest such arrays.
     """
+    # The first matching override decides, else the largest dimension
     rules = [(re.compile(pattern), tuple(axes)) for pattern, axes in overrides]
     unsharded: list[tuple[int, str]] = []
     total = 0
@@ -174,19 +175,29 @@ def state_shardings(
         return NamedSharding(mesh, spec)
 
     shardings = jax.tree_util.tree_map_with_path(choose, shapes)
-    # A model that hardly splits saves no memory: better to know before the run
-    share = sum(b for b, _ in unsharded) / max(total, 1)
-    if mesh.shape["fsdp"] > 1 and share > unsharded_tolerance:
-        largest = "; ".join(
-            f"{name}, {b / 2**20:.2f} MiB" for b, name in sorted(unsharded, reverse=True)[:5]
-        )
-        raise ValueError(
-            f"with mesh.fsdp={mesh.shape['fsdp']}, {share:.0%} of the state's bytes would be whole "
-            "on every device, more than "
-            f"mesh.unsharded_tolerance={unsharded_tolerance:.0%}. Largest: {largest}. Lower "
-            f"mesh.floor (now {floor} elements), add mesh.overrides, or raise the tolerance"
-        )
+    if mesh.shape["fsdp"] > 1:
+        _check_unsharded(unsharded, total, mesh.shape["fsdp"], floor, unsharded_tolerance)
     return shardings
+
+
+def _check_unsharded(
+    unsharded: Sequence[tuple[int, str]], total: int, fsdp: int, floor: int, tolerance: float
+) -> None:
+    """Raises ValueError that names the largest unsharded arrays, if they hold too many bytes.
+
+    FSDP saves little memory then, which is better known before the run.
+    """
+    share = sum(size for size, _ in unsharded) / max(total, 1)
+    if share <= tolerance:
+        return
+    largest = "; ".join(
+        f"{name}, {size / 2**20:.2f} MiB" for size, name in sorted(unsharded, reverse=True)[:5]
+    )
+    raise ValueError(
+        f"with mesh.fsdp={fsdp}, {share:.0%} of the state's bytes would be whole on every device, "
+        f"more than mesh.unsharded_tolerance={tolerance:.0%}. Largest: {largest}. Lower mesh.floor "
+        f"(now {floor} elements), add mesh.overrides, or raise the tolerance"
+    )
 
 
 def _split_largest(shape: Sequence[int], ways: int, floor: int) -> P:

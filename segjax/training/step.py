@@ -61,20 +61,8 @@ def train_step(
     grad_norm = optax.tree.norm(grads)
     finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
-    # Update, and the moving average of the parameters
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = (
-        jax.tree.map(lambda e, p: ema_decay * e + (1.0 - ema_decay) * p, state.ema, params)
-        if ema_decay
-        else None
-    )
-
-    # Keep the old state if anything was not finite
-    old = (state.step, state.params, state.opt_state, state.ema)
-    new = jax.tree.map(
-        lambda n, o: jnp.where(finite, n, o), (state.step + 1, params, opt_state, ema), old
-    )
+    # Update
+    new = _apply_gradients(state, grads, optimizer, ema_decay, finite)
     metrics = {
         **means,
         "loss": loss,
@@ -82,9 +70,29 @@ def train_step(
         "lr": schedule(state.step),
         "finite": finite,
     }
-    return state.replace(
-        step=new[0], params=new[1], opt_state=new[2], ema=new[3], finite=finite
-    ), metrics
+    return new, metrics
+
+
+def _apply_gradients(
+    state: TrainState,
+    grads: Any,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+    finite: jax.Array,
+) -> TrainState:
+    """Updates parameters, optimizer state and moving average, or nothing if not `finite`."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = (
+        jax.tree.map(lambda e, p: ema_decay * e + (1.0 - ema_decay) * p, state.ema, params)
+        if ema_decay
+        else None
+    )
+    old = (state.step, state.params, state.opt_state, state.ema)
+    new = jax.tree.map(
+        lambda n, o: jnp.where(finite, n, o), (state.step + 1, params, opt_state, ema), old
+    )
+    return state.replace(step=new[0], params=new[1], opt_state=new[2], ema=new[3], finite=finite)
 
 
 def sum_gradients(

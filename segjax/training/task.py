@@ -1,5 +1,6 @@
 """Interface between the training loop and a task. A new paper is a new task and no new loop."""
 
+import abc
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -25,8 +26,8 @@ class BatchIterator(Iterator[Batch], Protocol):
 class Task(Protocol):
     """A model, a loss, batches and an evaluation, bound together for the training loop.
 
-    Derive from this class: methods that are optional have their default here. The loop calls
-    `loss` inside `segjax.training.step.train_step`.
+    Derive from this class and write `complete_config`, `init`, `loss`, `batches` and `evaluate`.
+    The other methods have defaults. The loop calls `loss` in `segjax.training.step.train_step`.
 
         class Regression(Task):
             def init(self, key):
@@ -37,17 +38,17 @@ class Task(Protocol):
                 return error.sum(), jnp.float32(len(error)), {}
     """
 
+    @abc.abstractmethod
     def complete_config(self, settings: Mapping[str, Any]) -> ml_collections.ConfigDict:
         """Returns a config with the defaults of the settings that are missing.
 
         Args:
           settings: A config, perhaps saved by an older version.
         """
-        ...
 
+    @abc.abstractmethod
     def init(self, key: jax.Array) -> Variables:
         """Returns fresh variables. Pure: traced for shapes first, then compiled with shardings."""
-        ...
 
     def load_pretrained(self, kind: str, path: str, expected: Variables) -> Variables:
         """Loads some of the variables from another kind of model.
@@ -83,6 +84,7 @@ class Task(Protocol):
         """
         return {}
 
+    @abc.abstractmethod
     def loss(
         self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array, train: bool
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
@@ -100,7 +102,6 @@ class Task(Protocol):
         Returns:
           (sum of losses, weight, sums of metrics), float32 scalars.
         """
-        ...
 
     def flops(self) -> tuple[float, str]:
         """Returns the floating-point operations of the model for one image, and their dtype.
@@ -117,10 +118,14 @@ class Task(Protocol):
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns the shapes of a training batch on the devices. Reads no data.
 
-        Only tools that compile the step ahead of a run call it.
-        """
-        ...
+        Optional: only tools that compile the step ahead of a run call it.
 
+        Raises:
+          NotImplementedError: The task does not know its shapes.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.batch_shapes is not written")
+
+    @abc.abstractmethod
     def batches(
         self,
         split: str,
@@ -143,8 +148,8 @@ class Task(Protocol):
           seed: Seed of the order and of augmentation.
           workdir: Folder of the run. Unreadable examples are reported there.
         """
-        ...
 
+    @abc.abstractmethod
     def evaluate(
         self, variables: Variables, *, mesh: jax.sharding.Mesh
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
@@ -153,7 +158,6 @@ class Task(Protocol):
         Returns:
           Metrics by name, and uint8 [H, W, 3] images by name, for the log.
         """
-        ...
 
     @classmethod
     def prepare_evaluation(

@@ -79,6 +79,7 @@ def measure_device_memory(devices: Sequence[jax.Device]) -> dict[str, float]:
     all_stats = [stats for device in devices if (stats := device.memory_stats())]
     if not all_stats or "peak_bytes_in_use" not in all_stats[0]:
         return {}
+    # The fullest device decides whether a run fits
     fullest = max(all_stats, key=lambda stats: stats["peak_bytes_in_use"])
     row = {"memory_peak_gib": fullest["peak_bytes_in_use"] / 2**30}
     if "bytes_limit" in fullest:

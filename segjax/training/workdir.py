@@ -73,6 +73,7 @@ def _find_processes_without(path: pathlib.Path) -> list[int]:
     if jax.process_index() == 0:
         marker.touch()
     multihost_utils.sync_global_devices("the marker is written")
+    # Network file systems show new files late
     until = time.monotonic() + LATE
     while not (visible := marker.exists()) and time.monotonic() < until:
         time.sleep(0.2)

@@ -26,6 +26,7 @@ def write_report(
         name if len(scores) > 1 else title: found.summarize() for name, found in scores.items()
     }
     lines = [f"{name}\n{format_table(values)}" for name, values in metrics.items()]
+    # Files
     if out is not None:
         from segjax.viz import plots  # matplotlib takes a second to import
 
@@ -43,6 +44,7 @@ def format_table(metrics: Mapping[str, float]) -> str:
     Args:
       metrics: `InteractiveScores.summarize`.
     """
+    # One column per number of clicks, one row per object size
     counts = sorted(
         int(name[4:]) for name in metrics if name.startswith("iou@") and "/" not in name
     )
@@ -51,6 +53,7 @@ def format_table(metrics: Mapping[str, float]) -> str:
         if objects := metrics.get(f"objects{size}"):
             cells = "".join(f"{metrics[f'iou@{k}{size}']:>8.3f}" for k in counts)
             lines.append(f"{size[1:] or 'all':<10}{cells}{objects:>10.0f}")
+    # Number of clicks (NoC), and the best of three masks
     noc = ", ".join(f"NoC@{at} {metrics[f'noc@{at}']:.2f}" for at in (85, 90))
     cap = f"of at most {metrics['max_points']:.0f} clicks"
     lines.append(

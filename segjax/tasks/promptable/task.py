@@ -130,6 +130,7 @@ class Promptable(RecordTask):
 
     def make_simulator(self, batch: Mapping[str, jax.Array]) -> Simulator:
         """Returns the simulated annotator of a batch, who knows its ground truth."""
+        # The loss grid may be coarser than the canvas
         ground_truth = batch["masks"] > 0
         stride = self.model.canvas // ground_truth.shape[-1]
         content = make_content_mask(-(-batch["size"] // stride), ground_truth.shape[-2:])
