@@ -111,7 +111,7 @@ def format_table(scores: DetectionScores, *, max_classes: int = 20) -> str:
 
 
 def _list_columns(scores: DetectionScores) -> Sequence[str]:
-    """Lists the names of the numbers, each once. Of AR1, AR10, AR100 only the last is listed."""
+    """Lists the names of the numbers, of AR1, AR10, AR100 only the last."""
     fewer = {f"AR{n}" for kind in scores.kinds.values() for n in kind.max_detections[:-1]}
     names = (name.partition("/")[2] for kind in scores.kinds.values() for name in kind.summarize())
     return dict.fromkeys(name for name in names if name not in fewer)

@@ -86,7 +86,7 @@ def draw_detections(
 
 
 def choose_readable_scale(hw: tuple[int, int]) -> int:
-    """Returns the factor by which to enlarge an image so that tags are readable and hide little.
+    """Returns the factor that enlarges an image so that tags are readable.
 
     Args:
       hw: (height, width) in pixels.
@@ -195,7 +195,7 @@ def _area(frames: np.ndarray) -> np.ndarray:
 def _tag_frame(
     box: np.ndarray, text: str, size: tuple[int, int]
 ) -> tuple[float, float, float, float]:
-    """Returns x1 y1 x2 y2 of a tag: above the box, or inside it at the top edge of the image."""
+    """Returns x1 y1 x2 y2 of a tag, above the box if there is room."""
     height = 1.3 * _letter_height(size)
     width = get_font(_letter_height(size)).getlength(text) + _letter_height(size) * 0.5
     left = min(max(0, box[0]), max(0, size[0] - width))
@@ -211,7 +211,7 @@ def _letter_height(size: tuple[int, int]) -> int:
 def _draw_tag(
     draw: ImageDraw.ImageDraw, size: tuple[int, int], box: np.ndarray, text: str, color: Color
 ) -> None:
-    """Draws a text on a patch of color, dark on light colors and white on dark ones."""
+    """Draws a text on a patch of color, in dark or white ink."""
     height, (left, top, right, bottom) = _letter_height(size), _tag_frame(box, text, size)
     ink = INK if np.dot(color, (0.3, 0.59, 0.11)) > 110 else "white"
     draw.rectangle((left, top, right, bottom), fill=color)

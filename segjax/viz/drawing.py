@@ -169,7 +169,7 @@ def draw_prompts(
 def draw_highlighted_mask(
     image: np.ndarray, mask: np.ndarray, color: Color = PALETTE[0]
 ) -> np.ndarray:
-    """Shows a mask in the image's own colors with an outline, and everything else gray and dim.
+    """Draws everything outside a mask gray and dim, and an outline around it.
 
     Args:
       image: uint8 [H, W, 3].
@@ -235,7 +235,7 @@ def get_font(size: int) -> ImageFont.ImageFont:
 
 @functools.lru_cache(maxsize=64)
 def _make_star(radius: float, color: Color) -> Image.Image:
-    """Draws a five-pointed star with a white rim, reduced from a larger one for smooth edges."""
+    """Draws a five-pointed star with a white rim and smooth edges."""
     fine, side = 8, 2 * int(np.ceil(radius * 1.25)) + 1
     stamp = Image.new("RGBA", (side * fine, side * fine), (255, 255, 255, 0))
     draw = ImageDraw.Draw(stamp)

@@ -242,7 +242,7 @@ def _plot_series(
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Computes the running mean over a fiftieth of the series to either side, less at its ends."""
+    """Computes the running mean over a fiftieth of the series to either side."""
     reach = max(2, len(values) // 50)
     # Differences of the cumulative sum are window sums.
     total = np.concatenate([[0.0], np.cumsum(values)])

@@ -1,4 +1,4 @@
-"""Draws sheets: grids of panels with titles, captions and a legend, for the log and for reports."""
+"""Draws sheets for logs and reports: grids of panels with titles, captions and a legend."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Class names of a detector, the category ids of its data set, and the limbs between keypoints."""
+"""Class names of a detector, its category ids, and the limbs between keypoints."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -41,7 +41,9 @@ _MIDDLE |= {"neck": ("head", "left_hand", "right_hand")}
 
 @dataclasses.dataclass(frozen=True)
 class DetectorClasses:
-    """Names of a detector's K classes and J keypoints. Label n = 1..K has the index n - 1.
+    """Names of a detector's K classes and J keypoints.
+
+    Label n = 1..K has the index n - 1.
 
     Attributes:
       names: K class names.

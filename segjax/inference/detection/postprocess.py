@@ -127,7 +127,7 @@ def expected_iou(cells: np.ndarray) -> np.ndarray:
 
 
 def _paste_and_encode(cells: np.ndarray, box: np.ndarray, hw: tuple[int, int], rule: str) -> str:
-    """Encodes the mask of one box from its cells [28, 28], empty if no pixel is inside."""
+    """Encodes the mask of one box from its cells [28, 28]."""
     part, corner = paste_mask_on_host(cells, box, hw, rule=rule, threshold=MASK_THRESHOLD)
     if not part.size:
         return encode_mask_crop(np.zeros((1, 1), bool), (0, 0), hw)

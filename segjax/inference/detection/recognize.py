@@ -11,7 +11,7 @@ from segjax.weights.tree import CheckpointError
 
 
 def recognize_detector(family: Family, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Recognizes a detector by the names of its arrays, and reads off its number of classes.
+    """Recognizes a detector and its number of classes by its arrays.
 
     Args:
       family: whose sizes are searched.

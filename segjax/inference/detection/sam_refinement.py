@@ -85,7 +85,7 @@ def refine_masks(
 def make_mask_refiner(
     checkpoint: str, refine_if: str = "always"
 ) -> Callable[[np.ndarray, ImageDetections], ImageDetections]:
-    """Returns `refine_masks` with the SAM of a run or a file, as a function of (image, detections).
+    """Returns `refine_masks` with the SAM of a checkpoint, as a function of (image, detections).
 
     The SAM runs on one local device, whatever mesh is set: processes may have different numbers of
     images.

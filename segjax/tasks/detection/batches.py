@@ -19,7 +19,9 @@ from segjax.tasks.record_task import RecordTask, make_batches
 
 
 class DetectionBatches(RecordTask):
-    """The part of the detection task that makes batches. `Detection` adds the loss and the scores.
+    """The part of the detection task that makes batches.
+
+    `Detection` adds the loss and the scores.
 
     Args:
       config: see `detection_config`.
@@ -88,7 +90,9 @@ class DetectionBatches(RecordTask):
         )
 
     def open_source(self, split: str) -> Sequence:
-        """Returns the records of a split, in training with repeat factor sampling if it is set.
+        """Returns the records of a split.
+
+        Training uses repeat factor sampling if `config.data.repeat_threshold` is set.
 
         Raises:
           ValueError: A loss is needed, and the data has another number of classes than the model.
@@ -104,7 +108,9 @@ class DetectionBatches(RecordTask):
     def build_split_example(
         self, split: str, *, portrait: bool = False
     ) -> DetectionExample | CopyPaste:
-        """Returns the function that makes the examples of a split, with copy-paste if it is set.
+        """Returns the function that makes the examples of a split.
+
+        Training uses copy-paste if `config.data.copy_paste` is set.
 
         Raises:
           ValueError: The data has another number of keypoints than the model.

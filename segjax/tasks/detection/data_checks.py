@@ -1,4 +1,4 @@
-"""Checks that the settings and the data of the detection task fit each other and the model.
+"""Checks that settings, data and model of the detection task fit each other.
 
 You can skip this; the losses are in `segjax.tasks.detection.loss`.
 """
@@ -33,7 +33,7 @@ def check_settings(data: Mapping[str, Any], samples: SampleCounts) -> None:
 def check_classes(
     data: Mapping[str, Any], model: MaskRcnn, *, split: str, needs_loss: bool
 ) -> None:
-    """Raises ValueError if a loss needs as many classes as the data has, and the model differs.
+    """Raises ValueError if the loss is undefined for the number of classes.
 
     Args:
       data: `config.data` as a dict.

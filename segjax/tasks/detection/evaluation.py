@@ -75,7 +75,7 @@ class DetectionEvaluator:
 
     @property
     def has_same_classes(self) -> bool:
-        """Returns True if label k means category k - 1 of the data, for every label."""
+        """Returns True if every label k means category k - 1 of the data."""
         return self._classes == {index + 1: index for index in range(self.model.classes)}
 
     def add(self, rows: Mapping[str, np.ndarray]) -> None:
@@ -100,7 +100,9 @@ class DetectionEvaluator:
                 self._add_image(index, to_image_frame(self.model, row, placement))
 
     def compute_scores(self) -> DetectionScores:
-        """Computes the scores of all images. Every process must call it and gets the same result.
+        """Computes the scores of all images.
+
+        Every process must call it and gets the same result.
 
         Raises:
           ValueError: No image could be read.
@@ -169,7 +171,7 @@ class DetectionEvaluator:
         )
 
     def _decode_image(self, index: int) -> np.ndarray:
-        """Decodes an image of the split to uint8 [H, W, 3], as the model sees it."""
+        """Decodes an image to uint8 [H, W, 3], as the model sees it."""
         return decode_record_image(self.source[index], tuple(self.data["percentiles"]) or None)
 
 

@@ -19,6 +19,7 @@ from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.ops.keypoints import keypoint_targets
 from segjax.ops.roi.mask_targets import cropped_mask_targets
 from segjax.tasks.detection.targets import (
+    AnchorTargets,
     RegionTargets,
     match_refined_regions,
     sample_anchors,
@@ -96,13 +97,9 @@ def compute_loss_terms(
         sample_anchors, samples=samples.anchors, positive_fraction=samples.positive_anchors
     )
     targets = jax.vmap(sample, in_axes=(0, None, 0))(keys[:, 0], anchors, ground_truth)
-    rows = lambda x: jax.vmap(lambda x, index: x[index])(jnp.concatenate(x, axis=1), targets.index)
-    valid = targets.valid & real[:, None]
-    scores, boxes = proposal_losses(
-        rows(logits), rows(deltas), targets.deltas, targets.positive, valid, rules.rpn_beta
-    )
-    count = samples.anchors * jnp.sum(real) if rules.rpn_samples_fixed else jnp.sum(valid)
-    terms = {"rpn_scores": _divide(scores, count), "rpn_boxes": _divide(boxes, count)}
+    targets = targets._replace(valid=targets.valid & real[:, None])
+    count = samples.anchors * jnp.sum(real) if rules.rpn_samples_fixed else jnp.sum(targets.valid)
+    terms = _compute_proposal_terms(logits, deltas, targets, count, rules.rpn_beta)
 
     # Region proposals
     proposals = model.select_proposals(
@@ -131,13 +128,39 @@ def compute_loss_terms(
     return terms, jnp.mean(proposals.valid, axis=1)
 
 
+def _compute_proposal_terms(
+    logits: Sequence[jax.Array],
+    deltas: Sequence[jax.Array],
+    targets: AnchorTargets,
+    count: jax.Array,
+    beta: float,
+) -> dict[str, jax.Array]:
+    """Computes the objectness and box terms of the region proposal network.
+
+    Args:
+      logits: objectness logits by level, float32 [B, anchors of the level].
+      deltas: encoded boxes by level, float32 [B, anchors of the level, 4].
+      targets: sampled anchors [B, S].
+      count: divisor of both terms.
+      beta: see `proposal_losses`.
+
+    Returns:
+      "rpn_scores" and "rpn_boxes", float32 scalars.
+    """
+    rows = lambda x: jax.vmap(lambda x, index: x[index])(jnp.concatenate(x, axis=1), targets.index)
+    scores, boxes = proposal_losses(
+        rows(logits), rows(deltas), targets.deltas, targets.positive, targets.valid, beta
+    )
+    return {"rpn_scores": _divide(scores, count), "rpn_boxes": _divide(boxes, count)}
+
+
 def _compute_box_terms(
     model: MaskRcnn,
     outputs: Sequence[BoxOutputs],
     sampled: RegionTargets,
     ground_truth: Mapping[str, jax.Array],
 ) -> dict[str, jax.Array]:
-    """Computes the class and box terms of each stage, each divided by its number of regions.
+    """Computes the class and box terms of each stage, per region.
 
     Args:
       model: bound Mask R-CNN.
@@ -191,5 +214,5 @@ def _flatten(x: jax.Array) -> jax.Array:
 
 
 def _divide(total: jax.Array, count: jax.Array) -> jax.Array:
-    """Returns total / count, and 0 where count is 0 (the total is 0 there too)."""
+    """Returns total / count, or 0 if both are 0."""
     return total / jnp.maximum(count, 1)
