@@ -1,8 +1,10 @@
-"""Writes prepared data as a folder in COCO's format: pictures, and an annotation file a split, masks as run lengths.
+"""Writes prepared data as a folder in COCO's format, for programs that read nothing else.
 
-    .venv/bin/python tools/coco_folder.py data/nuclei data/nuclei_coco train=stage1_train val=stage1_test
+    .venv/bin/python tools/coco_folder.py data/nuclei data/nuclei_coco \\
+      train=stage1_train val=stage1_test
 
-For programs that read nothing else; `segjax prepare coco` reads it back. Pictures keep their bytes.
+The folder has one annotation file per split, with masks as run lengths. Image files are copied
+unchanged. `segjax prepare coco` reads the folder.
 """
 
 import argparse
@@ -10,13 +12,13 @@ import pathlib
 
 from segjax.data.splits import describe_categories, open_split
 from segjax.evaluation.coco_format import build_coco_ground_truth
-from segjax.files import write_json, write_atomic
+from segjax.files import write_atomic, write_json
 
-JPEG = b"\xff\xd8"  # how such a file begins
+JPEG = b"\xff\xd8"  # first bytes of a JPEG file
 
 
-def renamed(text: str) -> tuple[str, str]:
-    """(new name, split) of NEW=SPLIT."""
+def parse_split(text: str) -> tuple[str, str]:
+    """Parses NEW=SPLIT into the new name and the split."""
     new, _, split = text.partition("=")
     if not new or not split:
         raise argparse.ArgumentTypeError(f"{text!r} is not NEW=SPLIT, such as train=stage1_train")
@@ -24,35 +26,37 @@ def renamed(text: str) -> tuple[str, str]:
 
 
 def main() -> None:
+    """Writes the folder and prints one line per split."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", help="a folder that `segjax prepare` wrote")
-    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("data", help="folder of `segjax prepare`")
+    parser.add_argument("out", type=pathlib.Path, help="folder to write")
     parser.add_argument(
         "splits",
         nargs="+",
-        type=renamed,
+        type=parse_split,
         metavar="NEW=SPLIT",
-        help="a split's new name, and the data's own",
+        help="new name of a split, and its name in the data",
     )
     args = parser.parse_args()
     for name, split in args.splits:
         data = {"source": args.data, "eval_split": split}
         try:
-            records = open_split(data, "eval")
+            source = open_split(data, "eval")
         except (ValueError, FileNotFoundError) as error:
             parser.error(str(error))
-        truth = build_coco_ground_truth((records[index] for index in range(len(records))), **describe_categories(data))
-        for index, image in enumerate(truth["images"]):
-            picture = records[index]["image"]
-            suffix = ".jpg" if picture.startswith(JPEG) else ".png"
+        records = (source[index] for index in range(len(source)))
+        ground_truth = build_coco_ground_truth(records, **describe_categories(data))
+        for index, image in enumerate(ground_truth["images"]):
+            content = source[index]["image"]
+            suffix = ".jpg" if content.startswith(JPEG) else ".png"
             image["file_name"] = f"{image['id']}{suffix}"
-            write_atomic(args.out / "images" / name / image["file_name"], picture)
-        write_json(args.out / "annotations" / f"instances_{name}.json", truth, indent=None)
-        print(
-            f"{args.out}: {name}, {len(truth['images'])} pictures, {len(truth['annotations'])} objects"
-        )
+            write_atomic(args.out / "images" / name / image["file_name"], content)
+        annotations = args.out / "annotations" / f"instances_{name}.json"
+        write_json(annotations, ground_truth, indent=None)
+        images, objects = len(ground_truth["images"]), len(ground_truth["annotations"])
+        print(f"{args.out}: {name}, {images} images, {objects} objects")
 
 
 if __name__ == "__main__":

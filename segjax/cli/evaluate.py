@@ -22,9 +22,6 @@ The JSON holds {"trained": {"iou@1": ..., ...}}, and "untrained" with --untraine
 --step best measures the checkpoint that config.checkpoint.best selected. --config.key=value changes
 the run's config, for example --config.eval.limit=16. A detector's labels are matched to the data's
 categories by name.
-
-You can skip this module: the measures are in `segjax.evaluation`, and each task's `evaluate` and
-`write_evaluation` apply them.
 """
 
 import argparse
@@ -58,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Evaluates, writes the files and prints a table.
+
+    You can skip this function: the measures are in `segjax.evaluation`, and each task's `evaluate`
+    and `write_evaluation` apply them.
 
     Raises:
       ValueError: Arguments or data that do not fit the model.

@@ -6,8 +6,6 @@
 In Python, `jax.export.deserialize(bytearray(...)).call(images, sizes)` runs it. `images` are uint8
 [B, H, W, 3], each image in the top left corner of its canvas. `sizes` are int32 [B, 2], the height
 and width of each image in pixels.
-
-You can skip this module: the work is done in `segjax.inference.detection.export`.
 """
 
 import argparse
@@ -49,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     """Exports the detector and prints one line about the file.
+
+    You can skip this function: the work is done in `segjax.inference.detection.export`.
 
     Raises:
       ValueError: A model of another family, or an unknown platform.

@@ -19,7 +19,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
 
     from segjax.inference.loading import available_models
     from segjax.models.build import build_model, find_family, variable_shapes
-    from segjax.weights.download import weights_folder
+    from segjax.weights.download import get_weights_folder
     from segjax.weights.registry import PUBLISHED
     from segjax.weights.tree import flatten
 
@@ -33,10 +33,10 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
         print(f"{name:<26} {model.canvas:>6}  {encoder:<29} {count:>12,}")
     print(
         "\nPublished weights: segjax.load(NAME) downloads them once into "
-        f"{weights_folder()}, or finds them there."
+        f"{get_weights_folder()}, or finds them there."
     )
     for name, file in PUBLISHED.items():
-        there = "in the cache" if (weights_folder() / file.name).is_file() else "not in the cache"
-        print(f"{file.url}\n  {name}, {file.bytes:,} bytes, {file.licence}, {there}")
+        there = "in the cache" if (get_weights_folder() / file.name).is_file() else "not in the cache"
+        print(f"{file.url}\n  {name}, {file.bytes:,} bytes, {file.license}, {there}")
         print(f"  sha256 {file.sha256}")
     return 0

@@ -1,1 +1,1 @@
-"""What a run would be on machines that are not here: compiled for them, counted, and weighed against their chips."""
+"""Scaling: steps compiled for absent TPU slices, counted, and compared with chips' rates."""

@@ -1,4 +1,4 @@
-"""A training step compiled for a slice that is not here, and what is to be told of it."""
+"""Training steps compiled for TPU slices that are not attached, and the report of each."""
 
 import dataclasses
 import time
@@ -8,17 +8,24 @@ from typing import Any
 import jax
 import ml_collections
 
-from segjax.scaling.arithmetic import StepTimes, operations_per_chip, step_times
-from segjax.scaling.program_text import Traffic, read_traffic
+from segjax.scaling.estimates import StepTimes, count_flops_per_chip, estimate_step_times
 from segjax.scaling.slices import GIB, Slice
+from segjax.scaling.traffic import Traffic, read_traffic
 from segjax.training import sharding
 from segjax.training.memory import describe_out_of_memory, is_out_of_memory_error
 from segjax.training.program import Program, make_program
 
 
 @dataclasses.dataclass(frozen=True)
-class Memory:
-    """Bytes of one chip: arguments (the state and its part of the batch), temporaries, code, and all at the peak."""
+class ChipMemory:
+    """Memory of one chip in a step, in bytes.
+
+    Attributes:
+      arguments: The state, and the chip's part of the batch.
+      temporaries: Intermediate arrays.
+      code: The program.
+      peak: Everything that is alive at the worst moment.
+    """
 
     arguments: int
     temporaries: int
@@ -28,169 +35,207 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Compilation:
-    """What the compiler said.
+    """Result of compiling a step.
 
     Attributes:
-      mesh: sizes by axis. images: of a step. memory, traffic: of one chip; None where the step does not fit.
-      quick: compiled in a hurry, see `compile_step`; seconds: that it took here.
-      counted: operations of the model for one image, by its sizes; 0: unknown. executed: operations of one chip in one
-        step, recomputation included. refusal: why it does not fit.
+      slice: The slice that it was compiled for.
+      mesh: Size of each axis of the mesh.
+      images: Images in a step.
+      microbatches: Number of microbatches in a step.
+      quick: True if it was compiled with little effort, see `compile_step`.
+      seconds: Time that compiling took on this machine.
+      model_flops: Floating-point operations of the model for one image, from its sizes. 0: unknown.
+      chip_flops: Floating-point operations of one chip in a step, recomputation included.
+      memory: Memory of one chip. None if the step does not fit.
+      traffic: Traffic of one chip. None if the step does not fit.
+      refusal: Reason why the step does not fit, "" if it does.
     """
 
-    on: Slice
+    slice: Slice
     mesh: dict[str, int]
     images: int
     microbatches: int
     quick: bool
     seconds: float
-    counted: float
-    executed: float
-    memory: Memory | None = None
+    model_flops: float
+    chip_flops: float
+    memory: ChipMemory | None = None
     traffic: Traffic | None = None
     refusal: str = ""
 
     @property
     def fits(self) -> bool:
-        """Whether a chip's memory holds the step."""
-        return self.memory is not None and self.memory.peak <= self.on.chip.memory_gib * GIB
+        """True if a chip's memory holds the step."""
+        return self.memory is not None and self.memory.peak <= self.slice.chip.memory_gib * GIB
 
     @property
     def times(self) -> StepTimes | None:
-        """What a step takes at least; None where nothing was compiled."""
-        return (
-            None if self.traffic is None else step_times(self.on.chip, self.executed, self.traffic)
-        )
+        """Lower bounds on the time of a step. None if nothing was compiled."""
+        if self.traffic is None:
+            return None
+        return estimate_step_times(self.slice.chip, self.chip_flops, self.traffic)
 
 
-def program_for(task: Any, config: ml_collections.ConfigDict, on: Slice) -> Program:
-    """The program of an experiment, laid out on a slice.
+def make_slice_program(task: Any, config: ml_collections.ConfigDict, target: Slice) -> Program:
+    """Makes the program of an experiment, laid out on a slice.
 
-    Raises what `Slice.devices`, `make_mesh`, `check_batch_size` and `make_program` raise: SetupError, ValueError.
+    Args:
+      task: The task.
+      config: Complete config.
+      target: The slice.
+
+    Raises:
+      SetupError: libtpu is not installed.
+      ValueError: The mesh or the batch does not fit the slice.
     """
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, on.devices())
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, target.list_devices())
     sharding.check_batch_size(config.batch_size, config.microbatches, mesh)
     return make_program(task, config, mesh)
 
 
 def compile_step(
-    task: Any, config: ml_collections.ConfigDict, on: Slice, *, quick: bool = False, text: str = ""
+    task: Any,
+    config: ml_collections.ConfigDict,
+    target: Slice,
+    *,
+    quick: bool = False,
+    text_file: str = "",
 ) -> Compilation:
-    """Compiles the step that training would run there.
+    """Compiles the step that training would run on a slice.
 
     Args:
-      task, config: as for `segjax.training.loop.train`; the config complete.
-      quick: with the compiler's least effort for speed: less than half of the time, and more memory than training
-        would take, for less is fused.
-      text: a file for the compiled program, to read; "": none.
+      task: As for `segjax.training.loop.train`.
+      config: As for `segjax.training.loop.train`, complete.
+      target: The slice.
+      quick: Compile with the least effort for speed. It takes less than half of the time. The
+        result needs more memory than the step of training, because less is fused.
+      text_file: File for the text of the compiled program. "": none.
 
-    Raises what `program_for` raises, and the compiler's errors but those about memory.
+    Raises:
+      SetupError, ValueError: As `make_slice_program`.
+      JaxRuntimeError: The compiler fails for another reason than memory.
     """
-    program = program_for(task, config, on)
+    program = make_slice_program(task, config, target)
     batch = task.batch_shapes(config.batch_size)
     traced = program.trace(batch)
-    known = dict(
-        on=on,
+    settings = dict(
+        slice=target,
         mesh=dict(program.mesh.shape),
         images=config.batch_size,
         microbatches=config.microbatches,
+        quick=quick,
+        model_flops=task.flops()[0],
+        chip_flops=count_flops_per_chip(program, traced),
     )
-    known |= dict(
-        quick=quick, counted=task.flops()[0], executed=operations_per_chip(program, traced)
-    )
-    began = time.perf_counter()
+    started = time.perf_counter()
     try:
-        compiled = traced.lower().compile(
-            {"exec_time_optimization_effort": -1.0} if quick else None
-        )
+        effort = {"exec_time_optimization_effort": -1.0} if quick else None
+        compiled = traced.lower().compile(effort)
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory_error(error):
             raise
         refusal = describe_out_of_memory(error, config, program, batch)
-        return Compilation(**known, seconds=time.perf_counter() - began, refusal=refusal)
-    seconds, written = time.perf_counter() - began, compiled.as_text()
-    if text:
-        with open(text, "w") as file:
-            file.write(written)
+        return Compilation(**settings, seconds=time.perf_counter() - started, refusal=refusal)
+    seconds, text = time.perf_counter() - started, compiled.as_text()
+    if text_file:
+        with open(text_file, "w") as file:
+            file.write(text)
     sizes = compiled.memory_analysis()
-    memory = Memory(
+    memory = ChipMemory(
         sizes.argument_size_in_bytes,
         sizes.temp_size_in_bytes,
         sizes.generated_code_size_in_bytes,
-        sizes.peak_memory_in_bytes,  # temporaries are not all alive at once, and outputs take the arguments' place
+        # Less than the sum: temporaries are not all alive at once, and outputs reuse the arguments.
+        sizes.peak_memory_in_bytes,
     )
-    traffic = read_traffic(written, chips=on.chips, slices=on.slices)
-    return Compilation(**known, seconds=seconds, memory=memory, traffic=traffic)
+    traffic = read_traffic(text, chips=target.chips, slices=target.slices)
+    return Compilation(**settings, seconds=seconds, memory=memory, traffic=traffic)
 
 
-def report(found: Compilation) -> str:
-    """The compilation in words and tables."""
-    on, chip = found.on, found.on.chip
-    each = found.images / on.chips
-    lines = [
-        f"{on}, {chip.memory_gib} GiB a chip; mesh "
-        + ", ".join(f"{name} {size}" for name, size in found.mesh.items())
-        + f"; {found.images} images a step, {each:g} a chip"
-        + (f" in {found.microbatches} microbatches" if found.microbatches > 1 else "")
+def format_report(result: Compilation) -> str:
+    """Formats a compilation as text: memory, exchanges and estimated times."""
+    target, chip = result.slice, result.slice.chip
+    mesh = ", ".join(f"{name} {size}" for name, size in result.mesh.items())
+    head = f"{target}, {chip.memory_gib} GiB per chip; mesh {mesh}; "
+    head += f"{result.images} images per step, {result.images / target.chips:g} per chip"
+    if result.microbatches > 1:
+        head += f" in {result.microbatches} microbatches"
+    if result.memory is None:
+        return "\n".join([head, f"does not fit: {result.refusal}", _describe_compiler(result)])
+    sections = [
+        [head],
+        _format_memory(result.memory, chip.memory_gib, result.fits),
+        _format_exchanges(result.traffic),
+        _format_times(result),
+        [_describe_compiler(result)],
     ]
-    if found.memory is None:
-        return "\n".join([*lines, f"does not fit: {found.refusal}", _compiler(found)])
-    memory, times = found.memory, found.times
-    verdict = "fits" if found.fits else "DOES NOT FIT"
-    lines += ["", "one chip, by the compiler (GiB)"]
-    lines += [
-        f"  {name:<12}{getattr(memory, name) / GIB:8.2f}"
-        for name in ("arguments", "temporaries", "code")
-    ]
-    lines += [f"  {'peak':<12}{memory.peak / GIB:8.2f}  of {chip.memory_gib}: {verdict}"]
-    lines += ["", "exchanges in a step, by the compiler     times  MiB whole  MiB sent by a chip"]
+    return "\n\n".join("\n".join(lines) for lines in sections)
+
+
+def _format_memory(memory: ChipMemory, capacity: float, fits: bool) -> list[str]:
+    lines = ["memory of one chip, by the compiler (GiB)"]
+    for name in ("arguments", "temporaries", "code"):
+        lines.append(f"  {name:<12}{getattr(memory, name) / GIB:8.2f}")
+    verdict = "fits" if fits else "DOES NOT FIT"
+    return [*lines, f"  {'peak':<12}{memory.peak / GIB:8.2f}  of {capacity}: {verdict}"]
+
+
+def _format_exchanges(traffic: Traffic) -> list[str]:
+    lines = ["exchanges in a step, by the compiler     times  MiB whole  MiB sent by a chip"]
     ordered = sorted(
-        found.traffic.collectives.items(), key=lambda item: -item[0].sent(item[1].bytes)
+        traffic.collectives.items(), key=lambda item: -item[0].bytes_sent(item[1].bytes)
     )
     for collective, amount in ordered:
-        name = (
-            f"{collective.kind} {collective.dtype} of {collective.group}"
-            + " between slices" * collective.crosses
-        )
-        sizes = f"{amount.bytes / 2**20:10.1f} {collective.sent(amount.bytes) / 2**20:10.1f}"
-        lines.append(f"  {name:<37} {amount.times:6d} {sizes}")
-    lines += ["", "arithmetic, at the chip's full rates; nothing was run"]
-    counted = f"{found.counted / 1e12:.2f} of the model for an image; " if found.counted else ""
+        name = f"{collective.kind} {collective.dtype} of {collective.group}"
+        name += " between slices" * collective.crosses
+        sent = collective.bytes_sent(amount.bytes) / 2**20
+        lines.append(f"  {name:<37} {amount.times:6d} {amount.bytes / 2**20:10.1f} {sent:10.1f}")
+    return lines
+
+
+def _format_times(result: Compilation) -> list[str]:
+    times = result.times
+    lines = ["estimate at the chip's full rates; nothing was run"]
+    model = (
+        f"{result.model_flops / 1e12:.2f} of the model per image; " if result.model_flops else ""
+    )
     lines.append(
-        f"  operations, 1e12: {counted}{found.executed / 1e12:.2f} a chip and step, recomputation included"
+        f"  TFLOPs: {model}{result.chip_flops / 1e12:.2f} per chip and step with recomputation"
     )
     for name, seconds in dataclasses.asdict(times).items():
-        lines.append(
-            f"  {name:<8} {1e3 * seconds:9.2f} ms" + "  <- the longest" * (name == times.bound)
-        )
+        mark = "  <- bottleneck" * (name == times.bottleneck)
+        lines.append(f"  {name:<8} {1e3 * seconds:9.2f} ms{mark}")
+    shortest = times.full_overlap
     lines.append(
-        f"  a step takes at least {1e3 * times.least:.1f} ms ({found.images / times.least:.0f} images/s), "
-        f"{1e3 * times.one_by_one:.1f} ms if nothing overlaps"
+        f"  a step takes at least {1e3 * shortest:.1f} ms ({result.images / shortest:.0f} "
+        f"images/s), {1e3 * times.no_overlap:.1f} ms if nothing overlaps"
     )
-    return "\n".join([*lines, "", _compiler(found)])
+    return lines
 
 
-def table_row(name: str, found: Compilation) -> str:
-    """The row of docs/guides/scaling.md: name, slice, mesh, images a chip; GiB; exchanges; compile time; least time."""
-    mesh = " x ".join(str(size) for size in found.mesh.values())
-    cells = [name, found.on.name, mesh, f"{found.images / found.on.chips:g}"]
-    if found.memory is None:
-        return (
-            "| "
-            + " | ".join([*cells, "", "", "does not fit", "", f"{found.seconds:.0f}", "", ""])
-            + " |"
-        )
-    memory, times = found.memory, found.times
-    sent = sum(c.sent(a.bytes) for c, a in found.traffic.collectives.items()) / GIB
-    count = sum(amount.times for amount in found.traffic.collectives.values())
+def format_table_row(name: str, result: Compilation) -> str:
+    """Formats a compilation as a row of the table in docs/results/scaling.md.
+
+    The cells are name, slice, mesh, images per chip, arguments, temporaries and peak in GiB,
+    exchanges, seconds of compiling, estimated milliseconds, and the lower bound of the step.
+    """
+    mesh = " x ".join(str(size) for size in result.mesh.values())
+    cells = [name, result.slice.name, mesh, f"{result.images / result.slice.chips:g}"]
+    if result.memory is None:
+        cells += ["", "", "does not fit", "", f"{result.seconds:.0f}", "", ""]
+        return "| " + " | ".join(cells) + " |"
+    memory, times = result.memory, result.times
+    collectives = result.traffic.collectives.items()
+    sent = sum(collective.bytes_sent(amount.bytes) for collective, amount in collectives) / GIB
+    count = sum(amount.times for _, amount in collectives)
     cells += [f"{size / GIB:.2f}" for size in (memory.arguments, memory.temporaries, memory.peak)]
-    cells += [f"{count}, {sent:.2f} GiB", f"{found.seconds:.0f}"]
-    cells += [
-        f"{1e3 * times.compute:.0f} / {1e3 * times.memory:.0f} / {1e3 * (times.links + times.hosts):.0f}"
-    ]
-    return "| " + " | ".join([*cells, f"{1e3 * times.least:.0f}"]) + " |"
+    cells += [f"{count}, {sent:.2f} GiB", f"{result.seconds:.0f}"]
+    parts = (times.compute, times.memory, times.links + times.hosts)
+    cells += [" / ".join(f"{1e3 * part:.0f}" for part in parts)]
+    return "| " + " | ".join([*cells, f"{1e3 * times.full_overlap:.0f}"]) + " |"
 
 
-def _compiler(found: Compilation) -> str:
+def _describe_compiler(result: Compilation) -> str:
     versions = " ".join(f"{name} {metadata.version(name)}" for name in ("jax", "jaxlib", "libtpu"))
-    quick = ", in a hurry: training takes less memory and moves less" if found.quick else ""
-    return f"compiled in {found.seconds:.0f} s on this machine's CPU with {versions}{quick}"
+    quick = ", quickly: training needs less memory and traffic" if result.quick else ""
+    return f"compiled in {result.seconds:.0f} s on this machine's CPU with {versions}{quick}"

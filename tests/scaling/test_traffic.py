@@ -1,27 +1,28 @@
-"""Exchanges and traffic counted out of a small program's text, each number worked out by hand."""
+"""Exchanges and memory traffic of a small program's text, worked out by hand."""
 
 import pathlib
 
 import pytest
 
-from segjax.scaling.program_text import Amount, Collective, array_bytes, read_traffic
+from segjax.scaling.hlo_text import count_bytes
+from segjax.scaling.traffic import Amount, Collective, read_traffic
 
-# As the compiler of TPUs writes it, cut down: a loop of 12 turns gathers weights and scatters a gradient (a fusion that
-# it calls all-reduce-scatter), then one sum over all chips. S(1) is the chip's fast memory.
+# As the compiler for TPUs writes it, shortened: a loop of 12 iterations gathers weights and
+# scatters a gradient (in a fusion called all-reduce-scatter). One sum over all chips follows. S(1)
+# is the chip's fast memory.
 PROGRAM = (pathlib.Path(__file__).parent / "program.txt").read_text()
 
 
 def test_exchanges_are_counted_as_often_as_they_run():
-    found = read_traffic(PROGRAM, chips=8).collectives
-    assert found == {
+    assert read_traffic(PROGRAM, chips=8).collectives == {
         Collective("all-gather", "bf16", 4): Amount(12, 12 * 64 * 32 * 2),
         Collective("reduce-scatter", "f32", 4): Amount(12, 12 * 64 * 32 * 4),
         Collective("all-reduce", "f32", 8): Amount(1, 12 * 16 * 32 * 4),
     }
 
 
-def test_what_crosses_slices_is_told_apart():
-    """Two slices of four chips: groups of the inner axis stay inside, the sum over all chips does not."""
+def test_exchanges_between_slices_are_recognized():
+    """With two slices of four chips only the sum over all chips leaves a slice."""
     crossing = {
         collective.kind: collective.crosses
         for collective in read_traffic(PROGRAM, chips=8, slices=2).collectives
@@ -29,34 +30,38 @@ def test_what_crosses_slices_is_told_apart():
     assert crossing == {"all-gather": False, "reduce-scatter": False, "all-reduce": True}
 
 
-def test_what_hosts_exchange_between_slices_counts():
-    """A sum over two slices as the compiler of TPUs writes it: each chip hands 5 x 8 x 128 numbers to its host."""
+def test_exchanges_of_hosts_between_slices_count():
+    """In a sum over two slices each chip hands 5 x 8 x 128 numbers to its host."""
     hosts = 'frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",'
     hosts += '_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}'
     sent = "(bf16[5,8,128]{2,1,0:T(8,128)(2,1)}, u32[], token[])"
     text = PROGRAM.replace(
         "  ROOT %total",
         f"  %some = {sent} send(%out, %token), channel_id=4, is_host_transfer=true, {hosts}\n"
-        f"  %done = token[] send-done(%some), channel_id=4, is_host_transfer=true, {hosts}\n  ROOT %total",
+        "  %done = token[] send-done(%some), channel_id=4, is_host_transfer=true, "
+        f"{hosts}\n  ROOT %total",
     )
-    found = read_traffic(text, chips=8, slices=2).collectives
+    collectives = read_traffic(text, chips=8, slices=2).collectives
     between = Collective("all-reduce", "bf16", 2, crosses=True)
-    assert (
-        found[between] == Amount(1, 5 * 8 * 128 * 2)
-        and between.sent(found[between].bytes) == 5 * 8 * 128 * 2
-    )
+    assert collectives[between] == Amount(1, 5 * 8 * 128 * 2)
+    assert between.bytes_sent(collectives[between].bytes) == 5 * 8 * 128 * 2
 
 
-def test_memory_traffic_takes_slices_and_updates_for_what_they_are():
-    """A turn reads a slice of the weights (the result is in fast memory), writes the whole ones as float32, reads them
-    and writes the scattered part, reads that and updates as much; the sum reads and writes everything once."""
+def test_slices_and_updates_move_only_their_own_bytes():
+    """Counts one iteration and the final sum.
+
+    An iteration reads a slice of the weights (its result is in fast memory), writes the whole
+    weights as float32, reads them and writes the scattered part, reads that and updates as much.
+    The sum reads and writes everything once.
+    """
     part, whole, everything = 16 * 32, 64 * 32, 12 * 16 * 32
-    counter = 4  # the turn's number, read by both fusions
-    turn = 2 * part + counter + 4 * whole + 4 * (whole + part) + 4 * (part + part) + counter
-    assert read_traffic(PROGRAM, chips=8).memory_bytes == 12 * turn + 4 * 2 * everything
+    counter = 4  # the number of the iteration, read by both fusions
+    iteration = 2 * part + counter + 4 * whole + 4 * (whole + part) + 4 * (part + part) + counter
+    assert read_traffic(PROGRAM, chips=8).memory_bytes == 12 * iteration + 4 * 2 * everything
 
 
-# A kernel as jax 0.10.2 writes it, cut down: its attributes take two lines more, the last of which begins with }}.
+# A kernel as jax 0.10.2 writes it, shortened. Its attributes span three lines, the last of which
+# begins with }}.
 KERNEL = """
 ENTRY %main (q: bf16[2,256,64], k: bf16[2,256,64]) -> bf16[2,256,64] {
   %q = bf16[2,256,64]{2,1,0:T(8,128)(2,1)} parameter(0)
@@ -73,7 +78,7 @@ ENTRY %main (q: bf16[2,256,64], k: bf16[2,256,64]) -> bf16[2,256,64] {
 
 
 def test_a_kernel_reads_its_operands_and_writes_its_results():
-    """Two operands and two results in the main memory, one operand in the fast one; and what comes behind it counts."""
+    """Two operands and two results are in the main memory, and one operand in the fast memory."""
     array, scratch = 2 * 256 * 64 * 2, 256 * 128 * 4
     assert read_traffic(KERNEL, chips=1).memory_bytes == 2 * array + array + scratch + 2 * array
 
@@ -83,7 +88,7 @@ def test_a_kernel_reads_its_operands_and_writes_its_results():
     [("all-gather", 75), ("reduce-scatter", 75), ("all-reduce", 150), ("collective-permute", 100)],
 )
 def test_bytes_sent_around_a_ring_of_four(kind, sent):
-    assert Collective(kind, "f32", 4).sent(100) == sent
+    assert Collective(kind, "f32", 4).bytes_sent(100) == sent
 
 
 @pytest.mark.parametrize(
@@ -95,20 +100,21 @@ def test_bytes_sent_around_a_ring_of_four(kind, sent):
         ("", 8),
     ],
 )
-def test_groups_in_each_way_of_writing(written, groups):
+def test_groups_in_every_notation(written, groups):
     line = f"  ROOT %r = f32[8]{{0}} all-to-all(%x), channel_id=1, {written}\n"
     text = f"ENTRY %main (x: f32[8]) -> f32[8] {{\n  %x = f32[8]{{0}} parameter(0)\n{line}}}\n"
-    (found,) = read_traffic(text, chips=8).collectives
-    assert found.group == groups
+    (collective,) = read_traffic(text, chips=8).collectives
+    assert collective.group == groups
 
 
 def test_bytes_of_types():
     type_ = "(f32[2,3]{1,0:T(8,128)}, bf16[4]{0:T(8)S(1)}, u32[]{:S(2)}, pred[8]{0})"
-    assert array_bytes(type_) == 24 + 8 + 4 + 8 and array_bytes(type_, in_memory=True) == 24 + 8
+    assert count_bytes(type_) == 24 + 8 + 4 + 8 and count_bytes(type_, in_memory=True) == 24 + 8
 
 
-# A turn of a scan over 24 blocks: a fusion multiplies with one block's weights, which a fusion inside of it slices out
-# of all; the optimizer then takes one block's gradient, by a slice at a fixed place.
+# An iteration of a scan over 24 blocks. A fusion multiplies with the weights of one block, which an
+# inner fusion slices out of all. The optimizer then reads the gradient of one block, by a slice at
+# a fixed index.
 NESTED = """HloModule nested
 
 %slicing (all: f32[24,8,16], place: s32[]) -> bf16[8,16] {
@@ -145,13 +151,13 @@ ENTRY %main (x: bf16[4,8], w: f32[24,8,16], i: s32[], g: f32[24,8,16], p: f32[8,
   %q = f32[8,16]{1,0:T(8,128)} fusion(%g, %p), kind=kLoop, calls=%update
   ROOT %both = (bf16[4,16]{1,0:T(8,128)(2,1)}, f32[8,16]{1,0:T(8,128)}) tuple(%y, %q)
 }
-"""
+"""  # noqa: E501
 
 
-def test_a_slice_inside_of_a_fusion_or_of_one_in_it_reads_no_more_than_itself():
+def test_a_slice_inside_of_nested_fusions_reads_no_more_than_itself():
     block = 4 * 8 * 16
     product = (
         2 * 4 * 8 + block + 4 + 2 * 4 * 16
-    )  # rows, one block's weights, the turn's number, the result
+    )  # rows, one block's weights, the iteration's number, the result
     update = block + block + block  # one block's gradient, the old and the new parameters
     assert read_traffic(NESTED, chips=1).memory_bytes == product + update
