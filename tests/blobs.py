@@ -1,6 +1,6 @@
-"""A SAM whose masks are objects: what segment-everything is tested with.
+"""A SAM whose masks are objects, to test the automatic mask generator.
 
-A SAM of drawn weights answers with noise all over the picture, whose boxes are all the same.
+A SAM with random weights predicts noise over the complete image, so all of its boxes are the same.
 """
 
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from segjax.ops.resize import resize_bilinear
 
 
 class Blobs(Sam):
-    """Encodes pictures as SAM does; answers a click with ragged discs around it, more or less sure of them."""
+    """SAM whose decoder predicts ragged discs around each click, with different predicted IoUs."""
 
     def decode(self, embedding, prompts):
         side = embedding.shape[1] * 4
@@ -28,5 +28,5 @@ class Blobs(Sam):
 
 
 def blobs(size: str) -> Blobs:
-    """One of the sizes of `build_sam`."""
+    """Builds one of the sizes of `build_sam`."""
     return Blobs(**SIZES[size])

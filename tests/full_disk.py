@@ -1,4 +1,4 @@
-"""A disk on which there is no more room, as writers meet it: a write that is cut short, and then one that fails."""
+"""A simulated full disk: a write is cut short, and the next one fails."""
 
 import contextlib
 import resource
@@ -8,7 +8,7 @@ import jax
 
 @contextlib.contextmanager
 def full_disk(room: int):
-    """Inside the block no file grows beyond `room` bytes; the system refuses the rest."""
+    """Limits the size of files to `room` bytes inside the block."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     least = jax.config.jax_persistent_cache_min_compile_time_secs
     jax.config.update(

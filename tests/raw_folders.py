@@ -1,4 +1,4 @@
-"""Miniature raw folders in each published layout, for the tests of the readers and of `prepare`."""
+"""Small raw folders in each published layout, for tests of the readers and of `prepare`."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ from PIL import Image
 def write_image(
     path: pathlib.Path, height: int = 20, width: int = 30, seed: int = 0
 ) -> pathlib.Path:
-    """A noisy RGB picture; the suffix of `path` chooses the format."""
+    """Writes a noisy RGB image in the format of the suffix of `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -28,7 +28,7 @@ def truncate(path: pathlib.Path, keep: float = 0.5) -> pathlib.Path:
 
 
 def png_of_zero_width() -> bytes:
-    """A well-formed PNG whose header says 0 columns."""
+    """Returns a well-formed PNG whose header declares 0 columns."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return (
@@ -40,7 +40,7 @@ def png_of_zero_width() -> bytes:
 
 
 def two_labels(height: int = 20, width: int = 30) -> np.ndarray:
-    """Label map with object 1 in rows 2..5, columns 3..8 and object 700 in two disconnected parts."""
+    """Returns a label map with object 1 (rows 2..5, columns 3..8) and object 700 in two parts."""
     labels = np.zeros((height, width), np.uint16)
     labels[2:6, 3:9] = 1
     labels[10:12, 0:4] = 700
@@ -49,7 +49,7 @@ def two_labels(height: int = 20, width: int = 30) -> np.ndarray:
 
 
 def write_label_maps(folder: pathlib.Path, count: int = 2) -> pathlib.Path:
-    """images/ and labels/ with pictures a0, a1, ..."""
+    """Writes images/ and labels/ of a0, a1, ..."""
     (folder / "labels").mkdir(parents=True, exist_ok=True)
     for index in range(count):
         write_image(folder / "images" / f"a{index}.png", seed=index)
@@ -58,7 +58,7 @@ def write_label_maps(folder: pathlib.Path, count: int = 2) -> pathlib.Path:
 
 
 def write_kaggle(folder: pathlib.Path, count: int = 2) -> pathlib.Path:
-    """<id>/images/<id>.png and <id>/masks/*.png, one picture per object."""
+    """Writes <id>/images/<id>.png and <id>/masks/*.png, one mask file per object."""
     for index in range(count):
         item = folder / f"k{index}"
         write_image(item / "images" / f"k{index}.png", seed=index)
@@ -70,7 +70,7 @@ def write_kaggle(folder: pathlib.Path, count: int = 2) -> pathlib.Path:
 
 
 def write_bsds(folder: pathlib.Path, splits: tuple[str, ...] = ("train", "val")) -> pathlib.Path:
-    """images/<split>/11.jpg and groundTruth/<split>/11.mat by two annotators: 2 regions, and 3."""
+    """Writes images/<split>/11.jpg, and groundTruth/<split>/11.mat with 2 and 3 regions."""
     for split in splits:
         write_image(folder / "images" / split / "11.jpg")
         coarse = np.ones((20, 30), np.uint16)
@@ -82,7 +82,7 @@ def write_bsds(folder: pathlib.Path, splits: tuple[str, ...] = ("train", "val"))
 
 
 def write_ground_truth(path: pathlib.Path, maps: list[np.ndarray]) -> None:
-    """A .mat file as Berkeley's: a cell per annotator with Segmentation and Boundaries."""
+    """Writes a .mat file like Berkeley's: per annotator, Segmentation and Boundaries."""
     path.parent.mkdir(parents=True, exist_ok=True)
     cells = np.empty((1, len(maps)), object)
     for index, regions in enumerate(maps):
@@ -91,12 +91,12 @@ def write_ground_truth(path: pathlib.Path, maps: list[np.ndarray]) -> None:
 
 
 def square(x: float, y: float, side: float) -> list[float]:
-    """Polygon of an axis-aligned square with its upper left corner at (x, y)."""
+    """Returns the polygon of a square whose upper left corner is (x, y)."""
     return [x, y, x + side, y, x + side, y + side, x, y + side]
 
 
 def annotation(identity: int, segmentation: object, **fields: object) -> dict:
-    """A COCO annotation of image 7 and category 3, changed by `fields`."""
+    """Makes a COCO annotation of image 7 and category 3, changed by `fields`."""
     base = {
         "id": identity,
         "image_id": 7,
@@ -110,7 +110,7 @@ def annotation(identity: int, segmentation: object, **fields: object) -> dict:
 def write_coco(
     folder: pathlib.Path, annotations: list[dict], split: str = "train", images: list | None = None
 ) -> pathlib.Path:
-    """instances_<split>.json and images/7.jpg (20 x 30 px); categories 3 and 9."""
+    """Writes instances_<split>.json with categories 3 and 9, and images/7.jpg (20 x 30 px)."""
     write_image(folder / "images" / "7.jpg")
     content = {
         "images": images or [{"id": 7, "file_name": "7.jpg", "height": 20, "width": 30}],
@@ -124,7 +124,7 @@ def write_coco(
 def write_keypoints(
     folder: pathlib.Path, annotations: list[dict], names: list[str], split: str = "train"
 ) -> pathlib.Path:
-    """person_keypoints_<split>.json beside what `write_coco` writes; one category, 3."""
+    """Writes person_keypoints_<split>.json with one category, 3, and images/7.jpg."""
     write_coco(folder, annotations, split)
     path = folder / f"instances_{split}.json"
     content = json.loads(path.read_text())
@@ -135,10 +135,10 @@ def write_keypoints(
 
 
 def write_lvis(folder: pathlib.Path, annotations: list[dict], **image: object) -> pathlib.Path:
-    """lvis_v1_val.json of the picture train2017/000000000007.jpg; categories 3 (frequent) and 9 (rare)."""
+    """Writes lvis_v1_val.json with categories 3 (frequent) and 9 (rare), and one photograph."""
     write_image(folder / "train2017" / "000000000007.jpg")
-    place = "http://images.cocodataset.org/train2017/000000000007.jpg"
-    base = {"id": 7, "coco_url": place, "height": 20, "width": 30}
+    url = "http://images.cocodataset.org/train2017/000000000007.jpg"
+    base = {"id": 7, "coco_url": url, "height": 20, "width": 30}
     base |= {"neg_category_ids": [9], "not_exhaustive_category_ids": [3]}
     categories = [("cup", 3, "f"), ("zebra", 9, "r")]
     content = {
@@ -156,11 +156,9 @@ def write_lvis(folder: pathlib.Path, annotations: list[dict], **image: object) -
 
 
 def write_cityscapes(folder: pathlib.Path, labels: np.ndarray, split: str = "val") -> pathlib.Path:
-    """One frame of Ulm with this instance map [H, W]."""
+    """Writes one frame of Ulm with an instance map [H, W]."""
     frame = "ulm_000001_000019"
-    write_image(
-        folder / "leftImg8bit" / split / "ulm" / f"{frame}_leftImg8bit.png", *labels.shape
-    )
+    write_image(folder / "leftImg8bit" / split / "ulm" / f"{frame}_leftImg8bit.png", *labels.shape)
     path = folder / "gtFine" / split / "ulm" / f"{frame}_gtFine_instanceIds.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(labels.astype(np.uint16)).save(path)

@@ -1,4 +1,4 @@
-"""Records made by hand, for the tests of what is made of records."""
+"""Records made by hand, for tests that need some."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from segjax.masks import compute_mask_box, encode_mask
 
 
 def block(hw, y1, x1, y2, x2):
-    """Mask bool of ``hw`` with one rectangle."""
+    """Returns a mask bool [*hw] with one rectangle."""
     mask = np.zeros(hw, bool)
     mask[y1:y2, x1:x2] = True
     return mask
 
 
-def record_of(masks, image=None, crowd=None, category=None, image_id="picture", **optional):
-    """A record with one object a mask [H, W]; its picture is black unless given."""
+def record_of(masks, image=None, crowd=None, category=None, image_id="image", **optional):
+    """Makes a record with one object per mask [H, W], and a black image by default."""
     masks = np.asarray(masks, bool)
     height, width = masks.shape[1:]
     return {

@@ -12,7 +12,7 @@ def names(folder):
 
 
 @pytest.mark.parametrize("data", ["grün\n", "grün\n".encode()])
-def test_text_and_bytes_are_written_into_folders_that_are_made(tmp_path, data):
+def test_text_and_bytes_are_written_and_folders_are_made(tmp_path, data):
     path = tmp_path / "new" / "deep" / "file.txt"
     write_atomic(path, "earlier, and longer")
     write_atomic(str(path), data)
@@ -20,7 +20,7 @@ def test_text_and_bytes_are_written_into_folders_that_are_made(tmp_path, data):
     assert names(path.parent) == ["file.txt"]
 
 
-def test_until_it_is_finished_the_old_file_stands_and_each_process_has_its_own_new_one(tmp_path):
+def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
     with atomic_path(path) as partial:
@@ -48,7 +48,7 @@ def test_a_full_disk_names_the_file(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_json_is_sorted_and_indented_unless_asked_otherwise(tmp_path):
+def test_json_is_sorted_and_indented_by_default(tmp_path):
     write_json(tmp_path / "sorted.json", {"b": 1, "a": [2.5, None]})
     assert (
         tmp_path / "sorted.json"
@@ -57,7 +57,7 @@ def test_json_is_sorted_and_indented_unless_asked_otherwise(tmp_path):
     assert (tmp_path / "given.json").read_text() == '{\n "b": 1,\n "a": 2\n}\n'
 
 
-def test_json_refuses_what_it_cannot_say_and_keeps_the_old_file(tmp_path):
+def test_json_raises_for_invalid_values_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "numbers.json"
     write_json(path, {"images": 2})
     with pytest.raises(

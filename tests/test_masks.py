@@ -112,11 +112,11 @@ def test_pixels_that_touch_at_a_corner_are_one_region():
 
 
 def test_holes_are_filled_before_islands_are_dropped():
-    """A ring of 8 pixels around a hole of 1 is an island of 9."""
+    """Fills a ring of 8 pixels, which then is an island of 9."""
     ring = box_mask(5, 5, 8, 8) & ~box_mask(6, 6, 7, 7)
     mask = ring | box_mask(20, 20, 40, 40)
-    kept, edited = remove_small_regions(mask, 9)
-    assert edited and kept.sum() == 400 + 9
+    cleaned, edited = remove_small_regions(mask, 9)
+    assert edited and cleaned.sum() == 400 + 9
     islands_first = mask & ~ring
     assert islands_first.sum() == 400
 

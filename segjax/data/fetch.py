@@ -55,6 +55,7 @@ class ExampleFetcher:
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         index = int(index)
+        # Padding of the last batch in evaluation
         if index >= len(self.source):
             return self.example_fn.placeholder() | {"index": np.int64(-1)}
         record = None
@@ -62,12 +63,14 @@ class ExampleFetcher:
             record = self._read_record(index)
             example = self.example_fn(record, rng)
             self.broken.count_read()
+        # Every record would fail like this one: the user must change the settings.
         except SettingsError:
             raise
         except Exception as error:
             self.broken.count_broken(
                 index, record and record.get("image_id"), error, len(self.source)
             )
+            # Shapes may depend on the image, and must be those of its batch.
             placeholder_at = getattr(self.example_fn, "placeholder_at", None)
             example = placeholder_at(index) if placeholder_at else self.example_fn.placeholder()
         return example | {"index": np.int64(index)}
@@ -78,6 +81,7 @@ class ExampleFetcher:
             record = self.source[index]
             size = _count_bytes(record)
             with self._lock:
+                # Another thread may have read the same record.
                 if index not in self._cache and self._cached_bytes + size <= self.cache_bytes:
                     self._cache[index] = record
                     self._cached_bytes += size

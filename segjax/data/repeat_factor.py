@@ -29,6 +29,7 @@ class RepeatFactorSource:
                 f"the share of images below which a class is rare lies in 0 .. 1, got {threshold}"
             )
         self.source = source
+        # Fractional ends: index i belongs to the first record whose end exceeds i + 0.5.
         self._ends = np.cumsum(
             compute_repeat_factors(
                 [set(_list_categories(source[i])) for i in range(len(source))], threshold

@@ -36,6 +36,7 @@ def open_split(data: Mapping[str, Any], role: str):
         return open_tfds(source.removeprefix(TFDS), data[f"{role}_split"], data.get("tfds_dir", ""))
     if source != SYNTHETIC:
         return open_source(source, data[f"{role}_split"])
+    # Evaluation scenes use the held-out photographs, whatever the count.
     scenes = data["scenes"]
     split = "train" if role == "train" else "heldout"
     return _get_scene_class(data)(

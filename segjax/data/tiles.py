@@ -62,6 +62,7 @@ class Tiles:
         window = np.s_[top : top + self.tile, left : left + self.tile]
         image, objects = np.ascontiguousarray(image[window]), record["objects"]
         rows = []
+        # Objects, cut to the tile
         for member in members:
             mask = decode_mask(objects["rle"][member], record["height"], record["width"])[window]
             row = {name: objects[name][member] for name in ("id", "category", "crowd")}
@@ -87,6 +88,7 @@ class Tiles:
         height, width = record["height"], record["width"]
         corners = [(top, left) for top in self._starts(height) for left in self._starts(width)]
         members: dict[tuple[int, int], list[int]] = {corner: [] for corner in corners}
+        # Each object goes to the tile that holds most of it
         for member, rle in enumerate(record["objects"]["rle"]):
             y, x = np.nonzero(decode_mask(rle, height, width))
 
@@ -104,4 +106,5 @@ class Tiles:
         if length <= self.tile:
             return [0]
         count = -(-(length - self.overlap) // (self.tile - self.overlap))
+        # Tiles are spread evenly, so the last one ends at the edge.
         return [round(i * (length - self.tile) / (count - 1)) for i in range(count)]

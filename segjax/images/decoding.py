@@ -49,9 +49,11 @@ def decode_image(
     _check_pixels(pixels, name)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
+    # Drop alpha
     pixels = pixels[:, :, :3]
     if percentiles is not None:
         pixels = stretch_intensities(pixels, *np.percentile(pixels, percentiles))
+    # Cameras use different parts of the 16 bits.
     elif pixels.dtype == np.uint16:
         pixels = stretch_intensities(pixels, pixels.min(), pixels.max())
     if pixels.shape[2] == 1:
@@ -99,6 +101,7 @@ def open_image(data: bytes, name: str) -> Iterator[Image.Image]:
                     "8 or 16 bits. Convert it to a uint8 or uint16 array and pass that"
                 )
             yield image
+    # Not an image at all. The errors below come from damaged images.
     except UnidentifiedImageError:
         raise ImageError(
             f"{name}: {len(data)} bytes that are not an image (they start with "

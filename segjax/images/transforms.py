@@ -133,6 +133,7 @@ def crop_and_resize(
     Returns:
       RGB image, or 16-bit grayscale if the image is.
     """
+    # libjpeg shrinks while it decodes; coordinates follow.
     factor = _reduce(image, min(box[2] // size[0], box[3] // size[1])) if reduced else 1
     top, left, height, width = box
     outer = (
@@ -145,6 +146,7 @@ def crop_and_resize(
     window = window if image.mode in SIXTEEN_BITS else convert_to_rgb(window)
     if factor == 1:
         return window if window.size == size[::-1] else window.resize(size[::-1], resample)
+    # The crop in the frame of the shrunken image; its edges need not lie on pixels.
     x, y = left / factor - outer[0], top / factor - outer[1]
     part = (x, y, min(x + width / factor, window.width), min(y + height / factor, window.height))
     return window.resize(size[::-1], resample, box=part)

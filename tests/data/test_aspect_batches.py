@@ -1,4 +1,4 @@
-"""Batches of lying and of standing pictures: which come when, whoever asks, and what is_portrait in for a broken one."""
+"""Aspect ratio grouping: the order of batches, resuming it, and placeholders of broken images."""
 
 import pickle
 
@@ -11,8 +11,8 @@ from segjax.data.loader import make_loader
 BATCH = 4
 
 
-class Pictures:
-    """Every third one is_portrait; those in `broken` cannot be read a second time."""
+class Images:
+    """Records of which every third is portrait. Those in `broken` cannot be read a second time."""
 
     def __init__(self, count, broken=()):
         self.count, self.broken, self.read = count, broken, set()
@@ -42,10 +42,10 @@ class Maker:
 
 
 def orders(count=17, seed=0):
-    return AspectGroupedOrder(Pictures(count), BATCH, seed)
+    return AspectGroupedOrder(Images(count), BATCH, seed)
 
 
-def test_a_batch_has_one_orientation_and_every_picture_its_turn():
+def test_each_batch_has_one_orientation_and_each_image_comes_once():
     order = orders()
     batches = np.array(
         [[order[BATCH * batch + row] for row in range(BATCH)] for batch in range(17 * 3)]
@@ -61,8 +61,11 @@ def test_a_batch_has_one_orientation_and_every_picture_its_turn():
     )
 
 
-def test_pictures_come_as_soon_as_there_are_enough():
-    """Six lying and three standing ones: the first epoch has one batch of four that lie, the second one of each."""
+def test_images_come_as_soon_as_they_fill_a_batch():
+    """Counts batches of four from six landscape and three portrait images.
+
+    The first epoch has one landscape batch, the second one of each kind.
+    """
     order = orders(9)
     kinds = [order[BATCH * batch] % 3 == 0 for batch in range(6)]
     assert not kinds[0] and any(kinds)
@@ -70,7 +73,7 @@ def test_pictures_come_as_soon_as_there_are_enough():
     assert len(set(lying[:6])) == 6, "all six before any comes again"
 
 
-def test_the_order_is_the_seed_s_whoever_asks_and_from_wherever():
+def test_the_order_depends_on_the_seed_only():
     one, other = orders(), pickle.loads(pickle.dumps(orders()))
     backwards = [other[place] for place in reversed(range(200))]
     assert [one[place] for place in range(200)] == backwards[::-1]
@@ -78,9 +81,9 @@ def test_the_order_is_the_seed_s_whoever_asks_and_from_wherever():
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_loaded_in_shares_of_two_processes_and_resumed(workers):
+def test_two_processes_share_the_batches_and_resume(workers):
     def batches(count, start=0, **place):
-        source = Pictures(17)
+        source = Images(17)
         order = AspectGroupedOrder(source, BATCH, 5)
         example = AspectGroupedExample(Maker((2, 3)), Maker((3, 2)), order)
         options = dict(batch_size=BATCH, seed=5, start=start, order=order, workers=workers)
@@ -100,8 +103,8 @@ def test_loaded_in_shares_of_two_processes_and_resumed(workers):
         np.testing.assert_array_equal(batch["index"], again["index"])
 
 
-def test_a_picture_that_cannot_be_read_at_the_start_is_named():
-    source = Pictures(5, broken=(3,))
+def test_an_image_that_cannot_be_read_at_the_start_is_named():
+    source = Images(5, broken=(3,))
     source[3]
     with pytest.raises(
         ValueError,
@@ -110,8 +113,8 @@ def test_a_picture_that_cannot_be_read_at_the_start_is_named():
         AspectGroupedOrder(source, BATCH, 0)
 
 
-def test_what_cannot_be_read_later_leaves_a_placeholder_of_its_batch():
-    source = Pictures(12, broken=(0, 1))
+def test_an_image_that_breaks_later_gets_a_placeholder_of_its_orientation():
+    source = Images(12, broken=(0, 1))
     order = AspectGroupedOrder(source, BATCH, 0)
     example = AspectGroupedExample(Maker((2, 3)), Maker((3, 2)), order)
     with make_loader(source, example, batch_size=BATCH, order=order, max_broken=1) as loader:

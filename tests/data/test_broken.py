@@ -1,4 +1,4 @@
-"""Broken records: passed over, named once in a file of the run's folder, and an end to the run when they are many."""
+"""Broken records: skipped, named once in a file of the run, and an error if there are many."""
 
 import json
 import pickle
@@ -12,8 +12,8 @@ from segjax.data.examples.crop import CropExample
 from segjax.data.loader import make_loader
 
 
-class Pictures:
-    """Pictures of 8 x 8; those in `cut` are no pictures, those in `lost` cannot even be read."""
+class Images:
+    """Records of 8 x 8 pixels. Those in `cut` cannot be decoded, those in `lost` cannot be read."""
 
     def __init__(self, count, cut=(), lost=()):
         self.count, self.cut, self.lost = count, cut, lost
@@ -42,10 +42,10 @@ def named(folder):
 
 
 @pytest.mark.parametrize("options", [{"threads": 3}, {"workers": 2}], ids=["threads", "workers"])
-def test_each_is_passed_over_and_named_once_and_many_stop_the_run(tmp_path, options):
+def test_broken_records_are_skipped_and_named_once_and_many_stop_the_run(tmp_path, options):
     folder = tmp_path / "broken"
     options = dict(batch_size=4, broken_folder=folder, max_broken=0.08) | options
-    with make_loader(Pictures(20, cut={3}, lost={7}), CropExample(4), **options) as loader:
+    with make_loader(Images(20, cut={3}, lost={7}), CropExample(4), **options) as loader:
         batches = [next(loader) for _ in range(20)]  # four epochs
         lines = {line["position"]: line for line in named(folder)}
         assert len(named(folder)) == 2 and set(lines) == {3, 7}
@@ -64,11 +64,11 @@ def test_each_is_passed_over_and_named_once_and_many_stop_the_run(tmp_path, opti
     )
     assert lines[7]["image_id"] is None and lines[7]["reason"] == "OSError: sector of 7"
     assert lines[3]["seen"] >= lines[3]["broken"] >= 1
-    take(10, Pictures(20, cut={3}), broken_folder=folder)  # the run resumed: it is known
+    take(10, Images(20, cut={3}), broken_folder=folder)  # resumed: the record is named already
     assert len(named(folder)) == 2
 
 
-def test_processes_write_a_file_each_and_read_the_others(tmp_path):
+def test_each_process_writes_a_file_and_reads_those_of_others(tmp_path):
     accounts = [BrokenRecords(tmp_path, host, 0.5) for host in (0, 1)]
     for account, position in [
         (accounts[0], 5),
@@ -83,7 +83,7 @@ def test_processes_write_a_file_each_and_read_the_others(tmp_path):
     assert files == ["0", "1"] and sorted(line["position"] for line in named(tmp_path)) == [5, 6]
 
 
-def test_a_line_that_another_process_is_still_writing_waits(tmp_path):
+def test_an_incomplete_line_of_another_process_is_read_later(tmp_path):
     account = BrokenRecords(tmp_path, 0, 0.5)
     (tmp_path / "1-1.jsonl").write_bytes(b'{"position": 1}\n{"posi')
     account.count_broken(1, None, OSError("x"), of=100)
@@ -93,8 +93,8 @@ def test_a_line_that_another_process_is_still_writing_waits(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_too_large_a_share_stops_the_run(tmp_path):
-    source = Pictures(1000, cut=set(range(0, 1000, 50)))  # 2 %
+def test_a_share_above_the_limit_stops_the_run(tmp_path):
+    source = Images(1000, cut=set(range(0, 1000, 50)))  # 2 %
     with pytest.raises(
         BrokenDataError, match=r"2\d of \d+ examples are broken.*max_broken = 0.01.*\(n\d+.JPEG\)"
     ):
@@ -103,8 +103,8 @@ def test_too_large_a_share_stops_the_run(tmp_path):
     take(60, source, max_broken=0.03, batch_size=50)  # three epochs
 
 
-def test_few_prove_nothing_unless_none_is_allowed():
-    source = Pictures(10, cut={1, 2, 3})
+def test_few_broken_records_are_tolerated_unless_the_limit_is_zero():
+    source = Images(10, cut={1, 2, 3})
     assert sum((batch["weight"] == 0).sum() for batch in take(5, source)) == 6
     with pytest.raises(BrokenDataError, match="1 of .*max_broken = 0 "):
         take(5, source, max_broken=0.0)
@@ -112,15 +112,15 @@ def test_few_prove_nothing_unless_none_is_allowed():
         take(1, source, max_broken=1.5)
 
 
-def test_a_source_where_everything_breaks_stops_at_once_and_clearly():
+def test_a_source_of_broken_records_stops_at_once():
     with pytest.raises(
         BrokenDataError,
         match=r"^16 records broke one after another, the last was record \d+: OSError",
     ):
-        take(30, Pictures(100, lost=set(range(100))), max_broken=1.0, threads=0)
+        take(30, Images(100, lost=set(range(100))), max_broken=1.0, threads=0)
 
 
-def test_threads_count_together_and_a_copy_counts_anew(tmp_path):
+def test_threads_share_the_counts_and_a_copy_starts_at_zero(tmp_path):
     account = BrokenRecords(tmp_path, 0, 1.0)
 
     def read(offset):

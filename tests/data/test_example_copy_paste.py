@@ -1,4 +1,4 @@
-"""Copy-paste: what is pasted, what it hides, and that the seed decides it all."""
+"""Copy-paste augmentation: pasted objects, the objects they hide, and dependence on the seed."""
 
 import pickle
 
@@ -17,7 +17,7 @@ RNG = np.random.default_rng
 HW = (40, 60)
 
 
-def grey(hw, value):
+def gray(hw, value):
     return np.full((*hw, 3), value, np.uint8)
 
 
@@ -25,16 +25,16 @@ def masks_of(record):
     return [decode_mask(rle, record["height"], record["width"]) for rle in record["objects"]["rle"]]
 
 
-def test_pasted_objects_lie_on_top_and_hide_what_is_below():
+def test_pasted_objects_hide_the_objects_below():
     under, gone = block(HW, 10, 10, 30, 30), block(HW, 2, 2, 5, 5)
     below = record_of(
-        [under, gone], grey(HW, 50), category=[1, 2], annotated_box=np.ones((2, 4), np.float32)
+        [under, gone], gray(HW, 50), category=[1, 2], annotated_box=np.ones((2, 4), np.float32)
     )
     small = (36, 44)
     cover, crowd = block(small, 0, 0, 20, 20), block(small, 20, 20, 36, 44)
     above = record_of(
         [cover, crowd, block(small, 30, 0, 36, 9)],
-        grey(small, 200),
+        gray(small, 200),
         category=[3, 4, 5],
         crowd=[0, 1, 0],
         annotated_box=np.ones((3, 4), np.float32),
@@ -47,17 +47,17 @@ def test_pasted_objects_lie_on_top_and_hide_what_is_below():
     assert objects["category"].tolist() == [
         1,
         3,
-    ]  # what was covered wholly, the crowd and the unchosen are not there
+    ]  # without hidden objects, the crowd and those not chosen
     assert objects["area"].tolist() == [300, 400] and "annotated_box" not in objects
     np.testing.assert_array_equal(objects["box"], [[10, 10, 30, 30], [0, 0, 20, 20]])
     assert (merged["image"][:20, :20] == 200).all() and (merged["image"][20:] == 50).all()
     picky = paste(below, above, np.array([True, False, False]), min_visible=0.8)
-    assert picky["objects"]["category"].tolist() == [3]  # three quarters of the square were left
+    assert picky["objects"]["category"].tolist() == [3]  # three quarters of the square remain
 
 
-def test_the_picture_grows_to_hold_what_is_pasted():
-    below = record_of([block((20, 30), 2, 2, 9, 9)], grey((20, 30), 50))
-    above = record_of([block(HW, 30, 5, 35, 50)], grey(HW, 200))
+def test_the_image_grows_to_hold_pasted_objects():
+    below = record_of([block((20, 30), 2, 2, 9, 9)], gray((20, 30), 50))
+    above = record_of([block(HW, 30, 5, 35, 50)], gray(HW, 200))
     merged = paste(below, above, np.array([True]))
     validate_record(merged)
     assert merged["image"].shape == (35, 50, 3) and (merged["image"][25, 0] == FILL).all()
@@ -68,8 +68,8 @@ def test_the_picture_grows_to_hold_what_is_pasted():
 
 def test_covered_keypoints_become_hidden():
     keypoints = np.array([[[12, 12, 2], [28, 28, 2], [0, 0, 0]]], np.float32)
-    below = record_of([block(HW, 10, 10, 30, 30)], grey(HW, 50), keypoints=keypoints)
-    above = record_of([block(HW, 0, 0, 20, 20)], grey(HW, 200), keypoints=keypoints)
+    below = record_of([block(HW, 10, 10, 30, 30)], gray(HW, 50), keypoints=keypoints)
+    above = record_of([block(HW, 0, 0, 20, 20)], gray(HW, 200), keypoints=keypoints)
     merged = paste(below, above, np.array([True]))
     np.testing.assert_array_equal(
         merged["objects"]["keypoints"][0], [[12, 12, 1], [28, 28, 2], [0, 0, 0]]
@@ -77,7 +77,7 @@ def test_covered_keypoints_become_hidden():
     np.testing.assert_array_equal(merged["objects"]["keypoints"][1], keypoints[0])
 
 
-def test_examples_are_decided_by_the_seed_and_fit_those_without_pasting():
+def test_examples_depend_on_the_seed_and_have_the_usual_shapes():
     scenes = SyntheticScenes("train", 8)
     example = DetectionExample(
         (96, 96), 20, augment={"scale": (0.5, 1.5), "flip": True}, min_visible=0.1
@@ -97,7 +97,7 @@ def test_examples_are_decided_by_the_seed_and_fit_those_without_pasting():
     np.testing.assert_array_equal(first["original"], (128, 128))
 
 
-def test_a_broken_second_picture_pastes_nothing():
+def test_a_broken_second_image_pastes_nothing():
     good = SyntheticScenes("train", 1)[0]
     example = DetectionExample((128, 128), 20)
     made = CopyPaste(example, [good | {"image": b"broken"}])(good, RNG(0))
@@ -106,7 +106,7 @@ def test_a_broken_second_picture_pastes_nothing():
         CopyPaste(example, [good], probability=2)
 
 
-def test_it_goes_through_a_loader_and_pickles():
+def test_it_works_in_a_loader_and_can_be_pickled():
     scenes = SyntheticScenes("train", 4)
     pasting = pickle.loads(pickle.dumps(CopyPaste(DetectionExample((64, 64), 9), scenes)))
     with make_loader(scenes, pasting, batch_size=2, seed=1, threads=0) as loader:

@@ -13,7 +13,7 @@ def record(pixels):
     return {"image": pixels, "image_id": "a", "height": pixels.shape[0], "width": pixels.shape[1]}
 
 
-def test_boxes_have_the_areas_and_shapes_that_were_asked_for():
+def test_crop_boxes_have_the_requested_areas_and_ratios():
     rng = np.random.default_rng(0)
     boxes = np.array(
         [sample_crop_box((300, 400), (0.2, 1.0), (3 / 4, 4 / 3), rng) for _ in range(2000)]
@@ -27,15 +27,13 @@ def test_boxes_have_the_areas_and_shapes_that_were_asked_for():
     )
     share, aspect = height * width / 120_000, width / height
     assert share.min() > 0.19 and share.max() < 1.01 and aspect.min() > 0.74 and aspect.max() < 1.35
-    small = (
-        share < 0.5
-    )  # there every shape fits: the area is uniform, and so is the logarithm of the shape
+    small = share < 0.5  # every ratio fits: area and logarithm of the ratio are uniform
     np.testing.assert_allclose(share[small].mean(), 0.35, atol=0.015)
     np.testing.assert_allclose(np.log(aspect[small]).mean(), 0, atol=0.02)
     assert len(np.unique(top)) > 100 and len(np.unique(left)) > 100
 
 
-def test_a_picture_that_no_box_fits_gives_its_middle():
+def test_an_image_that_no_box_fits_gets_the_central_one():
     rng = np.random.default_rng(0)
     assert sample_crop_box((30, 300), (0.9, 1.0), (3 / 4, 4 / 3), rng) == (0, 130, 30, 40)
     assert sample_crop_box((300, 30), (0.9, 1.0), (3 / 4, 4 / 3), rng) == (130, 0, 40, 30)
@@ -49,32 +47,33 @@ def test_training_crops_flips_and_resizes_and_evaluation_does_not():
     rises = [float(crop["image"][0, -1, 0]) - float(crop["image"][0, 0, 0]) for crop in crops]
     assert all(crop["image"].shape == (32, 32, 3) and crop["weight"] == 1 for crop in crops)
     assert 8 < sum(rise < 0 for rise in rises) < 32  # mirrored half the time
-    assert max(map(abs, rises)) < 70  # parts, not the whole of 120
+    assert max(map(abs, rises)) < 70  # crops, not the full range of 120
     fixed = CropExample(32, train=False)
     assert (fixed(record(ramp), rng)["image"] == center_crop(ramp, 32)).all()
-    # Columns 15 to 104, in 32 pixels of 2.8 columns each: their middles are at 16.4 and 103.6, less half a column.
+    # Columns 15 to 104 become 32 pixels of 2.8 columns each, with centers at 16.4 and 103.6 minus
+    # half a column.
     assert (fixed(record(ramp), rng)["image"][0, [0, -1], 0] == [16, 103]).all()
 
 
-def test_encoded_and_grey_pictures_are_read_and_broken_ones_are_named():
+def test_encoded_and_gray_images_are_read_and_broken_ones_are_named():
     buffer = io.BytesIO()
     Image.fromarray(np.full((20, 30), 77, np.uint8)).save(buffer, "PNG")
-    grey = {"image": buffer.getvalue(), "image_id": "grey", "height": 20, "width": 30}
-    found = CropExample(16, train=False)(grey, np.random.default_rng(0))["image"]
+    gray = {"image": buffer.getvalue(), "image_id": "gray", "height": 20, "width": 30}
+    found = CropExample(16, train=False)(gray, np.random.default_rng(0))["image"]
     assert found.shape == (16, 16, 3) and (found == 77).all()
     with pytest.raises(ImageError, match="image 'cut'"):
         CropExample(16)(
-            grey | {"image": buffer.getvalue()[:40], "image_id": "cut"}, np.random.default_rng(0)
+            gray | {"image": buffer.getvalue()[:40], "image_id": "cut"}, np.random.default_rng(0)
         )
     blank = CropExample(16).placeholder()
     assert blank["weight"] == 0 and not blank["image"].any() and blank["image"].shape == (16, 16, 3)
 
 
 @pytest.mark.parametrize(
-    "scale, said", [((0, 1), "0 < low"), ((0.5, 0.2), "0 < low"), ((0.2, 1.5), "<= 1")]
+    "scale, message", [((0, 1), "0 < low"), ((0.5, 0.2), "0 < low"), ((0.2, 1.5), "<= 1")]
 )
-def test_ranges_are_checked(scale, said):
-    with pytest.raises(ValueError, match=f"crop scale .*{said}"):
+def test_ranges_are_checked(scale, message):
+    with pytest.raises(ValueError, match=f"crop scale .*{message}"):
         CropExample(16, scale=scale)
     with pytest.raises(ValueError, match="crop ratio"):
         CropExample(16, ratio=(2, 1))

@@ -1,4 +1,4 @@
-"""Examples for detectors: boxes, mask cells and keypoints stay with the picture; what is dropped is counted."""
+"""Examples for detectors: boxes, mask cells and keypoints follow the image."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_shapes_and_types():
     assert example.placeholder()["weight"] == 0
 
 
-def test_boxes_and_cells_of_a_picture_twice_as_large():
+def test_boxes_and_mask_cells_of_a_doubled_image():
     mask = block((30, 60), 10, 20, 20, 40)
     mask[10:15, 20:30] = False  # its upper left quarter
     record = record_of([mask, block((30, 60), 0, 0, 30, 3)], category=[4, 2], crowd=[False, True])
@@ -62,14 +62,14 @@ def test_boxes_and_cells_of_a_picture_twice_as_large():
 
 
 def test_tight_boxes_have_an_exclusive_far_edge():
-    """detectron2's cases: columns 1-3 and rows 0-3; columns 1-2 and rows 1-3."""
+    """Repeats detectron2's cases: columns 1-3 with rows 0-3, and columns 1-2 with rows 1-3."""
     masks = [block((4, 4), 0, 1, 4, 4), block((4, 4), 1, 1, 4, 3)]
     example = DetectionExample((4, 4), 2)(record_of(masks), RNG(0))
     np.testing.assert_array_equal(example["boxes"], [[1, 0, 4, 4], [1, 1, 3, 4]])
 
 
 def pasted(cells, box, size):
-    """Mask bool of ``size``: the cells stretched over the box, sampled at the pixels' middles, at least half."""
+    """Pastes mask cells into their box on a canvas of `size`; returns bool [*size]."""
     left, top, right, bottom = np.array([*np.floor(box[:2]), *np.ceil(box[2:])], int)
     y, x = np.arange(top, bottom) + 0.5, np.arange(left, right) + 0.5
     at_y = (y - box[1]) / (box[3] - box[1]) * len(cells) - 0.5
@@ -85,8 +85,8 @@ def iou(a, b):
     return (a & b).sum() / max(1, (a | b).sum())
 
 
-def test_pasted_cells_are_the_masks_on_the_canvas_whatever_was_drawn():
-    """Against the other way, by which promptable targets are made: the mask is resized with the picture."""
+def test_pasted_cells_match_the_masks_on_the_canvas():
+    """Compares with masks that are resized with the image, as in promptable segmentation."""
     example = DetectionExample((96, 128), 12, augment=JITTER, min_side=6)
     found = []
     for index in range(25):
@@ -103,7 +103,7 @@ def test_pasted_cells_are_the_masks_on_the_canvas_whatever_was_drawn():
 
 
 def test_round_trip_of_coco_masks_at_28_cells(real_data):
-    """As detectron2's test of 100 annotations: cut to 28 x 28 and pasted back, mean IoU above 0.94."""
+    """Pastes cells of 28 x 28 back, as detectron2's test does: mean IoU above 0.94."""
     found = []
     for record in CocoFolder(real_data("coco_cc")).records("val2017", SkipCounts()):
         objects = record["objects"]
@@ -143,7 +143,7 @@ def test_mirrored_masks_boxes_and_keypoints():
         seen.add(flipped)
         if flipped:
             np.testing.assert_array_equal(made["boxes"], [[28, 5, 36, 15]])
-            # What was the left hand is the right one now; the one that was not labelled still is not.
+            # The left hand becomes a right hand. The unlabeled keypoint stays unlabeled.
             np.testing.assert_array_equal(
                 made["keypoints"][0], [[34.5, 6.5, 2], [0, 0, 0], [32, 9, 1], [29, 14.5, 2]]
             )
@@ -155,7 +155,7 @@ def test_mirrored_masks_boxes_and_keypoints():
     assert seen == {True, False}
 
 
-def test_keypoints_outside_the_crop_are_not_labelled_and_others_move_along():
+def test_keypoints_outside_the_crop_become_unlabeled():
     keypoints = np.array([[[10, 10, 2], [70, 50, 2]]], np.float32)
     record = record_of([block((60, 80), 2, 2, 58, 78)], keypoints=keypoints)
     example = DetectionExample((48, 64), 1, augment={"scale": (2.0, 2.0)}, keypoints=2)
@@ -178,20 +178,22 @@ def test_keypoints_outside_the_crop_are_not_labelled_and_others_move_along():
         )
 
 
-def test_cut_objects_have_the_box_of_what_is_left_and_slivers_can_be_dropped():
+def test_cropped_objects_have_tight_boxes_and_slivers_can_be_dropped():
     masks = [block((40, 40), 0, 0, 40, 40)]
     record = record_of(masks)
     whole = DetectionExample((20, 20), 1, augment={"scale": (2.0, 2.0)})
     made = whole(record, RNG(0))
-    np.testing.assert_array_equal(made["boxes"], [[0, 0, 20, 20]])  # a quarter of it is left
+    np.testing.assert_array_equal(
+        made["boxes"], [[0, 0, 20, 20]]
+    )  # a quarter of the object remains
     picky = DetectionExample((20, 20), 1, augment={"scale": (2.0, 2.0)}, min_visible=0.3)
     assert not picky(record, RNG(0))["valid"].any() and picky(record, RNG(0))["weight"] == 1
     shy = DetectionExample((20, 20), 1, augment={"scale": (2.0, 2.0)}, min_visible=0.25)
     assert shy(record, RNG(0))["valid"].all()
 
 
-def test_an_annotators_box_is_learnt_where_it_is_known():
-    """It is the one that COCO measures by; the mask's cells lie over it."""
+def test_the_annotated_box_replaces_the_box_of_the_mask():
+    """Checks box and mask cells: COCO measures by the annotated box, so both follow it."""
     mask = block((40, 60), 4, 10, 24, 30)
     drawn = np.array([[10.5, 4.25, 29.5, 24.5]], np.float32)
     record = record_of([mask], annotated_box=drawn)
@@ -201,7 +203,7 @@ def test_an_annotators_box_is_learnt_where_it_is_known():
     mirrored = DetectionExample((40, 60), 1, augment={"flip": True})
     seed = next(seed for seed in range(9) if mirrored.draw_placement((40, 60), RNG(seed)).flip_x)
     np.testing.assert_allclose(mirrored(record, RNG(seed))["boxes"], [[30.5, 4.25, 49.5, 24.5]])
-    # Cut through the middle it is as tight as what is left of the mask.
+    # In a crop, the box is as tight as the rest of the mask.
     halves = DetectionExample((20, 20), 1, augment={"scale": (3.0, 3.0)})
     for seed in range(9):
         placement = halves.draw_placement((40, 60), RNG(seed))
@@ -223,7 +225,7 @@ def test_an_annotators_box_is_learnt_where_it_is_known():
     )
 
 
-def test_objects_of_less_than_a_pixel_are_dropped():
+def test_objects_smaller_than_a_pixel_are_dropped():
     masks = [block((100, 100), 10, 10, 14, 90), block((100, 100), 30, 30, 50, 50)]
     made = DetectionExample((20, 20), 4)(record_of(masks), RNG(0))  # 4 pixels become 0.8
     np.testing.assert_allclose(made["boxes"][:2], [[6, 6, 10, 10], [0, 0, 0, 0]], rtol=1e-6)
@@ -232,7 +234,7 @@ def test_objects_of_less_than_a_pixel_are_dropped():
     np.testing.assert_allclose(kept["boxes"][0], [2, 2, 18, 2.8], rtol=1e-6)
 
 
-def test_the_largest_stay_where_there_is_no_room_and_crowds_go_first():
+def test_crowds_and_then_small_objects_are_dropped_first():
     masks = [block((50, 50), 0, 0, size, size) for size in (10, 50, 20, 30)]
     record = record_of(masks, crowd=[False, True, False, False], category=[0, 1, 2, 3])
     made = DetectionExample((50, 50), 2)(record, RNG(0))
@@ -241,7 +243,7 @@ def test_the_largest_stay_where_there_is_no_room_and_crowds_go_first():
     )
 
 
-def test_multi_scale_draws_a_side_and_evaluation_never():
+def test_training_draws_a_short_side_and_evaluation_does_not():
     record = record_of([block((30, 60), 10, 20, 20, 40)])
     options = dict(canvas=(128, 128), short_side=40, long_side=110)
     train = DetectionExample(**options, augment={"short_sides": (20, 30, 60)})
@@ -256,7 +258,7 @@ def test_multi_scale_draws_a_side_and_evaluation_never():
         np.testing.assert_array_equal(made[0][name], made[1][name])
 
 
-def test_answers_come_back_to_the_picture():
+def test_predictions_map_back_to_the_image():
     record = record_of([block((33, 71), 10, 20, 20, 40)])
     example = DetectionExample((64, 64), 1, train=False)(record, RNG(0))
     back = place_evaluated_image(example["size"], example["original"])
@@ -266,7 +268,7 @@ def test_answers_come_back_to_the_picture():
     )
 
 
-def test_a_loader_gives_placeholders_and_the_index_of_each_picture():
+def test_a_loader_adds_placeholders_and_the_index_of_each_image():
     scenes = SyntheticScenes("train", 3)
     with make_loader(
         scenes, DetectionExample((64, 64), 5), batch_size=2, train=False, threads=0
@@ -276,7 +278,7 @@ def test_a_loader_gives_placeholders_and_the_index_of_each_picture():
     assert last["weight"].tolist() == [1, 0] and first["masks"].shape == (2, 5, 112, 112)
 
 
-def test_wrong_settings_and_broken_records_say_what_is_wrong():
+def test_invalid_settings_and_broken_records_raise():
     with pytest.raises(ValueError, match="canvas is"):
         DetectionExample((0, 20))
     with pytest.raises(ValueError, match="beyond the 2 keypoints"):
@@ -293,7 +295,7 @@ def test_wrong_settings_and_broken_records_say_what_is_wrong():
         DetectionExample((20, 20))(record, RNG(0))
 
 
-def test_pictures_are_resized_as_pillow_does_it():
+def test_images_are_resized_as_in_pillow():
     record = SyntheticScenes("train", 2)[1]
     made = DetectionExample((96, 100), 4, train=False)(record, RNG(0))
     expected = Image.fromarray(record["image"]).resize((96, 96), Image.BILINEAR)

@@ -1,4 +1,4 @@
-"""What a picture is called, and what is said when it cannot be."""
+"""Labels of images, and errors for data without any."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def example_of(record, rule="record", classes=5):
     return example(record, np.random.default_rng(0))
 
 
-def test_the_record_s_own_label_or_the_largest_object_that_is_no_crowd():
+def test_the_label_is_the_records_or_that_of_the_largest_object():
     assert get_label(record(label=3), "record") == 3 and get_label(record(), "record") is None
     objects = dict(areas=(5, 90, 20), categories=(1, 2, 4))
     assert get_label(record(**objects), "largest") == 2
@@ -36,7 +36,7 @@ def test_the_record_s_own_label_or_the_largest_object_that_is_no_crowd():
     assert get_label(record(), "largest") is None
 
 
-def test_an_example_has_the_crop_and_the_label_and_without_a_label_no_weight():
+def test_an_example_has_a_crop_and_a_label_and_no_weight_without_one():
     found = example_of(record(label=3))
     assert found["image"].shape == (32, 32, 3) and (found["label"], found["weight"]) == (3, 1)
     found = example_of(record())
@@ -44,12 +44,12 @@ def test_an_example_has_the_crop_and_the_label_and_without_a_label_no_weight():
 
 
 @pytest.mark.parametrize("label", [5, -1])
-def test_a_label_that_is_no_class_ends_the_loading_and_names_the_picture(label):
-    said = f"image 'one' has label {label}; expected 0 to 4: set config.model.classes"
-    with pytest.raises(SettingsError, match=said):
+def test_a_label_beyond_the_classes_ends_loading_and_names_the_image(label):
+    message = f"image 'one' has label {label}; expected 0 to 4: set config.model.classes"
+    with pytest.raises(SettingsError, match=message):
         example_of(record(label=label))
     example = LabeledExample(CropExample(32, train=False), "record", 5)
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(SettingsError, match=message):
         next(
             make_loader(
                 [record(label=1), record(label=label)],
@@ -61,7 +61,7 @@ def test_a_label_that_is_no_class_ends_the_loading_and_names_the_picture(label):
         )
 
 
-def test_a_source_without_labels_is_an_error_that_says_which_other_rule_there_is():
+def test_a_source_without_labels_raises_and_names_the_other_rule():
     with pytest.raises(
         ValueError,
         match="no image of 'x' has a class: its records have no label.*label='largest'",
@@ -76,29 +76,27 @@ def test_a_source_without_labels_is_an_error_that_says_which_other_rule_there_is
         LabeledExample(CropExample(32), "biggest", 5)
 
 
-def test_scenes_are_labelled_by_their_shapes():
+def test_scenes_are_labeled_by_their_shapes():
     names = list_categories({"source": "synthetic"})
     scenes = SyntheticScenes("train", 12, size=48)
     labels = [get_label(scenes[index], "largest") for index in range(12)]
     assert len(set(labels)) > 2 and max(labels) < len(names) == 5
 
 
-def test_records_spread_over_a_source():
+def test_spread_records_cover_a_source():
     assert [SpreadRecords(range(10), 4)[i] for i in range(4)] == [0, 2, 5, 7]
     assert len(SpreadRecords(range(3), 9)) == 3
 
 
-def test_a_margin_cuts_the_borders_off_as_imagenet_is_measured():
-    """256 / 224: the shorter side becomes 256 and the 224 in the middle are kept."""
+def test_a_margin_cuts_off_the_borders_as_on_imagenet():
+    """Uses 256 / 224: the shorter side becomes 256, and the central 224 pixels remain."""
     image = np.zeros((512, 1024, 3), np.uint8)
     image[32:-32, 288:-288] = 200  # the middle 448 x 448 pixels
-    picture = {"image": image, "image_id": "a"}
-    measured, whole = (
-        CropExample(224, train=False, margin=margin)(picture, None)["image"]
+    record = {"image": image, "image_id": "a"}
+    cropped, full = (
+        CropExample(224, train=False, margin=margin)(record, None)["image"]
         for margin in (256 / 224, 1.0)
     )
-    assert (
-        (measured == 200).all() and (whole[:10] == 0).all() and (whole[28:-28, 28:-28] >= 200).all()
-    )
+    assert (cropped == 200).all() and (full[:10] == 0).all() and (full[28:-28, 28:-28] >= 200).all()
     with pytest.raises(ValueError, match="margin is at least 1"):
         CropExample(32, margin=0.9)

@@ -29,7 +29,7 @@ def test_shapes_and_types():
     assert placeholder["weight"] == 0 and not placeholder["valid"].any() and example["weight"] == 1
 
 
-def test_content_lies_top_left_with_zeros_beyond():
+def test_content_lies_top_left_and_the_rest_is_zero():
     image = np.full((30, 60, 3), 200, np.uint8)
     record = record_of([block((30, 60), 10, 20, 20, 40)], image)
     example = PromptableExample(120, 2)(record, RNG(0))
@@ -42,7 +42,7 @@ def test_content_lies_top_left_with_zeros_beyond():
     assert example["area"].tolist() == [800, 0] and example["valid"].tolist() == [True, False]
 
 
-def test_encoded_and_decoded_pictures_give_the_same_example():
+def test_encoded_and_decoded_images_give_the_same_example():
     record = SyntheticScenes("train", 3)[1]
     compressed = record | {"image": encode_png(record["image"])}
     a, b = (PromptableExample(96, 3)(each, RNG(2)) for each in (record, compressed))
@@ -51,7 +51,7 @@ def test_encoded_and_decoded_pictures_give_the_same_example():
     np.testing.assert_array_equal(a["image"], resize_longest_side(record["image"], 96))
 
 
-def test_boxes_and_areas_are_those_of_the_canvas_mask():
+def test_boxes_and_areas_match_the_mask_on_the_canvas():
     rng = RNG(1)
     options = {"scale": (0.3, 2.0), "flip": True, "quarter_turns": True}
     scenes = SyntheticScenes("train", 20)
@@ -67,7 +67,7 @@ def test_boxes_and_areas_are_those_of_the_canvas_mask():
             assert not mask[height:].any() and not mask[:, width:].any()
 
 
-def test_cells_hold_at_least_half():
+def test_cells_are_inside_if_at_least_half_is():
     mask = np.zeros((8, 8), bool)
     mask[0:4, 0:2] = True  # half of cell (0, 0)
     mask[4:8, 0:4] = True  # all of cell (1, 0)
@@ -89,7 +89,7 @@ def test_an_object_that_would_vanish_keeps_its_fullest_cell():
     assert not downsample_mask(np.zeros((8, 8), bool), 4).any()
 
 
-def test_crowds_dust_and_near_whole_image_masks_are_left_out():
+def test_crowds_and_very_small_or_large_masks_are_left_out():
     hw = (40, 40)
     masks = [
         block(hw, 0, 0, 40, 39),
@@ -104,7 +104,7 @@ def test_crowds_dust_and_near_whole_image_masks_are_left_out():
     assert sorted(generous["area"].tolist()) == [0, 9, 400, 1560]
 
 
-def test_no_object_left_weighs_nothing():
+def test_an_example_without_objects_has_weight_zero():
     example = PromptableExample(40, 2)(record_of([block((40, 40), 3, 3, 5, 5)]), RNG(0))
     assert (
         example["weight"] == 0
@@ -116,7 +116,7 @@ def test_no_object_left_weighs_nothing():
     assert PromptableExample(40, 2)(nothing, RNG(0))["weight"] == 0
 
 
-def test_training_draws_subsets_and_evaluation_always_the_same():
+def test_training_draws_subsets_and_evaluation_uses_a_fixed_one():
     hw = (40, 40)
     record = record_of([block(hw, 4 * i, 0, 4 * i + 4, 5 + i) for i in range(8)])
     train = PromptableExample(40, 2)
@@ -139,7 +139,7 @@ def test_percentiles_apply_to_training_and_evaluation():
         assert example["image"].max() == 255 and example["image"].min() == 0
 
 
-def test_padding_stays_zero_under_colour_jitter():
+def test_padding_stays_zero_under_color_jitter():
     record = record_of([block((20, 40), 3, 3, 15, 15)])
     for seed in range(8):
         example = PromptableExample(40, 1, augment={"brightness": 0.5})(record, RNG(seed))
@@ -155,9 +155,9 @@ def test_padding_stays_zero_under_colour_jitter():
     )
 
 
-def test_broken_records_raise_what_is_wrong():
+def test_broken_records_raise():
     good = record_of([block((40, 40), 3, 3, 15, 15)])
-    with pytest.raises(ImageError, match="image 'picture'.*truncated"):
+    with pytest.raises(ImageError, match="image 'image'.*truncated"):
         PromptableExample(40, 1)(
             good | {"image": encode_png(RNG(0).integers(0, 256, (40, 40, 3), np.uint8))[:-60]},
             RNG(0),

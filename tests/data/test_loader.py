@@ -13,7 +13,7 @@ from segjax.data.synthetic.scenes import SyntheticScenes
 
 
 class Numbers:
-    """A source whose record i is the number i; those in ``broken`` raise."""
+    """Source whose record i is the number i. Records in ``broken`` raise."""
 
     def __init__(self, count, broken=()):
         self.count, self.broken, self.reads = count, broken, []
@@ -29,7 +29,7 @@ class Numbers:
 
 
 class Noisy:
-    """An example that shows its record and its randomness."""
+    """Example function that exposes its record and its random number."""
 
     def __call__(self, record, rng):
         return {
@@ -57,7 +57,7 @@ def assert_same(a, b):
             np.testing.assert_array_equal(left[name], right[name])
 
 
-def test_every_example_once_an_epoch_and_another_order_each_time():
+def test_each_epoch_has_every_example_once_in_another_order():
     values = np.concatenate(
         [batch["value"] for batch in take(10)]
     )  # 40 examples: four epochs of ten
@@ -75,21 +75,21 @@ def test_augmentation_differs_between_epochs_and_seeds():
     assert not np.isin(noise, np.concatenate([batch["noise"] for batch in take(10, seed=4)])).any()
 
 
-def test_index_is_the_position_in_the_source():
+def test_index_is_the_index_in_the_source():
     for batch in take(5):
         np.testing.assert_array_equal(batch["index"], batch["value"])
         assert batch["index"].dtype == np.int64
 
 
 @pytest.mark.parametrize("consumed", [0, 4, 8, 12, 28])
-def test_resuming_equals_going_on(consumed):
+def test_resuming_equals_continuing(consumed):
     assert_same(take(3, start=consumed), take(3 + consumed // 4)[consumed // 4 :])
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("start", [0, 8])
-def test_processes_together_are_one_process(processes, start):
-    whole = take(4, start=start)
+def test_processes_together_equal_one_process(processes, start):
+    expected = take(4, start=start)
     parts = [
         take(4, start=start, process_index=p, process_count=processes) for p in range(processes)
     ]
@@ -97,11 +97,11 @@ def test_processes_together_are_one_process(processes, start):
         {name: np.concatenate([row[name] for row in step]) for name in step[0]}
         for step in zip(*parts, strict=True)
     ]
-    assert_same(joined, whole)
+    assert_same(joined, expected)
 
 
-def test_each_process_reads_its_own_rows_alone_and_together_they_read_all_whoever_resumes():
-    """An epoch of 48 examples begun by two processes, gone on with by three, ended by one."""
+def test_processes_read_disjoint_rows_and_another_number_of_them_can_resume():
+    """Starts an epoch of 48 examples with two processes and resumes with three and with one."""
     seen = []
     for processes, start, steps in ((2, 0, 1), (3, 12, 2), (1, 36, 1)):
         parts = []
@@ -127,7 +127,7 @@ def test_each_process_reads_its_own_rows_alone_and_together_they_read_all_whoeve
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 8])
 def test_shards_of_an_epoch_are_disjoint_and_complete(processes):
-    """Two epochs of 60 examples in batches of 24, so that the second begins in the middle of the third batch."""
+    """Reads two epochs of 60 examples in batches of 24; the second starts inside a batch."""
     parts = []
     for process in range(processes):
         batches = take(
@@ -143,7 +143,7 @@ def test_threads_change_nothing():
     assert_same(take(8, threads=0), take(8, threads=3))
 
 
-def test_workers_change_nothing_and_hand_over_plain_arrays():
+def test_workers_change_nothing_and_return_plain_arrays():
     scenes = SyntheticScenes("train", 6)
     example = PromptableExample(64, 2, 2, augment={"flip": True, "scale": (0.5, 1.5)})
 
@@ -173,15 +173,13 @@ def test_evaluation_is_in_order_once_and_padded(processes):
 
 def test_a_broken_record_becomes_a_placeholder_and_one_warning(caplog):
     with caplog.at_level(logging.WARNING):
-        batches = take(10, source=Numbers(10, broken={7}))  # four epochs: it comes round four times
+        batches = take(10, source=Numbers(10, broken={7}))  # four epochs, so it is read four times
     healthy = take(10)
     weights = np.concatenate([batch["weight"] for batch in batches])
     indices = np.concatenate([batch["index"] for batch in batches])
     assert (weights[indices == 7] == 0).all() and (indices == 7).sum() == 4
     assert (weights[indices != 7] == 1).all()
-    for batch, expected in zip(
-        batches, healthy, strict=True
-    ):  # the others are as if nothing had happened
+    for batch, expected in zip(batches, healthy, strict=True):  # all other examples are unchanged
         kept = batch["index"] != 7
         np.testing.assert_array_equal(batch["noise"][kept], expected["noise"][kept])
     (message,) = [record.getMessage() for record in caplog.records]
@@ -189,7 +187,7 @@ def test_a_broken_record_becomes_a_placeholder_and_one_warning(caplog):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_large_batches_are_made_in_pieces_and_are_the_same(processes, monkeypatch):
+def test_batches_made_in_pieces_are_the_same(processes, monkeypatch):
     def batches():
         parts = [
             take(3, batch_size=24, process_index=p, process_count=processes)
@@ -200,14 +198,14 @@ def test_large_batches_are_made_in_pieces_and_are_the_same(processes, monkeypatc
             for step in zip(*parts, strict=True)
         ]
 
-    whole = batches()
+    expected = batches()
     monkeypatch.setattr(loader, "_PIECE", 4)
-    assert_same(batches(), whole)
+    assert_same(batches(), expected)
     evaluated = list(make_loader(Numbers(30), Noisy(), batch_size=8, train=False))
     assert np.concatenate([b["index"] for b in evaluated]).tolist() == [*range(30), -1, -1]
 
 
-def test_the_cache_saves_reads_and_respects_its_cap():
+def test_the_cache_saves_reads_and_respects_its_limit():
     def reads(cache_mb):
         source = Numbers(10)
         take(20, source=source, cache_mb=cache_mb, threads=0)  # eight epochs
@@ -265,6 +263,6 @@ def test_bad_arguments_are_named(options, message):
         make_loader(**({"source": Numbers(4), "example_fn": Noisy(), "batch_size": 2} | options))
 
 
-def test_an_example_function_without_placeholder_is_refused():
+def test_an_example_function_without_placeholder_raises():
     with pytest.raises(TypeError, match=r"needs a method placeholder\(\)"):
         make_loader(Numbers(4), lambda record, rng: record, batch_size=2)

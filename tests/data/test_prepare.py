@@ -1,4 +1,4 @@
-"""`prepare`: whole or not at all, counted, and every kind of bad input reported."""
+"""`prepare`: atomic folders, counts in the report, and errors for bad input."""
 
 import json
 
@@ -16,7 +16,7 @@ from segjax.masks import RecordError
 from segjax.registry import SOURCES
 
 
-def test_report_counts_and_names_what_was_skipped(tmp_path):
+def test_the_report_counts_and_names_skipped_images(tmp_path):
     truncate(write_label_maps(tmp_path / "raw", count=3) / "images" / "a1.png")
     report = prepare("nuclei", tmp_path / "raw", tmp_path / "out")
     split = report.splits["train"]
@@ -31,7 +31,7 @@ def test_report_counts_and_names_what_was_skipped(tmp_path):
     assert read_info(tmp_path / "out").categories == ("nucleus",)
 
 
-def test_splits_and_limit_choose_what_is_written(tmp_path):
+def test_splits_and_limit_choose_the_written_images(tmp_path):
     write_bsds(tmp_path / "raw")
     prepare("bsds500", tmp_path / "raw", tmp_path / "val", splits="val")
     assert list(read_info(tmp_path / "val").splits) == ["val"]
@@ -45,7 +45,7 @@ def test_splits_and_limit_choose_what_is_written(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_threads_count_what_one_does(tmp_path, monkeypatch):
+def test_threads_count_like_a_single_one(tmp_path, monkeypatch):
     folder = write_label_maps(tmp_path / "raw", count=12)
     for number in range(0, 12, 3):
         truncate(folder / "images" / f"a{number}.png")
@@ -66,7 +66,7 @@ def test_threads_count_what_one_does(tmp_path, monkeypatch):
     }
 
 
-def test_unknown_source_names_the_nearest_and_all(tmp_path):
+def test_an_unknown_source_lists_the_nearest_and_all(tmp_path):
     with pytest.raises(
         ValueError, match="unknown data source 'nucli'; nearest: nuclei.*coco, images, label"
     ):
@@ -82,7 +82,7 @@ def test_a_missing_raw_folder_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_empty_dataset_is_an_error_with_the_reasons_and_leaves_nothing(tmp_path):
+def test_an_empty_dataset_raises_with_the_reasons_and_leaves_nothing(tmp_path):
     folder = write_label_maps(tmp_path / "raw", count=2)
     for path in (folder / "images").iterdir():
         truncate(path)
@@ -93,7 +93,7 @@ def test_an_empty_dataset_is_an_error_with_the_reasons_and_leaves_nothing(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
-def test_pictures_without_objects_are_kept_on_request(tmp_path):
+def test_images_without_objects_are_kept_on_request(tmp_path):
     entries = [{"id": i, "file_name": "7.jpg", "height": 20, "width": 30} for i in (7, 8)]
     write_coco(tmp_path / "raw", [annotation(1, [square(2, 2, 5)])], images=entries)
     report = prepare("coco", tmp_path / "raw", tmp_path / "some")
@@ -104,7 +104,7 @@ def test_pictures_without_objects_are_kept_on_request(tmp_path):
     validate_record(source[1])
 
 
-def test_an_image_id_is_used_once(tmp_path):
+def test_an_image_id_is_used_only_once(tmp_path):
     write_coco(
         tmp_path / "raw",
         [annotation(1, [square(2, 2, 5)])],
@@ -137,7 +137,7 @@ def test_a_folder_that_is_not_prepared_data_is_never_replaced(tmp_path):
     assert prepare("label_maps", tmp_path / "raw", tmp_path / "fresh").splits["train"].images == 2
 
 
-def test_an_interrupted_preparation_leaves_the_earlier_one(tmp_path, monkeypatch):
+def test_an_interrupted_preparation_leaves_the_earlier_data(tmp_path, monkeypatch):
     write_coco(tmp_path / "raw", [annotation(1, [square(2, 2, 5)])])
     prepare("coco", tmp_path / "raw", tmp_path / "out")
     records = CocoFolder.records
@@ -169,7 +169,7 @@ def test_records_that_break_the_schema_are_skipped_with_the_field(tmp_path, monk
     assert report.splits["train"].skipped.images == {"image: expected height x width = 99 x 30": 1}
 
 
-def test_short_side_shrinks_what_is_written(tmp_path):
+def test_short_side_shrinks_the_written_images(tmp_path):
     write_label_maps(tmp_path / "raw", count=1)
     prepare("label_maps", tmp_path / "raw", tmp_path / "out", short_side=10)
     record = open_source(tmp_path / "out", "train")[0]
@@ -195,7 +195,7 @@ def test_synthetic_scenes_are_written_without_a_raw_folder(tmp_path):
         prepare("synthetic", tmp_path, tmp_path / "again")
 
 
-def test_reason_of_a_record_error_names_no_record():
+def test_the_reason_of_a_record_error_names_no_record():
     error = RecordError("record 'a'", "height", "0", "an int of at least 1")
     assert error.reason == "height: expected an int of at least 1" and "record 'a'" in str(error)
 

@@ -1,4 +1,4 @@
-"""Shrinking a record: picture, masks, boxes and keypoints stay on top of one another."""
+"""Shrinking a record: image, masks, boxes and keypoints stay aligned."""
 
 import io
 
@@ -39,7 +39,7 @@ def make_record(masks, keypoints):
     }
 
 
-def test_everything_shrinks_together():
+def test_image_masks_boxes_and_keypoints_shrink_together():
     mask = np.zeros((40, 60), bool)
     mask[8:24, 12:40] = True
     speck = np.zeros((40, 60), bool)
@@ -58,7 +58,7 @@ def test_everything_shrinks_together():
     assert skipped.objects == {"object vanishes at this short_side": 1}
 
 
-def test_small_pictures_are_left_alone():
+def test_small_images_are_unchanged():
     record = make_record([np.ones((8, 9), bool)], [[0, 0, 0]])
     assert shrink_to_short_side(record, 8, SkipCounts()) is record
     with pytest.raises(ValueError, match="short_side is 0"):

@@ -32,7 +32,7 @@ def make_record(**changes):
     return record | changes
 
 
-def test_a_good_record_passes_as_bytes_and_as_array():
+def test_a_valid_record_passes_as_bytes_and_as_array():
     validate_record(make_record())
     validate_record(make_record(image=np.zeros((20, 30, 3), np.uint8)))
     validate_record(make_record(objects=stack_objects([])))
@@ -51,7 +51,7 @@ def test_a_good_record_passes_as_bytes_and_as_array():
         ({"image": np.zeros((20, 30), np.uint8)}, r"uint8 \(20, 30\)"),
     ],
 )
-def test_broken_pictures_and_sizes_are_named(changes, message):
+def test_broken_images_and_sizes_are_named(changes, message):
     with pytest.raises(RecordError, match=message):
         validate_record(make_record(**changes))
 
@@ -71,7 +71,7 @@ def test_broken_pictures_and_sizes_are_named(changes, message):
         ("rle", [encode_mask(np.ones((5, 5)))], "25 pixels in all for an image of 20 x 30"),
         ("rle", [encode_mask(np.zeros((20, 30)))], "an empty mask"),
         ("rle", [b"abc"], "rle is bytes; expected a str"),
-        ("colour", np.zeros(1), "an unknown field; expected one of"),
+        ("color", np.zeros(1), "an unknown field; expected one of"),
     ],
 )
 def test_broken_objects_are_named_with_image_and_field(field, value, message):
@@ -94,7 +94,7 @@ def test_missing_fields_are_named(field):
         validate_record(record)
 
 
-def test_a_picture_without_objects_still_has_columns():
+def test_an_image_without_objects_still_has_columns():
     objects = stack_objects([], ["annotator"])
     assert (
         objects["box"].shape == (0, 4)

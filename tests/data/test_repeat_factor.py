@@ -1,4 +1,4 @@
-"""Rare classes, repeated; the numbers are worked out by hand."""
+"""Repeat factor sampling, with factors computed by hand."""
 
 import collections
 
@@ -15,15 +15,15 @@ def records(*classes):
     ]
 
 
-def test_a_picture_is_repeated_by_the_root_of_its_rarest_class():
-    # Class 0 is in 4 of 8 pictures, class 1 in one: sqrt(.5 / .5) and sqrt(.5 / .125).
+def test_an_image_is_repeated_by_the_factor_of_its_rarest_class():
+    # Class 0 is in 4 of 8 images, class 1 in one: sqrt(0.5 / 0.5) and sqrt(0.5 / 0.125).
     classes = [{0}, {0}, {0, 1}, {0}, set(), set(), set(), set()]
     assert compute_repeat_factors(classes, 0.5).tolist() == [1, 1, 2, 1, 1, 1, 1, 1]
     assert compute_repeat_factors(classes, 0.01).tolist() == [1] * 8
     assert compute_repeat_factors([set(), set()], 0.5).tolist() == [1, 1]
 
 
-def test_every_picture_comes_as_often_as_its_factor_says_to_within_one():
+def test_each_image_comes_as_often_as_its_factor_to_within_one():
     source = records([0], [0], [0, 1], [0], [2], [2], [0, 0], [])
     repeated = RepeatFactorSource(source, 0.3)
     factors = compute_repeat_factors([{0}, {0}, {0, 1}, {0}, {2}, {2}, {0}, set()], 0.3)

@@ -1,4 +1,4 @@
-"""BSDS500: each annotator's regions tile the picture, whole and part side by side."""
+"""BSDS500: the regions of each annotator cover the image, wholes and parts side by side."""
 
 import itertools
 
@@ -29,7 +29,7 @@ def test_regions_of_all_annotators_become_objects(tmp_path):
     assert not skipped.images and not skipped.objects
 
 
-def test_berkeleys_own_archive_layout_is_found(tmp_path):
+def test_the_layout_of_berkeleys_archive_is_found(tmp_path):
     write_bsds(tmp_path / "BSR" / "BSDS500" / "data", splits=("val", "train", "test"))
     source = Bsds500(tmp_path)
     assert source.splits == ("train", "val", "test")
@@ -48,7 +48,7 @@ def test_broken_files_are_counted(tmp_path):
     assert read(tmp_path)[1].images == {"image is truncated or not an image file": 1}
 
 
-def test_a_region_map_of_another_size_costs_one_annotator(tmp_path):
+def test_a_region_map_of_another_size_skips_one_annotator(tmp_path):
     write_bsds(tmp_path)
     maps = [np.ones((20, 30), np.uint16), np.ones((30, 20), np.uint16)]
     write_ground_truth(tmp_path / "groundTruth" / "train" / "11.mat", maps)
@@ -67,7 +67,7 @@ def test_missing_parts_are_named(tmp_path):
 
 
 @pytest.mark.real_data
-def test_real_annotators_each_tile_the_photograph(real_data):
+def test_regions_of_real_annotators_cover_the_photograph(real_data):
     source = Bsds500(real_data("bsds500"))
     assert source.splits == ("train", "val")
     for record in itertools.islice(source.records("val", SkipCounts()), 2):

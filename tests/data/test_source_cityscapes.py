@@ -1,4 +1,4 @@
-"""Cityscapes' instance maps: class and number of a value, groups as crowds, and what is no thing."""
+"""Cityscapes' instance maps: values of objects and groups, and classes without instances."""
 
 import numpy as np
 import pytest
@@ -14,15 +14,15 @@ from segjax.masks import decode_mask
 def instance_map():
     labels = np.full((20, 40), 7, np.uint16)  # road
     labels[0:5, 0:10] = 24001  # a person
-    labels[10:15, 0:10] = 24000  # another, numbered 0
+    labels[10:15, 0:10] = 24000  # another person, instance 0
     labels[0:5, 20:30] = 33  # a group of bicycles
     labels[10:15, 20:30] = 26012  # a car in two parts
     labels[18:20, 35:40] = 26012
-    labels[16:18, 0:5] = 29  # a caravan, of no measured class
+    labels[16:18, 0:5] = 29  # a caravan, which is not an evaluated class
     return labels
 
 
-def test_things_and_groups(tmp_path):
+def test_objects_and_groups(tmp_path):
     source, skipped = Cityscapes(write_cityscapes(tmp_path, instance_map())), SkipCounts()
     (record,) = source.records("val", skipped)
     validate_record(record)
@@ -41,7 +41,7 @@ def test_things_and_groups(tmp_path):
     assert len(source.categories) == 8 and source.category_ids[0] == 24
 
 
-def test_broken_frames_are_counted_and_test_is_no_split(tmp_path):
+def test_broken_frames_are_counted_and_there_is_no_test_split(tmp_path):
     write_cityscapes(tmp_path, instance_map(), "test")
     with pytest.raises(FileNotFoundError, match="has no split"):
         Cityscapes(tmp_path)

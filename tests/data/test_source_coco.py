@@ -1,4 +1,4 @@
-"""COCO-format folders: polygons, RLE and crowd against pycocotools, and the account of every broken annotation."""
+"""COCO-format folders: masks compared with pycocotools, and counts of broken annotations."""
 
 import itertools
 import json
@@ -52,21 +52,21 @@ def test_compressed_and_uncompressed_rle_and_crowd(tmp_path):
     np.testing.assert_array_equal(objects["category"], [0, 1])
 
 
-def test_folders_of_their_own_are_splits_with_their_images(tmp_path):
-    """Roboflow's export."""
+def test_folders_with_annotations_are_splits(tmp_path):
+    """Reads the layout of a Roboflow export."""
     for split in ("valid", "train"):
         write_coco(tmp_path / split, [annotation(1, [square(2, 3, 4)])])
         (tmp_path / split / "images" / "7.jpg").rename(tmp_path / split / "7.jpg")
         (tmp_path / split / "instances_train.json").rename(
             tmp_path / split / "_annotations.coco.json"
         )
-    (tmp_path / "metadata.json").write_text("{}")  # is no annotation file
+    (tmp_path / "metadata.json").write_text("{}")  # not an annotation file
     assert CocoFolder(tmp_path).splits == ("train", "valid")
     (record,), skipped = read(tmp_path, "valid")
     assert record["image_id"] == "7" and not skipped.images
 
 
-def test_a_split_whose_name_changes_finds_its_images(tmp_path):
+def test_a_split_with_a_changed_name_finds_its_images(tmp_path):
     write_coco(tmp_path, [annotation(1, [square(2, 3, 4)])], "fold-1")
     (tmp_path / "images").rename(tmp_path / "fold-1")
     (record,), skipped = read(tmp_path, "fold_1")
@@ -115,7 +115,7 @@ def test_broken_annotations_are_counted_and_named(tmp_path, reason):
 @pytest.mark.parametrize(
     "counts", [[100, 100], [300, 400], [700, -100], encode_mask(np.ones((5, 5))), "??", None]
 )
-def test_run_lengths_of_another_image_are_refused(counts):
+def test_run_lengths_of_another_image_raise(counts):
     with pytest.raises(ValueError, match="RLE does not fit its image"):
         decode_segmentation({"size": [20, 30], "counts": counts}, 20, 30, "annotation 1")
 
@@ -140,7 +140,7 @@ def test_broken_images_are_counted(tmp_path):
     assert "10.jpg" in skipped.examples["image file is missing"][0]
 
 
-def test_files_that_are_not_coco_are_named(tmp_path):
+def test_files_in_other_formats_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no annotation JSON in"):
         CocoFolder(tmp_path)
     path = tmp_path / "instances_train.json"
@@ -161,7 +161,7 @@ def test_files_that_are_not_coco_are_named(tmp_path):
             CocoFolder(tmp_path)
 
 
-def test_captions_beside_instances_are_left_alone(tmp_path):
+def test_captions_beside_instances_are_ignored(tmp_path):
     write_coco(tmp_path, [])
     (tmp_path / "captions_train.json").write_text("{}")
     assert CocoFolder(tmp_path).splits == ("train",)

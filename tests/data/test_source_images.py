@@ -1,4 +1,4 @@
-"""Folders of pictures without objects, in each layout."""
+"""Folders of images without objects, in each layout."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_imagenets_layout_has_labels_by_class(tmp_path):
     report = prepare("images", raw, tmp_path / "out")
     assert (
         str(report).splitlines()[1].startswith("  train: 3 images, ")
-    )  # and says nothing of objects
+    )  # without a word about objects
     assert report.splits["train"].skipped.images == {"image is truncated or not an image file": 1}
     source, val = (open_source(tmp_path / "out", split) for split in ("train", "val"))
     found = [(record["image_id"], record["label"]) for record in (source[i] for i in range(3))]
@@ -43,21 +43,21 @@ def test_imagenets_layout_has_labels_by_class(tmp_path):
     assert source[0]["objects"]["box"].shape == (0, 4)
 
 
-def test_a_split_without_classes_has_no_labels_beside_one_that_has(tmp_path):
+def test_a_split_without_classes_has_no_labels(tmp_path):
     write(tmp_path / "raw", "train/n01/a.jpg", "train/n02/b.jpg", "test/c.jpg")
     prepare("images", tmp_path / "raw", tmp_path / "out")
     assert open_source(tmp_path / "out", "train")[1]["label"] == 1
     assert "label" not in open_source(tmp_path / "out", "test")[0]
 
 
-def test_splits_of_pictures_alone(tmp_path):
+def test_splits_without_class_folders(tmp_path):
     source = ImageFolders(write(tmp_path, "val2017/a.jpg", "train2017/b.jpg"))
     assert source.splits == ("train2017", "val2017") and source.optional == () == source.categories
     assert ids(source, "val2017") == ["a.jpg"]
 
 
 @pytest.mark.parametrize("layout", ["{}.jpg", "train/{}.jpg", "cats/{}.jpg", "train/cats/{}.jpg"])
-def test_a_share_is_held_out_where_there_is_nothing_to_measure_on(tmp_path, layout):
+def test_a_share_is_held_out_without_an_evaluation_split(tmp_path, layout):
     raw = write(tmp_path / "raw", *(layout.format(i) for i in range(20)))
     source = ImageFolders(raw, held_out=0.1)
     assert source.splits == ("train", "val")
@@ -70,18 +70,18 @@ def test_a_share_is_held_out_where_there_is_nothing_to_measure_on(tmp_path, layo
     assert ("label" in source.optional) == ("cats" in layout)
 
 
-def test_folders_that_no_split_is_named_for_are_classes(tmp_path):
+def test_folders_without_a_split_name_are_classes(tmp_path):
     source = ImageFolders(
         write(tmp_path, "contrail/a.jpg", "cirrus/b.jpg", "cirrus/c.jpg"), held_out=0
     )
     assert source.categories == ("cirrus", "contrail") and source.splits == ("train",)
 
 
-def test_a_lone_evaluation_split_stays_whole(tmp_path):
+def test_a_single_evaluation_split_is_not_divided(tmp_path):
     assert ImageFolders(write(tmp_path, "val/a.jpg", "val/b.jpg")).splits == ("val",)
 
 
-def test_what_cannot_be_meant_is_said(tmp_path):
+def test_invalid_folders_raise(tmp_path):
     with pytest.raises(FileNotFoundError, match="raw folder not found"):
         ImageFolders(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"no images under .*expected \[<split>/\]"):

@@ -1,4 +1,4 @@
-"""COCO's files with keypoints: half a pixel, what is not labelled, names that are kept, the way through `prepare`."""
+"""COCO's files with keypoints: pixel centers, unlabeled keypoints, names, and `prepare`."""
 
 import numpy as np
 import pytest
@@ -19,8 +19,8 @@ PERSON = annotation(
 )
 
 
-def test_keypoints_lie_in_the_middle_of_their_pixels(tmp_path):
-    write_coco(tmp_path, [annotation(5, [square(1, 1, 4)])])  # is left alone
+def test_keypoints_lie_at_the_centers_of_their_pixels(tmp_path):
+    write_coco(tmp_path, [annotation(5, [square(1, 1, 4)])])  # ignored
     faceless = annotation(2, [square(12, 3, 6)])
     source = CocoFolder(write_keypoints(tmp_path, [PERSON, faceless], NAMES), keypoints=True)
     (record,) = source.records("train", SkipCounts())
@@ -35,7 +35,7 @@ def test_keypoints_lie_in_the_middle_of_their_pixels(tmp_path):
     assert find_left_right_pairs(source.keypoint_names) == ((1, 2),)
 
 
-def test_prepared_keypoints_go_back_into_cocos_file(tmp_path):
+def test_prepared_keypoints_convert_back_to_cocos_format(tmp_path):
     prepare(
         "coco", write_keypoints(tmp_path / "raw", [PERSON], NAMES), tmp_path / "out", keypoints=True
     )
@@ -49,7 +49,7 @@ def test_prepared_keypoints_go_back_into_cocos_file(tmp_path):
     assert truth["categories"] == [{"id": 3, "name": "person", "keypoints": NAMES}]
 
 
-def test_shrunk_records_take_boxes_and_keypoints_along(tmp_path):
+def test_boxes_and_keypoints_shrink_with_their_records(tmp_path):
     raw = write_keypoints(tmp_path / "raw", [PERSON], NAMES)
     prepare("coco", raw, tmp_path / "out", keypoints=True, short_side=10)  # half of 20 x 30
     objects = open_source(tmp_path / "out", "train")[0]["objects"]
@@ -59,7 +59,7 @@ def test_shrunk_records_take_boxes_and_keypoints_along(tmp_path):
     np.testing.assert_array_equal(objects["annotated_box"], [[1.25, 1.5, 4, 4.5]])
 
 
-def test_files_without_keypoints_and_wrong_numbers_of_them(tmp_path):
+def test_files_without_keypoints_or_with_other_numbers_raise(tmp_path):
     with pytest.raises(ValueError, match="no category in .* has a list of 'keypoints'"):
         CocoFolder(write_coco(tmp_path / "a", [PERSON]), keypoints=True)
     few = annotation(1, [square(2, 3, 6)], keypoints=FLAT[:6])

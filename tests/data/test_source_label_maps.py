@@ -1,4 +1,4 @@
-"""Label-map folders and Kaggle's layout: the same masks from both, and what is counted when files are broken."""
+"""Folders of label maps and Kaggle's layout: the same masks, and counts of broken files."""
 
 import numpy as np
 import pytest
@@ -52,12 +52,12 @@ def test_splits_are_folders_with_training_first(tmp_path):
         list(LabelMaps(tmp_path).records("val", SkipCounts()))
 
 
-def test_missing_folders_and_foreign_layouts_say_what_was_expected(tmp_path):
+def test_missing_folders_and_other_layouts_raise(tmp_path):
     with pytest.raises(FileNotFoundError, match="raw folder not found: .*nowhere"):
         LabelMaps(tmp_path / "nowhere")
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "photos").mkdir()
     with pytest.raises(
-        FileNotFoundError, match=r"no label maps under .*labels/.*it holds \['pictures'\]"
+        FileNotFoundError, match=r"no label maps under .*labels/.*it holds \['photos'\]"
     ):
         LabelMaps(tmp_path)
 
@@ -104,7 +104,7 @@ def test_an_empty_image_file_has_zero_size(tmp_path):
     assert read(tmp_path)[1].images == {"image has zero size": 1}
 
 
-def test_broken_masks_of_kaggles_layout_cost_only_themselves(tmp_path):
+def test_broken_masks_of_kaggles_layout_skip_only_one_object(tmp_path):
     write_kaggle(tmp_path, count=1)
     masks = tmp_path / "k0" / "masks"
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(masks / "empty.png")

@@ -1,4 +1,4 @@
-"""LVIS: frequencies, what was not looked for, photographs found by their address; and through `prepare`."""
+"""LVIS: frequencies, absent and incomplete categories, photographs by URL, and `prepare`."""
 
 import json
 
@@ -18,7 +18,7 @@ from segjax.evaluation.coco_results import CocoResults
 OBJECT = annotation(1, [square(2, 3, 4)], bbox=[2.2, 3.1, 4.0, 4.0], area=16.0)
 
 
-def test_records_say_what_was_looked_for(tmp_path):
+def test_records_have_absent_and_incomplete_categories(tmp_path):
     source, skipped = LvisFolder(write_lvis(tmp_path, [OBJECT])), SkipCounts()
     (record,) = source.records("val", skipped)
     validate_record(record)
@@ -40,7 +40,7 @@ def test_records_say_what_was_looked_for(tmp_path):
     )
 
 
-def test_photographs_of_version_half_are_found_by_name(tmp_path):
+def test_photographs_of_version_0_5_are_found_by_name(tmp_path):
     write_lvis(tmp_path, [OBJECT], coco_url=None, file_name="000000000007.jpg")
     (tmp_path / "train2017").rename(tmp_path / "images")
     assert len(list(LvisFolder(tmp_path).records("val", SkipCounts()))) == 1
@@ -56,7 +56,7 @@ def test_photographs_of_version_half_are_found_by_name(tmp_path):
     }
 
 
-def test_prepared_data_keeps_it_and_is_measured_as_lvis_does(tmp_path):
+def test_prepared_data_is_measured_as_in_lvis(tmp_path):
     prepare("lvis", write_lvis(tmp_path / "raw", [OBJECT]), tmp_path / "out")
     records = open_source(tmp_path / "out", "val")
     info = records.info
@@ -73,14 +73,15 @@ def test_prepared_data_keeps_it_and_is_measured_as_lvis_does(tmp_path):
         assert truth["images"][0][name] == raw["images"][0][name]
     results = CocoResults(truth)
     results.add(0, [[2, 3, 6, 7], [10, 10, 20, 20]], [0.5, 0.9], [0, 0])
-    # The annotator's box overlaps with the first by 14.82 / 17.18 = .86, which is enough for eight of ten thresholds;
-    # the second is not held against a class whose objects are not all listed. The raw file is a truth as it is.
+    # The annotated box overlaps the first prediction by 14.82 / 17.18 = 0.86, enough for eight of
+    # ten thresholds. The second one is ignored, because its category is not completely annotated.
+    # The raw file serves as ground truth unchanged.
     for ground_truth in (truth, raw):
         numbers = evaluate_coco(ground_truth, results.rows()).summarize()
         assert numbers["bbox/APf"] == pytest.approx(0.8) and "bbox/APr" not in numbers
 
 
-def test_a_coco_file_is_not_taken_for_lvis(tmp_path):
+def test_a_coco_file_raises_and_names_the_coco_source(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no lvis\*.json"):
         LvisFolder(write_coco(tmp_path, []))
     write_lvis(tmp_path, [OBJECT])

@@ -1,4 +1,4 @@
-"""SA-1B: tars and folders, filters, what is broken; and through `prepare`."""
+"""SA-1B: tars and folders, filters, broken files, and `prepare`."""
 
 import json
 import tarfile
@@ -40,15 +40,15 @@ def annotation(identity, inside, **fields):
 
 
 def write(folder, name, annotations=None, text=None):
-    picture = write_image(folder / f"{name}.jpg", *SIZE)
+    path = write_image(folder / f"{name}.jpg", *SIZE)
     annotations = (
         [annotation(i, inside) for i, inside in enumerate(MASKS)]
         if annotations is None
         else annotations
     )
     content = {"image": {"height": SIZE[0], "width": SIZE[1]}, "annotations": annotations}
-    picture.with_suffix(".json").write_text(json.dumps(content) if text is None else text)
-    return picture
+    path.with_suffix(".json").write_text(json.dumps(content) if text is None else text)
+    return path
 
 
 def packed(folder, tar):
@@ -78,7 +78,7 @@ def test_tars_and_folders_give_the_same_records_with_exact_boxes(tmp_path):
     for i, inside in enumerate(MASKS):
         np.testing.assert_array_equal(decode_mask(objects["rle"][i], *SIZE), inside)
         np.testing.assert_array_equal(objects["box"][i], compute_mask_box(inside))
-        assert objects["area"][i] == inside.sum()  # counted, not the JSON's
+        assert objects["area"][i] == inside.sum()  # counted pixels, not the number in the JSON
     np.testing.assert_allclose(objects["predicted_iou"], [0.9, 0.91, 0.92], rtol=1e-6)
     np.testing.assert_allclose(objects["stability"], [0.96, 0.97, 0.98], rtol=1e-6)
 
@@ -92,13 +92,14 @@ def test_tars_and_folders_give_the_same_records_with_exact_boxes(tmp_path):
         ({"min_stability": 0.965}, [1, 2], "stability too low"),
     ],
 )
-def test_filters(tmp_path, options, kept, reason):
+def test_filters(tmp_path, options, remaining, reason):
     write(tmp_path, "sa_1")
     (record,), skipped = records(tmp_path, **options)
-    assert record["objects"]["id"].tolist() == kept and skipped.objects == {reason: 3 - len(kept)}
+    assert record["objects"]["id"].tolist() == remaining
+    assert skipped.objects == {reason: 3 - len(remaining)}
 
 
-def test_what_is_broken_is_counted_and_named(tmp_path):
+def test_broken_files_are_counted_and_named(tmp_path):
     other = {"size": [21, 30], "counts": encode_mask(np.ones((21, 30)))}
     whole = annotation(5, MASKS[0])
     broken = [
@@ -126,7 +127,7 @@ def test_what_is_broken_is_counted_and_named(tmp_path):
     assert "sa_1.jpg, mask 1" in skipped.examples["RLE does not fit its image"][0]
 
 
-def test_a_tar_that_was_cut_short_gives_what_it_has(tmp_path):
+def test_a_truncated_tar_yields_its_complete_members(tmp_path):
     for number in range(4):
         write(tmp_path / "loose", f"sa_{number}")
     tar = packed(tmp_path / "loose", tmp_path / "tars" / "sa_000000.tar")
@@ -138,7 +139,7 @@ def test_a_tar_that_was_cut_short_gives_what_it_has(tmp_path):
     assert sum(skipped.images.values()) >= 1
 
 
-def test_a_share_is_held_out_and_prepare_keeps_it_all(tmp_path):
+def test_a_share_is_held_out_and_prepare_stores_all_fields(tmp_path):
     for number in range(12):
         write(tmp_path / "raw", f"sa_{number}")
     report = prepare(
@@ -153,7 +154,7 @@ def test_a_share_is_held_out_and_prepare_keeps_it_all(tmp_path):
     )
 
 
-def test_what_cannot_be_meant_is_said(tmp_path):
+def test_invalid_limits_and_folders_raise(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no \*.tar and no \*.json under"):
         Sa1b(tmp_path)
     write(tmp_path, "sa_1")

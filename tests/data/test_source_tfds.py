@@ -1,4 +1,4 @@
-"""Image data sets of TFDS, written here by TFDS's own writer, under other schemas than ours."""
+"""Image datasets of TFDS, written by TFDS's own writer under several schemas."""
 
 import io
 import json
@@ -34,7 +34,7 @@ IMAGENETS = {
 
 
 def write(folder, name="tiny", features=IMAGENETS, version="1.0.0", **fields):
-    """Splits train (5) and validation (2); `fields` make other fields of an example from its number."""
+    """Writes splits train (5) and validation (2). `fields` compute fields from the index."""
 
     def example(number):
         usual = {
@@ -51,13 +51,13 @@ def write(folder, name="tiny", features=IMAGENETS, version="1.0.0", **fields):
     return folder
 
 
-def opened(folder, role="train", name="tiny", **data):
+def open_dataset(folder, role="train", name="tiny", **data):
     splits = {"train_split": "train", "eval_split": "validation"}
     return open_split(splits | data | {"source": f"tfds:{name}", "tfds_dir": str(folder)}, role)
 
 
 def test_records_hold_the_stored_bytes_the_name_and_the_label(tmp_path):
-    source, measured = opened(write(tmp_path)), opened(tmp_path, "eval")
+    source, measured = open_dataset(write(tmp_path)), open_dataset(tmp_path, "eval")
     assert (len(source), len(measured)) == (5, 2)
     for number in range(5):
         record = source[number]
@@ -70,19 +70,19 @@ def test_records_hold_the_stored_bytes_the_name_and_the_label(tmp_path):
 
 
 def test_a_part_of_a_split_is_a_split(tmp_path):
-    source = opened(write(tmp_path), train_split="train[:3]", eval_split="train[60%:]")
+    source = open_dataset(write(tmp_path), train_split="train[:3]", eval_split="train[60%:]")
     assert len(source) == 3
-    held = opened(tmp_path, "eval", eval_split="train[60%:]")
+    held = open_dataset(tmp_path, "eval", eval_split="train[60%:]")
     assert [held[i]["image_id"] for i in range(len(held))] == ["n3.JPEG", "n4.JPEG"]
 
 
-def test_other_names_and_fields_that_nobody_asks_for(tmp_path):
+def test_other_field_names_and_unused_fields(tmp_path):
     features = {
         "photo": tfds.features.Image(),
         "mask": tfds.features.LabeledImage(labels=2, shape=(None, None, 1)),
         "text": tfds.features.Text(),
     }
-    mask = lambda number: io.BytesIO(b"no picture: whoever decodes it fails")
+    mask = lambda number: io.BytesIO(b"not an image: decoding it fails")
     write(
         tmp_path,
         features=features,
@@ -90,42 +90,44 @@ def test_other_names_and_fields_that_nobody_asks_for(tmp_path):
         mask=mask,
         text=lambda n: "x",
     )
-    record = opened(tmp_path)[3]
+    record = open_dataset(tmp_path)[3]
     assert record["image"] == jpeg(3) and record["image_id"] == "3" and "label" not in record
 
 
 def test_unknown_labels_are_left_out(tmp_path):
-    assert "label" not in opened(write(tmp_path, label=lambda number: -1))[0]
+    assert "label" not in open_dataset(write(tmp_path, label=lambda number: -1))[0]
 
 
 def test_worker_processes_train_from_it(tmp_path):
-    with make_loader(opened(write(tmp_path)), CropExample(16), batch_size=4, workers=1) as loader:
+    with make_loader(
+        open_dataset(write(tmp_path)), CropExample(16), batch_size=4, workers=1
+    ) as loader:
         batch = next(loader)
     assert batch["image"].shape == (4, 16, 16, 3) and batch["weight"].all()
 
 
-def test_the_newest_version_is_taken_unless_one_is_named(tmp_path):
+def test_the_newest_version_is_opened_by_default(tmp_path):
     write(tmp_path, file_name=lambda number: "old")
     write(tmp_path, version="1.1.0", file_name=lambda number: "new")
-    assert opened(tmp_path)[0]["image_id"] == "new"
-    assert opened(tmp_path, name="tiny:1.0.0")[0]["image_id"] == "old"
+    assert open_dataset(tmp_path)[0]["image_id"] == "new"
+    assert open_dataset(tmp_path, name="tiny:1.0.0")[0]["image_id"] == "old"
 
 
-def test_what_is_not_prepared_says_how_to(tmp_path):
+def test_unprepared_datasets_raise_with_the_command(tmp_path):
     with pytest.raises(
         FileNotFoundError,
         match=r"has not prepared imagenet2012 in .*tfds build imagenet2012 --file_f",
     ):
-        opened(tmp_path, name="imagenet2012")
+        open_dataset(tmp_path, name="imagenet2012")
     with pytest.raises(FileNotFoundError, match="has not prepared nonesuch"):
-        opened(write(tmp_path), name="nonesuch")
+        open_dataset(write(tmp_path), name="nonesuch")
     with pytest.raises(ValueError, match="tiny has no split 'val'; it has train, validation"):
-        opened(tmp_path, train_split="val")
+        open_dataset(tmp_path, train_split="val")
     with pytest.raises(ValueError, match="tiny has no split 'train.:x.'"):
-        opened(tmp_path, train_split="train[:x]")
+        open_dataset(tmp_path, train_split="train[:x]")
 
 
-def test_what_cannot_be_read_at_random_says_how_to_convert_it(tmp_path):
+def test_formats_without_random_access_raise_with_the_command(tmp_path):
     file = write(tmp_path) / "tiny" / "1.0.0" / "dataset_info.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"fileFormat": "tfrecord"}))
     for path in file.parent.glob("*.array_record*"):
@@ -133,13 +135,13 @@ def test_what_cannot_be_read_at_random_says_how_to_convert_it(tmp_path):
     with pytest.raises(
         ValueError, match="stored as tfrecord, which has no random access.*convert_format"
     ):
-        opened(tmp_path)
+        open_dataset(tmp_path)
 
 
-def test_a_data_set_without_pictures_is_refused(tmp_path):
+def test_a_dataset_without_images_raises(tmp_path):
     write(tmp_path, features={"text": tfds.features.Text()}, text=lambda number: "x")
     with pytest.raises(ValueError, match=r"tiny is not an image dataset: .*it has text \(Text\)"):
-        opened(tmp_path)
+        open_dataset(tmp_path)
 
 
 def test_neither_tensorflow_nor_jax_is_imported(tmp_path):

@@ -1,4 +1,4 @@
-"""Opening what an experiment's data settings name."""
+"""Opening the data of an experiment."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Prepared folders: what is read back is what was written, in order, from any process, without TensorFlow."""
+"""Prepared folders: records are read back unchanged, in order, from any process."""
 
 import pickle
 import subprocess
@@ -40,7 +40,7 @@ def assert_same_record(left, right):
         assert name == "rle" or value.dtype == right["objects"][name].dtype
 
 
-def test_records_come_back_whole_and_in_order(prepared):
+def test_records_are_read_back_unchanged_and_in_order(prepared):
     source = open_source(prepared / "out", "train")
     raw = list(LabelMaps(prepared / "raw").records("train", SkipCounts()))
     assert len(source) == len(raw) == 3
@@ -52,7 +52,7 @@ def test_records_come_back_whole_and_in_order(prepared):
         source[3]
 
 
-def test_optional_fields_and_empty_pictures_survive(tmp_path):
+def test_optional_fields_and_images_without_objects_are_read_back(tmp_path):
     mask = np.ones((6, 5), bool)
     row = {
         "id": 2**40,
@@ -115,14 +115,14 @@ def test_info_names_source_splits_and_categories(prepared):
     assert info.splits == {"train": {"images": 3, "objects": 6}}
 
 
-def test_annotators_are_kept(tmp_path):
+def test_annotators_are_stored(tmp_path):
     prepare("bsds500", write_bsds(tmp_path / "raw"), tmp_path / "out")
     source = open_source(tmp_path / "out", "val")
     np.testing.assert_array_equal(source[0]["objects"]["annotator"], [0, 0, 1, 1, 1])
     assert read_info(tmp_path / "out").optional == ("annotator",)
 
 
-def test_folders_that_are_not_prepared_and_unknown_splits_are_named(prepared, tmp_path):
+def test_unprepared_folders_and_unknown_splits_are_named(prepared, tmp_path):
     with pytest.raises(
         FileNotFoundError, match="not prepared data: it has no info.json.*segjax prepare"
     ):
@@ -144,7 +144,7 @@ def test_neither_tensorflow_nor_jax_is_imported_and_nothing_is_printed(prepared,
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_many_examples_are_written_as_they_come_to_several_files(tmp_path, monkeypatch):
+def test_examples_are_written_one_by_one_to_several_files(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "SHARD_SIZE", 3)
     monkeypatch.setattr(writer, "_WRITE_SIZE", 2)
     scenes = SyntheticScenes("heldout", 8, size=32)
@@ -158,6 +158,6 @@ def test_many_examples_are_written_as_they_come_to_several_files(tmp_path, monke
     write_records(tmp_path, {"train": records})
     write_info(tmp_path, PreparedInfo("test", {"train": {"images": 8, "objects": 0}}, (), ()))
     assert len(list(tmp_path.glob("*.array_record*"))) == 3
-    assert written[0] == 0 and written[6] == 2  # nothing is collected first
+    assert written[0] == 0 and written[6] == 2  # examples are not collected first
     source = open_source(tmp_path, "train")
     assert [source[i]["image_id"] for i in range(8)] == [scenes[i]["image_id"] for i in range(8)]

@@ -1,4 +1,4 @@
-"""Scenes of figures: joints on their limbs, hidden where another figure lies over them; reached as other scenes are."""
+"""Scenes of figures: positions and visibility of joints, and access from experiments."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from segjax.masks import decode_mask
 
 
 @pytest.mark.parametrize("difficulty", list(FigureScenes.difficulties))
-def test_joints_lie_on_what_is_visible_or_are_hidden(difficulty):
+def test_joints_lie_on_visible_limbs_or_are_hidden(difficulty):
     scenes, seen = FigureScenes("train", 20, difficulty=difficulty), {0: 0, 1: 0, 2: 0}
     for index in range(len(scenes)):
         record = scenes[index]
@@ -36,7 +36,7 @@ def test_joints_lie_on_what_is_visible_or_are_hidden(difficulty):
                 else:
                     assert x == y == 0
     assert seen[0] >= 5 and seen[2] > 3 * seen[1]
-    assert seen[1] == 0 if difficulty == "lone" else seen[1] >= 5  # nothing lies on the only one
+    assert seen[1] == 0 if difficulty == "lone" else seen[1] >= 5  # nothing covers a lone figure
 
 
 def test_figures_face_the_viewer():
@@ -53,10 +53,10 @@ def test_figures_face_the_viewer():
             across = joints[left] - joints[right]
             assert (
                 upright[1] * across[0] - upright[0] * across[1] > 0
-            )  # the left one is on the picture's right
+            )  # the left one is on the right of the image
 
 
-def test_a_mirrored_figure_is_one_that_faces_the_viewer():
+def test_a_mirrored_figure_faces_the_viewer_too():
     record = FigureScenes("train", 3)[1]
     example = DetectionExample(
         (128, 128),

@@ -16,7 +16,7 @@ def test_every_photograph_is_rgb_and_in_one_split_only():
     assert "motorcycle_right" not in train | heldout  # the same scene as motorcycle_left
 
 
-def test_no_network_is_touched(monkeypatch):
+def test_no_network_is_used(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a photograph was fetched over the network")
 
@@ -25,17 +25,17 @@ def test_no_network_is_touched(monkeypatch):
     assert len(photographs.load_photographs("heldout")) == len(photographs.SPLITS["heldout"])
 
 
-def test_demonstration_photograph_is_held_out_and_its_points_lie_on_what_they_name():
+def test_points_of_the_demonstration_photograph_lie_on_their_objects():
     photograph = photographs.load_demonstration_photograph()
     assert photograph.shape == (400, 600, 3)
     np.testing.assert_array_equal(photograph, photographs.load_photographs("heldout")["coffee"])
     prompts = photographs.get_demonstration_prompts()
-    colour = {name: photograph[int(y), int(x)].astype(int) for name, (x, y) in prompts.items()}
+    color = {name: photograph[int(y), int(x)].astype(int) for name, (x, y) in prompts.items()}
     # Red ceramics: far more red than blue. The spoon is metal, the espresso light brown.
     for name in ("saucer", "handle"):
-        assert colour[name][0] > 2.5 * colour[name][2], (name, colour[name])
-    assert colour["espresso"][0] > 150 > colour["espresso"][2]
-    assert np.ptp(colour["spoon"]) < 90
+        assert color[name][0] > 2.5 * color[name][2], (name, color[name])
+    assert color["espresso"][0] > 150 > color["espresso"][2]
+    assert np.ptp(color["spoon"]) < 90
 
 
 def test_demonstration_photograph_is_a_copy():

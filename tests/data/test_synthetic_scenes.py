@@ -38,7 +38,7 @@ def test_records_follow_the_schema_and_describe_their_masks(difficulty):
             assert 0 <= objects["category"][row] < len(SHAPES)
 
 
-def test_masks_are_disjoint_or_a_part_lies_within_its_whole():
+def test_masks_are_disjoint_unless_one_is_a_part():
     scenes = SyntheticScenes("train", 60)
     nested = 0
     for index in range(len(scenes)):
@@ -48,22 +48,23 @@ def test_masks_are_disjoint_or_a_part_lies_within_its_whole():
                 overlap = (a & b).sum()
                 assert overlap in (0, a.sum(), b.sum())
                 nested += overlap > 0
-    assert nested >= 15  # a click on a part is ambiguous often enough to learn from
+    assert nested >= 15  # enough ambiguous clicks to learn from
 
 
-def test_scenes_show_three_to_twelve_objects_of_the_promised_sizes():
+def test_scenes_have_three_to_twelve_objects_of_the_documented_sizes():
     scenes = SyntheticScenes("train", 60)
     counts = [len(scenes[index]["objects"]["id"]) for index in range(len(scenes))]
     areas = np.concatenate([scenes[index]["objects"]["area"] for index in range(len(scenes))])
     assert 4 < np.mean(counts) < 8 and min(counts) >= 2 and max(counts) <= 12
     assert (
         areas.max() <= np.pi * (0.3 * 128) ** 2
-    )  # within a circle of the greatest radius, blobs a little beyond
+    )  # within the largest radius, which blobs exceed a little
     assert 400 < np.median(areas) < 1600
 
 
-def test_the_mask_is_where_the_paint_is():
-    # One flat object a scene: the scene without it differs exactly on its mask, up to the antialiased rim.
+def test_masks_match_the_painted_pixels():
+    # With one flat object, the scene without it differs exactly on its mask, up to the
+    # antialiased rim.
     plain = Difficulty(objects=(0, 0), part_probability=0)
     single = Difficulty(objects=(1, 1), texture=(0, 0), part_probability=0)
     for index in range(20):
@@ -71,8 +72,8 @@ def test_the_mask_is_where_the_paint_is():
         record = SyntheticScenes("heldout", 20, difficulty=single)[index]
         (mask,) = masks_of(record)
         image = record["image"].astype(int)
-        colour = np.median(image[mask], axis=0)
-        painted = (np.abs(image - colour).sum(-1) <= 3) & (np.abs(image - empty).sum(-1) > 0)
+        color = np.median(image[mask], axis=0)
+        painted = (np.abs(image - color).sum(-1) <= 3) & (np.abs(image - empty).sum(-1) > 0)
         touched = (image != empty).any(-1)
         interior = mask & ~rim(mask)
         assert painted[interior].mean() > 0.99
@@ -80,7 +81,7 @@ def test_the_mask_is_where_the_paint_is():
 
 
 def rim(mask):
-    """Pixels with a differing neighbour among the eight around."""
+    """Returns the pixels that differ from one of their eight neighbors."""
     padded = np.pad(mask, 1, mode="edge")
     shifted = [
         padded[y : y + mask.shape[0], x : x + mask.shape[1]] for y in range(3) for x in range(3)
@@ -88,12 +89,12 @@ def rim(mask):
     return np.any(shifted, axis=0) & ~np.all(shifted, axis=0)
 
 
-def test_a_scene_depends_on_seed_split_and_index_alone():
+def test_a_scene_depends_on_seed_split_and_index_only():
     scenes = SyntheticScenes("train", 8)
     expected = scenes[5]
     assert same(
         SyntheticScenes("train", 3000)[5], expected
-    )  # nor on how many there are or which came before
+    )  # not on their number, or on earlier ones
     assert same(pickle.loads(pickle.dumps(scenes))[5], expected)
     for other in (
         scenes[4],
@@ -104,7 +105,7 @@ def test_a_scene_depends_on_seed_split_and_index_alone():
     assert len({scenes[index]["image_id"] for index in range(8)}) == 8
 
 
-def test_heldout_scenes_use_heldout_photographs_only(monkeypatch):
+def test_heldout_scenes_use_only_heldout_photographs(monkeypatch):
     asked = []
     original = photographs.load_photographs
     from segjax.data.synthetic import textures

@@ -6,7 +6,7 @@ from segjax.data.threads import map_in_order
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_results_come_in_order_and_errors_in_their_place(threads):
+def test_results_and_errors_come_in_order(threads):
     def function(number):
         if number == 7:
             raise ValueError("seven")
@@ -18,7 +18,7 @@ def test_results_come_in_order_and_errors_in_their_place(threads):
         next(results)
 
 
-def test_few_items_are_drawn_before_they_are_asked_for():
+def test_few_items_are_drawn_ahead():
     drawn = []
 
     def items():
@@ -33,5 +33,5 @@ def test_few_items_are_drawn_before_they_are_asked_for():
 
 
 def test_threads_work_at_the_same_time():
-    meeting = threading.Barrier(3, timeout=20)  # breaks unless three are in it together
+    meeting = threading.Barrier(3, timeout=20)  # breaks unless three threads wait together
     assert list(map_in_order(lambda number: meeting.wait() >= 0, range(6), 3)) == [True] * 6

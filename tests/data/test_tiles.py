@@ -1,4 +1,4 @@
-"""Fixed tiles: every object once, whole where the overlap allows, pixels unchanged."""
+"""Tiles: each object once, complete if the overlap allows it, pixels unchanged."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from segjax.masks import compute_mask_box, decode_mask, encode_mask
 
 
 def record(height, width, boxes):
-    """A picture whose pixel (y, x) is (y, x, 0) mod 256, with rectangles x1 y1 x2 y2 for objects."""
+    """Makes a record with pixel (y, x) = (y, x, 0) mod 256, and boxes x1 y1 x2 y2 as objects."""
     y, x = np.mgrid[:height, :width]
     image = np.stack([y, x, 0 * x], axis=-1).astype(np.uint8)
     rows = []
@@ -27,7 +27,7 @@ def record(height, width, boxes):
             )
         )
     return dict(
-        image=image, image_id="picture", height=height, width=width, objects=stack_objects(rows)
+        image=image, image_id="image", height=height, width=width, objects=stack_objects(rows)
     )
 
 
@@ -39,7 +39,7 @@ def tiled():
     return boxes, Tiles([record(150, 200, boxes)], 64, 16)
 
 
-def test_each_object_is_in_one_tile_and_whole(tiled):
+def test_each_object_is_complete_in_one_tile(tiled):
     boxes, tiles = tiled
     found = {}
     for i in range(len(tiles)):
@@ -62,10 +62,10 @@ def test_pixels_and_masks_move_together(tiled):
             assert decode_mask(rle, 64, 64).sum() == area
 
 
-def test_small_pictures_stay_whole_and_empty_tiles_are_left_out():
+def test_small_images_are_one_tile_and_empty_tiles_are_left_out():
     small = record(40, 50, [(3, 3, 9, 9)])
     tiles = Tiles([small, record(40, 50, []), record(64, 128, [(100, 3, 110, 9)])], 64, 0)
-    assert [tiles[i]["image_id"] for i in range(len(tiles))] == ["picture@0,0", "picture@64,0"]
+    assert [tiles[i]["image_id"] for i in range(len(tiles))] == ["image@0,0", "image@64,0"]
     assert np.array_equal(tiles[0]["image"], small["image"])
 
 

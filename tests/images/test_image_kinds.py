@@ -1,4 +1,4 @@
-"""Every kind of picture that turns up among a million: what it becomes in training and when it is prepared."""
+"""Unusual images as they occur among a million: their pixels in training and after `prepare`."""
 
 import io
 import struct
@@ -26,21 +26,21 @@ def halves(left=RED, right=GREEN, height=40, width=60):
     return Image.fromarray(pixels)
 
 
-def encoded(picture, kind, **options):
+def encoded(image, kind, **options):
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def turned_jpeg(orientation=6):
-    """Stored lying, with EXIF that says to turn it a quarter clockwise."""
+def rotated_jpeg(orientation=6):
+    """Encodes an image on its side, with an EXIF orientation of a quarter turn clockwise."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return encoded(halves(), "JPEG", quality=95, subsampling=0, exif=exif)
 
 
-def png_of_16_bit_colours(pixels):
-    """Pillow writes none."""
+def png_of_16_bit_colors(pixels):
+    """Encodes 16-bit RGB as PNG, which Pillow cannot write."""
     height, width, _ = pixels.shape
     chunk = lambda kind, body: (
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -50,7 +50,7 @@ def png_of_16_bit_colours(pixels):
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def grey_of_16_bits():
+def gray_of_16_bits():
     pixels = np.full((40, 60), 1000, np.uint16)
     pixels[:, 30:] = 4000
     return Image.fromarray(pixels)
@@ -61,9 +61,9 @@ def transparent():
     return encoded(palette, "PNG", transparency=bytes([0, 128, 255]))
 
 
-KINDS = {  # name -> (bytes, the colours that its left and right halves have as RGB)
+KINDS = {  # name -> (bytes, the colors that its left and right halves have as RGB)
     "RGB JPEG": (encoded(halves(), "JPEG", quality=95), (RED, GREEN)),
-    "grey JPEG": (
+    "gray JPEG": (
         encoded(halves((50,) * 3, (90,) * 3).convert("L"), "JPEG"),
         ((50,) * 3, (90,) * 3),
     ),
@@ -71,7 +71,7 @@ KINDS = {  # name -> (bytes, the colours that its left and right halves have as 
     "palette": (encoded(halves().quantize(4), "PNG"), (RED, GREEN)),
     "palette with transparency": (transparent(), (RED, GREEN)),
     "alpha": (encoded(halves().convert("RGBA"), "PNG"), (RED, GREEN)),
-    "grey with alpha": (
+    "gray with alpha": (
         encoded(halves((50,) * 3, (90,) * 3).convert("LA"), "PNG"),
         ((50,) * 3, (90,) * 3),
     ),
@@ -79,41 +79,41 @@ KINDS = {  # name -> (bytes, the colours that its left and right halves have as 
         encoded(halves((0,) * 3, (255,) * 3).convert("1"), "PNG"),
         ((0,) * 3, (255,) * 3),
     ),
-    "16-bit grey": (encoded(grey_of_16_bits(), "PNG"), ((0,) * 3, (255,) * 3)),  # stretched
-    "16-bit colours": (
-        png_of_16_bit_colours(np.asarray(halves(), np.uint16) * 256 + 255),
+    "16-bit gray": (encoded(gray_of_16_bits(), "PNG"), ((0,) * 3, (255,) * 3)),  # stretched
+    "16-bit colors": (
+        png_of_16_bit_colors(np.asarray(halves(), np.uint16) * 256 + 255),
         (RED, GREEN),
     ),
-    "EXIF that says turn it": (turned_jpeg(), (RED, GREEN)),  # the stored pixels count
+    "EXIF orientation": (rotated_jpeg(), (RED, GREEN)),  # the stored pixels
 }
 
 
-def assert_halves(pixels, colours, tolerance=4):
+def assert_halves(pixels, colors, tolerance=4):
     assert pixels.dtype == np.uint8 and pixels.shape[2] == 3
     quarter = pixels.shape[1] // 4
-    for column, colour in ((quarter, colours[0]), (3 * quarter, colours[1])):
+    for column, color in ((quarter, colors[0]), (3 * quarter, colors[1])):
         found = pixels[pixels.shape[0] // 2, column].astype(int)
-        assert np.abs(found - colour).max() <= tolerance, (found, colour)
+        assert np.abs(found - color).max() <= tolerance, (found, color)
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_sees_rgb(kind):
-    data, colours = KINDS[kind]
-    assert_halves(decode_image(data), colours)
+    data, colors = KINDS[kind]
+    assert_halves(decode_image(data), colors)
     assert decode_image(data).shape == (40, 60, 3)
     record = {"image": data, "image_id": kind}
-    assert_halves(CropExample(32, train=False)(record, np.random.default_rng(0))["image"], colours)
+    assert_halves(CropExample(32, train=False)(record, np.random.default_rng(0))["image"], colors)
     example = CropExample(32, scale=(1, 1), ratio=(1.5, 1.5), flip=False)(
         record, np.random.default_rng(0)
     )
-    assert_halves(example["image"], colours)
+    assert_halves(example["image"], colors)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_preparing_keeps_what_training_sees_also_when_it_shrinks(kind, tmp_path):
-    data, colours = KINDS[kind]
-    path = tmp_path / "picture"
+def test_preparing_keeps_the_pixels_even_if_it_shrinks(kind, tmp_path):
+    data, colors = KINDS[kind]
+    path = tmp_path / "image"
     path.write_bytes(data)
     image, height, width = read_image(path)
     assert (image, height, width) == (data, 40, 60)
@@ -127,12 +127,12 @@ def test_preparing_keeps_what_training_sees_also_when_it_shrinks(kind, tmp_path)
     small = shrink_to_short_side(record, 20, SkipCounts())
     validate_record(small)
     assert (small["height"], small["width"]) == (20, 30)
-    assert small["image"][:3] == data[:3]  # a JPEG is one again, and a PNG too
-    assert_halves(decode_image(small["image"]), colours, tolerance=8)
+    assert small["image"][:3] == data[:3]  # the format stays the same
+    assert_halves(decode_image(small["image"]), colors, tolerance=8)
 
 
-def test_pictures_of_telephones_stay_jpeg(tmp_path):
-    """Pillow calls a JPEG with a second picture behind it MPO."""
+def test_images_of_phones_stay_jpeg(tmp_path):
+    """Prepares an MPO, which is a JPEG with a second image behind it."""
     data = encoded(halves(), "MPO", save_all=True, append_images=[halves()])
     (tmp_path / "a.jpg").write_bytes(data)
     with Image.open(tmp_path / "a.jpg") as opened:
@@ -142,24 +142,22 @@ def test_pictures_of_telephones_stay_jpeg(tmp_path):
 
 
 def test_other_formats_keep_their_bits(tmp_path):
-    grey_of_16_bits().save(tmp_path / "a.tif")
+    gray_of_16_bits().save(tmp_path / "a.tif")
     image, _, _ = read_image(tmp_path / "a.tif")
     with Image.open(io.BytesIO(image)) as opened:
         assert opened.format == "PNG" and np.asarray(opened).max() == 4000
 
 
 @pytest.mark.parametrize("orientation, top_left", [(1, RED), (3, GREEN), (6, RED), (8, GREEN)])
-def test_a_picture_on_its_side_is_turned_upright_where_no_mask_refers_to_it(
-    tmp_path, orientation, top_left
-):
-    (tmp_path / "a.jpg").write_bytes(turned_jpeg(orientation))
+def test_an_image_without_masks_is_rotated_upright(tmp_path, orientation, top_left):
+    (tmp_path / "a.jpg").write_bytes(rotated_jpeg(orientation))
     image, height, width = read_image(tmp_path / "a.jpg", upright=True)
     assert (height, width) == ((60, 40) if orientation >= 5 else (40, 60))
     pixels = decode_image(image)
     assert pixels.shape == (height, width, 3) and image[:2] == b"\xff\xd8"
     assert np.abs(pixels[4, 4].astype(int) - top_left).max() <= 8
     again, *_ = read_image(_written(tmp_path / "b.jpg", image), upright=True)
-    assert again == image  # it says no more that it should be turned
+    assert again == image  # the orientation is gone
 
 
 def _written(path, data):
@@ -167,38 +165,38 @@ def _written(path, data):
     return path
 
 
-def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_and_shows_the_same_part():
+def test_a_large_jpeg_decoded_at_a_lower_resolution_shows_the_same_crop():
     ramp = np.tile(np.linspace(0, 255, 800).astype(np.uint8)[None, :, None], (600, 1, 3))
     data = encoded(Image.fromarray(ramp), "JPEG", quality=95)
     for box in [(0, 0, 600, 800), (101, 203, 450, 390), (37, 1, 512, 797), (0, 0, 129, 800)]:
-        whole, part = (
+        full, reduced = (
             np.asarray(decode_crop(data, lambda _, box=box: (box, (64, 64)), reduced=reduced), int)
             for reduced in (False, True)
         )
-        # One level is 3.1 of the ramp's pixels: the part has not moved by a pixel of the decoded picture.
-        assert np.abs(whole - part).max() <= 1, box
-        assert np.abs((whole - part).mean()) < 0.25
+        # One level is 3.1 pixels of the ramp, so the crop has moved by less than a decoded pixel.
+        assert np.abs(full - reduced).max() <= 1, box
+        assert np.abs((full - reduced).mean()) < 0.25
 
 
-def test_a_part_that_would_be_smaller_than_the_canvas_is_decoded_in_full():
+def test_a_crop_near_the_size_of_the_canvas_is_decoded_in_full():
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     data = encoded(Image.fromarray(noise), "JPEG", quality=95)
     for side, same in ((100, False), (101, True)):  # 200 pixels become 100 by halves, 101 not
         choose = lambda hw, side=side: (compute_center_box(hw), (side, side))
-        pictures = [
+        crops = [
             np.asarray(decode_crop(data, choose, reduced=reduced)) for reduced in (False, True)
         ]
-        assert np.array_equal(*pictures) == same
+        assert np.array_equal(*crops) == same
 
 
-def test_what_is_around_the_part_is_not_seen():
-    """As in the reference, which cuts first and resizes then."""
+def test_pixels_around_the_crop_have_no_influence():
+    """Compares with cropping first and resizing then, as the reference does."""
     pixels = np.zeros((60, 60, 3), np.uint8)
     pixels[20:40, 20:40] = 100
     cut = np.asarray(decode_crop(pixels, lambda _: ((20, 20, 20, 20), (8, 8))))
     assert (cut == 100).all()
 
 
-def test_broken_pictures_are_refused_when_prepared(tmp_path):
+def test_broken_images_raise_when_they_are_prepared(tmp_path):
     with pytest.raises(UnusableError, match="truncated"):
         read_image(truncate(write_image(tmp_path / "cut.jpg")), upright=True)

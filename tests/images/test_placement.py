@@ -1,4 +1,4 @@
-"""Placements: points, boxes and pixels there and back, and the sizes and filters of the published detectors."""
+"""Placements: points, boxes and pixels in both directions, and sizes of published detectors."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from segjax.images.placement import (
 )
 
 
-def test_points_follow_the_pixels_and_come_back():
+def test_points_follow_the_pixels_and_map_back():
     rng = np.random.default_rng(0)
     options = Augmentation(scale=(1.0, 3.0), flip=True, vertical_flip=True, quarter_turns=True)
     for _ in range(40):
@@ -27,13 +27,13 @@ def test_points_follow_the_pixels_and_come_back():
         content = placement.apply(image)
         if content.max() > 30:
             row, column = np.unravel_index(content.argmax(), content.shape)
-            # Pillow's spot of one pixel is the pixel's size: its brightest pixel lies within that of its middle.
+            # Pillow spreads one pixel, so the brightest pixel lies within its size.
             reach = 0.5 + max(placement.resized) / max(placement.rotated)
             assert abs(column + 0.5 - point[0]) <= reach and abs(row + 0.5 - point[1]) <= reach
 
 
-def test_a_mirrored_box_is_the_one_detectron2_makes():
-    """Box [10, 10, 200, 300] at width 400; the polygon (10, 10) (100, 100) (100, 10)."""
+def test_a_mirrored_box_equals_detectron2s():
+    """Mirrors detectron2's box [10, 10, 200, 300] and polygon at width 400."""
     mirror = Placement((320, 400), (320, 400), (0, 0), (320, 400), flip_x=True)
     np.testing.assert_array_equal(mirror.transform_boxes([10, 10, 200, 300]), [200, 10, 390, 300])
     np.testing.assert_array_equal(
@@ -57,11 +57,11 @@ def test_a_mirrored_box_is_the_one_detectron2_makes():
         ((300, 600), "torchvision", (666, 1333)),
     ],
 )
-def test_sizes_are_those_of_the_published_detectors(hw, resize, expected):
+def test_sizes_equal_those_of_published_detectors(hw, resize, expected):
     assert compute_short_side_size(hw, 800, 1333, resize) == expected
 
 
-def test_what_is_larger_than_the_canvas_is_fitted_to_it():
+def test_images_larger_than_the_canvas_are_fitted_to_it():
     assert place_for_detection((640, 480), (832, 1344), 800, 1333).size == (832, 624)
     assert place_for_detection((480, 640), (832, 1344), 800, 1333).size == (800, 1067)
     assert place_for_detection((480, 640), (512, 512)).size == (384, 512)
@@ -69,8 +69,8 @@ def test_what_is_larger_than_the_canvas_is_fitted_to_it():
         compute_short_side_size((3, 3), 4, 4, "cubic")
 
 
-def test_resize_bilinear_takes_the_nearest_pixels_alone():
-    """A quarter of the size: each pixel is the mean of the two by two in the middle of its four by four."""
+def test_resize_bilinear_uses_only_the_four_nearest_pixels():
+    """Shrinks to a quarter: each pixel is the mean of the central 2 x 2 of its 4 x 4 pixels."""
     photograph = load_demonstration_photograph()[:400, :600]
     small = place_whole_image((400, 600), (100, 150), "torchvision").apply(photograph)
     middle = photograph.reshape(100, 4, 150, 4, 3)[:, 1:3, :, 1:3].astype(float).mean((1, 3))
@@ -86,7 +86,7 @@ def test_resize_bilinear_takes_the_nearest_pixels_alone():
     assert np.abs(antialiased.astype(int) - small).max() > 20
 
 
-def test_plain_and_antialiased_agree_where_pictures_grow():
+def test_both_filters_agree_if_images_grow():
     photograph = load_demonstration_photograph()[:60, :90]
     grown = [
         Placement((60, 90), (100, 150), (0, 0), (100, 150), resize=r).apply(photograph)

@@ -90,6 +90,7 @@ class CropExample:
                 box = sample_crop_box(hw, self.scale, self.ratio, rng)
             else:
                 box = compute_center_box(hw, self.margin)
+            # A crop that fits the frame is not resized here.
             fits = self.frame and min(box[2:]) <= self.frame[0] and max(box[2:]) <= self.frame[1]
             return box, box[2:] if fits else (self.canvas, self.canvas)
 

@@ -107,6 +107,7 @@ def rasterize_mask_in_box(mask: np.ndarray, box: Sequence[float], side: int) -> 
         mask[y : math.ceil(box[3]), x : math.ceil(box[2])], np.uint8
     ) * np.uint8(255)
     window = (box[0] - x, box[1] - y, box[2] - x, box[3] - y)
+    # A box filter computes the covered area of each cell.
     cells = Image.fromarray(part).resize((side, side), Image.Resampling.BOX, box=window)
     return (np.asarray(cells) >= 128).astype(np.uint8)
 
@@ -184,6 +185,7 @@ def place_record(
     """
     objects, indices, masks = record["objects"], [], []
     area_scale = np.prod(placement.resized) / np.prod(placement.rotated)
+    # Decoding masks is expensive, so objects outside the window are skipped by their boxes.
     for index in np.flatnonzero(placement.overlaps_window(objects["box"])):
         mask = decode_mask(objects["rle"][index], record["height"], record["width"])
         least = min_visible * area_scale * np.count_nonzero(mask)

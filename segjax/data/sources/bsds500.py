@@ -74,6 +74,7 @@ class Bsds500:
     ) -> Record:
         image, height, width = read_image(path)
         rows: list[dict[str, Any]] = []
+        # Annotators overlap: each one covers the complete image.
         for annotator, regions in enumerate(read_segmentations(ground_truth)):
             if regions.shape != (height, width):
                 size = " x ".join(map(str, regions.shape))
@@ -84,6 +85,7 @@ class Bsds500:
                 )
                 continue
             rows += build_objects_from_map(regions, annotator=annotator)
+        # Region numbers repeat between annotators, so ids are counted through.
         objects = stack_objects(rows, self.optional) | {
             "id": np.arange(1, len(rows) + 1, dtype=np.int64)
         }

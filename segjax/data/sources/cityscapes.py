@@ -98,6 +98,7 @@ def build_objects_from_instance_ids(labels: np.ndarray) -> list[dict]:
     category = {identity: index for index, identity in enumerate(THINGS)}
     rows = []
     for value in np.unique(labels).tolist():
+        # Values below 1000 are a class: a group of objects that are not told apart.
         identity = value // 1000 if value >= 1000 else value
         if identity in category:
             rows.append(

@@ -85,6 +85,7 @@ def _check_polygon(polygon: Any, height: int, width: int, name: str) -> None:
         points = np.asarray(polygon, np.float64).reshape(-1, 2)
     except (ValueError, TypeError) as error:
         raise UnusableError("polygon is not a list of x, y pairs", f"{name} ({error})") from error
+    # Two points enclose no area.
     if len(points) < 3 or not np.isfinite(points).all():
         raise UnusableError(
             "polygon has fewer than 3 points or a NaN",

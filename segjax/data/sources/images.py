@@ -58,9 +58,11 @@ class ImageFolders:
         folders = _find_split_folders(self.raw_dir)
         by_class = {split: _list_classes(folder) for split, folder in folders.items()}
         names = sorted({name for classes in by_class.values() for name in classes if name})
+        # Labels: the class folders of all splits, by name
         self.categories, self.category_ids = tuple(names), tuple(range(len(names)))
         self.optional = ("label",) if names else ()
         self._images = {split: _flatten(classes) for split, classes in by_class.items()}
+        # A training split alone is divided.
         if held_out and len(folders) == 1 and not _is_evaluation_split(*folders):
             self._images = _divide(*self._images.values(), held_out, self.raw_dir)
         self.splits = tuple(self._images)
@@ -153,6 +155,7 @@ def _divide(
             f"{where} has one image, and evaluation needs one too; --option held_out=0 uses all "
             "of them for training"
         )
+    # CRC-32 is the same on every machine and in every run, unlike Python's hash.
     by_hash = sorted(images, key=lambda image_id: zlib.crc32(image_id.encode()))
     held = set(by_hash[: max(1, round(share * len(images)))])
     return {

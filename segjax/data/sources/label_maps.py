@@ -112,12 +112,14 @@ def _read_map_record(path: pathlib.Path, skipped: SkipCounts) -> Record:
 
 def _read_kaggle_record(folder: pathlib.Path, skipped: SkipCounts) -> Record:
     images = list_images(folder / "images")
+    # Kaggle keeps one image per folder.
     if len(images) != 1:
         raise UnusableError(
             "not one image in the images folder", f"{folder / 'images'} ({len(images)} images)"
         )
     image, height, width = read_image(images[0])
     rows = []
+    # A broken mask file costs one object, not the image.
     for number, path in enumerate(list_images(folder / "masks"), 1):
         try:
             mask = read_label_map(path, "mask file") != 0

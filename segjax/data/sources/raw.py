@@ -111,6 +111,7 @@ class SkipCounts:
         for ours, theirs in ((self.images, other.images), (self.objects, other.objects)):
             for reason, count in theirs.items():
                 ours[reason] = ours.get(reason, 0) + count
+        # Only the first few examples of each reason are kept.
         for reason, details in other.examples.items():
             examples = self.examples.get(reason, []) + details
             self.examples[reason] = examples[:EXAMPLES_PER_REASON]

@@ -181,6 +181,7 @@ def _find_shards(raw_dir: pathlib.Path) -> list[pathlib.Path]:
     found = []
     for folder, _, names in os.walk(raw_dir):
         found += [pathlib.Path(folder, name) for name in names if name.endswith(".tar")]
+        # A folder with a JSON holds unpacked images.
         if any(name.endswith(".json") for name in names):
             found.append(pathlib.Path(folder))
     if not found:
