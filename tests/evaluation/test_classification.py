@@ -17,8 +17,10 @@ def test_summary_of_a_case_counted_by_hand():
         np.repeat(order[:, ::-1], 3, 0), np.array([0, 0, 5]), np.array([3.0, 4.0, 5.0]), np.ones(3)
     )
     assert scores.count == 5 and scores.confusion[0].tolist() == [2, 0, 0, 0, 0, 2]
-    want = dict(eval_loss=3.0, top1=3 / 5, top5=3 / 5, per_class=(1 / 2 + 1) / 2, commonest=4 / 5)
-    assert scores.summarize() == pytest.approx(want)
+    expected = dict(
+        eval_loss=3.0, top1=3 / 5, top5=3 / 5, per_class=(1 / 2 + 1) / 2, commonest=4 / 5
+    )
+    assert scores.summarize() == pytest.approx(expected)
 
 
 def test_few_classes_have_no_top5():

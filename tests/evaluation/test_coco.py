@@ -154,8 +154,8 @@ def test_boundaries_equal_repeated_erosion():
     for _ in range(2):  # 0.03 of 72.1 px, rounded
         shifted = [np.roll(eroded, (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
         eroded = np.pad(np.all(shifted, axis=0)[1:-1, 1:-1], 1)
-    found = decode_mask(extract_boundary(rle, 0.03)["counts"], 40, 60)
-    np.testing.assert_array_equal(found, mask & ~eroded[1:-1, 1:-1])
+    boundary = decode_mask(extract_boundary(rle, 0.03)["counts"], 40, 60)
+    np.testing.assert_array_equal(boundary, mask & ~eroded[1:-1, 1:-1])
     empty = {"size": [4, 4], "counts": encode_mask(np.zeros((4, 4)))}
     assert extract_boundary(empty, 0.02) == empty
 
@@ -165,9 +165,9 @@ def keypoint_case(offset, sigmas):
     record = record_of([block(HW, 10, 10, 80, 80)], keypoints=keypoints)
     ground_truth = build_coco_ground_truth([record], ["figure"], keypoint_names=tuple("abcd"))
     results = CocoResults(ground_truth)
-    found = keypoints[..., :2] + [offset, 0]
-    found[0, 2] = 250  # not labeled, so its position does not count
-    results.add(0, record["objects"]["box"], [0.7], [0], keypoints=found)
+    predicted = keypoints[..., :2] + [offset, 0]
+    predicted[0, 2] = 250  # not labeled, so its position does not count
+    results.add(0, record["objects"]["box"], [0.7], [0], keypoints=predicted)
     return (
         ground_truth,
         results,
@@ -292,7 +292,7 @@ def test_ground_truth_from_records_scores_as_the_raw_files_do(real_data, tmp_pat
 
 def test_invalid_results_raise():
     ground_truth = build_coco_ground_truth([record_of([block(HW, 1, 1, 9, 9)])], ["thing"])
-    row = {"image_id": "picture", "category_id": 0, "score": 0.5, "bbox": [1, 1, 2, 2]}
+    row = {"image_id": "image", "category_id": 0, "score": 0.5, "bbox": [1, 1, 2, 2]}
     with pytest.raises(ValueError, match="choose one of bbox, segm, boundary, keypoints"):
         evaluate_coco(ground_truth, [], "box")
     with pytest.raises(

@@ -137,10 +137,10 @@ def test_conversion_to_image_pixels_by_hand():
     detections = to_image_frame(model, row, place_whole_image((96, 128), (48, 64)))
     assert detections.hw == (96, 128) and detections.labels.tolist() == [2, 1]
     assert detections.boxes.tolist() == [[20, 40, 60, 80], [0, 0, 16, 16]]
-    want = np.zeros((2, 96, 128), bool)
-    want[0, 40:80, 20:60] = want[1, :16, :8] = True
+    expected = np.zeros((2, 96, 128), bool)
+    expected[0, 40:80, 20:60] = expected[1, :16, :8] = True
     np.testing.assert_array_equal(
-        [decode_mask(counts, *detections.hw) for counts in detections.masks], want
+        [decode_mask(counts, *detections.hw) for counts in detections.masks], expected
     )
     np.testing.assert_array_equal(detections.keypoints, [[[21, 41, 7]], [[21, 41, 7]]])
 
@@ -294,9 +294,9 @@ def test_an_exported_program_gives_the_same_detections(tmp_path, detector):
         > 4 * sum(x.size for x in jax.tree.leaves(VARIABLES))
     )
     detections = read_exported(tmp_path / "d.stablehlo").call(images, sizes)
-    want = module._detect_on_canvas(MODEL, detector.variables, images, sizes)
-    assert detections.keys() == want.keys() == get_output_names() and detections["valid"].any()
-    for name, value in want.items():
+    expected = module._detect_on_canvas(MODEL, detector.variables, images, sizes)
+    assert detections.keys() == expected.keys() == get_output_names() and detections["valid"].any()
+    for name, value in expected.items():
         np.testing.assert_allclose(detections[name], value, atol=2e-4, err_msg=name)
     (tmp_path / "bad").write_bytes(b"nothing of the kind")
     with pytest.raises(ValueError, match=r"bad \(19 bytes\) is no program that jax.export wrote"):

@@ -91,14 +91,14 @@ def make_perfect_detector(raw, label_of, surplus=()):
         boxes[0, slot], labels[0, slot] = (0, 0, 3, 3), label
 
     def detected(task, variables, batch):
-        number, found = batch["example"], jnp.asarray(labels)[batch["example"]]
+        number, found_labels = batch["example"], jnp.asarray(labels)[batch["example"]]
         scale = jnp.tile((batch["size"] / batch["original"])[:, ::-1], 2)
         rows = dict(boxes=jnp.asarray(boxes)[number] * scale[:, None])
         rows |= dict(
-            labels=found,
-            valid=found > 0,
-            scores=1.0 * (found > 0),
-            masks=jnp.ones((*found.shape, 28, 28)),
+            labels=found_labels,
+            valid=found_labels > 0,
+            scores=1.0 * (found_labels > 0),
+            masks=jnp.ones((*found_labels.shape, 28, 28)),
         )
         return rows | {name: batch[name] for name in ("size", "original", "weight", "example")}
 
@@ -255,7 +255,7 @@ def test_class_names_of_the_checkpoint_take_precedence(
 
 
 @pytest.mark.parametrize(
-    "labels, names, want",
+    "labels, names, expected",
     [
         (3, (), {1: 0, 2: 1, 3: 2}),
         (3, ("class 1", "class 2", "class 3"), {1: 0, 2: 1, 3: 2}),
@@ -267,8 +267,8 @@ def test_class_names_of_the_checkpoint_take_precedence(
         (12, ("dog", *"abcdefghijk"), {1: 1}),
     ],
 )
-def test_labels_match_classes(labels, names, want):
-    assert match_labels_to_classes(labels, names, NAMES, IDS) == want
+def test_labels_match_classes(labels, names, expected):
+    assert match_labels_to_classes(labels, names, NAMES, IDS) == expected
 
 
 def test_classes_that_do_not_fit_raise(prepared):
@@ -296,10 +296,10 @@ def test_images_that_were_not_prepared_are_reported(raw, tmp_path, capsys):
         (tmp_path / split).symlink_to(raw)
     assert main(["prepare", "coco", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     print_skipped(str(tmp_path / "out"), "two")
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert (
-        "was prepared without 1 images of two: image has no objects" in said
-        and "--keep-empty" in said
+        "was prepared without 1 images of two: image has no objects" in printed
+        and "--keep-empty" in printed
     )
     with pytest.raises(
         ValueError, match="has no split 'val' to measure on; choose --split one or --split two"

@@ -46,8 +46,8 @@ def test_tags_do_not_hide_a_crowd(count, widest):
     arrays = dict(boxes=[[20, 60, 22, 62]] * count, labels=[0] * count, scores=[0.9] * count)
     out = viz.draw_detections(make_gray(), **arrays, names=["cup"], colors=[RED])
     width = (out[40:59] == RED).all(-1).any(0).sum()
-    want = {"cup 0.90": (35, 60), "0.90": (20, 34), "": (0, 0)}[widest]
-    assert want[0] <= width <= want[1]
+    expected = {"cup 0.90": (35, 60), "0.90": (20, 34), "": (0, 0)}[widest]
+    assert expected[0] <= width <= expected[1]
 
 
 def test_labeled_keypoints_are_drawn():
