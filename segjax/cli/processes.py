@@ -99,15 +99,18 @@ def join(args: argparse.Namespace) -> Iterator[None]:
     except BaseException as error:
         # End soon, or wait for jax to report a lost process
         computing = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
+        within = GRACE + args.heartbeat_timeout * computing
+        until = time.monotonic() + within
         if computing:
             logger.error(
                 "%s\nwaiting up to %d s for jax to report a lost process",
                 error,
                 args.heartbeat_timeout,
             )
-        meet = multihost.get_barrier_sync_fn()
-        if not _all_processes_failed(meet, within=GRACE + args.heartbeat_timeout * computing):
-            time.sleep(GRACE * computing)  # jax is about to report the lost one
+        if not _all_processes_failed(multihost.get_barrier_sync_fn(), within):
+            # The barrier fails early if a process has left it, and jax may yet report that process
+            if computing:
+                time.sleep(max(until - time.monotonic(), 0.0) + GRACE)
             atexit.register(_exit_at_once)
         raise
 
