@@ -84,7 +84,7 @@ def test_tars_and_folders_give_the_same_records_with_exact_boxes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, kept, reason",
+    "options, remaining, reason",
     [
         ({"min_area": 30}, [1, 2], "area below min_area"),
         ({"max_area_fraction": 0.9}, [0, 1], "area above max_area_fraction"),
