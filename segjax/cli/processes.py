@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,9 @@ def join(args: argparse.Namespace) -> Iterator[None]:
       args: Parsed flags, see `add_arguments`.
     """
     import jax
-    from orbax.checkpoint import multihost  # now: in the middle of an error it would take seconds
+
+    # Now: in the middle of an error this would take seconds
+    from segjax.training.interruption import meet_processes
 
     # Connect
     logger.info("waiting for all processes to join, up to %d s", args.join_timeout)
@@ -107,7 +109,7 @@ def join(args: argparse.Namespace) -> Iterator[None]:
                 error,
                 args.heartbeat_timeout,
             )
-        if not _all_processes_failed(multihost.get_barrier_sync_fn(), within):
+        if not meet_processes("segjax: an error", within):
             # The barrier fails early if a process has left it, and jax may yet report that process
             if computing:
                 time.sleep(max(until - time.monotonic(), 0.0) + GRACE)
@@ -136,22 +138,6 @@ def _log_process() -> None:
         *(jax.process_index(), jax.process_count(), socket.gethostname(), os.getpid()),
         *(jax.local_device_count(), jax.device_count(), jax.devices()[0].device_kind),
     )
-
-
-def _all_processes_failed(meet: Callable[..., None], within: float) -> bool:
-    """Returns whether every process calls this function within so many seconds.
-
-    Args:
-      meet: Orbax's barrier. jax's own one (`multihost_utils.sync_global_devices`) has no timeout.
-      within: Seconds to wait.
-    """
-    import jax
-
-    try:
-        meet(key="segjax: an error", timeout_ms=int(within * 1000))
-    except jax.errors.JaxRuntimeError:
-        return False
-    return True
 
 
 def _exit_at_once() -> None:

@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM, SIGINT, or a preemption notice that all processes agree on."""
+"""Stopping a run: signals, preemption notices, and meeting the other processes."""
 
 import logging
 import signal
@@ -7,6 +7,7 @@ from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 logger = logging.getLogger(__name__)
 
@@ -76,3 +77,19 @@ class Interruption:
             return False
         self.signum = self.signum or signal.SIGTERM
         return True
+
+
+def meet_processes(name: str, within: float) -> bool:
+    """Waits for the other processes and returns whether all of them call this function in time.
+
+    Args:
+      name: Name of the meeting, the same in all processes. It can be used once.
+      within: Seconds to wait.
+    """
+    # jax's own barrier, `multihost_utils.sync_global_devices`, has no timeout
+    wait = multihost.get_barrier_sync_fn()
+    try:
+        wait(key=name, timeout_ms=int(within * 1000))
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
