@@ -1,3 +1,5 @@
+"""The `segjax` command: train, predict, everything, eval, prepare, convert and models."""
+
 import json
 import os
 import pathlib
@@ -25,6 +27,7 @@ from segjax.masks import decode_mask
 from segjax.models.sam.build import build_sam
 from segjax.tasks import make_task
 from segjax.tasks.promptable.config import promptable_config
+from segjax.tasks.promptable.task import Promptable
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -58,7 +61,7 @@ def experiment(tmp_path, monkeypatch):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """What the train command hands to the loop, which is not run."""
+    """Records the arguments of the training loop, which does not run."""
     calls = []
     monkeypatch.setattr("segjax.tasks.make_task", lambda config: f"task of {config.task}")
     monkeypatch.setattr("segjax.training.loop.train", lambda *arguments: calls.append(arguments))
@@ -66,7 +69,7 @@ def trained(monkeypatch):
 
 
 def failed(capsys, *argv):
-    """Standard error of a command that ends with status 2; one paragraph, no traceback."""
+    """Runs a command that must end with status 2 and returns its standard error."""
     assert main(argv) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and "Traceback" not in captured.err
@@ -76,14 +79,16 @@ def failed(capsys, *argv):
 @pytest.mark.parametrize(
     "status, command", [(141, ["shown"]), (141, ["at_once"]), (2, ["refused"])]
 )
-def test_whoever_reads_the_output_may_go(status, command):
-    """As `segjax models | head -1` does: no traceback; what fails is said all the same."""
+def test_the_reader_of_the_output_may_close_it(status, command):
+    """Covers `segjax models | head -1`: no traceback, but other errors are reported."""
     program = (
         "import sys, types; from segjax import cli\n"
         "def refuse(*_): raise BrokenPipeError('another pipe')\n"
-        "runs = dict(shown=lambda *_: print('x'), at_once=lambda *_: print('x', flush=True), refused=refuse)\n"
+        "runs = dict(shown=lambda *_: print('x'), refused=refuse)\n"
+        "runs['at_once'] = lambda *_: print('x', flush=True)\n"
         "for name, run in runs.items():\n"
-        "    sys.modules[name] = types.SimpleNamespace(run=run, add_arguments=lambda parser: None, __doc__='')\n"
+        "    command = dict(run=run, add_arguments=lambda parser: None, __doc__='')\n"
+        "    sys.modules[name] = types.SimpleNamespace(**command)\n"
         "    cli.COMMANDS[name] = (name, '')\n"
         "sys.exit(cli.main(sys.argv[1:]))"
     )
@@ -102,7 +107,7 @@ def test_whoever_reads_the_output_may_go(status, command):
     )
 
 
-def test_train_hands_task_config_and_workdir_to_the_loop(experiment, trained):
+def test_train_calls_the_loop_with_task_config_and_workdir(experiment, trained):
     changes = [
         "--config.optimizer.peak_lr=0.5",
         "--config.data.train_split=mine",
@@ -127,9 +132,7 @@ def test_train_hands_task_config_and_workdir_to_the_loop(experiment, trained):
     assert tuple(config.data.percentiles) == (1, 99) and config.data.train_split == "mine"
 
 
-def test_processes_join_before_anything_else_and_by_flag_alone(
-    experiment, trained, monkeypatch, capsys
-):
+def test_processes_join_first_and_only_by_flag(experiment, trained, monkeypatch, capsys):
     joined = []
     monkeypatch.setenv("SEGJAX_GUARDED", "by the test")
     join = lambda *named, **timeouts: joined.append(
@@ -158,17 +161,17 @@ def test_processes_join_before_anything_else_and_by_flag_alone(
         capsys, *command, "--distributed", "--join_timeout=0"
     )
     assert "unknown argument" in failed(capsys, *command, "--distributed", "--heartbeat=3")
-    assert len(joined) == 1, "mistakes are told before the others are waited for"
+    assert len(joined) == 1, "mistakes are reported before waiting for other processes"
 
 
-def test_a_kernel_of_other_devices_is_refused_by_the_name_of_its_setting(
+def test_a_kernel_for_other_devices_is_refused_with_the_name_of_its_setting(
     experiment, trained, capsys
 ):
     command = "train", f"--config={experiment}:debug", "--workdir=runs/x"
-    said = failed(capsys, *command, "--config.model.attention=pallas")
+    message = failed(capsys, *command, "--config.model.attention=pallas")
     assert (
-        "config.model.attention='pallas' is a kernel for TPUs, and jax finds a CPU" in said
-        and "=xla" in said
+        "config.model.attention='pallas' is a kernel for TPUs, and jax finds a CPU" in message
+        and "=xla" in message
     )
     assert (
         "kernel for GPUs" in failed(capsys, *command, "--config.model.attention=cudnn")
@@ -176,9 +179,11 @@ def test_a_kernel_of_other_devices_is_refused_by_the_name_of_its_setting(
     )
 
 
-def test_a_missing_experiment_names_the_nearest_and_the_others(experiment, trained, capsys):
-    said = failed(capsys, "train", "--config=experiments/smal.py", "--workdir=runs/x")
-    assert "no experiment experiments/smal.py; did you mean experiments/small.py?" in said
+def test_a_missing_experiment_is_reported_with_the_nearest_and_the_others(
+    experiment, trained, capsys
+):
+    message = failed(capsys, "train", "--config=experiments/smal.py", "--workdir=runs/x")
+    assert "no experiment experiments/smal.py; did you mean experiments/small.py?" in message
     assert "experiments/small.py" in failed(
         capsys, "train", "--config=nowhere/deep/small.py", "--workdir=runs/x"
     )
@@ -186,7 +191,7 @@ def test_a_missing_experiment_names_the_nearest_and_the_others(experiment, train
 
 
 @pytest.mark.parametrize(
-    "flag, said",
+    "flag, message",
     [
         ("--config.optimizer.peek_lr=1", "no key 'optimizer.peek_lr'; nearest: optimizer.peak_lr"),
         ("--config.peak_lr=1", "optimizer.peak_lr"),
@@ -195,8 +200,8 @@ def test_a_missing_experiment_names_the_nearest_and_the_others(experiment, train
         ("surplus", "unexpected argument 'surplus'"),
     ],
 )
-def test_a_misspelt_flag_is_named_with_its_nearest(experiment, trained, capsys, flag, said):
-    assert said in failed(capsys, "train", f"--config={experiment}", "--workdir=runs/x", flag)
+def test_a_misspelled_flag_is_reported_with_the_nearest(experiment, trained, capsys, flag, message):
+    assert message in failed(capsys, "train", f"--config={experiment}", "--workdir=runs/x", flag)
     assert not trained
 
 
@@ -214,7 +219,7 @@ def test_flags_keep_the_type_of_a_field():
 
 
 def partial_config():
-    """As experiments make it: attributes of the model and augmentations that the file does not name are left out."""
+    """Makes a config as experiments do, without the attributes that the file does not set."""
     config = promptable_config()
     config.model = {"name": "sam_vit_b", "drop_path": 0}
     config.data.augment = {"flip": True}
@@ -241,7 +246,7 @@ def test_flags_reach_fields_that_the_experiment_leaves_out():
         "scan": True,
     }
     assert config.model.to_dict() == model, (
-        "what is not named stays out: the model's name implies it"
+        "unnamed attributes stay out: the model's name implies them"
     )
     assert config.data.augment.to_dict() == {"flip": True, "scale": (0.5, 2), "quarter_turns": True}
     assert config.is_locked
@@ -258,7 +263,7 @@ def test_the_model_named_on_the_command_line_decides_what_is_left_out():
 
 
 @pytest.mark.parametrize(
-    "flag, said",
+    "flag, message",
     [
         ("--config.model.drop_pth=0.1", "no key 'model.drop_pth'; nearest: model.drop_path"),
         ("--config.data.augment.flp=true", "no key 'data.augment.flp'; nearest: data.augment.flip"),
@@ -271,8 +276,8 @@ def test_the_model_named_on_the_command_line_decides_what_is_left_out():
         ),
     ],
 )
-def test_a_field_that_the_experiment_leaves_out_is_checked_too(flag, said):
-    with pytest.raises(ValueError, match=re.escape(said)):
+def test_a_field_that_the_experiment_leaves_out_is_checked_too(flag, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         apply_flags(partial_config(), [flag])
 
 
@@ -297,7 +302,7 @@ def test_predict_writes_masks_overlay_and_json_that_agree(run, photo, tmp_path, 
     assert f"{entry['predicted_iou']:.3f}" in capsys.readouterr().out
 
 
-def test_predict_several_objects_and_all_readings(run, photo, tmp_path):
+def test_predict_writes_several_objects_and_all_masks(run, photo, tmp_path):
     out = tmp_path / "out"
     clicks = ["--separate", "--point", "20,9", "--point", "5,5"]
     assert (
@@ -324,7 +329,7 @@ def test_points_and_boxes_are_grouped_into_objects():
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         ([], "give at least one --point"),
         (["--point", "3"], "--point '3': expected X,Y"),
@@ -340,14 +345,14 @@ def test_points_and_boxes_are_grouped_into_objects():
         (["--point", "1,2", "--step", "best"], "no best checkpoint in"),
     ],
 )
-def test_predict_refuses_what_it_cannot_do(run, photo, tmp_path, capsys, arguments, said):
-    assert said in failed(
+def test_predict_refuses_invalid_arguments(run, photo, tmp_path, capsys, arguments, message):
+    assert message in failed(
         capsys, "predict", photo, "--checkpoint", run, *arguments, "--out", str(tmp_path / "out")
     )
     assert not (tmp_path / "out").exists()
 
 
-def test_predict_names_a_picture_that_cannot_be_read(run, photo, tmp_path, capsys):
+def test_predict_names_an_unreadable_image(run, photo, tmp_path, capsys):
     rest = ["--checkpoint", run, "--point", "1,2", "--out", str(tmp_path / "out")]
     assert "nowhere.png" in failed(capsys, "predict", "nowhere.png", *rest)
     (tmp_path / "empty.png").write_bytes(b"")
@@ -363,19 +368,19 @@ def test_everything_writes_records_and_an_overlay(run, photo, tmp_path, capsys):
     loose = ["--points-per-side", "2", "--pred-iou=-9", "--stability=0", "--nms=1"]
     assert main(["everything", photo, "--checkpoint", run, "--out", str(out), *loose]) == 0
     content = json.loads((out / f"{pathlib.Path(photo).stem}_masks.json").read_text())
-    with Image.open(photo) as picture:
-        size = picture.size
+    with Image.open(photo) as image:
+        size = image.size
     assert (content["image"]["width"], content["image"]["height"]) == size
     assert content["image"]["file_name"] == pathlib.Path(photo).name
     assert 0 < len(content["annotations"]) <= 12
     for annotation in content["annotations"]:
         assert coco_mask.area(annotation["segmentation"]) == annotation["area"] > 0
-    with Image.open(out / f"{pathlib.Path(photo).stem}_masks.png") as picture:
-        assert picture.size == size
+    with Image.open(out / f"{pathlib.Path(photo).stem}_masks.png") as image:
+        assert image.size == size
     assert f"{len(content['annotations'])} masks" in capsys.readouterr().out
 
 
-def test_everything_says_when_nothing_is_found_and_when_names_collide(run, photo, tmp_path, capsys):
+def test_everything_reports_empty_results_and_equal_names(run, photo, tmp_path, capsys):
     command = [
         "everything",
         "--checkpoint",
@@ -388,11 +393,11 @@ def test_everything_says_when_nothing_is_found_and_when_names_collide(run, photo
     ]
     assert main([*command, photo]) == 0
     assert "0 masks; lower --pred-iou" in capsys.readouterr().out
-    assert "two pictures are called" in failed(capsys, *command, photo, photo)
-    assert "no picture typo.jpg" in failed(capsys, *command, photo, "typo.jpg")
+    assert "two images are called" in failed(capsys, *command, photo, photo)
+    assert "no image typo.jpg" in failed(capsys, *command, photo, "typo.jpg")
 
 
-def test_everything_on_a_full_disk_leaves_whole_files_alone(run, photo, tmp_path, capsys):
+def test_everything_on_a_full_disk_leaves_only_complete_files(run, photo, tmp_path, capsys):
     loose = ["--points-per-side", "2", "--pred-iou=-9", "--stability=0", "--nms=1"]
     command = ["everything", photo, "--checkpoint", run, *loose, "--out"]
     assert main([*command, str(tmp_path / "whole")]) == 0
@@ -403,8 +408,8 @@ def test_everything_on_a_full_disk_leaves_whole_files_alone(run, photo, tmp_path
         out = tmp_path / name
         with full_disk(len(content) - 1):
             assert main([*command, str(out)]) == 2
-        said = capsys.readouterr().err
-        assert f"File too large: {out}/photo_masks." in said and "Traceback" not in said
+        message = capsys.readouterr().err
+        assert f"File too large: {out}/photo_masks." in message and "Traceback" not in message
         left = {path.name: path.read_bytes() for path in out.iterdir()}
         assert name not in left and left.items() <= whole.items()
 
@@ -430,7 +435,7 @@ def test_debug_shows_the_traceback(photo, capsys):
 
 
 class MeasuredTask:
-    """Stands in for the task: notes its config and variables, and has measured one object already."""
+    """Task that records its config and variables, and returns the scores of one object."""
 
     def __init__(self, config):
         self.config = config
@@ -448,8 +453,10 @@ class MeasuredTask:
             iou, iou, np.array([0.625], np.float32), np.array([0.1], np.float32), images=1
         )
 
+    write_evaluation = Promptable.write_evaluation
 
-def test_eval_measures_the_run_on_the_data_asked_for(run, tmp_path, monkeypatch, capsys):
+
+def test_eval_measures_a_run_on_other_data(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("segjax.tasks.make_task", MeasuredTask)
     data, out = str(tmp_path / "scenes"), tmp_path / "out"
     prepared = [
@@ -491,7 +498,7 @@ def test_eval_measures_the_run_on_the_data_asked_for(run, tmp_path, monkeypatch,
     jax.tree.map(np.testing.assert_array_equal, MeasuredTask.last.variables["params"], moved_by(2))
 
 
-def test_eval_measures_fresh_parameters_beside_the_trained_ones(run, tmp_path, monkeypatch, capsys):
+def test_eval_measures_untrained_parameters_too(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("segjax.tasks.make_task", MeasuredTask)
     assert main(["eval", "--checkpoint", run, "--untrained", "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "interactive.json").read_text())
@@ -505,7 +512,7 @@ def test_eval_measures_fresh_parameters_beside_the_trained_ones(run, tmp_path, m
     )
 
 
-def test_eval_measures_the_step_asked_for(tmp_path, monkeypatch):
+def test_eval_measures_the_chosen_step(tmp_path, monkeypatch):
     monkeypatch.setattr("segjax.tasks.make_task", MeasuredTask)
     numbers = {1: {"iou@1": 0.9}, 2: {"iou@1": 0.4}}
     run = write_run(tmp_path, steps=(1, 2, 3), best="iou@1", numbers=numbers)
@@ -519,7 +526,7 @@ def test_eval_measures_the_step_asked_for(tmp_path, monkeypatch):
         )
 
 
-def test_eval_measures_weights_without_a_run_on_the_data_given(run, tmp_path, monkeypatch, capsys):
+def test_eval_measures_weights_without_a_run(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("segjax.tasks.make_task", MeasuredTask)
     weights, data = str(tmp_path / "weights.pth"), str(tmp_path / "scenes")
     assert main(["convert", run, weights, "--canvas", "96"]) == 0
@@ -558,7 +565,7 @@ def test_a_run_older_than_a_setting_gets_its_default():
     )
 
 
-def test_eval_refuses_what_it_cannot_do(run, tmp_path, capsys):
+def test_eval_refuses_invalid_arguments(run, tmp_path, capsys):
     out = ["--out", str(tmp_path / "out")]
     assert "not prepared data" in failed(
         capsys, "eval", "--checkpoint", run, "--data", str(tmp_path), *out
@@ -568,9 +575,11 @@ def test_eval_refuses_what_it_cannot_do(run, tmp_path, capsys):
     assert "no checkpoint" in failed(capsys, "eval", "--checkpoint", str(tmp_path), *out)
 
 
-def test_prepare_refuses_what_it_cannot_do(tmp_path, capsys):
+def test_prepare_refuses_invalid_arguments(tmp_path, capsys):
     out = ["--out", str(tmp_path / "out")]
-    assert "did you mean 'coco'" in failed(capsys, "prepare", "cocoo", "raw", *out)
+    assert "unknown data source 'cocoo'; nearest: coco" in failed(
+        capsys, "prepare", "cocoo", "raw", *out
+    )
     assert "nowhere" in failed(capsys, "prepare", "coco", str(tmp_path / "nowhere"), *out)
     assert "colour" in failed(capsys, "prepare", "synthetic", *out, "--option", "colour=red")
     assert "KEY=VALUE" in failed(capsys, "prepare", "synthetic", *out, "--option", "colour")
@@ -591,14 +600,14 @@ def test_models_lists_sizes_with_their_parameters_and_the_published_weights(
         and "sam_debug" in lines
     )
     assert (
-        "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth\n  sam_vit_b, 375,042,383"
-        in printed
+        "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth\n"
+        "  sam_vit_b, 375,042,383" in printed
     )
     assert str(tmp_path / "segjax" / "weights") in printed and "not in the cache" in printed
 
 
-def test_convert_goes_through_every_format_and_loses_nothing(run, tmp_path, capsys):
-    """run -> .pth -> transformers' .safetensors -> ours: the same arrays, the same model."""
+def test_convert_round_trips_through_every_format(run, tmp_path, capsys):
+    """Goes from a run to .pth, transformers' .safetensors and segjax's: the same arrays."""
     chain = [run, *(str(tmp_path / name) for name in ("a.pth", "b.safetensors", "c.safetensors"))]
     formats = [[], ["--format", "huggingface"], []]
     for source, target, words in zip(chain[:-1], chain[1:], formats, strict=True):
@@ -615,7 +624,7 @@ def test_convert_goes_through_every_format_and_loses_nothing(run, tmp_path, caps
     jax.tree.map(np.testing.assert_array_equal, segjax.load(chain[-1])[1], segjax.load(run)[1])
 
 
-def test_convert_of_a_run_keeps_what_the_run_said_of_itself(run, tmp_path):
+def test_convert_keeps_the_metadata_of_a_run(run, tmp_path):
     assert main(["convert", run, str(tmp_path / "x.safetensors"), "--canvas", "96"]) == 0
     model, variables, saved = load_with_config(tmp_path / "x.safetensors")
     assert (model.canvas, model.drop_path) == (96, 0.25)
@@ -624,7 +633,7 @@ def test_convert_of_a_run_keeps_what_the_run_said_of_itself(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
         (["x.npz"], "x.npz is of an unknown kind; expected .safetensors or, for torch, .pth"),
         (["x.pth", "--format", "segjax"], "write a .safetensors"),
@@ -634,26 +643,24 @@ def test_convert_of_a_run_keeps_what_the_run_said_of_itself(run, tmp_path):
         (["x.pth", "--canvas", "90"], "canvas 90 is not a multiple of the patch 16"),
     ],
 )
-def test_convert_refuses_what_it_cannot_do_and_writes_nothing(
-    run, tmp_path, capsys, monkeypatch, words, said
+def test_convert_refuses_invalid_arguments_and_writes_nothing(
+    run, tmp_path, capsys, monkeypatch, words, message
 ):
     monkeypatch.chdir(tmp_path)
     assert main(["convert", run, *words]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
-def test_convert_to_a_full_disk_keeps_the_earlier_file_and_leaves_no_other(
-    run, tmp_path, capsys, name
-):
+def test_convert_to_a_full_disk_keeps_the_earlier_file_only(run, tmp_path, capsys, name):
     target = tmp_path / "out" / name
     target.parent.mkdir()
     target.write_bytes(b"earlier")
     with full_disk(50_000):
         assert main(["convert", run, str(target)]) == 2
-    said = capsys.readouterr().err
-    assert "File too large" in said and str(target) in said and "Traceback" not in said
+    message = capsys.readouterr().err
+    assert "File too large" in message and str(target) in message and "Traceback" not in message
     assert target.read_bytes() == b"earlier" and list(target.parent.iterdir()) == [target]
 
 
@@ -684,31 +691,32 @@ def test_help_is_quick_and_has_examples(command):
     "command",
     [["trian"], [], ["models", "surplus"], ["predict", "x.png"], ["eval", "--step", "newest"]],
 )
-def test_a_command_line_that_makes_no_sense_ends_with_status_2(command, capsys):
+def test_an_invalid_command_line_ends_with_status_2(command, capsys):
     with pytest.raises(SystemExit) as end:
         main(command)
     assert end.value.code == 2
     assert "usage: segjax" in capsys.readouterr().err
 
 
-def test_compiled_programs_go_to_the_users_cache_unless_a_place_is_chosen(tmp_path):
-    ask = "import jax, segjax.cli as c; c.keep_compiled_programs(); print(jax.config.jax_compilation_cache_dir)"
+def test_compiled_programs_are_cached_for_the_user_or_in_a_chosen_folder(tmp_path):
+    ask = "import jax, segjax.cli as c; c.keep_compiled_programs(); "
+    ask += "print(jax.config.jax_compilation_cache_dir)"
     clean = {
         name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")
     }
-    places = {}
+    folders = {}
     for name, extra in (("default", {}), ("chosen", {"JAX_COMPILATION_CACHE_DIR": "/elsewhere"})):
         environment = clean | {"XDG_CACHE_HOME": str(tmp_path)} | extra
         run = subprocess.run(
             [sys.executable, "-c", ask], capture_output=True, text=True, env=environment, check=True
         )
-        places[name] = run.stdout.strip()
-    of_cores = str(tmp_path / "segjax" / "jax" / f"{count_usable_cores()}-cores")
-    assert places == {"default": of_cores, "chosen": "/elsewhere"}
+        folders[name] = run.stdout.strip()
+    default = str(tmp_path / "segjax" / "jax" / f"{count_usable_cores()}-cores")
+    assert folders == {"default": default, "chosen": "/elsewhere"}
 
 
 @pytest.mark.slow
-def test_train_predict_and_eval_follow_one_another(tmp_path, photo):
+def test_train_eval_and_predict_work_in_sequence(tmp_path, photo):
     command = [sys.executable, "-m", "segjax"]
     small = {
         "total_steps": 2,

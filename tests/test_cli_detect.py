@@ -1,4 +1,4 @@
-"""`segjax detect` and `segjax export`, and what the other commands do with a detector."""
+"""`segjax detect` and `segjax export`, and the other commands applied to a detector."""
 
 import json
 
@@ -46,7 +46,7 @@ def photos(tmp_path):
     return [str(path) for path in paths]
 
 
-def test_overlays_and_results_that_coco_s_own_reader_takes(weights, photos, tmp_path, capsys):
+def test_detect_writes_overlays_and_results_in_coco_s_format(weights, photos, tmp_path, capsys):
     out = tmp_path / "out"
     assert (
         main(
@@ -101,7 +101,7 @@ def test_overlays_and_results_that_coco_s_own_reader_takes(weights, photos, tmp_
         assert overlay.shape == large.shape and (overlay != large).mean() > 0.05
 
 
-def test_nothing_is_an_answer_too(weights, photos, tmp_path, capsys):
+def test_detect_reports_images_without_detections(weights, photos, tmp_path, capsys):
     words = [
         "detect",
         photos[0],
@@ -119,8 +119,8 @@ def test_nothing_is_an_answer_too(weights, photos, tmp_path, capsys):
     np.testing.assert_array_equal(Image.open(tmp_path / "o" / "0000508_detections.png"), large)
 
 
-def test_a_sam_is_asked_for_masks(weights, photos, tmp_path, monkeypatch):
-    """What it is asked, and what becomes of its answers: tests/inference/test_sam_refinement.py."""
+def test_detect_refines_masks_with_a_sam(weights, photos, tmp_path, monkeypatch):
+    """tests/inference/test_sam_refinement.py covers the prompts and the masks."""
 
     asked = []
 
@@ -152,7 +152,7 @@ def test_a_sam_is_asked_for_masks(weights, photos, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_sam_draws_the_masks(weights, photos, tmp_path):
+def test_a_sam_draws_the_masks_of_detections(weights, photos, tmp_path):
     def masks(*options):
         words = [
             "detect",
@@ -187,7 +187,7 @@ def test_a_sam_draws_the_masks(weights, photos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
         (
             ["predict", "--point", "3,3", "detector"],
@@ -200,7 +200,8 @@ def test_a_sam_draws_the_masks(weights, photos, tmp_path):
         (["reconstruct", "detector"], "takes a MAE (experiments/mae trains one). `segjax detect`"),
         (
             ["detect", "sam"],
-            "takes a Mask R-CNN (experiments/mask_rcnn trains one). `segjax predict` and `segjax every",
+            "takes a Mask R-CNN (experiments/mask_rcnn trains one). `segjax predict` and `segjax "
+            "every",
         ),
         (
             ["detect", "mae"],
@@ -217,7 +218,7 @@ def test_a_sam_draws_the_masks(weights, photos, tmp_path):
         ),
     ],
 )
-def test_commands_say_which_model_they_take(weights, photos, tmp_path, capsys, words, said):
+def test_commands_name_the_model_that_they_need(weights, photos, tmp_path, capsys, words, message):
     command, *options, kind = [
         weights.get(word, word) if n else word for n, word in enumerate(words)
     ]
@@ -225,18 +226,18 @@ def test_commands_say_which_model_they_take(weights, photos, tmp_path, capsys, w
         main([command, photos[0], "--checkpoint", kind, "--out", str(tmp_path / "out"), *options])
         == 2
     )
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_missing_picture_is_said_before_the_model_is_read(photos, tmp_path, capsys):
+def test_a_missing_image_is_reported_before_the_model_is_read(photos, tmp_path, capsys):
     assert (
         main(["detect", photos[0], "no.png", "--checkpoint", "nowhere", "--out", str(tmp_path)])
         == 2
     )
-    assert "no picture no.png" in capsys.readouterr().err
+    assert "no image no.png" in capsys.readouterr().err
 
 
-def test_a_condition_on_the_masks_of_no_sam_is_a_mistake(photos, tmp_path, capsys):
+def test_refine_if_needs_refine(photos, tmp_path, capsys):
     words = [
         "detect",
         photos[0],
@@ -269,14 +270,14 @@ def test_export_writes_one_file(weights, tmp_path, capsys):
         )
         == 0
     )
-    assert f"wrote {out}: 1 picture on 64 x 96 pixels, for cpu, cuda, " in capsys.readouterr().out
+    assert f"wrote {out}: 1 image on 64 x 96 pixels, for cpu, cuda, " in capsys.readouterr().out
     assert main(["export", weights["detector"], "--canvas", "60", "96", "--out", out]) == 2
     assert "canvases are ((60, 96),)" in capsys.readouterr().err
     assert main(["export", weights["sam"], "--out", out]) == 2
     assert "takes a Mask R-CNN" in capsys.readouterr().err
 
 
-def test_convert_keeps_what_classes_are_called(weights, tmp_path, capsys):
+def test_convert_keeps_the_names_of_classes(weights, tmp_path, capsys):
     assert main(["convert", weights["detector"], str(tmp_path / "copy.safetensors")]) == 0
     assert "segjax, maskrcnn_debug, " in capsys.readouterr().out
     assert segjax.Detector.load(tmp_path / "copy.safetensors").names == ("cat", "dog", "owl")
@@ -285,7 +286,7 @@ def test_convert_keeps_what_classes_are_called(weights, tmp_path, capsys):
 @pytest.mark.parametrize(
     "name", ["maskrcnn_debug", "keypointrcnn_resnet50_fpn", "mask_rcnn_R_50_FPN", "vitdet_vit_b"]
 )
-def test_any_detector_s_weights_are_measured_by_the_task_of_detection(tmp_path, name):
+def test_weights_of_any_detector_are_measured_by_the_detection_task(tmp_path, name):
     assert (
         main(["prepare", "synthetic", "--out", str(tmp_path / "data"), "--option", "count=1"]) == 0
     )

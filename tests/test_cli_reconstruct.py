@@ -1,4 +1,4 @@
-"""`segjax reconstruct`, and what the other commands do with a MAE."""
+"""`segjax reconstruct`, and the other commands applied to a MAE."""
 
 import logging
 
@@ -38,7 +38,7 @@ def read(path):
     return np.asarray(Image.open(path))
 
 
-def test_three_pictures_and_a_sheet(weights, photo, tmp_path, capsys):
+def test_reconstruct_writes_three_images_and_a_sheet(weights, photo, tmp_path, capsys):
     assert (
         main(["reconstruct", photo, "--checkpoint", weights, "--out", str(tmp_path / "out")]) == 0
     )
@@ -80,20 +80,20 @@ def test_mask_and_seed_can_be_chosen(weights, photo, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command, said",
+    "command, message",
     [
         (["reconstruct", "PHOTO", "--mask-ratio", "1.5"], "mask_ratio 1.5 is not between 0 and 1"),
         (["reconstruct", "PHOTO", "--mask-ratio", ".97"], "mask_ratio 0.97 leaves 0 of 16 patches"),
         (["reconstruct", "PHOTO", "--mask-strategy", "rows"], "choose one of random, block, grid"),
-        (["reconstruct", "nowhere.png"], "no picture nowhere.png"),
+        (["reconstruct", "nowhere.png"], "no image nowhere.png"),
         (["predict", "PHOTO", "--point", "3,3"], "this command takes a SAM. `segjax reconstruct`"),
         (["eval"], "these weights come without a run and its data"),
     ],
 )
-def test_what_cannot_be_done_is_said(weights, photo, tmp_path, capsys, command, said):
+def test_invalid_arguments_are_reported(weights, photo, tmp_path, capsys, command, message):
     words = [photo if word == "PHOTO" else word for word in command]
     assert main([*words, "--checkpoint", weights, "--out", str(tmp_path / "out")]) == 2
-    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_convert_writes_the_official_files_and_load_guesses_their_size(weights, tmp_path, capsys):
@@ -113,8 +113,8 @@ def test_convert_writes_the_official_files_and_load_guesses_their_size(weights, 
         segjax.load("sam_debug", tmp_path / "mae.pth")
 
 
-def test_a_mae_goes_to_another_canvas_with_the_positions_of_that(weights, tmp_path, caplog, capsys):
-    """Tables in a file are held against those of the file's own grid; those of the new one are computed."""
+def test_a_mae_changes_its_canvas_with_computed_positions(weights, tmp_path, caplog, capsys):
+    """Position tables of a file are checked against its own grid, and computed for the new one."""
     assert main(["convert", weights, str(tmp_path / "mae.pth")]) == 0
     caplog.set_level(logging.INFO, "segjax")
     model, variables = segjax.load("mae_debug", tmp_path / "mae.pth", canvas=96)
@@ -135,12 +135,12 @@ def test_a_mae_goes_to_another_canvas_with_the_positions_of_that(weights, tmp_pa
     ].shape == (1, 37, 32)
 
     with pytest.raises(
-        ValueError, match="canvas 100 is not a multiple of the patch 16; take 96 or 112"
+        ValueError, match="canvas 100 is not a multiple of the patch 16; use 96 or 112"
     ):
         segjax.load(weights, canvas=100)
 
 
-def test_a_mae_whose_positions_were_trained_goes_nowhere(weights, tmp_path):
+def test_a_mae_with_trained_positions_cannot_change_its_canvas(weights, tmp_path):
     assert (
         main(["convert", weights, str(tmp_path / "mae.safetensors"), "--format", "official"]) == 0
     )

@@ -1,4 +1,4 @@
-"""Every shipped experiment: its config builds, its loss has shapes, its miniature trains, stops and resumes."""
+"""Every experiment of the repository: its config, its recipe, and its miniature."""
 
 import contextlib
 import pathlib
@@ -25,23 +25,23 @@ EXPERIMENTS = sorted(FOLDER.rglob("*.py"))
 name_of = lambda path: path if isinstance(path, str) else f"{path.parent.name}/{path.stem}"
 # Term of the loss -> attribute of a detector that has it.
 HEADS = {"masks": "mask_head", "keypoints": "keypoint_head"}
-# Programs that differ from others in numbers alone: these others are traced by default.
-LIKE_OTHERS = ("cityscapes", "coco_r50_lsj", "lvis", "keypoints", "nuclei", "roi_ablation")
-LIKE_OTHERS = [FOLDER / "mask_rcnn" / f"{name}.py" for name in LIKE_OTHERS]
-LIKE_OTHERS += [
+# Programs that differ from others only in numbers. By default only the others are traced.
+REDUNDANT = ("cityscapes", "coco_r50_lsj", "lvis", "keypoints", "nuclei", "roi_ablation")
+REDUNDANT = [FOLDER / "mask_rcnn" / f"{name}.py" for name in REDUNDANT]
+REDUNDANT += [
     FOLDER / "sam" / f"{name}.py" for name in ("bsds500", "sa1b_vit_b", "sa1b_vit_l", "sa1b_vit_h")
 ]
-LIKE_OTHERS += [FOLDER / "mae" / "imagenet_l.py"]
-OWN_DATA = FOLDER / "mask_rcnn" / "finetune.py"  # whose classes are read from there
-VARIANTS = [(path, "") for path in EXPERIMENTS if path not in (*LIKE_OTHERS, OWN_DATA)]
-VARIANTS += [pytest.param(path, "", marks=pytest.mark.slow) for path in LIKE_OTHERS]
+REDUNDANT += [FOLDER / "mae" / "imagenet_l.py"]
+OWN_DATA = FOLDER / "mask_rcnn" / "finetune.py"  # its classes are read from its data
+VARIANTS = [(path, "") for path in EXPERIMENTS if path not in (*REDUNDANT, OWN_DATA)]
+VARIANTS += [pytest.param(path, "", marks=pytest.mark.slow) for path in REDUNDANT]
 VARIANTS += [pytest.param(FOLDER / "sam" / "coco.py", ":small", marks=pytest.mark.slow)]
 VARIANTS += [(FOLDER / "mask_rcnn" / "roi_ablation.py", ":roi_pool,keypoints")]
 CASCADES = [FOLDER / "mask_rcnn" / f"{name}.py" for name in ("coco_r50_fpn_1x", "coco_vitdet_b")]
 VARIANTS += [pytest.param(path, ":cascade", marks=pytest.mark.slow) for path in CASCADES]
 VARIANTS += [(FOLDER / "mae" / f"{name}.py", ":imagenet_b") for name in ("probe", "finetune")]
 VARIANTS += [pytest.param(FOLDER / "mae" / "finetune.py", ":imagenet_h", marks=pytest.mark.slow)]
-METRICS = {  # that the loss must give
+METRICS = {  # that the loss must return
     "promptable": {"first_dice", "later_dice", "first_iou_error"},
     "reconstruction": set(),
     "classification": {"top1"},
@@ -50,7 +50,7 @@ METRICS = {  # that the loss must give
 
 
 @pytest.mark.parametrize(("path", "variant"), VARIANTS, ids=name_of)
-def test_the_real_config_traces(path, variant):
+def test_the_full_config_traces(path, variant):
     config = read_config(f"{path}{variant}")
     task, key = make_task(config), jax.random.key(0)
     batch = task.batch_shapes(2)
@@ -65,17 +65,17 @@ def test_the_real_config_traces(path, variant):
 
 
 @pytest.mark.parametrize("variant", ["", ":tiny"])
-def test_a_detector_of_0_classes_gets_those_of_its_data(variant):
+def test_a_detector_with_0_classes_gets_the_categories_of_its_data(variant):
     config = read_config(f"{OWN_DATA}{variant}")
     config.data.source = "synthetic"
     task = make_task(config)
-    assert task.model.classes == config.model.classes == 5  # so that the run's folder says it, too
+    assert task.model.classes == config.model.classes == 5  # and in the run's config.json
 
 
 @pytest.mark.parametrize(("variant", "epochs"), [("", 800), (":1600ep", 1600)])
 @pytest.mark.parametrize("size", "blh")
 def test_imagenet_is_pretrained_by_the_paper_s_recipe(size, variant, epochs):
-    """Appendix A.1: 1,281,167 pictures, batches of 4096, 40 epochs of warm-up, (.9, .95), .05, 1.5e-4 for 256."""
+    """Checks appendix A.1: 1,281,167 images, batches of 4096, 40 epochs of warm-up, AdamW."""
     config = read_config(f"{FOLDER}/mae/imagenet_{size}.py{variant}")
     assert (config.total_steps, config.batch_size) == (epochs * 1_281_167 // 4096, 4096)
     optimizer = config.optimizer
@@ -127,7 +127,7 @@ def test_imagenet_is_pretrained_by_the_paper_s_recipe(size, variant, epochs):
     ],
 )
 def test_detectors_are_trained_by_detectron2_s_recipes(name, steps, batch, rate, drops):
-    """Its configs' MAX_ITER, IMS_PER_BATCH, BASE_LR and STEPS; momentum and decay of its solver, or ViTDet's."""
+    """Checks MAX_ITER, IMS_PER_BATCH, BASE_LR and STEPS of its configs, momentum and decay."""
     config = read_config(f"{FOLDER}/mask_rcnn/{name}")
     assert (config.total_steps, config.batch_size) == (steps, batch)
     optimizer, model = config.optimizer, make_task(config).model
@@ -161,7 +161,7 @@ def test_detectors_are_trained_by_detectron2_s_recipes(name, steps, batch, rate,
 @pytest.mark.parametrize(
     "experiment", ["sam/quickstart", "mae/quickstart", "mae/probe", "mask_rcnn/quickstart"]
 )
-def test_what_is_said_of_batches_before_any_is_read_holds(experiment):
+def test_batch_shapes_agree_with_real_batches(experiment):
     config = read_config(f"{FOLDER / experiment}.py:debug")
     task = make_task(config)
     with contextlib.closing(task.batches("train", batch_size=2)) as batches:
@@ -186,7 +186,7 @@ def test_miniatures_of_a_task_are_one_program():
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
-def test_an_unknown_variant_is_named(path):
+def test_an_unknown_variant_is_reported(path):
     with pytest.raises(ValueError, match="no variant 'unheard'"):
         read_config(f"{path}:unheard")
 
@@ -200,14 +200,14 @@ MEASURED = [
 
 @pytest.mark.parametrize(
     ("experiment", "number", "resumes"),
-    # How a run is resumed is the loop's business: the task that compiles soonest shows it by default.
+    # Resuming is the loop's work. By default only the task that compiles fastest tests it.
     [("mae/quickstart", "eval_loss", True), *((*case, False) for case in MEASURED)]
     + [pytest.param(*case, True, marks=pytest.mark.slow) for case in MEASURED],
 )
 def test_the_miniature_trains_evaluates_and_resumes_bit_for_bit(
     tmp_path, monkeypatch, experiment, number, resumes
 ):
-    # On one device: smaller programs are tested on many, this one takes minutes to compile for eight.
+    # On one device: this program takes minutes to compile for eight. Smaller ones are tested there.
     one = jax.make_mesh(
         (1, 1), sharding.BATCH_AXES, (AxisType.Auto, AxisType.Auto), devices=jax.devices()[:1]
     )
@@ -222,23 +222,21 @@ def test_the_miniature_trains_evaluates_and_resumes_bit_for_bit(
     rows = (tmp_path / "metrics.jsonl").read_text()
     assert f'"{number}"' in rows and list((tmp_path / "pictures").glob("*.png"))
     if resumes:
-        shutil.rmtree(tmp_path / "checkpoints" / "2")  # as if it had been killed before this one
+        shutil.rmtree(
+            tmp_path / "checkpoints" / "2"
+        )  # as if the run had been killed before this checkpoint
         resumed = run()
         assert int(straight.step) == int(resumed.step) == 2
         same = jax.tree.map(lambda a, b: np.array_equal(a, b), straight.params, resumed.params)
         assert all(jax.tree.leaves(same))
-    # What is frozen stayed as it was at the first step.
+    # Constants do not change.
     (before, _), (after, saved) = (load_variables(tmp_path, step) for step in (1, 2))
     jax.tree.map(np.testing.assert_array_equal, before["constants"], after["constants"])
-    # A detector's checkpoint says what its classes are called.
+    # The checkpoint of a detector holds the names of its classes.
     task = make_task(read_config(f"{FOLDER / experiment}.py:debug"))
-    assert hasattr(task, "classes") == isinstance(task, Detection)
-    known = (
-        {name: list(values) for name, values in task.describe_classes().items()}
-        if isinstance(task, Detection)
-        else None
-    )
-    assert saved.get("classes") == known
+    classes = {name: list(values) for name, values in task.describe_classes().items()}
+    assert bool(classes) == isinstance(task, Detection)
+    assert saved.get("classes") == (classes or None)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +248,7 @@ def test_the_miniature_trains_evaluates_and_resumes_bit_for_bit(
     ],
 )
 def test_sa1b_is_trained_on_by_the_paper_s_recipe(size, steps, batch, rate, decay, drop):
-    """SAM's appendix A: 90,000 steps of 256 for H, 180,000 of 128 for B and L; H's rate drops at 60,000 and 86,666."""
+    """Checks SAM's appendix A: 90,000 steps of 256 for H, 180,000 steps of 128 for B and L."""
     config = read_config(f"{FOLDER}/sam/sa1b_vit_{size}.py")
     optimizer, rounds, model = config.optimizer, config.rounds, make_task(config).model
     assert (config.total_steps, config.batch_size, model.drop_path, model.canvas) == (
@@ -283,7 +281,7 @@ def test_sa1b_is_trained_on_by_the_paper_s_recipe(size, steps, batch, rate, deca
 
 
 def test_classifiers_are_trained_by_the_recipes_of_mae():
-    """Checks batches, epochs of ImageNet and peak rates against appendix A.1 and the published scripts."""
+    """Checks batches, epochs of ImageNet and peak rates of appendix A.1 and the published code."""
     base, large = (read_config(f"{FOLDER}/mae/finetune.py:imagenet_{size}") for size in "bl")
     assert (base.total_steps, base.optimizer.warmup_steps, base.batch_size) == (125_113, 6255, 1024)
     assert base.optimizer.base_lr * base.batch_size / 256 == pytest.approx(2e-3)

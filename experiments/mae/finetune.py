@@ -10,8 +10,8 @@
     segjax train --config=experiments/mae/finetune.py:imagenet_b --workdir=runs/ft_b \\
       --config.init_from=mae:FILE.pth
 
-The default classifies the one shape of each synthetic scene, out of five; `digits` the digits of
-tools/digit_folders.py, of which it has a hundred. Both run in minutes on a CPU.
+The default classifies the one shape of each synthetic scene, out of five. `digits` uses a hundred
+digits of tools/digit_folders.py. Both run in minutes on a CPU.
 
 `imagenet_b`, `imagenet_l` and `imagenet_h` are the paper's recipes (appendix A.1) without
 RandAugment and random erasing, for accelerators. They have not been run, so no result is claimed.
@@ -44,6 +44,7 @@ def tiny(digits: bool) -> ml_collections.ConfigDict:
     config.update(total_steps=600, batch_size=64, log_every=100)
     config.model = dict(name="vit_tiny", pool="mean")
     config.optimizer.update(base_lr=0.0, peak_lr=1e-3, warmup_steps=40, layer_decay=0.75)
+    # Without the mixing of the paper
     config.mix.update(mixup=0.0, cutmix=0.0)
     config.data.update(label="largest", cache_mb=500.0)
     config.data.crop.update(scale=(0.6, 1.0), margin=1.0)

@@ -33,6 +33,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.total_steps = epochs * IMAGENET_IMAGES // config.batch_size
     config.update(log_every=50, eval_every=3000)  # an evaluation every ten epochs
     config.model = dict(name="mae_vit_b", dtype="bfloat16")
+    # Scaled by the batch size: 1.5e-4 * 4096 / 256 = 2.4e-3
     config.optimizer.update(name="adamw", base_lr=1.5e-4, b1=0.9, b2=0.95, weight_decay=0.05)
     config.optimizer.warmup_steps = 40 * IMAGENET_IMAGES // config.batch_size
     config.data.update(source="data/imagenet", train_split="train", eval_split="val")

@@ -7,7 +7,7 @@
       --config.init_from=mae:runs/mae
 
 Expected on stage1_test, after the same seven minutes of one CPU core, over three seeds: iou@1 0.52
-from scratch and 0.47 after the MAE; iou@5 0.61 and 0.54. Pretraining does not pay at this scale;
+from scratch and 0.47 after the MAE, iou@5 0.61 and 0.54. Pretraining does not pay at this scale;
 docs/results has the measurement.
 """
 

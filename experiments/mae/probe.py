@@ -30,6 +30,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Returns the experiment, or its variant "digits", "imagenet_b", "..._l" or "..._h"."""
     config = imagenet(variant) if variant in EPOCHS else tiny(digits=variant == "digits")
     config.optimizer.update(b1=0.9, weight_decay=0.0, final_lr=0.0, layer_decay=1.0)
+    # A linear probe is trained without regularization.
     config.mix.update(mixup=0.0, cutmix=0.0, smoothing=0.0)
     config.eval.neighbours = 20
     return as_variant(config, variant, known=("digits", *EPOCHS))
@@ -54,6 +55,7 @@ def imagenet(variant: str) -> ml_collections.ConfigDict:
     config.total_steps = EPOCHS[variant] * IMAGENET_IMAGES // 16_384
     size = variant[-1]
     config.model = dict(name=f"vit_{size}", classes=1000, pool="token", head_std=0.01, frozen=True)
+    # Scaled by the batch size: 0.1 * 16384 / 256 = 6.4
     config.optimizer.update(name="lars", base_lr=0.1)
     config.optimizer.warmup_steps = 10 * IMAGENET_IMAGES // 16_384
     return config

@@ -23,6 +23,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Returns the experiment."""
     config = coco_r50_fpn_1x.get_config()
     config.update(total_steps=24_000, batch_size=8, eval_every=4000)
+    # All weights of the run but those of the layers that predict classes
     config.init_from = "detector:runs/coco"
     config.model.update(classes=8, canvas=2048, short_side=1024, long_side=2048)
     config.optimizer.update(peak_lr=0.01, boundaries=(18_000,))

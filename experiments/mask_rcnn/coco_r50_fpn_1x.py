@@ -13,7 +13,7 @@ configs/Base-RCNN-FPN.yaml, 12 epochs of COCO. There the warm-up begins at a tho
 and biases decay too.
 
 Published in detectron2's model zoo on val2017, from other weights of the same network: box AP 38.6
-and mask AP 35.2 for 1x, 41.0 and 37.2 for 3x; with a cascade of three box heads
+and mask AP 35.2 for 1x, 41.0 and 37.2 for 3x. With a cascade of three box heads
 (configs/Misc/cascade_mask_rcnn_R_50_FPN) 42.1 and 36.4, or 44.3 and 38.5. This recipe has not been
 run here.
 """
@@ -39,6 +39,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer.update(warmup_steps=1000, schedule="step", boundaries=(60_000, 80_000))
     config.data.update(source="data/coco", train_split="train2017", eval_split="val2017")
     config.data.update(workers=8, by_orientation=True)
+    # Multi-scale training
     config.data.augment.update(short_sides=(640, 672, 704, 736, 768, 800), flip=True)
     config.eval.batch_size = 16
     if "3x" in chosen:

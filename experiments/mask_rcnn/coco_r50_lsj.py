@@ -30,6 +30,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         canvas=1024,
         short_side=1024,
         long_side=1024,
+        # Group norms everywhere, as nothing is pretrained
         norm="gn",
         pyramid_norm="gn",
         head_norm="gn",
@@ -42,6 +43,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer.update(warmup_steps=500, schedule="step", boundaries=(163_889, 177_546))
     config.data.update(source="data/coco", train_split="train2017", eval_split="val2017")
     config.data.workers = 8
+    # Large-scale jitter (LSJ)
     config.data.augment.update(scale=(0.1, 2.0), flip=True)
     config.eval.batch_size = 64
     if variant == "copy_paste":

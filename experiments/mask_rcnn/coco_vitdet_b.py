@@ -29,6 +29,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.init_from = "mae:mae_pretrain_vit_base.pth"
     name = "cascade_vitdet_vit_b" if variant == "cascade" else "vitdet_vit_b"
     config.model = dict(name=name, drop_path=0.1, remat="full", scan=True, dtype="bfloat16")
+    # ViTDet trains with AdamW and layer-wise learning-rate decay.
     config.optimizer.update(name="adamw", peak_lr=1e-4, b2=0.999, weight_decay=0.1)
     config.optimizer.update(clip_norm=1.0, warmup_steps=250, layer_decay=0.7)
     return as_variant(config, variant, known=("cascade",))

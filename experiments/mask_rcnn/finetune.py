@@ -40,6 +40,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.data.augment.scale = (0.5, 2.0)
     else:
         config.batch_size = 2
+        # From the published detector, without the layers that predict classes
         config.init_from = "detector:maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
         config.model = dict(name="maskrcnn_resnet50_fpn", classes=0, freeze_at=2)
         config.optimizer.update(name="sgd", peak_lr=0.005, b1=0.9, weight_decay=5e-4, clip_norm=0.0)

@@ -44,6 +44,7 @@ def figures() -> ml_collections.ConfigDict:
     """Returns the variant for a CPU: stick figures of 56 pixels and more."""
     config = quickstart.get_config()
     config.update(total_steps=1500, eval_every=500)
+    # Boxes and seven joints instead of classes and masks
     config.model.update(classes=1, mask_convs=0)
     config.model.update(keypoints=7, keypoint_convs=4, keypoint_width=64)
     config.data.scenes.update(eval_count=200, kind="figures")

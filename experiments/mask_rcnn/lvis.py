@@ -6,7 +6,7 @@
 As in detectron2 (configs/LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml): 300 detections
 per image however low their scores, twice as many steps as on COCO, and repeat factor sampling of
 images with rare classes. LVIS annotates only some classes in each image. Training treats the others
-as background; evaluation follows LVIS and does not judge them. This recipe has not been run here.
+as background. Evaluation follows LVIS and does not judge them. This recipe has not been run here.
 """
 
 import ml_collections
@@ -23,5 +23,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.model.update(classes=1203, score_threshold=1e-4, detections=300, candidates=3000)
     config.optimizer.boundaries = (120_000, 160_000)
     config.data.update(source="data/lvis", train_split="train", eval_split="val", max_objects=300)
+    # Repeat factor sampling, of classes in less than 0.1 % of the images
     config.data.repeat_threshold = 1e-3
     return as_variant(config, variant)

@@ -32,11 +32,14 @@ def vit_b() -> ml_collections.ConfigDict:
     config = promptable_config()
     config.update(total_steps=90_000, batch_size=64, eval_every=5000)
     config.model = dict(name="sam_vit_b", drop_path=0.6, remat="full", scan=True, dtype="bfloat16")
+    # Blocks and rounds are recomputed in the backward pass, to save memory.
     config.rounds.remat = True
+    # The paper's schedule: the rate drops twice.
     config.optimizer.update(peak_lr=4e-4, weight_decay=0.1, warmup_steps=250, layer_decay=0.6)
     config.optimizer.update(schedule="step", boundaries=(60_000, 86_666))
     config.data.update(source="data/coco", train_split="train2017", eval_split="val2017")
     config.data.update(max_prompts=32, workers=8)
+    # Large-scale jitter (LSJ)
     config.data.augment = dict(scale=(0.1, 2.0), flip=True)
     config.eval.update(batch_size=64, max_prompts=16, limit=500)
     return config

@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.model = dict(
         name="sam_vit_h",
         drop_path=0.4,
-        # Rematerialization of blocks, and of groups of 16 prompts in the decoder: so a chip of 16 GiB
+        # Rematerialization of blocks, and of groups of 16 prompts in the decoder: a chip of 16 GiB
         # holds an image with all of its masks. To recompute whole rounds (`rounds.remat`) on top
         # takes longer and, compiled for v5e-256, saves nothing.
         remat="full",
@@ -35,6 +35,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         dtype="bfloat16",
         prompts_at_once=16,
     )
+    # The rate drops at the steps that the paper names.
     config.optimizer.update(peak_lr=8e-4, warmup_steps=250, layer_decay=0.8)
     config.optimizer.update(schedule="step", boundaries=(60_000, 86_666))
     config.data.update(source="data/sa1b", train_split="train", eval_split="val")

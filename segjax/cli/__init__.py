@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: Arguments without the program's name. None: those of the process.
 
     Returns:
-      Exit status: 0; 2 for errors that the user can fix; 130 after Ctrl-C; 141 if the reader of the
-      output has gone, as `head` does (the status of a program that SIGPIPE ends).
+      Exit status: 0, 2 for errors that the user can fix, 130 after Ctrl-C, and 141 if the reader of
+      the output has gone, as `head` does (the status of a program that SIGPIPE ends).
     """
     try:
         try:
@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()  # an error of writing is caught here, not while the interpreter ends
     except BrokenPipeError:
+        # The interpreter flushes standard output once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
@@ -111,6 +112,7 @@ def _make_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module_name, summary) in COMMANDS.items():
+        # Other commands are listed, not imported: help must not wait for jax.
         module = importlib.import_module(module_name) if name in argv else None
         command = commands.add_parser(
             name,

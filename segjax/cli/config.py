@@ -78,23 +78,22 @@ def list_settings(config: Any) -> tuple[dict[str, Setting], dict[str, str]]:
       Settings by dotted name, and the comments of the groups by dotted name, both in the order of
       the settings classes.
     """
-    from segjax.models.build import find_family
     from segjax.registry import TASKS
     from segjax.tasks import complete_config
     from segjax.training.defaults import as_config, flatten_config
 
     defaults = TASKS.get(config.task).settings()
     comments = describe_settings(defaults)
-    family = find_family(config.model.name)
-    comments["model.name"] = "Name of the model. `segjax models` lists them."
-    described = family.option_comments or describe_attributes(family.module)
-    comments |= {f"model.{name}": text for name, text in described.items()}
     values = flatten_config(complete_config(config))
-    # The defaults of a model's attributes are those that its name implies.
-    implied = flatten_config(
-        complete_config({"task": config.task, "model": {"name": config.model.name}})
-    )
-    implied["model.name"] = as_config(defaults).model.name
+    plain = {"task": config.task}
+    if model := values.get("model.name"):
+        comments |= _describe_model(model)
+        # The defaults of a model's attributes are those that its name implies.
+        plain["model"] = {"name": model}
+    implied = flatten_config(complete_config(plain))
+    if model:
+        implied["model.name"] = flatten_config(as_config(defaults)).get("model.name")
+    # In the order of the settings classes, a group's own settings before its groups
     order = {name: index for index, name in enumerate(comments)}
     names = sorted(values, key=lambda name: (_group_order(name, order), name.count(".") > 0))
     settings = {
@@ -102,6 +101,16 @@ def list_settings(config: Any) -> tuple[dict[str, Setting], dict[str, str]]:
     }
     groups = {name: text for name, text in comments.items() if name not in values}
     return settings, groups
+
+
+def _describe_model(name: str) -> dict[str, str]:
+    """Returns the comments of a model's attributes by dotted name."""
+    from segjax.models.build import find_family
+
+    family = find_family(name)
+    described = family.option_comments or describe_attributes(family.module)
+    comments = {"model.name": "Name of the model. `segjax models` lists them."}
+    return comments | {f"model.{option}": text for option, text in described.items()}
 
 
 def describe_settings(group: Any) -> dict[str, str]:

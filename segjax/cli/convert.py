@@ -13,9 +13,9 @@ SRC is one of:
   a .pkl file of detectron2's model zoo
   the name of published weights, which are downloaded
 
-DST is a .safetensors file (in segjax's format by default) or a .pth file (by default with the
-official names of segment-anything or facebookresearch/mae; for a detector with the names of the
-library whose conventions it follows). Every array of SRC must fit the model. DST is written
+DST is a .safetensors file, by default in segjax's format, or a .pth file. By default a .pth file
+has the official names of segment-anything or facebookresearch/mae. A detector gets the names of the
+library whose conventions it follows. Every array of SRC must fit the model. DST is written
 atomically. Torch is not needed, and no code in a .pth file is executed.
 """
 
@@ -72,11 +72,13 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     from segjax.weights.tree import flatten
 
     jax.config.update("jax_platforms", "cpu")  # conversion needs no accelerator
+    # Read
     named = (args.source,) if args.model is None else (args.model, args.source)
     overrides = {} if args.canvas is None else {"canvas": args.canvas}
     network, variables, checkpoint, options = read_model(*named, step=args.step, **overrides)
     size = _describe_size(flatten(checkpoint.arrays))
     print(f"read {args.source}: {checkpoint.format}, {options['name']}, {size}")
+    # Write
     metadata = checkpoint.saved | {"model": options}
     record = family_of_model(network)
     format, arrays = write_checkpoint(
@@ -113,6 +115,7 @@ def _choose_format(library: str | None, args: argparse.Namespace) -> str | None:
             f"--format {args.format}: the model follows {library}'s conventions, and its arrays "
             f"have no place in other files; choose {library} or segjax"
         )
+    # Files for torch hold the library's names unless another format is chosen.
     for_torch = pathlib.Path(args.target).suffix in SUFFIXES
     return (
         library if args.format == "official" or (for_torch and args.format is None) else args.format

@@ -8,15 +8,16 @@
 
 What is measured depends on the model:
   SAM         mean IoU after 1, 2, 3, 5 and 9 simulated clicks, number of clicks to 85 and 90 % IoU
-  Mask R-CNN  COCO average precision of boxes, masks and keypoints; with --config.eval.refine=SAM
-              of the masks that a SAM draws from the boxes
+  Mask R-CNN  COCO average precision of boxes, masks and keypoints. With --config.eval.refine=SAM
+              a SAM draws the masks from the boxes.
   classifier  top-1 accuracy, and that of the vote of nearest neighbors
   MAE         loss on masked patches
 
 Files in DIR:
   SAM         interactive.json, curve.png, pictures.png
-  others      evaluation.json and images; for a detector also detections.json (COCO's results
-              format), truth.json, precision_recall.png, confusion.png, detections.png
+  Mask R-CNN  evaluation.json, detections.json (COCO's results format), truth.json,
+              precision_recall.png, confusion.png, detections.png
+  others      evaluation.json and images
 The JSON holds {"trained": {"iou@1": ..., ...}}, and "untrained" with --untrained.
 
 --step best measures the checkpoint that config.checkpoint.best selected. --config.key=value changes
@@ -81,6 +82,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from segjax.training.sharding import make_mesh
 
     task, measured = make_task(config), {"trained": jax.device_put(variables)}
+    # Variables to measure
     if args.untrained:
         with quick_compilation():
             measured["untrained"] = jax.jit(task.init)(jax.random.key(config.seed))
@@ -125,9 +127,11 @@ def make_evaluation_config(
     config = complete_config({name: value for name, value in saved.items() if name != "classes"})
     if data is not None:
         config.data.source = data
+        # Other data than the run's
         splits = list_splits(data, config.data.tfds_dir)
         if split is None and not any("config.data.eval_split" in flag for flag in flags):
             split = _choose_split(config.data, splits)
+    # The split to measure on
     if split is not None:
         if config.data.source == "synthetic":
             raise ValueError(

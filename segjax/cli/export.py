@@ -59,6 +59,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     model, variables, _ = load_model(args, "mask_rcnn")
     canvas = tuple(args.canvas or (model.canvas, model.canvas))
     platforms = args.platforms.split(",") if args.platforms else None
+    # StableHLO
     exported = export_detector(model, variables, canvas, batch=args.batch, platforms=platforms)
     size = write_exported(args.out, exported)
     inputs = f"{args.batch} image{'s' * (args.batch > 1)} on {canvas[0]} x {canvas[1]} pixels"

@@ -23,6 +23,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     from segjax.weights.registry import PUBLISHED
     from segjax.weights.tree import flatten
 
+    # Models
     print(f"{'name':<26} {'canvas':>6}  {'encoder':<29} {'parameters':>12}")
     for name in available_models():
         model = build_model(name)
@@ -31,12 +32,15 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
         )
         encoder = find_family(name).describe_encoder(model)
         print(f"{name:<26} {model.canvas:>6}  {encoder:<29} {count:>12,}")
+    # Published weights
     print(
         "\nPublished weights: segjax.load(NAME) downloads them once into "
         f"{get_weights_folder()}, or finds them there."
     )
     for name, file in PUBLISHED.items():
-        there = "in the cache" if (get_weights_folder() / file.name).is_file() else "not in the cache"
+        there = (
+            "in the cache" if (get_weights_folder() / file.name).is_file() else "not in the cache"
+        )
         print(f"{file.url}\n  {name}, {file.bytes:,} bytes, {file.license}, {there}")
         print(f"  sha256 {file.sha256}")
     return 0

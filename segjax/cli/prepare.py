@@ -67,6 +67,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
             overwrite=args.overwrite,
             **options,
         )
+    # The source's constructor rejects unknown options with a TypeError.
     except TypeError as error:
         if options and "unexpected keyword argument" in str(error):
             raise ValueError(
@@ -89,6 +90,7 @@ def read_options(texts: Sequence[str]) -> dict[str, Any]:
         if not key.isidentifier() or not equals:
             raise ValueError(f"--option {text!r}: expected KEY=VALUE")
         try:
+            # Numbers, True and tuples are Python literals.
             options[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             options[key] = value

@@ -127,6 +127,7 @@ def compile_step(
         model_flops=task.flops()[0],
         chip_flops=count_flops_per_chip(program, traced),
     )
+    # Compile
     started = time.perf_counter()
     try:
         effort = {"exec_time_optimization_effort": -1.0} if quick else None
@@ -140,6 +141,7 @@ def compile_step(
     if text_file:
         with open(text_file, "w") as file:
             file.write(text)
+    # Read memory and traffic from the compiled program
     sizes = compiled.memory_analysis()
     memory = ChipMemory(
         sizes.argument_size_in_bytes,
@@ -228,8 +230,10 @@ def format_table_row(name: str, result: Compilation) -> str:
     collectives = result.traffic.collectives.items()
     sent = sum(collective.bytes_sent(amount.bytes) for collective, amount in collectives) / GIB
     count = sum(amount.times for _, amount in collectives)
+    # Memory
     cells += [f"{size / GIB:.2f}" for size in (memory.arguments, memory.temporaries, memory.peak)]
     cells += [f"{count}, {sent:.2f} GiB", f"{result.seconds:.0f}"]
+    # Estimates
     parts = (times.compute, times.memory, times.links + times.hosts)
     cells += [" / ".join(f"{1e3 * part:.0f}" for part in parts)]
     return "| " + " | ".join([*cells, f"{1e3 * times.full_overlap:.0f}"]) + " |"

@@ -27,15 +27,18 @@ def count_flops(jaxpr: core.Jaxpr) -> float:
     total = 0.0
     for equation in jaxpr.eqns:
         kind, parameters = equation.primitive.name, equation.params
+        # Matrix products
         if kind == "dot_general":
             (contracted, _), _ = parameters["dimension_numbers"]
             left = equation.invars[0].aval.shape
             outputs = math.prod(equation.outvars[0].aval.shape)
             total += 2.0 * outputs * math.prod(left[axis] for axis in contracted)
+        # Convolutions: one multiply-add per output, kernel cell and input feature
         elif kind == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             features = kernel[parameters["dimension_numbers"].rhs_spec[0]]
             total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / features
+        # Control flow
         elif kind == "cond":
             total += max(count_flops(branch) for branch in _iterate_inner(parameters))
         else:
@@ -56,6 +59,7 @@ def count_flops_per_chip(program: Program, traced: jax.stages.Traced) -> float:
       traced: Its step, traced.
     """
     shapes, sizes = program.shapes, program.mesh.shape
+    # The step contains the update, which is counted apart.
     update = jax.make_jaxpr(program.update)(shapes.params, shapes.opt_state, shapes.params)
     update_flops = count_flops(update.jaxpr)
     model_flops = count_flops(traced.jaxpr.jaxpr) - update_flops

@@ -105,6 +105,7 @@ def iterate_runs(
     """
     yield name, times, fused
     for instruction in computations[name].values():
+        # Loops run their body several times.
         if instruction.opcode == "while":
             body, condition = (
                 re.search(rf"{part}=%?([\w.\-]+)", instruction.rest)[1]
@@ -112,10 +113,12 @@ def iterate_runs(
             )
             iterations = _count_iterations(computations[condition])
             yield from iterate_runs(computations, body, times * iterations, fused)
+        # Fusions and calls run another computation once.
         elif instruction.opcode in ("fusion", "call", "async-start"):
             inside = fused or instruction.opcode == "fusion"
             for called in instruction.called:
                 yield from iterate_runs(computations, called, times, inside)
+        # Every branch counts, because which one runs is unknown.
         elif instruction.opcode == "conditional":
             for called in _list_branches(instruction):
                 if called in computations:

@@ -56,6 +56,7 @@ def measure_rates(width: int = 2048, mib: int = 256, repeats: int = 5) -> Rates:
       repeats: Number of repetitions, of which the best counts.
     """
     device = jax.devices()[0]
+    # Operands
     matrix = jax.device_put(
         np.random.default_rng(0).standard_normal((width, width), np.float32), device
     )
@@ -138,6 +139,7 @@ def measure_step(
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
     sharding.check_batch_size(config.batch_size, config.microbatches, mesh)
     program = make_program(task, config, mesh)
+    # One batch, which every step uses again
     batches = task.batches(
         "train",
         batch_size=config.batch_size,
@@ -148,6 +150,7 @@ def measure_step(
     )
     batch = sharding.place_batch(next(batches), mesh)
     batches.close()
+    # Compile and run the step
     traced = program.trace(batch)
     compiled = traced.lower().compile()
     with jax.set_mesh(mesh):

@@ -26,7 +26,7 @@ class Chip:
       link_gbs: Bandwidth of one link to a neighbor, 1e9 bytes per second each way. A chip has two
         links along each axis of the torus.
       hosts_gbs: The chip's share of its host's bandwidth to other slices, 1e9 bytes per second.
-        Google states it for v5e; the others are assumed.
+        Google states it for v5e. The others are assumed.
     """
 
     tflops: float
@@ -123,6 +123,7 @@ class Slice:
         )
         from jax.experimental import topologies
 
+        # A single chip, and v4, need options of their own.
         options: dict[str, Any] = {"num_slices": self.slices} if self.slices > 1 else {}
         if math.prod(self.shape) == 1:
             options["chips_per_host_bounds"] = (1, 1, 1)
@@ -160,6 +161,7 @@ def parse_slice(name: str, slices: int = 1) -> Slice:
             f"no TPU of kind {kind!r} in {name!r}; did you mean {near}? There are "
             f"{', '.join(list_slices())}"
         )
+    # By number of chips or cores, or by shape
     for shape in _SHAPES[kind]:
         candidate = Slice(kind, shape, slices)
         if (sign, size) in (

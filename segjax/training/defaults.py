@@ -23,7 +23,7 @@ class OptimizerSettings:
         ones.
       peak_lr: Highest learning rate.
       base_lr: If above 0, the peak is base_lr * batch_size / 256 and peak_lr is ignored.
-      b1: Decay of the first moment; the momentum of "lars" and "sgd".
+      b1: Decay of the first moment, and the momentum of "lars" and "sgd".
       b2: Decay of the second moment.
       weight_decay: Decoupled weight decay of kernels.
       clip_norm: Gradients are scaled down to this global norm. 0 turns clipping off.
@@ -160,7 +160,7 @@ def is_group(value: Any) -> bool:
 
 
 def get_settings(group: Any) -> dict[str, Any]:
-    """Returns the settings of one group by name; nested groups stay as they are."""
+    """Returns the settings of one group by name. Nested groups stay as they are."""
     if hasattr(group, "_asdict"):
         return group._asdict()
     return {field.name: getattr(group, field.name) for field in dataclasses.fields(group)}

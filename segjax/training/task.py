@@ -3,13 +3,14 @@
 import abc
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import ml_collections
 import numpy as np
 
 from segjax.files import write_json
+from segjax.training.defaults import LoopSettings
 
 Variables = Mapping[str, Any]  # {"params": trained, "constants": fixed}, nested dicts of arrays
 # Leading axis B. `index` int64 [B], where present, identifies the examples in error messages.
@@ -36,7 +37,13 @@ class Task(Protocol):
             def loss(self, variables, batch, key, train):
                 error = (batch["x"] @ variables["params"]["slope"] - batch["y"]) ** 2
                 return error.sum(), jnp.float32(len(error)), {}
+
+    Attributes:
+      settings: Dataclass of the task's settings, usually derived from `LoopSettings`. Its
+        docstrings are the comments that `segjax config` prints.
     """
+
+    settings: ClassVar[type] = LoopSettings
 
     @abc.abstractmethod
     def complete_config(self, settings: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -45,6 +52,15 @@ class Task(Protocol):
         Args:
           settings: A config, perhaps saved by an older version.
         """
+
+    @staticmethod
+    def miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+        """Shrinks an experiment for its variant "debug", in place, and returns it.
+
+        Optional: the default shortens the run to two steps.
+        """
+        config.update(total_steps=2, log_every=1, eval_every=0)
+        return config
 
     @abc.abstractmethod
     def init(self, key: jax.Array) -> Variables:

@@ -1,3 +1,5 @@
+"""Settings of the promptable task: defaults, completion, and errors."""
+
 import dataclasses
 
 import pytest
@@ -15,7 +17,7 @@ def small_config():
     return config
 
 
-def test_every_augmentation_can_be_set_and_none_is_unless_asked_for():
+def test_every_augmentation_can_be_set_and_is_off_by_default():
     augment = promptable_config().data.augment
     assert set(augment) == {field.name for field in dataclasses.fields(Augmentation)}
     config = small_config()
@@ -27,7 +29,7 @@ def test_every_augmentation_can_be_set_and_none_is_unless_asked_for():
     assert first() == [[64, 64]]
 
 
-def test_a_completed_config_spells_out_the_model_and_means_the_same():
+def test_a_completed_config_states_the_whole_model():
     full = complete_config(small_config())
     assert full.model.to_dict() | {"name": "sam_debug"} == full.model.to_dict()
     assert (full.model.drop_path, full.model.width, full.model.dtype) == (0.5, 32, "float32")
@@ -36,7 +38,7 @@ def test_a_completed_config_spells_out_the_model_and_means_the_same():
     assert complete_config(full).to_dict() == full.to_dict()
 
 
-def test_settings_of_an_older_version_get_defaults_and_lists_become_tuples():
+def test_settings_of_an_older_version_are_completed_with_defaults():
     full = complete_config(
         {"task": "promptable", "model": {"name": "sam_tiny"}, "data": {"percentiles": [1.0, 99.0]}}
     )
@@ -60,6 +62,6 @@ def test_settings_of_an_older_version_get_defaults_and_lists_become_tuples():
         ),
     ],
 )
-def test_settings_that_make_no_sense_are_named(settings, message):
+def test_invalid_settings_are_reported(settings, message):
     with pytest.raises(ValueError, match=message):
         complete_config(settings)

@@ -5,7 +5,7 @@
   segjax detect photo.jpg --checkpoint runs/mask_rcnn --refine sam_vit_b_01ec64.pth --out out
 
 Files in DIR:
-  NAME_detections.png  the objects drawn over each image; small images are enlarged
+  NAME_detections.png  the objects drawn over each image (small images are enlarged)
   detections.json      all detections in COCO's results format: boxes as x, y, width, height in
                        pixels, masks as run lengths, the category ids of the data set
   pictures.json        the images and categories that the ids stand for, in COCO's annotation format
@@ -90,8 +90,10 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
         score_threshold=args.score,
         max_detections=args.max_detections,
     )
+    # A SAM draws the masks from the boxes.
     refine = make_mask_refiner(args.refine, args.refine_if) if args.refine else None
     out, results = pathlib.Path(args.out), []
+    # Each image, with its overlay
     for file, name in zip(args.images, names, strict=True):
         image = read_image(file, get_percentiles(config))
         detections = detector.detect([image])[0]
@@ -126,6 +128,7 @@ def draw_png(image: np.ndarray, detections: Any, classes: Any) -> bytes:
         ]
         image = viz.draw_label_map(image, enlarge(make_label_map(rows, detections.hw)))
     keypoints = None if detections.keypoints is None else detections.keypoints[..., :2]
+    # Boxes, labels and keypoints
     image = viz.draw_detections(
         image,
         detections.boxes,
@@ -177,11 +180,13 @@ def write_results(
     listing: Mapping[str, Any] = build_coco_ground_truth(
         [], classes.names, classes.ids, keypoint_names=classes.keypoint_names
     )
+    # Ids of the images
     numbers = [int(name) for name in names if name.isdecimal()]
     ids = numbers if len(set(numbers)) == len(names) else range(1, len(names) + 1)
     for number, file, detections in zip(ids, files, results, strict=True):
         size = {"height": detections.hw[0], "width": detections.hw[1]}
         listing["images"].append({"id": number, "file_name": pathlib.Path(file).name} | size)
+    # Results in COCO's format
     coco = CocoResults(listing)
     for index, detections in enumerate(results):
         coco.add(

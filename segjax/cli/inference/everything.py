@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command. The module's docstring is its help."""
     add_image_arguments(parser)
     add_model_arguments(parser, "sam_vit_b")
+    # Option, type, default, name of its value, help
     options = (
         ("--points-per-side", int, 32, "N", "clicks along each side of the grid"),
         ("--points-per-batch", int, 64, "N", "clicks that are decoded at once"),
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     from segjax.inference.sam.automatic import SamAutomaticMaskGenerator
 
     model, variables, config = load_model(args)
+    # The grid of clicks, see segment-anything's generator
     generator = SamAutomaticMaskGenerator(
         model,
         variables,
@@ -120,6 +122,7 @@ def write_results(
         out / f"{name}_masks.png",
         encode_png(viz.draw_label_map(image, make_label_map(records, (height, width)))),
     )
+    # Records in SA-1B's format
     content = {
         "image": {
             "image_id": number,

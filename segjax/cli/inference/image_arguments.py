@@ -77,6 +77,7 @@ def list_image_names(files: Sequence[str]) -> list[str]:
     for file in files:
         if file != "demo" and not pathlib.Path(file).is_file():
             raise FileNotFoundError(f"no image {file}: there is no such file; nothing was started")
+    # The results of two images must not overwrite each other.
     if len(set(names)) < len(names):
         repeated = next(name for name in names if names.count(name) > 1)
         raise ValueError(
@@ -103,6 +104,7 @@ def read_image(name: str, percentiles: tuple[float, float] | None = None) -> np.
     from segjax.data.synthetic.photographs import load_demonstration_photograph
     from segjax.images.decoding import decode_image
 
+    # A file that is called demo comes before the photograph.
     path = pathlib.Path(name)
     if name == "demo" and not path.exists():
         return decode_image(load_demonstration_photograph(), name=name, percentiles=percentiles)

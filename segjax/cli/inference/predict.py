@@ -8,7 +8,7 @@
 Points (x,y or x,y,label) and a box describe one object. Label 1, the default, is on the object,
 label 0 is off it. Several boxes, or points with --separate, describe one object each. Coordinates
 are pixels of the image, x to the right and y down. For a single click the mask with the highest
-predicted IoU of three is kept; --multimask keeps all three.
+predicted IoU of three is kept. --multimask keeps all three.
 
 Files in DIR:
   mask_<object>.png  or mask_<object>_<mask>.png with --multimask
@@ -117,10 +117,12 @@ def read_prompts(
     Raises:
       ValueError: A text of another form, no prompt at all, or points beside several boxes.
     """
+    # Parse
     clicks = [_parse_numbers(text, (2, 3), "--point", "X,Y or X,Y,LABEL") for text in points]
     corners = [_parse_numbers(text, (4,), "--box", "X1,Y1,X2,Y2") for text in boxes]
     if not clicks and not corners:
         raise ValueError("nothing to segment: give at least one --point X,Y or --box X1,Y1,X2,Y2")
+    # Check
     if clicks and (len(corners) > 1 or (corners and separate)):
         raise ValueError(
             f"{len(clicks)} points beside {len(corners)} boxes: which belongs to which? Give one "
@@ -136,6 +138,7 @@ def read_prompts(
         return [{"points": [xy], "labels": [label], "box": None} for xy, label in labelled]
     if not clicks:
         return [{"points": [], "labels": [], "box": box} for box in corners]
+    # All points and one box describe one object.
     box = corners[0] if corners else None
     return [
         {
@@ -179,6 +182,7 @@ def write_results(
 
     height, width = image.shape[:2]
     objects, best_masks = [], []
+    # One file per mask
     for number, (prompt, (masks, iou)) in enumerate(zip(prompts, results, strict=True)):
         entries = []
         for index, (mask, score) in enumerate(zip(masks, iou, strict=True)):
@@ -190,6 +194,7 @@ def write_results(
         objects.append(prompt | {"masks": entries})
         best_masks.append(masks[int(np.argmax(iou))])
     overlay = viz.draw_masks(image, np.stack(best_masks))
+    # Overlay
     points = [xy for prompt in prompts for xy in prompt["points"]]
     labels = [label for prompt in prompts for label in prompt["labels"]]
     boxes = [prompt["box"] for prompt in prompts if prompt["box"] is not None]
@@ -200,6 +205,7 @@ def write_results(
         np.array(boxes, np.float32) if boxes else None,
     )
     write_atomic(out / "overlay.png", encode_png(overlay))
+    # Report
     report = {
         "image": file,
         "height": height,

@@ -11,8 +11,8 @@ Files in DIR, for each image:
   NAME_sheet.png          the three side by side
 
 A model that predicts normalized pixels does not predict the mean and contrast of a patch: those of
-the original are used. A file of weights does not say which kind it holds; --raw-pixels marks a
-model of unnormalized pixels.
+the original are used. A file of weights does not say which kind it holds. Use --raw-pixels
+for a model of unnormalized pixels.
 """
 
 import argparse
@@ -67,10 +67,12 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
 
     from segjax.inference.reconstruction import reconstruct
 
+    # Attributes of the model that the command line overrides
     chosen = {"mask_ratio": args.mask_ratio, "mask_strategy": args.mask_strategy}
     overrides = {name: value for name, value in chosen.items() if value is not None}
     overrides |= {"norm_pix": False} if args.raw_pixels else {}
     model, variables, config = load_model(args, "mae", **overrides)
+    # Each image
     for file, name in zip(args.images, names, strict=True):
         image = read_image(file, get_percentiles(config))
         result = reconstruct(model, variables, image, seed=args.seed)

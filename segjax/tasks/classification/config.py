@@ -33,8 +33,8 @@ class ClassificationCrop(CropSettings):
     """Random resized crops of training images, and the center crop of evaluation.
 
     Attributes:
-      margin: In evaluation, the image's shorter side is resized to this many canvas sides; the
-        center is shown.
+      margin: In evaluation, the image's shorter side is resized to this many canvas sides, and
+        its center is shown.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -46,7 +46,7 @@ class ClassificationData(RecordSettings):
     """Records, their labels and crops.
 
     Attributes:
-      label: "record": the record's own label; "largest": the category of its largest object.
+      label: "record" for the record's own label, "largest" for the category of its largest object.
       crop: Random resized crops, and the center crop of evaluation.
       statistics: Training images over which a frozen encoder's features are standardized. 0: all.
     """
@@ -122,12 +122,12 @@ def classification_config() -> ml_collections.ConfigDict:
 
 
 def miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Shrinks an experiment to two steps of the smallest model on synthetic scenes; see
-    `as_variant`.
+    """Shrinks an experiment to two steps of the smallest model on synthetic scenes.
 
     Experiments with a frozen encoder shrink to another geometry than those without.
     """
     defaults, frozen = classification_config(), bool(config.model.get("frozen", False))
+    # Experiments must shrink to two programs at most, so little of them is kept here.
     for name in ("data", "eval", "optimizer", "mix"):
         config[name] = defaults[name]
     config.update(
@@ -139,6 +139,7 @@ def miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         ema_decay=0.0,
         init_from="",
     )
+    # The smallest model, on a few small scenes
     config.model = dict(name="vit_debug", frozen=frozen)
     config.optimizer.update(warmup_steps=1, layer_decay=1.0 if frozen else 0.65)
     config.data.update(label="largest")

@@ -13,7 +13,7 @@ from segjax.training.defaults import LoopSettings, OptimizerSettings, as_config
 
 @dataclasses.dataclass(frozen=True)
 class DetectionAugmentation:
-    """Random scale, crop, flips, turns and colors; see `Augmentation`.
+    """Random scale, crop, flips, turns and colors, as in `Augmentation`.
 
     Attributes:
       scale: (low, high) of large-scale jitter (LSJ): the longest side becomes s * canvas. (): the
@@ -125,10 +125,9 @@ def detection_config() -> ml_collections.ConfigDict:
 
 
 def miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Shrinks an experiment to two steps of the smallest model on synthetic scenes; see
-    `as_variant`.
-    """
+    """Shrinks an experiment to two steps of the smallest model on synthetic scenes."""
     defaults = detection_config()
+    # All experiments of the task must shrink to one program, so nothing of them is kept here.
     for name in ("samples", "data", "eval", "optimizer"):
         config[name] = defaults[name]
     config.update(
@@ -140,6 +139,7 @@ def miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         ema_decay=0.0,
         init_from="",
     )
+    # The smallest model, on a few small scenes
     config.model = dict(name="maskrcnn_debug", keypoints=0, classes=5, score_threshold=0.0)
     config.optimizer.update(warmup_steps=1)
     config.samples.update(anchors=16, regions=8)

@@ -86,15 +86,15 @@ def promptable_config() -> ml_collections.ConfigDict:
 
 
 def miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Shrinks an experiment to two steps of the smallest model on synthetic scenes; see
-    `as_variant`.
-    """
+    """Shrinks an experiment to two steps of the smallest model on synthetic scenes."""
     defaults = promptable_config()
+    # All experiments of the task must shrink to one program, so nothing of them is kept here.
     for name in ("model", "rounds", "loss", "data", "eval", "optimizer", "checkpoint"):
         config[name] = defaults[name]
     config.update(
         total_steps=2, batch_size=2, microbatches=1, log_every=1, eval_every=0, ema_decay=0.0
     )
+    # The smallest model, on a few small scenes
     config.model = dict(name="sam_debug", decoder_depth=1)
     config.rounds.update(count=3)
     config.data.update(max_prompts=2)

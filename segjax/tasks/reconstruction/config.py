@@ -74,15 +74,15 @@ def reconstruction_config() -> ml_collections.ConfigDict:
 
 
 def miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Shrinks an experiment to two steps of the smallest model on synthetic scenes; see
-    `as_variant`.
-    """
+    """Shrinks an experiment to two steps of the smallest model on synthetic scenes."""
     defaults = reconstruction_config()
+    # All experiments of the task must shrink to one program, so nothing of them is kept here.
     for name in ("model", "data", "eval", "optimizer", "mesh", "checkpoint"):
         config[name] = defaults[name]
     config.update(
         total_steps=2, batch_size=4, microbatches=1, log_every=1, eval_every=0, ema_decay=0.0
     )
+    # The smallest model, on a few small scenes
     config.model = dict(name="mae_debug", decoder_depth=1)
     config.optimizer.update(warmup_steps=1)
     config.data.scenes.update(train_count=8, eval_count=3, size=64)
