@@ -28,7 +28,10 @@ from segjax.cli.memory import keep_freed_memory
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command. The module's docstring is its help."""
     parser.add_argument(
-        "--config", required=True, metavar="FILE.py[:VARIANT]", help="the experiment"
+        "--config",
+        required=True,
+        metavar="FILE.py[:VARIANT]",
+        help="config file of the experiment, or a registered name",
     )
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
     processes.add_arguments(parser)
@@ -74,7 +77,8 @@ def _check_attention(config: Any) -> None:
 
     from segjax.models.attention import KERNEL_PLATFORM
 
-    requested, available = config.model.get("attention"), jax.default_backend()
+    requested = config.get("model", {}).get("attention")
+    available = jax.default_backend()
     if (needed := KERNEL_PLATFORM.get(requested, available)) != available:
         raise ValueError(
             f"config.model.attention={requested!r} is a kernel for {needed.upper()}s, and jax "

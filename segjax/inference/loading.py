@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 
 from segjax.inference.recognize import check_family, explain_mismatch, recognize_model
-from segjax.models.attention import KERNEL_OF
+from segjax.models.attention import KERNEL_PLATFORM
 from segjax.models.build import build_model, find_family, model_sizes, variable_shapes
 from segjax.registry import resolve
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
@@ -198,7 +198,7 @@ def _saved_options(name: str | None, checkpoint: Checkpoint, path: pathlib.Path)
 
 def _select_attention(options: dict[str, Any]) -> dict[str, Any]:
     """Returns the options with plain attention if theirs is a kernel for devices of another kind."""
-    platform = KERNEL_OF.get(options.get("attention"))
+    platform = KERNEL_PLATFORM.get(options.get("attention"))
     if platform in (None, jax.default_backend()):
         return options
     return options | {"attention": "xla"}

@@ -1,7 +1,7 @@
-"""One attention for every model, with SAM's decomposed relative positions as an option of it.
+"""Attention of all models, with decomposed relative positions and window partition as options.
 
-The implementation is an explicit argument: code that is compiled here for another machine must not look at the
-devices it happens to run on.
+The implementation is an explicit argument, because a program may be compiled for other devices
+than those of the machine that compiles it.
 """
 
 import math
@@ -10,19 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.models.tpu_attention import splash_attention, takes
+from segjax.models.tpu_attention import splash_attention, supports_lengths
 from segjax.ops.resize import resize_table
 
 IMPLEMENTATIONS = ("xla", "chunked", "cudnn", "pallas")
-KERNEL_OF = {"cudnn": "gpu", "pallas": "tpu"}  # the devices that alone can run it
-QUERY_CHUNK = 128  # queries of a long sequence that "chunked" scores at once: enough rows for a fast matrix product
-SCORES_AT_ONCE = (
-    2**18
-)  # a group of short sequences has about as many scores: they stay in a CPU core's cache
+KERNEL_PLATFORM = {
+    "cudnn": "gpu",
+    "pallas": "tpu",
+}  # implementation -> the only platform that runs it
+# "chunked": number of queries of a long sequence in a piece, enough for a fast matrix product.
+QUERY_CHUNK = 128
+# "chunked": number of scores in a group of short sequences. They fit into a CPU core's cache.
+SCORES_PER_GROUP = 2**18
 
-Relative = tuple[
-    jax.Array, jax.Array
-]  # [..., Tq, heads, h] and [..., Tq, heads, w], see `relative_scores`
+# [..., Tq, heads, h] and [..., Tq, heads, w], see `compute_relative_scores`.
+RelativeScores = tuple[jax.Array, jax.Array]
 
 
 def attention(
@@ -32,29 +34,38 @@ def attention(
     *,
     key_valid: jax.Array | None = None,
     scale: float | None = None,
-    relative: Relative | None = None,
+    relative: RelativeScores | None = None,
     impl: str = "xla",
 ) -> jax.Array:
-    """Softmax attention; scores and softmax in float32.
+    """Computes multi-head softmax attention, softmax(scale * q k^T + relative) v.
+
+    Scores and softmax are float32.
+
+    Example:
+      >>> q = k = v = jnp.ones((2, 5, 4, 8))          # 2 images, 5 tokens, 4 heads, 8 channels
+      >>> attention(q, k, v).shape
+      (2, 5, 4, 8)
 
     Args:
       q: [..., Tq, heads, C]. Leading axes broadcast against those of k and v.
       k: [..., Tk, heads, C].
-      v: [..., Tk, heads, Cv]; Cv may differ from C.
-      key_valid: bool [..., Tk]; False keys are as if absent. A query must have at least one valid key.
-      scale: multiplies the products of q and k; C ** -0.5 when None.
-      relative: scores of each query for the rows and for the columns of a grid of h*w = Tk keys, as `relative_scores`
-        makes them; added to the scaled products.
-      impl: "xla" scores all queries at once; "chunked" goes through heads and queries a few at a time and never holds
-        the whole score matrix, which is fastest on CPUs; "cudnn" is the fused kernel of NVIDIA GPUs (half precision
-        only); "pallas" is the fused kernel of TPUs if Tq and Tk are multiples of 128 and key_valid is None, else
-        "xla": in windows of 14 x 14, say.
+      v: [..., Tk, heads, Cv]. Cv may differ from C.
+      key_valid: bool [..., Tk]. Invalid keys are ignored. Each query needs at least one valid key.
+      scale: factor of the products of q and k. None: C ** -0.5.
+      relative: scores of each query for the rows and for the columns of a grid of h*w = Tk keys,
+        see `compute_relative_scores`. They are added to the scaled products.
+      impl: implementation.
+        "xla" computes all scores at once.
+        "chunked" computes the scores of a few heads and queries at a time, and is fastest on CPUs.
+        "cudnn" is the fused kernel of NVIDIA GPUs, for half precision.
+        "pallas" is the fused kernel of TPUs if Tq and Tk are multiples of 128 and key_valid is
+        None. Else, for example in windows of 14 x 14, it is "xla".
 
     Returns:
       [..., Tq, heads, Cv].
 
     Raises:
-      ValueError: unknown impl.
+      ValueError: unknown implementation.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if impl == "cudnn":
@@ -63,8 +74,10 @@ def attention(
         raise ValueError(
             f"attention impl {impl!r} is unknown; choose one of {', '.join(IMPLEMENTATIONS)}"
         )
-    if impl == "pallas" and key_valid is None and takes(q.shape[-3], k.shape[-3]):
+    if impl == "pallas" and key_valid is None and supports_lengths(q.shape[-3], k.shape[-3]):
         return _pallas(q, k, v, scale, relative)
+
+    # Heads before tokens: queries [..., heads, Tq, C], keys [..., heads, C, Tk]
     lead = jnp.broadcast_shapes(q.shape[:-3], k.shape[:-3])
     per_query = [jnp.swapaxes(x, -2, -3) for x in (q, *(relative or ()))]
     per_key = [jnp.moveaxis(k, -3, -1), jnp.swapaxes(v, -2, -3)]
@@ -77,8 +90,18 @@ def attention(
 
 
 def _attend(per_query, per_key, valid, scale):
-    """q [..., Tq, C] and perhaps by_row [..., Tq, h] and by_column [..., Tq, w]; k [..., C, Tk], v [..., Tk, Cv]
-    -> [..., Tq, Cv]."""
+    """Computes attention with all scores at once.
+
+    Args:
+      per_query: q [..., Tq, C], and with relative positions by_row [..., Tq, h] and by_column
+        [..., Tq, w].
+      per_key: k [..., C, Tk] and v [..., Tk, Cv].
+      valid: bool [..., 1, Tk] or None.
+      scale: factor of the products.
+
+    Returns:
+      [..., Tq, Cv].
+    """
     (q, *relative), (k, v) = per_query, per_key
     scores = jnp.einsum("...qc,...ck->...qk", q * scale, k, preferred_element_type=jnp.float32)
     if relative:
@@ -92,7 +115,7 @@ def _attend(per_query, per_key, valid, scale):
         scores = cells.reshape(scores.shape)
     if valid is not None:
         scores = jnp.where(valid, scores, -jnp.inf)
-    # Divided after the product with v: one pass less over the scores.
+    # Softmax. The division comes after the product with v, which saves a pass over the scores.
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True)
     out = jnp.einsum(
@@ -102,46 +125,62 @@ def _attend(per_query, per_key, valid, scale):
 
 
 def _chunked(per_query, per_key, valid, scale, lead):
-    """`_attend`, one piece after another: a few heads of short sequences, or a chunk of a long one of one head.
+    """Computes attention piece by piece, so that the scores fit into a cache.
 
-    lead: leading axes of the result, the heads last. The first of several is the batch's, and a piece has all of it:
-    devices that share the batch would else have to gather it.
+    A piece is a group of heads with short sequences, or a chunk of queries of one head.
+
+    Args:
+      per_query: as for `_attend`.
+      per_key: as for `_attend`.
+      valid: as for `_attend`.
+      scale: as for `_attend`.
+      lead: leading axes of the result, the heads last. If there are several, the first is the
+        batch. A piece has the whole batch, because devices that share it would have to gather it
+        otherwise.
     """
     length, keys = per_query[0].shape[-2], per_key[0].shape[-1]
     chunk = length if length <= 2 * QUERY_CHUNK else QUERY_CHUNK
     batch = lead[0] if len(lead) > 1 else 1
     count = math.prod(lead[1:] if len(lead) > 1 else lead)
-    at_once = min(count, max(1, SCORES_AT_ONCE // (chunk * keys)))
-    group = next(size for size in range(at_once, 0, -1) if count % size == 0)
+    largest = min(count, max(1, SCORES_PER_GROUP // (chunk * keys)))
+    group = next(size for size in range(largest, 0, -1) if count % size == 0)
 
-    def grouped(x):
+    def split_groups(x):
+        """Splits [*lead, T, C] into [groups, batch, group, T, C]."""
         x = jnp.broadcast_to(x, (*lead, *x.shape[-2:])).reshape(
             batch, count // group, group, *x.shape[-2:]
         )
         return jnp.moveaxis(x, 1, 0)
 
-    def in_chunks(x):
-        x = jnp.pad(grouped(x), [(0, 0), (0, 0), (0, 0), (0, -length % chunk), (0, 0)])
+    def split_chunks(x):
+        """Splits [*lead, T, C] into [groups, chunks, batch, group, chunk, C]."""
+        x = jnp.pad(split_groups(x), [(0, 0), (0, 0), (0, 0), (0, -length % chunk), (0, 0)])
         return jnp.moveaxis(x.reshape(*x.shape[:3], x.shape[3] // chunk, chunk, x.shape[-1]), 3, 1)
 
     def attend_group(inputs):
         per_query, *rest = inputs
         return jax.lax.map(jax.checkpoint(lambda piece: _attend(piece, *rest, scale)), per_query)
 
-    per_query, per_key = [in_chunks(x) for x in per_query], [grouped(x) for x in per_key]
-    out = jax.lax.map(attend_group, (per_query, per_key, None if valid is None else grouped(valid)))
+    per_query = [split_chunks(x) for x in per_query]
+    per_key = [split_groups(x) for x in per_key]
+    valid = None if valid is None else split_groups(valid)
+    out = jax.lax.map(attend_group, (per_query, per_key, valid))
     out = jnp.moveaxis(out, (2, 0, 3, 1), (0, 1, 2, 3))  # [batch, groups, group, chunks, chunk, Cv]
     return out.reshape(*lead, length + -length % chunk, out.shape[-1])[..., :length, :]
 
 
 def _cudnn(q, k, v, key_valid, scale, relative):
-    """cuDNN wants [B, T, heads, C] with one C for all three, a multiple of 8: narrower ones are padded with zeros."""
+    """Computes attention by cuDNN's fused kernel.
+
+    cuDNN expects [B, T, heads, C], with the same C for q, k and v, a multiple of 8. Narrower arrays
+    are padded with zeros.
+    """
     if relative is not None:
-        q, k, scale = *fold_relative(q * scale, k, relative), 1.0
+        q, k, scale = *fold_relative_scores(q * scale, k, relative), 1.0
     lead = jnp.broadcast_shapes(q.shape[:-3], k.shape[:-3])
     width = -(-max(q.shape[-1], v.shape[-1]) // 8) * 8
 
-    def prepared(x):
+    def pad_channels(x):
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
         return jnp.broadcast_to(x, (*lead, *x.shape[-3:])).reshape(-1, *x.shape[-3:])
 
@@ -149,58 +188,74 @@ def _cudnn(q, k, v, key_valid, scale, relative):
     if key_valid is not None:
         mask = jnp.broadcast_to(key_valid, (*lead, k.shape[-3])).reshape(-1, 1, 1, k.shape[-3])
     out = jax.nn.dot_product_attention(
-        prepared(q), prepared(k), prepared(v), mask=mask, scale=scale, implementation="cudnn"
+        pad_channels(q),
+        pad_channels(k),
+        pad_channels(v),
+        mask=mask,
+        scale=scale,
+        implementation="cudnn",
     )
     return out.reshape(*lead, *out.shape[-3:])[..., : v.shape[-1]]
 
 
 def _pallas(q, k, v, scale, relative):
-    """The kernel has no factor of its own, and examples on one axis: the batch's, which devices share, comes first."""
+    """Computes attention by the fused kernel of TPUs, which has no scale and one leading axis.
+
+    The batch, which devices share, comes first on that axis.
+    """
     q = q * scale
     if relative is not None:
-        q, k = fold_relative(q, k, relative)
+        q, k = fold_relative_scores(q, k, relative)
     lead = jnp.broadcast_shapes(q.shape[:-3], k.shape[:-3])
     flat = lambda x, own: jnp.broadcast_to(x, (*lead, *own)).reshape(math.prod(lead), *own)
     q, k, v = (flat(x, x.shape[-3:]) for x in (q, k, v))
     return splash_attention(q, k, v).reshape(*lead, *q.shape[-3:-1], v.shape[-1])
 
 
-def relative_positions(table: jax.Array, size: int) -> jax.Array:
-    """Rows of a relative-position table for every pair of positions along one axis.
+def lookup_relative_positions(table: jax.Array, size: int) -> jax.Array:
+    """Returns the relative position embedding of every pair of positions along one axis.
 
     Args:
-      table: [L, C]; L = 2 * size - 1 when it was made for this size, else it is resized linearly.
-      size: positions along the axis, for queries and keys alike.
+      table: [L, C]. If L is not 2 * size - 1, the table is resized linearly.
+      size: number of positions of queries and of keys.
 
     Returns:
-      [size, size, C]: entry (i, j) is the row of distance i - j.
+      [size, size, C]. Entry (i, j) is the row of distance i - j.
     """
     table = resize_table(table, 2 * size - 1)
     index = np.arange(size)[:, None] - np.arange(size)[None, :] + size - 1
     return table[index]
 
 
-def relative_scores(
+def compute_relative_scores(
     q: jax.Array, table_h: jax.Array, table_w: jax.Array, grid: tuple[int, int]
-) -> Relative:
-    """SAM's decomposed relative positions: what a query adds to its score for each row and each column of keys.
+) -> RelativeScores:
+    """Computes the scores of decomposed relative positions.
 
-    score = scale * q.k + q.R_h[row(q) - row(k)] + q.R_w[column(q) - column(k)], with the unscaled q in the last two
-    (SAM, section 2 of the supplement; ViTDet, arXiv 2203.16527). Only h + w numbers a query: the bias of h*w x h*w is
-    never made.
+    score = scale * q.k + q.R_h[row(q) - row(k)] + q.R_w[column(q) - column(k)], with the unscaled q
+    in the last two terms (ViTDet, arXiv 2203.16527; SAM, arXiv 2304.02643, appendix A). A query has
+    h + w such numbers. The whole bias [h*w, h*w] is never computed.
+
+    Example:
+      >>> tables = [jnp.zeros((2 * side - 1, 8)) for side in (3, 4)]
+      >>> by_row, by_column = compute_relative_scores(jnp.ones((12, 2, 8)), *tables, grid=(3, 4))
+      >>> by_row.shape, by_column.shape
+      ((12, 2, 3), (12, 2, 4))
 
     Args:
       q: [..., h*w, heads, C], unscaled.
-      table_h, table_w: [L, C].
+      table_h: [L, C], relative positions of rows. L = 2 * h - 1, or it is resized.
+      table_w: [L, C], relative positions of columns.
       grid: (h, w).
 
     Returns:
-      by_row [..., h*w, heads, h] and by_column [..., h*w, heads, w], float32.
+      by_row: float32 [..., h*w, heads, h], the score of a query for each row of keys.
+      by_column: float32 [..., h*w, heads, w], the score of a query for each column of keys.
     """
     h, w = grid
     cells = q.reshape(*q.shape[:-3], h, w, *q.shape[-2:])
     rows, columns = (
-        relative_positions(table, side).astype(q.dtype)
+        lookup_relative_positions(table, side).astype(q.dtype)
         for table, side in ((table_h, h), (table_w, w))
     )
     by_row = jnp.einsum("...yxnc,ykc->...yxnk", cells, rows, preferred_element_type=jnp.float32)
@@ -210,17 +265,22 @@ def relative_scores(
     return by_row.reshape(*q.shape[:-1], h), by_column.reshape(*q.shape[:-1], w)
 
 
-def fold_relative(q: jax.Array, k: jax.Array, relative: Relative) -> tuple[jax.Array, jax.Array]:
-    """Moves `relative_scores` into extra channels of q and k, so that a kernel of plain attention serves them.
+def fold_relative_scores(
+    q: jax.Array, k: jax.Array, relative: RelativeScores
+) -> tuple[jax.Array, jax.Array]:
+    """Moves relative scores into further channels of q and k, for kernels of plain attention.
 
-    Products with one-hot codes of the key's row and column pick the right scores: exact.
+    The new channels of k are one-hot codes of the key's row and column. Their product with the new
+    channels of q is the score of that row and column, exactly.
 
     Args:
-      q: [..., h*w, heads, C], already scaled. k: [..., h*w, heads, C].
-      relative: by_row [..., h*w, heads, h] and by_column [..., h*w, heads, w].
+      q: [..., h*w, heads, C], already scaled.
+      k: [..., h*w, heads, C].
+      relative: by_row and by_column of `compute_relative_scores`.
 
     Returns:
-      q, k: [..., h*w, heads, C + h + w]; attend with scale = 1.
+      q: [..., h*w, heads, C + h + w].
+      k: [..., h*w, heads, C + h + w]. Attend with scale 1.
     """
     h, w = (part.shape[-1] for part in relative)
     rows = jnp.repeat(jnp.eye(h, dtype=k.dtype), w, axis=0)
@@ -232,7 +292,15 @@ def fold_relative(q: jax.Array, k: jax.Array, relative: Relative) -> tuple[jax.A
 
 
 def partition_windows(x: jax.Array, window: int) -> jax.Array:
-    """[B, h, w, D] -> [B, rows*columns, window, window, D], zero-padded at the bottom and right to whole windows."""
+    """Window partition: splits a map into windows, zero-padded at the bottom and right.
+
+    Args:
+      x: [B, h, w, D].
+      window: side of a window in cells.
+
+    Returns:
+      [B, rows * columns, window, window, D], windows counted row by row.
+    """
     batch, h, w, depth = x.shape
     x = jnp.pad(x, ((0, 0), (0, -h % window), (0, -w % window), (0, 0)))
     rows, columns = x.shape[1] // window, x.shape[2] // window
@@ -240,8 +308,16 @@ def partition_windows(x: jax.Array, window: int) -> jax.Array:
     return x.reshape(batch, rows * columns, window, window, depth)
 
 
-def merge_windows(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    """Inverse of `partition_windows`, padding cut off: [B, windows, n, n, D] -> [B, h, w, D]."""
+def unpartition_windows(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    """Window unpartition: joins the windows of `partition_windows` and removes the padding.
+
+    Args:
+      x: [B, windows, window, window, D].
+      grid: (h, w) of the map.
+
+    Returns:
+      [B, h, w, D].
+    """
     batch, _, window, _, depth = x.shape
     rows, columns = -(-grid[0] // window), -(-grid[1] // window)
     x = x.reshape(batch, rows, columns, window, window, depth).swapaxes(2, 3)

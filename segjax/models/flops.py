@@ -1,7 +1,8 @@
-"""Multiply-adds of the ViT and of what is made of it alone: what a machine's utilisation is measured against.
+"""Counts the multiply-adds of MAE and of the classifier, and of a ViT's blocks.
 
-Two operations each. Norms and activations do not count. What an implementation saves or adds by computing otherwise, or
-by computing again in the backward pass, changes nothing here.
+A multiply-add is two FLOPs. Norms and activations do not count. The counts are those of the model,
+not of an implementation that saves some or computes some again in the backward pass. Model FLOPs
+utilization (MFU) is measured with them.
 """
 
 from collections.abc import Sequence
@@ -9,24 +10,32 @@ from collections.abc import Sequence
 from segjax.models.classifier import Classifier
 from segjax.models.mae import Mae
 
-TRAINING = 3  # passes: forward, and the gradients of inputs and of weights, which cost as much each
+# Passes in training: forward, and the gradients of inputs and of weights, which cost as much each.
+TRAINING = 3
 
 
-def block_multiply_adds(
-    width: int, tokens: int, *, windows: int = 1, outside: int | None = None
+def count_block_multiply_adds(
+    width: int, tokens: int, *, windows: int = 1, mlp_tokens: int | None = None
 ) -> int:
-    """Of one block of a ViT, whose MLP is four times as wide, for one picture.
+    """Counts the multiply-adds of one transformer block for one image.
+
+    The MLP is four times as wide as a token.
 
     Args:
-      tokens: that attend to each other, in each of `windows` windows.
-      outside: tokens that go through the MLP, which padding of windows does not; None: all of them.
+      width: channels of a token.
+      tokens: tokens that attend to each other, in each window.
+      windows: number of windows.
+      mlp_tokens: tokens of the MLP, which the padding of windows does not enter. None: all.
     """
     attending = windows * tokens
-    outside = attending if outside is None else outside
-    return attending * 4 * width**2 + outside * 8 * width**2 + 2 * windows * tokens**2 * width
+    mlp_tokens = attending if mlp_tokens is None else mlp_tokens
+    projections = attending * 4 * width**2
+    mlp = mlp_tokens * 8 * width**2
+    scores = 2 * windows * tokens**2 * width
+    return projections + mlp + scores
 
 
-def windowed_multiply_adds(
+def count_windowed_multiply_adds(
     width: int,
     depth: int,
     grid: tuple[int, int],
@@ -35,38 +44,55 @@ def windowed_multiply_adds(
     *,
     rel_pos: bool,
 ) -> int:
-    """Of all blocks of a ViT that attends in windows, and globally in some, on a grid of (h, w) patches.
+    """Counts the multiply-adds of all blocks of a ViT with windowed attention for one image.
 
     Args:
-      window: side in patches; 0 attends globally everywhere. rel_pos: positions are added to the attention, as SAM's.
+      width: channels of a token.
+      depth: number of blocks.
+      grid: (h, w), number of patches.
+      window: side of a window in patches. 0: global attention in all blocks.
+      global_blocks: indices of the blocks with global attention.
+      rel_pos: decomposed relative positions are added to the scores.
     """
     cells, total = grid[0] * grid[1], 0
     for block in range(depth):
-        down, across = (window, window) if window and block not in global_blocks else grid
-        windows = -(-grid[0] // down) * -(-grid[1] // across)
-        total += block_multiply_adds(width, down * across, windows=windows, outside=cells)
-        if rel_pos:  # each query with the rows and the columns of its window
-            total += windows * down * across * (down + across) * width
+        rows, columns = (window, window) if window and block not in global_blocks else grid
+        tokens = rows * columns
+        windows = -(-grid[0] // rows) * -(-grid[1] // columns)
+        total += count_block_multiply_adds(width, tokens, windows=windows, mlp_tokens=cells)
+        if rel_pos:  # each query with all rows and all columns of its window
+            total += windows * tokens * (rows + columns) * width
     return total
 
 
-def mae_multiply_adds(model: Mae) -> tuple[int, int]:
-    """(encoder, decoder) of one masked picture (ViT-B/16 at 224: 4.3e9 and 5.3e9)."""
+def count_mae_multiply_adds(model: Mae) -> tuple[int, int]:
+    """Counts the multiply-adds of one masked image.
+
+    Returns:
+      encoder: 4.3e9 for ViT-B/16 at 224 pixels.
+      decoder: 5.3e9 for it.
+    """
     patches = model.grid[0] * model.grid[1]
-    seen = int(patches * (1 - model.mask_ratio))
+    visible = int(patches * (1 - model.mask_ratio))
     pixels = 3 * model.patch**2
-    encoder = seen * pixels * model.width + model.depth * block_multiply_adds(model.width, 1 + seen)
+    embedding = visible * pixels * model.width
+    encoder = embedding + model.depth * count_block_multiply_adds(model.width, 1 + visible)
+
     width = model.decoder_width
-    decoder = (1 + seen) * model.width * width + model.decoder_depth * block_multiply_adds(
-        width, 1 + patches
-    )
-    return encoder, decoder + (1 + patches) * width * pixels
+    decoder = (1 + visible) * model.width * width
+    decoder += model.decoder_depth * count_block_multiply_adds(width, 1 + patches)
+    decoder += (1 + patches) * width * pixels
+    return encoder, decoder
 
 
-def classifier_multiply_adds(model: Classifier) -> tuple[int, int]:
-    """(encoder, head) of one picture (ViT-B/16 at 224: 17.5e9 and 0.8e6)."""
+def count_classifier_multiply_adds(model: Classifier) -> tuple[int, int]:
+    """Counts the multiply-adds of one image.
+
+    Returns:
+      encoder: 17.5e9 for ViT-B/16 at 224 pixels.
+      head: 0.8e6 for it.
+    """
     patches = model.grid[0] * model.grid[1]
-    encoder = patches * 3 * model.patch**2 * model.width + model.depth * block_multiply_adds(
-        model.width, 1 + patches
-    )
+    embedding = patches * 3 * model.patch**2 * model.width
+    encoder = embedding + model.depth * count_block_multiply_adds(model.width, 1 + patches)
     return encoder, model.width * model.classes

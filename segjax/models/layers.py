@@ -60,7 +60,9 @@ class Linear(nn.Module):
         by `segjax.ops.sharded_dense.reduce_gradients_in`.
         """
         kernel, bias = self.get_parameters(width)
-        return replicate(kernel.astype(self.dtype)), 0.0 if bias is None else bias.astype(self.dtype)
+        return replicate(kernel.astype(self.dtype)), 0.0 if bias is None else bias.astype(
+            self.dtype
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., width] to [..., features]."""

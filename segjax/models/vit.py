@@ -1,6 +1,8 @@
-"""The one vision transformer trunk: plain pre-norm blocks, with windows and relative positions where a model has them.
+"""Vision transformer (ViT) trunk that all models share: pre-norm blocks.
 
-Embeddings go before it and heads behind: the encoders of SAM and MAE are this trunk, and so is MAE's decoder.
+Windowed attention and decomposed relative positions are options of a block. The encoders of SAM,
+MAE, ViTDet and the classifier are this trunk, and so is MAE's decoder. Each model adds embeddings
+before it and heads after it.
 """
 
 import itertools
@@ -10,7 +12,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.attention import attention, merge_windows, partition_windows, relative_scores
+from segjax.models.attention import (
+    attention,
+    compute_relative_scores,
+    partition_windows,
+    unpartition_windows,
+)
 from segjax.models.layers import LayerNorm, Linear, Mlp, drop_path, small_normal
 from segjax.ops.positions import cubic_weights
 from segjax.ops.resize import linear_weights, space_to_depth
@@ -18,17 +25,24 @@ from segjax.ops.sharded_dense import affine
 
 
 def check_canvas(canvas: int, patch: int) -> None:
-    """Raises ValueError for a canvas that the patch does not divide, with the nearest that it does."""
+    """Raises ValueError for a canvas that is not a multiple of the patch, with the nearest ones."""
     if canvas % patch:
         lower = canvas // patch * patch
         sizes = " or ".join(str(size) for size in (lower, lower + patch) if size)
-        raise ValueError(f"canvas {canvas} is not a multiple of the patch {patch}; take {sizes}")
+        raise ValueError(f"canvas {canvas} is not a multiple of the patch {patch}; use {sizes}")
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches to tokens: a convolution whose stride is its kernel, computed as one matrix product.
+    """Patch embedding: a convolution whose stride is its kernel size, as one matrix product.
 
-    Parameters are kernel [patch, patch, C, width] and bias [width].
+    Parameters: kernel [patch, patch, C, width] and bias [width].
+
+    Attributes:
+      width: channels of a token.
+      patch: side of a patch in pixels.
+      dtype: of the computation.
+      kernel_init: initializer of the kernel.
+      bias_init: initializer of the bias.
     """
 
     width: int
@@ -38,15 +52,20 @@ class PatchEmbed(nn.Module):
     bias_init: Callable = nn.initializers.zeros
 
     @nn.compact
-    def __call__(self, images: jax.Array, seen: jax.Array | None = None) -> jax.Array:
-        """[B, H, W, C] -> [B, H/patch, W/patch, width].
+    def __call__(self, images: jax.Array, visible: jax.Array | None = None) -> jax.Array:
+        """Embeds the patches of images.
 
-        seen: int [B, T], indices of patches, counted row by row: only these are embedded, to [B, T, width].
+        Args:
+          images: [B, H, W, C]. H and W are multiples of the patch.
+          visible: int [B, T], indices of the patches to embed, counted row by row. None: all.
+
+        Returns:
+          Tokens [B, H/patch, W/patch, width], or [B, T, width] of the visible patches.
         """
         patches = space_to_depth(images.astype(self.dtype), self.patch)
-        if seen is not None:
+        if visible is not None:
             patches = patches.reshape(patches.shape[0], -1, patches.shape[-1])
-            patches = jnp.take_along_axis(patches, seen[..., None], axis=1)
+            patches = jnp.take_along_axis(patches, visible[..., None], axis=1)
         shape = (self.patch, self.patch, images.shape[-1], self.width)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", self.bias_init, (self.width,))
@@ -54,11 +73,17 @@ class PatchEmbed(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a LayerNorm and added to the stream.
+    """Pre-norm transformer block: x + attention(norm(x)), then x + MLP(norm(x)).
 
     Attributes:
-      window: side of the attention windows in tokens; 0 attends everywhere.
-      grid: (h, w) for which the relative-position tables are made; None has none.
+      heads: attention heads.
+      mlp_ratio: width of the MLP over the width of a token.
+      window: side of the attention windows in tokens. 0: global attention.
+      grid: (h, w) that the relative position tables are made for. None: no relative positions.
+      epsilon: added to the variance in the LayerNorms.
+      kernel_init: initializer of the linear layers.
+      dtype: of the computation.
+      impl: implementation of the attention, see `attention`.
     """
 
     heads: int
@@ -74,20 +99,31 @@ class Block(nn.Module):
     def __call__(
         self, x: jax.Array, drop_rate: jax.Array | float = 0.0, key: jax.Array | None = None
     ) -> jax.Array:
-        """x: [B, h, w, D], or [B, T, D] without windows and relative positions; same shape back.
+        """Applies the block.
 
-        drop_rate and key are the stochastic depth of this block; no key, no dropping.
+        Args:
+          x: [B, h, w, D], or [B, T, D] without windows and relative positions.
+          drop_rate: drop path rate of this block.
+          key: PRNG key of drop path. None: nothing is dropped.
+
+        Returns:
+          An array of the same shape.
         """
         keys = (None, None) if key is None else jax.random.split(key)
         width = x.shape[-1]
+
+        # Attention
         y = LayerNorm(self.epsilon, self.dtype, name="norm_1")(x)
         if self.window:
             grid = y.shape[1:3]
-            # Padding comes after the norm and is not masked: padded tokens attend and are attended, as SAM was trained.
-            y = merge_windows(self.attend(partition_windows(y, self.window)), grid)
+            # As in SAM's training, windows are padded after the norm, and padded tokens take part
+            # in the attention.
+            y = unpartition_windows(self.attend(partition_windows(y, self.window)), grid)
         else:
             y = self.attend(y)
         x = x + drop_path(y, drop_rate, keys[0])
+
+        # MLP
         y = LayerNorm(self.epsilon, self.dtype, name="norm_2")(x)
         y = Mlp(
             (int(width * self.mlp_ratio), width),
@@ -98,7 +134,7 @@ class Block(nn.Module):
         return x + drop_path(y, drop_rate, keys[1])
 
     def attend(self, x: jax.Array) -> jax.Array:
-        """Self-attention over the cells of each [..., h, w, D] map, or over the tokens of [B, T, D]."""
+        """Computes self-attention within each map [..., h, w, D], or among tokens [B, T, D]."""
         width = x.shape[-1]
         channels = width // self.heads
         lead = x.shape[:-2] if self.grid is None and x.ndim == 3 else x.shape[:-3]
@@ -106,13 +142,15 @@ class Block(nn.Module):
         lead = tokens.shape[:-1]
         qkv = Linear(3 * width, dtype=self.dtype, kernel_init=self.kernel_init, name="qkv")(tokens)
         q, k, v = jnp.moveaxis(qkv.reshape(*lead, 3, self.heads, channels), -3, 0)
+
+        # Decomposed relative positions
         relative = None
         if self.grid is not None:
             table_h, table_w = (
                 self.param(f"rel_pos_{axis}", nn.initializers.zeros, (2 * size - 1, channels))
                 for axis, size in zip("hw", self.grid, strict=True)
             )
-            relative = relative_scores(q, table_h, table_w, x.shape[-3:-1])
+            relative = compute_relative_scores(q, table_h, table_w, x.shape[-3:-1])
         out = attention(q, k, v, relative=relative, impl=self.impl).reshape(tokens.shape)
         return Linear(width, dtype=self.dtype, kernel_init=self.kernel_init, name="proj")(
             out
@@ -126,16 +164,27 @@ REMAT_POLICIES = {
 
 
 class ViT(nn.Module):
-    """A stack of blocks; parameters are always block_0, block_1, ..., never stacked.
+    """Stack of transformer blocks.
+
+    Parameters are named block_0, block_1, ... and are never stacked, not even with `scan`.
 
     Attributes:
-      window, global_blocks: blocks attend in windows of this side, but for those listed; window 0 attends everywhere.
-      grid: (h, w) of the token map for relative positions; None has none. Other maps work too: tables are resized.
-      epsilon, kernel_init: of the LayerNorms and of the linear maps.
-      drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
-      remat: "none", "full" (keep block inputs only) or "dots" (keep matrix products without batch axes).
-      scan: run equal blocks as `lax.scan`, stacking their parameters inside the step: one block to compile
-        for the whole depth. Same numbers as without.
+      depth: number of blocks.
+      heads: attention heads.
+      mlp_ratio: width of the MLP over the width of a token.
+      window: side of the attention windows in tokens. 0: global attention in all blocks.
+      global_blocks: indices of the blocks with global attention.
+      grid: (h, w) of the token map that the relative position tables are made for. They are resized
+        to other maps. None: no relative positions.
+      drop_path: drop path rate (stochastic depth) of the last block. It grows linearly from 0.
+      epsilon: added to the variance in the LayerNorms.
+      kernel_init: initializer of the linear layers.
+      remat: rematerialization (gradient checkpointing). "none", "full" (save the inputs of blocks
+        only) or "dots" (save matrix products without batch axes).
+      scan: run equal blocks as one `lax.scan`, which compiles one block for the whole depth. The
+        results are the same.
+      dtype: of the computation.
+      impl: implementation of the attention, see `attention`.
     """
 
     depth: int
@@ -154,7 +203,15 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """[B, h, w, D] or [B, T, D] -> same shape. In training with drop_path the rng "drop_path" is needed."""
+        """Applies all blocks.
+
+        Args:
+          x: tokens, [B, h, w, D] or [B, T, D].
+          train: True applies drop path, which needs the rng "drop_path".
+
+        Returns:
+          Tokens of the same shape.
+        """
         if self.remat != "none" and self.remat not in REMAT_POLICIES:
             raise ValueError(
                 f"remat {self.remat!r} is unknown; choose 'none', "
@@ -176,6 +233,7 @@ class ViT(nn.Module):
         return x
 
     def _block_options(self, window: int) -> dict:
+        """Returns the attributes of a block. Tables of windowed blocks are of the window's size."""
         grid = self.grid if self.grid is None or not window else (window, window)
         options = dict(heads=self.heads, mlp_ratio=self.mlp_ratio, window=window, grid=grid)
         return options | dict(
@@ -185,19 +243,25 @@ class ViT(nn.Module):
     def _scanned(
         self, x: jax.Array, windows: list[int], rates: jax.Array, keys: jax.Array | None
     ) -> jax.Array:
-        """Scan over the repeating unit of the stack, and within it over runs of equal blocks (SAM-B: 4 x (2 + 1))."""
+        """Applies all blocks in nested scans.
+
+        The outer scan goes over the repeating unit of the stack, the inner ones over runs of equal
+        blocks in it. SAM's ViT-B has 4 units of 2 windowed blocks and 1 global block.
+        """
+        # Find the repeating unit, and the runs of equal blocks in it.
         period = next(
             p
             for p in range(1, self.depth + 1)
             if windows == windows[:p] * (self.depth // p) and self.depth % p == 0
         )
-        runs, start = [], 0  # of the unit: (window, its first block, behind its last one)
+        runs, start = [], 0  # (window, first block, block after the last)
         for window, equal in itertools.groupby(windows[:period]):
             runs.append((window, start, start := start + len(list(equal))))
 
+        # Stack the inputs of each run: parameters, drop path rates and keys
         params = [self.variables["params"][f"block_{i}"] for i in range(self.depth)]
         stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-        # Legacy keys are rows of two numbers, so values may have axes of their own.
+        # Legacy PRNG keys are rows of two numbers, so values may have further axes.
         by_unit = lambda values, first, end: values.reshape(-1, period, *values.shape[1:])[
             :, first:end
         ]
@@ -223,7 +287,7 @@ class ViT(nn.Module):
         return jax.lax.scan(run_unit, x, inputs)[0]
 
     def _block_step(self, window: int):
-        """One block as a function for `lax.scan`: (x, (params, drop rate, key)) -> (x, None)."""
+        """Returns a block as a step of `lax.scan`: (x, (params, rate, key)) -> (x, None)."""
 
         def step(x, inputs):
             params, rate, key = inputs
@@ -233,22 +297,26 @@ class ViT(nn.Module):
 
         if self.remat == "none":
             return step
-        # Inside scan XLA cannot merge the recomputation with the forward pass, so its guard would only cost.
+        # In a scan XLA cannot merge the recomputation with the forward pass, so no guard is needed.
         return jax.checkpoint(step, prevent_cse=False, policy=REMAT_POLICIES[self.remat])
 
 
 def encode_patches(
     module: nn.Module, images: jax.Array, *, train: bool = False, cubic: bool = False
 ) -> jax.Array:
-    """Patches, learned positions and the trunk, as SAM and ViTDet have them, inside a compact method of a module.
+    """Applies patch embedding, learned positions and the trunk, as in SAM and ViTDet.
+
+    Call it in a compact method. The module gets the parameters patch_embed, pos_embed and trunk.
 
     Args:
-      module: has width, patch, grid, trunk (options of `ViT`) and dtype, and gets patch_embed, pos_embed and trunk.
-      images: normalised, [B, H, W, 3]; H and W any multiples of the patch: positions, learned for `grid`, are resized.
-      cubic: resize them bicubically, else bilinearly.
+      module: has the attributes width, patch, grid, dtype and trunk (options of `ViT`).
+      images: normalized, [B, H, W, 3]. H and W are multiples of the patch. The positions, learned
+        for `grid`, are resized to other grids.
+      train: True applies drop path.
+      cubic: resize the positions bicubically instead of bilinearly.
 
     Returns:
-      [B, H/patch, W/patch, width].
+      Tokens [B, H/patch, W/patch, width].
     """
     x = PatchEmbed(module.width, module.patch, module.dtype, name="patch_embed")(images)
     positions = module.param(

@@ -15,7 +15,7 @@ from segjax.registry import FAMILIES, resolve
 from segjax.weights.names import NameTable
 from segjax.weights.pickle_file import SUFFIX, read_pickle
 from segjax.weights.run_folder import Step, load_variables
-from segjax.weights.safetensors import as_variables, read_arrays, save_variables, write_arrays
+from segjax.weights.safetensors import parse_variables, read_arrays, save_variables, write_arrays
 from segjax.weights.state_dict import find_state_dict
 from segjax.weights.torch_file import SUFFIXES, read_torch
 from segjax.weights.torch_writer import write_torch
@@ -162,7 +162,7 @@ def _read_safetensors(path: pathlib.Path, source: str) -> Checkpoint:
     state = find_state_dict(arrays, source=source) if arrays else arrays
     if checkpoint := _recognize(state, source):
         return checkpoint
-    return Checkpoint(source, OURS, *as_variables(arrays, header, source=str(path)))
+    return Checkpoint(source, OURS, *parse_variables(arrays, header, source=str(path)))
 
 
 def _read_state_dict(path: pathlib.Path, source: str) -> Checkpoint:

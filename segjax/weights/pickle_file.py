@@ -1,7 +1,7 @@
-"""Reading detectron2's model zoo: plain pickles of NumPy arrays, without running anything in them.
+"""Reads detectron2's model zoo, pickles of NumPy arrays, without running code in them.
 
-As in `torch_file` a pickle may name what rebuilds arrays and plain containers, and no more; arrays are made here, of
-numbers alone, and not by NumPy from whatever the file says.
+As in `torch_file`, a pickle may name only plain containers and the functions that rebuild arrays.
+Arrays of numbers are built in this module, and never by NumPy from the file's instructions.
 """
 
 import collections
@@ -18,15 +18,16 @@ SUFFIX = ".pkl"
 
 
 def read_pickle(path: str | pathlib.Path) -> Any:
-    """What a pickle holds: dicts, lists, tuples, numbers, text and NumPy arrays of numbers.
+    """Reads a pickle of dicts, lists, tuples, numbers, text and NumPy arrays of numbers.
 
     Args:
-      path: a .pkl file as detectron2's zoo has them: {"model": {name: array}, "__author__": ...}, of Python 2 or 3 and
-        any version of NumPy.
+      path: a .pkl file of detectron2's zoo, {"model": {name: array}, "__author__": ...}. It may
+        come from Python 2 or 3 and any version of NumPy.
 
     Raises:
       FileNotFoundError: no such file.
-      CheckpointError: no pickle, truncated or damaged, or it names anything else; nothing of it is run.
+      CheckpointError: no pickle, a damaged one, or one that names anything else. No code in it is
+        run.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -34,18 +35,18 @@ def read_pickle(path: str | pathlib.Path) -> Any:
     size = path.stat().st_size
     with path.open("rb") as file:
         try:
-            return _opened(_Unpickler(file, encoding="latin1").load())
+            return _to_arrays(_Unpickler(file, encoding="latin1").load())
         except CheckpointError as error:
             raise CheckpointError(f"{path} ({size} bytes) {error}") from error
         except DAMAGE as error:
             raise CheckpointError(
-                f"{path} ({size} bytes) is no pickle, or is truncated or damaged ({type(error).__name__}: {error}); "
-                "fetch it again and compare its size"
+                f"{path} ({size} bytes) is no pickle, or is truncated or damaged "
+                f"({type(error).__name__}: {error}); fetch it again and compare its size"
             ) from error
 
 
 class _Type:
-    """A dtype while the pickle is read: its name, and its byte order, which comes as a state."""
+    """Placeholder of a dtype: its name, and its byte order from the pickle's state."""
 
     def __init__(self, name: str) -> None:
         self.name, self.order = str(name), "<"
@@ -56,12 +57,12 @@ class _Type:
     def numpy(self) -> np.dtype:
         dtype = np.dtype(self.order + self.name if self.name[:1] in "fiu" else self.name)
         if dtype.kind not in "fiub":
-            raise ValueError(f"an array of {self.name!r}, which is no number")
+            raise ValueError(f"an array of {self.name!r}, which is not a number")
         return dtype
 
 
 class _Array:
-    """An array while the pickle is read: shape, dtype, order and bytes come as a state."""
+    """Placeholder of an array: shape, dtype, order and bytes from the pickle's state."""
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, self.dtype, self.fortran, data = state
@@ -99,7 +100,9 @@ def _from_buffer(data: Any, dtype: _Type, shape: tuple, order: str) -> _Array:
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    return text.encode("latin1" if encoding != "utf-8" else encoding)  # how protocol 2 writes bytes
+    return text.encode(
+        "latin1" if encoding != "utf-8" else encoding
+    )  # protocol 2 writes bytes as text
 
 
 def _no_bytes() -> bytes:
@@ -111,12 +114,12 @@ def _nothing(*_) -> None:
 
 
 class _Unpickler(RestrictedUnpickler):
-    """NumPy has moved these functions: numpy.core was renamed numpy._core."""
+    """Unpickler of NumPy arrays. numpy.core was renamed to numpy._core, so both are known."""
 
-    may_name = {
+    allowed_names = {
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("_codecs", "encode"): _encode,
-        ("__builtin__", "bytes"): _no_bytes,  # how protocol 2 writes none
+        ("__builtin__", "bytes"): _no_bytes,  # protocol 2 writes b"" so
         ("numpy", "dtype"): _dtype,
         ("numpy", "ndarray"): _nothing,  # an argument of `_reconstruct`
         **{
@@ -131,12 +134,12 @@ class _Unpickler(RestrictedUnpickler):
     }
 
 
-def _opened(value: Any) -> Any:
-    """The value with arrays in place of what stands for them."""
+def _to_arrays(value: Any) -> Any:
+    """Returns the value with arrays in place of their placeholders."""
     if isinstance(value, _Array):
         return value.numpy()
     if isinstance(value, dict):
-        return {name: _opened(child) for name, child in value.items()}
+        return {name: _to_arrays(child) for name, child in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(map(_opened, value))
+        return type(value)(map(_to_arrays, value))
     return value

@@ -1,4 +1,4 @@
-"""Where the published weights are, and how a file is known to be the right one."""
+"""Addresses, sizes and checksums of published weights."""
 
 import dataclasses
 
@@ -7,22 +7,30 @@ _META = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 @dataclasses.dataclass(frozen=True)
 class PublishedFile:
-    """One published file: `sha256` in hexadecimal, `bytes` its size."""
+    """A published file.
+
+    Attributes:
+      url: address.
+      bytes: size.
+      sha256: checksum in hexadecimal.
+      license: SPDX identifier.
+    """
 
     url: str
     bytes: int
     sha256: str
-    licence: str
+    license: str
 
     @property
     def name(self) -> str:
-        """The file's own name."""
+        """Name of the file, the last part of its address."""
         return self.url.rsplit("/", 1)[-1]
 
 
-# Names, places and licence: README of github.com/facebookresearch/segment-anything. Meta publishes no checksums but
-# the six digits in each name, which begin the file's MD5 (not its SHA-256). Sizes and SHA-256 are those that several
-# projects without connection to one another pin and check, among them 3D Slicer's SegmentAnything extensions.
+# Names, addresses and license: README of github.com/facebookresearch/segment-anything. Meta
+# publishes no checksums. The six digits in a name begin the file's MD5, not its SHA-256. Sizes and
+# SHA-256 are those that several independent projects check, among them 3D Slicer's SegmentAnything
+# extensions.
 PUBLISHED = {
     "sam_vit_b": PublishedFile(
         _META + "sam_vit_b_01ec64.pth",

@@ -1,7 +1,8 @@
-"""Reading the checkpoints of a training run without its task, mesh or optimizer.
+"""Reads the checkpoints of a training run without its task, mesh or optimizer.
 
-A run's folder holds checkpoints/<step>/{state,meta}, written with orbax by `segjax.training.checkpoints`. Orbax is
-imported inside the functions: importing this module costs NumPy alone and starts no device.
+A run's folder holds checkpoints/<step>/{state,meta}, which `segjax.training.checkpoints` writes
+with orbax. Orbax is imported inside the functions, so importing this module needs NumPy alone and
+starts no device.
 """
 
 import logging
@@ -16,30 +17,37 @@ from segjax.weights.tree import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-Step = int | Literal["best"] | None  # which checkpoint of a run; None: the newest that can be read
+Step = int | Literal["best"] | None  # checkpoint of a run. None: the newest that can be read.
 
 
 def load_variables(
     directory: str | pathlib.Path, step: Step = None, *, ema: bool = True
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(variables, config) of a checkpoint, as NumPy arrays and plain dicts.
+    """Loads variables and config of a run's checkpoint, as NumPy arrays and plain dicts.
 
-    Where the run's task has classes, the config has what they are called too, as "classes": see `Task.classes`.
+    Example:
+      variables, config = load_variables("runs/quickstart", step="best")
 
     Args:
       directory: a run's workdir or its checkpoints folder.
-      step: None takes the newest that can be read; "best" the one that config.checkpoint.best has kept.
-      ema: take the moving average in place of the parameters where the run kept one.
+      step: number of steps, "best" for the one that config.checkpoint.best keeps, or None for the
+        newest that can be read.
+      ema: load the exponential moving average in place of the parameters, if there is one.
+
+    Returns:
+      variables: {"params", "constants"}.
+      config: the run's config, with the entry "classes" if the task has classes (see
+        `segjax.training.task.Task.describe_classes`).
 
     Raises:
-      FileNotFoundError: there is no checkpoint, or none of that step, or the run has kept no best one.
+      FileNotFoundError: no checkpoint, none of that step, or no best one.
       CheckpointError: none can be read.
     """
     folder = pathlib.Path(directory).absolute()
     folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    steps = saved_steps(folder)
+    steps = list_steps(folder)
     if steps and step == "best":
-        step = _kept_as_best(folder, steps)
+        step = _find_best(folder, steps)
     if not steps or (step is not None and step not in steps):
         wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
         raise FileNotFoundError(
@@ -54,29 +62,38 @@ def load_variables(
     def read(at: int) -> tuple[dict[str, Any], dict[str, Any]]:
         return _read_step(folder, at, ema)
 
-    return newest_readable(folder, steps if step is None else [step], read)[0]
+    return read_newest(folder, steps if step is None else [step], read)[0]
 
 
-def saved_steps(folder: pathlib.Path) -> list[int]:
-    """Steps of the checkpoints in a folder, oldest first; empty when it is no folder or holds none."""
+def list_steps(folder: pathlib.Path) -> list[int]:
+    """Returns the steps of the checkpoints in a folder, oldest first, [] if there are none."""
     return (
         sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
     )
 
 
-def saved_metrics(folder: pathlib.Path) -> dict[int, dict[str, float]]:
-    """By step, what the evaluation found just before a checkpoint was saved; {} where there was none, or no telling."""
+def read_metrics(folder: pathlib.Path) -> dict[int, dict[str, float]]:
+    """Returns step -> metrics of the evaluation before each checkpoint, {} if there was none."""
     metrics = {}
-    for step in saved_steps(folder):
+    for step in list_steps(folder):
         try:
-            metrics[step] = _saved_meta(folder, step).get("metrics", {})
-        except Exception:  # noqa: BLE001 - a damaged file surfaces as whatever its reader stumbles over
+            metrics[step] = _read_meta(folder, step).get("metrics", {})
+        except Exception:  # noqa: BLE001 - damaged files raise all kinds of errors
             metrics[step] = {}
     return metrics
 
 
-def best_step(metrics: Mapping[int, Mapping[str, float]], name: str, mode: str) -> int | None:
-    """The step with the largest ("max") or smallest ("min") finite value of a metric, the newest of equals, or None."""
+def find_best_step(metrics: Mapping[int, Mapping[str, float]], name: str, mode: str) -> int | None:
+    """Returns the step with the best finite value of a metric, the newest of equals.
+
+    Args:
+      metrics: step -> metrics.
+      name: metric.
+      mode: "max" or "min".
+
+    Returns:
+      The step, None if no step has the metric.
+    """
     sign = 1 if mode == "max" else -1
     ranked = [
         (sign * of[name], step)
@@ -86,27 +103,39 @@ def best_step(metrics: Mapping[int, Mapping[str, float]], name: str, mode: str) 
     return max(ranked)[1] if ranked else None
 
 
-def saved_tree(directory: pathlib.Path, step: int) -> dict[str, Any]:
-    """The state saved at a step as nested dicts of array descriptions (shape, dtype); reads no array."""
+def describe_state(directory: pathlib.Path, step: int) -> dict[str, Any]:
+    """Returns the state of a step as nested dicts of shapes and dtypes. Reads no array."""
     import orbax.checkpoint as ocp
 
     return ocp.PyTreeCheckpointHandler().metadata(directory / str(step) / "state").tree
 
 
-def newest_readable(
+def read_newest(
     directory: pathlib.Path, steps: list[int], read: Callable[[int], Any]
 ) -> tuple[Any, list[int]]:
-    """(`read(step)` of the newest step that can be read, the newer ones that cannot, each warned about)."""
+    """Reads the newest checkpoint that can be read, and warns about newer ones that cannot.
+
+    Args:
+      directory: folder of the checkpoints, for messages.
+      steps: steps to try, newest first.
+      read: called with a step.
+
+    Returns:
+      result: `read(step)` of the newest readable step.
+      unreadable: newer steps.
+
+    Raises:
+      CheckpointError: none can be read.
+    """
     unreadable: dict[int, str] = {}
     for step in sorted(steps, reverse=True):
         try:
             result = read(step)
         except CheckpointError:
             raise
-        except Exception as error:  # noqa: BLE001 - a damaged file surfaces as whatever its reader stumbles over
-            unreadable[step] = (
-                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-            )
+        except Exception as error:  # noqa: BLE001 - damaged files raise all kinds of errors
+            first_line = str(error).strip().splitlines()[0] if str(error) else ""
+            unreadable[step] = f"{type(error).__name__}: {first_line}"
             logger.warning(
                 "checkpoint %s is corrupt or half-written and is passed over (%s)",
                 directory / str(step),
@@ -118,34 +147,36 @@ def newest_readable(
     raise CheckpointError(f"none of the checkpoints in {directory} can be read ({reasons})")
 
 
-def _kept_as_best(folder: pathlib.Path, steps: list[int]) -> int:
-    config, _ = newest_readable(folder, steps, lambda step: _saved_meta(folder, step)["config"])
+def _find_best(folder: pathlib.Path, steps: list[int]) -> int:
+    config, _ = read_newest(folder, steps, lambda step: _read_meta(folder, step)["config"])
     options = config.get("checkpoint", {})
     name = options.get("best")
     if not name:
         raise FileNotFoundError(
-            f"no best checkpoint in {folder}: the run was not told what to judge by (config.checkpoint.best, for "
-            f"example 'iou@1'); it has the steps {steps}"
+            f"no best checkpoint in {folder}: the run was not told what to judge by "
+            f"(config.checkpoint.best, for example 'iou@1'); it has the steps {steps}"
         )
-    best = best_step(saved_metrics(folder), name, options.get("best_mode", "max"))
+    best = find_best_step(read_metrics(folder), name, options.get("best_mode", "max"))
     if best is None:
         raise FileNotFoundError(
-            f"no best checkpoint in {folder}: none of its steps {steps} was saved after an evaluation that gave "
-            f"{name!r}"
+            f"no best checkpoint in {folder}: none of its steps {steps} was saved after an "
+            f"evaluation that gave {name!r}"
         )
     return best
 
 
-def _saved_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
+def _read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
+    """Returns config, metrics and class names of a checkpoint."""
     import orbax.checkpoint as ocp
 
     return ocp.JsonCheckpointHandler().restore(folder / str(step) / "meta")
 
 
 def _read_step(folder: pathlib.Path, step: int, ema: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns variables and config of one step. Reads only the arrays that are wanted."""
     import orbax.checkpoint as ocp
 
-    tree = saved_tree(folder, step)
+    tree = describe_state(folder, step)
     name = "ema" if ema and tree.get("ema") is not None else "params"
     wanted = {name: tree[name], "constants": tree["constants"]}
     handler = ocp.PyTreeCheckpointHandler()
@@ -157,12 +188,13 @@ def _read_step(folder: pathlib.Path, step: int, ema: bool) -> tuple[dict[str, An
             partial_restore=True,
         ),
     )
-    meta = _saved_meta(folder, step)
+    meta = _read_meta(folder, step)
     saved = meta["config"] | ({"classes": meta["classes"]} if "classes" in meta else {})
     return {"params": arrays[name], "constants": arrays["constants"]}, saved
 
 
 def _map(function: Callable, tree: Any) -> Any:
+    """Applies a function to the leaves of nested dicts, lists and tuples, but not to None."""
     if isinstance(tree, dict):
         return {name: _map(function, child) for name, child in tree.items()}
     if isinstance(tree, (list, tuple)):

@@ -1,6 +1,7 @@
-"""`.safetensors` files: ours (arrays by path, the model's name and options in the header), and anybody's.
+"""Reads and writes .safetensors files.
 
-The library of that name is imported inside the functions; it needs NumPy alone.
+Our own files hold arrays by path, and the model's name and options in the header. The safetensors
+library is imported inside the functions.
 """
 
 import json
@@ -19,12 +20,17 @@ FORMAT = "segjax"
 def save_variables(
     path: str | pathlib.Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> None:
-    """Writes variables to a file, whole or not at all.
+    """Writes variables to a .safetensors file, completely or not at all.
+
+    Example:
+      save_variables("mine.safetensors", variables, {"model": {"name": "sam_tiny"}})
+      model, variables = segjax.load("mine.safetensors")
 
     Args:
-      path: of the file; missing folders are made.
-      variables: {"params", "constants"}, nested dicts of arrays, the canonical tree.
-      metadata: JSON; `{"model": {"name": "sam_tiny", ...options}}` lets `segjax.load(path)` build the model.
+      path: of the file. Missing folders are created.
+      variables: {"params", "constants"}, nested dicts of arrays.
+      metadata: JSON. With {"model": {"name": "sam_tiny", ...options}}, `segjax.load(path)` can
+        build the model.
 
     Raises:
       ValueError: variables without "params".
@@ -41,9 +47,15 @@ def save_variables(
 def write_arrays(
     path: str | pathlib.Path, arrays: Mapping[str, Any], header: Mapping[str, str]
 ) -> None:
-    """Writes arrays by name and a header of text, whole or not at all. Makes missing folders.
+    """Writes arrays and a header to a .safetensors file, completely or not at all.
 
-    Raises OSError, which names the file, when it cannot be written.
+    Args:
+      path: of the file. Missing folders are created.
+      arrays: name -> array.
+      header: name -> text.
+
+    Raises:
+      OSError: the file cannot be written. The message names it.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -57,7 +69,11 @@ def write_arrays(
 
 
 def read_arrays(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(arrays by name, header) of any safetensors file; bfloat16 by ml_dtypes.
+    """Reads any .safetensors file.
+
+    Returns:
+      arrays: name -> array. bfloat16 is that of ml_dtypes.
+      header: name -> text.
 
     Raises:
       FileNotFoundError: no such file.
@@ -71,27 +87,41 @@ def read_arrays(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[s
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 - it is no mapping
+            names = file.keys()  # the file is not a mapping
+            return {name: file.get_tensor(name) for name in names}, header
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) is not a safetensors file, or is damaged: {error}"
+            f"{path} ({path.stat().st_size} bytes) is not a safetensors file, or is damaged: "
+            f"{error}"
         ) from error
 
 
 def read_variables(path: str | pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(variables as NumPy arrays, metadata; {} where the header has none of ours) of a file of ours.
+    """Reads variables and metadata of a file of ours.
 
-    Raises FileNotFoundError and CheckpointError as `read_arrays` and `as_variables`.
+    Returns:
+      variables: {"params", "constants"}, NumPy arrays.
+      metadata: {} if the header has none of ours.
+
+    Raises:
+      FileNotFoundError: no such file.
+      CheckpointError: not a safetensors file, or not one of ours.
     """
-    return as_variables(*read_arrays(path), source=str(path))
+    return parse_variables(*read_arrays(path), source=str(path))
 
 
-def as_variables(
+def parse_variables(
     flat: Mapping[str, np.ndarray], header: Mapping[str, str], *, source: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(variables, metadata) of a file's arrays and header. Names may be joined with "/" (ours) or ".".
+    """Returns variables and metadata from a file's arrays and header.
 
-    Raises CheckpointError when the arrays are not {"params", "constants"}.
+    Args:
+      flat: path -> array. Paths are joined with "/" or ".".
+      header: name -> text.
+      source: name of the file for messages.
+
+    Raises:
+      CheckpointError: the arrays are not {"params", "constants"}.
     """
     try:
         variables = unflatten(
@@ -103,6 +133,7 @@ def as_variables(
     if "params" not in variables or not set(variables) <= {"params", "constants"}:
         some = ", ".join(sorted(flat)[:3]) or "no array at all"
         raise CheckpointError(
-            f"{source} was not written by segjax: expected arrays named params/... and constants/..., found {some}"
+            f"{source} was not written by segjax: expected arrays named params/... and "
+            f"constants/..., found {some}"
         )
     return {"params": variables["params"], "constants": variables.get("constants", {})}, metadata

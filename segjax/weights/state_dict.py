@@ -1,4 +1,4 @@
-"""Finding the state dict in what a file of torch's holds: training scripts wrap it, and prefix its keys."""
+"""Finds the state dict in a file of torch, where training scripts wrap it and prefix its keys."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,21 +8,22 @@ import numpy as np
 from segjax.weights.tree import CheckpointError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
-PREFIXES = (
-    "module.",
-    "_orig_mod.",
-    "model.",
-    "sam.",
-)  # DataParallel, torch.compile, Lightning, fine-tuning scripts
+# Of DataParallel, torch.compile, Lightning, fine-tuning scripts
+PREFIXES = ("module.", "_orig_mod.", "model.", "sam.")
 
 
 def find_state_dict(content: Any, *, source: str) -> dict[str, np.ndarray]:
-    """Arrays by key: {"model": {...}} and its like are opened, and prefixes that every key has are dropped.
+    """Returns the state dict of a file's content: key -> array.
 
-    What lies beside a wrapped state dict (an optimizer, an epoch) is left alone.
+    Wrappers such as {"model": {...}} are opened, and prefixes that all keys share are removed.
+    Entries beside a wrapped state dict, such as an optimizer, are ignored.
+
+    Args:
+      content: content of the file.
+      source: name of the file for messages.
 
     Raises:
-      CheckpointError: there is no mapping from text to arrays in it; says what there is.
+      CheckpointError: no mapping from text to arrays. The message says what is there.
     """
     while isinstance(content, Mapping):
         inner = next(
@@ -33,18 +34,19 @@ def find_state_dict(content: Any, *, source: str) -> dict[str, np.ndarray]:
         content = inner
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(
-            f"{source} holds {_said(content)}; expected a state dict (arrays by name), as "
+            f"{source} holds {_describe(content)}; expected a state dict (arrays by name), as "
             "torch.save(model.state_dict(), path) writes it"
         )
     others = [
-        f"{key!r}: {_said(value)}"
+        f"{key!r}: {_describe(value)}"
         for key, value in content.items()
         if not isinstance(value, np.ndarray)
     ]
     if others or not all(isinstance(key, str) for key in content):
         raise CheckpointError(
-            f"{source} holds more than a state dict: {', '.join(others[:5]) or 'keys that are no text'}; expected "
-            f"arrays by name, alone or under one of {', '.join(map(repr, WRAPPERS))}"
+            f"{source} holds more than a state dict: "
+            f"{', '.join(others[:5]) or 'keys that are not text'}; expected arrays by name, alone "
+            f"or under one of {', '.join(map(repr, WRAPPERS))}"
         )
     state = dict(content)
     while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
@@ -52,7 +54,8 @@ def find_state_dict(content: Any, *, source: str) -> dict[str, np.ndarray]:
     return state
 
 
-def _said(value: Any) -> str:
+def _describe(value: Any) -> str:
+    """Returns a description of a value for error messages."""
     if isinstance(value, Mapping):
         some = ", ".join(map(repr, list(value)[:3]))
         return (

@@ -1,8 +1,8 @@
-"""Reading what `torch.save` wrote, without torch and without running anything: tensors, containers, numbers, text.
+"""Reads files of `torch.save` without torch and without running code in them.
 
-A file of torch's is a pickle beside raw storages, in a zip archive (since torch 1.6) or one after the other. A pickle
-is a program; ours may name the few functions that rebuild tensors, and any other name ends the reading. Storages stay
-on disk: arrays are views of the mapped file, read-only, and read when they are used.
+Such a file is a pickle and raw storages, in a zip archive (since torch 1.6) or one after the other.
+A pickle is a program. Here it may name only the few functions that rebuild tensors, and any other
+name is an error. Storages stay on disk: arrays are read-only views of the mapped file.
 """
 
 import collections
@@ -25,6 +25,7 @@ STORAGES = {
     "ByteStorage": "uint8", "BoolStorage": "bool",
 }  # fmt: skip
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first object of a file without an archive
+# Errors that damaged files raise.
 DAMAGE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
@@ -33,24 +34,31 @@ DAMAGE = (
     TypeError,
     KeyError,
     IndexError,
+    AttributeError,
+    NotImplementedError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
 )
-DAMAGE += (AttributeError, NotImplementedError, OverflowError, RecursionError, MemoryError)
 
 
 def read_torch(path: str | pathlib.Path) -> Any:
-    """What a file of `torch.save` holds, tensors as NumPy arrays (bfloat16 by ml_dtypes).
+    """Reads a file of `torch.save`, with tensors as NumPy arrays (bfloat16 as in ml_dtypes).
+
+    Example:
+      state = read_torch("sam_vit_b_01ec64.pth")
 
     Args:
       path: a .pth, .pt, .bin or .ckpt file of either format, little-endian.
 
     Returns:
-      Dicts, lists, tuples, numbers and text as saved. Arrays map the file: they are read-only, and may share memory
-      where the tensors did.
+      Dicts, lists, tuples, numbers and text as saved. Arrays map the file: they are read-only, and
+      share memory if the tensors did.
 
     Raises:
       FileNotFoundError: no such file.
-      CheckpointError: no file of torch's, truncated or damaged, or its pickle names anything but tensors and plain
-        containers; nothing of it is run.
+      CheckpointError: no file of torch, a damaged one, or one whose pickle names anything but
+        tensors and plain containers. No code in it is run.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -68,26 +76,21 @@ def read_torch(path: str | pathlib.Path) -> Any:
             raise CheckpointError(f"{path} ({size} bytes) {error}") from error
         except DAMAGE as error:
             raise CheckpointError(
-                f"{path} ({size} bytes) is truncated or damaged ({type(error).__name__}: {error}); fetch it again and "
-                "compare its size"
+                f"{path} ({size} bytes) is truncated or damaged ({type(error).__name__}: {error}); "
+                "fetch it again and compare its size"
             ) from error
+    hint = ""
+    if start.startswith(b"version https://git-l"):
+        hint = "; that is the placeholder of git-lfs: run `git lfs pull`"
+    elif start.lstrip()[:1] == b"<":
+        hint = "; that is a web page, not the file that was asked for"
     raise CheckpointError(
-        f"{path} ({size} bytes) is no file of torch.save: it begins with {start[:24]!r}"
-        + (
-            "; that is the placeholder of git-lfs: run `git lfs pull`"
-            if start.startswith(b"version https://git-l")
-            else ""
-        )
-        + (
-            "; that is a web page, not the file that was asked for"
-            if start.lstrip()[:1] == b"<"
-            else ""
-        )
+        f"{path} ({size} bytes) is no file of torch.save: it begins with {start[:24]!r}{hint}"
     )
 
 
 class _Tensor(NamedTuple):
-    """A tensor while the pickle is read: where it lies in which storage, in elements."""
+    """Placeholder of a tensor while the pickle is read. Offset and strides count elements."""
 
     storage: tuple[str, str, int]  # (key, dtype, elements)
     offset: int
@@ -96,6 +99,8 @@ class _Tensor(NamedTuple):
 
 
 class _StorageType(NamedTuple):
+    """Placeholder of a class such as torch.FloatStorage."""
+
     dtype: str
 
 
@@ -107,7 +112,7 @@ def _parameter(tensor, *_) -> _Tensor:
     return tensor
 
 
-_MAY_NAME = {
+_ALLOWED_NAMES = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
@@ -117,31 +122,33 @@ _MAY_NAME = {
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """A pickle that can name what `may_name` lists and nothing else; another name ends it with a CheckpointError."""
+    """Unpickler that raises CheckpointError for any name that is not in `allowed_names`.
 
-    may_name: Mapping[tuple[str, str], Any] = {}
+    Attributes:
+      allowed_names: (module, name) -> replacement.
+    """
+
+    allowed_names: Mapping[tuple[str, str], Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name in the pickle."""
-        if (module, name) not in self.may_name:
+        """Returns the replacement of a name in the pickle."""
+        if (module, name) not in self.allowed_names:
             raise CheckpointError(
-                f"is refused: its pickle asks for {module}.{name}, which is neither a tensor nor a plain container. "
-                "Nothing of it was run. If you trust the file, save its state dict alone with torch: "
-                "torch.save(model.state_dict(), path)"
+                f"is refused: its pickle asks for {module}.{name}, which is neither a tensor nor a "
+                "plain container. Nothing of it was run. If you trust the file, save its state "
+                "dict alone with torch: torch.save(model.state_dict(), path)"
             )
-        found = self.may_name[module, name]
-        # A pickle may set attributes of what it names: of a function it gets a wrapper of its own.
-        return (
-            (lambda *arguments: found(*arguments))
-            if isinstance(found, types.FunctionType)
-            else found
-        )
+        replacement = self.allowed_names[module, name]
+        # A pickle may set attributes of a function that it names, so it gets a wrapper of its own.
+        if isinstance(replacement, types.FunctionType):
+            return lambda *arguments: replacement(*arguments)
+        return replacement
 
 
 class _Unpickler(RestrictedUnpickler):
-    """One of torch's; notes the storages that it refers to."""
+    """Unpickler of torch's files. It records the storages that the pickle refers to."""
 
-    may_name = _MAY_NAME
+    allowed_names = _ALLOWED_NAMES
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
@@ -155,13 +162,15 @@ class _Unpickler(RestrictedUnpickler):
             or any(v is not None for v in view)
         ):
             raise CheckpointError(
-                f"is refused: it refers to a {kind!r} of {storage_type!r}, which is no plain storage"
+                f"is refused: it refers to a {kind!r} of {storage_type!r}, which is no plain "
+                "storage"
             )
         self.storages[str(key)] = _dtype(storage_type.dtype)
         return str(key), storage_type.dtype, int(elements)
 
 
 def _read_archive(path: pathlib.Path, file: BinaryIO) -> Any:
+    """Reads a zip archive of a pickle and one entry for each storage."""
     with zipfile.ZipFile(file) as archive:
         pickles = [name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1:
@@ -181,26 +190,27 @@ def _read_archive(path: pathlib.Path, file: BinaryIO) -> Any:
 
         def storage(key: str, dtype: np.dtype, elements: int) -> np.ndarray:
             entry = archive.getinfo(f"{folder}data/{key}")
-            if (
-                entry.compress_type != zipfile.ZIP_STORED
-            ):  # torch stores; somebody else has packed it again
+            # torch does not compress. Another program may have packed the archive again.
+            if entry.compress_type != zipfile.ZIP_STORED:
                 return np.frombuffer(archive.read(entry), dtype)
+            # The local header ends with the lengths of the name and of the extra field.
             file.seek(entry.header_offset)
             header = file.read(30)
-            begin = entry.header_offset + 30 + int.from_bytes(header[26:28], "little")
-            return _mapped(
-                path,
-                begin + int.from_bytes(header[28:30], "little"),
-                dtype,
-                entry.file_size,
-                elements,
+            name_length, extra_length = (
+                int.from_bytes(header[at : at + 2], "little") for at in (26, 28)
             )
+            begin = entry.header_offset + 30 + name_length + extra_length
+            return _map_storage(path, begin, dtype, entry.file_size, elements)
 
-        return _with_arrays(content, storage)
+        return _replace_tensors(content, storage)
 
 
 def _read_legacy(path: pathlib.Path, file: BinaryIO) -> Any:
-    """Magic number, version, machine, the object, keys of the storages; then each storage after its length."""
+    """Reads the format before torch 1.6.
+
+    It consists of a magic number, version, machine, object and keys of the storages, then the
+    storages, each after its length.
+    """
     if _Unpickler(file).load() != _LEGACY_MAGIC:
         raise CheckpointError(
             "is a pickle, but none of torch.save's; expected a file that torch.save wrote"
@@ -212,32 +222,42 @@ def _read_legacy(path: pathlib.Path, file: BinaryIO) -> Any:
         )
     unpickler = _Unpickler(file)
     content = unpickler.load()
-    places, position = {}, None
+    storages, position = {}, None
     for key in _Unpickler(file).load():
         position = file.tell() if position is None else position
         file.seek(position)
         length = int.from_bytes(file.read(8), "little") * unpickler.storages[key].itemsize
-        places[key] = (position + 8, length)
+        storages[key] = (position + 8, length)
         position += 8 + length
-    return _with_arrays(
-        content, lambda key, dtype, n: _mapped(path, places[key][0], dtype, places[key][1], n)
-    )
+
+    def storage(key: str, dtype: np.dtype, elements: int) -> np.ndarray:
+        begin, length = storages[key]
+        return _map_storage(path, begin, dtype, length, elements)
+
+    return _replace_tensors(content, storage)
 
 
-def _mapped(
+def _map_storage(
     path: pathlib.Path, begin: int, dtype: np.dtype, length: int, elements: int
 ) -> np.ndarray:
+    """Maps a storage of `length` bytes, which must hold so many elements."""
     if length < elements * dtype.itemsize or begin + length > path.stat().st_size:
         raise EOFError(
-            f"a storage of {elements} {dtype} has {length} bytes, and the file ends after it or within"
+            f"a storage of {elements} {dtype} has {length} bytes, and the file ends after it or "
+            "within"
         )
     if not elements:
         return np.zeros(0, dtype)
     return np.memmap(path, np.uint8, "r", begin, (elements * dtype.itemsize,)).view(dtype)
 
 
-def _with_arrays(content: Any, storage: Any) -> Any:
-    """The content with an array in place of each tensor; `storage(key, dtype, elements)` gives its flat array."""
+def _replace_tensors(content: Any, storage: Any) -> Any:
+    """Returns the content with arrays in place of tensors.
+
+    Args:
+      content: nested dicts, lists and tuples.
+      storage: called as storage(key, dtype, elements), returns a storage as a flat array.
+    """
     opened: dict[str, np.ndarray] = {}
 
     def convert(value: Any) -> Any:
@@ -256,7 +276,11 @@ def _with_arrays(content: Any, storage: Any) -> Any:
 
 
 def _view(flat: np.ndarray, tensor: _Tensor) -> np.ndarray:
-    """The tensor's elements within its storage, which it must not leave."""
+    """Returns a tensor as a view of its storage.
+
+    Raises:
+      ValueError: the tensor reaches beyond the storage.
+    """
     if (
         len(tensor.shape) != len(tensor.strides)
         or min((tensor.offset, *tensor.shape, *tensor.strides)) < 0

@@ -1,4 +1,7 @@
-"""Writing a state dict as `torch.save` does, without torch: a zip archive of one small pickle and raw storages."""
+"""Writes a state dict as `torch.save` does, without torch.
+
+The file is a zip archive of a small pickle and raw storages.
+"""
 
 import io
 import pathlib
@@ -15,19 +18,21 @@ _TYPES = {dtype: name for name, dtype in STORAGES.items()}
 
 
 def write_torch(path: str | pathlib.Path, state: Mapping[str, np.ndarray]) -> None:
-    """Writes a state dict that `torch.load(path)` reads, with `weights_only` too; whole or not at all.
+    """Writes a state dict for `torch.load(path, weights_only=True)`, completely or not at all.
 
     Args:
-      path: of the file; missing folders are made.
-      state: arrays by key, of a type that torch has (float64 to bfloat16, int64 to int8, uint8, bool).
+      path: of the file. Missing folders are created.
+      state: key -> array, of a dtype that torch has (float64 to bfloat16, int64 to int8, uint8,
+        bool).
 
     Raises:
-      ValueError: an array of another type.
+      ValueError: an array of another dtype.
     """
     for key, array in state.items():
         if str(array.dtype) not in _TYPES:
             raise ValueError(
-                f"{key} is {array.dtype}, which torch files cannot hold; expected one of {', '.join(_TYPES)}"
+                f"{key} is {array.dtype}, which torch files cannot hold; expected one of "
+                f"{', '.join(_TYPES)}"
             )
     with atomic_path(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("archive/data.pkl", _pickle(state))
@@ -40,10 +45,14 @@ def write_torch(path: str | pathlib.Path, state: Mapping[str, np.ndarray]) -> No
 
 
 def _pickle(state: Mapping[str, np.ndarray]) -> bytes:
-    """An OrderedDict of tensors, one storage each, as opcodes (protocol 2): the names in it are torch's, not ours."""
+    """Returns an OrderedDict of tensors as a pickle (protocol 2), one storage for each tensor.
+
+    Opcodes are written by hand, because the names in the pickle are torch's.
+    """
     out = io.BytesIO()
     out.write(b"\x80\x02ccollections\nOrderedDict\n)R(")
     for number, (key, array) in enumerate(state.items()):
+        # Arguments of _rebuild_tensor_v2: storage, offset, shape, strides, requires_grad, hooks
         strides = np.cumprod((1, *array.shape[:0:-1]))[::-1][: array.ndim]
         out.write(_text(key) + b"ctorch._utils\n_rebuild_tensor_v2\n((")
         out.write(_text("storage") + f"ctorch\n{_TYPES[str(array.dtype)]}\n".encode())

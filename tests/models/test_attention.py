@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from segjax.models import attention as attention_module
-from segjax.models.attention import fold_relative, relative_positions
+from segjax.models.attention import fold_relative_scores, lookup_relative_positions
 
 RNG = np.random.default_rng(0)
 # Compiled whole: operations one by one would be hundreds of programs.
 compiled = jax.jit(attention_module.attention, static_argnames=("impl", "scale"))
-relative_scores = jax.jit(attention_module.relative_scores, static_argnums=3)
+compute_relative_scores = jax.jit(attention_module.compute_relative_scores, static_argnums=3)
 partition_windows = jax.jit(attention_module.partition_windows, static_argnums=1)
-merge_windows = jax.jit(attention_module.merge_windows, static_argnums=1)
+unpartition_windows = jax.jit(attention_module.unpartition_windows, static_argnums=1)
 
 
 def attention(*inputs, **options):
@@ -102,14 +102,14 @@ def test_unknown_implementation():
 
 def test_relative_positions_index_the_distance():
     table = np.arange(5, dtype=np.float32)[:, None]  # distances -2 .. 2
-    rows = np.asarray(relative_positions(table, 3))[..., 0]
+    rows = np.asarray(lookup_relative_positions(table, 3))[..., 0]
     np.testing.assert_array_equal(rows, [[2, 1, 0], [3, 2, 1], [4, 3, 2]])
 
 
 def test_relative_positions_resize_the_table_to_another_grid():
     """7 rows for a grid of 4, asked for a grid of 2: 3 rows, half-pixel linear interpolation."""
     table = np.arange(7, dtype=np.float32)[:, None]
-    rows = np.asarray(relative_positions(table, 2))[..., 0]
+    rows = np.asarray(lookup_relative_positions(table, 2))[..., 0]
     place = [(i + 0.5) * 7 / 3 - 0.5 for i in range(3)]  # of a linear table the value is the place
     np.testing.assert_allclose(rows, [[place[1], place[0]], [place[2], place[1]]], atol=1e-6)
 
@@ -133,14 +133,14 @@ def positioned(h, w, heads=2, channels=8):
 )  # in one piece, and 273 queries in three chunks
 def test_relative_positions_equal_the_bias(impl, grid):
     (q, k, v), tables, bias = positioned(*grid)
-    out = attention(q, k, v, relative=relative_scores(q, *tables, grid), impl=impl)
+    out = attention(q, k, v, relative=compute_relative_scores(q, *tables, grid), impl=impl)
     np.testing.assert_allclose(out[0], oracle(q[0], k[0], v[0], bias=bias), atol=3e-5)
 
 
 def test_folded_relative_positions_equal_the_bias():
     """As the fused kernel gets them, which cannot run here."""
     (q, k, v), tables, bias = positioned(3, 4)
-    folded_q, folded_k = fold_relative(q * 8**-0.5, k, relative_scores(q, *tables, (3, 4)))
+    folded_q, folded_k = fold_relative_scores(q * 8**-0.5, k, compute_relative_scores(q, *tables, (3, 4)))
     assert folded_q.shape == folded_k.shape == (1, 12, 2, 8 + 3 + 4)
     out = attention(folded_q, folded_k, v, scale=1.0)
     np.testing.assert_allclose(out[0], oracle(q[0], k[0], v[0], bias=bias), atol=2e-5)
@@ -148,7 +148,7 @@ def test_folded_relative_positions_equal_the_bias():
 
 def test_many_short_sequences_go_in_groups_of_heads(monkeypatch):
     """30 sequences of 9 tokens, 3 heads: groups of 6 of the 90."""
-    monkeypatch.setattr(attention_module, "SCORES_AT_ONCE", 6 * 81)
+    monkeypatch.setattr(attention_module, "SCORES_PER_GROUP", 6 * 81)
     q, k, v = normal(5, 6, 9, 3, 4), normal(5, 6, 9, 3, 4), normal(5, 6, 9, 3, 4)
     np.testing.assert_allclose(attention(q, k, v, impl="chunked"), attention(q, k, v), atol=1e-6)
 
@@ -157,9 +157,9 @@ def test_tables_of_numpy_work_inside_jit():
     """Loaded weights are NumPy arrays; closing over them in a jitted function must not fail."""
     q = normal(1, 4, 1, 8)
     table = normal(3, 8)
-    inside = jax.jit(lambda q: attention_module.relative_scores(q, table, table, (2, 2)))(q)
+    inside = jax.jit(lambda q: attention_module.compute_relative_scores(q, table, table, (2, 2)))(q)
     close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6)
-    jax.tree.map(close, inside, relative_scores(q, table, table, (2, 2)))
+    jax.tree.map(close, inside, compute_relative_scores(q, table, table, (2, 2)))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_windows_partition_and_merge(grid, window, count):
     x = normal(2, *grid, 3)
     windows = partition_windows(x, window)
     assert windows.shape == (2, count, window, window, 3)
-    np.testing.assert_array_equal(merge_windows(windows, grid), x)
+    np.testing.assert_array_equal(unpartition_windows(windows, grid), x)
 
 
 def test_windows_are_row_major_and_padded_with_zeros_at_the_end():
@@ -200,5 +200,5 @@ def test_an_empty_batch_is_empty():
 
 def test_relative_scores_of_half_precision_are_float32():
     q, table = normal(1, 4, 2, 8).astype(jnp.bfloat16), normal(3, 8)
-    assert [part.dtype for part in relative_scores(q, table, table, (2, 2))] == [jnp.float32] * 2
-    assert fold_relative(q, q, relative_scores(q, table, table, (2, 2)))[0].dtype == jnp.bfloat16
+    assert [part.dtype for part in compute_relative_scores(q, table, table, (2, 2))] == [jnp.float32] * 2
+    assert fold_relative_scores(q, q, compute_relative_scores(q, table, table, (2, 2)))[0].dtype == jnp.bfloat16

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.drawn_weights import drawn_variables
-from golden.sam_inputs import pictures
+from golden.sam_inputs import make_images
 
 from segjax.models.build import variable_shapes
 from segjax.models.classifier import build_classifier, init_classifier
@@ -13,7 +13,7 @@ from segjax.models.layers import LayerNorm
 from segjax.models.mae import build_mae
 from segjax.models.vit import ViT
 from segjax.ops.positions import make_position_table
-from segjax.weights.tables.vit import thawed
+from segjax.weights.tables.vit import unfreeze_encoder
 
 SMALL = dict(name="vit_debug", depth=1)
 
@@ -30,7 +30,7 @@ def frozen():
 
 def run(variables, method="__call__", **options):
     model = build_classifier(**SMALL | options)
-    return jax.jit(lambda v, x: model.apply(v, x, method=method))(variables, pictures(64, 2))
+    return jax.jit(lambda v, x: model.apply(v, x, method=method))(variables, make_images(64, 2))
 
 
 def size_of(tree):
@@ -71,7 +71,7 @@ def test_with_mae_s_positions_the_features_are_mae_s_class_token(variables):
     found = run(ours, "features")
     del encoder["pos_embed"]
     theirs = {"params": {"encoder": encoder}}
-    tokens = jax.jit(lambda v, x: mae.apply(v, x, method="encode_image"))(theirs, pictures(64, 2))
+    tokens = jax.jit(lambda v, x: mae.apply(v, x, method="encode_image"))(theirs, make_images(64, 2))
     np.testing.assert_allclose(found, tokens[:, 0], atol=1e-5)
 
 
@@ -84,7 +84,7 @@ def test_the_mean_is_of_the_patches_without_the_last_norm_but_with_one_of_its_ow
     apply = lambda v, x: model.apply(
         v, x, method="features", capture_intermediates=trunk, mutable=["intermediates"]
     )
-    found, state = jax.jit(apply)(mean, pictures(64, 2))
+    found, state = jax.jit(apply)(mean, make_images(64, 2))
     tokens = state["intermediates"]["encoder"]["trunk"]["__call__"][0]
     want = LayerNorm().apply({"params": norm}, tokens[:, 1:].mean(axis=1))
     np.testing.assert_allclose(found, want, atol=1e-5)
@@ -99,7 +99,7 @@ def test_a_frozen_encoder_s_features_are_standardised_before_the_head(frozen):
     assert set(frozen["params"]) == {"head"} and found.dtype == jnp.float32
     np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(
-        run(thawed(frozen)), want, rtol=1e-4, atol=1e-4
+        run(unfreeze_encoder(frozen)), want, rtol=1e-4, atol=1e-4
     )  # a head that standardises by itself
 
 
@@ -113,7 +113,7 @@ def test_a_fresh_head_is_as_small_as_it_is_told(variables):
     "options, said",
     [
         ({"pool": "max"}, "pool 'max' is unknown; choose one of token, mean"),
-        ({"canvas": 60}, "canvas 60 is not a multiple of the patch 16; take 48 or 64"),
+        ({"canvas": 60}, "canvas 60 is not a multiple of the patch 16; use 48 or 64"),
     ],
 )
 def test_what_cannot_be_built_is_said(options, said):

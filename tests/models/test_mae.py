@@ -168,7 +168,7 @@ def test_without_a_mask_every_patch_is_encoded_in_its_place(variables):
             IMAGES,
             "mask_ratio 0.95 leaves 0 of 16 patches.*at most 0.9375 for 16",
         ),
-        (dict(canvas=70), IMAGES, "canvas 70 is not a multiple of the patch 16; take 64 or 80"),
+        (dict(canvas=70), IMAGES, "canvas 70 is not a multiple of the patch 16; use 64 or 80"),
         ({}, IMAGES[:, :60], r"images are \(2, 60, 64, 3\); this MAE takes RGB \[B, 64, 64, 3\]"),
         (
             dict(mask_strategy="rows"),

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from segjax.weights.download import fetch, weights_folder
+from segjax.weights.download import fetch, get_weights_folder
 from segjax.weights.registry import PUBLISHED, PublishedFile
 from segjax.weights.tree import CheckpointError
 
@@ -43,7 +43,7 @@ def entry(address, **changes):
         url=address + "weights.pth",
         bytes=len(DATA),
         sha256=hashlib.sha256(DATA).hexdigest(),
-        licence="none",
+        license="none",
     )
     return PublishedFile(**fields | changes)
 
@@ -97,13 +97,13 @@ def test_without_the_file_or_the_network_the_error_says_what_to_do(server, tmp_p
 
 def test_the_cache_is_where_the_user_keeps_caches(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert weights_folder() == tmp_path / "segjax" / "weights"
+    assert get_weights_folder() == tmp_path / "segjax" / "weights"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert weights_folder() == tmp_path / "home" / ".cache" / "segjax" / "weights"
+    assert get_weights_folder() == tmp_path / "home" / ".cache" / "segjax" / "weights"
 
 
 def test_the_registry_names_files_by_the_models_that_read_them():
     for model, file in PUBLISHED.items():
         assert file.name.startswith(f"{model}_") and file.url.startswith("https://")
-        assert len(file.sha256) == 64 and int(file.sha256, 16) and file.licence == "Apache-2.0"
+        assert len(file.sha256) == 64 and int(file.sha256, 16) and file.license == "Apache-2.0"

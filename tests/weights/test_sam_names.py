@@ -174,7 +174,7 @@ def test_wrappers_are_opened_and_common_prefixes_dropped():
             {"optimizer": {"lr": 1}, "epoch": 2},
             "more than a state dict: 'optimizer': a mapping of 1 .'lr'., 'epoch'",
         ),
-        ({3: np.ones(1)}, "keys that are no text"),
+        ({3: np.ones(1)}, "keys that are not text"),
     ],
 )
 def test_what_is_no_state_dict_is_said(content, said):

@@ -67,6 +67,7 @@ _TORCHVISION_HEADS = [
     ("params/keypoint_head/upscale", "roi_heads.keypoint_predictor.kps_score_lowres", UPSCALING),
 ]
 
+
 def explain_other_classes(checkpoint: Any, expected: Mapping[str, Any]) -> str:
     """Returns the hint that a detector of other classes can be a start."""
     del checkpoint, expected
