@@ -6,9 +6,9 @@
     masks, iou, low_res = predictor.predict(point_coords=[[x, y]], point_labels=[1])
 
     detector = segjax.Detector.load("runs/mask_rcnn")
-    found = detector([image])[0]                                     # boxes, labels, scores, masks
+    detections = detector([image])[0]                                # boxes, labels, scores, masks
 
-Importing this package imports nothing else: names are looked up when they are first used.
+`import segjax` imports no other module. Names are imported when they are first used.
 """
 
 import importlib

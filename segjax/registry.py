@@ -61,8 +61,8 @@ class Registry:
         """
         if not replace and self.entries.get(name, entry) != entry:
             raise ValueError(
-                f"the {self.kind} {name!r} is registered already, as {self.entries[name]!r}; choose "
-                "another name, or pass replace=True"
+                f"the {self.kind} {name!r} is registered already, as {self.entries[name]!r}; "
+                "choose another name, or pass replace=True"
             )
         self.entries[name] = entry
 

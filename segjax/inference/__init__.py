@@ -1,1 +1,1 @@
-
+"""Inference: loading models, and predicting with them."""

@@ -197,7 +197,7 @@ def _saved_options(name: str | None, checkpoint: Checkpoint, path: pathlib.Path)
 
 
 def _select_attention(options: dict[str, Any]) -> dict[str, Any]:
-    """Returns the options with plain attention if theirs is a kernel for devices of another kind."""
+    """Returns the options, with plain attention if theirs is a kernel for other devices."""
     platform = KERNEL_PLATFORM.get(options.get("attention"))
     if platform in (None, jax.default_backend()):
         return options

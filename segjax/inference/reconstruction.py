@@ -1,4 +1,4 @@
-"""What a masked autoencoder makes of one picture."""
+"""Reconstructs a masked image with a masked autoencoder."""
 
 import functools
 from collections.abc import Mapping
@@ -12,11 +12,14 @@ from segjax.models.mae import Mae
 from segjax.ops.patches import render_prediction
 
 
-class Reconstruction(NamedTuple):
-    """One picture on the model's canvas of S pixels.
+class ReconstructedImage(NamedTuple):
+    """Image and its reconstruction, on the model's canvas of S pixels.
 
-    image: uint8 [S, S, 3], the middle of the picture. predicted: uint8 [S, S, 3], the model's guess of every patch, of
-    which those that it saw mean little. masked: bool [h, w], the patches that it did not see.
+    Attributes:
+      image: uint8 [S, S, 3], center of the original image.
+      predicted: uint8 [S, S, 3], prediction of all patches. Those of visible patches mean little,
+        because the loss does not train them.
+      masked: bool [h, w], True for masked patches.
     """
 
     image: np.ndarray
@@ -26,19 +29,26 @@ class Reconstruction(NamedTuple):
 
 def reconstruct(
     model: Mae, variables: Mapping[str, Any], image: np.ndarray, *, seed: int = 0
-) -> Reconstruction:
-    """Masks a picture as the model was trained, with its ratio and strategy, and guesses the rest.
+) -> ReconstructedImage:
+    """Masks an image with the model's own ratio and strategy, and predicts the masked patches.
+
+    Example:
+      model, variables = segjax.load("runs/mae")
+      result = reconstruct(model, variables, image)
+      result.predicted, result.masked
 
     Args:
-      image: uint8 [H, W, 3] of any size; the largest central square is taken, resized to the canvas.
-      seed: of the mask.
+      model: masked autoencoder.
+      variables: {"params", "constants"}.
+      image: uint8 [H, W, 3] of any size. The largest central square is resized to the canvas.
+      seed: seed of the mask.
 
     Raises:
       ValueError: a mask ratio outside (0, 1), or one that leaves no patch.
     """
     square = center_crop(image, model.canvas)
     predicted, masked = _reconstruct(model, variables, square[None], jax.random.key(seed))
-    return Reconstruction(
+    return ReconstructedImage(
         square, np.asarray(predicted[0]), np.asarray(masked[0]).reshape(model.grid)
     )
 

@@ -1,1 +1,1 @@
-
+"""Models: linen modules and their sizes, one `Family` record per model family."""

@@ -1,1 +1,1 @@
-
+"""Weights: reading and writing checkpoints, and moving arrays between libraries."""

@@ -7,7 +7,7 @@ import pathlib
 import urllib.request
 from collections.abc import Callable, Iterator
 
-from segjax.files import get_cache_folder, atomic_path
+from segjax.files import atomic_path, get_cache_folder
 from segjax.weights.registry import PublishedFile
 from segjax.weights.tree import CheckpointError
 
@@ -69,7 +69,8 @@ def _copy(read: Callable[[int], bytes], write: Callable[[bytes], object]) -> tup
 def _check(file: PublishedFile, source: object, size: int, sha256: str) -> None:
     if size != file.bytes:
         raise CheckpointError(
-            f"{source} has {size:,} bytes, expected {file.bytes:,}: it is incomplete or another file"
+            f"{source} has {size:,} bytes, expected {file.bytes:,}: it is incomplete or another "
+            "file"
         )
     if sha256 != file.sha256:
         raise CheckpointError(

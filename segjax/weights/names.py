@@ -18,10 +18,11 @@ from segjax.weights.tree import CheckpointError, describe_differences, flatten, 
 
 OFFICIAL, HUGGINGFACE = "official", "huggingface"
 
-# (our module, its name in each of the table's formats, leaves). In names `{i}` stands for a number
-# (of a block, of a mask), `{p}` for a projection (q, k, v, out), and `{c}` for the collection, where
-# one model trains an array and another freezes it. Several names in place of one hold equal parts
-# of the array, along torch's first axis. No name, (), means that this format cannot hold the array.
+# (our module, its name in each of the table's formats, leaves).
+# In names `{i}` stands for a number (of a block, of a mask), `{p}` for a projection (q, k, v, out),
+# and `{c}` for the collection, if one model trains an array and another freezes it. Several names
+# in place of one hold equal parts of the array, along torch's first axis. No name, (), means that
+# the format cannot hold the array.
 Entry = tuple[str | Sequence[str] | Leaves, ...]
 
 
@@ -78,6 +79,7 @@ class NameTable:
     explain: Callable[[Any, Mapping[str, Any]], str] = lambda checkpoint, expected: ""
 
     def __post_init__(self) -> None:
+        # A pattern of our paths for each array of an entry
         rows = []
         for ours, *theirs, leaves in self.entries:
             for leaf, (their_leaf, layout) in leaves.items():
@@ -116,9 +118,9 @@ class NameTable:
         """Returns the format of a state dict by its keys, None for another model's."""
         for format, beginnings in self.signatures.items():
             foreign = tuple(self.foreign_keys.get(format, ()))
-            if any(key.startswith(tuple(beginnings)) for key in state):
-                if not any(key.startswith(foreign) for key in state):
-                    return format
+            is_ours = any(key.startswith(tuple(beginnings)) for key in state)
+            if is_ours and not any(key.startswith(foreign) for key in state):
+                return format
         return None
 
     def find_derived_model(self, state: Mapping[str, Any]) -> str | None:
@@ -190,6 +192,7 @@ class NameTable:
             listed) or not floating-point, two copies of an array differ, or a stored table differs
             from the one that we compute.
         """
+        # Copies that are missing, and the canvas of computed tables
         state = self.normalize_keys(state, format)
         duplicates = self.duplicates.get(format, {})
         for copy, key in duplicates.items():

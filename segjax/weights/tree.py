@@ -1,5 +1,7 @@
-"""The canonical tree of a model's variables: nested dicts of arrays, each array with a path such as
-"params/image_encoder/trunk/block_0/mlp/layer_0/kernel". Comparing, flattening and unflattening it.
+"""Flattens, unflattens and compares the tree of a model's variables.
+
+The tree is nested dicts of arrays. An array has a path such as
+"params/image_encoder/trunk/block_0/mlp/layer_0/kernel".
 """
 
 from collections.abc import Mapping
@@ -9,11 +11,17 @@ import numpy as np
 
 
 class CheckpointError(ValueError):
-    """No checkpoint can be read, or the one there is holds other parameters than asked for."""
+    """Error of a checkpoint that cannot be read or that holds other parameters than expected."""
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves by path, in the tree's order. None is no leaf; entries of lists and tuples are named by their place."""
+    """Returns path -> leaf, in the tree's order.
+
+    Args:
+      tree: nested mappings, lists and tuples. Entries of lists and tuples are named by their index.
+        None is skipped.
+      prefix: path of the tree.
+    """
     if tree is None:
         return {}
     if isinstance(tree, Mapping):
@@ -29,7 +37,11 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dicts of a mapping from path to leaf. Raises ValueError where a path goes through another's leaf."""
+    """Returns nested dicts from path -> leaf, the inverse of `flatten`.
+
+    Raises:
+      ValueError: a path goes through the leaf of another, or occurs twice.
+    """
     tree: dict[str, Any] = {}
     for path, leaf in flat.items():
         *parents, name = path.split("/")
@@ -45,10 +57,17 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def match_collections(variables: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables with each array in the collection where the expected ones have it; others stay.
+    """Moves arrays between "params" and "constants" to where the expected variables have them.
 
-    What is trained lies in "params" and what is fixed in "constants", under the same path: a model with another part
-    frozen takes the same arrays from elsewhere.
+    Trained arrays are in "params" and frozen ones in "constants", under the same path. Models that
+    freeze different parts can so share checkpoints.
+
+    Args:
+      variables: {"params", "constants"}.
+      expected: {"params", "constants"} of anything.
+
+    Returns:
+      {"params", "constants"}. Arrays that are not expected stay.
     """
     wanted, other = flatten(expected), {"params": "constants", "constants": "params"}
     flat = {}
@@ -64,13 +83,15 @@ def check_parameters(
 ) -> None:
     """Raises CheckpointError unless two trees have the same paths and shapes.
 
-    Args:
-      expected, found: nested dicts of anything with a shape.
-      source: how the message calls what `found` was read from.
-      kind: which collection this is. first: how many arrays of each kind of fault the message lists.
-      hint: what the message says at its end.
+    The message counts and lists the missing, unexpected and misshapen arrays.
 
-    The message counts and lists the missing (expected, not found), unexpected and misshapen arrays.
+    Args:
+      expected: nested dicts of anything with a shape.
+      found: nested dicts of anything with a shape.
+      source: name of the source of `found` for the message.
+      kind: noun for the arrays in the message.
+      first: number of arrays of each kind that the message lists.
+      hint: end of the message.
     """
     if found_differences := describe_differences(expected, found, first=first):
         raise CheckpointError(
@@ -79,7 +100,13 @@ def check_parameters(
 
 
 def describe_differences(expected: Any, found: Any, *, first: int = 5) -> str:
-    """How paths and shapes of two trees differ, as `check_parameters` says it; "" where they do not."""
+    """Describes how paths and shapes of two trees differ, "" if they do not.
+
+    Args:
+      expected: as for `check_parameters`.
+      found: as for `check_parameters`.
+      first: as for `check_parameters`.
+    """
     want, have = _shapes(expected), _shapes(found)
     problems = {
         "missing": [f"{p} {want[p]}" for p in want if p not in have],
@@ -100,7 +127,7 @@ def describe_differences(expected: Any, found: Any, *, first: int = 5) -> str:
 def check_variables(
     expected: Mapping[str, Any], found: Mapping[str, Any], *, source: str, hint: str = ""
 ) -> None:
-    """`check_parameters` for both collections of {"params", "constants"}."""
+    """Applies `check_parameters` to both collections of {"params", "constants"}."""
     for kind in ("params", "constants"):
         check_parameters(
             expected.get(kind, {}), found.get(kind, {}), source=source, kind=kind, hint=hint

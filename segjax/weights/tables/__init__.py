@@ -1,1 +1,1 @@
-"""Names of parameters in published files, one table per family of names."""
+"""Names of parameters in published files, one table per model and library."""

@@ -123,8 +123,10 @@ DETECTRON2_DETECTORS = NameTable(
     explain=explain_other_classes,
     encoder="params/backbone",
     position_keys={DETECTRON2: "backbone.net.pos_embed"},
-    # Tables that it computes too, of some versions: the anchors of a cell and the mean and deviation of pixels.
+    # Tables that some versions store and that are computed: mean and deviation of pixels, anchors.
     ignored_keys={
-        DETECTRON2: r"pixel_(mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.\d+|.*\.num_batches_tracked"
+        DETECTRON2: r"pixel_(mean|std)"
+        r"|proposal_generator\.anchor_generator\.cell_anchors\.\d+"
+        r"|.*\.num_batches_tracked"
     },
 )

@@ -1,7 +1,7 @@
-"""torchvision's names of Mask R-CNN's modules and of its ResNet classifiers'.
+"""Names of torchvision's Mask R-CNN modules and of its ResNet classifiers.
 
-`segjax.weights.names` moves arrays by the tables. What is frozen for one model and trained for another has the same
-name for both.
+`segjax.weights.names` moves arrays by the tables. An array has the same name whether a model trains
+or freezes it.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,18 @@ TORCHVISION = "torchvision"
 
 
 def conv_and_norm(ours: str, conv: str | tuple[()], norm: str | tuple[()]) -> list[Entry]:
-    """A convolution and the norm behind it, whichever there is; () where they have no place for one."""
+    """Returns the entries of a convolution and its norm.
+
+    Args:
+      ours: our path of the convolution.
+      conv: torchvision's name of the convolution, () for none.
+      norm: torchvision's name of the norm, () for none.
+    """
     return [(ours, conv, CONVOLUTION), (f"{ours}/norm", norm, BATCH_NORM)]
 
 
 def _torchvision_resnet(body: str) -> list[Entry]:
-    """`body` is what comes before conv1 and layer1."""
+    """Returns the entries of a ResNet. `body` is the prefix of conv1 and layer1."""
     kinds = [(f"conv_{k}", f"conv{k}", f"bn{k}") for k in (1, 2, 3)] + [
         ("shortcut", "downsample.0", "downsample.1")
     ]

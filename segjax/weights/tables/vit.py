@@ -50,7 +50,7 @@ def _refuse(variables: Mapping[str, Any]) -> str:
 
 
 def _explain(checkpoint: Any, expected: Mapping[str, Any]) -> str:
-    """Returns the hint to start from the encoder alone, with the number of classes if it differs."""
+    """Returns the hint to start from the encoder alone, and the classes if they differ."""
     wanted = expected["params"]["head"]["kernel"].shape[-1]
     if checkpoint.table is None:
         head = np.shape(checkpoint.arrays.get("params", {}).get("head", {}).get("kernel"))
