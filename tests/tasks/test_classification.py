@@ -1,11 +1,11 @@
-"""The classification task: sums over labelled pictures, frozen encoders, and where both come from."""
+"""The classification task: sums over labeled images, frozen encoders, and starts from a MAE."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.drawn_weights import drawn_variables
-from golden.sam_inputs import pictures
+from golden.sam_inputs import make_images
 from jax.sharding import AxisType
 
 from segjax.models.build import variable_shapes
@@ -16,9 +16,8 @@ from segjax.tasks import complete_config, make_task
 from segjax.tasks.classification.config import classification_config
 from segjax.training.checkpoints import Checkpoints
 from segjax.training.optimizer import build_optimizer, compute_layer_scales
-from segjax.training.program import make_program
+from segjax.training.program import make_program, restore_or_initialize
 from segjax.training.sharding import BATCH_AXES, make_mesh, place_batch, state_shardings
-from segjax.training.program import restore_or_initialize
 from segjax.training.state import init_state
 from segjax.weights.checkpoint import write_checkpoint
 from segjax.weights.tree import CheckpointError, flatten
@@ -68,14 +67,14 @@ def outcome_of(task):
 def make_batch(count=8):
     weight = np.array([1.0] * (count - 1) + [0.0], np.float32)
     return {
-        "image": pictures(64, count),
+        "image": make_images(64, count),
         "weight": weight,
         "label": np.arange(count, dtype=np.int32) % 5,
     }
 
 
 def assert_same(ours, theirs, tolerance=1e-5):
-    """To a tolerance of the largest gradient, and of each number."""
+    """Compares losses and gradients, with a tolerance relative to the largest gradient."""
     ((loss, weight), gradient), ((their_loss, their_weight), their_gradient) = jax.device_get(
         (ours, theirs)
     )
@@ -85,7 +84,7 @@ def assert_same(ours, theirs, tolerance=1e-5):
     jax.tree.map(close, gradient, their_gradient)
 
 
-def test_one_device_and_eight_agree_mixed_pictures_and_placeholders_included(task):
+def test_one_device_and_eight_agree_with_mixed_images_and_placeholders(task):
     variables = variables_of(task)
     compute = jax.jit(outcome_of(task))
     expected = compute(variables, make_batch())
@@ -111,9 +110,9 @@ def test_nothing_is_mixed_or_smoothed_in_evaluation(task):
     logits = np.asarray(
         jax.jit(lambda v, x: task.model.apply(v, x))(variables, batch["image"]), np.float64
     )
-    chances = np.exp(logits - logits.max(1, keepdims=True))
-    chances /= chances.sum(1, keepdims=True)
-    want = -np.log(chances[np.arange(7), batch["label"][:7]])
+    probabilities = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities /= probabilities.sum(1, keepdims=True)
+    want = -np.log(probabilities[np.arange(7), batch["label"][:7]])
     assert loss == pytest.approx(want.sum(), rel=1e-4)
     assert metrics["top1"] == (logits.argmax(1) == batch["label"])[:7].sum()
 
@@ -130,7 +129,10 @@ def test_a_frozen_encoder_has_no_optimizer_state_no_gradient_and_no_average(prob
 
 
 def test_layer_decay_reaches_every_module_as_the_paper_counts_them():
-    """layer_decay ** (depth + 1 - i), i = 0 for stem, class token and positions, depth + 1 for norm and head."""
+    """Compares with layer_decay ** (depth + 1 - i).
+
+    i = 0 for patch embedding, class token and positions, i = depth + 1 for norm and head.
+    """
     recipe = classification_config().optimizer
     params = variable_shapes(build_classifier("vit_debug", pool="mean"))["params"]
     scales = flatten(compute_layer_scales(params, 0.5, recipe.trunk))
@@ -156,16 +158,15 @@ def mae_file(tmp_path_factory):
     return path
 
 
-def test_a_run_starts_from_a_mae_with_standardised_features_and_keeps_them_frozen(
+def test_a_linear_probe_starts_from_a_mae_and_standardizes_its_frozen_features(
     mae_file, tmp_path, caplog, probing
 ):
-    """Closed form: over the pictures that the statistics are of, standardised features have mean 0 and variance 1."""
+    """Compares the statistics with mean and variance of the same images' features."""
     settings = config(frozen=True)
     settings.init_from = f"mae:{mae_file}"
     one = one_device()
-    probing.init = lambda key: drawn_variables(
-        probing.model, init_classifier
-    )  # drawing takes long to compile
+    # Initializers take long to compile.
+    probing.init = lambda key: drawn_variables(probing.model, init_classifier)
     with Checkpoints(tmp_path / "run") as checkpoints, caplog.at_level("INFO", "segjax"):
         state = restore_or_initialize(
             probing, settings, make_program(probing, settings, one), checkpoints, None
@@ -174,20 +175,21 @@ def test_a_run_starts_from_a_mae_with_standardised_features_and_keeps_them_froze
         "frozen encoder from the MAE in" in caplog.text
         and "nothing resized; the head is fresh" in caplog.text
     )
-    assert "standardised over 6 training pictures" in caplog.text
+    assert "standardized over 6 training images" in caplog.text
     mae = flatten(drawn_variables(build_mae("mae_debug", depth=1), init_mae)["params"]["encoder"])
     found = flatten(state.constants["encoder"])
     assert set(found) == {*mae, "pos_embed"}
     for path, array in mae.items():
         np.testing.assert_array_equal(found[path], array, err_msg=path)
-    features, labels = probing._embedded(state.variables, probing._training_pictures(0), one)
+    images = probing._open_training_images(0)
+    features, labels = probing._embed_records(state.variables, images, one)
     statistics = jax.device_get(state.constants["statistics"])
     assert features.shape == (6, 32) and set(labels) <= set(range(5))
     np.testing.assert_allclose(statistics["mean"], features.mean(0), atol=1e-5)
     np.testing.assert_allclose(statistics["variance"], features.var(0), rtol=1e-3, atol=1e-6)
 
 
-def test_the_evaluation_is_the_same_for_any_number_of_devices_and_names_neighbours(probing):
+def test_the_evaluation_is_the_same_for_any_number_of_devices_and_has_nearest_neighbors(probing):
     variables = variables_of(probing)
     one, many = one_device(), make_mesh()
     numbers, sheets = probing.evaluate(variables, mesh=one)
@@ -197,13 +199,15 @@ def test_the_evaluation_is_the_same_for_any_number_of_devices_and_names_neighbou
     assert sheets["classes"].dtype == np.uint8 and sheets["classes"].shape[1] == 3 * 192 + 4 * 10
 
 
-def test_other_grids_patches_and_pools_are_resized_and_said(mae_file, caplog):
+def test_positions_are_resized_to_another_grid_and_the_log_says_so(mae_file, caplog):
     task = make_task(config(canvas=96, pool="mean"))
     with caplog.at_level("INFO", "segjax"):
-        found = task.load_pretrained("mae", str(mae_file), variable_shapes(task.model))["params"]["encoder"]
+        found = task.load_pretrained("mae", str(mae_file), variable_shapes(task.model))["params"][
+            "encoder"
+        ]
     assert (
-        "bicubically resized: positions from (4, 4) to (6, 6) patches; the norm behind the mean and the"
-        in caplog.text
+        "bicubically resized: positions from (4, 4) to (6, 6) patches; the norm behind the mean "
+        "and the" in caplog.text
     )
     assert "norm" not in found and not found["pos_embed"][0].any()
     weights = cubic_weights(4, 6)
@@ -211,8 +215,8 @@ def test_other_grids_patches_and_pools_are_resized_and_said(mae_file, caplog):
     np.testing.assert_allclose(found["pos_embed"][1:].reshape(6, 6, 32), want, atol=1e-6)
 
 
-def test_encoders_of_classifiers_are_taken_alike(tmp_path):
-    """Trained positions come along, from a fine-tuned file and from a frozen encoder of ours."""
+def test_encoders_of_classifiers_load_like_those_of_a_mae(tmp_path):
+    """Covers trained positions, of a fine-tuned file and of a frozen encoder of ours."""
     whole = drawn_variables(build_classifier("vit_debug", depth=1, classes=3), init_classifier)
     frozen = drawn_variables(build_classifier("vit_debug", depth=1, frozen=True), init_classifier)
     write_checkpoint(tmp_path / "whole.pth", whole, metadata={})
@@ -223,9 +227,9 @@ def test_encoders_of_classifiers_are_taken_alike(tmp_path):
         ("whole.pth", whole["params"]),
         ("frozen.safetensors", frozen["constants"]),
     ):
-        found = task.load_pretrained("mae", str(tmp_path / name), variable_shapes(task.model))["params"][
-            "encoder"
-        ]
+        found = task.load_pretrained("mae", str(tmp_path / name), variable_shapes(task.model))[
+            "params"
+        ]["encoder"]
         jax.tree.map(np.testing.assert_array_equal, found, encoder["encoder"])
 
 
@@ -234,16 +238,21 @@ def start(settings, init_from, tmp_path):
     one = one_device()
     task = make_task(settings)
     with Checkpoints(tmp_path / "run") as checkpoints:
-        return restore_or_initialize(task, settings, make_program(task, settings, one), checkpoints, None)
+        return restore_or_initialize(
+            task, settings, make_program(task, settings, one), checkpoints, None
+        )
 
 
-def test_a_checkpoint_with_other_classes_says_how_to_go_on(mae_file, tmp_path):
+def test_a_checkpoint_with_other_classes_says_how_to_fix_it(mae_file, tmp_path):
     model = {"name": "vit_debug", "depth": 1, "classes": 3}
     three = drawn_variables(build_classifier(**model), init_classifier)
     for name in ("three.pth", "three.safetensors"):
         write_checkpoint(tmp_path / name, three, metadata={"model": model})
-        said = r"its head knows 3 classes, not 5: set config.model.classes=3; config.init_from='mae:PATH' takes its enc"
-        with pytest.raises(CheckpointError, match=said):
+        message = (
+            "its head knows 3 classes, not 5: set config.model.classes=3; "
+            "config.init_from='mae:PATH' loads its encoder alone"
+        )
+        with pytest.raises(CheckpointError, match=message):
             start(config(), tmp_path / name, tmp_path)
     with pytest.raises(
         CheckpointError,
@@ -256,12 +265,12 @@ def test_a_checkpoint_with_other_classes_says_how_to_go_on(mae_file, tmp_path):
     ):
         start(config(frozen=True), tmp_path / "three.pth", tmp_path)
     with pytest.raises(
-        CheckpointError, match="2 missing: statistics/mean .*'mae:PATH' takes its enc"
+        CheckpointError, match="2 missing: statistics/mean .*'mae:PATH' loads its enc"
     ):
         start(config(frozen=True, classes=3), tmp_path / "three.safetensors", tmp_path)
 
 
-def test_what_cannot_be_classified_is_said(tmp_path):
+def test_unusable_labels_and_classes_are_errors(tmp_path):
     settings = config()
     settings.data.label = "record"
     with pytest.raises(
@@ -279,7 +288,7 @@ def test_what_cannot_be_classified_is_said(tmp_path):
         make_task(config()).load_pretrained("dino", "x", {})
 
 
-def test_a_completed_config_spells_out_the_model_and_means_the_same():
+def test_a_completed_config_states_all_options_of_the_same_model():
     full = complete_config(config(frozen=True))
     assert (full.model.pool, full.model.head_std, full.model.frozen, full.model.dtype) == (
         "token",
@@ -293,7 +302,7 @@ def test_a_completed_config_spells_out_the_model_and_means_the_same():
     )
 
 
-def test_pictures_may_be_resized_by_the_devices():
+def test_devices_may_resize_images():
     settings = config()
     settings.data.crop.frame = 64
     framed = make_task(settings)
@@ -303,6 +312,8 @@ def test_pictures_may_be_resized_by_the_devices():
     assert device["image"].shape == (4, 64, 86, 3) and (device["label"] == host["label"]).all()
     placed = {name: rows for name, rows in device.items() if name != "index"}
     shapes = jax.eval_shape(
-        lambda v, b: framed.loss(v, b, jax.random.key(0), True), variable_shapes(framed.model), placed
+        lambda v, b: framed.loss(v, b, jax.random.key(0), True),
+        variable_shapes(framed.model),
+        placed,
     )
     assert shapes[0].shape == ()

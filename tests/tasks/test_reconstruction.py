@@ -1,11 +1,11 @@
-"""The reconstruction task: exact sums over masked patches, one picture at a time or many, on one device or eight."""
+"""The reconstruction task: exact sums over masked patches, for any batch and any devices."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.drawn_weights import drawn_variables
-from golden.sam_inputs import pictures
+from golden.sam_inputs import make_images
 from jax.sharding import AxisType
 
 from segjax.models.mae import init_mae
@@ -34,7 +34,7 @@ def variables(task):
 
 def make_batch(count=8):
     return {
-        "image": pictures(64, count),
+        "image": make_images(64, count),
         "weight": np.array([1.0] * (count - 1) + [0.0], np.float32),
     }
 
@@ -59,7 +59,7 @@ def expected(task, variables):
 
 
 def assert_same(ours, theirs, tolerance=1e-5):
-    """To a tolerance of the largest gradient, and of each number."""
+    """Compares losses and gradients, with a tolerance relative to the largest gradient."""
     ((loss, weight), gradient), ((their_loss, their_weight), their_gradient) = jax.device_get(
         (ours, theirs)
     )
@@ -69,9 +69,9 @@ def assert_same(ours, theirs, tolerance=1e-5):
     jax.tree.map(close, gradient, their_gradient)
 
 
-def test_the_weight_is_the_number_of_masked_patches_of_real_pictures(expected):
+def test_the_weight_is_the_number_of_masked_patches_of_real_images(expected):
     (loss, weight), _ = expected
-    assert weight == 7 * 12 and 0 < loss < 1000  # int(16 * .25) of 16 are seen
+    assert weight == 7 * 12 and 0 < loss < 1000  # int(16 * 0.25) of 16 patches are visible
 
 
 def test_a_placeholder_counts_for_nothing(task, variables, expected):
@@ -89,14 +89,14 @@ def test_the_evaluation_is_the_same_for_any_batch_and_number_of_devices(task, va
     assert sheet.dtype == np.uint8 and sheet.shape[1] == 3 * 256 + 4 * 10  # three panels
 
 
-def test_training_pictures_are_cropped_and_those_measured_on_are_not(task):
+def test_training_images_are_cropped_at_random_and_evaluation_images_are_not(task):
     train = next(task.batches("train", batch_size=4))
     assert train["image"].shape == (4, 64, 64, 3) and train["image"].dtype == np.uint8
     again = next(task.batches("eval", batch_size=5)), next(task.batches("eval", batch_size=5))
     np.testing.assert_array_equal(again[0]["image"], again[1]["image"])
 
 
-def test_devices_resize_what_the_host_would_have(monkeypatch):
+def test_devices_resize_images_as_the_host_does(monkeypatch):
     changed = config()
     changed.data.crop.frame = 64
     framed = make_task(changed)
@@ -104,27 +104,29 @@ def test_devices_resize_what_the_host_would_have(monkeypatch):
         next(task.batches("train", batch_size=4, seed=3)) for task in (make_task(config()), framed)
     )
     assert device["image"].shape == (4, 64, 86, 3)
-    monkeypatch.setattr(framed, "_scored", lambda _, batch, *__: (batch["image"], 1, None))
-    seen, *_ = jax.jit(lambda batch: framed.loss({}, batch, jax.random.key(0), True))(device)
-    difference = np.abs(np.asarray(seen, int) - host["image"])
-    assert seen.dtype == np.uint8 and difference.mean() < 0.1 and np.percentile(difference, 99) <= 1
+    monkeypatch.setattr(framed, "_apply", lambda _, batch, *__: (batch["image"], 1, None))
+    resized, *_ = jax.jit(lambda batch: framed.loss({}, batch, jax.random.key(0), True))(device)
+    difference = np.abs(np.asarray(resized, int) - host["image"])
+    assert (
+        resized.dtype == np.uint8 and difference.mean() < 0.1 and np.percentile(difference, 99) <= 1
+    )
 
 
-def test_records_that_cannot_be_read_are_named_in_the_run_s_folder(tmp_path, monkeypatch):
+def test_unreadable_records_are_listed_in_the_folder_of_the_run(tmp_path, monkeypatch):
     class Cut(list):
         def __getitem__(self, index):
             return super().__getitem__(index) | ({"image": b"cut"} if index == 1 else {})
 
     records = Cut({"image": np.zeros((9, 9, 3), np.uint8), "image_id": f"n{i}"} for i in range(4))
     task = make_task(config())
-    monkeypatch.setattr(task, "source", lambda split: records)
+    monkeypatch.setattr(task, "open_source", lambda split: records)
     batch = next(task.batches("train", batch_size=4, workdir=tmp_path))
     assert batch["weight"].sum() == 3
     (file,) = (tmp_path / "broken").iterdir()
     assert '"position": 1, "image_id": "n1", "reason": "ImageError' in file.read_text()
 
 
-def test_a_completed_config_spells_out_the_model_and_means_the_same():
+def test_a_completed_config_states_all_options_of_the_same_model():
     full = complete_config(config())
     assert (full.model.mask_ratio, full.model.norm_pix, full.model.dtype) == (0.75, True, "float32")
     assert (
@@ -135,8 +137,12 @@ def test_a_completed_config_spells_out_the_model_and_means_the_same():
         complete_config({"task": "reconstruction", "model": {"name": "mae_tinny"}})
 
 
-def test_the_default_recipe_is_the_paper_s():
-    """Appendix A.1: 800 epochs of which 40 warm up, batches of 4096, AdamW of .9 and .95, decay .05, rate 2.4e-3."""
+def test_the_default_recipe_is_that_of_the_paper():
+    """Compares with appendix A.1.
+
+    800 epochs, 40 of them warm-up, batches of 4096, AdamW with betas 0.9 and 0.95, weight decay
+    0.05, learning rate 2.4e-3.
+    """
     recipe = reconstruction_config()
     assert (recipe.total_steps, recipe.optimizer.warmup_steps) == (250_227, 12_511)
     assert recipe.optimizer.base_lr * recipe.batch_size / 256 == pytest.approx(2.4e-3)
@@ -147,7 +153,7 @@ def test_the_default_recipe_is_the_paper_s():
     )
 
 
-def test_pictures_that_cannot_be_read_leave_nothing_to_measure(task, variables, monkeypatch):
+def test_an_evaluation_without_readable_images_is_an_error(task, variables, monkeypatch):
     blank = {
         "image": np.zeros((2, 64, 64, 3), np.uint8),
         "weight": np.zeros(2, np.float32),
