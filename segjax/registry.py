@@ -101,6 +101,7 @@ class Registry:
         return iter(self.names())
 
     def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
+        # Searching all installed packages takes time, so it is done once
         if self._plugins is None:
             self._plugins = {}
             for point in importlib.metadata.entry_points(group=self.group):

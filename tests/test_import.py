@@ -1,4 +1,4 @@
-"""What `import segjax` costs, measured in a fresh process."""
+"""The cost of `import segjax`, measured in a fresh process."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ print(json.dumps([seconds, found]))
 
 @pytest.fixture(scope="module")
 def measured():
-    """Seconds that the import took, and what is there after it and after the use of each name, one after another."""
+    """Returns the seconds of the import, and the modules loaded after it and after each name."""
     run = subprocess.run([sys.executable, "-c", MEASURE, *NAMES], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])

@@ -122,6 +122,7 @@ def read_model(
     Returns:
       The module, its variables, the checkpoint they come from, and the options of `build_model`.
     """
+    # Read the checkpoint, and find out which model it holds
     source = _find_source(os.fspath(model), path)
     is_name = path is not None or os.fspath(model) in model_sizes()
     checkpoint = read_checkpoint(source, step)
@@ -138,6 +139,8 @@ def read_model(
         resolve(record.check_weights)(record, network, checkpoint, saved["name"])
     hint = explain_mismatch(checkpoint, saved["name"])
     variables = checkpoint.variables(variable_shapes(network), hint=hint)
+
+    # Another canvas
     if "canvas" in overrides:
         stored, network = network, build_model(**saved | overrides)
         variables = record.fit_canvas(variables, stored, network)
@@ -157,6 +160,7 @@ def _find_source(name: str, path: str | os.PathLike | None) -> pathlib.Path:
         return pathlib.Path(path)
     if name in PUBLISHED:
         return fetch(PUBLISHED[name])
+    # Neither a path nor published weights: explain
     sizes = model_sizes()
     if name in sizes:
         raise ValueError(

@@ -67,6 +67,7 @@ def attention(
     Raises:
       ValueError: unknown implementation.
     """
+    # Fused kernels
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if impl == "cudnn":
         return _cudnn(q, k, v, key_valid, scale, relative)
@@ -104,6 +105,7 @@ def _attend(per_query, per_key, valid, scale):
     """
     (q, *relative), (k, v) = per_query, per_key
     scores = jnp.einsum("...qc,...ck->...qk", q * scale, k, preferred_element_type=jnp.float32)
+    # Relative scores of the rows and columns of keys
     if relative:
         by_row, by_column = relative
         grid = (by_row.shape[-1], by_column.shape[-1])
@@ -139,6 +141,7 @@ def _chunked(per_query, per_key, valid, scale, lead):
         otherwise.
     """
     length, keys = per_query[0].shape[-2], per_key[0].shape[-1]
+    # Sizes of a chunk of queries and of a group of heads
     chunk = length if length <= 2 * QUERY_CHUNK else QUERY_CHUNK
     batch = lead[0] if len(lead) > 1 else 1
     count = math.prod(lead[1:] if len(lead) > 1 else lead)
@@ -157,6 +160,7 @@ def _chunked(per_query, per_key, valid, scale, lead):
         x = jnp.pad(split_groups(x), [(0, 0), (0, 0), (0, 0), (0, -length % chunk), (0, 0)])
         return jnp.moveaxis(x.reshape(*x.shape[:3], x.shape[3] // chunk, chunk, x.shape[-1]), 3, 1)
 
+    # Scores of a piece are computed again in the backward pass, so that none are stored
     def attend_group(inputs):
         per_query, *rest = inputs
         return jax.lax.map(jax.checkpoint(lambda piece: _attend(piece, *rest, scale)), per_query)
@@ -165,6 +169,7 @@ def _chunked(per_query, per_key, valid, scale, lead):
     per_key = [split_groups(x) for x in per_key]
     valid = None if valid is None else split_groups(valid)
     out = jax.lax.map(attend_group, (per_query, per_key, valid))
+    # Back to the original axes, without the padding of the last chunk
     out = jnp.moveaxis(out, (2, 0, 3, 1), (0, 1, 2, 3))  # [batch, groups, group, chunks, chunk, Cv]
     return out.reshape(*lead, length + -length % chunk, out.shape[-1])[..., :length, :]
 
@@ -184,6 +189,7 @@ def _cudnn(q, k, v, key_valid, scale, relative):
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
         return jnp.broadcast_to(x, (*lead, *x.shape[-3:])).reshape(-1, *x.shape[-3:])
 
+    # The mask broadcasts over heads and queries
     mask = None
     if key_valid is not None:
         mask = jnp.broadcast_to(key_valid, (*lead, k.shape[-3])).reshape(-1, 1, 1, k.shape[-3])
@@ -223,6 +229,7 @@ def lookup_relative_positions(table: jax.Array, size: int) -> jax.Array:
       [size, size, C]. Entry (i, j) is the row of distance i - j.
     """
     table = resize_table(table, 2 * size - 1)
+    # Row i - j + size - 1 of the table belongs to distance i - j
     index = np.arange(size)[:, None] - np.arange(size)[None, :] + size - 1
     return table[index]
 
@@ -283,6 +290,7 @@ def fold_relative_scores(
       k: [..., h*w, heads, C + h + w]. Attend with scale 1.
     """
     h, w = (part.shape[-1] for part in relative)
+    # One-hot codes of rows and columns
     rows = jnp.repeat(jnp.eye(h, dtype=k.dtype), w, axis=0)
     columns = jnp.tile(jnp.eye(w, dtype=k.dtype), (h, 1))
     codes = jnp.concatenate([rows, columns], axis=-1)[:, None, :]

@@ -68,6 +68,7 @@ def find_family(name: str) -> Family:
     Raises:
       ValueError: unknown name, naming the nearest ones.
     """
+    # Families are imported one by one, until one has the name
     for _, family in FAMILIES.items():
         if name in family.sizes:
             return family

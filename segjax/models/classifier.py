@@ -93,6 +93,7 @@ class Classifier(nn.Module):
         options = shared | dict(
             trunk=trunk, width=self.width, patch=self.patch, learned_positions=True, pool=self.pool
         )
+        # Head
         self.head = Linear(self.classes, kernel_init=nn.initializers.normal(self.head_std))
         if not self.frozen:
             self.encoder = MaeEncoder(**options)
@@ -104,6 +105,7 @@ class Classifier(nn.Module):
         arrays = self.variable(
             "constants", "encoder", lambda: encoder.init(self.make_rng("params"), image)["params"]
         )
+        # Mean and variance of its features, which the task measures before training
         self.statistics = self.variable(
             "constants",
             "statistics",
@@ -131,6 +133,7 @@ class Classifier(nn.Module):
 
     def classify(self, features: jax.Array) -> jax.Array:
         """Maps features [B, width] to logits, float32 [B, classes]."""
+        # Standardize the features of a frozen encoder
         if self.frozen:
             mean, variance = (self.statistics.value[name] for name in ("mean", "variance"))
             features = (features - mean) * jax.lax.rsqrt(variance + _FEATURE_EPSILON)

@@ -72,12 +72,14 @@ def count_mae_multiply_adds(model: Mae) -> tuple[int, int]:
       encoder: 4.3e9 for ViT-B/16 at 224 pixels.
       decoder: 5.3e9 for it.
     """
+    # Encoder, of visible patches and the class token
     patches = model.grid[0] * model.grid[1]
     visible = int(patches * (1 - model.mask_ratio))
     pixels = 3 * model.patch**2
     embedding = visible * pixels * model.width
     encoder = embedding + model.depth * count_block_multiply_adds(model.width, 1 + visible)
 
+    # Decoder, of all patches and the class token
     width = model.decoder_width
     decoder = (1 + visible) * model.width * width
     decoder += model.decoder_depth * count_block_multiply_adds(width, 1 + patches)

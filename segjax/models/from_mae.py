@@ -65,6 +65,7 @@ def resize_stem(
       class_position: [width], the class token's position.
       positions: [h, w, width], the patches' positions.
     """
+    # Row 0 of the positions is the class token's
     embed, positions = encoder.arrays["patch_embed"], encoder.positions
     kernel = resize_bicubic(np.asarray(embed["kernel"], np.float32), (patch, patch))
     return (
@@ -100,6 +101,8 @@ def build_windowed_encoder(
     check_sizes(encoder.arrays, expected, model=model, pairs=pairs)
     patch, grid = expected["patch_embed"]["kernel"].shape[0], expected["pos_embed"].shape[1:3]
     stem, _, positions = resize_stem(encoder, patch, grid)
+
+    # Blocks of the MAE, with relative positions of zeros
     trunk = {}
     for name, block in expected["trunk"].items():
         relative_positions = {

@@ -87,6 +87,7 @@ class LayerNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        # Statistics in float32, whatever the dtype of the computation
         x = x.astype(jnp.float32)
         centered = x - x.mean(axis=-1, keepdims=True)
         variance = jnp.mean(centered**2, axis=-1, keepdims=True)
@@ -139,6 +140,7 @@ class Upscale(nn.Module):
         """Maps [..., C] to [..., 4, features], the four cells in the order of `depth_to_space`."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], 2, 2, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        # One product computes all four cells
         out = affine(x.astype(self.dtype), kernel.reshape(x.shape[-1], -1), jnp.tile(bias, 4))
         return out.reshape(*x.shape[:-1], 4, self.features)
 

@@ -86,6 +86,8 @@ class MaeEncoder(nn.Module):
         # Class token
         token = self.param("cls_token", token_normal, (self.width,)).astype(self.dtype) + table[0]
         x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], axis=1)
+
+        # Blocks, pooling and norm
         x = ViT(**self.trunk, name="trunk")(x, train=train)
         if self.pool:
             x = x[:, 0] if self.pool == "token" else x[:, 1:].mean(axis=1)
@@ -212,6 +214,7 @@ class Mae(nn.Module):
         trunk = shared | dict(
             kernel_init=xavier, remat=self.remat, scan=self.scan, impl=self.attention
         )
+        # The decoder has no drop path
         encoder = trunk | dict(depth=self.depth, heads=self.heads, drop_path=self.drop_path)
         decoder = trunk | dict(depth=self.decoder_depth, heads=self.decoder_heads)
         self.encoder = MaeEncoder(encoder, self.width, self.patch, **shared)
@@ -249,6 +252,7 @@ class Mae(nn.Module):
           ValueError: images of another size, a mask ratio outside (0, 1), or one that leaves no
             patch.
         """
+        # Noise decides which patches are visible
         patches = self.grid[0] * self.grid[1]
         count = count_visible(patches, self.mask_ratio)
         if noise is None:
@@ -321,6 +325,7 @@ def build_mae(name: str, **overrides: Any) -> Mae:
 
 def init_mae(model: Mae, key: jax.Array) -> dict:
     """Draws fresh variables {"params", "constants"}. Traceable, see `jax.eval_shape`."""
+    # Noise is passed, so that initialization needs no "mask" rng
     image = jnp.zeros((1, model.canvas, model.canvas, 3))
     noise = jnp.zeros((1, model.grid[0] * model.grid[1]))
     return {"params": model.init(key, image, noise)["params"], "constants": {}}

@@ -151,6 +151,8 @@ class Block(nn.Module):
                 for axis, size in zip("hw", self.grid, strict=True)
             )
             relative = compute_relative_scores(q, table_h, table_w, x.shape[-3:-1])
+
+        # Attention and output projection
         out = attention(q, k, v, relative=relative, impl=self.impl).reshape(tokens.shape)
         return Linear(width, dtype=self.dtype, kernel_init=self.kernel_init, name="proj")(
             out
@@ -218,12 +220,14 @@ class ViT(nn.Module):
                 + ", ".join(map(repr, REMAT_POLICIES))
             )
         windows = [0 if i in self.global_blocks else self.window for i in range(self.depth)]
+        # Drop path: rates grow linearly, every block has a key of its own
         rates = jnp.linspace(0.0, self.drop_path, self.depth)
         keys = None
         if train and self.drop_path > 0:
             keys = jax.random.split(self.make_rng("drop_path"), self.depth)
         if self.scan and not self.is_initializing():
             return self._scanned(x, windows, rates, keys)
+        # Rematerialization
         block = Block
         if self.remat != "none":
             block = nn.remat(Block, prevent_cse=True, policy=REMAT_POLICIES[self.remat])
@@ -322,6 +326,7 @@ def encode_patches(
     positions = module.param(
         "pos_embed", nn.initializers.truncated_normal(0.02), (1, *module.grid, module.width)
     )
+    # Positions of another grid are resized
     if (grid := x.shape[1:3]) != tuple(module.grid):
         weights = cubic_weights if cubic else linear_weights
         rows, columns = (

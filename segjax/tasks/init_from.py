@@ -139,6 +139,7 @@ def _read_own_encoder(
             f"{checkpoint.source} holds {options.get('name', 'a model that it does not name')}, "
             "expected a MAE; to go on from a checkpoint of the same model leave out 'mae:'"
         )
+    # No array tells the number of heads, so it is compared before reading
     source = build_model(**options)
     if source.heads != heads:
         raise ValueError(
@@ -173,6 +174,7 @@ def _read_published_encoder(checkpoint: Checkpoint, modules: tuple[str, ...]) ->
     loaded, _ = table.load_part(
         checkpoint.arrays, expected, format=format, source=checkpoint.source
     )
+    # Positions are read too, because fine-tuning may have trained them
     arrays = copy_as_float32(loaded)["params"]["encoder"]
     positions = np.asarray(checkpoint.arrays[table.position_keys[format]], np.float32)[0]
     return PretrainedEncoder(arrays, source.grid, source.patch, positions)

@@ -170,6 +170,7 @@ class RecordTask(Task):
             lines.append(
                 f"{key:<12}" + "".join(f"{values[key]:>12.4f}" for values in metrics.values())
             )
+        # Files
         if out is not None:
             write_json(out / "evaluation.json", metrics)
             for name, image in results["trained"][1].items():

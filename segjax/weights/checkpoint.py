@@ -139,6 +139,7 @@ def read_checkpoint(path: str | pathlib.Path, step: Step = None) -> Checkpoint:
       ValueError: a step of a single file.
       CheckpointError: no checkpoint of a known model, or a damaged file.
     """
+    # Files
     path = pathlib.Path(path)
     is_file_format = path.suffix in (".safetensors", SUFFIX, *SUFFIXES)
     if is_file_format and step is not None:
@@ -148,6 +149,8 @@ def read_checkpoint(path: str | pathlib.Path, step: Step = None) -> Checkpoint:
         return _read_safetensors(path, source)
     if is_file_format:
         return _read_state_dict(path, source)
+
+    # Folders of runs
     if path.is_file():
         raise CheckpointError(f"{path} is a file of an unknown kind; expected {_EXPECTED}")
     if not path.is_dir():
@@ -223,6 +226,7 @@ def write_checkpoint(
             f"{path} is of an unknown kind; expected .safetensors or, for torch, "
             f"{', '.join(SUFFIXES)}"
         )
+    # Choose the format
     for_torch = path.suffix in SUFFIXES
     tables = {
         format: table
@@ -242,6 +246,7 @@ def write_checkpoint(
             f"{path} is a file for torch, which cannot hold segjax's own names; write a "
             ".safetensors file"
         )
+    # Write
     if format == OURS:
         save_variables(path, variables, metadata)
         return format, len(flatten(variables))

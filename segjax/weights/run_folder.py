@@ -43,6 +43,7 @@ def load_variables(
       FileNotFoundError: no checkpoint, none of that step, or no best one.
       CheckpointError: none can be read.
     """
+    # Find the step
     folder = pathlib.Path(directory).absolute()
     folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
     steps = list_steps(folder)
@@ -176,6 +177,7 @@ def _read_step(folder: pathlib.Path, step: int, ema: bool) -> tuple[dict[str, An
     """Returns variables and config of one step. Reads only the arrays that are wanted."""
     import orbax.checkpoint as ocp
 
+    # The moving average replaces the parameters
     tree = describe_state(folder, step)
     name = "ema" if ema and tree.get("ema") is not None else "params"
     wanted = {name: tree[name], "constants": tree["constants"]}

@@ -185,6 +185,7 @@ def _read_archive(path: pathlib.Path, file: BinaryIO) -> Any:
                 "is a zip archive, but none of torch.save's: it has no <name>/data.pkl"
             )
         folder = pickles[0].removesuffix("data.pkl")
+        # Archives of torch 2 state their byte order
         if (
             f"{folder}byteorder" in archive.namelist()
             and archive.read(f"{folder}byteorder").strip() != b"little"
@@ -229,6 +230,7 @@ def _read_legacy(path: pathlib.Path, file: BinaryIO) -> Any:
         )
     unpickler = _Unpickler(file)
     content = unpickler.load()
+    # The storages follow in the order of their keys
     storages, position = {}, None
     for key in _Unpickler(file).load():
         position = file.tell() if position is None else position
@@ -304,6 +306,7 @@ def _view(flat: np.ndarray, tensor: _Tensor) -> np.ndarray:
         raise ValueError(
             f"a tensor of shape {tensor.shape} reaches element {last} of a storage of {flat.size}"
         )
+    # Strides in bytes
     strides = [stride * flat.itemsize for stride in tensor.strides]
     return np.lib.stride_tricks.as_strided(
         flat[tensor.offset :], tensor.shape, strides, writeable=False

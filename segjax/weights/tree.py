@@ -72,6 +72,7 @@ def match_collections(variables: Mapping[str, Any], expected: Mapping[str, Any])
     wanted, other = flatten(expected), {"params": "constants", "constants": "params"}
     flat = {}
     for path, leaf in flatten(variables).items():
+        # The same path in the other collection, if only that one is expected
         collection, _, rest = path.partition("/")
         moved = f"{other.get(collection)}/{rest}"
         flat[moved if path not in wanted and moved in wanted else path] = leaf

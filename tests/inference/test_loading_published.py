@@ -1,4 +1,4 @@
-"""Loading what others wrote: segment-anything's .pth and transformers' .safetensors, of any size and canvas."""
+"""Loading segment-anything's .pth and transformers' .safetensors, of any size and canvas."""
 
 import hashlib
 
@@ -18,7 +18,7 @@ from segjax.weights.tree import CheckpointError, flatten
 
 
 def drawn(**options):
-    """Variables with position tables that are not zero."""
+    """Returns variables with position tables that are not zero."""
     model = build_sam("sam_debug", **options)
     rng = np.random.default_rng(1)
     shapes = variable_shapes(model)

@@ -23,7 +23,14 @@ def normal(*shape):
 
 
 def oracle(q, k, v, scale=None, bias=0.0):
-    """Softmax attention in float64 NumPy: q [T, heads, C], k, v [S, heads, C]; bias [heads, T, S]."""
+    """Computes softmax attention in float64 NumPy.
+
+    Args:
+      q: [T, heads, C].
+      k: [S, heads, C].
+      v: [S, heads, C].
+      bias: [heads, T, S].
+    """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     scores = scale * np.einsum("qhc,khc->hqk", q.astype(np.float64), k) + bias
     weights = np.exp(scores - scores.max(-1, keepdims=True))
@@ -53,7 +60,7 @@ def test_invalid_keys_are_as_if_removed(impl):
 
 @pytest.mark.parametrize("impl", ["xla", "chunked"])
 def test_leading_axes_broadcast(impl):
-    """An image [B, 1, ...] and tokens [B, P, ...], in either role."""
+    """Attends from an image [B, 1, ...] to tokens [B, P, ...], and the other way round."""
     image, tokens = normal(2, 1, 150, 2, 4), normal(2, 3, 6, 2, 4)
     valid = RNG.random((2, 3, 6)) < 0.7
     valid[..., 0] = True
@@ -70,7 +77,7 @@ def test_leading_axes_broadcast(impl):
 
 
 def test_chunked_gradients_are_those_of_xla():
-    """Of 260 queries in three chunks, for a grid of 2 x 4 keys."""
+    """Covers 260 queries in three chunks, and a grid of 2 x 4 keys."""
     inputs = [
         normal(1, 260, 2, 4),
         normal(1, 8, 2, 4),
@@ -88,7 +95,7 @@ def test_chunked_gradients_are_those_of_xla():
 
 
 def test_half_precision_scores_and_softmax_run_in_float32():
-    """256 equal keys: a softmax summed in bfloat16 would lose most of them."""
+    """Uses 256 equal keys, most of which a sum in bfloat16 would lose."""
     q, k = np.zeros((1, 1, 4), jnp.bfloat16), np.zeros((512, 1, 4), jnp.bfloat16)
     out = attention(q, k, np.ones((512, 1, 4), jnp.bfloat16))
     assert out.dtype == jnp.bfloat16
@@ -107,7 +114,7 @@ def test_relative_positions_index_the_distance():
 
 
 def test_relative_positions_resize_the_table_to_another_grid():
-    """7 rows for a grid of 4, asked for a grid of 2: 3 rows, half-pixel linear interpolation."""
+    """Resizes 7 rows (a grid of 4) to 3 (a grid of 2) by half-pixel linear interpolation."""
     table = np.arange(7, dtype=np.float32)[:, None]
     rows = np.asarray(lookup_relative_positions(table, 2))[..., 0]
     place = [(i + 0.5) * 7 / 3 - 0.5 for i in range(3)]  # of a linear table the value is the place
@@ -115,7 +122,7 @@ def test_relative_positions_resize_the_table_to_another_grid():
 
 
 def positioned(h, w, heads=2, channels=8):
-    """q, k, v [1, h*w, heads, C], tables of both axes, and the bias that they mean, with loops, from the unscaled q."""
+    """Returns q, k, v [1, h*w, heads, C], tables of both axes, and their bias by loops."""
     q, k, v = (normal(1, h * w, heads, channels) for _ in range(3))
     table_h, table_w = normal(2 * h - 1, channels), normal(2 * w - 1, channels)
     bias = np.zeros((heads, h * w, h * w))
@@ -138,23 +145,24 @@ def test_relative_positions_equal_the_bias(impl, grid):
 
 
 def test_folded_relative_positions_equal_the_bias():
-    """As the fused kernel gets them, which cannot run here."""
+    """Checks the inputs of the fused kernel, which cannot run on CPUs."""
     (q, k, v), tables, bias = positioned(3, 4)
-    folded_q, folded_k = fold_relative_scores(q * 8**-0.5, k, compute_relative_scores(q, *tables, (3, 4)))
+    relative = compute_relative_scores(q, *tables, (3, 4))
+    folded_q, folded_k = fold_relative_scores(q * 8**-0.5, k, relative)
     assert folded_q.shape == folded_k.shape == (1, 12, 2, 8 + 3 + 4)
     out = attention(folded_q, folded_k, v, scale=1.0)
     np.testing.assert_allclose(out[0], oracle(q[0], k[0], v[0], bias=bias), atol=2e-5)
 
 
 def test_many_short_sequences_go_in_groups_of_heads(monkeypatch):
-    """30 sequences of 9 tokens, 3 heads: groups of 6 of the 90."""
+    """Splits 30 sequences of 9 tokens and 3 heads into groups of 6 of the 90."""
     monkeypatch.setattr(attention_module, "SCORES_PER_GROUP", 6 * 81)
     q, k, v = normal(5, 6, 9, 3, 4), normal(5, 6, 9, 3, 4), normal(5, 6, 9, 3, 4)
     np.testing.assert_allclose(attention(q, k, v, impl="chunked"), attention(q, k, v), atol=1e-6)
 
 
 def test_tables_of_numpy_work_inside_jit():
-    """Loaded weights are NumPy arrays; closing over them in a jitted function must not fail."""
+    """Loaded weights are NumPy arrays, which a jitted function may close over."""
     q = normal(1, 4, 1, 8)
     table = normal(3, 8)
     inside = jax.jit(lambda q: attention_module.compute_relative_scores(q, table, table, (2, 2)))(q)
@@ -181,7 +189,7 @@ def test_windows_are_row_major_and_padded_with_zeros_at_the_end():
 
 
 def test_devices_that_share_a_batch_keep_their_rows():
-    """Chunked attention of 4 examples on 4 devices: no device needs what another has."""
+    """Chunked attention of 4 examples on 4 devices needs no communication."""
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     shape = jax.ShapeDtypeStruct((4, 300, 2, 8), jnp.float32, sharding=rows)
@@ -200,5 +208,6 @@ def test_an_empty_batch_is_empty():
 
 def test_relative_scores_of_half_precision_are_float32():
     q, table = normal(1, 4, 2, 8).astype(jnp.bfloat16), normal(3, 8)
-    assert [part.dtype for part in compute_relative_scores(q, table, table, (2, 2))] == [jnp.float32] * 2
-    assert fold_relative_scores(q, q, compute_relative_scores(q, table, table, (2, 2)))[0].dtype == jnp.bfloat16
+    relative = compute_relative_scores(q, table, table, (2, 2))
+    assert [part.dtype for part in relative] == [jnp.float32] * 2
+    assert fold_relative_scores(q, q, relative)[0].dtype == jnp.bfloat16

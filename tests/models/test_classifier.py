@@ -38,14 +38,18 @@ def size_of(tree):
 
 
 def blocks(width, depth):
-    """12 D^2 + 13 D numbers in each: qkv 3 D^2 + 3 D, proj D^2 + D, MLP 8 D^2 + 5 D, two norms of 2 D."""
+    """Returns 12 D^2 + 13 D numbers for each block.
+
+    qkv 3 D^2 + 3 D, proj D^2 + D, MLP 8 D^2 + 5 D, two norms of 2 D.
+    """
     return depth * (12 * width**2 + 13 * width)
 
 
 @pytest.mark.parametrize(
     "name, count, width, depth, patch",
     [
-        # timm: vit_base_patch16_224, vit_large_patch16_224, vit_huge_patch14_224; pooling the mean has as many.
+        # timm: vit_base_patch16_224, vit_large_patch16_224, vit_huge_patch14_224. Pooling the mean
+        # has as many parameters.
         ("vit_b", 86_567_656, 768, 12, 16),
         ("vit_l", 304_326_632, 1024, 24, 16),
         ("vit_h", 632_045_800, 1280, 32, 14),
@@ -71,7 +75,8 @@ def test_with_mae_s_positions_the_features_are_mae_s_class_token(variables):
     found = run(ours, "features")
     del encoder["pos_embed"]
     theirs = {"params": {"encoder": encoder}}
-    tokens = jax.jit(lambda v, x: mae.apply(v, x, method="encode_image"))(theirs, make_images(64, 2))
+    encode = jax.jit(lambda v, x: mae.apply(v, x, method="encode_image"))
+    tokens = encode(theirs, make_images(64, 2))
     np.testing.assert_allclose(found, tokens[:, 0], atol=1e-5)
 
 

@@ -15,13 +15,13 @@ from segjax.models.sam.flops import count_decoder_multiply_adds, count_encoder_m
 @pytest.mark.parametrize(
     "name, billions", [("sam_vit_b", 486), ("sam_vit_l", 1493), ("sam_vit_h", 2981)]
 )
-def test_the_encoder_costs_what_is_published(name, billions):
-    """Within 1 %: EfficientViT-SAM's paper counts 2973 for H; the others are counted by hand."""
+def test_the_flops_of_the_encoder_are_the_published_ones(name, billions):
+    """Within 1 %. EfficientViT-SAM's paper counts 2973e9 for H. The others are counted by hand."""
     assert count_encoder_multiply_adds(build_sam(name)) == pytest.approx(billions * 1e9, rel=0.01)
 
 
 def test_a_click_costs_little_and_mostly_projections_of_the_image():
-    """1.81e9 by hand, of which 10 projections of 4096 cells between 256 and 128 channels are 74 %."""
+    """Counted by hand: 1.81e9, 74 % of it 10 projections of 4096 cells, 256 and 128 channels."""
     count = count_decoder_multiply_adds(build_sam("sam_vit_b"), tokens=2)
     assert count == pytest.approx(1.81e9, rel=0.01)
     assert 10 * 4096 * 256 * 128 / count == pytest.approx(0.74, abs=0.01)
@@ -30,21 +30,24 @@ def test_a_click_costs_little_and_mostly_projections_of_the_image():
 @pytest.mark.parametrize(
     "name, encoder, decoder", [("b", 4.3, 5.3), ("l", 15.1, 5.3), ("h", 41, 7.0)]
 )
-def test_a_masked_picture_costs_what_the_paper_saves(name, encoder, decoder):
-    """By hand: parameters x tokens + attention. B: 12 (12 x 768^2 x 50 + 2 x 50^2 x 768) + 49 x 768^2 = 4.32e9."""
+def test_the_flops_of_a_masked_image_are_those_of_the_paper(name, encoder, decoder):
+    """Counted by hand: parameters x tokens + attention.
+
+    ViT-B: 12 (12 x 768^2 x 50 + 2 x 50^2 x 768) + 49 x 768^2 = 4.32e9.
+    """
     found = count_mae_multiply_adds(build_mae(f"mae_vit_{name}"))
     assert [count / 1e9 for count in found] == pytest.approx([encoder, decoder], rel=0.02)
 
 
 def test_a_whole_picture_costs_four_times_as_much():
-    """17.5e9, MAE's encoder on all of 197 tokens; timm's count of ViT-B/16 is 17.58 GMACs with attention."""
+    """Counted by timm: 17.58e9 for ViT-B/16 with attention, on all 197 tokens."""
     assert count_classifier_multiply_adds(build_classifier("vit_b"))[0] == pytest.approx(
         17.5e9, rel=0.01
     )
 
 
 def test_the_compiler_counts_the_same():
-    """XLA's own count for a small MAE, which holds norms, softmax and additions too: a few percent more."""
+    """Compares with XLA's count, which includes norms and softmax: a few percent more."""
     model = build_mae("mae_tiny")
     shapes = variable_shapes(model)
     images = jax.ShapeDtypeStruct((1, 128, 128, 3), jnp.float32)
@@ -59,25 +62,30 @@ def test_the_compiler_counts_the_same():
     [("maskrcnn_resnet50_fpn", 134.38, 0), ("maskrcnn_resnet50_fpn_v2", 333.58, 100)],
 )
 def test_a_detector_costs_what_is_published(name, billions, detections):
-    """torchvision's "GFLOPS" of its weights: multiply-adds at 800 x 800, of 1000 regions. What its first model finds in
-    a picture of noise is nothing, its second one 100 objects: the two numbers leave no other choice."""
+    """Compares with torchvision's "GFLOPS", multiply-adds at 800 x 800 pixels with 1000 regions.
+
+    The numbers imply that the first model detects nothing in an image of noise, and the second one
+    100 objects.
+    """
     found = count_detector_multiply_adds(build_mask_rcnn(name), (800, 800))
     assert found.image + 1000 * found.region + detections * found.foreground == pytest.approx(
         billions * 1e9, rel=0.005
     )
     assert found.frozen == 0
-    # The mask head by hand: 4 convolutions 3x3 of 14 x 14 cells, 28 x 28 cells of 256 channels and of 91 classes.
+    # The mask head by hand: 4 convolutions 3x3 of 14 x 14 cells, 28 x 28 cells of 256 channels and
+    # of 91 classes.
     assert found.foreground == 4 * 196 * 9 * 256**2 + 784 * 256**2 + 784 * 256 * 91
     frozen = count_detector_multiply_adds(build_mask_rcnn(name, freeze_at=2), (800, 800))
     assert frozen.frozen + frozen.image == found.image
-    # The stem and, on 200 x 200 cells, 3 bottlenecks of 64 channels, the first from 64 channels and with a projection.
+    # The stem and, on 200 x 200 cells, 3 bottlenecks of 64 channels, the first from 64 channels and
+    # with a projection.
     assert frozen.frozen == 160_000 * 147 * 64 + 40_000 * (
         3 * (9 * 64**2 + 64 * 256) + 64**2 + 3 * 64 * 256
     )
 
 
 def test_a_plain_backbone_costs_what_sam_s_does():
-    """ViTDet's is SAM's without the neck; the rest by hand, see `SimplePyramid`, and 2 convolutions for proposals."""
+    """ViTDet has SAM's encoder without the neck. The pyramid and the RPN are counted by hand."""
     found = count_detector_multiply_adds(build_mask_rcnn("vitdet_vit_b"), (1024, 1024))
     sam = count_encoder_multiply_adds(build_sam("sam_vit_b")) - 4096 * (768 * 256 + 9 * 256**2)
     enlarged = 4096 * 768 * 4 * (384 + 384) + 16384 * 384 * 4 * 192
@@ -88,7 +96,10 @@ def test_a_plain_backbone_costs_what_sam_s_does():
 
 
 def test_a_cascade_costs_three_box_heads():
-    """By hand: 7 x 7 cells of 256 channels to 1024, to 1024, to 81 classes and one box, for each region and stage."""
+    """Counted by hand for each region and stage.
+
+    7 x 7 cells of 256 channels to 1024, to 1024, to 81 classes and one box.
+    """
     cascade, alone = (
         count_detector_multiply_adds(build_mask_rcnn(f"{name}mask_rcnn_R_50_FPN"), (800, 800))
         for name in ("cascade_", "")

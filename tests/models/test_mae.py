@@ -1,4 +1,4 @@
-"""MAE against goldens of transformers' ViTMAEForPreTraining (tools/make_goldens.py), closed forms, published sizes."""
+"""MAE compared with goldens of transformers (tools/make_goldens.py) and published sizes."""
 
 import math
 import pathlib
@@ -20,7 +20,7 @@ IMAGES, NOISE = inputs(MODEL)
 
 
 def close(ours, golden):
-    """To 2e-5 of the largest magnitude: other CPUs sum in other orders."""
+    """Compares to 2e-5 of the largest magnitude, because CPUs sum in different orders."""
     np.testing.assert_allclose(np.asarray(ours), golden, rtol=0, atol=2e-5 * np.abs(golden).max())
 
 
@@ -56,7 +56,8 @@ def test_every_stage_is_the_reference_s(answers):
             np.testing.assert_allclose(answers[name], golden[name], rtol=1e-5)
 
 
-# torchvision documents 86,567,656, 304,326,632 and 632,045,800 parameters for vit_b_16, vit_l_16 and vit_h_14 at 224
+# torchvision documents 86,567,656, 304,326,632 and 632,045,800 parameters for vit_b_16, vit_l_16
+# and vit_h_14 at 224
 # pixels. Theirs hold a learned position table and a head of 1000 classes besides what is here.
 @pytest.mark.parametrize(
     "name, published",
@@ -85,8 +86,8 @@ def test_a_decoder_of_one_block_is_an_option():
     assert list(params["decoder"]["trunk"]) == ["block_0"]
 
 
-def test_the_encoder_sees_nothing_of_the_masked_patches(variables, answers):
-    """And the order of the noise is the order of the tokens: sorting it otherwise moves them."""
+def test_the_encoder_does_not_depend_on_masked_patches(variables, answers):
+    """Also checks that tokens come in the order of the noise."""
     grid, patch = MODEL.grid[0], MODEL.patch
     masked = np.asarray(answers["masked"]).reshape(2, grid, grid).repeat(patch, 1).repeat(patch, 2)
     other = np.where(masked[..., None], 255 - IMAGES, IMAGES).astype(np.uint8)
@@ -122,8 +123,8 @@ def test_noise_is_drawn_from_the_rng_and_a_fixed_number_is_kept(variables, strat
     assert (masked == again).all() and (masked != other).any() and (masked[0] != masked[1]).any()
 
 
-def test_initialisation_is_the_paper_s():
-    """Xavier-uniform maps (the fused qkv as one matrix), normal tokens of .02, norms 1 and 0; Linear biases 0."""
+def test_initialization_is_that_of_the_paper():
+    """Xavier-uniform layers (qkv as one matrix), normal tokens (0.02), zero biases, unit norms."""
     model = build_mae("mae_tiny")
     params = jax.device_get(jax.jit(lambda key: init_mae(model, key))(jax.random.key(0))["params"])
     encoder, block = params["encoder"], params["encoder"]["trunk"]["block_0"]
@@ -145,8 +146,8 @@ def test_initialisation_is_the_paper_s():
     assert (encoder["norm"]["scale"] == 1).all()
 
 
-def test_without_a_mask_every_patch_is_encoded_in_its_place(variables):
-    """As if all had been picked, in whatever order."""
+def test_without_a_mask_all_patches_are_encoded_in_order(variables):
+    """Compares with all patches visible, in another order."""
     whole = jax.jit(lambda images: MODEL.apply(variables, images, method="encode_image"))(IMAGES)
     order = np.stack([np.random.default_rng(i).permutation(16) for i in range(2)])
     picked = jax.jit(

@@ -1,7 +1,7 @@
-"""The attention kernel of TPUs beside plain attention: on CPUs, interpreted.
+"""The attention kernel of TPUs compared with plain attention, interpreted on CPUs.
 
-Mostly by Pallas' plain interpreter. That of TPU kernels takes several times as long, and waits for ever where cores
-are fewer than devices.
+Most tests use Pallas' plain interpreter. The one of TPU kernels takes several times as long, and
+waits forever if there are fewer cores than devices.
 """
 
 import functools
@@ -33,7 +33,7 @@ def normal(*shape, dtype=np.float32):
 
 
 def value_and_gradients(impl, inputs):
-    """Of a scalar of q, k, v and what else there is: relative positions of a query."""
+    """Returns a scalar and its gradients by q, k, v and relative scores."""
 
     def loss(q, k, v, *relative):
         out = attention(q, k, v, relative=relative or None, impl=impl)
@@ -44,7 +44,7 @@ def value_and_gradients(impl, inputs):
 
 @pytest.mark.usefixtures("interpreted")
 def test_values_and_gradients_are_those_of_xla():
-    """128 queries with relative positions, a grid of 16 x 16 keys, v narrower than q."""
+    """Covers 128 queries with relative positions, a grid of 16 x 16 keys, and v narrower than q."""
     inputs = [
         normal(2, 128, 2, 8),
         normal(2, 256, 2, 8),
@@ -57,7 +57,10 @@ def test_values_and_gradients_are_those_of_xla():
 
 
 def test_half_precision_without_a_batch():
-    """In the interpreter of TPU kernels. Scores and sums are in float32; weights and values are rounded to 8 bits."""
+    """Runs in the interpreter of TPU kernels.
+
+    Scores and sums are float32. Weights and values are rounded to 8 bits.
+    """
     q, k, v = (normal(128, 1, 16, dtype=jnp.bfloat16) for _ in range(3))
     exact = attention(*(x.astype(jnp.float32) for x in (q, k, v)))
     with pltpu.force_tpu_interpret_mode():
@@ -67,7 +70,7 @@ def test_half_precision_without_a_batch():
 
 
 def primitives(jaxpr, inside=()):
-    """(name, names of the equations around it) of every equation of a program and of those in it."""
+    """Yields (name, names of the enclosing equations) of all equations of a program."""
     for equation in jaxpr.eqns:
         yield equation.primitive.name, inside
         for inner in core.jaxprs_in_params(equation.params):
@@ -75,7 +78,7 @@ def primitives(jaxpr, inside=()):
 
 
 def kernels(function, *arguments):
-    """What is around each kernel of a traced program."""
+    """Returns the names of the equations around each kernel of a traced program."""
     return [
         inside
         for name, inside in primitives(jax.make_jaxpr(function)(*arguments).jaxpr)
@@ -85,7 +88,7 @@ def kernels(function, *arguments):
 
 @pytest.mark.parametrize("queries, keys", [(196, 196), (8, 256), (256, 8), (0, 128), (128, 128)])
 def test_what_the_kernel_cannot_take_is_left_to_xla(queries, keys):
-    """Lengths that are no multiples of 128, and invalid keys."""
+    """Covers lengths that are not multiples of 128, and invalid keys."""
     inputs = normal(2, queries, 2, 8), normal(2, keys, 2, 8), normal(2, keys, 2, 8)
     valid = np.ones((2, keys), bool) if queries == keys == 128 else None
     trace = lambda impl: jax.make_jaxpr(
@@ -114,7 +117,7 @@ def on_mesh():
 
 @pytest.mark.usefixtures("interpreted")
 def test_devices_attend_to_their_own_examples():
-    """8 examples on 8 devices, and 2 that each device attends to."""
+    """Covers 8 examples on 8 devices, and 2 examples that each device computes."""
     inputs = [normal(8, 128, 1, 8), normal(8, 128, 1, 8), normal(8, 128, 1, 4)]
     two = [x[:2] for x in inputs]
     (_, plain), gradients = value_and_gradients("xla", inputs)
@@ -128,7 +131,7 @@ def test_devices_attend_to_their_own_examples():
 
 
 def test_of_a_vit_only_global_blocks_have_the_kernel():
-    """In a scan, computed again, on a mesh: forward, once more, and backward, each inside a shard_map."""
+    """Covers scan, rematerialization and a mesh: three kernels, each inside a shard_map."""
     vit = ViT(
         2, 2, window=7, global_blocks=(1,), grid=(16, 16), scan=True, remat="full", impl="pallas"
     )

@@ -32,7 +32,7 @@ LEGACY = jax.random.PRNGKey(3)
 
 @functools.cache
 def outcome_of(**options):
-    """jitted params -> (output, gradient of a scalar of it), in training."""
+    """Returns a jitted function, params -> (output, gradient of a scalar of it)."""
     model = ViT(**OPTIONS | options)
 
     def scalar(params):
@@ -48,7 +48,7 @@ def assert_same(a, b, atol=2e-5):
 
 @pytest.mark.parametrize("options", [dict(remat="dots"), dict(scan=True, remat="full")], ids=str)
 def test_scan_and_remat_change_nothing(params, options):
-    """Values and gradients, with windows, global blocks and the same branches dropped."""
+    """Compares values and gradients with windows, global blocks and drop path."""
     assert_same(outcome_of()(params), outcome_of(**options)(params))
 
 
@@ -93,7 +93,7 @@ def test_dropping_needs_training_and_a_key(params):
 
 
 def test_drop_path_statistics():
-    """Whole examples are dropped, at the rate, and the kept ones are scaled so that the mean stays."""
+    """Whole examples are dropped, and the others scaled so that the mean stays."""
     x = jnp.ones((4000, 2, 3))
     out = np.asarray(drop_path(x, 0.3, jax.random.key(0)))
     per_example = out.reshape(4000, -1)
@@ -106,7 +106,7 @@ def test_drop_path_statistics():
 
 
 def test_drop_path_grows_linearly_with_depth():
-    """Block i adds one to channel i, unless it is dropped."""
+    """Counts dropped blocks: block i adds one to channel i unless it is dropped."""
     depth, rate, batch = 4, 0.6, 3000
     model = ViT(depth=depth, heads=1, drop_path=rate)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1, 4)))["params"]
@@ -124,7 +124,7 @@ def test_drop_path_grows_linearly_with_depth():
 
 
 def test_sequences_without_windows_or_positions():
-    """[B, T, D], as MAE and CLIP use the trunk; a map without positions gives the same."""
+    """Compares [B, T, D], as in MAE, with a map of the same tokens without positions."""
     model = ViT(depth=2, heads=2)
     variables = initialised(model, X.reshape(3, 16, 16))
     out = jax.jit(model.apply)(variables, X.reshape(3, 16, 16))

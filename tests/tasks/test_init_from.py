@@ -1,4 +1,4 @@
-"""A MAE's encoder handed to SAM: the same numbers, any grid, any kind of file."""
+"""A SAM that starts from a MAE's encoder: the same arrays, any grid, any kind of file."""
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,8 @@ from segjax.tasks import make_task
 from segjax.tasks.promptable.config import promptable_config
 from segjax.tasks.reconstruction.config import reconstruction_config
 from segjax.training.checkpoints import Checkpoints
-from segjax.training.program import make_program
+from segjax.training.program import make_program, restore_or_initialize
 from segjax.training.sharding import BATCH_AXES
-from segjax.training.program import restore_or_initialize
 from segjax.weights.checkpoint import write_checkpoint
 from segjax.weights.tree import CheckpointError, flatten
 
@@ -41,7 +40,8 @@ def task_of(**model):
 
 def taken(path, **model):
     task = task_of(**model)
-    return task.load_pretrained("mae", str(path), variable_shapes(task.model))["params"]["image_encoder"]
+    variables = task.load_pretrained("mae", str(path), variable_shapes(task.model))
+    return variables["params"]["image_encoder"]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def files(tmp_path_factory, mae_variables):
 def test_on_the_same_grid_without_windows_sam_s_trunk_computes_what_mae_s_does(
     files, mae_variables, name
 ):
-    """The patch tokens before MAE's last norm, without the class token, which SAM does not have."""
+    """Compares patch tokens before MAE's last norm, without the class token, which SAM lacks."""
     model = build_sam("sam_debug", **GLOBAL)
     variables = drawn_variables(model, init_sam)
     encoder = variables["params"]["image_encoder"]
@@ -114,7 +114,7 @@ def test_a_projection_of_other_patches_is_resized(files, mae_variables):
 
 
 def start(init_from, tmp_path):
-    """The first state of a run whose own initialisation is sevens: drawing takes long to compile."""
+    """Returns the first state of a run that initializes with sevens, which compiles fast."""
     config = promptable_config()
     config.model = {"name": "sam_debug"}
     config.init_from = init_from
@@ -127,7 +127,8 @@ def start(init_from, tmp_path):
         (1, 1), BATCH_AXES, (AxisType.Auto, AxisType.Auto), devices=jax.devices()[:1]
     )
     with Checkpoints(tmp_path / "run") as checkpoints:
-        return restore_or_initialize(task, config, make_program(task, config, one), checkpoints, None)
+        program = make_program(task, config, one)
+        return restore_or_initialize(task, config, program, checkpoints, None)
 
 
 def test_a_run_takes_the_encoder_and_draws_the_rest(files, tmp_path, mae_variables):

@@ -61,7 +61,7 @@ def test_all_but_what_names_the_classes_is_taken(files, variables, name, model):
 
 @pytest.mark.parametrize("name", ["ours.safetensors", "theirs.pth"])
 def test_a_cascade_starts_from_what_is_there(files, variables, name):
-    """Its box heads are fresh on a detector that has none; of one that has, the boxes are kept with the rest."""
+    """Box heads are fresh in a detector without a cascade. A cascade loads its boxes too."""
     cascade = dict(box_stages=3, agnostic_boxes=True)
     task = task_of(**cascade)
     found = task.load_pretrained("detector", str(files / name), expected(task))
@@ -71,13 +71,14 @@ def test_a_cascade_starts_from_what_is_there(files, variables, name):
     )
     own = drawn_variables(build_model("maskrcnn_debug", **SOURCE | cascade), init_model)
     write_checkpoint(files / "cascade.safetensors", own, metadata={})
-    found = flatten(task.load_pretrained("detector", str(files / "cascade.safetensors"), expected(task)))
+    path = str(files / "cascade.safetensors")
+    found = flatten(task.load_pretrained("detector", path, expected(task)))
     fresh = {
         "/".join(path.split("/")[1:3]) for path in flatten(expected(task)).keys() - found.keys()
     }
     assert fresh == {"mask_head/logits", *(f"box_head_{stage}/scores" for stage in range(3))}
     ordinary = task_of()
-    found = ordinary.load_pretrained("detector", str(files / "cascade.safetensors"), expected(ordinary))
+    found = ordinary.load_pretrained("detector", path, expected(ordinary))
     assert not any("box_head" in module for module in found["params"]) and "rpn" in found["params"]
 
 

@@ -31,7 +31,7 @@ MODELS = {
 
 @functools.cache
 def made(kind):
-    """(table, format, variables, state dict)."""
+    """Returns (table, format, variables, state dict)."""
     model = build_model("maskrcnn_debug", **MODELS[kind])
     table = TORCHVISION_DETECTORS if model.library == "torchvision" else DETECTRON2_DETECTORS
     variables = drawn_variables(model, init_model)
@@ -221,13 +221,14 @@ def test_what_differs_is_listed():
         table.from_published(state, variables, format=format, source="file")
     said = str(error.value)
     assert said.startswith(
-        "file (torchvision) is of another architecture: 1 missing: backbone.body.layer3.0.conv2.weight"
+        "file (torchvision) is of another architecture: 1 missing: "
+        "backbone.body.layer3.0.conv2.weight"
     )
     assert "1 unexpected: roi_heads.extra.weight (3,)" in said
 
 
 def test_a_classifier_s_arrays_are_a_backbone():
-    """Frozen where the detector has them frozen."""
+    """Arrays are frozen as in the detector."""
     variables = made("torchvision")[2]
     backbone = {name: {"backbone": tree["backbone"]} for name, tree in variables.items()}
     state = TORCHVISION_RESNETS.to_published(backbone, "torchvision") | {
@@ -236,7 +237,9 @@ def test_a_classifier_s_arrays_are_a_backbone():
     assert "layer1.0.downsample.0.weight" in state and TORCHVISION_RESNETS.find_format(state)
     frozen = made("torchvision, frozen")[2]
     expected = {name: {"backbone": tree["backbone"]} for name, tree in frozen.items()}
-    found, rest = TORCHVISION_RESNETS.load_part(state, expected, format="torchvision", source="file")
+    found, rest = TORCHVISION_RESNETS.load_part(
+        state, expected, format="torchvision", source="file"
+    )
     assert rest == ["fc.bias"]
     assert_same(found, match_collections(backbone, expected))
     kernel = found["constants"]["backbone"]["stem"]["kernel"]

@@ -19,7 +19,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path):
-    """Address of a server of the folder tmp_path/served, and how many requests it has had."""
+    """Yields the address of a server of tmp_path/served, and its list of requests."""
     (tmp_path / "served").mkdir()
     (tmp_path / "served" / "weights.pth").write_bytes(DATA)
     requests = []

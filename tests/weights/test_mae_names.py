@@ -93,7 +93,7 @@ def test_there_and_back_is_the_same_to_the_byte(format, variables):
 
 
 def test_the_published_spelling_of_transformers_is_read_too(variables):
-    """As transformers 4 names them, and so the files on its hub: `encoder.layer`, `attention.attention.query`, ..."""
+    """Covers the keys of transformers 4 and of its hub, such as `attention.attention.query`."""
     older = {}
     for key, array in state_of(variables, HUGGINGFACE).items():
         key = key.replace("vit.layers.", "vit.encoder.layer.").replace(

@@ -38,7 +38,7 @@ def test_arrays_come_back(tmp_path, protocol, package):
 
 
 def test_bytes_that_python_2_wrote_as_text(tmp_path):
-    """Its strings are bytes: an opcode that Python 3 decodes as it is told to."""
+    """Strings of Python 2 are bytes, which Python 3 decodes by the given encoding."""
     raw = np.array([1.5, -2.0], "<f4").tobytes()
     opcodes = (
         b"\x80\x02}U\x01acnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x02\x85"

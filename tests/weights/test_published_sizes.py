@@ -1,4 +1,4 @@
-"""The published sizes through published files and back: arrays the same to the byte, keys and shapes official."""
+"""Published sizes through published files and back, to the byte."""
 
 import gc
 import json
@@ -18,7 +18,7 @@ from segjax.weights.tree import flatten
 
 @pytest.fixture
 def folder(tmp_path):
-    """Emptied at the end: pytest keeps the folders of three runs, and these files are gigabytes."""
+    """Yields a folder and empties it, because pytest would keep gigabytes of files."""
     yield tmp_path
     for path in tmp_path.iterdir():
         path.unlink()
@@ -38,14 +38,14 @@ def assert_same_bytes(found, want):
     "name, file, manifest",
     [
         ("sam_vit_b", "sam.pth", "sam_vit_b"),
-        # Names and shapes of this file are held against its manifest in test_sam_names.py, bytes with a small model.
+        # test_sam_names.py compares names and shapes of this file with its manifest.
         pytest.param("sam_vit_b", "model.safetensors", "hf_sam_vit_base", marks=pytest.mark.slow),
         pytest.param("sam_vit_l", "sam.pth", "sam_vit_l", marks=pytest.mark.slow),
         pytest.param("sam_vit_h", "sam.pth", "sam_vit_h", marks=pytest.mark.slow),
     ],
 )
 def test_every_array_comes_back_to_the_byte(name, file, manifest, folder, real_data):
-    """Ours -> state dict -> file -> the same state dict -> ours."""
+    """Goes from our variables to a state dict, to a file, and back."""
     published = json.loads((real_data("reference_manifests") / f"{manifest}.json").read_text())
     format = OFFICIAL if pathlib.Path(file).suffix == ".pth" else HUGGINGFACE
     expected = variable_shapes(build_sam(name))

@@ -89,7 +89,8 @@ def test_layouts_are_those_of_torch():
     np.testing.assert_array_equal(
         state["mask_decoder.output_upscaling.0.weight"][3, 5, 0, 1], ours[path][3, 0, 1, 5]
     )
-    path = "params/prompt_encoder/mask_conv_2/kernel"  # convolution: [out, in, y, x], ours ordered (y, x, in)
+    # Convolution: [out, in, y, x] in torch, our inputs are ordered (y, x, in).
+    path = "params/prompt_encoder/mask_conv_2/kernel"
     kernel = state["prompt_encoder.mask_downscaling.3.weight"]
     np.testing.assert_array_equal(kernel[7, 2, 1, 0], ours[path][(1 * 2 + 0) * 4 + 2, 7])
     path = "params/image_encoder/trunk/block_1/qkv/kernel"

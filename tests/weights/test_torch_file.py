@@ -1,4 +1,4 @@
-"""Files of torch.save: made by the standard library alone (so that these tests run without torch), and by torch."""
+"""Files of torch.save, written by the standard library (without torch) and by torch."""
 
 import collections
 import io
@@ -21,7 +21,7 @@ BASE = np.arange(24, dtype=np.float32).reshape(4, 6)
 
 
 class Tensor:
-    """As torch pickles one: a function's name, and a storage that the file holds elsewhere."""
+    """Tensor as torch pickles it: a function's name, and a storage elsewhere in the file."""
 
     def __init__(self, storage, shape, strides, offset=0):
         self.storage, self.place = storage, (offset, shape, strides)
@@ -58,7 +58,7 @@ class Pickler(pickle.Pickler):
 
 @pytest.fixture
 def torch_names(monkeypatch):
-    """Modules that carry torch's names, as far as its pickles mention them."""
+    """Installs modules with the names of torch that its pickles mention."""
     torch, inner = types.ModuleType("torch"), types.ModuleType("torch._utils")
     for name in ("FloatStorage", "BFloat16Storage", "LongStorage"):
         setattr(torch, name, type(name, (), {"__module__": "torch"}))

@@ -1,4 +1,4 @@
-"""A classifier's arrays under timm's names, which MAE's fine-tuned files have, and transformers', both ways."""
+"""A classifier's arrays under the names of timm (MAE's fine-tuned files) and transformers."""
 
 import jax
 import numpy as np
@@ -12,7 +12,8 @@ from segjax.weights.names import HUGGINGFACE, OFFICIAL
 from segjax.weights.tables.vit import VIT
 from segjax.weights.tree import CheckpointError, flatten
 
-# timm's vision_transformer.py, and models_vit.py of facebookresearch/mae, which has fc_norm in place of norm.
+# timm's vision_transformer.py, and models_vit.py of facebookresearch/mae, which has fc_norm in
+# place of norm.
 OFFICIAL_KEYS = (
     ["cls_token", "pos_embed"]
     + [

@@ -108,8 +108,10 @@ class Classification(RecordTask):
         images, weight = batch["image"], batch["weight"]
         if "window" in batch:
             images = resize_crops(images, batch["window"], self.model.canvas)
+        # Mixup and CutMix
         if train and (options["mixup"] or options["cutmix"]):
             images, targets = mix_images(images, targets, weight, mix_key, **options)
+        # Cross-entropy with soft targets
         logits = self.model.apply(
             variables, images, train=train, rngs={"drop_path": drop_key} if train else {}
         )
@@ -192,6 +194,7 @@ class Classification(RecordTask):
                 f"nothing to measure: no image of {self.data['eval_split']!r} could be read and "
                 "has a class"
             )
+        # Metrics and sheet
         metrics = scores.summarize()
         if self.eval["neighbours"]:
             features, labels = map(np.concatenate, zip(*embedded, strict=True))

@@ -136,9 +136,11 @@ def load_other_classes(path: str, expected: Mapping[str, Any]) -> dict[str, Any]
         raise CheckpointError(
             f"{checkpoint.source} holds no detector; expected one of ours or a Mask R-CNN's file"
         )
+    # Layers that depend on the classes, and heads that the checkpoint does not have
     absent_heads = [head for head in OPTIONAL_HEADS if not _has_module(checkpoint, head)]
     left_out = (*PREDICTORS, *absent_heads)
     wanted = _drop_modules(flatten(expected), left_out)
+    # Checkpoints of ours are compared array by array
     if checkpoint.table is None:
         unknown_heads = [
             head for head in OPTIONAL_HEADS if not any(_is_in(path, (head,)) for path in wanted)

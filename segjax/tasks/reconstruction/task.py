@@ -66,6 +66,7 @@ class Reconstruction(RecordTask):
         if "window" in batch:
             image = resize_crops(batch["image"], batch["window"], self.model.canvas)
             batch = {**batch, "image": image}
+        # Random masking
         mask_key, drop_key = jax.random.split(key)
         noise = self.model.draw_noise(jax.random.split(mask_key, len(batch["image"])))
         loss, weight, _ = self._apply(variables, batch, noise, train, drop_key)
@@ -142,6 +143,7 @@ class Reconstruction(RecordTask):
                 f"nothing to measure: no image of {self.data['eval_split']!r} could be read"
             )
         metrics = {"eval_loss": math.fsum(sums) / total}
+        # Sheet of the first images, without placeholders
         count = self.eval["pictures"]
         if not count:
             return metrics, {}
