@@ -185,7 +185,8 @@ class ViT(nn.Module):
         only) or "dots" (save matrix products without batch axes).
       scan: run equal blocks as one `lax.scan`, which compiles one block for the whole depth. The
         results are the same.
-      dtype: of the computation.
+      dtype: of the computation. bfloat16 is mixed precision: parameters, statistics of norms and
+        softmax stay float32.
       impl: implementation of the attention, see `attention`.
     """
 
