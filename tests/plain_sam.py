@@ -1,7 +1,7 @@
-"""SAM in plain NumPy and float64, one image and one prompt at a time; and with one mistake, of those that ports make.
+"""SAM in plain NumPy and float64, one image and one prompt at a time, optionally with one mistake.
 
-The oracle of the tests of SAM's traps (tests/models/test_sam_traps.py). Nothing is taken from segjax but the names and
-shapes of its parameters.
+The oracle of tests/models/test_sam_traps.py. It uses nothing of segjax but the names and shapes of
+the parameters.
 """
 
 import numpy as np
@@ -11,10 +11,15 @@ MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375
 
 
 class PlainSam:
-    """A SAM of the sizes of `model`, whose weights are `variables`.
+    """SAM in NumPy.
 
     Args:
-      mistake: what it does wrong, in words that occur below; None: nothing. `made` tells whether it came to that.
+      model: The linen module, for the sizes.
+      variables: Its variables.
+      mistake: A mistake of those that ports make, in words that occur below. None: no mistake.
+
+    Attributes:
+      made: True once the mistake was made.
     """
 
     def __init__(self, model, variables, mistake=None):
@@ -28,14 +33,14 @@ class PlainSam:
         )
 
     def does(self, mistake):
-        """Whether this is its mistake."""
+        """Tests if this is its mistake, and records that it was made."""
         self.made |= mistake == self.mistake
         return mistake == self.mistake
 
-    # --- image encoder ----------------------------------------------------------------------------------------------
+    # Image encoder
 
     def encode(self, content, canvas):
-        """uint8 [h, w, 3] at the top left of a canvas of (H, W) -> embedding [H/patch, W/patch, D]."""
+        """Computes the embedding [H/patch, W/patch, D] of an image on a canvas (H, W)."""
         patch = self.model.patch
         rows, columns = canvas[0] // patch, canvas[1] // patch
         patches = (
@@ -45,7 +50,7 @@ class PlainSam:
         x = np.tensordot(patches, np.asarray(embed["kernel"], np.float64), 3)
         x = x + (0 if self.does("patches have no bias") else embed["bias"])
         positions = np.asarray(self.encoder["pos_embed"][0], np.float64)
-        positions = resized(resized(positions, rows, 0), columns, 1)
+        positions = resize(resize(positions, rows, 0), columns, 1)
         x = x + positions
         for number in range(self.model.depth):
             if number and self.does("positions are added before every block"):
@@ -63,7 +68,7 @@ class PlainSam:
         return self.norm(x, self.encoder["neck_norm_2"], axis=over)
 
     def pixels(self, content, canvas):
-        """What the encoder sees."""
+        """Returns the normalized and padded pixels, the input of the encoder."""
         normalised = lambda x: (x - MEAN) / STD
         if self.does("pixels are from 0 to 1"):
             normalised = lambda x: (x / 255 - MEAN) / STD
@@ -73,22 +78,24 @@ class PlainSam:
         return np.pad(normalised(content.astype(np.float64)), padding)
 
     def block(self, x, weights, window):
-        """One block of the trunk on a map [h, w, D]; in windows, if any."""
+        """Applies one block of the trunk to a map [h, w, D], in windows if it has any."""
         norm_1, norm_2 = (
             lambda x, name=name: self.norm(x, weights[name]) for name in ("norm_1", "norm_2")
         )
         mlp = lambda x: self.mlp(x, weights["mlp"], self.gelu)
         attend = lambda x: (
-            self.windowed(x, norm_1, weights, window) if window else self.attend(norm_1(x), weights)
+            self.attend_in_windows(x, norm_1, weights, window)
+            if window
+            else self.attend(norm_1(x), weights)
         )
         if self.does("the encoder's norms come last"):
-            x = norm_1(x + self.windowed(x, lambda x: x, weights, window or max(x.shape)))
+            x = norm_1(x + self.attend_in_windows(x, lambda x: x, weights, window or max(x.shape)))
             return norm_2(x + mlp(x))
         x = x + attend(x)
         return x + mlp(norm_2(x))
 
-    def windowed(self, x, norm, weights, window):
-        """Attention in each window of a map, which zeros fill up at the bottom and the right."""
+    def attend_in_windows(self, x, norm, weights, window):
+        """Attends within each window of a map that is zero-padded at the bottom and right."""
         rows, columns, _ = x.shape
         padding = ((0, -rows % window), (0, -columns % window), (0, 0))
         y = (
@@ -106,7 +113,7 @@ class PlainSam:
         return out[:rows, :columns]
 
     def attend(self, x, weights, keys=None):
-        """Self-attention of the cells of a map [h, w, D], with relative positions of rows and columns."""
+        """Applies self-attention to a map [h, w, D], with decomposed relative positions."""
         rows, columns, width = x.shape
         heads = self.model.heads
         qkv = self.linear(x.reshape(-1, width), weights["qkv"])
@@ -120,8 +127,8 @@ class PlainSam:
         if self.does("takes the rows' table for the columns"):
             table_w = table_h
         sign = -1 if self.does("relative positions are key minus query") else 1
-        of_rows = resized(table_h, 2 * rows - 1, 0)[sign * (row[:, None] - row) + rows - 1]
-        of_columns = resized(table_w, 2 * columns - 1, 0)[
+        of_rows = resize(table_h, 2 * rows - 1, 0)[sign * (row[:, None] - row) + rows - 1]
+        of_columns = resize(table_w, 2 * columns - 1, 0)[
             sign * (column[:, None] - column) + columns - 1
         ]
         bias = np.einsum("hqc,qkc->hqk", q, of_rows + of_columns)
@@ -129,10 +136,20 @@ class PlainSam:
         out = softmax(q @ k.swapaxes(1, 2) * scale + bias, keys) @ v
         return self.linear(out.swapaxes(0, 1).reshape(-1, width), weights["proj"]).reshape(x.shape)
 
-    # --- prompt encoder ---------------------------------------------------------------------------------------------
+    # Prompt encoder
 
     def prompt(self, points=None, labels=None, box=None, mask=None):
-        """points [N, 2], labels [N] (-1: not a point), box [4], mask [4h, 4w] -> tokens [T, D], dense [D] or map."""
+        """Encodes a prompt.
+
+        Args:
+          points: [N, 2].
+          labels: [N], -1 is "not a point".
+          box: [4].
+          mask: [4h, 4w].
+
+        Returns:
+          tokens [T, D], and dense [D] or [h, w, D].
+        """
         named = lambda name: np.asarray(self.prompt_encoder[name], np.float64)
         half = lambda what: 0 if self.does(f"{what} get no half pixel") else 0.5
         tokens = []
@@ -167,7 +184,7 @@ class PlainSam:
         return np.array(tokens).reshape(-1, self.model.prompt_width), self.dense(mask)
 
     def dense(self, mask):
-        """What is added to the embedding: [D] without a mask, [h, w, D] for logits [4h, 4w]."""
+        """Encodes mask logits [4h, 4w] to [h, w, D], or no mask to [D]."""
         if mask is None:
             no_mask = np.asarray(self.prompt_encoder["no_mask"], np.float64)
             return 0 * no_mask if self.does("no mask is nothing") else no_mask
@@ -185,7 +202,7 @@ class PlainSam:
         return self.linear(x, self.prompt_encoder["mask_conv_3"])
 
     def fourier(self, places):
-        """Positions [..., 2] in the unit square, (x, y) -> [..., D]."""
+        """Computes random Fourier features [..., D] of positions [..., 2] in the unit square."""
         if self.does("positions are row before column"):
             places = places[..., ::-1]
         angles = (
@@ -198,10 +215,10 @@ class PlainSam:
             return np.stack(waves, -1).reshape(*places.shape[:-1], -1)
         return np.concatenate(waves, -1)
 
-    # --- mask decoder -----------------------------------------------------------------------------------------------
+    # Mask decoder
 
     def decode(self, embedding, tokens, dense):
-        """embedding [h, w, D], tokens [T, D], dense [D] or [h, w, D] -> logits [4, 4h, 4w], iou [4]."""
+        """Computes logits [4, 4h, 4w] and iou [4] from the embedding, tokens and dense prompt."""
         rows, columns, width = embedding.shape
         own = (
             ["mask_tokens", "iou_token"]
@@ -225,9 +242,9 @@ class PlainSam:
                 embedding.reshape(-1, width),
             )
         tokens, image = self.two_way(tokens, image, positions)
-        x = self.upscaled(image.reshape(rows, columns, width), self.decoder["upscale_1"])
+        x = self.upscale(image.reshape(rows, columns, width), self.decoder["upscale_1"])
         x = self.gelu(self.norm(x, self.decoder["upscale_norm"]))
-        x = self.upscaled(x, self.decoder["upscale_2"])
+        x = self.upscale(x, self.decoder["upscale_2"])
         x = x if self.does("upscaling ends without GELU") else self.gelu(x)
         which = [0] * 4 if self.does("one hypernetwork serves all masks") else range(4)
         hyper = [self.decoder[f"hypernetwork_{number}"] for number in which]
@@ -242,7 +259,7 @@ class PlainSam:
         return np.einsum("mc,yxc->myx", filters, x), iou
 
     def two_way(self, tokens, image, positions):
-        """Tokens [T, D] and image [h*w, D] after the blocks."""
+        """Returns tokens [T, D] and image [h*w, D] after the two-way transformer."""
         weights, token_positions = self.decoder["transformer"], tokens
         for number in range(self.model.decoder_depth):
             tokens, image = self.two_way_block(
@@ -261,7 +278,7 @@ class PlainSam:
         return self.decoder_norm(tokens + seen, weights["final_norm"]), image
 
     def two_way_block(self, tokens, image, token_positions, positions, weights, first):
-        """One block: tokens among themselves, tokens to image, MLP, image to tokens."""
+        """Applies self-attention, tokens to image, MLP, and image to tokens."""
         norm = lambda number, x: self.decoder_norm(x, weights[f"norm_{number}"])
         if self.does("token positions are those of the block before"):
             token_positions = tokens
@@ -298,7 +315,7 @@ class PlainSam:
         return tokens, image + seen if self.does("the image has no norm") else norm(4, image + seen)
 
     def cross(self, q, k, v, weights):
-        """Attention [Tq, D], [Tk, D], [Tk, D] -> [Tq, D], in as many channels as its projections have."""
+        """Attends from [Tq, D] to [Tk, D], in as many channels as the projections have."""
         split = lambda x, name: (
             self.linear(x, weights[name])
             .reshape(len(x), self.model.decoder_heads, -1)
@@ -311,8 +328,8 @@ class PlainSam:
         out = softmax(q @ k.swapaxes(1, 2) * channels**-0.5) @ v
         return self.linear(out.swapaxes(0, 1).reshape(out.shape[1], -1), weights["out"])
 
-    def upscaled(self, x, weights):
-        """Transposed convolution 2x2 of stride 2: [h, w, C] -> [2h, 2w, C']."""
+    def upscale(self, x, weights):
+        """Applies a transposed convolution 2x2 of stride 2: [h, w, C] -> [2h, 2w, C']."""
         kernel = np.asarray(weights["kernel"], np.float64)
         if self.does("upscaling mirrors its kernel"):
             kernel = kernel[:, ::-1, ::-1]
@@ -322,42 +339,42 @@ class PlainSam:
                 out[i::2, j::2] = x @ kernel[:, i, j]
         return out + weights["bias"]
 
-    # --- layers -----------------------------------------------------------------------------------------------------
+    # Layers
 
     def linear(self, x, weights):
-        """[..., in] -> [..., out]."""
+        """Applies a linear layer: [..., in] -> [..., out]."""
         return x @ np.asarray(weights["kernel"], np.float64) + weights["bias"]
 
     def mlp(self, x, weights, activation):
-        """Linear layers with an activation between them."""
+        """Applies linear layers with an activation between them."""
         for number in range(len(weights)):
             x = self.linear(activation(x) if number else x, weights[f"layer_{number}"])
         return x
 
     def gelu(self, x):
-        """The exact one."""
+        """Computes the exact GELU."""
         if self.does("GELU is the tanh form"):
             return x * 0.5 * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
         return x * 0.5 * (1 + erf(x * 0.5**0.5))
 
     def norm(self, x, weights, axis=-1):
-        """LayerNorm of all but the two-way transformer."""
+        """Applies the LayerNorm of all parts but the two-way transformer."""
         return layer_norm(
             x, weights, 1e-5 if self.does("the encoder's epsilon is 1e-5") else 1e-6, axis
         )
 
     def decoder_norm(self, x, weights):
-        """LayerNorm of the two-way transformer."""
+        """Applies the LayerNorm of the two-way transformer."""
         return layer_norm(x, weights, 1e-6 if self.does("the decoder's epsilon is 1e-6") else 1e-5)
 
 
 def relu(x):
-    """max(x, 0)."""
+    """Computes max(x, 0)."""
     return np.maximum(x, 0)
 
 
 def layer_norm(x, weights, epsilon, axis=-1):
-    """Over the last axis, or others."""
+    """Normalizes over the last axis, or over others."""
     centred = x - x.mean(axis, keepdims=True)
     return (
         centred / np.sqrt((centred**2).mean(axis, keepdims=True) + epsilon) * weights["scale"]
@@ -366,14 +383,14 @@ def layer_norm(x, weights, epsilon, axis=-1):
 
 
 def softmax(scores, keys=None):
-    """Over the last axis; of the keys that are True alone."""
+    """Computes softmax over the last axis, of the valid keys only."""
     scores = scores if keys is None else np.where(keys, scores, -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
 
 
-def resized(table, length, axis):
-    """Linear interpolation along an axis between the middles of its cells."""
+def resize(table, length, axis):
+    """Interpolates linearly along an axis, between the centers of its cells."""
     table = np.asarray(table, np.float64)
     size = table.shape[axis]
     places = (np.arange(length) + 0.5) * size / length - 0.5

@@ -35,6 +35,7 @@ def stop(*_, **__):
 
 def count_frames(function, *args) -> int:
     """Counts the frames of segjax/ from a call to the `stop` that it reaches, ends included."""
+    jax.clear_caches()  # a program that another test has traced would not be traced again
     with pytest.raises(Reached) as caught:
         function(*args)
     frames = traceback.extract_tb(caught.tb)

@@ -1,1 +1,1 @@
-"""Calls of other libraries on segjax models."""
+"""Drop-in interfaces of other libraries for segjax models."""

@@ -50,7 +50,7 @@ def region_losses(
       targets: [..., S, 4]. labels: int [..., S], 0 for the background. valid: bool [..., S].
     """
     classes = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    own = of_class(jnp.moveaxis(deltas, -2, -1), labels)
+    own = select_class(jnp.moveaxis(deltas, -2, -1), labels)
     boxes = smooth_l1(_only(own - targets, ((labels > 0) & valid)[..., None]), beta)
     return jnp.sum(_only(classes, valid)), jnp.sum(boxes)
 
@@ -64,7 +64,7 @@ def mask_loss(
       logits: float32 [..., F, m, m, K or 1]. targets: [..., F, m, m], 0 to 1. labels: int [..., F], 1..K.
       valid: bool [..., F]: the regions that show an object.
     """
-    own = of_class(logits, labels)
+    own = select_class(logits, labels)
     cells = optax.sigmoid_binary_cross_entropy(own, targets.astype(jnp.float32))
     return jnp.sum(_only(cells.mean(axis=(-2, -1)), valid)), jnp.sum(valid, dtype=jnp.float32)
 
@@ -84,7 +84,7 @@ def keypoint_loss(
     return jnp.sum(_only(losses, visible)), jnp.sum(visible, dtype=jnp.float32)
 
 
-def of_class(values: jax.Array, labels: jax.Array) -> jax.Array:
+def select_class(values: jax.Array, labels: jax.Array) -> jax.Array:
     """[R, ..., K or 1] -> [R, ...]: what is said of class label - 1, or of all; for label 0 what is said of the first.
 
     Args:

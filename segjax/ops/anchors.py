@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def cell_anchors(
+def make_cell_anchors(
     size: float | Sequence[float], ratios: Sequence[float], rounded: bool = False
 ) -> np.ndarray:
     """Anchors of one cell of the map, around (0, 0).
@@ -30,13 +30,13 @@ def cell_anchors(
     return np.concatenate([-half, half], axis=-1)
 
 
-def grid_anchors(
+def make_grid_anchors(
     cell: np.ndarray, grid: tuple[int, int], stride_yx: tuple[float, float], offset: float = 0.0
 ) -> np.ndarray:
     """A cell's anchors put on every cell of a map.
 
     Args:
-      cell: [A, 4], from `cell_anchors`.
+      cell: [A, 4], from `make_cell_anchors`.
       grid: (h, w) of the map.
       stride_yx: pixels from one cell to the next, down and across.
       offset: of the first cell's centre from the image's corner, in strides; published models have 0.

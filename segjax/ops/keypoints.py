@@ -11,7 +11,7 @@ _TILE = 64  # pixels of the enlarged heatmap on a side, looked through at a time
 _LARGEST = 8192  # pixels on a side of a box: what is larger is decoded as if it had so many
 
 
-def keypoint_targets(
+def encode_keypoints(
     keypoints: jax.Array, boxes: jax.Array, size: int = 56
 ) -> tuple[jax.Array, jax.Array]:
     """The cell of a heatmap that each keypoint is in.

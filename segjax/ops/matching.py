@@ -27,7 +27,7 @@ def match_boxes(
       valid: bool [G]; others (padding) neither match nor force.
       low: an overlap below it makes a negative. high: from it on, a positive; what is between is ignored.
       force: see above; for anchors, not for proposals.
-      ignored: bool [A], not to be trained on as a negative, see `in_crowd`. Positives stay so.
+      ignored: bool [A], not to be trained on as a negative, see `is_in_crowd`. Positives stay so.
 
     Returns:
       index: int32 [A], the best ground truth; 0 where there is none.
@@ -47,7 +47,7 @@ def match_boxes(
     return index, jnp.where((best >= high) | forced, POSITIVE, label).astype(jnp.int32)
 
 
-def in_crowd(
+def is_in_crowd(
     boxes: jax.Array, crowds: jax.Array, valid: jax.Array, share: float = 0.5
 ) -> jax.Array:
     """Boxes that lie in a region of objects which nobody told apart (COCO's iscrowd): what is found there is not wrong.

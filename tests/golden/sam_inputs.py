@@ -1,21 +1,24 @@
-"""What the SAM goldens and the parity tests feed the model: pictures, and one prompt of every kind."""
+"""Inputs of the SAM goldens and of the parity tests: images, and one prompt of every kind."""
 
 import numpy as np
 
 
-def pictures(canvas: int, count: int = 2) -> np.ndarray:
-    """uint8 [count, canvas, canvas, 3]: a coarse chequer of colours with noise, integers throughout."""
+def make_images(canvas: int, count: int = 2) -> np.ndarray:
+    """Returns checkered color images with noise, uint8 [count, canvas, canvas, 3].
+
+    All arithmetic is on integers, so that every machine makes the same images.
+    """
     rng = np.random.default_rng(7)
-    colours = (
+    colors = (
         rng.integers(20, 236, (count, 8, 8, 3))
         .repeat(canvas // 8, axis=1)
         .repeat(canvas // 8, axis=2)
     )
-    return (colours + rng.integers(-20, 20, colours.shape)).astype(np.uint8)
+    return (colors + rng.integers(-20, 20, colors.shape)).astype(np.uint8)
 
 
 def prompts(canvas: int, mask_side: int) -> dict[str, dict[str, np.ndarray]]:
-    """Keyword arguments of a prompt, by kind. Labels: 1, 0, and -1 for SAM's explicit "not a point"."""
+    """Returns the arguments of a prompt, by kind. Labels: 1, 0, and -1 for "not a point"."""
     rng = np.random.default_rng(11)
     points = rng.uniform(0, canvas - 1, (4, 2)).astype(np.float32)
     box = (np.array([0.12, 0.2, 0.8, 0.77]) * canvas).astype(np.float32)
@@ -38,7 +41,7 @@ def prompts(canvas: int, mask_side: int) -> dict[str, dict[str, np.ndarray]]:
 
 
 def as_one_call(prompts: dict[str, dict[str, np.ndarray]], mask_side: int) -> dict[str, np.ndarray]:
-    """The same prompts as fields of `Prompts` for one image, [1, P, ...], padded to one shape."""
+    """Returns the prompts as fields of `Prompts` for one image, [1, P, ...], padded."""
     count, slots = len(prompts), max(len(p.get("labels", ())) for p in prompts.values())
     fields = dict(
         points=np.zeros((1, count, slots, 2), np.float32),
@@ -52,7 +55,7 @@ def as_one_call(prompts: dict[str, dict[str, np.ndarray]], mask_side: int) -> di
         if "points" in prompt:
             labels = np.where(
                 prompt["labels"] == -1, -2, prompt["labels"]
-            )  # our name for "not a point" is -2
+            )  # `Prompts` writes -2 for "not a point"
             fields["points"][0, i, : len(labels)] = prompt["points"]
             fields["labels"][0, i, : len(labels)] = labels
         if "box" in prompt:
@@ -62,39 +65,40 @@ def as_one_call(prompts: dict[str, dict[str, np.ndarray]], mask_side: int) -> di
     return fields
 
 
-# (height, width) of pictures by the canvas they go to: oblong, upright, square, tiny, and sizes that depend on how the
-# other side rounds: 25 of 128 is 12.5 of 64 and 73 of 2048 is 36.5 of 1024, which become 13 and 37; 534 of 800: 683.5.
+# Canvas -> (height, width) of images: landscape, portrait, square, tiny, and sizes that depend on
+# how the other side rounds. 25 of 128 is 12.5 of 64 and becomes 13, 73 of 2048 is 36.5 of 1024 and
+# becomes 37, and 534 of 800 is 683.5 of 1024.
 FRAMES = {
     64: [(70, 90), (90, 62), (64, 64), (3, 5), (25, 128), (30, 47)],
     1024: [(534, 800), (481, 321), (73, 2048)],
 }
 
 
-def framed_picture(hw: tuple[int, int]) -> np.ndarray:
-    """uint8 [*hw, 3]: stripes and noise, integers throughout."""
+def make_framed_image(hw: tuple[int, int]) -> np.ndarray:
+    """Returns an image of stripes and noise, uint8 [*hw, 3], by integer arithmetic."""
     rows, columns = np.indices(hw)
     stripes = 128 + 50 * (rows // 7 % 2) - 50 * (columns // 5 % 2)
     noise = np.random.default_rng(hw).integers(-15, 16, (*hw, 3))
     return (stripes[..., None] + noise + [0, 10, -20]).astype(np.uint8)
 
 
-def framed_prompts(hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Points float64 [6, 2] and boxes [3, 4] in pixels of a picture, not whole numbers."""
+def make_framed_prompts(hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns points float64 [6, 2] and boxes [3, 4] in pixels of an image, not integers."""
     extent = np.array(hw[::-1], np.float64)
     points = np.random.default_rng(hw).random((6, 2)) * extent
     corners = np.sort(np.random.default_rng(hw[::-1]).random((3, 2, 2)), axis=1) * extent
     return points, corners.reshape(3, 4)
 
 
-def framed_logits(hw: tuple[int, int], mask_side: int) -> np.ndarray:
-    """float32 [1, mask_side, mask_side]: logits on the mask grid of a canvas that holds such a picture."""
+def make_framed_logits(hw: tuple[int, int], mask_side: int) -> np.ndarray:
+    """Returns logits on the mask grid of the image's canvas, float32 [1, side, side]."""
     return (5 * np.random.default_rng(hw).standard_normal((1, mask_side, mask_side))).astype(
         np.float32
     )
 
 
-def sampled(array: np.ndarray, most: int = 128) -> np.ndarray:
-    """[..., h, w] or [h, w, 3], of large ones every so many rows and columns: what is stored of them."""
+def subsample(array: np.ndarray, most: int = 128) -> np.ndarray:
+    """Subsamples rows and columns of large arrays [..., h, w] or [h, w, 3] for storage."""
     first = 0 if array.shape[-1] == 3 else array.ndim - 2
     steps = [slice(None, None, -(-side // most)) for side in array.shape[first : first + 2]]
     return array[(slice(None),) * first + tuple(steps)]

@@ -1,4 +1,4 @@
-"""Segment everything: the same masks as the algorithm of segment-anything, written out plainly below."""
+"""Automatic mask generation equals segment-anything's algorithm, written out plainly below."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def photograph(name, size):
     return np.asarray(Image.fromarray(getattr(data, name)()).resize(size))
 
 
-PICTURES = [photograph("astronaut", (90, 70)), photograph("coffee", (64, 100))]
+IMAGES = [photograph("astronaut", (90, 70)), photograph("coffee", (64, 100))]
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +37,11 @@ def variables():
 
 @pytest.fixture(scope="module")
 def limits(variables):
-    """Thresholds between values, that some masks pass and some do not."""
+    """Returns thresholds that some masks pass and some do not."""
     everything = SamAutomaticMaskGenerator(
         MODEL, variables, 8, pred_iou_thresh=-1e9, stability_score_thresh=0.0
     )
-    found = everything.propose(PICTURES[0])
+    found = everything.propose(IMAGES[0])
     assert len(found) > 50
     return dict(
         pred_iou_thresh=float(np.quantile(found.predicted_iou, 0.303)),
@@ -60,7 +60,11 @@ def reference(
     box=0.7,
     crop_nms=0.7,
 ):
-    """All candidates at full size, then one filter after another: (mask, predicted IoU, stability, point, crop)."""
+    """Computes all masks at full size, then applies one filter after another.
+
+    Returns:
+      A list of (mask, predicted IoU, stability score, point, crop).
+    """
     predictor = segjax.SamPredictor(MODEL, variables)
     height, width = image.shape[:2]
     kept = []
@@ -118,21 +122,21 @@ def assert_same(records, expected):
         assert record["crop_box"] == [left, top, right - left, bottom - top]
 
 
-@pytest.mark.parametrize("picture", [0, 1])
-def test_the_masks_are_those_of_the_reference_algorithm(variables, limits, picture):
+@pytest.mark.parametrize("image", [0, 1])
+def test_the_masks_are_those_of_the_reference_algorithm(variables, limits, image):
     generator = SamAutomaticMaskGenerator(MODEL, variables, 8, points_per_batch=24, **limits)
     assert_same(
-        generator.generate(PICTURES[picture]),
-        reference(variables, PICTURES[picture], side=8, **limits),
+        generator.generate(IMAGES[image]),
+        reference(variables, IMAGES[image], side=8, **limits),
     )
 
 
-def test_a_whole_sam(variables):
-    """The real decoder of drawn weights: its masks are noise, of which one is left, the one it trusts most."""
+def test_masks_of_the_complete_sam_equal_the_reference(variables):
+    """Uses random weights. Their masks are noise, and only the most confident one remains."""
     limits = dict(pred_iou_thresh=-1e9, stability_score_thresh=0.0)
-    (record,) = SamAutomaticMaskGenerator(DRAWN, variables, 4, **limits).generate(PICTURES[0])
+    (record,) = SamAutomaticMaskGenerator(DRAWN, variables, 4, **limits).generate(IMAGES[0])
     predictor = segjax.SamPredictor(DRAWN, variables)
-    predictor.set_image(PICTURES[0])
+    predictor.set_image(IMAGES[0])
     points = make_point_grid(4) * (90, 70)
     masks, iou, _ = predictor.predict_batch(points[:, None], np.ones((16, 1)))
     best = np.unravel_index(iou.argmax(), iou.shape)
@@ -141,7 +145,7 @@ def test_a_whole_sam(variables):
     np.testing.assert_allclose(record["point_coords"], [points[best[0]]])
 
 
-def test_crops_too(variables, limits):
+def test_masks_of_crops_equal_the_reference(variables, limits):
     generator = SamAutomaticMaskGenerator(
         MODEL, variables, 4, crop_n_layers=1, output_mode="coco_rle", **limits
     )
@@ -154,7 +158,7 @@ def test_crops_too(variables, limits):
 def test_boxes_are_exact_and_modes_agree(variables, limits):
     plain, loose, packed = (
         SamAutomaticMaskGenerator(MODEL, variables, 4, output_mode=mode, **limits).generate(
-            PICTURES[0]
+            IMAGES[0]
         )
         for mode in ("binary_mask", "uncompressed_rle", "coco_rle")
     )
@@ -181,17 +185,17 @@ def test_several_images_at_once_and_other_batches_change_nothing(variables, limi
         **limits,
     )
     for one, many in zip(
-        [alone.generate(p) for p in PICTURES], together.generate(PICTURES), strict=True
+        [alone.generate(p) for p in IMAGES], together.generate(IMAGES), strict=True
     ):
         assert [r["segmentation"] for r in one] == [r["segmentation"] for r in many] and len(one)
 
 
-def test_large_pictures_are_measured_in_pieces(variables, limits, monkeypatch):
-    whole = SamAutomaticMaskGenerator(MODEL, variables, 4, **limits).generate(PICTURES[0])
-    monkeypatch.setattr(stability_score, "TILE", 32)  # 3 x 3 tiles, some of which no mask reaches
+def test_large_images_are_measured_tile_by_tile(variables, limits, monkeypatch):
+    whole = SamAutomaticMaskGenerator(MODEL, variables, 4, **limits).generate(IMAGES[0])
+    monkeypatch.setattr(stability_score, "TILE", 32)  # 3 x 3 tiles, some without mask pixels
     monkeypatch.setattr(candidates_module, "BYTES_AT_A_TIME", 2 * 96 * 96)
     assert_equal_records(
-        SamAutomaticMaskGenerator(MODEL, variables, 4, **limits).generate(PICTURES[0]), whole
+        SamAutomaticMaskGenerator(MODEL, variables, 4, **limits).generate(IMAGES[0]), whole
     )
 
 
@@ -205,8 +209,8 @@ def assert_equal_records(records, expected):
 def test_thresholds_are_tuned_without_the_network(variables, limits, monkeypatch):
     generator = SamAutomaticMaskGenerator(MODEL, variables, 4, **limits)
     loose = dict(pred_iou_thresh=-1e9, stability_score_thresh=0.1)
-    found = generator.propose(PICTURES[0], **loose)
-    expected = generator.generate(PICTURES[0])
+    found = generator.propose(IMAGES[0], **loose)
+    expected = generator.generate(IMAGES[0])
     monkeypatch.setattr(candidates_module, "decode_prompts", None)
     assert_equal_records(generator.select(found), expected)
     assert len(generator.select(found, box_nms_thresh=1.0)) > len(
@@ -225,9 +229,9 @@ def test_thresholds_are_tuned_without_the_network(variables, limits, monkeypatch
 
 def test_small_regions_are_removed(variables, limits):
     generator = SamAutomaticMaskGenerator(MODEL, variables, 4, min_mask_region_area=40, **limits)
-    records = generator.generate(PICTURES[0])
+    records = generator.generate(IMAGES[0])
     assert records and len(records) <= len(
-        generator.select(generator.propose(PICTURES[0]), min_mask_region_area=0)
+        generator.select(generator.propose(IMAGES[0]), min_mask_region_area=0)
     )
     for record in records:
         mask = record["segmentation"]
@@ -238,32 +242,32 @@ def test_small_regions_are_removed(variables, limits):
         assert record["area"] == mask.sum()
 
 
-def test_masks_of_the_whole_picture_can_be_dropped(variables, limits):
+def test_masks_of_the_whole_image_can_be_dropped(variables, limits):
     generator = SamAutomaticMaskGenerator(MODEL, variables, 4, **limits)
-    found = generator.propose(PICTURES[0])
+    found = generator.propose(IMAGES[0])
     areas = sorted(r["area"] for r in generator.select(found))
-    fraction = areas[-1] / PICTURES[0][..., 0].size
+    fraction = areas[-1] / IMAGES[0][..., 0].size
     assert sorted(r["area"] for r in generator.select(found, max_mask_area=fraction)) == [
         area for area in areas if area < areas[-1]
     ]
 
 
-def test_nothing_is_found(variables):
+def test_no_candidates_give_no_records(variables):
     generator = SamAutomaticMaskGenerator(
         MODEL, variables, 2, pred_iou_thresh=1e9, crop_n_layers=1, min_mask_region_area=9
     )
-    assert generator.generate(PICTURES[0]) == []
+    assert generator.generate(IMAGES[0]) == []
     assert not make_label_map([], (3, 4)).any()
 
 
 @pytest.mark.parametrize("mode", ["binary_mask", "uncompressed_rle", "coco_rle"])
-def test_a_mask_of_everything_is_a_record_and_one_of_nothing_is_none(variables, monkeypatch, mode):
+def test_a_full_mask_gives_a_record_and_an_empty_mask_none(variables, monkeypatch, mode):
     logits = jnp.broadcast_to(jnp.array([1.0, 9, -9, -9])[:, None, None], (1, 1, 4, 16, 16))
     monkeypatch.setattr(
         candidates_module, "decode_prompts", lambda *_: (logits, jnp.ones((1, 1, 4)))
     )
     generator = SamAutomaticMaskGenerator(MODEL, variables, 1, output_mode=mode)
-    (record,) = generator.generate(PICTURES[0])
+    (record,) = generator.generate(IMAGES[0])
     assert decode_record_mask(record["segmentation"]).all() and record["area"] == 70 * 90
     assert record["bbox"] == [0, 0, 90, 70] and record["stability_score"] == 1
     runs = {"size": [70, 90], "counts": [0, 6300]}
@@ -279,36 +283,36 @@ def test_a_mask_of_everything_is_a_record_and_one_of_nothing_is_none(variables, 
     )
     assert (
         SamAutomaticMaskGenerator(MODEL, variables, 1, stability_score_thresh=0.0).generate(
-            PICTURES[0]
+            IMAGES[0]
         )
         == []
     )
 
 
-def test_crops_of_several_pictures_share_calls_of_the_encoder(variables, limits):
+def test_crops_of_several_images_share_encoder_calls(variables, limits):
     options = dict(crop_n_layers=1, output_mode="coco_rle") | limits
     alone = SamAutomaticMaskGenerator(MODEL, variables, 3, **options)
     together = SamAutomaticMaskGenerator(MODEL, variables, 3, views_per_batch=3, **options)
     for one, many in zip(
-        [alone.generate(p) for p in PICTURES], together.generate(tuple(PICTURES)), strict=True
+        [alone.generate(p) for p in IMAGES], together.generate(tuple(IMAGES)), strict=True
     ):
         assert [r["segmentation"] for r in one] == [r["segmentation"] for r in many] and len(one)
 
 
 def test_one_bad_image_of_several_is_named(variables):
     with pytest.raises(ValueError, match="image 1: pixels are float64"):
-        SamAutomaticMaskGenerator(MODEL, variables, 1).generate([PICTURES[0], PICTURES[0] / 2])
+        SamAutomaticMaskGenerator(MODEL, variables, 1).generate([IMAGES[0], IMAGES[0] / 2])
     assert SamAutomaticMaskGenerator(MODEL, variables, 1).generate([]) == []
 
 
-def test_a_threshold_of_zero_asks_for_nothing(variables):
+def test_an_iou_threshold_of_zero_keeps_every_mask(variables):
     found = SamAutomaticMaskGenerator(
         MODEL, variables, 4, pred_iou_thresh=0.0, stability_score_thresh=0.0
     )
-    assert found.propose(PICTURES[0]).predicted_iou.min() < 0
+    assert found.propose(IMAGES[0]).predicted_iou.min() < 0
 
 
-def test_a_label_map_shows_parts_on_their_wholes():
+def test_a_label_map_shows_parts_on_top_of_wholes():
     big, small = np.zeros((4, 5), bool), np.zeros((4, 5), bool)
     big[:3], small[1:, :2] = True, True
     labels = make_label_map(
@@ -337,6 +341,6 @@ def test_a_label_map_shows_parts_on_their_wholes():
         ),
     ],
 )
-def test_mistakes(variables, options, message):
+def test_invalid_arguments_are_errors(variables, options, message):
     with pytest.raises(ValueError, match=message):
         SamAutomaticMaskGenerator(MODEL, variables, **options)

@@ -4,13 +4,13 @@ import pytest
 from segjax.inference.sam.crops import Crop, is_cut_off, make_crops, make_point_grid
 
 
-def test_points_are_the_centres_of_cells():
+def test_points_are_cell_centers():
     assert make_point_grid(2).tolist() == [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
     np.testing.assert_allclose(make_point_grid(32)[[0, -1]], [[1 / 64] * 2, [63 / 64] * 2])
 
 
-def test_crops_by_hand():
-    """1500 x 1500: layer 1 overlaps by 512, so a crop is ceil((512 + 1500) / 2) = 1006 wide (SAM, appendix B)."""
+def test_crops_of_a_square_image_match_hand_computed_boxes():
+    """Layer 1 overlaps by 512, so crops are ceil((512 + 1500) / 2) = 1006 wide (appendix B)."""
     crops = make_crops((1500, 1500), 2, 512 / 1500)
     assert [sum(crop.layer == layer for crop in crops) for layer in range(3)] == [1, 4, 16]
     assert crops[0] == Crop((0, 0, 1500, 1500), 0)
@@ -23,7 +23,7 @@ def test_crops_by_hand():
     assert crops[5].size == (567, 567)  # ceil((256 * 3 + 1500) / 4)
 
 
-def test_crops_cover_an_oblong_picture():
+def test_crops_cover_an_oblong_image():
     covered = np.zeros((301, 77), int)
     for crop in make_crops((301, 77), 2, 0.3)[5:]:
         crop.cut(covered)[...] += 1
@@ -40,12 +40,12 @@ def test_crops_of_few_pixels_are_left_out(hw, layers):
     assert covered.min() >= 1 and {crop.layer for crop in crops} == set(range(layers + 1))
 
 
-def test_boxes_that_a_crop_cuts_off():
+def test_boxes_at_the_crops_edge_are_cut_off():
     crop = Crop((0, 100, 300, 400), 1)
     boxes = np.array(
         [[0, 150, 50, 200], [280, 150, 290, 200], [100, 119, 150, 200], [100, 121, 150, 300]],
         np.float32,
     )
-    # At the picture's own left edge; at the crop's right edge; at its top; nowhere near.
+    # At the image's own left edge, at the crop's right edge, at the crop's top edge, near no edge
     assert is_cut_off(boxes, crop, (600, 600)).tolist() == [False, True, True, False]
     assert not is_cut_off(boxes, Crop((0, 0, 300, 400), 0), (400, 300)).any()

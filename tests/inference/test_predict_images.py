@@ -1,4 +1,4 @@
-"""Several images at once: the answers of each alone, from few programs, whatever the numbers."""
+"""Predictions on several images at once equal those on each image alone, with few programs."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def predictor():
 
 
 def clicks(image, count, points):
-    """`count` prompts of so many points in the image, on it, off it or none at all."""
+    """Returns `count` prompts of several points: foreground, background and "not a point"."""
     height, width = image.shape[:2]
     labels = RNG.choice([1, 0, -1], (count, points), p=[0.6, 0.3, 0.1])
     return dict(
@@ -43,13 +43,13 @@ def masks(count):
     return dict(mask_input=RNG.normal(0, 9, (count, 1, 16, 16)))
 
 
-def assert_answers(found, wanted):
-    for got, want in zip(found, wanted, strict=True):
+def assert_predictions_match(predictions, wanted):
+    for got, want in zip(predictions, wanted, strict=True):
         assert got.shape == want.shape and got.dtype == want.dtype
         np.testing.assert_allclose(got, want, atol=1e-4)
 
 
-def test_sixteen_images_of_thirty_two_prompts_are_one_call_of_one_program_and_what_each_prompt_gives_alone(
+def test_many_images_with_many_prompts_are_decoded_in_one_call_and_match_single_predictions(
     monkeypatch,
 ):
     images = [IMAGES[i % 4] // (1 + i // 4) for i in range(16)]
@@ -64,22 +64,22 @@ def test_sixteen_images_of_thirty_two_prompts_are_one_call_of_one_program_and_wh
         "segjax.inference.sam.batching.decode_prompts",
         lambda *args: calls.append(args) or decode(*args),
     )
-    found = many.predict_images(prompts, return_logits=True)
+    predictions = many.predict_images(prompts, return_logits=True)
     assert len(calls) == 1 and jitted.decode_prompts._cache_size() == before + 1
     assert calls[0][3].points.shape == (32, 16, 4, 2), (
-        "two rows of 16 prompts an image, 3 points in 4 slots"
+        "two rows of 16 prompts per image, 3 points in 4 slots"
     )
     monkeypatch.undo()
-    for image, given, answer in zip(images, prompts, found, strict=True):
+    for image, given, prediction in zip(images, prompts, predictions, strict=True):
         many.set_image(image)
         for number in range(32):
             one = {name.replace("boxes", "box"): value[number] for name, value in given.items()}
-            assert_answers(
-                [part[number] for part in answer], many.predict(**one, return_logits=True)
+            assert_predictions_match(
+                [part[number] for part in prediction], many.predict(**one, return_logits=True)
             )
 
 
-def test_numbers_points_and_kinds_of_prompt_may_differ_from_image_to_image(predictor):
+def test_images_may_differ_in_number_points_and_kinds_of_prompt(predictor):
     prompts = [
         clicks(IMAGES[0], 3, 2),
         boxes(IMAGES[1], 4) | masks(4),
@@ -90,8 +90,8 @@ def test_numbers_points_and_kinds_of_prompt_may_differ_from_image_to_image(predi
     ]
     images = [*IMAGES, *IMAGES[:2]]
     predictor.set_images(images)
-    found = predictor.predict_images(prompts, multimask_output=False, return_logits=True)
-    assert [answer[0].shape[:2] for answer in found] == [
+    predictions = predictor.predict_images(prompts, multimask_output=False, return_logits=True)
+    assert [prediction[0].shape[:2] for prediction in predictions] == [
         (3, 1),
         (4, 1),
         (2, 1),
@@ -99,29 +99,31 @@ def test_numbers_points_and_kinds_of_prompt_may_differ_from_image_to_image(predi
         (1, 1),
         (2, 1),
     ]
-    assert [answer[0].shape[2:] for answer in found] == [image.shape[:2] for image in images]
-    for image, given, answer in zip(images, prompts, found, strict=True):
+    assert [prediction[0].shape[2:] for prediction in predictions] == [
+        image.shape[:2] for image in images
+    ]
+    for image, given, prediction in zip(images, prompts, predictions, strict=True):
         predictor.set_image(image)
-        assert_answers(
-            answer, predictor.predict_batch(**given, multimask_output=False, return_logits=True)
+        assert_predictions_match(
+            prediction, predictor.predict_batch(**given, multimask_output=False, return_logits=True)
         )
     inside = predictor.predict_images([masks(2)])[0][0]
     assert inside.dtype == bool and inside.shape == (2, 3, 64, 20)
 
 
-def test_other_numbers_within_the_padding_and_other_sizes_compile_nothing(predictor):
-    """Images of up to 128 pixels a side, 3 or 4 of them with 9 to 16 prompts of 2 to 4 points: one program for all."""
+def test_other_counts_within_the_padding_and_other_image_sizes_do_not_recompile(predictor):
+    """One program serves 3 or 4 images up to 128 pixels with 9 to 16 prompts of 2 to 4 points."""
 
-    def ask(images, points):
+    def predict(images, points):
         predictor.set_images(images)
         predictor.predict_images([clicks(image, RNG.integers(9, 17), points) for image in images])
 
-    ask(IMAGES, 3)
-    ask(IMAGES[:3], 3)
+    predict(IMAGES, 3)
+    predict(IMAGES[:3], 3)
     decoders = jitted.decode_prompts._cache_size()
     with compilations() as seen:
         for number, points in ((3, 2), (4, 3), (3, 4), (4, 2), (3, 3)):
-            ask(
+            predict(
                 [
                     RNG.integers(0, 256, (*RNG.integers(20, 129, 2), 3), np.uint8)
                     for _ in range(number)
@@ -130,8 +132,8 @@ def test_other_numbers_within_the_padding_and_other_sizes_compile_nothing(predic
             )
     assert seen == [] and jitted.decode_prompts._cache_size() == decoders
     with compilations() as seen:
-        ask(IMAGES[:1], 17)
-    assert seen, "or this test cannot fail"
+        predict(IMAGES[:1], 17)
+    assert seen, "otherwise this test could not fail"
 
 
 def test_more_points_than_slots_are_padded_to_the_next_multiple(predictor):
@@ -139,8 +141,8 @@ def test_more_points_than_slots_are_padded_to_the_next_multiple(predictor):
     before = jitted.decode_prompts._cache_size()
     for points in (65, 90, 128):
         given = clicks(IMAGES[2], 1, points)
-        found = predictor.predict_batch(**given, return_logits=True)
-        assert found[0].shape == (1, 3, 51, 51)
+        predictions = predictor.predict_batch(**given, return_logits=True)
+        assert predictions[0].shape == (1, 3, 51, 51)
     assert jitted.decode_prompts._cache_size() == before + 1
     unpadded = dict(
         points=given["point_coords"][None] * 64 / 51, labels=given["point_labels"][None]
@@ -149,10 +151,12 @@ def test_more_points_than_slots_are_padded_to_the_next_multiple(predictor):
     low_res, iou = jitted.decode_prompts(
         MODEL, predictor.variables, [predictor.features], Prompts(**unpadded)
     )
-    assert_answers(found[1:], (np.asarray(iou)[0, :, 1:], np.asarray(low_res)[0, :, 1:]))
+    assert_predictions_match(
+        predictions[1:], (np.asarray(iou)[0, :, 1:], np.asarray(low_res)[0, :, 1:])
+    )
 
 
-def test_any_numbers_of_prompts_need_few_shapes_of_the_decoders_calls():
+def test_few_call_shapes_serve_any_number_of_prompts():
     shapes = set()
     for _ in range(5000):
         counts = RNG.integers(0, RNG.integers(2, 100), RNG.integers(1, 30))
@@ -187,11 +191,11 @@ def test_any_numbers_of_prompts_need_few_shapes_of_the_decoders_calls():
         ([3, 3], 2, (2, 1)),
     ],
 )
-def test_the_shape_of_a_call_leaves_little_of_it_empty(counts, slots, shape):
+def test_the_call_shape_has_little_padding(counts, slots, shape):
     assert choose_call_shape(counts, slots) == shape
 
 
-def test_images_are_encoded_in_few_sizes_of_call_and_none_for_nothing(predictor, monkeypatch):
+def test_images_are_encoded_in_few_batch_sizes_without_padding(predictor, monkeypatch):
     shapes, encode = [], jitted.encode_canvases
     monkeypatch.setattr(
         jitted,
@@ -218,7 +222,7 @@ def test_images_are_encoded_in_few_sizes_of_call_and_none_for_nothing(predictor,
     assert shapes[-2:] == [1, 1]
 
 
-def test_what_the_cache_has_is_not_encoded_again(tmp_path, monkeypatch):
+def test_cached_images_are_not_encoded_again(tmp_path, monkeypatch):
     made = SamPredictor(MODEL, debug_variables(), cache=tmp_path)
     encoded, resize = [], embedding_cache.resize_to_canvas
     monkeypatch.setattr(
@@ -268,27 +272,27 @@ def test_what_the_cache_has_is_not_encoded_again(tmp_path, monkeypatch):
         ([{}, dict(boxes=[])], r"image 1: box is empty \(shape \(0,\)\)"),
     ],
 )
-def test_a_bad_prompt_is_named_with_its_image(predictor, prompts, message):
+def test_an_invalid_prompt_is_named_with_its_image(predictor, prompts, message):
     predictor.set_images(IMAGES[:2])
     with pytest.raises(ValueError, match=message):
         predictor.predict_images(prompts)
 
 
-def test_bad_images_are_named_and_leave_none_set(predictor):
+def test_an_invalid_image_is_named_and_no_image_stays_set(predictor):
     for images, message in (
         ([IMAGES[0], IMAGES[1] / 2], "image 1: pixels are float64"),
         (
             IMAGES[0],
-            r"one array of shape \(30, 47, 3\); expected a list of images. For one image use set_image",
+            r"one array of shape \(30, 47, 3\); expected a list of images. For one image use set_",
         ),
         ([], "images is empty"),
     ):
         with pytest.raises(ValueError, match=message):
             predictor.set_images(images)
     predictor.set_images(IMAGES)
-    for ask in (predictor.predict, predictor.predict_batch):
+    for predict in (predictor.predict, predictor.predict_batch):
         with pytest.raises(ValueError, match="4 images are set; predict with predict_images"):
-            ask()
+            predict()
     predictor.reset_image()
     with pytest.raises(ValueError, match="no image is set"):
         predictor.predict_images([])

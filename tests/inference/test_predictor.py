@@ -35,8 +35,8 @@ def embedding():
     return encode(debug_variables(), pad_to_canvas(content, 64)[None], sizes)
 
 
-def by_hand(prompts):
-    """Steps of segment-anything's predictor, one by one: logits [P, 4, H, W] in the image, iou, low_res."""
+def predict_step_by_step(prompts):
+    """Runs the steps of segment-anything's predictor: logits [P, 4, H, W], iou and low_res."""
     decode = jax.jit(lambda v, *x: MODEL.apply(v, *x, method="decode"))
     low_res, iou = decode(debug_variables(), embedding(), prompts)
     content = resize_bilinear(low_res[0], (64, 64))[..., :41, :64]
@@ -47,14 +47,14 @@ def by_hand(prompts):
     )
 
 
-def on_canvas(xy):
+def to_canvas(xy):
     return np.asarray(xy, np.float32) * np.float32([64 / WIDTH, 41 / HEIGHT])
 
 
-def test_clicks_give_what_the_model_gives_step_by_step(predictor):
+def test_clicks_match_the_model_applied_step_by_step(predictor):
     points, labels = [[5, 6], [20, 9], [0, 0]], [1, 0, -1]
-    logits, iou, low_res = by_hand(
-        Prompts(points=on_canvas(points)[None, None], labels=np.array([[[1, 0, -2]]]))
+    logits, iou, low_res = predict_step_by_step(
+        Prompts(points=to_canvas(points)[None, None], labels=np.array([[[1, 0, -2]]]))
     )
     found = predictor.predict(points, labels, return_logits=True)
     assert [x.shape for x in found] == [(3, HEIGHT, WIDTH), (3,), (3, 16, 16)]
@@ -67,9 +67,9 @@ def test_clicks_give_what_the_model_gives_step_by_step(predictor):
     np.testing.assert_allclose(iou_one, iou[0, :1], atol=1e-4)
 
 
-def test_boxes_in_a_batch_give_what_each_gives_alone_and_empty_slots_change_nothing(predictor):
-    corners = on_canvas(BOXES.reshape(1, 3, 2, 2)).reshape(1, 3, 4)
-    logits, iou, _ = by_hand(Prompts(boxes=corners))
+def test_a_batch_of_boxes_matches_single_boxes_and_padding_changes_nothing(predictor):
+    corners = to_canvas(BOXES.reshape(1, 3, 2, 2)).reshape(1, 3, 4)
+    logits, iou, _ = predict_step_by_step(Prompts(boxes=corners))
     masks, scores, low_res = predictor.predict_batch(
         boxes=BOXES, multimask_output=False, return_logits=True
     )
@@ -81,7 +81,7 @@ def test_boxes_in_a_batch_give_what_each_gives_alone_and_empty_slots_change_noth
         np.testing.assert_allclose(alone, mask, atol=1e-4)
 
 
-def test_many_prompts_are_worked_through_in_pieces(predictor):
+def test_many_prompts_are_decoded_in_several_calls(predictor):
     boxes = np.tile(BOXES, (2, 1)) + np.arange(6)[:, None] * 0.5
     whole = [predictor.predict_batch(boxes=boxes[i : i + 3])[2] for i in (0, 3)]
     made = SamPredictor(MODEL, debug_variables(), prompts_per_batch=4)
@@ -91,7 +91,7 @@ def test_many_prompts_are_worked_through_in_pieces(predictor):
     np.testing.assert_allclose(pieces[2], np.concatenate(whole), atol=1e-4)
 
 
-def test_another_click_or_a_box_beside_it_compiles_nothing(predictor):
+def test_more_clicks_or_a_box_do_not_recompile(predictor):
     predictor.predict([[5, 6], [7, 8]], [1, 0])
     before = jitted.decode_prompts._cache_size(), batching.resize_to_image._cache_size()
     predictor.predict([[5, 6], [7, 8], [9, 9]], [1, 0, 1])
@@ -100,7 +100,7 @@ def test_another_click_or_a_box_beside_it_compiles_nothing(predictor):
     assert (jitted.decode_prompts._cache_size(), batching.resize_to_image._cache_size()) == before
 
 
-def test_fed_back_logits_change_the_answer_and_may_have_any_of_the_usual_shapes(predictor):
+def test_mask_input_changes_the_prediction_and_may_have_any_usual_shape(predictor):
     _, _, low_res = predictor.predict([[5, 6]], [1])
     without = predictor.predict([[5, 6]], [1])[2]
     fed = predictor.predict([[5, 6]], [1], mask_input=low_res[:1] * 10)[2]
@@ -112,19 +112,19 @@ def test_fed_back_logits_change_the_answer_and_may_have_any_of_the_usual_shapes(
     np.testing.assert_array_equal(fed, batch[0])
 
 
-def test_nothing_at_all_is_a_prompt_as_well(predictor):
+def test_an_empty_prompt_is_allowed(predictor):
     assert predictor.predict()[0].shape == (3, HEIGHT, WIDTH)
 
 
-def test_pictures_of_other_kinds_become_rgb():
+def test_other_image_formats_become_rgb():
     made = SamPredictor(MODEL, debug_variables())
     features = {}
     for name, image, form in (
         ("rgb", IMAGE, "RGB"),
         ("bgr", IMAGE[..., ::-1], "BGR"),
         ("rgba", np.dstack([IMAGE, IMAGE[..., 0]]), "RGB"),
-        ("grey", IMAGE[..., 0], "RGB"),
-        ("grey rgb", IMAGE[..., [0, 0, 0]], "RGB"),
+        ("gray", IMAGE[..., 0], "RGB"),
+        ("gray rgb", IMAGE[..., [0, 0, 0]], "RGB"),
     ):
         made.set_image(image, form)
         features[name] = np.asarray(made.get_image_embedding())
@@ -133,7 +133,7 @@ def test_pictures_of_other_kinds_become_rgb():
     np.testing.assert_allclose(features["rgb"], embedding(), atol=1e-4)
     np.testing.assert_array_equal(features["rgb"], features["bgr"])
     np.testing.assert_array_equal(features["rgb"], features["rgba"])
-    np.testing.assert_array_equal(features["grey"], features["grey rgb"])
+    np.testing.assert_array_equal(features["gray"], features["gray rgb"])
 
 
 def test_intensities_are_stretched_as_in_training():
@@ -146,7 +146,7 @@ def test_intensities_are_stretched_as_in_training():
 
 
 @pytest.mark.parametrize("sizes", [(16, 64, 41, 30), (256, 1024, 1024, 1333), (16, 64, 1, 5)])
-def test_image_weights_are_the_two_resizes_and_the_crop_between(sizes):
+def test_image_weights_equal_two_resizes_with_a_crop_between(sizes):
     cells, canvas, content, original = sizes
     column = np.random.default_rng(1).normal(size=(cells, 1)).astype(np.float32)
     want = resize_bilinear(resize_bilinear(column, (canvas, 1))[:content], (original, 1))
@@ -163,7 +163,7 @@ def test_image_weights_are_the_two_resizes_and_the_crop_between(sizes):
         ("photo.png", "pixels are"),
     ],
 )
-def test_what_is_no_picture_is_refused_and_leaves_no_image_set(image, message):
+def test_an_invalid_image_is_an_error_and_no_image_stays_set(image, message):
     made = SamPredictor(MODEL, debug_variables())
     with pytest.raises(ValueError, match=message):
         made.set_image(image)
@@ -172,9 +172,9 @@ def test_what_is_no_picture_is_refused_and_leaves_no_image_set(image, message):
 
 def test_an_image_must_be_set_first_and_in_a_known_format():
     made = SamPredictor(MODEL, debug_variables())
-    for ask in (made.predict, made.predict_batch, made.get_image_embedding):
+    for method in (made.predict, made.predict_batch, made.get_image_embedding):
         with pytest.raises(ValueError, match="set_image"):
-            ask()
+            method()
     with pytest.raises(ValueError, match="'RGB' or 'BGR'"):
         made.set_image(IMAGE, "HSV")
 
@@ -221,12 +221,12 @@ def test_reset_image_forgets(predictor):
         (dict(mask_input=np.full((16, 16), np.nan)), "mask_input holds NaN"),
     ],
 )
-def test_a_prompt_that_cannot_be_is_refused(predictor, prompt, message):
+def test_an_invalid_prompt_is_an_error(predictor, prompt, message):
     with pytest.raises(ValueError, match=message):
         predictor.predict(**prompt)
 
 
-def test_a_batch_needs_as_many_of_each(predictor):
+def test_a_batch_needs_the_same_number_of_each_kind(predictor):
     with pytest.raises(
         ValueError,
         match="2 point_coords, 2 point_labels, 3 boxes: expected the same number of each",
@@ -234,9 +234,9 @@ def test_a_batch_needs_as_many_of_each(predictor):
         predictor.predict_batch([[[1, 2]], [[3, 4]]], [[1], [1]], BOXES)
 
 
-def test_on_a_cpu_sam_is_computed_as_is_fastest_there(predictor):
-    """Published sizes: 256 x 256 x 32 upscaled numbers a prompt, so two at once; what was asked for stays."""
+def test_cpus_get_chunked_attention_and_groups_of_prompts(predictor):
+    """With 256 x 256 x 32 upscaled values per prompt, two prompts are decoded at once."""
     published = jitted.tune_for_device(build_sam("sam_vit_b"))
     assert (published.attention, published.prompts_at_once) == ("chunked", 2)
-    asked = build_sam("sam_vit_b", attention="cudnn", prompts_at_once=5)
-    assert jitted.tune_for_device(asked) == asked and predictor.model == MODEL
+    explicit = build_sam("sam_vit_b", attention="cudnn", prompts_at_once=5)
+    assert jitted.tune_for_device(explicit) == explicit and predictor.model == MODEL

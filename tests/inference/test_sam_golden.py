@@ -1,5 +1,6 @@
-"""Pictures and prompts on their way to the canvas and masks on their way back, against answers of the reference
-implementation, stored by tools/make_goldens.py.
+"""Images, prompts and masks move to the canvas and back as in the reference implementation.
+
+Its results are stored by tools/make_goldens.py.
 """
 
 import pathlib
@@ -7,7 +8,13 @@ import pathlib
 import flax.linen as nn
 import numpy as np
 import pytest
-from golden.sam_inputs import FRAMES, framed_logits, framed_picture, framed_prompts, sampled
+from golden.sam_inputs import (
+    FRAMES,
+    make_framed_image,
+    make_framed_logits,
+    make_framed_prompts,
+    subsample,
+)
 
 from segjax.images.transforms import (
     compute_fitted_size,
@@ -33,20 +40,20 @@ def golden():
     return lambda canvas, hw, name: stored[f"{canvas}/{hw[0]}x{hw[1]}/{name}"]
 
 
-def as_stored(array, canvas, factor=1):
-    return sampled(np.asarray(array), factor * (128 if canvas == 64 else 12))
+def to_stored_form(array, canvas, factor=1):
+    return subsample(np.asarray(array), factor * (128 if canvas == 64 else 12))
 
 
 @every_frame
-def test_content_is_resized_to_the_same_bytes(golden, canvas, hw):
-    content = resize_longest_side(framed_picture(hw), canvas)
+def test_resized_content_equals_the_reference_bytewise(golden, canvas, hw):
+    content = resize_longest_side(make_framed_image(hw), canvas)
     assert content.shape[:2] == tuple(golden(canvas, hw, "size")) == compute_fitted_size(hw, canvas)
-    np.testing.assert_array_equal(as_stored(content, canvas), golden(canvas, hw, "content"))
+    np.testing.assert_array_equal(to_stored_form(content, canvas), golden(canvas, hw, "content"))
 
 
 @every_frame
-def test_pixels_reach_the_encoder_as_the_references(golden, canvas, hw, monkeypatch):
-    """Of the way that every prediction takes (`embed`), the encoder itself left out."""
+def test_the_encoder_input_equals_the_reference(golden, canvas, hw, monkeypatch):
+    """Runs `encode_images`, as every prediction does, without the encoder itself."""
     seen = []
 
     def encoder(call, args, kwargs, context):
@@ -58,18 +65,18 @@ def test_pixels_reach_the_encoder_as_the_references(golden, canvas, hw, monkeypa
     # Not compiled, so that the patched call does not stay in the cache of compiled programs.
     monkeypatch.setattr(jitted, "encode_canvases", jitted.encode_canvases.__wrapped__)
     with nn.intercept_methods(encoder):
-        contents = jitted.resize_to_canvas([framed_picture(hw)], canvas)
+        contents = jitted.resize_to_canvas([make_framed_image(hw)], canvas)
         jitted.encode_images(build_sam("sam_debug", canvas=canvas), {}, contents)
     (pixels,) = seen
     assert pixels.shape == (1, canvas, canvas, 3) and pixels.dtype == np.float32
     np.testing.assert_allclose(
-        as_stored(pixels[0], canvas), golden(canvas, hw, "pixels"), rtol=0, atol=1e-6
+        to_stored_form(pixels[0], canvas), golden(canvas, hw, "pixels"), rtol=0, atol=1e-6
     )
 
 
 @every_frame
-def test_points_and_boxes_land_where_the_references_do(golden, canvas, hw):
-    points, boxes = framed_prompts(hw)
+def test_scaled_points_and_boxes_equal_the_reference(golden, canvas, hw):
+    points, boxes = make_framed_prompts(hw)
     content = compute_fitted_size(hw, canvas)
     np.testing.assert_allclose(
         scale_points(points, hw, content), golden(canvas, hw, "points"), rtol=1e-7, atol=0
@@ -80,10 +87,10 @@ def test_points_and_boxes_land_where_the_references_do(golden, canvas, hw):
 
 
 @every_frame
-def test_logits_come_back_to_the_picture_as_the_references(golden, canvas, hw):
-    """To 5e-7 of the largest magnitude; measured: 1.3e-7."""
+def test_logits_resized_to_the_image_equal_the_reference(golden, canvas, hw):
+    """Agrees to 5e-7 of the largest magnitude. The measured difference is 1.3e-7."""
     model = build_sam("sam_debug", canvas=canvas)
-    low_res = framed_logits(hw, model.mask_side)
+    low_res = make_framed_logits(hw, model.mask_side)
     four = np.zeros((1, 4, *low_res.shape[1:]), np.float32)
     four[0, 0] = low_res[0]
     sides = zip(compute_fitted_size(hw, canvas), hw, strict=True)
@@ -92,5 +99,5 @@ def test_logits_come_back_to_the_picture_as_the_references(golden, canvas, hw):
     assert full.shape == (1, *hw)
     want = golden(canvas, hw, "logits")
     np.testing.assert_allclose(
-        as_stored(full, canvas, factor=2), want, rtol=0, atol=5e-7 * np.abs(want).max()
+        to_stored_form(full, canvas, factor=2), want, rtol=0, atol=5e-7 * np.abs(want).max()
     )

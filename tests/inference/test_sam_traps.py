@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.drawn_weights import drawn_variables
-from golden.sam_inputs import framed_logits, framed_picture
+from golden.sam_inputs import make_framed_image, make_framed_logits
 from plain_sam import PlainSam, resize
 
 from segjax.images.transforms import compute_fitted_size
@@ -45,7 +45,7 @@ POINTS, LABELS, BOX = np.array([[5.0, 26], [40, 3]]), [1, 0], np.array([3.0, 4, 
 def low_res_and_plain():
     """Returns our low-res logits, and a function that computes plain NumPy's for a mapping."""
     predictor = SamPredictor(MODEL, VARIABLES)
-    predictor.set_image(framed_picture(HW))
+    predictor.set_image(make_framed_image(HW))
     plain, embedding = PlainSam(MODEL, VARIABLES), np.asarray(predictor.features[0], np.float64)
 
     def predict_plainly(to_canvas):
@@ -79,7 +79,7 @@ def test_prompts_move_to_the_canvas_as_in_sam(low_res_and_plain, mistaken):
 
 # Masks back to the image
 
-LOW_RES = framed_logits(HW, MODEL.mask_side)[0]
+LOW_RES = make_framed_logits(HW, MODEL.mask_side)[0]
 
 
 def resize_by_segjax(low_res, hw=HW, logits=True):

@@ -11,8 +11,8 @@ ROWS = np.random.default_rng(0)
 smooth_l1 = jax.jit(detection.smooth_l1, static_argnums=1)
 proposal_losses = jax.jit(detection.proposal_losses, static_argnums=5)
 region_losses = jax.jit(detection.region_losses, static_argnums=5)
-mask_loss, keypoint_loss, of_class = map(
-    jax.jit, (detection.mask_loss, detection.keypoint_loss, detection.of_class)
+mask_loss, keypoint_loss, select_class = map(
+    jax.jit, (detection.mask_loss, detection.keypoint_loss, detection.select_class)
 )
 
 
@@ -64,9 +64,9 @@ def test_only_the_true_class_is_asked_for_its_box_and_mask():
 
 def test_of_class_counts_classes_from_one_behind_the_background():
     values = np.arange(6.0).reshape(2, 3)
-    assert of_class(values, np.array([1, 3])).tolist() == [0, 5]
-    assert of_class(values, np.array([0, 2])).tolist() == [0, 4]
-    assert of_class(values[:, :1], np.array([3, 2])).tolist() == [0, 3]
+    assert select_class(values, np.array([1, 3])).tolist() == [0, 5]
+    assert select_class(values, np.array([0, 2])).tolist() == [0, 4]
+    assert select_class(values[:, :1], np.array([3, 2])).tolist() == [0, 3]
 
 
 @pytest.mark.parametrize("which", ["proposals", "regions", "masks", "keypoints"])

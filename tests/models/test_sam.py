@@ -1,4 +1,4 @@
-"""The whole SAM: sizes, shapes, types, and ragged prompts of many images in one call."""
+"""The complete SAM: sizes, shapes, types, and ragged prompts of several images in one call."""
 
 import functools
 import math
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.drawn_weights import drawn_variables
-from golden.sam_inputs import as_one_call, pictures, prompts
+from golden.sam_inputs import as_one_call, make_images, prompts
 
 from segjax.models.build import variable_shapes
 from segjax.models.layers import Upscale
@@ -43,7 +43,7 @@ def prompt_encoder(variables, prompts):
     )
 
 
-def counts(shapes):
+def count_parameters(shapes):
     return {
         name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
         for name, tree in shapes.items()
@@ -54,33 +54,33 @@ def counts(shapes):
     "name, encoder",
     [("sam_vit_b", 89_670_912), ("sam_vit_l", 308_278_272), ("sam_vit_h", 637_026_048)],
 )
-def test_parameter_counts_are_the_published_ones(name, encoder):
+def test_parameter_counts_equal_the_published_ones(name, encoder):
     shapes = variable_shapes(build_sam(name))
     expected = {"image_encoder": encoder, "prompt_encoder": 6_220, "mask_decoder": 4_058_340}
-    assert counts(shapes["params"]) == expected
-    assert counts(shapes["constants"]) == {"prompt_encoder": 2 * 128}
+    assert count_parameters(shapes["params"]) == expected
+    assert count_parameters(shapes["constants"]) == {"prompt_encoder": 2 * 128}
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
 
 
 @pytest.mark.parametrize(
-    "name, everywhere, channels",
+    "name, global_blocks, channels",
     [
         ("sam_vit_b", (2, 5, 8, 11), 64),
         ("sam_vit_l", (5, 11, 17, 23), 64),
         ("sam_vit_h", (7, 15, 23, 31), 80),
     ],
 )
-def test_global_blocks_and_channels_of_a_head_are_the_published_ones(name, everywhere, channels):
-    """A block that attends everywhere has a table of 2 * 64 - 1 distances, one in windows of 2 * 14 - 1."""
+def test_global_blocks_and_head_channels_equal_the_published_ones(name, global_blocks, channels):
+    """Global blocks have tables of 2 * 64 - 1 distances, window blocks of 2 * 14 - 1."""
     trunk = variable_shapes(build_sam(name))["params"]["image_encoder"]["trunk"]
     for number in range(len(trunk)):
-        length = 127 if number in everywhere else 27
+        length = 127 if number in global_blocks else 27
         for table in ("rel_pos_h", "rel_pos_w"):
             assert trunk[f"block_{number}"][table].shape == (length, channels)
 
 
-def test_prompts_in_one_call_equal_each_on_its_own(variables):
-    """Two images, ragged prompts each in another order, padded to one shape; each alone, unpadded, says the same."""
+def test_prompts_decoded_together_equal_each_decoded_alone(variables):
+    """Compares ragged prompts on two images, padded to one shape, with each prompt unpadded."""
     embeddings = RNG.standard_normal((2, GRID, GRID, MODEL.prompt_width)).astype(np.float32)
     kinds = ["points", "box", "nothing", "point_mask"]
     orders = [kinds, kinds[::-1]]
@@ -89,7 +89,7 @@ def test_prompts_in_one_call_equal_each_on_its_own(variables):
     logits, iou = decode(variables, embeddings, together)
     assert logits.shape == (2, 4, 4, SIDE, SIDE) and iou.shape == (2, 4, 4)
     for kind in ("points", "box", "point_mask"):
-        alone = as_alone(CASES[kind])
+        alone = make_single_prompt(CASES[kind])
         for image, order in enumerate(orders):
             one_logits, one_iou = decode(variables, embeddings[image : image + 1], alone)
             row = order.index(kind)
@@ -105,7 +105,7 @@ def test_prompts_in_one_call_equal_each_on_its_own(variables):
 @pytest.mark.parametrize(
     "size", [pytest.param(2, marks=pytest.mark.slow), 3]
 )  # 3 does not divide the 4 prompts
-def test_groups_of_prompts_say_the_same_and_so_do_their_gradients(variables, size):
+def test_groups_of_prompts_give_the_same_outputs_and_gradients(variables, size):
     embedding = RNG.standard_normal((2, GRID, GRID, MODEL.prompt_width)).astype(np.float32)
     row = as_one_call(
         {kind: CASES[kind] for kind in ("points", "box", "nothing", "point_mask")}, SIDE
@@ -114,9 +114,12 @@ def test_groups_of_prompts_say_the_same_and_so_do_their_gradients(variables, siz
         **{name: np.concatenate([value, value[:, ::-1]]) for name, value in row.items()}
     )
 
-    model = build_sam("sam_debug", decoder_depth=1)  # whose parameters are some of the whole one's
+    model = build_sam(
+        "sam_debug", decoder_depth=1
+    )  # its parameters are a subset of the full model's
     loss = jax.jit(
-        jax.value_and_grad(lambda e, model: summed(model, variables, e, fields)), static_argnums=1
+        jax.value_and_grad(lambda e, model: sum_outputs(model, variables, e, fields)),
+        static_argnums=1,
     )
     (value, gradient), (grouped, grouped_gradient) = (
         loss(embedding, model) for model in (model, model.clone(prompts_at_once=size))
@@ -125,14 +128,14 @@ def test_groups_of_prompts_say_the_same_and_so_do_their_gradients(variables, siz
     np.testing.assert_allclose(grouped_gradient, gradient, atol=1e-4 * np.abs(gradient).max())
 
 
-def summed(model, variables, embedding, fields):
+def sum_outputs(model, variables, embedding, fields):
     logits, iou = model.apply(variables, embedding, fields, method="decode")
     weights = jnp.arange(logits.shape[1] * logits.shape[0]).reshape(logits.shape[:2])
     return jnp.sum(weights * (jnp.sin(logits).sum((2, 3, 4)) + iou.sum(2)))
 
 
-def as_alone(prompt):
-    """Only the parts that this prompt has."""
+def make_single_prompt(prompt):
+    """Returns `Prompts` with only the parts that this prompt has."""
     fields = {}
     if "points" in prompt:
         fields["points"] = prompt["points"][None, None]
@@ -144,7 +147,7 @@ def as_alone(prompt):
     return Prompts(**fields)
 
 
-def test_contents_of_empty_slots_count_for_nothing(variables):
+def test_contents_of_empty_slots_have_no_effect(variables):
     embedding = RNG.standard_normal((1, GRID, GRID, MODEL.prompt_width)).astype(np.float32)
     fields = as_one_call(CASES, SIDE)
     expected = decode(variables, embedding, Prompts(**fields))
@@ -160,7 +163,7 @@ def test_contents_of_empty_slots_count_for_nothing(variables):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_points_close_with_not_a_point_unless_a_box_follows(variables):
+def test_points_end_with_not_a_point_unless_a_box_follows(variables):
     encode = lambda prompts: prompt_encoder(variables, prompts)
     points = dict(points=np.array([[[[3.0, 5]]]]), labels=np.array([[[1]]]))
     box = dict(boxes=np.array([[[1.0, 2, 30, 40]]]))
@@ -177,8 +180,8 @@ def test_points_close_with_not_a_point_unless_a_box_follows(variables):
     assert valid.sum() == 2
 
 
-def test_positions_are_of_pixel_centres(variables):
-    """A point at pixel 7 of 64 is embedded at 7.5 / 64; the centre of cell 0 of the map is 8 pixels in."""
+def test_positions_are_pixel_centers(variables):
+    """A point at pixel 7 of 64 is embedded at 7.5 / 64. The center of cell 0 is at 8 pixels."""
     encoder = lambda module, xy: (
         module.prompt_encoder.encode_positions(xy),
         module.prompt_encoder.encode_image_grid((2, 4)),
@@ -196,8 +199,8 @@ def test_positions_are_of_pixel_centres(variables):
     np.testing.assert_allclose(positions[1, 0], xy, atol=1e-5)
 
 
-def test_images_do_not_mix_and_padding_is_the_mean_colour(variables):
-    images, sizes = pictures(64, 3).astype(np.float32), np.array([[64, 64], [64, 40], [30, 64]])
+def test_images_do_not_mix_and_padding_is_the_mean_color(variables):
+    images, sizes = make_images(64, 3).astype(np.float32), np.array([[64, 64], [64, 40], [30, 64]])
     together = encode(variables, images, sizes)
     for i in (2, 0, 1):
         turned = np.roll(images, -i, axis=0)
@@ -212,8 +215,8 @@ def test_images_do_not_mix_and_padding_is_the_mean_colour(variables):
     np.testing.assert_allclose(by_hand, together, atol=1e-4)
 
 
-def test_other_canvases(variables):
-    """A rectangle: positions are resized, shapes follow the image, masks its grid."""
+def test_rectangular_canvases(variables):
+    """Positions are resized. Embeddings follow the image's shape, and masks its grid."""
     shape = (32, 80)
     images = np.zeros((1, *shape, 3), np.uint8)
     grid = (shape[0] // 16, shape[1] // 16)
@@ -228,11 +231,11 @@ def test_other_canvases(variables):
 
 
 def test_half_precision(variables):
-    """Outputs and parameters stay float32, the embedding is bfloat16, and the answer is close to float32's."""
+    """Outputs and parameters are float32, the embedding is bfloat16, and results are close."""
     half = build_sam("sam_debug", dtype="bfloat16")
     shapes = jax.eval_shape(lambda key: init_sam(half, key), jax.random.key(0))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
-    images, fields = pictures(64, 3).astype(np.float32), Prompts(**as_one_call(CASES, SIDE))
+    images, fields = make_images(64, 3).astype(np.float32), Prompts(**as_one_call(CASES, SIDE))
     full_embedding = encode(variables, images, np.full((3, 2), 64))
     full_logits, full_iou = decode(variables, full_embedding[:1], fields)
     embedding = jax.jit(lambda v: half.apply(v, images, method="encode_image"))(variables)
@@ -263,12 +266,12 @@ def test_bad_input(variables):
         )
 
 
-def test_no_prompt_at_all_is_refused_clearly(variables):
+def test_prompts_without_any_kind_are_an_error(variables):
     with pytest.raises(ValueError, match="points, boxes or masks"):
         decode(variables, np.zeros((1, GRID, GRID, 32), np.float32), Prompts())
 
 
-def test_predicted_ious_may_be_squashed(variables):
+def test_predicted_ious_may_pass_a_sigmoid(variables):
     squashed = build_sam("sam_debug", iou_sigmoid=True)
     ask = Prompts(points=jnp.full((1, 1, 1, 2), 20.0), labels=jnp.ones((1, 1, 1), jnp.int32))
     embedding = RNG.standard_normal((1, GRID, GRID, MODEL.prompt_width)).astype(np.float32)
@@ -277,8 +280,8 @@ def test_predicted_ious_may_be_squashed(variables):
     np.testing.assert_allclose(iou, 1 / (1 + np.exp(-np.asarray(plain))), rtol=1e-5)
 
 
-def test_upscaling_starts_as_torch_does():
-    """torch draws a 2x2 transposed convolution within 1 / sqrt(4 * outputs): the fan-in it sees in [in, out, 2, 2]."""
+def test_upscaling_is_initialized_as_in_torch():
+    """PyTorch draws a 2x2 transposed convolution within 1 / sqrt(4 * outputs)."""
     kernel = Upscale(16).init(jax.random.key(0), jnp.zeros((1, 2, 2, 64)))["params"]["kernel"]
     bound = (4 * 16) ** -0.5
     assert 0.99 * bound < np.abs(kernel).max() <= bound

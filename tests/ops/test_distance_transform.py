@@ -1,4 +1,4 @@
-"""The device distance transform against SciPy, and RITM's click rule against closed cases."""
+"""The distance transform equals SciPy's, and clicks follow RITM's rule in closed cases."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def blobs(shape, sigma, seed=0):
 @pytest.mark.parametrize(
     "shape", [(6, 48, 48), (4, 33, 70), (4, 70, 33), (3, 1, 9), (3, 9, 1), (2, 1, 1)]
 )
-def test_distances_are_scipys_exactly(shape):
+def test_distances_equal_scipys_exactly(shape):
     masks = blobs(shape, 3) | (np.random.default_rng(1).random(shape) > 0.9)
     masks[0] = True
     masks[-1] &= np.arange(shape[2]) > shape[2] // 2
@@ -69,19 +69,19 @@ def square(x1, y1, x2, y2, size=24):
     return mask
 
 
-def test_first_click_is_the_centre_of_the_truth():
-    truth = square(2, 4, 11, 13)
-    xy, label = click(truth, np.zeros_like(truth))
+def test_first_click_is_the_center_of_the_ground_truth():
+    ground_truth = square(2, 4, 11, 13)
+    xy, label = click(ground_truth, np.zeros_like(ground_truth))
     np.testing.assert_array_equal(xy, [6, 8])
     assert xy.dtype == jnp.float32 and int(label) == 1
 
 
 def test_larger_error_wins():
-    truth, prediction = square(1, 1, 6, 6), square(10, 10, 19, 19)
-    xy, label = click(truth, prediction)
+    ground_truth, prediction = square(1, 1, 6, 6), square(10, 10, 19, 19)
+    xy, label = click(ground_truth, prediction)
     np.testing.assert_array_equal(xy, [14, 14])
     assert int(label) == 0
-    xy, label = click(prediction, truth)
+    xy, label = click(prediction, ground_truth)
     np.testing.assert_array_equal(xy, [14, 14])
     assert int(label) == 1
 
@@ -92,23 +92,23 @@ def test_tie_goes_to_the_negative_click():
     assert int(label) == 0
 
 
-def test_first_maximum_in_row_major_order_and_clicked_pixels_are_passed_over():
-    truth = square(4, 4, 8, 8)  # four pixels at distance 2
-    empty = np.zeros_like(truth)
-    xy, _ = click(truth, empty)
+def test_first_maximum_in_row_major_order_wins_and_clicked_pixels_are_skipped():
+    ground_truth = square(4, 4, 8, 8)  # four pixels at distance 2
+    empty = np.zeros_like(ground_truth)
+    xy, _ = click(ground_truth, empty)
     np.testing.assert_array_equal(xy, [5, 5])
-    xy, _ = click(truth, empty, clicked=square(5, 5, 6, 6))
+    xy, _ = click(ground_truth, empty, clicked=square(5, 5, 6, 6))
     np.testing.assert_array_equal(xy, [6, 5])
-    xy, _ = click(truth, empty, clicked=square(5, 5, 7, 6))
+    xy, _ = click(ground_truth, empty, clicked=square(5, 5, 7, 6))
     np.testing.assert_array_equal(xy, [5, 6])
 
 
-def test_nothing_left_to_click_is_padding():
-    truth = square(4, 4, 8, 8)
+def test_no_error_left_gives_a_padding_click():
+    ground_truth = square(4, 4, 8, 8)
     one_pixel = square(4, 4, 5, 5)
-    truths = np.stack([truth, one_pixel, truth])
-    predictions = np.stack([truth, np.zeros_like(truth), np.zeros_like(truth)])
-    clicked = np.stack([np.zeros_like(truth), one_pixel, np.zeros_like(truth)])
+    truths = np.stack([ground_truth, one_pixel, ground_truth])
+    predictions = np.stack([ground_truth, np.zeros_like(ground_truth), np.zeros_like(ground_truth)])
+    clicked = np.stack([np.zeros_like(ground_truth), one_pixel, np.zeros_like(ground_truth)])
     xy, label = click(truths, predictions, clicked)
     np.testing.assert_array_equal(label, [-1, -1, 1])
     np.testing.assert_array_equal(xy, [[0, 0], [0, 0], [5, 5]])

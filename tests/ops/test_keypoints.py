@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from segjax.ops.keypoints import decode_keypoints, keypoint_targets
+from segjax.ops.keypoints import decode_keypoints, encode_keypoints
 from segjax.ops.positions import resize_bicubic
 
 decode = jax.jit(decode_keypoints)
-cells = jax.jit(keypoint_targets, static_argnums=2)
+cells = jax.jit(encode_keypoints, static_argnums=2)
 
 
 def test_cells_by_hand():

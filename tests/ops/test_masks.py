@@ -9,7 +9,7 @@ REGION = np.zeros((4, 6), bool)
 REGION[0, 0] = REGION[3, 5] = REGION[1, 2:5] = REGION[2, 1] = True
 
 
-def test_iou_by_hand():
+def test_iou_of_two_rectangles():
     a = np.zeros((4, 4), bool)
     b = np.zeros((4, 4), bool)
     a[:2], b[1:3, :2] = True, True  # 8 and 4 cells, 2 in common
@@ -33,13 +33,13 @@ def test_iou_broadcasts_and_takes_integers():
 
 
 def test_iou_of_half_precision_inputs_counts_exactly():
-    """2049 cells cannot be counted in half precision."""
+    """Half precision cannot represent 2049 cells."""
     mask = jnp.ones((1, 2049), jnp.bfloat16)
     assert mask_iou(mask, mask) == 1
     assert mask_iou(mask, mask.at[0, 0].set(0)) == np.float32(2048 / 2049)
 
 
-def test_content_is_the_top_left_corner():
+def test_content_is_in_the_top_left_corner():
     masks = np.asarray(make_content_mask(jnp.array([[2, 3], [4, 1], [9, 9]]), (4, 5)))
     assert masks.shape == (3, 4, 5)
     assert masks.sum((1, 2)).tolist() == [6, 4, 20]
@@ -83,6 +83,6 @@ def test_single_cell():
 
 
 def test_last_cells_of_a_large_region_are_reached():
-    """Ties between the cells' random numbers would favour the first ones."""
+    """Ties between random numbers would favor the first cells."""
     xy, _ = jax.jit(sample_in_region)(jax.random.key(2), np.ones((200, 128, 128), bool))
     assert 0.4 < (np.asarray(xy)[:, 1] >= 64).mean() < 0.6

@@ -12,7 +12,7 @@ QUALITY = np.array(
 )
 ALL = np.ones(3, bool)
 match = jax.jit(match_boxes, static_argnums=(2, 3, 4))
-in_crowd, box_iou = jax.jit(matching.in_crowd), jax.jit(boxes.box_iou)
+is_in_crowd, box_iou = jax.jit(matching.is_in_crowd), jax.jit(boxes.box_iou)
 
 
 def plain(iou, valid, low, high, force):
@@ -89,7 +89,7 @@ def test_negatives_in_a_crowd_are_ignored_and_positives_are_not():
         np.float32,
     )
     crowds = np.array([[0, 0, 10, 10], [36, 36, 52, 45], [55, 55, 80, 80]], np.float32)
-    inside = in_crowd(anchors, crowds, np.array([True, True, False]))
+    inside = is_in_crowd(anchors, crowds, np.array([True, True, False]))
     np.testing.assert_array_equal(inside, [True, False, True, False, True])  # half of it is enough
     truth = anchors[:1]
     index, label = match(box_iou(truth, anchors), ALL[:1], 0.3, 0.7, True, inside)

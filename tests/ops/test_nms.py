@@ -5,7 +5,7 @@ import pytest
 from greedy_suppression import greedy
 
 from segjax.ops.boxes import box_iou
-from segjax.ops.nms import best, nms
+from segjax.ops.nms import nms, select_best
 
 RNG = np.random.default_rng(0)
 SLOTS = 16

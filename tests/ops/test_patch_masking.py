@@ -16,17 +16,17 @@ def masks(strategy, visible=49, count=200):
 @pytest.mark.parametrize(
     "patches, ratio, kept", [(196, 0.75, 49), (256, 0.75, 64), (196, 0.6, 78), (10, 0.75, 2)]
 )
-def test_what_is_kept_is_rounded_down(patches, ratio, kept):
+def test_the_number_of_visible_patches_is_rounded_down(patches, ratio, kept):
     assert count_visible(patches, ratio) == int(patches * (1 - ratio)) == kept
 
 
 @pytest.mark.parametrize("ratio", [0, 1, -0.5, 1.5, 0.999, 1e-20, float("nan")])
-def test_ratios_that_leave_nothing_to_see_or_to_guess(ratio):
+def test_ratios_without_visible_or_masked_patches_are_errors(ratio):
     with pytest.raises(ValueError, match=f"mask_ratio {ratio}.*strictly between 0 and 1"):
         count_visible(196, ratio)
 
 
-def test_sorting_and_restoring():
+def test_restore_undoes_the_sort_by_noise():
     noise = np.array([[0.3, 0.1, 0.9, 0.2], [0.5, 0.6, 0.1, 0.7]])
     seen, restore, masked = split_patches(noise, 2)
     assert seen.tolist() == [[1, 3], [2, 0]]
@@ -36,7 +36,7 @@ def test_sorting_and_restoring():
 
 
 @pytest.mark.parametrize("strategy", ["random", "block", "grid"])
-def test_every_picture_has_the_same_number_masked_and_no_place_is_favoured(strategy):
+def test_every_image_has_the_same_number_masked_and_every_patch_is_equally_likely(strategy):
     drawn = masks(strategy)
     assert (drawn.sum((1, 2)) == 147).all() and len(np.unique(drawn, axis=0)) == (
         4 if strategy == "grid" else 200
@@ -45,22 +45,22 @@ def test_every_picture_has_the_same_number_masked_and_no_place_is_favoured(strat
         assert np.abs(drawn.mean(0) - 0.75).max() < 5 * (0.75 * 0.25 / 200) ** 0.5
 
 
-def borders(drawn):
-    """Neighbours of which one is masked and the other is not, per picture."""
+def count_borders(drawn):
+    """Counts neighboring patches of which exactly one is masked, per image."""
     return (
         (drawn[:, 1:] != drawn[:, :-1]).sum((1, 2))
         + (drawn[:, :, 1:] != drawn[:, :, :-1]).sum((1, 2))
     ).mean()
 
 
-def test_blocks_hang_together_and_the_grid_is_regular():
+def test_blocks_are_connected_and_the_grid_is_regular():
     random, block, grid = (masks(strategy) for strategy in ("random", "block", "grid"))
-    assert borders(block) < 0.5 * borders(random) < borders(grid)
+    assert count_borders(block) < 0.5 * count_borders(random) < count_borders(grid)
     cells = ~grid.reshape(-1, 7, 2, 7, 2)
-    assert (cells.sum((2, 4)) == 1).all()  # one of every two by two is seen
+    assert (cells.sum((2, 4)) == 1).all()  # one of every two by two is visible
     assert (cells == cells[:, :1, :, :1]).all()  # and the same one everywhere
 
 
-def test_unknown_strategy():
+def test_an_unknown_strategy_is_an_error():
     with pytest.raises(ValueError, match="'blok' is unknown; choose one of random, block, grid"):
         draw_mask_noise(jax.random.key(0), GRID, "blok")

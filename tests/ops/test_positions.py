@@ -4,7 +4,7 @@ import pytest
 from segjax.ops.positions import cubic_weights, make_sincos_positions, resize_bicubic
 
 
-def test_the_first_half_of_the_channels_codes_the_column():
+def test_the_first_half_of_the_channels_encodes_the_column():
     table = make_sincos_positions((3, 5), 16)
     assert table.shape == (3, 5, 16) and table.dtype == np.float32
     assert (table[:, :, :8] == table[:1, :, :8]).all() and (
@@ -14,20 +14,20 @@ def test_the_first_half_of_the_channels_codes_the_column():
 
 
 def test_exponents_are_divided_by_a_quarter_of_the_width():
-    """Patch (row 2, column 3) of width 16: frequencies 1, 1/10, 1/100, 1/1000, sines before cosines, column first."""
+    """Checks patch (2, 3) of width 16: frequencies 1 to 1/1000, sines first, column first."""
     column = 3 * np.array([1, 0.1, 0.01, 0.001])
     row = column * 2 / 3
     want = np.concatenate([np.sin(column), np.cos(column), np.sin(row), np.cos(row)])
     np.testing.assert_allclose(make_sincos_positions((4, 4), 16)[2, 3], want, atol=1e-6)
 
 
-def test_a_width_that_four_does_not_divide():
+def test_a_width_that_is_no_multiple_of_four_is_an_error():
     with pytest.raises(ValueError, match="width of 18 .* multiple of 4"):
         make_sincos_positions((2, 2), 18)
 
 
-def test_bicubic_weights_are_torch_s():
-    """The kernel with a = -0.75 at a quarter of a cell, by hand: -(27, 231, 69, -15) / 256 up to sign."""
+def test_bicubic_weights_equal_torchs():
+    """Checks the kernel with a = -0.75 at a quarter of a cell: 27, 231, 69, -15 over 256."""
     weights = cubic_weights(8, 16)
     t = 0.25
     a = -0.75
@@ -42,7 +42,7 @@ def test_bicubic_weights_are_torch_s():
     )  # edges are repeated
 
 
-def test_resizing_goes_along_both_axes_and_keeps_what_fits():
+def test_resizing_covers_both_axes_and_keeps_axes_that_fit():
     table = np.random.default_rng(0).standard_normal((4, 6, 3)).astype(np.float32)
     resized = resize_bicubic(table, (8, 3))
     want = np.einsum("ab,cd,bdk->ack", cubic_weights(4, 8), cubic_weights(6, 3), table)

@@ -8,8 +8,8 @@ from segjax.ops.resize import depth_to_space, resize_bilinear, resize_table, spa
 RNG = np.random.default_rng(0)
 
 
-def loop_oracle(x, shape):
-    """torch's interpolate(align_corners=False), a pixel at a time in float64."""
+def resize_by_loop(x, shape):
+    """Computes PyTorch's interpolate(align_corners=False), a pixel at a time in float64."""
     height, width = x.shape
     out = np.zeros(shape)
     for i in range(shape[0]):
@@ -25,15 +25,15 @@ def loop_oracle(x, shape):
     return out
 
 
-def test_doubling_by_hand():
-    """torch gives 0, .25, .75, 1 for [0, 1] doubled: half-pixel centres, edges held."""
+def test_doubling_matches_hand_computed_values():
+    """PyTorch doubles [0, 1] to 0, 0.25, 0.75, 1: half-pixel centers, edges held."""
     np.testing.assert_allclose(
         resize_bilinear(jnp.array([[0.0, 1.0]]), (1, 4)), [[0, 0.25, 0.75, 1]], atol=1e-7
     )
 
 
-def test_halving_by_hand_does_not_average():
-    """Quartering 0..7 reads halfway between samples 1, 2 and 5, 6: an antialiased resize would mix in more."""
+def test_shrinking_does_not_average():
+    """Two samples of 0..7 lie between 1 and 2, and 5 and 6. Antialiasing would mix in more."""
     x = jnp.array([[0.0, 10, 0, 0, 0, 0, 6, 0]])
     np.testing.assert_allclose(resize_bilinear(x, (1, 2)), [[5.0, 3.0]], atol=1e-6)
 
@@ -44,8 +44,8 @@ def test_any_size_equals_the_loop(shape):
     out = resize_bilinear(x, shape)
     for ours, image in zip(out, x, strict=True):
         np.testing.assert_allclose(
-            ours, loop_oracle(image, shape), atol=3e-6
-        )  # places are float32, as torch's
+            ours, resize_by_loop(image, shape), atol=3e-6
+        )  # positions are float32, as PyTorch's
 
 
 def test_same_size_is_the_identity_and_type_is_kept():
@@ -54,7 +54,7 @@ def test_same_size_is_the_identity_and_type_is_kept():
     assert resize_bilinear(x, (8, 8)).dtype == jnp.bfloat16
 
 
-def test_gradient_is_the_transpose():
+def test_the_gradient_is_the_transpose():
     x, y = RNG.standard_normal((3, 4)), RNG.standard_normal((7, 5))
     pulled = jax.vjp(lambda x: resize_bilinear(x, (7, 5)), jnp.asarray(x, jnp.float32))[1](
         jnp.asarray(y, jnp.float32)
@@ -69,12 +69,12 @@ def test_table_is_resized_along_its_first_axis():
     out = resize_table(table, 5)
     for channel in range(3):
         np.testing.assert_allclose(
-            out[:, channel], loop_oracle(table[:, channel][None], (1, 5))[0], atol=1e-6
+            out[:, channel], resize_by_loop(table[:, channel][None], (1, 5))[0], atol=1e-6
         )
     assert resize_table(table, 7) is table
 
 
-def test_space_to_depth_and_back():
+def test_depth_to_space_inverts_space_to_depth():
     x = RNG.standard_normal((2, 3, 6, 4, 5)).astype(np.float32)
     blocks = space_to_depth(x, 2)
     assert blocks.shape == (2, 3, 3, 2, 20)
@@ -104,6 +104,6 @@ def test_product_then_depth_to_space_is_a_transposed_convolution():
     np.testing.assert_allclose(depth_to_space(x @ kernel.reshape(4, -1), 2)[0], expected, atol=1e-5)
 
 
-def test_blocks_must_divide():
+def test_a_block_that_does_not_divide_the_map_is_an_error():
     with pytest.raises(ValueError, match="5x4 does not divide into blocks of 2"):
         space_to_depth(jnp.zeros((5, 4, 1)), 2)

@@ -1,4 +1,4 @@
-"""Parts of pictures resized on the device, beside Pillow."""
+"""Crops resized on the device equal those of Pillow."""
 
 import io
 
@@ -13,8 +13,8 @@ from segjax.ops.resize import antialiased_cubic_weights, resize_crops
 resized = jax.jit(resize_crops, static_argnums=2)
 
 
-def photograph(hw):
-    """Smooth, with edges."""
+def draw_waves(hw):
+    """Returns a smooth image with the edges of a rectangle."""
     y, x = np.mgrid[: hw[0], : hw[1]]
     waves = [127 + 90 * np.sin(x / 9 + c) * np.cos(y / (7 + 2 * c)) for c in range(3)]
     pixels = np.stack(waves, -1)
@@ -23,10 +23,10 @@ def photograph(hw):
 
 
 @pytest.mark.parametrize("hw", [(48, 64), (64, 48), (40, 40), (48, 200), (200, 150), (20, 20)])
-def test_the_device_crops_as_the_host_does(hw):
-    picture = Image.fromarray(photograph(hw))
+def test_crops_resized_on_the_device_equal_those_of_the_host(hw):
+    image_file = Image.fromarray(draw_waves(hw))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image_file.save(buffer, "PNG")
     record = {"image": buffer.getvalue(), "image_id": "a"}
     host, framed = CropExample(32), CropExample(32, frame=48)
     wanted = [host(record, np.random.default_rng(seed))["image"] for seed in range(24)]
@@ -38,8 +38,8 @@ def test_the_device_crops_as_the_host_does(hw):
     found = np.asarray(resized(image, window, 32))
     assert found.dtype == np.uint8
     difference = np.abs(found.astype(int) - np.stack(wanted))
-    turned = window[:, 2] == 1
-    assert difference[~turned].max(initial=0) <= 1
+    transposed = window[:, 2] == 1
+    assert difference[~transposed].max(initial=0) <= 1
     assert (
         difference.max() <= 12 and difference.mean() < 0.1
     )  # clipped in the other order at the rectangle's corners
@@ -50,14 +50,14 @@ def test_the_device_crops_as_the_host_does(hw):
     )  # too large for the frame: the host has resized it
 
 
-def test_what_lies_around_a_window_has_no_part_in_it():
+def test_pixels_outside_the_crop_have_no_effect():
     frames = np.full((2, 48, 64, 3), 255, np.uint8)
     frames[0, :30, :50] = frames[1, :20, :40] = 7
     windows = np.array([[30, 50, 0, 0], [40, 20, 1, 1]], np.int32)
     assert (np.asarray(resized(frames, windows, 32)) == 7).all()
 
 
-def test_weights_of_the_same_size_change_nothing():
+def test_weights_of_the_same_size_are_the_identity():
     weights = np.asarray(
         jax.jit(antialiased_cubic_weights, static_argnums=(1, 2))(np.array([5, 3]), 7, 5)
     )
@@ -66,9 +66,9 @@ def test_weights_of_the_same_size_change_nothing():
     assert not weights[1][:, 3:].any()
 
 
-def test_placeholders_fit_and_the_evaluation_stays_on_the_host():
+def test_placeholders_fit_and_evaluation_crops_on_the_host():
     example = CropExample(32, frame=48)
-    record = {"image": photograph((48, 60)), "image_id": "a"}
+    record = {"image": draw_waves((48, 60)), "image_id": "a"}
     blank, real = example.placeholder(), example(record, np.random.default_rng(0))
     assert blank["weight"] == 0 and {k: (v.shape, v.dtype) for k, v in blank.items()} == {
         k: (v.shape, v.dtype) for k, v in real.items()

@@ -6,12 +6,12 @@ import pytest
 
 from ops.plain_roi_align import roi_align as plain
 from segjax.ops.masks import mask_iou
-from segjax.ops.roi.mask_targets import CONVENTIONS, cropped_mask_targets, mask_targets
+from segjax.ops.roi.mask_targets import CONVENTIONS, compute_cropped_mask_targets, compute_mask_targets
 from segjax.ops.roi.paste_masks import paste_masks
 
 CANVAS = (60, 80)
-cropped = jax.jit(cropped_mask_targets, static_argnums=4)
-targets = jax.jit(mask_targets, static_argnums=3, static_argnames="convention")
+cropped = jax.jit(compute_cropped_mask_targets, static_argnums=4)
+targets = jax.jit(compute_mask_targets, static_argnums=3, static_argnames="convention")
 
 fit = jax.jit(
     lambda small, boxes, masks: mask_iou(paste_masks(small, boxes, CANVAS, threshold=0.5), masks)
@@ -140,13 +140,13 @@ def test_images_at_once():
         moved(boxes.reshape(-1, 4)).reshape(2, 3, 4),
         np.array([[0, 1, 2], [2, 2, 0]]),
     )
-    found = jax.jit(jax.vmap(lambda *image: cropped_mask_targets(*image, 28)))(
+    found = jax.jit(jax.vmap(lambda *image: compute_cropped_mask_targets(*image, 28)))(
         crops, boxes, proposals, matched
     )
     np.testing.assert_array_equal(
         found[1], cropped(crops[1], boxes[1], proposals[1], matched[1], 28)
     )
-    found = jax.jit(jax.vmap(lambda *image: mask_targets(*image, 14)))(masks, proposals, matched)
+    found = jax.jit(jax.vmap(lambda *image: compute_mask_targets(*image, 14)))(masks, proposals, matched)
     alone = targets(masks[1], proposals[1], matched[1], 14, convention="detectron2")
     np.testing.assert_array_equal(found[1], alone)
 
@@ -154,12 +154,12 @@ def test_images_at_once():
 def test_targets_are_constants_of_the_proposals_that_a_model_made():
     masks, boxes, crops = ellipses(2)
     value = lambda proposals: (
-        mask_targets(masks, proposals, np.arange(2), 14, convention="torchvision").sum()
-        + cropped_mask_targets(crops, boxes, proposals, np.arange(2), 14).sum()
+        compute_mask_targets(masks, proposals, np.arange(2), 14, convention="torchvision").sum()
+        + compute_cropped_mask_targets(crops, boxes, proposals, np.arange(2), 14).sum()
     )
     assert not jax.jit(jax.grad(value))(boxes).any()
 
 
 def test_an_unknown_convention():
     with pytest.raises(ValueError, match="'mmdet'; choose one of detectron2, torchvision"):
-        mask_targets(np.zeros((1, 9, 9)), np.zeros((1, 4)), np.zeros(1, int), convention="mmdet")
+        compute_mask_targets(np.zeros((1, 9, 9)), np.zeros((1, 4)), np.zeros(1, int), convention="mmdet")

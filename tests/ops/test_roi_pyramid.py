@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from segjax.ops.roi.pyramid import flatten_levels, fpn_level, levels_of
+from segjax.ops.roi.pyramid import flatten_levels, fpn_level, look_up_levels
 
 fpn_level = jax.jit(fpn_level, static_argnames=("lowest", "highest", "epsilon_inside"))
 
@@ -45,7 +45,7 @@ def test_other_levels():
 def test_cells_of_a_pyramid():
     levels = [np.full((h, w, 2), number) for number, (h, w) in enumerate([(4, 6), (2, 3), (1, 2)])]
     levels[1][1, 2] = 7
-    start, height, width, scale = levels_of(levels, (0.5, 0.25, 0.125), np.array([1, 0, 2]))
+    start, height, width, scale = look_up_levels(levels, (0.5, 0.25, 0.125), np.array([1, 0, 2]))
     cells = flatten_levels(levels)
     assert cells.shape == (24 + 6 + 2, 2)
     assert cells[start[0] + 1 * width[0] + 2, 0] == 7

@@ -1,4 +1,4 @@
-"""Segment everything beside segment-anything's own generator, with the same weights: the same records.
+"""Automatic mask generation equals segment-anything's generator with the same weights.
 
 pip install .[test,parity] segment-anything
 pytest -m parity -s tests/parity/test_automatic_parity.py
@@ -20,13 +20,15 @@ from segjax.models.sam.prompt_encoder import Prompts
 
 pytestmark = pytest.mark.parity
 MODEL, BLOBS = build_sam("sam_debug"), blobs("sam_debug")
-TIE = 1e-5  # of the largest logit: what the two models' arithmetic differs by, so either side of 0 is right
+# Rounding difference of the two models, relative to the largest logit. A pixel this close to 0 may
+# lie on either side.
+TIE = 1e-5
 VARIABLES = drawn_variables(MODEL, init_sam)
 
 
 @pytest.fixture(scope="module")
 def theirs():
-    """(segment-anything's generator class, its model with our weights, and one that answers as our `Blobs`)."""
+    """Returns their generator class, their model with our weights, and one like `Blobs`."""
     torch = pytest.importorskip("torch")
     from parity.sam_references import SegmentAnything
     from parity.stand_ins import segment_anything
@@ -58,8 +60,8 @@ def theirs():
     return generator, model, discs
 
 
-def picture(name, real_data):
-    """One of skimage's, or one of SAM's own demonstration photographs with 200 pixels on its longer side."""
+def load_image(name, real_data):
+    """Loads an image of skimage, or a demonstration photograph of SAM of 200 pixels."""
     sizes = {"astronaut": (90, 70), "coffee": (64, 100)}
     if name in sizes:
         return np.asarray(Image.fromarray(getattr(data, name)()).resize(sizes[name]))
@@ -68,34 +70,34 @@ def picture(name, real_data):
     return np.asarray(photograph)
 
 
-def in_a_gap(values):
-    """A threshold far from every value, which some of them pass: rounding decides nothing."""
+def choose_threshold(values):
+    """Returns a threshold that some values pass, far from every value."""
     values = np.sort(values)[len(values) // 5 : len(values) // 2]
     widest = np.argmax(np.diff(values))
     return float(values[widest : widest + 2].mean())
 
 
-def records(model, generator, reference, image, options):
-    """(ours, theirs), with thresholds that drop some of the masks."""
+def make_records(model, generator, reference, image, options):
+    """Returns (ours, theirs), with thresholds that drop some of the masks."""
     probe = SamAutomaticMaskGenerator(
         model, VARIABLES, pred_iou_thresh=-9, stability_score_thresh=0, **options
     )
-    found = probe.propose(image)
+    candidates = probe.propose(image)
     limits = dict(
-        pred_iou_thresh=in_a_gap(found.predicted_iou),
-        stability_score_thresh=in_a_gap(found.stability),
+        pred_iou_thresh=choose_threshold(candidates.predicted_iou),
+        stability_score_thresh=choose_threshold(candidates.stability),
     )
     ours = SamAutomaticMaskGenerator(model, VARIABLES, **options | limits).generate(image)
     return ours, generator(reference, **options | limits).generate(image)
 
 
-def compare(ours, expected, logits_of, record_property):
-    """Every record of one has its equal among the other's; masks may differ in pixels whose logit is as good as 0."""
+def assert_same_records(ours, expected, logits_of, record_property):
+    """Checks that records are equal in pairs. Masks may differ where a logit is nearly 0."""
     assert len(ours) == len(expected)
     np.testing.assert_allclose(
         *([r["predicted_iou"] for r in of] for of in (ours, expected)), atol=1e-5
     )
-    # In that order but for ties, so they are paired by where they come from.
+    # The order differs for ties, so records are paired by their click.
     source = lambda r: (r["crop_box"], np.round(r["point_coords"], 1).tolist(), r["predicted_iou"])
     exact, tied = 0, []
     for a, b in zip(sorted(ours, key=source), sorted(expected, key=source), strict=True):
@@ -110,7 +112,7 @@ def compare(ours, expected, logits_of, record_property):
         assert a["predicted_iou"] == pytest.approx(b["predicted_iou"], abs=1e-5)
         assert a["stability_score"] == pytest.approx(b["stability_score"], abs=1e-3)
         np.testing.assert_allclose(a["point_coords"], b["point_coords"], rtol=1e-6)
-        x, y, width, height = b["bbox"]  # one pixel short, as known
+        x, y, width, height = b["bbox"]  # their boxes are one pixel short
         np.testing.assert_allclose(
             a["bbox"], [x, y, width + 1, height + 1], atol=int(differs.any())
         )
@@ -120,8 +122,8 @@ def compare(ours, expected, logits_of, record_property):
     )
 
 
-def logits_in(reference, image):
-    """Function from a record of theirs to its logits [H, W] in the picture, asked of their predictor."""
+def make_logits_function(reference, image):
+    """Returns a function from their record to its logits [H, W], by their predictor."""
     from parity.stand_ins import segment_anything
 
     predictor = segment_anything().SamPredictor(reference)
@@ -142,31 +144,35 @@ def logits_in(reference, image):
 @pytest.mark.parametrize("name", ["astronaut", "coffee", "truck", "groceries"])
 @pytest.mark.parametrize("crops", [0, 1])
 @pytest.mark.parametrize("overlap", [0.7, 1.0])
-def test_the_same_records(theirs, name, crops, overlap, real_data, record_property):
-    """Masks of drawn weights cover the picture: suppression leaves few; without it (1.0) all are compared."""
+def test_records_equal_those_of_segment_anything(
+    theirs, name, crops, overlap, real_data, record_property
+):
+    """Random masks cover the image. Suppression leaves few, and 1.0 compares all of them."""
     generator, model, _ = theirs
-    image = picture(name, real_data)
+    image = load_image(name, real_data)
     options = dict(
         points_per_side=5, points_per_batch=7, crop_n_layers=crops, stability_score_offset=0.02
     )
     options |= dict(box_nms_thresh=overlap, crop_nms_thresh=overlap)
-    ours, expected = records(MODEL, generator, model, image, options)
+    ours, expected = make_records(MODEL, generator, model, image, options)
     assert len(expected) > (20 if overlap == 1 else 0)
-    compare(ours, expected, logits_in(model, image), record_property)
+    assert_same_records(ours, expected, make_logits_function(model, image), record_property)
 
 
 @pytest.mark.parametrize("name", ["truck", "groceries"])
-@pytest.mark.parametrize("smallest", [0, 1000])  # of which about a third of the masks has some
-def test_the_same_objects(theirs, name, smallest, real_data, record_property, monkeypatch):
-    """Masks that are objects, of all sizes: both suppressions, cut-off ones and the removal of small regions count."""
+@pytest.mark.parametrize("smallest", [0, 1000])  # affects about a third of the masks
+def test_records_of_object_like_masks_equal_those_of_segment_anything(
+    theirs, name, smallest, real_data, record_property, monkeypatch
+):
+    """Uses masks of all sizes, which both suppressions, crop edges and the clean-up affect."""
     from parity import stand_ins
 
     monkeypatch.setitem(sys.modules, "cv2", stand_ins.opencv())
     generator, _, discs = theirs
-    image = picture(name, real_data)
+    image = load_image(name, real_data)
     options = dict(points_per_side=16, crop_n_layers=1, crop_n_points_downscale_factor=2)
-    ours, expected = records(
+    ours, expected = make_records(
         BLOBS, generator, discs, image, options | dict(min_mask_region_area=smallest)
     )
     assert len(expected) > 50 and len({tuple(r["crop_box"]) for r in expected}) > 3
-    compare(ours, expected, logits_in(discs, image), record_property)
+    assert_same_records(ours, expected, make_logits_function(discs, image), record_property)

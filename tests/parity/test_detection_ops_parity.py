@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.ops.anchors import cell_anchors, grid_anchors
+from segjax.ops.anchors import make_cell_anchors, make_grid_anchors
 from segjax.ops.boxes import box_iou, decode_boxes, encode_boxes
-from segjax.ops.keypoints import decode_keypoints, keypoint_targets
+from segjax.ops.keypoints import decode_keypoints, encode_keypoints
 from segjax.ops.matching import match_boxes, sample_balanced
-from segjax.ops.nms import best, nms
+from segjax.ops.nms import nms, select_best
 from segjax.ops.roi.align import IMPLEMENTATIONS, pyramid_roi_align, roi_align
-from segjax.ops.roi.mask_targets import mask_targets
+from segjax.ops.roi.mask_targets import compute_mask_targets
 from segjax.ops.roi.max_pool import roi_pool
 from segjax.ops.roi.paste_masks import paste_masks
 from segjax.ops.roi.pyramid import fpn_level
@@ -85,8 +85,8 @@ def test_anchors(torchvision):
     )
     theirs = generator(images, [torch.zeros(1, 1, *grid) for grid in grids])[0]
     ours = [
-        grid_anchors(
-            cell_anchors(size, ratios, rounded=True),
+        make_grid_anchors(
+            make_cell_anchors(size, ratios, rounded=True),
             grid,
             (image[0] // grid[0], image[1] // grid[1]),
         )
@@ -279,7 +279,7 @@ def test_mask_targets(torchvision):
     proposals, matched = some_boxes(19, 30, -10), np.arange(30) % 3
     project = torchvision("models.detection.roi_heads").project_masks_on_boxes
     theirs = project(t(masks.astype(np.uint8)), t(proposals), t(matched), 28)
-    ours = mask_targets(masks, proposals, matched, convention="torchvision")
+    ours = compute_mask_targets(masks, proposals, matched, convention="torchvision")
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
@@ -296,7 +296,7 @@ def test_keypoint_targets(torchvision):
     theirs, valid = torchvision("models.detection.roi_heads").keypoints_to_heatmap(
         t(keypoints), t(boxes), 56
     )
-    ours = keypoint_targets(keypoints, boxes, 56)
+    ours = encode_keypoints(keypoints, boxes, 56)
     np.testing.assert_array_equal(ours[1], valid.numpy().astype(bool))
     np.testing.assert_array_equal(np.asarray(ours[0])[ours[1]], theirs.numpy()[ours[1]])
 

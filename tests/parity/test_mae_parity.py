@@ -12,7 +12,7 @@ from golden.mae_inputs import inputs
 
 from segjax.losses.reconstruction import reconstruction_loss
 from segjax.models.mae import build_mae, init_mae
-from segjax.ops.positions import resize_bicubic, sincos_positions
+from segjax.ops.positions import resize_bicubic, make_sincos_positions
 from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
 
 pytestmark = pytest.mark.parity
@@ -49,7 +49,7 @@ def compare(reference, record_property, count, **size):
 
     @jax.jit
     def ours(variables, images, noise):
-        tokens, _, masked = model.apply(variables, images, noise, method="encode_seen")
+        tokens, _, masked = model.apply(variables, images, noise, method="encode_visible")
         prediction, _ = model.apply(variables, images, noise)
         total, weight = reconstruction_loss(
             prediction, images, masked, patch=model.patch, norm_pix=model.norm_pix
@@ -91,7 +91,9 @@ def test_the_table_is_the_one_that_transformers_makes(reference):
     embeddings.initialize_weights()
     theirs = embeddings.position_embeddings.detach().numpy()[0]
     assert not theirs[0].any()
-    np.testing.assert_allclose(sincos_positions((5, 5), 48).reshape(25, 48), theirs[1:], atol=1e-6)
+    np.testing.assert_allclose(
+        make_sincos_positions((5, 5), 48).reshape(25, 48), theirs[1:], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (7, 23), (5, 3), (40, 9), (14, 64)])
@@ -117,7 +119,7 @@ def test_files_go_both_ways(reference, tmp_path):
     write_checkpoint(
         tmp_path / "model.safetensors",
         variables,
-        family="huggingface",
+        format="huggingface",
         metadata={},
         canvas=model.canvas,
     )

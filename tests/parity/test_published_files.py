@@ -1,4 +1,4 @@
-"""Files that segment-anything's and transformers' own code writes, read by us; and ours, read by them.
+"""segjax reads files written by segment-anything and transformers, and they read ours.
 
 pytest -m parity tests/parity
 """
@@ -41,7 +41,7 @@ def assert_loads(path, variables):
 
 
 @pytest.mark.parametrize("archive", [True, False])
-def test_segment_anythings_file_is_ours_to_the_bit(torch, variables, tmp_path, archive):
+def test_segment_anythings_file_loads_bit_for_bit(torch, variables, tmp_path, archive):
     sam = reference("SegmentAnything", variables)
     torch.save(sam.state_dict(), tmp_path / "sam.pth", _use_new_zipfile_serialization=archive)
     assert_loads(tmp_path / "sam.pth", variables)
@@ -55,7 +55,7 @@ def test_segment_anything_reads_our_file_strictly(torch, variables, tmp_path):
     assert all(torch.equal(sam.state_dict()[key], want[key]) for key in want)
 
 
-def test_transformers_folder_is_ours_to_the_bit(torch, variables, tmp_path):
+def test_transformers_folder_loads_bit_for_bit(torch, variables, tmp_path):
     reference("Transformers", variables).save_pretrained(tmp_path)
     assert_loads(tmp_path / "model.safetensors", variables)
 
@@ -64,7 +64,7 @@ def test_transformers_reads_our_file_without_a_warning(torch, variables, tmp_pat
     sam = reference("Transformers", variables)
     sam.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    write_checkpoint(tmp_path / "model.safetensors", variables, family="huggingface", metadata={})
+    write_checkpoint(tmp_path / "model.safetensors", variables, format="huggingface", metadata={})
     loaded, report = type(sam).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     want, found = sam.state_dict(), loaded.state_dict()

@@ -1,4 +1,4 @@
-"""Our SAM beside segment-anything and transformers, with the same weights: every stage, every kind of prompt.
+"""SAM equals segment-anything and transformers with the same weights, stage by stage.
 
 pip install .[test,parity] segment-anything
 pytest -m parity tests/parity
@@ -8,14 +8,15 @@ import jax
 import numpy as np
 import pytest
 from golden.drawn_weights import drawn_variables
-from golden.sam_inputs import as_one_call, pictures, prompts
+from golden.sam_inputs import as_one_call, make_images, prompts
 
 from segjax.models.sam.build import build_sam, init_sam
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.ops.resize import resize_bilinear
 
 pytestmark = pytest.mark.parity
-TOLERANCE = 1e-5  # of the largest magnitude of the reference; 12 blocks of 4096 tokens get 1e-4
+# Relative to the reference's largest magnitude. 12 blocks of 4096 tokens get 1e-4.
+TOLERANCE = 1e-5
 
 
 def difference(ours, theirs) -> float:
@@ -24,7 +25,7 @@ def difference(ours, theirs) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-def report(record_property, name, value, tolerance=TOLERANCE):
+def check_difference(record_property, name, value, tolerance=TOLERANCE):
     record_property(name, value)
     print(f"{name}: {value:.1e}")
     assert value < tolerance, f"{name} differs by {value:.1e} of the reference's largest magnitude"
@@ -32,7 +33,7 @@ def report(record_property, name, value, tolerance=TOLERANCE):
 
 SMALL = {
     "debug": dict(name="sam_debug"),
-    # windows that divide the grid, tables of other lengths, another head count
+    # Windows that divide the grid, tables of other lengths, another number of heads
     "windows": dict(
         name="sam_debug", canvas=96, window=2, depth=3, global_blocks=(2,), heads=4, width=64
     ),
@@ -59,40 +60,40 @@ def build_pair(reference, **size):
     return reference(model, variables), model, variables
 
 
-def test_image_encoder(pair, record_property):
+def test_the_image_encoder_equals_the_reference(pair, record_property):
     reference, model, variables = pair
-    images = pictures(model.canvas)
+    images = make_images(model.canvas)
     ours = model.apply(variables, images, method="encode_image")
-    report(
+    check_difference(
         record_property,
         "embedding",
         difference(ours, np.stack([reference.encode(image) for image in images])),
     )
 
 
-def test_padded_image(pair, record_property):
+def test_a_padded_image_equals_the_reference(pair, record_property):
     reference, model, variables = pair
     if not hasattr(reference.sam, "preprocess"):
         pytest.skip("transformers pads in its processor, outside the model")
     height, width = model.canvas, model.canvas * 5 // 8
-    image = pictures(model.canvas)[:1]
+    image = make_images(model.canvas)[:1]
     embed = lambda image: model.apply(
         variables, image, np.array([[height, width]]), method="encode_image"
     )[0]
-    report(
+    check_difference(
         record_property,
         "padded embedding",
         difference(embed(image), reference.encode(image[0, :, :width])),
     )
-    image[0, :, width:] = 200  # what the padding holds is nobody's business
-    report(
+    image[0, :, width:] = 200  # the content of the padding has no effect
+    check_difference(
         record_property,
         "embedding, padding not zero",
         difference(embed(image), reference.encode(image[0, :, :width])),
     )
 
 
-def test_prompts_tokens_and_decoder(pair, record_property):
+def test_prompt_encoder_and_mask_decoder_equal_the_reference(pair, record_property):
     reference, model, variables = pair
     check_prompts(reference, model, variables, record_property)
 
@@ -115,28 +116,28 @@ def check_prompts(reference, model, variables, record_property):
         their_tokens, their_dense = reference.prompt(**prompt)
         if kind not in ("nothing", "mask"):
             ours = tokens[0, i][np.asarray(valid[0, i])]
-            # Only the place of the closing "not a point" differs: ours follows the empty slots.
-            report(record_property, f"{kind} tokens", difference(ours, their_tokens))
+            # Only the index of the final "not a point" differs: ours follows the empty slots.
+            check_difference(record_property, f"{kind} tokens", difference(ours, their_tokens))
         else:
             assert not valid[0, i].any() and their_tokens.shape[0] == 0
-        report(
+        check_difference(
             record_property,
             f"{kind} dense",
             difference(np.broadcast_to(dense[0, i], their_dense.shape), their_dense),
         )
         their_logits, their_iou = reference.decode(embedding[0], their_tokens, their_dense)
-        report(record_property, f"{kind} logits", difference(logits[0, i], their_logits))
-        report(record_property, f"{kind} iou", difference(iou[0, i], their_iou))
+        check_difference(record_property, f"{kind} logits", difference(logits[0, i], their_logits))
+        check_difference(record_property, f"{kind} iou", difference(iou[0, i], their_iou))
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (7, 23), (5, 3), (40, 9), (64, 64)])
-def test_resize(shape, record_property):
+def test_bilinear_resizing_equals_torch(shape, record_property):
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(0).standard_normal((2, 16, 13)).astype(np.float32)
     theirs = torch.nn.functional.interpolate(
         torch.from_numpy(x)[None], shape, mode="bilinear", align_corners=False
     )
-    report(
+    check_difference(
         record_property,
         f"resize to {shape}",
         difference(resize_bilinear(x, shape), theirs[0].numpy()),
@@ -144,8 +145,8 @@ def test_resize(shape, record_property):
 
 
 @pytest.mark.slow
-def test_published_size(record_property):
-    """ViT-B at 1024 x 1024, as published: minutes and 8 GB."""
+def test_the_published_size_equals_the_reference(record_property):
+    """Compares ViT-B at 1024 x 1024 pixels. It takes minutes and 8 GB."""
     pytest.importorskip("torch")
     from parity.sam_references import SegmentAnything
 
@@ -155,9 +156,9 @@ def test_published_size(record_property):
         )
     except ModuleNotFoundError as error:
         pytest.skip(str(error))
-    image = pictures(1024, 1)
+    image = make_images(1024, 1)
     ours = jax.jit(lambda image: model.apply(variables, image, method="encode_image"))(image)
-    report(
+    check_difference(
         record_property, "ViT-B embedding", difference(ours[0], reference.encode(image[0])), 1e-4
     )
     check_prompts(reference, model, variables, record_property)

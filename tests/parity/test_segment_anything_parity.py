@@ -1,4 +1,4 @@
-"""The same programs through segment-anything's own package and through ours: what they get is the same.
+"""Programs get the same results from segment-anything's package and from segjax.compat.
 
 pytest -m parity tests/parity
 """
@@ -35,11 +35,11 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def theirs(torch):
-    """Their package, whose registry reads a file of this size; it knows the published sizes alone."""
+    """Returns their package with a registry that reads a file of this small size."""
     from parity.sam_references import SegmentAnything
     from parity.stand_ins import segment_anything
 
-    def built(checkpoint):
+    def build(checkpoint):
         sam = SegmentAnything(MODEL, drawn_variables(MODEL, init_sam)).sam
         sam.load_state_dict(torch.load(checkpoint))
         return sam
@@ -48,62 +48,62 @@ def theirs(torch):
     from segment_anything.utils.transforms import ResizeLongestSide
 
     return types.SimpleNamespace(
-        sam_model_registry={"vit_b": built, "default": built},
+        sam_model_registry={"vit_b": build, "default": build},
         SamPredictor=package.SamPredictor,
         SamAutomaticMaskGenerator=package.SamAutomaticMaskGenerator,
         ResizeLongestSide=ResizeLongestSide,
     )
 
 
-def assert_same(found, wanted, path=""):
-    """Same kinds, shapes and types; numbers to 1e-4 of their size, masks but for pixels whose logit is nearly 0."""
-    assert type(found) is type(wanted) or path.endswith("embedding"), path
-    if isinstance(wanted, dict):
-        assert found.keys() == wanted.keys()
-        for key in wanted:
-            assert_same(found[key], wanted[key], f"{path}/{key}")
-    elif isinstance(wanted, list | tuple):
-        assert len(found) == len(wanted), path
-        for place, parts in enumerate(zip(found, wanted, strict=True)):
-            assert_same(*parts, f"{path}/{place}")
+def assert_same(result, expected, path=""):
+    """Checks kinds, shapes, types and values (to 1e-4). Masks may differ in 0.1 % of pixels."""
+    assert type(result) is type(expected) or path.endswith("embedding"), path
+    if isinstance(expected, dict):
+        assert result.keys() == expected.keys()
+        for key in expected:
+            assert_same(result[key], expected[key], f"{path}/{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(result) == len(expected), path
+        for index, parts in enumerate(zip(result, expected, strict=True)):
+            assert_same(*parts, f"{path}/{index}")
     else:
-        assert found.dtype == wanted.dtype and found.shape == wanted.shape, path
-        found, wanted = np.asarray(found), np.asarray(wanted)
-        if wanted.dtype == bool:
-            assert wanted.size == 0 or (found != wanted).mean() < 1e-3, path
+        assert result.dtype == expected.dtype and result.shape == expected.shape, path
+        result, expected = np.asarray(result), np.asarray(expected)
+        if expected.dtype == bool:
+            assert expected.size == 0 or (result != expected).mean() < 1e-3, path
         else:
-            np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4, err_msg=path)
+            np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4, err_msg=path)
 
 
-def test_the_predictor_example(theirs, checkpoint):
-    found, wanted = (
+def test_the_official_predictor_example(theirs, checkpoint):
+    result, expected = (
         predictor_example(sa, checkpoint, IMAGES[0]) for sa in (segment_anything, theirs)
     )
-    assert_same(found, wanted)
+    assert_same(result, expected)
 
 
-def test_the_batched_example(torch, theirs, checkpoint):
-    found, wanted = (
+def test_the_official_batched_example(torch, theirs, checkpoint):
+    result, expected = (
         batched_example(sa, torch, checkpoint, IMAGES) for sa in (segment_anything, theirs)
     )
-    found.pop("drawn"), wanted.pop("drawn")
-    assert_same(found, wanted)
+    result.pop("drawn"), expected.pop("drawn")
+    assert_same(result, expected)
 
 
-def test_where_torch_has_no_such_device_tensors_are_on_the_cpu(torch, checkpoint):
+def test_tensors_of_a_missing_device_are_on_the_cpu(torch, checkpoint):
     missing = "cuda" if not torch.cuda.is_available() else "cuda:99"
-    found = batched_example(segment_anything, torch, checkpoint, IMAGES, device=missing)
-    assert {answer.device.type for answer in (*found["boxes"], *found["points"])} == {"cpu"}
+    result = batched_example(segment_anything, torch, checkpoint, IMAGES, device=missing)
+    assert {tensor.device.type for tensor in (*result["boxes"], *result["points"])} == {"cpu"}
 
 
 @pytest.mark.parametrize("overlap", [0.7, 1.0])
-def test_the_generator_example(theirs, checkpoint, overlap):
-    """Masks of drawn weights cover the picture: suppression leaves few; without it (1.0) all are compared."""
-    found, wanted = (
+def test_the_official_generator_example(theirs, checkpoint, overlap):
+    """Random masks cover the image. Suppression leaves few, and 1.0 compares all of them."""
+    result, expected = (
         generator_example(sa, checkpoint, IMAGES[0], box_nms_thresh=overlap)
         for sa in (segment_anything, theirs)
     )
-    for ours, official in zip(found[:2], wanted[:2], strict=True):
+    for ours, official in zip(result[:2], expected[:2], strict=True):
         assert len(ours) == len(official) > 0
         for a, b in zip(ours, official, strict=True):
             assert a.keys() == b.keys()
@@ -113,19 +113,19 @@ def test_the_generator_example(theirs, checkpoint, overlap):
             assert a["crop_box"] == b["crop_box"]
 
 
-def test_tensors_are_resized_as_torch_does(torch):
+def test_tensors_are_resized_as_in_torch(torch):
     image = torch.tensor(IMAGES[0]).permute(2, 0, 1)[None].float()
-    found = segment_anything.ResizeLongestSide(33).apply_image_torch(image)
-    wanted = torch.nn.functional.interpolate(image, (22, 33), mode="bilinear", antialias=True)
-    assert found.dtype == torch.float32
-    np.testing.assert_allclose(found, wanted, atol=1e-2)
+    result = segment_anything.ResizeLongestSide(33).apply_image_torch(image)
+    expected = torch.nn.functional.interpolate(image, (22, 33), mode="bilinear", antialias=True)
+    assert result.dtype == torch.float32
+    np.testing.assert_allclose(result, expected, atol=1e-2)
 
 
-def test_a_state_dict_of_tensors_half_precision_too_is_taken(torch, checkpoint):
+def test_a_half_precision_state_dict_is_loaded(torch, checkpoint):
     sam = segment_anything.sam_model_registry["vit_b"](checkpoint=checkpoint)
     state = {name: tensor.bfloat16() for name, tensor in torch.load(checkpoint).items()}
     sam.load_state_dict(state)
     before, after = build_sam("sam_debug"), sam.variables["params"]["image_encoder"]["pos_embed"]
     assert sam.network == before
-    wanted = state["image_encoder.pos_embed"].float().numpy()
-    np.testing.assert_array_equal(after, wanted)
+    expected = state["image_encoder.pos_embed"].float().numpy()
+    np.testing.assert_array_equal(after, expected)

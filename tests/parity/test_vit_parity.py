@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from golden.drawn_weights import drawn_variables
-from golden.sam_inputs import pictures
+from golden.sam_inputs import make_images
 
 from segjax.models.classifier import build_classifier, init_classifier
 from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
@@ -40,7 +40,7 @@ def test_logits_and_files_both_ways(options, tmp_path, record_property):
     # Drawn weights, of which every one matters, by way of our file; then back by way of theirs.
     variables = drawn_variables(model, init_classifier)
     theirs.save_pretrained(tmp_path)
-    write_checkpoint(tmp_path / "model.safetensors", variables, family="huggingface", metadata={})
+    write_checkpoint(tmp_path / "model.safetensors", variables, format="huggingface", metadata={})
     loaded, report = type(theirs).from_pretrained(
         tmp_path, attn_implementation="eager", output_loading_info=True
     )
@@ -49,7 +49,7 @@ def test_logits_and_files_both_ways(options, tmp_path, record_property):
     found = read_checkpoint(tmp_path / "again" / "model.safetensors").variables(variables)
     jax.tree.map(np.testing.assert_array_equal, found, variables)
 
-    images = pictures(model.canvas, 3)
+    images = make_images(model.canvas, 3)
     pixels = torch.from_numpy(((images - MEAN) / STD).astype(np.float32)).permute(0, 3, 1, 2)
     with torch.no_grad():
         want = loaded.eval()(pixels).logits.numpy()

@@ -10,7 +10,8 @@ import numpy as np
 from segjax.compat.segment_anything.tensors import find_tensor_device, make_converter, to_numpy
 from segjax.inference.sam.batching import EmbeddedImage, predict_masks
 from segjax.inference.sam.jitted import IMAGES_PER_BATCH, encode_images
-from segjax.inference.sam.prompts import PromptSet, check_prompts
+from segjax.inference.sam.prompt_checks import check_prompts
+from segjax.inference.sam.prompts import PromptSet
 from segjax.models.build import variable_shapes
 from segjax.models.sam.sam import Sam as Network
 from segjax.weights.checkpoint import Checkpoint

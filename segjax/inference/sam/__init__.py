@@ -1,1 +1,1 @@
-"""SAM for users: the predictor, segment-everything and the steps between them and the network."""
+"""SAM inference: predictor, automatic mask generation, and the steps between them and the model."""

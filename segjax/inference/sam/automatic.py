@@ -19,7 +19,7 @@ from segjax.inference.sam.candidate_filters import (
     suppress_within_crops,
 )
 from segjax.inference.sam.candidates import MaskCandidates, join_candidates, propose_masks
-from segjax.inference.sam.crops import make_crops, make_point_grid
+from segjax.inference.sam.crops import make_crops, make_point_grids
 from segjax.inference.sam.jitted import encode_images, resize_to_canvas
 from segjax.inference.sam.mask_records import OUTPUT_MODES, make_record
 from segjax.models.sam.sam import Sam
@@ -106,7 +106,7 @@ class SamAutomaticMaskGenerator:
                 f"output_mode {output_mode!r} is unknown; choose one of {', '.join(OUTPUT_MODES)}"
             )
         self.model, self.variables = model, jax.device_put(dict(variables))
-        self.point_grids = _make_point_grids(
+        self.point_grids = make_point_grids(
             points_per_side, point_grids, crop_n_layers, crop_n_points_downscale_factor
         )
         self.points_per_batch = points_per_batch
@@ -272,40 +272,6 @@ class SamAutomaticMaskGenerator:
                 f"unknown threshold {', '.join(unknown)}; choose from {', '.join(names)}"
             )
         return {name: given.get(name, self.thresholds[name]) for name in names}
-
-
-def _make_point_grids(
-    points_per_side: int | None,
-    point_grids: Sequence[np.ndarray] | None,
-    layers: int,
-    downscale_factor: int,
-) -> list[np.ndarray]:
-    """Returns one checked grid float64 [N, 2] per crop layer, from either argument."""
-    if (points_per_side is None) == (point_grids is None):
-        raise ValueError(
-            f"points_per_side is {points_per_side} and point_grids is "
-            f"{'' if point_grids is None else 'not '}None; give one of them (points_per_side=None "
-            "with point_grids)"
-        )
-    if point_grids is None:
-        if points_per_side < 1:
-            raise ValueError(f"points_per_side is {points_per_side}; expected at least 1")
-        sides = [int(points_per_side / downscale_factor**i) for i in range(layers + 1)]
-        point_grids = [make_point_grid(max(side, 1)) for side in sides]
-    if len(point_grids) <= layers:
-        raise ValueError(
-            f"{len(point_grids)} point_grids for crop_n_layers={layers}; expected one per layer, "
-            f"{layers + 1} with that of the whole image"
-        )
-    grids = [np.asarray(grid, np.float64) for grid in point_grids]
-    for grid in grids:
-        shaped = grid.ndim == 2 and grid.shape[1] == 2 and grid.size > 0
-        if not shaped or grid.min() < 0 or grid.max() > 1:
-            span = f", values {grid.min():g} to {grid.max():g}" if grid.size else ""
-            raise ValueError(
-                f"a point grid is {grid.shape}{span}; expected [N, 2], (x, y) between 0 and 1"
-            )
-    return grids
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from segjax.inference.sam.stability_score import (
     measure_masks,
 )
 from segjax.masks import encode_mask_crop
+from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
 
 BYTES_AT_A_TIME = 2**26
@@ -140,14 +141,10 @@ def propose_masks(
     content = compute_fitted_size(crop.size, model.canvas)
     points = grid * np.array(crop.size[::-1])
     for start in range(0, len(points), points_per_batch):
-        # Decode a batch of clicks, each a prompt of its own.
+        # Decode a batch of clicks.
         clicks = points[start : start + points_per_batch]
-        labels = np.ones((len(clicks), 1), np.int32)
-        prompts = PromptSet(len(clicks), clicks[:, None], labels).scale(crop.size, content)
-        slots = min(round_up_count(len(clicks), PROMPT_COUNTS), points_per_batch)
-        stacked = stack_prompts([prompts], (1, slots), point_slots=1)
-        stacked = stacked.replace(boxes=None, has_box=None)  # saves the tokens of absent boxes
-        logits, iou = decode_prompts(model, variables, [embedding], stacked)
+        prompts = _stack_clicks(clicks, crop.size, content, points_per_batch)
+        logits, iou = decode_prompts(model, variables, [embedding], prompts)
 
         # Measure the masks whose predicted IoU is high enough.
         iou = np.asarray(iou)[0, : len(clicks), 1:]
@@ -170,6 +167,17 @@ def propose_masks(
             "point": (clicks[index[:, 0]] + crop.box[:2]).astype(np.float32),
         }
         advance(len(clicks))
+
+
+def _stack_clicks(
+    clicks: np.ndarray, crop_size: tuple[int, int], content: tuple[int, int], points_per_batch: int
+) -> Prompts:
+    """Returns one row of prompts, each a single click, scaled from the crop to the canvas."""
+    labels = np.ones((len(clicks), 1), np.int32)
+    prompts = PromptSet(len(clicks), clicks[:, None], labels).scale(crop_size, content)
+    slots = min(round_up_count(len(clicks), PROMPT_COUNTS), points_per_batch)
+    stacked = stack_prompts([prompts], (1, slots), point_slots=1)
+    return stacked.replace(boxes=None, has_box=None)  # saves the tokens of absent boxes
 
 
 def _collect(

@@ -4,6 +4,7 @@ The geometry is that of segment-anything. Layer 0 is the whole image. Layer i ha
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -46,6 +47,53 @@ def make_point_grid(per_side: int) -> np.ndarray:
     centers = (np.arange(per_side) + 0.5) / per_side
     x, y = np.meshgrid(centers, centers)
     return np.stack([x.ravel(), y.ravel()], axis=-1)
+
+
+def make_point_grids(
+    points_per_side: int | None,
+    point_grids: Sequence[np.ndarray] | None,
+    layers: int,
+    downscale_factor: int,
+) -> list[np.ndarray]:
+    """Returns one point grid per crop layer, from the number of points or from given grids.
+
+    Args:
+      points_per_side: Points along each side for the whole image. None with `point_grids`.
+      point_grids: Grids [N, 2], (x, y) in the unit square. None with `points_per_side`.
+      layers: Number of crop layers besides the whole image.
+      downscale_factor: Layer i has points_per_side / downscale_factor ** i points per side.
+
+    Returns:
+      float64 [N, 2] for each layer.
+
+    Raises:
+      ValueError: Neither or both arguments, too few grids, or points outside the unit square.
+    """
+    if (points_per_side is None) == (point_grids is None):
+        raise ValueError(
+            f"points_per_side is {points_per_side} and point_grids is "
+            f"{'' if point_grids is None else 'not '}None; give one of them (points_per_side=None "
+            "with point_grids)"
+        )
+    if point_grids is None:
+        if points_per_side < 1:
+            raise ValueError(f"points_per_side is {points_per_side}; expected at least 1")
+        sides = [int(points_per_side / downscale_factor**i) for i in range(layers + 1)]
+        point_grids = [make_point_grid(max(side, 1)) for side in sides]
+    if len(point_grids) <= layers:
+        raise ValueError(
+            f"{len(point_grids)} point_grids for crop_n_layers={layers}; expected one per layer, "
+            f"{layers + 1} with that of the whole image"
+        )
+    grids = [np.asarray(grid, np.float64) for grid in point_grids]
+    for grid in grids:
+        shaped = grid.ndim == 2 and grid.shape[1] == 2 and grid.size > 0
+        if not shaped or grid.min() < 0 or grid.max() > 1:
+            span = f", values {grid.min():g} to {grid.max():g}" if grid.size else ""
+            raise ValueError(
+                f"a point grid is {grid.shape}{span}; expected [N, 2], (x, y) between 0 and 1"
+            )
+    return grids
 
 
 def make_crops(hw: tuple[int, int], layers: int, overlap_ratio: float) -> list[Crop]:

@@ -18,7 +18,8 @@ from segjax.inference.sam.batching import (
 )
 from segjax.inference.sam.embedding_cache import EmbeddingCache
 from segjax.inference.sam.jitted import IMAGES_PER_BATCH, encode_images, resize_to_canvas
-from segjax.inference.sam.prompts import PROMPT_NAMES, PromptSet, check_prompts
+from segjax.inference.sam.prompt_checks import PROMPT_NAMES, check_prompts
+from segjax.inference.sam.prompts import PromptSet
 from segjax.models.sam.sam import Sam
 
 

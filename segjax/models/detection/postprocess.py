@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from segjax.models.detection.heads import STAGES
 from segjax.models.detection.rpn import RegionProposals, has_min_side
 from segjax.ops.boxes import clip_boxes, decode_boxes
-from segjax.ops.nms import best, nms
+from segjax.ops.nms import nms, select_best
 
 
 class Detections(NamedTuple):

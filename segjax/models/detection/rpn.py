@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.models.detection.layers import Conv, number_names
-from segjax.ops.anchors import cell_anchors, grid_anchors
+from segjax.ops.anchors import make_cell_anchors, make_grid_anchors
 from segjax.ops.boxes import clip_boxes, decode_boxes
-from segjax.ops.nms import best, nms
+from segjax.ops.nms import nms, select_best
 
 _small = nn.initializers.normal(0.01)
 
@@ -105,8 +105,8 @@ class AnchorGenerator:
                 side // cells if self.stride_from_grid else 2**level
                 for side, cells in zip(canvas, grid, strict=True)
             ]
-            cell = cell_anchors(size, self.ratios, self.rounded)
-            levels.append(grid_anchors(cell, grid, strides))
+            cell = make_cell_anchors(size, self.ratios, self.rounded)
+            levels.append(make_grid_anchors(cell, grid, strides))
         return levels
 
 

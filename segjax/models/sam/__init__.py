@@ -1,1 +1,1 @@
-
+"""SAM as linen modules, with its sizes."""

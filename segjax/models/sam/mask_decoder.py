@@ -102,14 +102,26 @@ class MaskDecoder(nn.Module):
         filters = [
             mlp(self.width // 8, f"hypernetwork_{i}")(tokens[:, :, i + 1]) for i in range(MASKS)
         ]
-        x = x.reshape(*x.shape[:2], -1, x.shape[-1])  # h*w cells of 4 x 4 parts
-        logits = jnp.einsum(
-            "bpmc,bpnc->bpmn", jnp.stack(filters, axis=2), x, preferred_element_type=jnp.float32
-        )
-        logits = depth_to_space(
-            depth_to_space(logits.reshape(batch, prompts, MASKS, h, w, 16), 2), 2
-        )[..., 0]
+        logits = _apply_filters(jnp.stack(filters, axis=2), x, (h, w))
 
         # IoU prediction head
         iou = mlp(MASKS, "iou_head")(tokens[:, :, 0]).astype(jnp.float32)
         return logits, jax.nn.sigmoid(iou) if self.iou_sigmoid else iou
+
+
+def _apply_filters(filters: jax.Array, x: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    """Multiplies the filters of the hypernetworks with the upscaled image embedding.
+
+    Args:
+      filters: [B, P, 4, C], one per mask.
+      x: [B, P, h*w, 4, 4, C], upscaled embedding. Each cell has 4 parts, each with 4 parts.
+      grid: (h, w).
+
+    Returns:
+      float32 [B, P, 4, 4h, 4w], mask logits.
+    """
+    x = x.reshape(*x.shape[:2], -1, x.shape[-1])
+    logits = jnp.einsum("bpmc,bpnc->bpmn", filters, x, preferred_element_type=jnp.float32)
+    # Put the 16 parts of every cell in place.
+    logits = logits.reshape(*logits.shape[:3], *grid, 16)
+    return depth_to_space(depth_to_space(logits, 2), 2)[..., 0]

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from segjax.ops.roi.pyramid import flatten_levels, levels_of
-from segjax.ops.roi.samples import Axis, Grid, bin_weights, most, place_regions, taps
+from segjax.ops.roi.pyramid import flatten_levels, look_up_levels
+from segjax.ops.roi.samples import Axis, Grid, compute_bin_weights, max_over_vmap, place_regions, interpolation_taps
 
 IMPLEMENTATIONS = ("gather", "matmul")
 _TOGETHER = 32  # regions that matmul pools at a time
@@ -99,7 +99,7 @@ def pyramid_roi_align(
         return jnp.zeros((0, *size, levels[0].shape[-1]), levels[0].dtype)
     if impl == "matmul":
         return _multiplied(levels, boxes, level, grid, shapes, tuple(scales))
-    cells, of_region = flatten_levels(levels), levels_of(levels, scales, level)
+    cells, of_region = flatten_levels(levels), look_up_levels(levels, scales, level)
     axes = place_regions(boxes, of_region.scale, (of_region.height, of_region.width), grid)
     return _gathered(cells, _Regions(*axes, of_region.start, of_region.width), grid, cells.shape[0])
 
@@ -115,8 +115,8 @@ def _corners(regions: _Regions, sample: jax.Array, grid: Grid):
     """The four cells around a sample of each bin, of all regions: pairs of a place in the list of cells, int32
     [R, down, across], and a weight. Each region numbers its samples row by row."""
     columns = jnp.maximum(regions.x.count, 1)
-    across = taps(regions.x, sample % columns, grid.size[1])
-    for row, row_weight in taps(regions.y, sample // columns, grid.size[0]):
+    across = interpolation_taps(regions.x, sample % columns, grid.size[1])
+    for row, row_weight in interpolation_taps(regions.y, sample // columns, grid.size[0]):
         begin = regions.start[:, None] + row * regions.width[:, None]
         for column, column_weight in across:
             yield (
@@ -126,8 +126,8 @@ def _corners(regions: _Regions, sample: jax.Array, grid: Grid):
 
 
 def _sample_count(regions: _Regions, grid: Grid) -> int | jax.Array:
-    """Of the region with the most."""
-    return grid.samples**2 if grid.samples else most(regions.y.count * regions.x.count)
+    """Of the region with the max_over_vmap."""
+    return grid.samples**2 if grid.samples else max_over_vmap(regions.y.count * regions.x.count)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -178,13 +178,13 @@ def _level_by_level(work, carry, boxes, level, grid, shapes, scales):
             some = boxes[order[jnp.minimum(place, regions - 1)]]
             axes = place_regions(some, jnp.float32(scales[number]), shapes[number], grid)
             rows, columns = (
-                bin_weights(*axis) for axis in zip(axes, grid.size, shapes[number], strict=True)
+                compute_bin_weights(*axis) for axis in zip(axes, grid.size, shapes[number], strict=True)
             )
             return work(
                 number, first, jnp.where((place < end)[:, None, None], rows, 0), columns, carry
             )
 
-        return jax.lax.fori_loop(0, most((end - begin + together - 1) // together), step, carry)
+        return jax.lax.fori_loop(0, max_over_vmap((end - begin + together - 1) // together), step, carry)
 
     for number in range(len(shapes)):
         carry = fold(number, carry)

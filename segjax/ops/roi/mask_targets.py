@@ -1,8 +1,8 @@
 """What the mask of a proposal should be: its object's mask, seen through the proposal (Mask R-CNN, section 3.1).
 
 Whole masks of 100 objects at 800 x 1344 are 107 MB an image. Cut to their objects' own boxes at 112 x 112 they are 1.25
-MB, and so come with the batch (`cropped_mask_targets`; tensorflow/tpu does it like that). The published PyTorch models
-take theirs from whole masks or polygons (`mask_targets`).
+MB, and so come with the batch (`compute_cropped_mask_targets`; tensorflow/tpu does it like that). The published PyTorch models
+take theirs from whole masks or polygons (`compute_mask_targets`).
 """
 
 import math
@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from segjax.ops.resize import linear_weights_at
-from segjax.ops.roi.samples import Grid, bin_weights, place_regions
+from segjax.ops.roi.samples import Grid, compute_bin_weights, place_regions
 
 CONVENTIONS = ("detectron2", "torchvision")
 
 
-def cropped_mask_targets(
+def compute_cropped_mask_targets(
     crops: jax.Array,
     boxes: jax.Array,
     proposals: jax.Array,
@@ -60,7 +60,7 @@ def cropped_mask_targets(
     return (means >= 0.5).astype(jnp.float32)
 
 
-def mask_targets(
+def compute_mask_targets(
     masks: jax.Array,
     proposals: jax.Array,
     matched: jax.Array,
@@ -95,7 +95,7 @@ def mask_targets(
         box, mask = region
         axes = place_regions(box[None], jnp.float32(1), shape, grid)
         rows, columns = (
-            bin_weights(axis, size, length)[0] for axis, length in zip(axes, shape, strict=True)
+            compute_bin_weights(axis, size, length)[0] for axis, length in zip(axes, shape, strict=True)
         )
         mean = jnp.linalg.multi_dot(
             [rows, masks[mask].astype(jnp.float32), columns.T], precision="highest"

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from segjax.ops.roi.pyramid import flatten_levels, levels_of
-from segjax.ops.roi.samples import most
+from segjax.ops.roi.pyramid import flatten_levels, look_up_levels
+from segjax.ops.roi.samples import max_over_vmap
 
 
 def round_to_cells(boxes: jax.Array, scale: float | jax.Array) -> jax.Array:
@@ -61,7 +61,7 @@ def pyramid_roi_pool(
     """
     down, across = (size, size) if isinstance(size, int) else size
     cells = flatten_levels(tuple(map(jnp.asarray, levels)))
-    start, height, width, scale = levels_of(levels, scales, jnp.clip(level, 0, len(levels) - 1))
+    start, height, width, scale = look_up_levels(levels, scales, jnp.clip(level, 0, len(levels) - 1))
     boxes = jax.lax.stop_gradient(jnp.asarray(boxes, jnp.float32))
     usable = jnp.all(jnp.isfinite(boxes), axis=-1)
     x1, y1, x2, y2 = _round(
@@ -117,7 +117,7 @@ def _cell_of_each(bins: _Bins, number: jax.Array) -> tuple[jax.Array, jax.Array]
 
 def _for_all_cells(bins: _Bins, work, carry):
     down, across = _sides(bins)
-    return jax.lax.fori_loop(0, most(down * across), work, carry)
+    return jax.lax.fori_loop(0, max_over_vmap(down * across), work, carry)
 
 
 def _search(cells: jax.Array, bins: _Bins) -> tuple[jax.Array, jax.Array]:

@@ -27,7 +27,7 @@ def flatten_levels(levels: Sequence[jax.Array]) -> jax.Array:
     return cells[0] if len(cells) == 1 else jnp.concatenate(cells)
 
 
-def levels_of(levels: Sequence[jax.Array], scales: Sequence[float], level: jax.Array) -> Level:
+def look_up_levels(levels: Sequence[jax.Array], scales: Sequence[float], level: jax.Array) -> Level:
     """What the regions' levels are like: levels [h_l, w_l, C], scales in cells per pixel, level int [R].
 
     Raises ValueError when levels and scales differ in number.

@@ -67,7 +67,7 @@ def _rounded_up(extent: jax.Array, bins: int) -> jax.Array:
 
 
 @jax.custom_batching.custom_vmap
-def most(count: jax.Array) -> jax.Array:
+def max_over_vmap(count: jax.Array) -> jax.Array:
     """The largest of some numbers, int32 [...]: how often to go through a loop that all of them share.
 
     Images that are vmapped share it too. A number of turns of each image's own would have every turn copy what the
@@ -76,12 +76,12 @@ def most(count: jax.Array) -> jax.Array:
     return jnp.max(count, initial=0)
 
 
-@most.def_vmap
+@max_over_vmap.def_vmap
 def _(axis_size: int, is_mapped: list[bool], count: jax.Array) -> tuple[jax.Array, bool]:
-    return most(count), False
+    return max_over_vmap(count), False
 
 
-def taps(axis: Axis, sample: jax.Array, bins: int) -> tuple[tuple[jax.Array, jax.Array], ...]:
+def interpolation_taps(axis: Axis, sample: jax.Array, bins: int) -> tuple[tuple[jax.Array, jax.Array], ...]:
     """The two cells that a sample of each bin lies between, and their weights in the bin's mean.
 
     Args:
@@ -102,15 +102,15 @@ def taps(axis: Axis, sample: jax.Array, bins: int) -> tuple[tuple[jax.Array, jax
     return (cell, share * (1 - fraction)), (jnp.minimum(cell + 1, length - 1), share * fraction)
 
 
-def bin_weights(axis: Axis, bins: int, length: int) -> jax.Array:
+def compute_bin_weights(axis: Axis, bins: int, length: int) -> jax.Array:
     """What each cell of an axis adds to each bin's mean: float32 [R, bins, length], which all samples are part of."""
     cells = jnp.arange(length)
 
     def add(sample, weights):
-        for cell, weight in taps(axis, sample, bins):
+        for cell, weight in interpolation_taps(axis, sample, bins):
             weights = weights + jnp.where(cell[..., None] == cells, weight[..., None], 0)
         return weights
 
     return jax.lax.fori_loop(
-        0, most(axis.count), add, jnp.zeros((axis.low.shape[0], bins, length), jnp.float32)
+        0, max_over_vmap(axis.count), add, jnp.zeros((axis.low.shape[0], bins, length), jnp.float32)
     )

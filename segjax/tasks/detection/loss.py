@@ -16,8 +16,8 @@ from segjax.losses.detection import keypoint_loss, mask_loss, proposal_losses, r
 from segjax.models.detection.heads import BoxOutputs
 from segjax.models.detection.layers import number_names
 from segjax.models.detection.mask_rcnn import MaskRcnn
-from segjax.ops.keypoints import keypoint_targets
-from segjax.ops.roi.mask_targets import cropped_mask_targets
+from segjax.ops.keypoints import encode_keypoints
+from segjax.ops.roi.mask_targets import compute_cropped_mask_targets
 from segjax.tasks.detection.targets import (
     AnchorTargets,
     RegionTargets,
@@ -189,7 +189,7 @@ def _compute_mask_loss(
     logits: jax.Array, batch: Mapping[str, jax.Array], regions: RegionTargets
 ) -> tuple[jax.Array, jax.Array]:
     """Computes (loss sum, number of positive regions) of the mask head."""
-    targets = jax.vmap(functools.partial(cropped_mask_targets, size=logits.shape[1]))(
+    targets = jax.vmap(functools.partial(compute_cropped_mask_targets, size=logits.shape[1]))(
         batch["masks"], batch["boxes"], regions.boxes, regions.matched
     )
     positive = regions.valid & (regions.labels > 0)
@@ -203,7 +203,7 @@ def _compute_keypoint_loss(
     matched = jax.vmap(lambda keypoints, index: keypoints[index])(
         batch["keypoints"], regions.matched
     )
-    cells, inside = keypoint_targets(_flatten(matched), _flatten(regions.boxes), logits.shape[1])
+    cells, inside = encode_keypoints(_flatten(matched), _flatten(regions.boxes), logits.shape[1])
     positive = regions.valid & (regions.labels > 0)
     return keypoint_loss(logits, cells, inside & _flatten(positive)[:, None])
 

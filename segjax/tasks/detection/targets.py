@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from segjax.models.detection.heads import STAGES, CascadeStage
 from segjax.models.detection.rpn import has_min_side
 from segjax.ops.boxes import box_iou, encode_boxes
-from segjax.ops.matching import IGNORED, POSITIVE, in_crowd, match_boxes, sample_balanced
+from segjax.ops.matching import IGNORED, POSITIVE, is_in_crowd, match_boxes, sample_balanced
 
 RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
@@ -163,7 +163,7 @@ def _match(
     objects = ground_truth["valid"] & ~ground_truth["crowd"]
     crowds = ground_truth["valid"] & ground_truth["crowd"]
     # A crowd covers unlabeled objects: a region inside it is no reliable negative.
-    ignored = in_crowd(boxes, ground_truth["boxes"], crowds)
+    ignored = is_in_crowd(boxes, ground_truth["boxes"], crowds)
     return match_boxes(box_iou(ground_truth["boxes"], boxes), objects, low, high, force, ignored)
 
 

@@ -14,14 +14,14 @@ from segjax.weights.layouts import (
     WITH_TOKEN,
 )
 from segjax.weights.names import Entry, NameTable
-from segjax.weights.tables.torchvision import conv_and_norm, explain_other_classes
+from segjax.weights.tables.torchvision import list_conv_and_norm, explain_other_classes
 
 DETECTRON2 = "detectron2"
 
 
 def _with_norm(ours: str, conv: str) -> list[Entry]:
     """A convolution with its norm inside."""
-    return conv_and_norm(ours, conv, f"{conv}.norm")
+    return list_conv_and_norm(ours, conv, f"{conv}.norm")
 
 
 def _box_head(ours: str, head: str, predictor: str) -> list[Entry]:

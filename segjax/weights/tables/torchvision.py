@@ -13,7 +13,7 @@ from segjax.weights.names import Entry, NameTable
 TORCHVISION = "torchvision"
 
 
-def conv_and_norm(ours: str, conv: str | tuple[()], norm: str | tuple[()]) -> list[Entry]:
+def list_conv_and_norm(ours: str, conv: str | tuple[()], norm: str | tuple[()]) -> list[Entry]:
     """Returns the entries of a convolution and its norm.
 
     Args:
@@ -30,7 +30,7 @@ def _torchvision_resnet(body: str) -> list[Entry]:
         ("shortcut", "downsample.0", "downsample.1")
     ]
     stages = (
-        conv_and_norm(
+        list_conv_and_norm(
             f"{{c}}/backbone/stage_{n + 1}_block_{{i}}/{ours}",
             *(f"{body}layer{n}.{{i}}.{name}" for name in theirs),
         )
@@ -38,7 +38,7 @@ def _torchvision_resnet(body: str) -> list[Entry]:
         for ours, *theirs in kinds
     )
     return [
-        *conv_and_norm("{c}/backbone/stem", f"{body}conv1", f"{body}bn1"),
+        *list_conv_and_norm("{c}/backbone/stem", f"{body}conv1", f"{body}bn1"),
         *(entry for stage in stages for entry in stage),
     ]
 
@@ -48,7 +48,7 @@ _TORCHVISION_HEADS = [
     ("params/rpn/conv_{i}", "rpn.head.conv.{i}.0", CONVOLUTION),
     ("params/rpn/logits", "rpn.head.cls_logits", CONVOLUTION),
     ("params/rpn/deltas", "rpn.head.bbox_pred", CONVOLUTION),
-    *conv_and_norm("{c}/box_head/conv_{i}", "roi_heads.box_head.{i}.0", "roi_heads.box_head.{i}.1"),
+    *list_conv_and_norm("{c}/box_head/conv_{i}", "roi_heads.box_head.{i}.0", "roi_heads.box_head.{i}.1"),
     # The first generation has two maps, the second one, behind four convolutions and a flattening.
     ("params/box_head/fc_0", "roi_heads.box_head.fc6", FLATTENED),
     ("params/box_head/fc_1", "roi_heads.box_head.fc7", LINEAR),
@@ -60,8 +60,8 @@ _TORCHVISION_HEADS = [
         (f"params/box_head_{{i}}/{layer}", (), LINEAR)
         for layer in ("fc", "fc_0", "fc_1", "scores", "deltas")
     ),
-    *(entry for n in range(8) for entry in conv_and_norm(f"{{c}}/box_head_{{i}}/conv_{n}", (), ())),
-    *conv_and_norm(
+    *(entry for n in range(8) for entry in list_conv_and_norm(f"{{c}}/box_head_{{i}}/conv_{n}", (), ())),
+    *list_conv_and_norm(
         "{c}/mask_head/conv_{i}", "roi_heads.mask_head.{i}.0", "roi_heads.mask_head.{i}.1"
     ),
     ("params/mask_head/upscale", "roi_heads.mask_predictor.conv5_mask", UPSCALING),
@@ -94,7 +94,7 @@ TORCHVISION_DETECTORS = NameTable(
             entry
             for n in (2, 3, 4, 5)
             for ours, theirs in (("lateral", "inner_blocks"), ("output", "layer_blocks"))
-            for entry in conv_and_norm(
+            for entry in list_conv_and_norm(
                 f"{{c}}/pyramid/{ours}_{n}", *(f"backbone.fpn.{theirs}.{n - 2}.{k}" for k in (0, 1))
             )
         ),
