@@ -1,7 +1,8 @@
-"""The losses of Mask R-CNN (arXiv 1703.06870, section 3): of proposals, of classes and boxes, of masks, of keypoints.
+"""Losses of Mask R-CNN (arXiv 1703.06870, section 3) for proposals, regions, masks and keypoints.
 
-Each gives sums, and what to divide them by where that is no matter of convention, so that pictures and devices are
-divided by but once. Rows that are not valid count for nothing, and their gradients are exactly 0.
+Each function returns a sum. If the libraries agree on the divisor, it returns that too. The caller
+divides once, after it has added up images and devices. Rows that are not valid do not count, and
+their gradients are exactly 0.
 """
 
 import jax
@@ -10,7 +11,21 @@ import optax
 
 
 def smooth_l1(difference: jax.Array, beta: float) -> jax.Array:
-    """|d| - beta / 2, and d^2 / (2 beta) where |d| < beta (arXiv 1504.08083); plain |d| for a beta of 0."""
+    """Computes the smooth L1 loss (arXiv 1504.08083, equation 3) of each element.
+
+    It is d^2 / (2 beta) for |d| < beta, and |d| - beta / 2 otherwise.
+
+    Example:
+      >>> smooth_l1(jnp.array([0.5, -2.0]), beta=1.0).tolist()
+      [0.125, 1.5]
+
+    Args:
+      difference: d, float of any shape.
+      beta: where the loss turns from quadratic to linear. 0 gives plain L1.
+
+    Returns:
+      An array like `difference`.
+    """
     size = jnp.abs(difference)
     if not beta:
         return size
@@ -25,14 +40,30 @@ def proposal_losses(
     valid: jax.Array,
     beta: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Sums over sampled anchors of the binary cross entropy, and of smooth L1 over the four deltas of positive ones.
+    """Computes the objectness and box losses of sampled anchors.
+
+    Example:
+      >>> positive, valid = jnp.array([True, False]), jnp.array([True, True])
+      >>> deltas, targets = jnp.zeros((2, 4)), jnp.ones((2, 4))
+      >>> scores, boxes = proposal_losses(jnp.zeros(2), deltas, targets, positive, valid, beta=0.0)
+      >>> float(boxes)
+      4.0
 
     Args:
-      logits: float32 [..., S]. deltas, targets: [..., S, 4]. positive, valid: bool [..., S].
+      logits: float32 [..., S], objectness logits.
+      deltas: float32 [..., S, 4], predicted box deltas.
+      targets: float32 [..., S, 4], deltas of the matched ground truth.
+      positive: bool [..., S], anchors that show an object.
+      valid: bool [..., S], False in unfilled slots.
+      beta: of `smooth_l1`.
+
+    Returns:
+      scores: sum of the binary cross-entropy over valid anchors.
+      boxes: sum of the smooth L1 loss over the deltas of positive anchors.
     """
     scores = optax.sigmoid_binary_cross_entropy(logits, positive.astype(jnp.float32))
-    boxes = smooth_l1(_only(deltas - targets, (positive & valid)[..., None]), beta)
-    return jnp.sum(_only(scores, valid)), jnp.sum(boxes)
+    boxes = smooth_l1(_keep_valid(deltas - targets, (positive & valid)[..., None]), beta)
+    return jnp.sum(_keep_valid(scores, valid)), jnp.sum(boxes)
 
 
 def region_losses(
@@ -43,52 +74,95 @@ def region_losses(
     valid: jax.Array,
     beta: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Sums over sampled regions of the cross entropy, and of smooth L1 over the deltas of those that show an object.
+    """Computes the classification and box losses of sampled regions.
+
+    Example:
+      >>> labels, valid = jnp.array([2, 0]), jnp.array([True, True])
+      >>> deltas, targets = jnp.zeros((2, 3, 4)), jnp.ones((2, 4))
+      >>> _, boxes = region_losses(jnp.zeros((2, 4)), deltas, targets, labels, valid, beta=0.0)
+      >>> float(boxes)
+      4.0
 
     Args:
-      logits: float32 [..., S, 1 + K], the background first. deltas: [..., S, K or 1, 4], of each class or of all.
-      targets: [..., S, 4]. labels: int [..., S], 0 for the background. valid: bool [..., S].
+      logits: float32 [..., S, 1 + K], class logits, the background first.
+      deltas: float32 [..., S, K or 1, 4], box deltas per class, or one for all classes.
+      targets: float32 [..., S, 4], deltas of the matched ground truth.
+      labels: int [..., S], 1..K, 0 for the background.
+      valid: bool [..., S], False in unfilled slots.
+      beta: of `smooth_l1`.
+
+    Returns:
+      classes: sum of the cross-entropy over valid regions.
+      boxes: sum of the smooth L1 loss over the deltas of regions that show an object.
     """
     classes = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     own = select_class(jnp.moveaxis(deltas, -2, -1), labels)
-    boxes = smooth_l1(_only(own - targets, ((labels > 0) & valid)[..., None]), beta)
-    return jnp.sum(_only(classes, valid)), jnp.sum(boxes)
+    boxes = smooth_l1(_keep_valid(own - targets, ((labels > 0) & valid)[..., None]), beta)
+    return jnp.sum(_keep_valid(classes, valid)), jnp.sum(boxes)
 
 
 def mask_loss(
     logits: jax.Array, targets: jax.Array, labels: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Sum over regions of the mean binary cross entropy of their own class's mask, and the number of these regions.
+    """Computes the mask loss of regions: the binary cross-entropy of their own class's mask.
+
+    Example:
+      >>> logits, targets = jnp.zeros((1, 2, 2, 3)), jnp.ones((1, 2, 2))
+      >>> total, count = mask_loss(logits, targets, jnp.array([2]), jnp.array([True]))
+      >>> round(float(total / count), 4)
+      0.6931
 
     Args:
-      logits: float32 [..., F, m, m, K or 1]. targets: [..., F, m, m], 0 to 1. labels: int [..., F], 1..K.
-      valid: bool [..., F]: the regions that show an object.
+      logits: float32 [..., F, m, m, K or 1], mask logits per class, or one for all classes.
+      targets: [..., F, m, m], 0 to 1.
+      labels: int [..., F], 1..K.
+      valid: bool [..., F], regions that show an object.
+
+    Returns:
+      total: sum over valid regions of the mean over a mask's cells.
+      count: number of valid regions, float32.
     """
     own = select_class(logits, labels)
     cells = optax.sigmoid_binary_cross_entropy(own, targets.astype(jnp.float32))
-    return jnp.sum(_only(cells.mean(axis=(-2, -1)), valid)), jnp.sum(valid, dtype=jnp.float32)
+    return jnp.sum(_keep_valid(cells.mean(axis=(-2, -1)), valid)), jnp.sum(valid, dtype=jnp.float32)
 
 
 def keypoint_loss(
     logits: jax.Array, cells: jax.Array, visible: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Sum over visible keypoints of the cross entropy of their place among all cells, and the number of keypoints.
+    """Computes the keypoint loss: the cross-entropy of a keypoint's cell among all cells.
+
+    Example:
+      >>> total, count = keypoint_loss(
+      ...     jnp.zeros((1, 2, 2, 1)), jnp.array([[3]]), jnp.array([[True]])
+      ... )
+      >>> round(float(total / count), 4)  # log(4)
+      1.3863
 
     Args:
-      logits: float32 [..., F, m, m, J]. cells: int [..., F, J], row * m + column. visible: bool [..., F, J], and inside
-        of the region.
+      logits: float32 [..., F, m, m, J], heatmap logits.
+      cells: int [..., F, J], row * m + column.
+      visible: bool [..., F, J], True for known keypoints inside the region.
+
+    Returns:
+      total: sum over visible keypoints.
+      count: number of visible keypoints, float32.
     """
     *lead, m, _, joints = logits.shape
     maps = jnp.moveaxis(logits.reshape(*lead, m * m, joints), -1, -2)
     losses = optax.softmax_cross_entropy_with_integer_labels(maps, jnp.where(visible, cells, 0))
-    return jnp.sum(_only(losses, visible)), jnp.sum(visible, dtype=jnp.float32)
+    return jnp.sum(_keep_valid(losses, visible)), jnp.sum(visible, dtype=jnp.float32)
 
 
 def select_class(values: jax.Array, labels: jax.Array) -> jax.Array:
-    """[R, ..., K or 1] -> [R, ...]: what is said of class label - 1, or of all; for label 0 what is said of the first.
+    """Selects the values of each region's own class.
 
     Args:
-      labels: int, of the first axes of `values`.
+      values: [R, ..., K or 1], values per class, or one for all classes.
+      labels: int [R], or of several leading axes, 1..K. Label 0 selects the first class.
+
+    Returns:
+      [R, ...].
     """
     if values.shape[-1] == 1:
         return values[..., 0]
@@ -98,6 +172,6 @@ def select_class(values: jax.Array, labels: jax.Array) -> jax.Array:
     ]
 
 
-def _only(values: jax.Array, valid: jax.Array) -> jax.Array:
-    """Zeros for what is not valid, in the gradient too."""
+def _keep_valid(values: jax.Array, valid: jax.Array) -> jax.Array:
+    """Returns the values, with zeros where they are not valid. Their gradients are 0, too."""
     return jnp.where(valid, values, 0)

@@ -1,8 +1,9 @@
-"""Anchors, the boxes that a region proposal network starts from: NumPy constants of a model and an image size.
+"""Anchors, the boxes that a region proposal network starts from, as NumPy constants.
 
-The two families of published models differ. detectron2: cell anchors as they come, strides 4, 8 ... 64 of the levels.
-torchvision: cell anchors rounded to whole pixels, strides `image // grid` of each image, which on the coarsest level of
-an image of 800 rows is 61 and not 64.
+The two libraries with published models differ. detectron2 leaves the anchors of a cell as they are
+and uses strides of 4, 8, 16, 32 and 64. torchvision rounds them to whole pixels, and the stride is
+`image // grid` for each image: 61 instead of 64 on the
+coarsest level of an image of 800 rows.
 """
 
 from collections.abc import Sequence
@@ -13,12 +14,17 @@ import numpy as np
 def make_cell_anchors(
     size: float | Sequence[float], ratios: Sequence[float], rounded: bool = False
 ) -> np.ndarray:
-    """Anchors of one cell of the map, around (0, 0).
+    """Makes the anchors of one cell, centered at (0, 0).
+
+    Example:
+      >>> make_cell_anchors(32, [1.0]).tolist()
+      [[-16.0, -16.0, 16.0, 16.0]]
 
     Args:
-      size: square root of their area, in pixels; several sizes give all ratios of the first, then of the second ...
-      ratios: height over width.
-      rounded: to whole pixels, halves to the even one, as torchvision does.
+      size: square root of an anchor's area, in pixels. With several sizes, all ratios of the first
+        come before those of the second.
+      ratios: heights divided by widths.
+      rounded: round to whole pixels, halves to the even one, as torchvision does.
 
     Returns:
       float32 [sizes * ratios, 4], x1 y1 x2 y2.
@@ -33,16 +39,17 @@ def make_cell_anchors(
 def make_grid_anchors(
     cell: np.ndarray, grid: tuple[int, int], stride_yx: tuple[float, float], offset: float = 0.0
 ) -> np.ndarray:
-    """A cell's anchors put on every cell of a map.
+    """Repeats the anchors of a cell at every cell of a map.
 
     Args:
       cell: [A, 4], from `make_cell_anchors`.
       grid: (h, w) of the map.
-      stride_yx: pixels from one cell to the next, down and across.
-      offset: of the first cell's centre from the image's corner, in strides; published models have 0.
+      stride_yx: step between cells in pixels, down and across.
+      offset: distance of the first cell's center from the image's corner, in strides. Published
+        models have 0.
 
     Returns:
-      float32 [h * w * A, 4], in pixels of the image: row by row, in a row cell by cell, in a cell in its order.
+      float32 [h * w * A, 4], pixels of the image, ordered by row, column and anchor.
     """
     y, x = (
         (np.arange(count) + offset) * stride for count, stride in zip(grid, stride_yx, strict=True)

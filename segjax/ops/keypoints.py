@@ -1,4 +1,4 @@
-"""Keypoints of a box as one cell each of a heatmap (Mask R-CNN, section 5): what to learn, and what was found."""
+"""Encoding of keypoints as heatmap cells, and decoding of heatmaps (Mask R-CNN, section 5)."""
 
 from typing import NamedTuple
 
@@ -7,24 +7,25 @@ import jax.numpy as jnp
 
 from segjax.ops.positions import cubic_tap
 
-_TILE = 64  # pixels of the enlarged heatmap on a side, looked through at a time
-_LARGEST = 8192  # pixels on a side of a box: what is larger is decoded as if it had so many
+_TILE = 64  # side in pixels of the part of an enlarged heatmap that is searched at a time
+_LARGEST = 8192  # side in pixels of the largest enlarged heatmap. Larger boxes are decoded from it
 
 
 def encode_keypoints(
     keypoints: jax.Array, boxes: jax.Array, size: int = 56
 ) -> tuple[jax.Array, jax.Array]:
-    """The cell of a heatmap that each keypoint is in.
+    """Computes the heatmap cell that contains each keypoint.
 
     Args:
-      keypoints: [R, K, 3], x, y in the boxes' frame and a visibility, above 0 if it is known: those of the object that
-        each proposal was matched to.
+      keypoints: [R, K, 3], x and y in the frame of the boxes, and a visibility, which is above 0
+        for known keypoints. They belong to the object that each proposal was matched to.
       boxes: [R, 4], proposals.
-      size: cells on a side.
+      size: side of the heatmap in cells.
 
     Returns:
-      cell: int32 [R, K], row * size + column; 0 where there is none.
-      valid: bool [R, K]: known, and in the box. On its right or lower edge a keypoint is in the last cell.
+      cell: int32 [R, K], row * size + column, 0 if the keypoint is not valid.
+      valid: bool [R, K], True for known keypoints inside the box. A keypoint on the right or lower
+        edge is in the last cell.
     """
     keypoints, boxes = jnp.asarray(keypoints, jnp.float32), jnp.asarray(boxes, jnp.float32)[:, None]
     xy, low, high = keypoints[..., :2], boxes[..., :2], boxes[..., 2:]
@@ -38,34 +39,43 @@ def encode_keypoints(
 
 
 class Keypoints(NamedTuple):
-    xy: jax.Array  # float32 [R, K, 2], in the boxes' frame
-    logit: jax.Array  # float32 [R, K], of the enlarged heatmap at its peak: torchvision's score
-    score: (
-        jax.Array
-    )  # float32 [R, K], the peak's share of the probability over the heatmap's cells: detectron2's
+    """Decoded keypoints.
+
+    Attributes:
+      xy: float32 [R, K, 2], x and y in the frame of the boxes.
+      logit: float32 [R, K], the enlarged heatmap at its peak, torchvision's score.
+      score: float32 [R, K], the peak's share of the probability over the heatmap's cells,
+        detectron2's score.
+    """
+
+    xy: jax.Array
+    logit: jax.Array
+    score: jax.Array
 
 
 def decode_keypoints(heatmaps: jax.Array, boxes: jax.Array) -> Keypoints:
-    """The peak of each heatmap, enlarged to the pixels of its box by bicubic interpolation.
+    """Decodes each keypoint as the peak of its heatmap, enlarged bicubically to its box.
 
-    The published models enlarge a heatmap to as many pixels as its box has, rounded up. Here it is enlarged by tiles,
-    of which as many are made as the box has and only the best pixel is kept, so that one program fits all boxes.
+    The published models enlarge a heatmap to the size of its box in pixels, rounded up. Here the
+    enlarged heatmap is computed and searched tile by tile, so that one program fits all boxes.
 
     Args:
-      heatmaps: [R, S, S, K], logits. boxes: [R, 4]; a side counts as 1 pixel at least.
+      heatmaps: [R, S, S, K], logits.
+      boxes: [R, 4]. A side counts as at least 1 pixel.
     """
     boxes = jnp.nan_to_num(jnp.asarray(boxes, jnp.float32), posinf=0, neginf=0)
     return Keypoints(*jax.lax.map(_decode, (jnp.asarray(heatmaps, jnp.float32), boxes)))
 
 
 def _decode(region: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Decodes the keypoints of one region: heatmap [S, S, K], box [4]."""
     heatmap, box = region
     size, _, points = heatmap.shape
     extent = jnp.maximum(box[2:] - box[:2], 1)
     width, height = jnp.minimum(jnp.ceil(extent), _LARGEST).astype(jnp.int32)
     tiles_across = (width + _TILE - 1) // _TILE
 
-    def look(tile, best):
+    def search_tile(tile, best):
         row = tile // tiles_across * _TILE + jnp.arange(_TILE)
         column = tile % tiles_across * _TILE + jnp.arange(_TILE)
         strip = jnp.einsum(
@@ -76,27 +86,31 @@ def _decode(region: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, 
         )
         inside = (row < height)[:, None] & (column < width)
         values = jnp.where(inside[..., None], values, -jnp.inf).reshape(-1, points)
-        place = jnp.argmax(values, axis=0)
-        value, place = jnp.max(values, axis=0), (row[:, None] * width + column).reshape(-1)[place]
-        better = (value > best[0]) | ((value == best[0]) & (place < best[1]))
-        return jnp.where(better, value, best[0]), jnp.where(better, place, best[1])
+        peak = jnp.argmax(values, axis=0)
+        value, pixel = jnp.max(values, axis=0), (row[:, None] * width + column).reshape(-1)[peak]
+        # Of equal values the first pixel of the whole heatmap wins, as in one argmax.
+        better = (value > best[0]) | ((value == best[0]) & (pixel < best[1]))
+        return jnp.where(better, value, best[0]), jnp.where(better, pixel, best[1])
 
     tiles = (height + _TILE - 1) // _TILE * tiles_across
     first = jnp.full(points, -jnp.inf), jnp.zeros(points, jnp.int32)
-    logit, place = jax.lax.fori_loop(0, tiles, look, first)
-    xy = (jnp.stack([place % width, place // width], axis=-1) + 0.5) * (
+    logit, pixel = jax.lax.fori_loop(0, tiles, search_tile, first)
+    xy = (jnp.stack([pixel % width, pixel // width], axis=-1) + 0.5) * (
         extent / jnp.stack([width, height])
     ) + box[:2]
     return xy, logit, 1 / jnp.sum(jnp.exp(heatmap - logit), axis=(0, 1))
 
 
 def _cubic_weights(pixel: jax.Array, pixels: jax.Array, size: int) -> jax.Array:
-    """Rows [n, size] of the matrix that enlarges `size` samples to `pixels`, as `positions.cubic_weights` makes it."""
+    """Returns rows of the matrix that enlarges `size` samples to `pixels`, [n, size].
+
+    Equal to `positions.cubic_weights`, but for a traced number of pixels.
+    """
     position = (pixel + 0.5) * (size / pixels.astype(jnp.float32)) - 0.5
     first, weights = jnp.floor(position) - 1, 0.0
     for tap in range(4):
-        place = jnp.clip(first + tap, 0, size - 1)[:, None]
+        sample = jnp.clip(first + tap, 0, size - 1)[:, None]
         weights = weights + jnp.where(
-            place == jnp.arange(size), cubic_tap(tap, abs(position - first - tap))[:, None], 0
+            sample == jnp.arange(size), cubic_tap(tap, abs(position - first - tap))[:, None], 0
         )
     return weights

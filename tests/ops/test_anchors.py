@@ -13,7 +13,9 @@ def test_detectron2s_case():
     made = make_cell_anchors((32, 64), (0.25, 1, 4))
     np.testing.assert_allclose(made, cell)
     right = np.array(cell) + [4, 0, 4, 0]
-    np.testing.assert_allclose(make_grid_anchors(made, (1, 2), (4, 4)), np.concatenate([cell, right]))
+    np.testing.assert_allclose(
+        make_grid_anchors(made, (1, 2), (4, 4)), np.concatenate([cell, right])
+    )
     np.testing.assert_allclose(
         make_grid_anchors(made, (1, 2), (4, 4), 0.5), np.concatenate([cell, right]) + 2
     )
@@ -21,7 +23,9 @@ def test_detectron2s_case():
 
 def test_torchvisions_case():
     """Size 10, one ratio, an image of 15 x 15 under a grid of 3 x 3."""
-    anchors = make_grid_anchors(make_cell_anchors(10, [1], rounded=True), (3, 3), (15 // 3, 15 // 3))
+    anchors = make_grid_anchors(
+        make_cell_anchors(10, [1], rounded=True), (3, 3), (15 // 3, 15 // 3)
+    )
     row = np.array([[-5, -5, 5, 5], [0, -5, 10, 5], [5, -5, 15, 5]])
     np.testing.assert_array_equal(
         anchors, np.concatenate([row, row + [0, 5, 0, 5], row + [0, 10, 0, 10]])

@@ -175,7 +175,7 @@ def test_levels_at_once_then_the_best_of_all():
     @jax.jit
     def proposals(boxes, scores, valid):
         keep = jax.vmap(lambda b, s, v: nms(b, s, 0.3, v))(boxes, scores, valid)
-        return best(keep.reshape(-1), scores.reshape(-1), 10)
+        return select_best(keep.reshape(-1), scores.reshape(-1), 10)
 
     index, found = proposals(boxes, scores, valid)
     wanted = [
@@ -191,11 +191,11 @@ def test_levels_at_once_then_the_best_of_all():
 
 
 def test_places_that_nothing_fills():
-    index, found = best(np.array([False, True, False, True]), np.array([9.0, -3, 8, -1]), 6)
+    index, found = select_best(np.array([False, True, False, True]), np.array([9.0, -3, 8, -1]), 6)
     np.testing.assert_array_equal(index, [3, 1, 0, 0, 0, 0])
     np.testing.assert_array_equal(found, [True, True] + [False] * 4)
     assert index.dtype == jnp.int32
-    assert not best(np.zeros(0, bool), np.zeros(0, np.float32), 2)[1].any()
+    assert not select_best(np.zeros(0, bool), np.zeros(0, np.float32), 2)[1].any()
 
 
 def test_order_of_the_boxes_does_not_matter():

@@ -6,7 +6,11 @@ import pytest
 
 from ops.plain_roi_align import roi_align as plain
 from segjax.ops.masks import mask_iou
-from segjax.ops.roi.mask_targets import CONVENTIONS, compute_cropped_mask_targets, compute_mask_targets
+from segjax.ops.roi.mask_targets import (
+    CONVENTIONS,
+    compute_cropped_mask_targets,
+    compute_mask_targets,
+)
 from segjax.ops.roi.paste_masks import paste_masks
 
 CANVAS = (60, 80)
@@ -146,7 +150,9 @@ def test_images_at_once():
     np.testing.assert_array_equal(
         found[1], cropped(crops[1], boxes[1], proposals[1], matched[1], 28)
     )
-    found = jax.jit(jax.vmap(lambda *image: compute_mask_targets(*image, 14)))(masks, proposals, matched)
+    found = jax.jit(jax.vmap(lambda *image: compute_mask_targets(*image, 14)))(
+        masks, proposals, matched
+    )
     alone = targets(masks[1], proposals[1], matched[1], 14, convention="detectron2")
     np.testing.assert_array_equal(found[1], alone)
 
@@ -162,4 +168,6 @@ def test_targets_are_constants_of_the_proposals_that_a_model_made():
 
 def test_an_unknown_convention():
     with pytest.raises(ValueError, match="'mmdet'; choose one of detectron2, torchvision"):
-        compute_mask_targets(np.zeros((1, 9, 9)), np.zeros((1, 4)), np.zeros(1, int), convention="mmdet")
+        compute_mask_targets(
+            np.zeros((1, 9, 9)), np.zeros((1, 4)), np.zeros(1, int), convention="mmdet"
+        )

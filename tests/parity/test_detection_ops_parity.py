@@ -145,14 +145,14 @@ def test_suppression(torchvision, threshold):
     category = rng.integers(0, 5, 1000)
     keep = jax.jit(nms)(boxes, scores, threshold)
     theirs = torchvision("ops.boxes").nms(t(boxes), t(scores), threshold)
-    index, found = best(keep, scores, 1000)
+    index, found = select_best(keep, scores, 1000)
     np.testing.assert_array_equal(index[: len(theirs)], theirs)
     assert int(found.sum()) == len(theirs)
     keep = jax.jit(nms)(boxes, scores, threshold, categories=category)
     theirs = torchvision("ops.boxes")._batched_nms_vanilla(
         t(boxes), t(scores), t(category), threshold
     )
-    np.testing.assert_array_equal(best(keep, scores, len(theirs))[0], theirs)
+    np.testing.assert_array_equal(select_best(keep, scores, len(theirs))[0], theirs)
 
 
 def test_levels(torchvision):

@@ -101,7 +101,7 @@ class DetectionSelection:
             usable = (top > self.score_threshold) & has_min_side(boxes, self.min_side)
             # Suppression within each class
             keep = nms(boxes, top, self.nms_threshold, usable, label)
-            kept, filled = best(keep, top, self.count)
+            kept, filled = select_best(keep, top, self.count)
             above = jnp.sum(scores > self.score_threshold, dtype=jnp.int32)
             boxes = jnp.where(filled[:, None], boxes[kept], 0)
             return Detections(

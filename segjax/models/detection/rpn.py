@@ -186,7 +186,7 @@ class ProposalSelection:
 
         # The best of all levels
         flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])
-        index, filled = jax.vmap(lambda keep, scores: best(keep, scores, self.after[phase]))(
+        index, filled = jax.vmap(lambda keep, scores: select_best(keep, scores, self.after[phase]))(
             flat(keep), flat(scores)
         )
         boxes = jnp.take_along_axis(flat(boxes), index[..., None], axis=1)

@@ -1,1 +1,1 @@
-"""Regions of interest: RoIAlign, RoIPool, pyramid levels, mask targets and pasting masks."""
+"""Regions of interest: RoIAlign, RoIPool, pyramid levels, mask targets and pasting of masks."""

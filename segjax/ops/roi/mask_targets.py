@@ -1,8 +1,8 @@
-"""What the mask of a proposal should be: its object's mask, seen through the proposal (Mask R-CNN, section 3.1).
+"""Mask targets of proposals: the ground-truth mask inside the proposal (Mask R-CNN, section 3.1).
 
-Whole masks of 100 objects at 800 x 1344 are 107 MB an image. Cut to their objects' own boxes at 112 x 112 they are 1.25
-MB, and so come with the batch (`compute_cropped_mask_targets`; tensorflow/tpu does it like that). The published PyTorch models
-take theirs from whole masks or polygons (`compute_mask_targets`).
+Full masks of 100 objects at 800 x 1344 pixels take 107 MB per image. Cropped to the objects' boxes
+at 112 x 112 they take 1.25 MB and fit into a batch (`compute_cropped_mask_targets`, as in
+tensorflow/tpu). The published PyTorch models use full masks or polygons (`compute_mask_targets`).
 """
 
 import math
@@ -25,32 +25,42 @@ def compute_cropped_mask_targets(
     *,
     samples: int = 4,
 ) -> jax.Array:
-    """Targets from masks that are cut to their objects' boxes; what is outside of the box is background.
+    """Computes targets from masks that are cropped to their objects' boxes.
+
+    Everything outside of an object's box is background.
+
+    Example:
+      >>> box = jnp.array([[0, 0, 8, 8]])
+      >>> compute_cropped_mask_targets(jnp.ones((1, 4, 4)), box, box, jnp.array([0]), size=2).sum()
+      Array(4., dtype=float32)
 
     Args:
-      crops: [G, S, S], bool or numbers 0 to 1: the mask in its object's box, stretched to a square.
-      boxes: [G, 4], the objects' boxes. proposals: [R, 4], in the same frame.
-      matched: int [R], the object of each proposal.
-      size: of a target.
-      samples: on a side of one of its cells, whose mean decides.
+      crops: [G, S, S], bool or float 0 to 1, the mask in its object's box, stretched to a square.
+      boxes: [G, 4], boxes of the objects.
+      proposals: [R, 4], in the same frame.
+      matched: int [R], index of the object of each proposal.
+      size: side of a target in cells.
+      samples: sampling points per cell and axis. Their mean decides.
 
     Returns:
-      float32 [R, size, size], 1 where the mean is at least 1/2, else 0; all 0 for a box or a proposal without extent.
+      float32 [R, size, size], 1 if the mean is at least 0.5, else 0. All 0 for a degenerate box or
+      proposal.
     """
     proposals, boxes = jax.lax.stop_gradient(
         (jnp.asarray(proposals, jnp.float32), jnp.asarray(boxes, jnp.float32))
     )
     boxes = boxes[matched]
-    place = (jnp.arange(size * samples, dtype=jnp.float32) + 0.5) / (size * samples)
+    fraction = (jnp.arange(size * samples, dtype=jnp.float32) + 0.5) / (size * samples)
 
     def weights(axis, cells):
+        """Returns the weights of the cells of a crop in a target, [R, size, cells]."""
         low, extent = (
             proposals[:, axis, None],
             (proposals[:, axis + 2] - proposals[:, axis])[:, None],
         )
         first, length = boxes[:, axis, None], (boxes[:, axis + 2] - boxes[:, axis])[:, None]
         usable = (extent > 0) & (length > 0)
-        position = (low + place * extent - first) / jnp.where(usable, length, 1) * cells - 0.5
+        position = (low + fraction * extent - first) / jnp.where(usable, length, 1) * cells - 0.5
         of_samples = jnp.where(usable[..., None], linear_weights_at(position, cells), 0)
         return of_samples.reshape(-1, size, samples, cells).mean(axis=2)
 
@@ -68,14 +78,17 @@ def compute_mask_targets(
     *,
     convention: str = "detectron2",
 ) -> jax.Array:
-    """Targets from whole masks, as the published models make them: RoIAlign of the mask, as many samples as pixels.
+    """Computes targets from full masks by RoIAlign, as the published models do.
+
+    There are as many sampling points as pixels.
 
     Args:
-      masks: [G, H, W], bool or numbers 0 to 1. proposals: [R, 4], in their pixels.
-      matched: int [R], the mask of each proposal.
-      size: of a target.
-      convention: "detectron2": aligned, and hard, 1 where the mean is at least 1/2, else 0. "torchvision": half a pixel
-        to the right and down, and soft, the mean itself.
+      masks: [G, H, W], bool or float 0 to 1.
+      proposals: [R, 4], pixels of the masks.
+      matched: int [R], index of the mask of each proposal.
+      size: side of a target in cells.
+      convention: "detectron2" is aligned and binary, 1 if the mean is at least 0.5. "torchvision"
+        is half a pixel off to the right and down, and returns the mean itself.
 
     Returns:
       float32 [R, size, size].
@@ -85,7 +98,8 @@ def compute_mask_targets(
     """
     if convention not in CONVENTIONS:
         raise ValueError(
-            f"mask targets know no convention {convention!r}; choose one of {', '.join(CONVENTIONS)}"
+            f"mask targets have no convention {convention!r}; choose one of "
+            f"{', '.join(CONVENTIONS)}"
         )
     hard, shape, masks = convention == "detectron2", masks.shape[1:], jnp.asarray(masks)
     proposals = jax.lax.stop_gradient(jnp.asarray(proposals, jnp.float32))
@@ -95,7 +109,8 @@ def compute_mask_targets(
         box, mask = region
         axes = place_regions(box[None], jnp.float32(1), shape, grid)
         rows, columns = (
-            compute_bin_weights(axis, size, length)[0] for axis, length in zip(axes, shape, strict=True)
+            compute_bin_weights(axis, size, length)[0]
+            for axis, length in zip(axes, shape, strict=True)
         )
         mean = jnp.linalg.multi_dot(
             [rows, masks[mask].astype(jnp.float32), columns.T], precision="highest"

@@ -1,12 +1,12 @@
-"""From the small square mask of a box to the pixels of the image (Mask R-CNN, section 3.1, inference).
+"""Pasting of a box's small square mask into the image (Mask R-CNN, section 3.1, inference).
 
-Both rules of the published models are linear interpolation, an axis at a time; the canvas is a product of three small
-matrices: rows x mask x columns.
+Both rules of the published models interpolate linearly on each axis. The canvas is the product of
+three small matrices, rows x mask x columns.
 
-  grid     detectron2: the mask is stretched over the box exactly; a pixel takes the value at its centre, and what is
-           beyond the mask is 0.
-  integer  torchvision: the mask with a border of zeros is resized to whole pixels, those of the enlarged box with its
-           coordinates cut off.
+* `grid` (detectron2): the mask is stretched over the box exactly. A pixel takes the value at its
+  center, and 0 outside of the mask.
+* `integer` (torchvision): the mask is padded by zeros and resized to whole pixels, those of the
+  enlarged box with truncated coordinates.
 """
 
 from collections.abc import Callable
@@ -27,24 +27,33 @@ def paste_masks(
     threshold: float | None = None,
     chunk: int = 8,
 ) -> jax.Array:
-    """Masks of boxes in an image of their own each.
+    """Pastes each mask into its box on a canvas of its own.
+
+    100 canvases of 800 x 1344 take 430 MB, or 108 MB as bool. `paste_mask_on_host` computes only
+    the pixels of one box.
+
+    Example:
+      >>> boxes = jnp.array([[1, 1, 3, 3]])
+      >>> pasted = paste_masks(jnp.ones((1, 2, 2)), boxes, (4, 4), threshold=0.5)
+      >>> int(pasted.sum())
+      4
 
     Args:
-      masks: [R, S, S], probabilities (or logits; pixels out of the box are 0 all the same).
-      boxes: [R, 4], in pixels of the canvas, inside it or not. One that is not finite, or without extent, has no pixel.
-      canvas: (H, W).
+      masks: [R, S, S], probabilities or logits. Pixels outside of the box are 0 in either case.
+      boxes: [R, 4], pixels of the canvas, inside of it or not. A degenerate box, or one that is not
+        finite, has no pixels.
+      canvas: (H, W) in pixels.
       rule: "grid" or "integer", see above.
-      threshold: makes masks of them, True from it on.
-      chunk: masks that are worked on at a time, each H * W * 4 bytes.
+      threshold: return masks, True from this value on. None returns the values.
+      chunk: number of masks that are computed at a time, H * W * 4 bytes each.
 
     Returns:
-      [R, H, W], float32 or with a threshold bool: 100 of 800 x 1344 are 430 or 108 MB. `paste_mask_on_host` makes what
-      belongs to one box alone.
+      [R, H, W], float32, or bool with a threshold.
 
     Raises:
       ValueError: an unknown rule.
     """
-    weights = _rule(rule)
+    weights = _find_rule(rule)
 
     def paste(part):
         mask, (x1, y1, x2, y2) = part
@@ -65,26 +74,39 @@ def paste_mask_on_host(
     rule: str = "grid",
     threshold: float | None = None,
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """One mask of `paste_masks`, [S, S] and box [4], in NumPy: the part of the canvas that is not 0, and where it is.
+    """Pastes one mask by NumPy, and returns only the part of the canvas that is not 0.
+
+    Args:
+      mask: [S, S], as for `paste_masks`.
+      box: [4], as for `paste_masks`.
+      canvas: (H, W) in pixels.
+      rule: "grid" or "integer", see above.
+      threshold: as for `paste_masks`.
 
     Returns:
-      part: float32 or bool [h, w], which may have no pixel.
+      part: [h, w], float32, or bool with a threshold. It may have no pixels.
       corner: (row, column) of its first pixel.
+
+    Raises:
+      ValueError: an unknown rule.
     """
-    weights, box = _rule(rule), np.asarray(box, np.float32)
+    weights, box = _find_rule(rule), np.asarray(box, np.float32)
     sides, corner = [], []
     for axis, pixels in enumerate(canvas):
         of_axis = weights(box[1 - axis], box[3 - axis], np.arange(pixels), mask.shape[axis])
-        found = np.flatnonzero(of_axis.any(axis=1))
-        first, last = (found[0], found[-1] + 1) if len(found) else (0, 0)
+        inside = np.flatnonzero(of_axis.any(axis=1))
+        first, last = (inside[0], inside[-1] + 1) if len(inside) else (0, 0)
         sides.append(of_axis[first:last])
         corner.append(int(first))
     pasted = sides[0] @ np.asarray(mask, np.float32) @ sides[1].T
     return pasted if threshold is None else pasted >= threshold, (corner[0], corner[1])
 
 
-def _rule(name: str) -> Callable:
-    """(low, high, pixels [n], cells) -> [n, cells]: what each cell of the mask adds to each pixel along an axis."""
+def _find_rule(name: str) -> Callable:
+    """Returns a function of (low, high, pixels [n], cells).
+
+    It gives the weights of the mask's cells in each pixel on one axis, [n, cells].
+    """
     if name not in _RULES:
         raise ValueError(
             f"masks cannot be pasted by the rule {name!r}; choose one of {', '.join(_RULES)}"
@@ -93,6 +115,7 @@ def _rule(name: str) -> Callable:
 
 
 def _grid(low, high, pixels, cells):
+    """Computes the weights of the rule "grid", in NumPy or JAX like `pixels`."""
     xp = np if isinstance(pixels, np.ndarray) else jnp
     usable = xp.isfinite(low) & xp.isfinite(high) & (high > low)
     low, extent = xp.where(usable, low, 0), xp.where(usable, high - low, 1)
@@ -103,14 +126,15 @@ def _grid(low, high, pixels, cells):
 
 
 def _integer(low, high, pixels, cells):
+    """Computes the weights of the rule "integer", in NumPy or JAX like `pixels`."""
     xp = np if isinstance(pixels, np.ndarray) else jnp
     usable = xp.isfinite(low) & xp.isfinite(high)
     low, high = (xp.clip(xp.where(usable, side, 0), -1e7, 1e7) for side in (low, high))
-    half, centre = (
+    half, center = (
         (high - low) * np.float32(0.5) * np.float32((cells + 2) / cells),
         (high + low) * np.float32(0.5),
     )
-    first, last = xp.trunc(centre - half), xp.trunc(centre + half)
+    first, last = xp.trunc(center - half), xp.trunc(center + half)
     pixels = pixels.astype(np.float32)
     scale = (cells + 2) / xp.maximum(last - first + 1, 1)
     position = xp.maximum(scale * (pixels - first + np.float32(0.5)) - np.float32(0.5), 0)

@@ -1,8 +1,10 @@
-"""Regions of a pyramid at a fixed size, by the rule of a name: what the ablations of Mask R-CNN (section 4.2) compare.
+"""Pooling of regions by the name of a rule, for the ablations of Mask R-CNN (section 4.2).
 
-roi_align         Samples at exact places, their mean. roi_align_matmul: the same by another program, see `roi_align`.
-quantised         The same samples in a region whose edges are rounded to cells: RoIWarp's, as the paper calls it.
-roi_pool          The region and its bins are rounded to cells; the maximum of a bin.
+* `roi_align`: the mean of samples at exact positions (RoIAlign).
+* `roi_align_matmul`: the same rule, computed by matrix products, see `segjax.ops.roi.align`.
+* `quantised`: the same samples in a region whose edges are rounded to cells. The paper calls it
+  RoIWarp.
+* `roi_pool`: the maximum of each bin, with the region and its bins rounded to cells (RoIPool).
 """
 
 from collections.abc import Sequence
@@ -27,14 +29,20 @@ def pool_regions(
     samples: int = 0,
     aligned: bool = True,
 ) -> jax.Array:
-    """Regions of one image, each pooled from its level of the pyramid.
+    """Pools the regions of one image, each from its level of the pyramid.
 
     Args:
-      levels, boxes, level, size, scales: as for `pyramid_roi_align`.
-      pooling: one of `POOLINGS`. samples, aligned: of all but "roi_pool", as there.
+      levels: as for `pyramid_roi_align`.
+      boxes: as for `pyramid_roi_align`.
+      level: as for `pyramid_roi_align`.
+      size: as for `pyramid_roi_align`.
+      scales: as for `pyramid_roi_align`.
+      pooling: one of `POOLINGS`.
+      samples: as for `pyramid_roi_align`. "roi_pool" ignores it.
+      aligned: as for `pyramid_roi_align`. "roi_pool" ignores it.
 
     Returns:
-      [R, size, size, C] of the features' type.
+      [R, size, size, C], of the features' dtype.
 
     Raises:
       ValueError: an unknown pooling.

@@ -1,4 +1,4 @@
-"""A feature pyramid as one list of cells, and the level that a region is pooled from (FPN, Lin et al. 2017)."""
+"""Levels of a feature pyramid as one list of cells, and the level of a region (FPN, 1612.03144)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,32 +9,47 @@ import numpy as np
 
 from segjax.ops.boxes import box_area
 
-_INSIDE, _OUTSIDE = 1e-8, 1e-6  # detectron2's, before the logarithm; torchvision's, after it
+# detectron2 adds its epsilon before the logarithm, torchvision after it.
+_INSIDE, _OUTSIDE = 1e-8, 1e-6
 
 
 class Level(NamedTuple):
-    """The level that each region is pooled from: [R] each."""
+    """The level that each region is pooled from.
 
-    start: jax.Array  # int32, where its cells begin in `flatten_levels`
-    height: jax.Array  # int32, in cells
-    width: jax.Array  # int32
-    scale: jax.Array  # float32, cells per pixel
+    Attributes:
+      start: int32 [R], index of its first cell in `flatten_levels`.
+      height: int32 [R], in cells.
+      width: int32 [R], in cells.
+      scale: float32 [R], cells per pixel.
+    """
+
+    start: jax.Array
+    height: jax.Array
+    width: jax.Array
+    scale: jax.Array
 
 
 def flatten_levels(levels: Sequence[jax.Array]) -> jax.Array:
-    """Levels [h_l, w_l, C] -> [sum of h_l * w_l, C]: cells row by row, level after level."""
+    """Concatenates levels [h_l, w_l, C] to one list of cells, [sum of h_l * w_l, C]."""
     cells = [features.reshape(-1, features.shape[-1]) for features in levels]
     return cells[0] if len(cells) == 1 else jnp.concatenate(cells)
 
 
 def look_up_levels(levels: Sequence[jax.Array], scales: Sequence[float], level: jax.Array) -> Level:
-    """What the regions' levels are like: levels [h_l, w_l, C], scales in cells per pixel, level int [R].
+    """Looks up position, size and scale of the level of each region.
 
-    Raises ValueError when levels and scales differ in number.
+    Args:
+      levels: [h_l, w_l, C] each.
+      scales: cells per pixel of each level, 1 / stride.
+      level: int [R], indices into `levels`.
+
+    Raises:
+      ValueError: levels and scales differ in number.
     """
     if len(levels) != len(scales):
         raise ValueError(
-            f"{len(levels)} levels and {len(scales)} scales; expected one scale, 1 / stride, a level"
+            f"{len(levels)} levels and {len(scales)} scales; expected one scale, 1 / stride, per "
+            "level"
         )
     height, width = np.array([features.shape[:2] for features in levels], np.int32).T
     start = np.cumsum([0, *(height * width)[:-1]]).astype(np.int32)
@@ -51,22 +66,31 @@ def fpn_level(
     canonical_level: int = 4,
     epsilon_inside: bool = True,
 ) -> jax.Array:
-    """Place in the list of levels that each box is pooled from (FPN, equation 1).
+    """Computes the pyramid level that each box is pooled from (FPN, equation 1).
 
-    A box as large as `canonical_size` squared goes to `canonical_level`, one of half its side a level lower.
+    A box of side `canonical_size` belongs to `canonical_level`, and one of half that side to the
+    level below.
+
+    Example:
+      >>> fpn_level(jnp.array([[0, 0, 224, 224], [0, 0, 112, 112]])).tolist()  # P4 and P3
+      [2, 1]
 
     Args:
-      boxes: [R, 4], in pixels of the image. Boxes without extent go to the lowest level.
-      lowest, highest: level l has a stride of 2 ** l pixels.
-      canonical_size, canonical_level: see above.
-      epsilon_inside: the logarithm is of the side plus 1e-8 canonical sizes (detectron2). False: 1e-6 is added to the
-        logarithm (torchvision), which takes a box a millionth short of the next level to it.
+      boxes: [R, 4], pixels of the image. Degenerate boxes belong to the lowest level.
+      lowest: number of the lowest level. Level l has a stride of 2 ** l pixels.
+      highest: number of the highest level.
+      canonical_size: side in pixels.
+      canonical_level: number of the level of such a box.
+      epsilon_inside: add 1e-8 to the relative side, before the logarithm (detectron2). If false,
+        add 1e-6 to the logarithm (torchvision). A box a millionth short of the next level then
+        belongs to it.
 
     Returns:
       int32 [R], 0 for level `lowest` to highest - lowest.
     """
     side = jnp.sqrt(box_area(jnp.asarray(boxes, jnp.float32))) / canonical_size
     side = side + _INSIDE if epsilon_inside else jnp.maximum(side * 2.0**_OUTSIDE, _INSIDE)
-    # frexp takes the exponent out of the number itself: a logarithm may fall a rounding short of a whole number.
+    # frexp reads the exponent of the number. A computed logarithm could round to just below a whole
+    # number.
     logarithm = jnp.frexp(side)[1] - 1
     return (jnp.clip(canonical_level + logarithm, lowest, highest) - lowest).astype(jnp.int32)

@@ -1,7 +1,8 @@
-"""Where RoIAlign takes its samples, and what each cell of the map counts in them: one axis at a time.
+"""Sampling points of RoIAlign and the weights of the cells around them, one axis at a time.
 
-The samples of a region form a grid, and whether one is inside the map is asked of each axis on its own. So rows and
-columns are placed apart, and the weight of a cell is the product of its row's and its column's.
+The sampling points of a region form a grid, and the test if one is inside the map is separate for
+each axis. Rows and columns can therefore be computed on their own. The weight of a cell is the
+product of the weights of its row and its column.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,14 @@ import jax.numpy as jnp
 
 
 class Grid(NamedTuple):
-    """How a region is sampled: what `pyramid_roi_align` says of size (down, across), samples, aligned, max_samples."""
+    """Sampling of regions, see `pyramid_roi_align`.
+
+    Attributes:
+      size: (down, across), number of bins.
+      samples: per bin and axis, 0 for as many as a bin has cells.
+      aligned: shift by half a pixel.
+      max_samples: upper bound if `samples` is 0.
+    """
 
     size: tuple[int, int]
     samples: int
@@ -21,18 +29,35 @@ class Grid(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """One axis of regions, in cells of their maps: [R] each."""
+    """One axis of regions, in cells of their maps.
 
-    low: jax.Array  # where the region begins
-    bin: jax.Array  # length of a bin
-    count: jax.Array  # samples in a bin, 0 where nothing is to be pooled
-    length: jax.Array  # cells of the map
+    Attributes:
+      low: float32 [R], start of the region.
+      bin: float32 [R], length of a bin.
+      count: int32 [R], sampling points per bin, 0 for regions that are not pooled.
+      length: int32 [R], cells of the map.
+    """
+
+    low: jax.Array
+    bin: jax.Array
+    count: jax.Array
+    length: jax.Array
 
 
 def place_regions(
     boxes: jax.Array, scale: jax.Array, shape: Sequence[jax.Array], grid: Grid
 ) -> tuple[Axis, Axis]:
-    """Regions on their maps, down and across: float32 boxes [R, 4], scale [R], (height, width) of the map [R] each."""
+    """Places the sampling grid of each region on its map.
+
+    Args:
+      boxes: float32 [R, 4], pixels of the image.
+      scale: [R], cells per pixel of each region's map.
+      shape: height and width of each region's map in cells, [R] each.
+      grid: sampling of the regions.
+
+    Returns:
+      The axes down and across.
+    """
     return tuple(
         _place(
             boxes[:, axis], boxes[:, axis + 2], scale, shape[1 - axis], grid.size[1 - axis], grid
@@ -44,8 +69,9 @@ def place_regions(
 def _place(
     low: jax.Array, high: jax.Array, scale: jax.Array, length: jax.Array, bins: int, grid: Grid
 ) -> Axis:
+    """Places one axis. `low` and `high` are [R], pixels of the image."""
     usable = jnp.isfinite(low) & jnp.isfinite(high)
-    # What is farther out than any map is as good as there, and stays a number when it is multiplied.
+    # All positions far outside of any map are equal. The clipping keeps products finite.
     low, high = (
         jnp.clip(jnp.where(usable, side, 0), -1e7, 1e7) * scale - grid.aligned * 0.5
         for side in (low, high)
@@ -53,25 +79,26 @@ def _place(
     extent = high - low if grid.aligned else jnp.maximum(high - low, 1)
     bin = extent / bins
     count = (
-        jnp.clip(_rounded_up(extent, bins), 0, grid.max_samples)
+        jnp.clip(_divide_up(extent, bins), 0, grid.max_samples)
         if not grid.samples
         else grid.samples
     )
     return Axis(low, bin, jnp.where(usable, count, 0), jnp.broadcast_to(length, low.shape))
 
 
-def _rounded_up(extent: jax.Array, bins: int) -> jax.Array:
-    """ceil(extent / bins), int32. XLA multiplies with the inverse of a constant, by which 21 / 7 is more than 3."""
+def _divide_up(extent: jax.Array, bins: int) -> jax.Array:
+    """Computes ceil(extent / bins), int32."""
+    # XLA multiplies by the inverse of a constant, which makes 21 / 7 slightly more than 3.
     quotient = jnp.clip(jnp.round(extent / bins), 0, 1e7)
     return (quotient + (quotient * bins < extent)).astype(jnp.int32)
 
 
 @jax.custom_batching.custom_vmap
 def max_over_vmap(count: jax.Array) -> jax.Array:
-    """The largest of some numbers, int32 [...]: how often to go through a loop that all of them share.
+    """Returns the largest of some numbers, int32 [...], over vmapped axes too.
 
-    Images that are vmapped share it too. A number of turns of each image's own would have every turn copy what the
-    loop carries, which is the gradient of a whole pyramid.
+    It is the number of iterations of a loop that vmapped images share. With a number of its own for
+    each image, every iteration would copy the state of the loop, the gradient of a whole pyramid.
     """
     return jnp.max(count, initial=0)
 
@@ -81,11 +108,18 @@ def _(axis_size: int, is_mapped: list[bool], count: jax.Array) -> tuple[jax.Arra
     return max_over_vmap(count), False
 
 
-def interpolation_taps(axis: Axis, sample: jax.Array, bins: int) -> tuple[tuple[jax.Array, jax.Array], ...]:
-    """The two cells that a sample of each bin lies between, and their weights in the bin's mean.
+def interpolation_taps(
+    axis: Axis, sample: jax.Array, bins: int
+) -> tuple[tuple[jax.Array, jax.Array], ...]:
+    """Computes the two cells around a sampling point of each bin, and their weights.
+
+    The weights are those of the bin's mean.
 
     Args:
-      axis: [R]. sample: int [R] or one number, which one of a bin's; beyond their number all weights are 0.
+      axis: regions on one axis.
+      sample: int [R] or one number, index of the sampling point in its bin. Weights are 0 beyond
+        the last one.
+      bins: number of bins.
 
     Returns:
       Two pairs of a cell, int32 [R, bins], and its weight, float32 [R, bins].
@@ -93,17 +127,27 @@ def interpolation_taps(axis: Axis, sample: jax.Array, bins: int) -> tuple[tuple[
     low, bin, count, length = (of_region[:, None] for of_region in axis)
     sample = jnp.broadcast_to(sample, axis.low.shape)[:, None]
     share = 1 / jnp.maximum(count, 1).astype(jnp.float32)
-    at = low + jnp.arange(bins) * bin + (sample + 0.5) * bin * share
-    inside = (at >= -1) & (at <= length) & (sample < count)
-    at = jnp.clip(at, 0, length - 1)
-    cell = jnp.floor(at)
-    fraction = at - cell
+    position = low + jnp.arange(bins) * bin + (sample + 0.5) * bin * share
+    inside = (position >= -1) & (position <= length) & (sample < count)
+    # Up to one cell outside of the map, a point takes the value of the border.
+    position = jnp.clip(position, 0, length - 1)
+    cell = jnp.floor(position)
+    fraction = position - cell
     cell, share = cell.astype(jnp.int32), jnp.where(inside, share, 0)
     return (cell, share * (1 - fraction)), (jnp.minimum(cell + 1, length - 1), share * fraction)
 
 
 def compute_bin_weights(axis: Axis, bins: int, length: int) -> jax.Array:
-    """What each cell of an axis adds to each bin's mean: float32 [R, bins, length], which all samples are part of."""
+    """Computes the weight of each cell of an axis in the mean of each bin.
+
+    Args:
+      axis: regions on one axis.
+      bins: number of bins.
+      length: cells of the map.
+
+    Returns:
+      float32 [R, bins, length], summed over all sampling points.
+    """
     cells = jnp.arange(length)
 
     def add(sample, weights):

@@ -20,12 +20,12 @@ DETECTRON2 = "detectron2"
 
 
 def _with_norm(ours: str, conv: str) -> list[Entry]:
-    """A convolution with its norm inside."""
+    """Returns the entries of a convolution that contains its norm."""
     return list_conv_and_norm(ours, conv, f"{conv}.norm")
 
 
 def _box_head(ours: str, head: str, predictor: str) -> list[Entry]:
-    """detectron2 counts the layers of its heads from 1, a cascade's stages from 0."""
+    """Returns the entries of a box head. detectron2 counts its layers from 1."""
     convolutions = (_with_norm(f"{{c}}/{ours}/conv_{n}", f"{head}.conv{n + 1}") for n in range(8))
     return [
         *(entry for convolution in convolutions for entry in convolution),

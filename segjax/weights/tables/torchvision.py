@@ -48,7 +48,9 @@ _TORCHVISION_HEADS = [
     ("params/rpn/conv_{i}", "rpn.head.conv.{i}.0", CONVOLUTION),
     ("params/rpn/logits", "rpn.head.cls_logits", CONVOLUTION),
     ("params/rpn/deltas", "rpn.head.bbox_pred", CONVOLUTION),
-    *list_conv_and_norm("{c}/box_head/conv_{i}", "roi_heads.box_head.{i}.0", "roi_heads.box_head.{i}.1"),
+    *list_conv_and_norm(
+        "{c}/box_head/conv_{i}", "roi_heads.box_head.{i}.0", "roi_heads.box_head.{i}.1"
+    ),
     # The first generation has two maps, the second one, behind four convolutions and a flattening.
     ("params/box_head/fc_0", "roi_heads.box_head.fc6", FLATTENED),
     ("params/box_head/fc_1", "roi_heads.box_head.fc7", LINEAR),
@@ -60,7 +62,11 @@ _TORCHVISION_HEADS = [
         (f"params/box_head_{{i}}/{layer}", (), LINEAR)
         for layer in ("fc", "fc_0", "fc_1", "scores", "deltas")
     ),
-    *(entry for n in range(8) for entry in list_conv_and_norm(f"{{c}}/box_head_{{i}}/conv_{n}", (), ())),
+    *(
+        entry
+        for n in range(8)
+        for entry in list_conv_and_norm(f"{{c}}/box_head_{{i}}/conv_{n}", (), ())
+    ),
     *list_conv_and_norm(
         "{c}/mask_head/conv_{i}", "roi_heads.mask_head.{i}.0", "roi_heads.mask_head.{i}.1"
     ),
