@@ -96,6 +96,7 @@ def region_losses(
       boxes: sum of the smooth L1 loss over the deltas of regions that show an object.
     """
     classes = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    # Only the box of a region's own class is trained.
     own = select_class(jnp.moveaxis(deltas, -2, -1), labels)
     boxes = smooth_l1(_keep_valid(own - targets, ((labels > 0) & valid)[..., None]), beta)
     return jnp.sum(_keep_valid(classes, valid)), jnp.sum(boxes)
@@ -122,6 +123,7 @@ def mask_loss(
       total: sum over valid regions of the mean over a mask's cells.
       count: number of valid regions, float32.
     """
+    # Classes do not compete for the pixels of a mask: only the own class's mask is trained.
     own = select_class(logits, labels)
     cells = optax.sigmoid_binary_cross_entropy(own, targets.astype(jnp.float32))
     return jnp.sum(_keep_valid(cells.mean(axis=(-2, -1)), valid)), jnp.sum(valid, dtype=jnp.float32)
@@ -149,6 +151,7 @@ def keypoint_loss(
       count: number of visible keypoints, float32.
     """
     *lead, m, _, joints = logits.shape
+    # One softmax over all cells of each heatmap
     maps = jnp.moveaxis(logits.reshape(*lead, m * m, joints), -1, -2)
     losses = optax.softmax_cross_entropy_with_integer_labels(maps, jnp.where(visible, cells, 0))
     return jnp.sum(_keep_valid(losses, visible)), jnp.sum(visible, dtype=jnp.float32)

@@ -52,6 +52,7 @@ def _backward(
     kernel_gradient_of_xla = lambda x, gradient: jax.vjp(
         lambda k: _convolve_by_xla(x, k, stride), kernel
     )[1](gradient)[0]
+    # The choice is made when the program is compiled for its platform.
     kernel_gradient = functools.partial(_multiply_cells, size=kernel.shape[0], stride=stride)
     to_kernel = jax.lax.platform_dependent(
         x, gradient, cpu=kernel_gradient, default=kernel_gradient_of_xla

@@ -31,6 +31,7 @@ def encode_keypoints(
     xy, low, high = keypoints[..., :2], boxes[..., :2], boxes[..., 2:]
     extent = high - low
     cell = jnp.floor((xy - low) * (size / jnp.where(extent > 0, extent, 1)))
+    # The last cell includes its outer edge.
     cell = jnp.where(xy == high, size - 1, cell)
     inside = jnp.all((cell >= 0) & (cell < size) & (extent > 0), axis=-1)
     valid = inside & (keypoints[..., 2] > 0)
@@ -92,9 +93,11 @@ def _decode(region: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, 
         better = (value > best[0]) | ((value == best[0]) & (pixel < best[1]))
         return jnp.where(better, value, best[0]), jnp.where(better, pixel, best[1])
 
+    # Row by row over the tiles of the enlarged heatmap
     tiles = (height + _TILE - 1) // _TILE * tiles_across
     first = jnp.full(points, -jnp.inf), jnp.zeros(points, jnp.int32)
     logit, pixel = jax.lax.fori_loop(0, tiles, search_tile, first)
+    # Centers of pixels, scaled from whole pixels to the exact size of the box
     xy = (jnp.stack([pixel % width, pixel // width], axis=-1) + 0.5) * (
         extent / jnp.stack([width, height])
     ) + box[:2]

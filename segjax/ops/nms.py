@@ -44,6 +44,7 @@ def nms(
     count = boxes.shape[0]
     usable = jnp.all(jnp.isfinite(boxes), axis=-1) & (scores > -jnp.inf)
     valid = usable if valid is None else usable & valid
+    # Row i is better than column j. Equal scores are ranked by position.
     better = (scores[:, None] > scores) | (
         (scores[:, None] == scores) & (jnp.arange(count)[:, None] < jnp.arange(count))
     )
@@ -71,6 +72,7 @@ def select_best(keep: jax.Array, scores: jax.Array, count: int) -> tuple[jax.Arr
       index: int32 [count], the best score first, of equal ones the earlier. 0 in unfilled slots.
       filled: bool [count], False in unfilled slots.
     """
+    # Unfilled slots get a score of minus infinity.
     top, index = jax.lax.top_k(
         jnp.where(keep, scores.astype(jnp.float32), -jnp.inf), min(count, keep.shape[0])
     )

@@ -42,6 +42,7 @@ def build_mask_rcnn(name: str, **overrides: Any) -> MaskRcnn:
       ValueError: unknown size, option, backbone or conventions, with the nearest names, or a
         cascade whose heads predict a box per class.
     """
+    # Flat options, and the rules of a library for everything that options leave open
     options = SimpleNamespace(**mask_rcnn_options(name, **overrides))
     options.dtype = jnp.dtype(options.dtype)
     rules = find_conventions(options.conventions)
@@ -67,6 +68,7 @@ def build_mask_rcnn(name: str, **overrides: Any) -> MaskRcnn:
         ),
         proposal_selection=dataclasses.replace(
             rules.proposals,
+            # () leaves the numbers to the library.
             before=options.proposals_before or rules.proposals.before,
             after=options.proposals_after or rules.proposals.after,
         ),

@@ -63,6 +63,7 @@ def _count_resnet(model: MaskRcnn, canvas: tuple[int, int]) -> tuple[int, int]:
     """Counts (frozen, trained) for a ResNet and the pyramid's projections of its maps."""
     backbone = model.backbone
     blocks, bottleneck, width = RESNETS[backbone.size]
+    # Stage 1 is the stem, a 7x7 convolution of stride 2.
     stages = {1: _cells(canvas, 1) * 49 * 3 * width}
     channels, projections = width, 0
     for stage, count in enumerate(blocks, start=2):
@@ -89,6 +90,7 @@ def _count_vit(model: MaskRcnn, canvas: tuple[int, int]) -> tuple[int, int]:
     width, trunk_options = backbone.width, backbone.trunk
     grid = tuple(side // backbone.patch for side in canvas)
     cells = grid[0] * grid[1]
+    # Patch embedding, then the blocks
     trunk = cells * 3 * backbone.patch**2 * width
     trunk += count_windowed_multiply_adds(
         width,
@@ -124,6 +126,7 @@ def _count_foreground(model: MaskRcnn) -> int:
         if head is not None:
             sides = [features, *[head.width] * head.convs]
             total += sum(cells * 9 * before * after for before, after in itertools.pairwise(sides))
+    # The upscaling and the last 1x1 convolution act on 28 x 28 cells.
     if (head := model.mask_head) is not None:
         unused = int(head.background_rows and not head.agnostic)
         masks = 1 if head.agnostic else head.classes + unused

@@ -36,6 +36,7 @@ class FeaturePyramid(nn.Module):
             norm=self.norm, epsilon=self.epsilon, kernel_init=caffe_xavier, dtype=self.dtype
         )
         levels, above = [], None
+        # From the coarsest level down
         for level in reversed(range(2, 2 + len(maps))):
             x = Conv(self.features, 1, name=f"lateral_{level}", **options)(maps[level - 2])
             above = x if above is None else x + upsample_nearest(above, x.shape[1:3])

@@ -118,6 +118,7 @@ class BoxHead(nn.Module):
         predict = lambda features, spread, name: Linear(
             features, dtype=self.dtype, kernel_init=nn.initializers.normal(spread), name=name
         )
+        # torchvision's deltas have four unused outputs for the background, in front of the classes.
         logits = predict(1 + self.classes, 0.01, "scores")(x).astype(jnp.float32)
         unused = int(self.background_rows and not self.agnostic)
         boxes = 1 if self.agnostic else self.classes + unused
@@ -197,6 +198,7 @@ class KeypointHead(nn.Module):
         for i in range(self.convs):
             x = Conv(self.width, 3, relu=True, dtype=self.dtype, name=f"conv_{i}")(x)
         x = TransposedConv(self.keypoints, dtype=self.dtype, name="upscale")(x).astype(jnp.float32)
+        # Bilinear doubling
         rows, columns = (linear_weights(size, 2 * size) for size in x.shape[1:3])
         return jnp.einsum("yh,xw,rhwk->ryxk", rows, columns, x, precision="highest")
 

@@ -69,6 +69,7 @@ class BatchNorm(nn.Module):
         bias = declare_array(self, self.frozen, "bias", nn.initializers.zeros, shape)
         mean = declare_array(self, True, "mean", nn.initializers.zeros, shape)
         variance = declare_array(self, True, "variance", nn.initializers.ones, shape)
+        # Merged with the statistics, the norm is one multiplication and one sum.
         scale = scale * jax.lax.rsqrt(variance + self.epsilon)
         return (x.astype(jnp.float32) * scale + (bias - mean * scale)).astype(self.dtype)
 
@@ -136,6 +137,7 @@ class Conv(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = declare_array(self, self.frozen, "kernel", self.kernel_init, shape)
         kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
+        # A 1x1 convolution is a matrix product over cells.
         if self.size == 1:
             x = x[:, :: self.stride, :: self.stride]
             x = (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], self.features)
@@ -180,6 +182,7 @@ def max_pool(x: jax.Array) -> jax.Array:
     height, width = x.shape[1:3]
     lowest = jnp.array(-jnp.inf, x.dtype)
     padded = jax.lax.pad(x, lowest, [(0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)])
+    # The maximum over the nine offsets of a 3x3 window
     rows, columns = -(-height // 2), -(-width // 2)
     out = None
     for i in range(3):

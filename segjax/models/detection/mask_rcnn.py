@@ -161,6 +161,7 @@ class MaskRcnn(nn.Module):
                 f"are multiples of {self.divisor}: pad them at the bottom and the right, and pass "
                 "`sizes`"
             )
+        # Padding is blanked after normalization, so that it holds the mean color.
         x = self.preprocessing.pixels.normalize(images)
         if sizes is not None:
             x = blank_padding(x, sizes)
@@ -258,10 +259,12 @@ class MaskRcnn(nn.Module):
         """
         outputs: list[BoxOutputs] = []
         for index in range(len(self.box_heads)):
+            # Refine the boxes by the previous head
             if outputs:
                 weights = self.stages[index - 1].weights
                 refined = decode_boxes(outputs[-1].deltas[:, :, 0], boxes, weights)
                 boxes = jax.lax.stop_gradient(clip_boxes(refined, sizes[:, None]))
+            # Pool and classify them
             regions = self.pool_regions(levels, boxes, BOX_BINS)
             logits, deltas = self.classify(regions.reshape(-1, *regions.shape[2:]), index)
             logits, deltas = (_split(x, boxes.shape[:2]) for x in (logits, deltas))
@@ -278,6 +281,7 @@ class MaskRcnn(nn.Module):
         Returns:
           Mask logits, float32 [R, 28, 28].
         """
+        # A class-agnostic head has one channel, which serves all labels.
         logits = self.mask_head(regions)
         channel = jnp.clip(labels - 1, 0, logits.shape[-1] - 1)
         return jnp.take_along_axis(logits, channel[:, None, None, None], axis=-1)[..., 0]

@@ -48,6 +48,7 @@ class RoiPooling:
             canonical_size=self.canonical_size,
             epsilon_inside=self.level_epsilon_inside,
         )
+        # P2 to P5 have strides of 4, 8, 16 and 32 pixels.
         scales = [2.0**-n for n in range(2, 2 + POOLED_LEVELS)]
         pool_image = lambda levels, boxes, level: pool_regions(
             levels,

@@ -53,6 +53,7 @@ class RpnHead(nn.Module):
         convs = [Conv(levels[0].shape[-1], 3, relu=True, name=name, **options) for name in names]
         logits = Conv(self.anchors, 1, name="logits", **options)
         deltas = Conv(4 * self.anchors, 1, name="deltas", **options)
+        # One head for all levels
         all_logits, all_deltas = [], []
         for x in levels:
             for conv in convs:
@@ -168,6 +169,7 @@ class ProposalSelection:
           The proposals, in `after` slots per image.
         """
         phase = 0 if train else 1
+        # The best anchors of each level
         top = [
             _top_of_level(*level, self.before[phase])
             for level in zip(logits, deltas, anchors, strict=True)

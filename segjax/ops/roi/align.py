@@ -20,18 +20,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from segjax.ops.roi.align_matmul import pool_by_products
 from segjax.ops.roi.pyramid import flatten_levels, look_up_levels
 from segjax.ops.roi.samples import (
     Axis,
     Grid,
-    compute_bin_weights,
+    interpolation_taps,
     max_over_vmap,
     place_regions,
-    interpolation_taps,
 )
 
 IMPLEMENTATIONS = ("gather", "matmul")
-_CHUNK = 32  # number of regions that matmul pools at a time
 
 
 def roi_align(
@@ -120,6 +119,7 @@ def pyramid_roi_align(
         (size, size) if isinstance(size, int) else tuple(size),
         tuple(map(jnp.asarray, levels)),
     )
+    # The bound keeps a huge or broken box from making the loop over samples endless.
     shapes = tuple(features.shape[:2] for features in levels)
     bound = max_samples or 2 * math.ceil(max(max(shape) for shape in shapes) / min(size))
     grid = Grid(size, samples, aligned, bound)
@@ -128,7 +128,8 @@ def pyramid_roi_align(
     if not boxes.shape[0]:
         return jnp.zeros((0, *size, levels[0].shape[-1]), levels[0].dtype)
     if impl == "matmul":
-        return _multiply(levels, boxes, level, grid, shapes, tuple(scales))
+        return pool_by_products(levels, boxes, level, grid, shapes, tuple(scales))
+    # All levels become one list of cells, in which every region finds its own level.
     cells, matched = flatten_levels(levels), look_up_levels(levels, scales, level)
     axes = place_regions(boxes, matched.scale, (matched.height, matched.width), grid)
     return _gather(cells, _Regions(*axes, matched.start, matched.width), grid, cells.shape[0])
@@ -162,6 +163,7 @@ def _corners(regions: _Regions, sample: jax.Array, grid: Grid):
       index: int32 [R, down, across], in the list of cells.
       weight: float32 [R, down, across].
     """
+    # Regions without samples have a count of 0, by which nothing can be divided.
     columns = jnp.maximum(regions.x.count, 1)
     across = interpolation_taps(regions.x, sample % columns, grid.size[1])
     for row, row_weight in interpolation_taps(regions.y, sample // columns, grid.size[0]):
@@ -208,106 +210,3 @@ def _gather_backward(grid, total, regions, cotangent):
 
 
 _gather.defvjp(_gather_forward, _gather_backward)
-
-
-def _fold_levels(work, carry, boxes, level, grid, shapes, scales):
-    """Folds `work` over the regions, sorted by level, in chunks of one level.
-
-    The last chunk of a level may reach into the next level, and vmapped images run as many chunks
-    as the image with the most. The row weights of such surplus regions are 0. Their results lie
-    behind the level's last slot, where the next level overwrites them.
-
-    Args:
-      work: function of (level, first, rows, columns, carry). `first` is the slot of the chunk's
-        first region. `rows` are weights [T, down, h], `columns` are weights [T, across, w].
-      carry: initial state.
-      boxes: float32 [R, 4].
-      level: int [R].
-      grid: sampling of the regions.
-      shapes: (h, w) of each level.
-      scales: cells per pixel of each level.
-
-    Returns:
-      order: int [R], regions sorted by level.
-      carry: final state.
-    """
-    regions, chunk = boxes.shape[0], min(_CHUNK, boxes.shape[0])
-    order, ends = jnp.argsort(level), jnp.cumsum(jnp.bincount(level, length=len(shapes)))
-
-    def fold(number, carry):
-        begin, end = ends[number - 1] if number else 0, ends[number]
-
-        def step(turn, carry):
-            first = begin + turn * chunk
-            slot = first + jnp.arange(chunk)
-            boxes_of_chunk = boxes[order[jnp.minimum(slot, regions - 1)]]
-            axes = place_regions(boxes_of_chunk, jnp.float32(scales[number]), shapes[number], grid)
-            rows, columns = (
-                compute_bin_weights(*axis)
-                for axis in zip(axes, grid.size, shapes[number], strict=True)
-            )
-            return work(
-                number, first, jnp.where((slot < end)[:, None, None], rows, 0), columns, carry
-            )
-
-        return jax.lax.fori_loop(0, max_over_vmap((end - begin + chunk - 1) // chunk), step, carry)
-
-    for number in range(len(shapes)):
-        carry = fold(number, carry)
-    return order, carry
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _multiply(levels, boxes, level, grid, shapes, scales):
-    """Pools levels [h_l, w_l, C] to [R, down, across, C] by matrix products."""
-
-    def pool(number, first, rows, columns, pooled):
-        dtype = levels[number].dtype
-        strips = _product("rpy,yxc->rpxc", rows.astype(dtype), levels[number])
-        part = _product("rqx,rpxc->rpqc", columns.astype(dtype), strips.astype(dtype))
-        return jax.lax.dynamic_update_slice_in_dim(pooled, part.astype(dtype), first, 0)
-
-    pooled = _zeros_for_regions(boxes, grid, levels[0])
-    order, pooled = _fold_levels(pool, pooled, boxes, level, grid, shapes, scales)
-    return pooled[jnp.argsort(order)]
-
-
-def _multiply_forward(levels, boxes, level, grid, shapes, scales):
-    return _multiply(levels, boxes, level, grid, shapes, scales), (boxes, level)
-
-
-def _multiply_backward(grid, shapes, scales, residuals, cotangent):
-    boxes, level = residuals
-    dtype, channels = cotangent.dtype, cotangent.shape[-1]
-    sorted_cotangent = (
-        _zeros_for_regions(boxes, grid, cotangent)
-        .at[: boxes.shape[0]]
-        .set(cotangent[jnp.argsort(level)])
-    )
-
-    def spread(number, first, rows, columns, gradients):
-        part = jax.lax.dynamic_slice_in_dim(sorted_cotangent, first, rows.shape[0])
-        strips = _product("rqx,rpqc->rpxc", columns.astype(dtype), part)
-        gradient = gradients[number] + _product(
-            "rpy,rpxc->yxc", rows.astype(dtype), strips.astype(dtype)
-        )
-        return (*gradients[:number], gradient, *gradients[number + 1 :])
-
-    gradients = tuple(jnp.zeros((*shape, channels), jnp.float32) for shape in shapes)
-    _, gradients = _fold_levels(spread, gradients, boxes, level, grid, shapes, scales)
-    return tuple(gradient.astype(dtype) for gradient in gradients), None, None
-
-
-_multiply.defvjp(_multiply_forward, _multiply_backward)
-
-
-def _zeros_for_regions(boxes, grid, like):
-    """Returns zeros for all regions, and for the surplus ones of the last chunk."""
-    return jnp.zeros(
-        (boxes.shape[0] + min(_CHUNK, boxes.shape[0]), *grid.size, like.shape[-1]), like.dtype
-    )
-
-
-def _product(contraction, a, b):
-    """Contracts two arrays with float32 sums."""
-    return jnp.einsum(contraction, a, b, precision="highest", preferred_element_type=jnp.float32)

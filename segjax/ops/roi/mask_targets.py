@@ -64,6 +64,7 @@ def compute_cropped_mask_targets(
         of_samples = jnp.where(usable[..., None], linear_weights_at(position, cells), 0)
         return of_samples.reshape(-1, size, samples, cells).mean(axis=2)
 
+    # Rows x mask x columns, the mean of the samples of each cell
     masks = jnp.asarray(crops)[matched].astype(jnp.float32)
     rows, columns = weights(1, crops.shape[1]), weights(0, crops.shape[2])
     means = jnp.einsum("rpy,ryx,rqx->rpq", rows, masks, columns, precision="highest")
@@ -117,4 +118,5 @@ def compute_mask_targets(
         )
         return (mean >= 0.5).astype(jnp.float32) if hard else mean
 
+    # One proposal at a time: the float copies of all masks would not fit into memory.
     return jax.lax.map(target, (proposals, matched))

@@ -82,6 +82,7 @@ def pyramid_roi_pool(
         jnp.clip(jnp.where(usable[:, None], boxes, 0), -1e7, 1e7) * scale[:, None]
     ).T
     bins = _Bins(*_edges(y1, y2, down, height), *_edges(x1, x2, across, width), start, width)
+    # Bins of boxes that are not finite have no cells.
     bins = bins._replace(bottom=jnp.where(usable[:, None], bins.bottom, bins.top))
     return _maximum(cells, bins, cells.shape[0])
 

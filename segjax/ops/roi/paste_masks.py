@@ -129,12 +129,14 @@ def _integer(low, high, pixels, cells):
     """Computes the weights of the rule "integer", in NumPy or JAX like `pixels`."""
     xp = np if isinstance(pixels, np.ndarray) else jnp
     usable = xp.isfinite(low) & xp.isfinite(high)
+    # The mask gets a border of one cell, so its box grows by (cells + 2) / cells.
     low, high = (xp.clip(xp.where(usable, side, 0), -1e7, 1e7) for side in (low, high))
     half, center = (
         (high - low) * np.float32(0.5) * np.float32((cells + 2) / cells),
         (high + low) * np.float32(0.5),
     )
     first, last = xp.trunc(center - half), xp.trunc(center + half)
+    # The padded mask is resized to the pixels from first to last.
     pixels = pixels.astype(np.float32)
     scale = (cells + 2) / xp.maximum(last - first + 1, 1)
     position = xp.maximum(scale * (pixels - first + np.float32(0.5)) - np.float32(0.5), 0)
