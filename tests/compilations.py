@@ -7,7 +7,7 @@ import jax
 
 @contextlib.contextmanager
 def compilations():
-    """The names of the events of every program that is compiled inside the block, the smallest too."""
+    """Yields a list that receives one entry for each program compiled inside the block."""
     seen = []
 
     def listener(event, *_, **__):

@@ -1,4 +1,6 @@
-"""Every test sees 8 CPU devices, a compilation cache that outlives the run, and parsed flags (for grain's workers)."""
+"""Every test sees 8 CPU devices, a compilation cache that outlives the run, and parsed flags (for
+grain's workers).
+"""
 
 import gc
 import os
@@ -9,7 +11,8 @@ from absl import flags
 from processes import prepare_jax
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Files that take longest (10 s and more), longest first: begun last, one of them would keep one core busy alone.
+# Files that take longest (10 s and more), longest first: begun last, one of them would keep one
+# core busy alone.
 LONGEST = (
     "test_experiments.py",
     "training/test_loop.py",
@@ -32,14 +35,14 @@ flags.FLAGS.mark_as_parsed()
 
 
 def pytest_collection_finish():
-    """What is there by now stays: looking for garbage in it again and again takes 6 to 12 % of the time of tests."""
+    """Exempts imported objects from garbage collection: 6 to 12 % of the tests' time."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
 def pytest_collection_modifyitems(items):
-    places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path, len(places)))
+    positions = {ROOT / "tests" / name: position for position, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: positions.get(item.path, len(positions)))
 
 
 def real_data_root() -> pathlib.Path:
@@ -48,13 +51,13 @@ def real_data_root() -> pathlib.Path:
 
 @pytest.fixture
 def real_data():
-    """Folder of a real data set by name; skips, saying where it looked, when the data is not on this machine."""
+    """Returns a function that finds a real data set by name, and skips the test without it."""
 
     def find(name: str) -> pathlib.Path:
         folder = real_data_root() / name
         if not folder.is_dir():
             pytest.skip(
-                f"real data {name!r} not found at {folder}; set SEGJAX_DATA to the folder that holds it"
+                f"real data {name!r} not found at {folder}; set SEGJAX_DATA to its parent folder"
             )
         return folder
 

@@ -1,4 +1,4 @@
-"""One of several processes, joined and guarded as `segjax train` is; all it does is meet the others again and again."""
+"""One of several processes, joined and guarded like `segjax train`; it only meets the others."""
 
 import argparse
 import logging

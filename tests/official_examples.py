@@ -1,7 +1,7 @@
 """What programs written for segment-anything do, call by call, as its example notebooks show it.
 
-Each function is such a program: `sa` is the module that it imports from, segment-anything's own or ours. It returns
-everything that it got.
+Each function is such a program: `sa` is the module that it imports from, segment-anything's own or
+ours. It returns everything that it got.
 """
 
 import numpy as np
@@ -30,8 +30,8 @@ def predictor_example(sa, checkpoint, image, device="cpu"):
     assert masks.shape == (3, *image.shape[:2]) and masks.dtype == bool
     shown = [
         (f"Mask {i + 1}, Score: {score:.3f}", mask * 1.0)
-        for i, (mask, score) in enumerate(zip(masks, scores))
-    ]  # noqa: B905
+        for i, (mask, score) in enumerate(zip(masks, scores))  # noqa: B905
+    ]
     assert len(shown) == 3
     got |= {"one point": (masks, scores, logits)}
 
@@ -88,7 +88,9 @@ def predictor_example(sa, checkpoint, image, device="cpu"):
 
 
 def batched_example(sa, torch, checkpoint, images, device="cpu"):
-    """Several boxes at once, several pictures at once, a picture resized by oneself: with torch's tensors."""
+    """Several boxes at once, several pictures at once, a picture resized by oneself: with
+    torch's tensors.
+    """
     sam = sa.sam_model_registry["vit_b"](checkpoint=checkpoint).to(device=device)
     predictor = sa.SamPredictor(sam)
     image = images[0]
@@ -157,7 +159,9 @@ def batched_example(sa, torch, checkpoint, images, device="cpu"):
 
 
 def generator_example(sa, checkpoint, image, **options):
-    """Everything in a picture, first as it comes, then with crops; and the picture that is shown of it."""
+    """Everything in a picture, first as it comes, then with crops; and the picture that is
+    shown of it.
+    """
     sam = sa.sam_model_registry["default"](checkpoint=checkpoint)
     sam.to(device="cpu")
     options = dict(points_per_side=4) | EVERYTHING | options

@@ -1,4 +1,6 @@
-"""Runs a function of a test module in several processes that know one another; as a script, it is one of them."""
+"""Runs a function of a test module in several processes that know one another; as a script, it is
+one of them.
+"""
 
 import importlib
 import os
@@ -19,8 +21,9 @@ TESTS = pathlib.Path(__file__).resolve().parent
 def prepare_jax(devices: int) -> None:
     """CPU devices, and a compilation cache that outlives the run.
 
-    Tests compile far more than they compute: without LLVM's optimisations they take a third of the time, and with
-    XLA's older code generator, known to be there in jax 0.10, they compile three times as fast again.
+    Tests compile far more than they compute: without LLVM's optimisations they take a third of the
+    time, and with XLA's older code generator, known to be there in jax 0.10, they compile three
+    times as fast again.
     """
     if jax.version.__version_info__[:2] == (
         0,
@@ -58,7 +61,9 @@ def child_of(process: subprocess.Popen) -> int:
 
 
 def statuses(processes, seconds: float) -> list[int | None]:
-    """Exit statuses, once all have ended or one has failed, which leaves None for those that waited for it."""
+    """Exit statuses, once all have ended or one has failed, which leaves None for those that
+    waited for it.
+    """
     until = time.monotonic() + seconds
     try:
         while None in (found := [process.poll() for process in processes]) and not any(found):
@@ -71,13 +76,17 @@ def statuses(processes, seconds: float) -> list[int | None]:
 
 
 def meet(name: str) -> None:
-    """Returns when every process has come here, however long one of them has compiled: gloo waits 30 s for a peer."""
+    """Returns when every process has come here, however long one of them has compiled: gloo
+    waits 30 s for a peer.
+    """
     if jax.process_count() > 1:
         distributed.global_state.client.wait_at_barrier(name, 800_000)
 
 
 def launch(folder, function, processes: int, devices: int, **arguments) -> list:
-    """What `function(**arguments)`, of a test module, returns in each process; each has `devices` devices."""
+    """What `function(**arguments)`, of a test module, returns in each process; each has
+    `devices` devices.
+    """
     folder.mkdir(exist_ok=True)
     (folder / "call").write_bytes(pickle.dumps((function.__module__, function.__name__, arguments)))
     port = free_port()

@@ -29,9 +29,10 @@ HEADS = {"masks": "mask_head", "keypoints": "keypoint_head"}
 REDUNDANT = ("cityscapes", "coco_r50_lsj", "lvis", "keypoints", "nuclei", "roi_ablation")
 REDUNDANT = [FOLDER / "mask_rcnn" / f"{name}.py" for name in REDUNDANT]
 REDUNDANT += [
-    FOLDER / "sam" / f"{name}.py" for name in ("bsds500", "sa1b_vit_b", "sa1b_vit_l", "sa1b_vit_h")
+    FOLDER / "sam" / f"{name}.py"
+    for name in ("bsds500", "nuclei", "sa1b_vit_b", "sa1b_vit_l", "sa1b_vit_h")
 ]
-REDUNDANT += [FOLDER / "mae" / "imagenet_l.py"]
+REDUNDANT += [FOLDER / "mae" / f"{name}.py" for name in ("imagenet_l", "imagenet_h", "nuclei")]
 OWN_DATA = FOLDER / "mask_rcnn" / "finetune.py"  # its classes are read from its data
 VARIANTS = [(path, "") for path in EXPERIMENTS if path not in (*REDUNDANT, OWN_DATA)]
 VARIANTS += [pytest.param(path, "", marks=pytest.mark.slow) for path in REDUNDANT]

@@ -8,7 +8,8 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "segjax"
 
-# Part of the package -> parts it may import besides itself. docs: CONTRIBUTING.md has the same table for people.
+# Part of the package -> parts it may import besides itself. docs: CONTRIBUTING.md has the same
+# table for people.
 INSIDE = {
     "__init__": set(),
     "__main__": {"cli"},
@@ -47,7 +48,8 @@ FOR_ALL = {"files", "registry"}  # need the standard library alone
 INSIDE["cli"] = {*INSIDE, "tasks"} - {"__main__"}
 
 JAX = {"jax", "flax", "optax", "chex"}
-# Part -> third-party packages that importing it may load. Parts that are not here may import anything declared.
+# Part -> third-party packages that importing it may load. Parts that are not here may import
+# anything declared.
 OUTSIDE = {
     "__init__": set(),
     "files": set(),
@@ -85,7 +87,9 @@ def part_of(path):
 
 
 def imports(path):
-    """(dotted name, whether it is loaded together with the module) of each import; from-imports name the member too."""
+    """(dotted name, whether it is loaded together with the module) of each import; from-imports
+    name the member too.
+    """
     tree = ast.parse(path.read_text(), str(path))
     inside = {
         id(node)

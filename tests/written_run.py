@@ -19,7 +19,9 @@ from segjax.training.workdir import to_plain_dict
 
 @functools.cache
 def debug_variables():
-    """Variables of the smallest SAM as NumPy arrays, drawn on the host: compiling its initialisation takes longer."""
+    """Variables of the smallest SAM as NumPy arrays, drawn on the host: compiling its
+    initialisation takes longer.
+    """
     model = build_sam("sam_debug")
     shapes = variable_shapes(model)
     rng = np.random.default_rng(0)
@@ -50,9 +52,11 @@ def write_run(
     best: str = "",
     numbers: Mapping[int, Mapping[str, float]] | None = None,
 ) -> pathlib.Path:
-    """Checkpoints of the smallest SAM; its parameters at step s are the fresh ones + s, the moving average + 10 s.
+    """Checkpoints of the smallest SAM; its parameters at step s are the fresh ones + s, the moving
+    average + 10 s.
 
-    best: config.checkpoint.best, for the choice among `numbers`, which the evaluation before each save has given.
+    best: config.checkpoint.best, for the choice among `numbers`, which the evaluation before each
+      save has given.
     """
     with Checkpoints(workdir / "checkpoints", best=best) as checkpoints:
         for step in steps:

@@ -13,7 +13,7 @@ LABELS = np.eye(4, dtype=np.float32)
 VALID = np.ones(4, np.float32)
 
 
-compiled = jax.jit(mix_images, static_argnames=("mixup", "cutmix", "switch"))
+compiled = jax.jit(mix_images, static_argnames=("mixup", "cutmix"))
 
 
 def mixed(seed=0, valid=VALID, **options):

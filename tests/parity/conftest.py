@@ -1,4 +1,6 @@
-"""The references that several files of tests look for, and why they are skipped where there is none."""
+"""The references that several files of tests look for, and why they are skipped where there is
+none.
+"""
 
 import pytest
 

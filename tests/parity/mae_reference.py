@@ -11,7 +11,9 @@ MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375
 
 
 class TransformersMae:
-    """A float32 model of the same size, strictly loaded. attention: "eager" or "sdpa", the same numbers nearly."""
+    """A float32 model of the same size, strictly loaded. attention: "eager" or "sdpa", the same
+    numbers nearly.
+    """
 
     def __init__(self, model, variables, attention="eager"):
         config = ViTMAEConfig(
@@ -30,7 +32,9 @@ class TransformersMae:
 
     @torch.no_grad()
     def answers(self, images: np.ndarray, noise: np.ndarray) -> dict[str, np.ndarray]:
-        """images uint8 [B, S, S, 3], noise [B, L] -> loss, prediction, masked, and tokens in the order of the noise."""
+        """images uint8 [B, S, S, 3], noise [B, L] -> loss, prediction, masked, and tokens
+        in the order of the noise.
+        """
         pixels = torch.from_numpy(((images - MEAN) / STD).astype(np.float32)).permute(0, 3, 1, 2)
         noise = torch.from_numpy(noise)
         out = self.mae(pixels, noise=noise)

@@ -1,7 +1,7 @@
 """The two public PyTorch implementations of SAM behind one small interface, without their weights.
 
-Both get our weights by name (`segjax.weights.names`) and serve one image and one prompt a call; arrays are NumPy,
-channel-last.
+Both get our weights by name (`segjax.weights.names`) and serve one image and one prompt a call;
+arrays are NumPy, channel-last.
 """
 
 import functools
@@ -67,7 +67,9 @@ class SegmentAnything:
 
     @torch.no_grad()
     def prompt(self, points=None, labels=None, box=None, mask=None):
-        """points [N, 2], labels [N] (-1: not a point), box [4], mask [4h, 4w] -> tokens [T, D], dense [h, w, D]."""
+        """points [N, 2], labels [N] (-1: not a point), box [4], mask [4h, 4w] -> tokens [T,
+        D], dense [h, w, D].
+        """
         points = None if points is None else (_maybe(points, 1), _maybe(labels, 1))
         tokens, dense = self.sam.prompt_encoder(points, _maybe(box, 1), _maybe(mask, 1, 1))
         return tokens[0].numpy(), _last(dense)
@@ -83,7 +85,9 @@ class SegmentAnything:
 
     @torch.no_grad()
     def preprocess(self, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [H, W, 3] of any size -> content uint8 [h, w, 3], and the encoder's pixels float32 [S, S, 3]."""
+        """uint8 [H, W, 3] of any size -> content uint8 [h, w, 3], and the encoder's pixels
+        float32 [S, S, 3].
+        """
         content = self._frame().apply_image(picture)
         return content, _last(self.sam.preprocess(_first(content).float()))
 
@@ -109,7 +113,9 @@ class SegmentAnything:
 
 
 class Transformers:
-    """transformers' SamModel. Its decoder's default epsilon is 1e-6 where the published model has 1e-5."""
+    """transformers' SamModel. Its decoder's default epsilon is 1e-6 where the published model
+    has 1e-5.
+    """
 
     def __init__(self, model, variables):
         from transformers import (

@@ -61,18 +61,20 @@ def reference(kind, microbatches):
     return _references[kind, microbatches]
 
 
-@pytest.mark.slow  # the default suite has the same mesh in two processes, below
+MESHES = [
+    ("mae", 8, 1, 1, {}),
+    ("mae", 1, 8, 1, {}),
+    ("mae", 8, 1, 2, SCANNED),
+    ("mae", 1, 8, 1, SCANNED),
+    ("sam", 8, 1, 1, {}),
+    ("sam", 2, 4, 2, {}),
+]
+
+
 @pytest.mark.parametrize(
     "kind, data, fsdp, microbatches, model",
-    [
-        ("mae", 2, 4, 2, {}),
-        ("mae", 8, 1, 1, {}),
-        ("mae", 1, 8, 1, {}),
-        ("mae", 8, 1, 2, SCANNED),
-        ("mae", 1, 8, 1, SCANNED),
-        ("sam", 8, 1, 1, {}),
-        ("sam", 2, 4, 2, {}),
-    ],
+    # Both axes of the mesh at once by default, each alone in the slow suite
+    [("mae", 2, 4, 2, {}), *(pytest.param(*case, marks=pytest.mark.slow) for case in MESHES)],
 )
 def test_eight_devices_train_like_one(kind, data, fsdp, microbatches, model):
     ours, _ = trained(kind, make_mesh(data, fsdp), microbatches, **model)
@@ -94,14 +96,9 @@ def trained_in_each(cases):
     ]
 
 
+@pytest.mark.slow  # training/test_two_processes.py has a smaller model in the default suite
 @pytest.mark.parametrize(
-    "cases",
-    [
-        [("mae", 2, 4, 2)],
-        pytest.param(
-            [("mae", 8, 1, 1), ("mae", 1, 8, 1), ("sam", 2, 4, 2)], marks=pytest.mark.slow
-        ),
-    ],
+    "cases", [[("mae", 2, 4, 2)], [("mae", 8, 1, 1), ("mae", 1, 8, 1), ("sam", 2, 4, 2)]]
 )
 def test_two_processes_with_four_devices_train_like_one_device(tmp_path, cases):
     both = launch(tmp_path, trained_in_each, 2, 4, cases=cases)
