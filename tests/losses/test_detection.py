@@ -1,4 +1,4 @@
-"""Losses of detection in closed form (arXiv 1703.06870, section 3; the numbers are derived in each test)."""
+"""Losses of detectors in closed form (arXiv 1703.06870, section 3)."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 from segjax.losses import detection
 
 ROWS = np.random.default_rng(0)
-# Compiled whole, and of NumPy's arrays: operations one by one would be hundreds of programs.
+# Compiled as a whole, and with NumPy arrays: single operations would be hundreds of programs.
 smooth_l1 = jax.jit(detection.smooth_l1, static_argnums=1)
 proposal_losses = jax.jit(detection.proposal_losses, static_argnums=5)
 region_losses = jax.jit(detection.region_losses, static_argnums=5)
@@ -16,7 +16,7 @@ mask_loss, keypoint_loss, select_class = map(
 )
 
 
-def test_smooth_l1_meets_itself_where_it_turns_linear():
+def test_smooth_l1_is_continuous():
     d = np.array([-2.0, -0.5, 0.0, 0.25, 0.5, 3.0])
     np.testing.assert_allclose(smooth_l1(d, 0.5), [1.75, 0.25, 0.0, 0.0625, 0.25, 2.75])
     np.testing.assert_allclose(smooth_l1(d, 0.0), np.abs(d))
@@ -24,7 +24,7 @@ def test_smooth_l1_meets_itself_where_it_turns_linear():
     np.testing.assert_allclose(slope, [-1, -1, 0, 0.5, 1, 1])
 
 
-def test_zero_logits_cost_ln_2_ln_of_the_classes_and_ln_of_the_cells():
+def test_losses_of_zero_logits():
     labels, valid = np.array([0, 2, 3]), np.ones(3, bool)
     scores, boxes = proposal_losses(
         np.zeros(3), np.zeros((3, 4)), np.zeros((3, 4)), labels > 0, valid, 1 / 9
@@ -44,7 +44,7 @@ def test_zero_logits_cost_ln_2_ln_of_the_classes_and_ln_of_the_cells():
     assert total == pytest.approx(np.log(56 * 56)) and count == 1
 
 
-def test_only_the_true_class_is_asked_for_its_box_and_mask():
+def test_only_the_own_class_learns_its_box_and_mask():
     deltas = ROWS.normal(size=(2, 3, 4)).astype(np.float32)
     labels, valid = np.array([3, 1]), np.ones(2, bool)
     exact = np.stack([deltas[0, 2], deltas[1, 0]])
@@ -62,7 +62,7 @@ def test_only_the_true_class_is_asked_for_its_box_and_mask():
     assert np.any(gradient[..., 1]) and not np.any(gradient[..., (0, 2)])
 
 
-def test_of_class_counts_classes_from_one_behind_the_background():
+def test_labels_count_classes_from_1():
     values = np.arange(6.0).reshape(2, 3)
     assert select_class(values, np.array([1, 3])).tolist() == [0, 5]
     assert select_class(values, np.array([0, 2])).tolist() == [0, 4]
@@ -70,8 +70,8 @@ def test_of_class_counts_classes_from_one_behind_the_background():
 
 
 @pytest.mark.parametrize("which", ["proposals", "regions", "masks", "keypoints"])
-def test_nothing_valid_costs_exactly_nothing_and_moves_nothing(which):
-    """A picture without objects, or one that is all padding."""
+def test_invalid_rows_have_no_loss_and_no_gradient(which):
+    """As for an image without objects, or a padding image."""
     nothing = np.zeros(2, bool)
     losses = {
         "proposals": lambda x: proposal_losses(

@@ -1,4 +1,4 @@
-"""A cascade of box heads (Cascade R-CNN, arXiv 1712.00726): what goes from stage to stage, by hand and whole."""
+"""A cascade of box heads (Cascade R-CNN, arXiv 1712.00726): its stages by hand, then inference."""
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,13 @@ def variables():
     return jax.tree.map(jnp.asarray, drawn_variables(MODEL, init_model))
 
 
-def test_each_stage_moves_the_boxes_of_the_one_before_and_no_gradient_goes_through_them(variables):
-    """Every stage says (10, 0, 0, 5 log 2): by weights (10, 10, 5, 5) a side to the right and twice as high, by
-    (20, 20, 10, 10) half a side and by the root of two. The second picture is 40 pixels wide."""
+def test_each_stage_refines_the_boxes_of_the_previous_one_without_a_gradient(variables):
+    """Every stage predicts the deltas (10, 0, 0, 5 log 2).
+
+    With weights (10, 10, 5, 5) the box moves by one side to the right and becomes twice as high.
+    With (20, 20, 10, 10) it moves by half a side, and its height grows by the square root of two.
+    The second image is 40 pixels wide.
+    """
     heads = {name: {**variables["params"][name]} for name in HEADS}
     for head in heads.values():
         head["deltas"] = {
@@ -54,12 +58,12 @@ def test_each_stage_moves_the_boxes_of_the_one_before_and_no_gradient_goes_throu
     )
     for name in HEADS:
         assert not any(leaf.any() for leaf in jax.tree.leaves(of_heads[name]["deltas"])), (
-            "scores know nothing of them"
+            "scores do not depend on them"
         )
         assert all(leaf.any() for leaf in jax.tree.leaves(of_heads[name]["scores"]))
 
 
-def test_the_pyramid_gets_a_third_of_each_stage_s_gradient_and_the_head_all(variables):
+def test_the_pyramid_gets_a_third_of_each_gradient_and_the_heads_all_of_it(variables):
     regions = np.random.default_rng(1).normal(size=(2, 7, 7, 16)).astype(np.float32)
     alone = build_model("maskrcnn_debug", **CASCADE | dict(box_stages=1))
     head = variables["params"]["box_head_1"]
@@ -84,12 +88,12 @@ def test_the_pyramid_gets_a_third_of_each_stage_s_gradient_and_the_head_all(vari
     jax.tree.map(np.testing.assert_array_equal, of_head, of_whole)
 
 
-def test_a_gradient_is_scaled_and_the_value_is_not():
+def test_gradients_are_scaled_and_values_are_not():
     value, gradient = jax.value_and_grad(lambda x: 3 * scale_gradient(x, 0.25))(np.float32(2))
     assert (value, gradient) == (6, 0.75)
 
 
-def test_whole_inference_has_fixed_shapes_and_keeps_its_promises(variables):
+def test_detections_have_fixed_shapes_and_lie_inside_of_the_content(variables):
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     run = jax.jit(lambda v, images, sizes: MODEL.apply(v, images, sizes, method="detect"))
     with quick_compilation():
@@ -105,7 +109,7 @@ def test_whole_inference_has_fixed_shapes_and_keeps_its_promises(variables):
         )
 
 
-def test_a_cascade_that_cannot_be_is_said():
+def test_an_impossible_cascade_raises_an_error():
     with pytest.raises(
         ValueError, match="box_stages is 3 and agnostic_boxes False; .* set agnostic_boxes=True, or"
     ):

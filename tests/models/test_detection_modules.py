@@ -1,4 +1,4 @@
-"""The parts of detectors: closed forms of what ports get wrong (padding, mirrored kernels, order of cells), norms."""
+"""Modules of detectors in closed form: padding, mirrored kernels, order of cells, norms."""
 
 import functools
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models.detection.fpn import FeaturePyramid, SimplePyramid, upsample_nearest, append_p6
+from segjax.models.detection.fpn import FeaturePyramid, SimplePyramid, append_p6, upsample_nearest
 from segjax.models.detection.heads import BoxHead, KeypointHead, MaskHead, TransposedConv
 from segjax.models.detection.layers import BatchNorm, Conv, GroupNorm, max_pool
 from segjax.models.detection.rpn import RpnHead
@@ -25,7 +25,7 @@ def drawn(*shape):
 
 
 def filled(module, *arguments, **values):
-    """Variables of a module: every array drawn, but for those of `values` by their last name."""
+    """Draws the variables of a module. `values` replaces arrays by their last name."""
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *arguments))
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: np.asarray(values.get(path[-1].key, drawn(*leaf.shape)), np.float32),
@@ -34,8 +34,8 @@ def filled(module, *arguments, **values):
 
 
 @pytest.mark.parametrize("size", [3, 7])
-def test_a_strided_convolution_is_centred_on_every_second_cell(size):
-    """Torch pads both sides; padding "SAME" puts a map of even size half a step aside."""
+def test_a_strided_convolution_is_centered_on_every_second_cell(size):
+    """PyTorch pads both sides. The padding "SAME" would shift a map of even size by half a step."""
     kernel = np.zeros((size, size, 2, 2), np.float32)
     kernel[size // 2, size // 2] = np.eye(2)
     kernel[0, 0, 0, 1] = 10
@@ -48,7 +48,7 @@ def test_a_strided_convolution_is_centred_on_every_second_cell(size):
     np.testing.assert_allclose(found, want, atol=1e-5)
 
 
-def test_a_convolution_of_one_cell_is_a_product():
+def test_a_1x1_convolution_is_a_product():
     x = drawn(2, 5, 4, 3)
     conv = Conv(6, 1, stride=2, relu=True)
     variables = filled(conv, x)
@@ -70,7 +70,7 @@ def test_max_pool(grid):
 
 
 def test_batch_norm_divides_by_the_deviation_of_its_statistics():
-    """Also with the epsilon of 0 that torchvision's published detectors need; only what is trained is a parameter."""
+    """Also with an epsilon of 0, as torchvision's detectors need. Frozen arrays are constants."""
     x = drawn(1, 2, 2, 3)
     for epsilon, frozen in ((1e-5, False), (0.0, True)):
         norm = BatchNorm(frozen, epsilon)
@@ -96,14 +96,14 @@ def test_group_norm():
     )
 
 
-def test_an_unknown_norm_is_named():
+def test_an_unknown_norm_raises_an_error():
     with pytest.raises(
         ValueError, match="norm 'batch' is unknown; choose one of.*'frozen_bn', 'bn', 'gn', 'ln'"
     ):
         Conv(2, norm="batch").init(jax.random.key(0), jnp.zeros((1, 2, 2, 2)))
 
 
-def test_nearest_and_the_sixth_level():
+def test_nearest_upsampling_and_p6():
     x = np.arange(6, dtype=np.float32).reshape(1, 2, 3, 1)
     want = np.arange(6).reshape(2, 3).repeat(2, 0).repeat(2, 1)
     np.testing.assert_array_equal(upsample_nearest(x, (4, 6))[0, ..., 0], want)
@@ -112,7 +112,7 @@ def test_nearest_and_the_sixth_level():
 
 
 def test_a_pyramid_adds_the_coarser_level():
-    """With projections that are the identity and kernels that are their centre, P2 is C2 + C3 + C4."""
+    """With identity projections and kernels that are 1 at the center, P2 is C2 + C3 + C4."""
     maps = tuple(drawn(1, 8 // 2**i, 8 // 2**i, 2) for i in range(3))
     pyramid = FeaturePyramid(2)
     centre = np.zeros((3, 3, 2, 2), np.float32)
@@ -129,7 +129,7 @@ def test_a_pyramid_adds_the_coarser_level():
 
 
 def test_a_transposed_convolution_scatters_its_kernel():
-    """As torch's does, not mirrored: entry (i, j) of the kernel lands at row 2y + i - 1, column 2x + j - 1."""
+    """As in PyTorch, entry (i, j) of the kernel lands at row 2y + i - 1, column 2x + j - 1."""
     kernel = drawn(1, 4, 4, 1)
     x = np.zeros((1, 3, 3, 1), np.float32)
     x[0, 1, 1] = 1
@@ -140,7 +140,7 @@ def test_a_transposed_convolution_scatters_its_kernel():
     np.testing.assert_allclose(found, want, atol=1e-6)
 
 
-def test_the_mask_head_puts_the_cells_of_its_upscaling_in_place():
+def test_the_mask_head_orders_the_cells_of_its_upscaling():
     head = MaskHead(classes=2, convs=0, width=3, background_rows=True)
     x = drawn(1, 2, 2, 4)
     variables = filled(head, x)
@@ -153,7 +153,7 @@ def test_the_mask_head_puts_the_cells_of_its_upscaling_in_place():
     np.testing.assert_allclose(applied(head, variables, x), want[..., 1:], atol=1e-5)
 
 
-def test_the_box_head_leaves_out_the_box_of_the_background():
+def test_the_box_head_ignores_the_box_of_the_background():
     x = drawn(2, 7, 7, 3)
     head = BoxHead(classes=4, width=5, background_rows=True)
     variables = filled(head, x)
@@ -166,16 +166,20 @@ def test_the_box_head_leaves_out_the_box_of_the_background():
     )
     want = (y @ p["deltas"]["kernel"] + p["deltas"]["bias"]).reshape(2, 5, 4)
     np.testing.assert_allclose(deltas, want[:, 1:], rtol=1e-4, atol=1e-4)
-    shapes = lambda **options: [y.shape for y in jax.eval_shape(lambda: BoxHead(4, **options).init_with_output(
-        jax.random.key(0), jnp.zeros((2, 7, 7, 3)))[0])]  # fmt: skip
-    assert shapes() == [(2, 5), (2, 4, 4)] and shapes(agnostic=True, background_rows=True) == [
-        (2, 5),
-        (2, 1, 4),
-    ]
 
 
-def test_anchors_of_a_cell_lie_side_by_side():
-    """Kind is the fastest, then column, then row; each has four deltas."""
+def test_a_box_head_has_a_box_per_class_or_one_for_all():
+    def shapes(**options):
+        head, features = BoxHead(4, **options), jnp.zeros((2, 7, 7, 3))
+        outputs = lambda: head.init_with_output(jax.random.key(0), features)[0]
+        return [y.shape for y in jax.eval_shape(outputs)]
+
+    assert shapes() == [(2, 5), (2, 4, 4)]
+    assert shapes(agnostic=True, background_rows=True) == [(2, 5), (2, 1, 4)]
+
+
+def test_anchors_of_a_cell_are_adjacent():
+    """The kind varies fastest, then the column, then the row. Each anchor has four deltas."""
     x = drawn(1, 2, 3, 4)
     head = RpnHead(anchors=3)
     (logits,), (deltas,) = applied(head, filled(head, (x,)), (x,))
@@ -195,7 +199,7 @@ def test_keypoint_maps_are_four_times_as_large():
     assert applied(head, filled(head, x), x).shape == (1, 56, 56, 2)
 
 
-def test_the_simple_pyramid_has_four_strides_of_one_map():
+def test_the_simple_pyramid_makes_four_strides_of_one_map():
     pyramid = SimplePyramid(8)
     x = (drawn(1, 4, 6, 16),)
     levels, _ = jax.eval_shape(lambda: pyramid.init_with_output(jax.random.key(0), x))
@@ -207,8 +211,8 @@ def test_the_simple_pyramid_has_four_strides_of_one_map():
     ]
 
 
-def test_initialisation():
-    """Deviations: kaiming by the fan-out, the uniform one of Caffe, .01 of scores, .001 of boxes; biases are 0."""
+def test_initialization():
+    """Standard deviations: He by fan-out, Caffe's uniform, 0.01 of scores, 0.001 of boxes."""
     shape = jnp.zeros((1, 7, 7, 64))
     params = jax.jit(
         lambda key: BoxHead(20, convs=1, conv_width=32, fcs=1, width=128).init(key, shape)

@@ -1,4 +1,4 @@
-"""From scores to proposals and detections: by hand where two libraries differ, then the debug model."""
+"""Selection of proposals and detections: by hand where libraries differ, then the debug model."""
 
 import dataclasses
 import functools
@@ -155,7 +155,7 @@ def test_each_class_has_a_box_or_all_share_one():
 
 
 def test_a_cascade_decodes_its_last_boxes_with_its_last_weights_and_averages_scores():
-    """A delta of 10 moves by a third of a side in the third stage. Softmax inverts the logarithm."""
+    """A delta of 10 moves by a third of a side in stage 3. Softmax inverts the logarithm."""
     deltas = np.zeros((1, 3, 1, 4), np.float32)
     deltas[0, 0, 0, 0] = 10
     stages = np.float32([[0.2, 0.5, 0.3], [0.6, 0.4, 0.0], [0.1, 0.0, 0.9]])

@@ -1,4 +1,4 @@
-"""The composed detector: published parameter counts, shapes, frozen stages, conventions and options."""
+"""The composed detector: parameter counts, shapes, frozen stages, conventions and options."""
 
 import dataclasses
 import math
@@ -68,7 +68,7 @@ def test_parameter_counts_equal_detectron2(name, trained, norms):
     [("b", 768, 12, 111), ("l", 1024, 24, 331), ("h", 1280, 32, 662)],
 )
 def test_parameter_counts_equal_vitdet(size, width, depth, published):
-    """ViTDet, table 5, in millions. Ours have no position of a class token, and H has patches of 16."""
+    """ViTDet, table 5, in millions. Ours have no position of a class token; H has patches of 16."""
     params = variable_shapes(build_model(f"vitdet_vit_{size}"))["params"]
     assert abs(count(params) / 1e6 - published) < 1
     plain = 12 * width**2 + 13 * width
@@ -219,7 +219,7 @@ def test_every_option_has_a_default_and_reaches_a_part_of_the_model():
     assert build_model("maskrcnn_debug", **options) == MODEL
     assert all(option.comment.strip() for option in OPTIONS.values())
     base = dict(backbone="vit", width=32, depth=2, heads=2, agnostic_boxes=True)
-    # A different value for each option, and whether it is an option of ResNets.
+    # A different value for each option: those of all backbones, of ViTs, of ResNets.
     changed = dict(canvas=96, short_side=48, long_side=80, features=8, rpn_convs=2, box_convs=1)
     changed |= dict(box_fcs=1, box_width=8, mask_convs=1, mask_width=8, agnostic_masks=True)
     changed |= dict(keypoints=3, keypoint_convs=2, keypoint_width=8, head_norm="gn")

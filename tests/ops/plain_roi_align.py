@@ -1,4 +1,4 @@
-"""RoIAlign and RoIPool written out as loops over bins and samples, in float64: the oracle of the array programs."""
+"""RoIAlign and RoIPool as loops over bins and samples in float64, references for tests."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def roi_align(features, boxes, size, scale, samples, aligned):
-    """features [h, w, C], boxes [R, 4], size (down, across) -> float64 [R, down, across, C]."""
+    """Pools features [h, w, C] in boxes [R, 4] to float64 [R, down, across, C]."""
     pooled = np.zeros((len(boxes), *size, features.shape[2]))
     for region, box in enumerate(np.asarray(boxes, float)):
         x1, y1, x2, y2 = box * scale - 0.5 * aligned
@@ -42,7 +42,7 @@ def bilinear(features, y, x):
 
 
 def roi_pool(features, boxes, size, scale):
-    """features [h, w, C], boxes [R, 4], size (down, across) -> float64 [R, down, across, C]."""
+    """Pools the maxima of features [h, w, C] in boxes [R, 4] to float64 [R, down, across, C]."""
     height, width, channels = features.shape
     pooled = np.zeros((len(boxes), *size, channels))
     for region, box in enumerate(np.asarray(boxes, float)):

@@ -6,8 +6,8 @@ from segjax.ops.anchors import make_cell_anchors, make_grid_anchors
 RATIOS = (0.5, 1, 2)
 
 
-def test_detectron2s_case():
-    """Sizes 32 and 64, three ratios, one row of two cells, stride 4 (tests/modeling/test_anchor_generator.py there)."""
+def test_an_example_of_detectron2():
+    """Two sizes, three ratios, two cells (its tests/modeling/test_anchor_generator.py)."""
     cell = [[-32, -8, 32, 8], [-16, -16, 16, 16], [-8, -32, 8, 32]]
     cell += [[-64, -16, 64, 16], [-32, -32, 32, 32], [-16, -64, 16, 64]]
     made = make_cell_anchors((32, 64), (0.25, 1, 4))
@@ -21,7 +21,7 @@ def test_detectron2s_case():
     )
 
 
-def test_torchvisions_case():
+def test_an_example_of_torchvision():
     """Size 10, one ratio, an image of 15 x 15 under a grid of 3 x 3."""
     anchors = make_grid_anchors(
         make_cell_anchors(10, [1], rounded=True), (3, 3), (15 // 3, 15 // 3)
@@ -50,7 +50,7 @@ def test_rounded_cells(size, wide, tall):
     )
 
 
-def test_cells_that_are_not_rounded():
+def test_unrounded_cells():
     anchors = make_cell_anchors(32, RATIOS)
     np.testing.assert_allclose(anchors[0], [-22.6274, -11.3137, 22.6274, 11.3137], atol=5e-5)
     sides = anchors[:, 2:] - anchors[:, :2]
@@ -59,8 +59,8 @@ def test_cells_that_are_not_rounded():
 
 
 @pytest.mark.parametrize("image, total", [((800, 1344), 268_569), ((1024, 1024), 261_888)])
-def test_how_many_an_image_has(image, total):
-    """Padded to a multiple of 32; the coarsest level is every second cell of the one before."""
+def test_number_of_anchors(image, total):
+    """Images are padded to a multiple of 32. The coarsest level has every second cell of P5."""
     grids = [(image[0] // stride, image[1] // stride) for stride in (4, 8, 16, 32)]
     grids.append(tuple(-(-side // 2) for side in grids[-1]))
     cells = make_cell_anchors(32, RATIOS)
@@ -68,7 +68,7 @@ def test_how_many_an_image_has(image, total):
 
 
 def test_strides_down_and_across():
-    """torchvision's stride of an 800 x 1344 image on its coarsest level of 13 x 21 cells: 61 down, 64 across."""
+    """On 13 x 21 cells of an 800 x 1344 image torchvision's stride is 61 down and 64 across."""
     stride = (800 // 13, 1344 // 21)
     anchors = make_grid_anchors(make_cell_anchors(512, [1]), (13, 21), stride)
     centres = (anchors[:, :2] + anchors[:, 2:]).reshape(13, 21, 2) / 2

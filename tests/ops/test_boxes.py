@@ -11,7 +11,8 @@ encode_boxes = jax.jit(ops.encode_boxes, static_argnums=2)
 decode_boxes = jax.jit(ops.decode_boxes, static_argnums=2)
 
 UNIT = np.array([[0, 0, 1, 1]], np.float32)
-# The unit box, its left half, its bottom half, two of its quarters, and itself moved by half its side.
+# The unit box, its left half, its bottom half, two of its quarters, and itself moved by half a
+# side.
 PARTS = [
     [0, 0, 1, 1],
     [0, 0, 0.5, 1],
@@ -52,22 +53,22 @@ def test_overlaps_by_hand():
     np.testing.assert_allclose(box_ioa(UNIT, np.array(PARTS))[0], [1, 1, 1, 1, 1, 0.25], rtol=1e-6)
 
 
-def test_boxes_without_extent_overlap_nothing():
+def test_degenerate_boxes_overlap_nothing():
     nothing = np.array([[3, 3, 3, 3], [5, 5, 2, 9], [0, 0, 0, 0]], np.float32)
     for overlap in (box_iou, box_ioa):
         np.testing.assert_array_equal(overlap(nothing, nothing), np.zeros((3, 3)))
         assert overlap(np.zeros((0, 4), np.float32), UNIT).shape == (0, 1)
 
 
-def test_overlaps_of_half_precision_boxes_are_worked_out_in_float32():
-    """The area of this box is beyond what a float16 holds."""
+def test_overlaps_of_half_precision_boxes_are_computed_in_float32():
+    """The area of this box overflows a float16."""
     boxes = np.array([[0, 0, 1000, 1000], [0, 0, 1000, 500]], np.float16)
     np.testing.assert_allclose(box_iou(boxes, boxes), [[1, 0.5], [0.5, 1]])
     assert box_iou(boxes, boxes).dtype == jnp.float32
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1), (5, 5, 10, 10), (10, 10, 5, 5)])
-def test_what_is_encoded_is_decoded(weights):
+def test_decoding_inverts_encoding(weights):
     rng = np.random.default_rng(0)
     boxes, anchors = random_boxes(rng, 50), random_boxes(rng, 50)
     np.testing.assert_allclose(
@@ -79,7 +80,7 @@ def test_what_is_encoded_is_decoded(weights):
 
 
 def test_encoding_by_hand():
-    """Twice as wide, half as high, the centre a quarter of the anchor's width to the right and half its height up."""
+    """Twice as wide, half as high, moved by a quarter of the width right and half the height up."""
     anchor, box = np.array([[10, 20, 18, 40]]), np.array([[8, 15, 24, 25]])
     np.testing.assert_allclose(
         encode_boxes(box, anchor, (10, 10, 5, 5)),
@@ -88,13 +89,13 @@ def test_encoding_by_hand():
     )
 
 
-def test_one_box_a_class_from_one_anchor():
+def test_one_anchor_decodes_a_box_per_class():
     anchors = random_boxes(np.random.default_rng(1), 3)
     boxes = decode_boxes(np.zeros((3, 7, 4), np.float32), anchors[:, None])
     np.testing.assert_allclose(boxes, np.repeat(anchors[:, None], 7, 1), rtol=1e-5)
 
 
-def test_growth_is_bounded_and_shrinking_is_not():
+def test_sides_grow_up_to_a_limit_and_shrink_without_one():
     assert pytest.approx(4.135166556742356) == MAX_LOG_SCALE
     deltas = np.array([[0, 0, 1e4, 1e4], [0, 0, 5, -100]], np.float32)
     boxes = np.asarray(decode_boxes(deltas, np.tile(UNIT, (2, 1))))

@@ -1,4 +1,4 @@
-"""The convolution and its gradients, against XLA's own and on every platform it is lowered for."""
+"""The convolution and its gradients against XLA's, and the program of each platform."""
 
 import functools
 
@@ -26,7 +26,7 @@ def plain(x, kernel, stride):
     )
 
 
-# Sides that the stride divides and not, channels below and above what makes a product thin.
+# Sides that the stride divides or not, numbers of channels below and above the limit of a row.
 @pytest.mark.parametrize(
     ("grid", "channels", "size", "stride"),
     [
@@ -37,7 +37,7 @@ def plain(x, kernel, stride):
         ((1, 2), 4, 3, 2),
     ],
 )
-def test_gradients_are_those_of_xla(grid, channels, size, stride):
+def test_gradients_equal_those_of_xla(grid, channels, size, stride):
     x, kernel = drawn((2, *grid, channels), (size, size, channels, 6))
     loss = lambda convolution, x, kernel: jnp.sum(jnp.sin(convolution(x, kernel, stride)))
     got, want = (
@@ -48,12 +48,13 @@ def test_gradients_are_those_of_xla(grid, channels, size, stride):
         np.testing.assert_allclose(ours, theirs, atol=2e-6 * np.abs(theirs).max())
 
 
-def test_one_cell_by_hand():
-    """A kernel of one cell on the centre is a product; its gradient is the sum over places of what they see."""
+def test_the_gradient_of_one_cell_by_hand():
+    """A kernel of one cell is a product. Its gradient is the sum over positions of their inputs."""
     x, kernel = jnp.arange(8.0).reshape(1, 2, 4, 1), jnp.zeros((3, 3, 1, 1)).at[1, 1].set(2.0)
     np.testing.assert_array_equal(convolve(x, kernel)[..., 0], 2 * x[..., 0])
     gradient = jax.grad(lambda kernel: convolve(x, kernel).sum())(kernel)[..., 0, 0]
-    # Cell (0, 0) sees the first row's 0, 1, 2 from the second row; (2, 2) the second row's 5, 6, 7 from the first.
+    # From the second row, cell (0, 0) reads 0, 1, 2 of the first. From the first row, cell (2, 2)
+    # reads 5, 6, 7 of the second.
     assert (
         gradient[0, 0] == 0 + 1 + 2
         and gradient[1, 1] == sum(range(8))
@@ -61,7 +62,7 @@ def test_one_cell_by_hand():
     )
 
 
-def test_bfloat16_keeps_its_type():
+def test_bfloat16_keeps_its_dtype():
     x, kernel = (value.astype(jnp.bfloat16) for value in drawn((1, 6, 6, 40), (3, 3, 40, 8)))
     gradients = jax.grad(lambda x, kernel: convolve(x, kernel).astype(jnp.float32).sum(), (0, 1))(
         x, kernel
@@ -70,7 +71,7 @@ def test_bfloat16_keeps_its_type():
 
 
 @pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 2), ("cuda", 3), ("tpu", 3)])
-def test_accelerators_convolve_for_the_kernel_too(platform, convolutions):
+def test_accelerators_use_a_convolution_for_the_kernel_gradient(platform, convolutions):
     x, kernel = drawn((1, 6, 6, 4), (3, 3, 4, 8))
     step = jax.jit(jax.grad(lambda x, kernel: jnp.sum(convolve(x, kernel) ** 2), (0, 1)))
     program = step.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()

@@ -1,4 +1,4 @@
-"""Keypoints to cells, and peaks of heatmaps to keypoints."""
+"""Encoding of keypoints as cells, and decoding of heatmaps."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ cells = jax.jit(encode_keypoints, static_argnums=2)
 
 
 def test_cells_by_hand():
-    """A box of 28 x 112 under 56 x 56 cells: two cells a pixel across, half a cell a pixel down."""
+    """A box of 28 x 112 under 56 x 56 cells has two cells per pixel across and half a cell down."""
     box = np.array([[10, 20, 38, 132]], np.float32)
     x, y, known = np.array(
         [
@@ -37,14 +37,14 @@ def test_cells_by_hand():
     )
 
 
-def test_a_box_without_extent_has_no_keypoints():
+def test_a_degenerate_box_has_no_keypoints():
     keypoints = np.array([[[3, 4, 2]]], np.float32)
     cell, valid = cells(keypoints, np.array([[3, 4, 3, 9]], np.float32), 8)
     assert not valid.any() and not cell.any()
 
 
-def test_a_peak_is_found_where_it_was_put():
-    """Targets and decoding are each other's inverse to half a cell."""
+def test_decoding_inverts_encoding():
+    """To within half a cell."""
     rng = np.random.default_rng(0)
     boxes = np.array([[10, 20, 66, 188], [5.5, 3.25, 17, 29], [0, 0, 300, 70]], np.float32)
     xy = (
@@ -65,7 +65,7 @@ def test_a_peak_is_found_where_it_was_put():
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_equals_the_peak_of_the_enlarged_heatmap(seed):
-    """Boxes of one tile and of several, one that is less than a pixel wide."""
+    """Boxes of one and of several tiles, and one that is less than a pixel wide."""
     rng = np.random.default_rng(seed)
     heatmaps = rng.normal(size=(5, 14, 14, 4)).astype(np.float32) * 3
     corner, side = rng.uniform(-20, 50, (5, 2)), rng.uniform(3, 150, (5, 2))
@@ -86,8 +86,8 @@ def test_equals_the_peak_of_the_enlarged_heatmap(seed):
             np.testing.assert_allclose(found.score[region, point], share, rtol=1e-3)
 
 
-def test_a_flat_heatmap_and_boxes_that_are_none():
-    """Nothing is better than the first pixel; each of 196 cells has its share of the probability."""
+def test_a_flat_heatmap_and_degenerate_boxes():
+    """The first pixel wins ties. Each of 196 cells has an equal share of the probability."""
     boxes = np.array(
         [[10, 20, 30, 40], [np.nan, 0, 9, 9], [0, 0, np.inf, 9], [9, 9, 2, 2], [0, 0, 3, 3]],
         np.float32,
@@ -97,7 +97,7 @@ def test_a_flat_heatmap_and_boxes_that_are_none():
     np.testing.assert_allclose(found.score, 1 / 196, rtol=1e-5)
 
 
-def test_images_at_once_and_none():
+def test_vmapped_images_and_no_boxes():
     rng = np.random.default_rng(2)
     heatmaps = rng.normal(size=(2, 5, 14, 14, 4)).astype(np.float32)
     boxes = np.tile(np.array([10, 20, 97.3, 131], np.float32), (2, 5, 1)) + rng.uniform(

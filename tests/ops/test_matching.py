@@ -16,7 +16,7 @@ is_in_crowd, box_iou = jax.jit(matching.is_in_crowd), jax.jit(boxes.box_iou)
 
 
 def plain(iou, valid, low, high, force):
-    """The rule in loops."""
+    """Matches by loops."""
     index, label = np.zeros(iou.shape[1], int), np.zeros(iou.shape[1], int)
     rows = np.flatnonzero(valid)
     for anchor in range(iou.shape[1]) if len(rows) else ():
@@ -34,46 +34,46 @@ def assert_matches(found, index, label):
     assert found[0].dtype == found[1].dtype == jnp.int32
 
 
-def test_detectron2s_case():
+def test_an_example_of_detectron2():
     assert_matches(match(QUALITY, ALL, 0.3, 0.7, True), [1, 1, 2, 0], [-1, 1, 0, 1])
 
 
-def test_without_force_a_low_overlap_stays_low():
+def test_without_force_a_low_overlap_is_negative():
     assert_matches(match(QUALITY, ALL, 0.3, 0.7, False), [1, 1, 2, 0], [-1, -1, 0, -1])
 
 
-def test_thresholds_belong_to_what_is_above_them():
+def test_thresholds_belong_to_the_class_above():
     assert_matches(
         match(np.array([[0.3, 0.7]], np.float32), ALL[:1], 0.3, 0.7, False), [0, 0], [-1, 1]
     )
 
 
-def test_all_that_tie_are_forced():
+def test_all_ties_are_forced():
     iou = np.array([[0.2, 0.2, 0.1, 0.2]], np.float32)
     assert_matches(match(iou, ALL[:1], 0.3, 0.7, True), [0] * 4, [1, 1, 0, 1])
 
 
-def test_a_forced_anchor_keeps_the_object_that_is_best_for_it():
-    """The anchor is the best of object 0, which has no better one, but overlaps object 1 more."""
+def test_a_forced_anchor_keeps_its_own_best_object():
+    """The anchor is the best one of object 0, but overlaps object 1 more."""
     iou = np.array([[0.2, 0.1], [0.25, 0.6]], np.float32)
     assert_matches(match(iou, ALL[:2], 0.3, 0.5, True), [1, 1], [1, 1])
 
 
 @pytest.mark.parametrize("force", [False, True])
 def test_padding_neither_matches_nor_forces(force):
-    """Padding has zeros for a box: no overlap with anything, which would be the best overlap of its row."""
+    """A padding box overlaps nothing, and 0 would be the best overlap of its row."""
     padded = np.concatenate([np.zeros((2, 4)), QUALITY, np.ones((1, 4))]).astype(np.float32)
     valid = np.array([False, False, True, True, True, False])
     index, label = match(padded, valid, 0.3, 0.7, force)
     assert_matches((index - 2, label), *match(QUALITY, ALL, 0.3, 0.7, force))
 
 
-def test_an_object_beside_all_anchors_forces_none():
+def test_an_object_without_overlap_forces_no_anchor():
     assert_matches(match(np.zeros((1, 3), np.float32), ALL[:1], 0.3, 0.7, True), [0] * 3, [0] * 3)
 
 
 @pytest.mark.parametrize("objects", [0, 4])
-def test_no_objects_make_all_negative(objects):
+def test_without_objects_all_anchors_are_negative(objects):
     iou = np.ones((objects, 5), np.float32)
     assert_matches(match(iou, np.zeros(objects, bool), 0.3, 0.7, True), [0] * 5, [0] * 5)
 
@@ -97,8 +97,8 @@ def test_negatives_in_a_crowd_are_ignored_and_positives_are_not():
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_equals_the_rule_in_loops(force):
-    """Whole coordinates: ties, overlaps on a threshold. Several images at once, each with its own padding."""
+def test_equals_matching_by_loops(force):
+    """Integer coordinates give ties and overlaps at a threshold. Images differ in padding."""
     rng = np.random.default_rng(0)
     truth, anchors = (rng.integers(0, 12, (6, count, 2)) for count in (5, 40))
     truth, anchors = (

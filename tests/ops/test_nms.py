@@ -13,7 +13,7 @@ suppress = jax.jit(nms)
 
 
 def kept(boxes, scores, threshold, categories=None):
-    """Padded to one size, which is compiled once."""
+    """Returns the kept boxes. Inputs are padded to one size, which is compiled once."""
     more = SLOTS - len(boxes)
     boxes, scores = np.pad(boxes, ((0, more), (0, 0))), np.pad(scores, (0, more))
     categories = np.zeros(SLOTS, int) if categories is None else np.pad(categories, (0, more))
@@ -34,7 +34,7 @@ def crowd(count, scores):
 
 
 def hard_case(rng, count=12, categories=3):
-    """Whole coordinates on a small canvas, few score levels, padding: overlaps on thresholds, ties, chains."""
+    """Draws integer coordinates and few scores: overlaps at thresholds, ties, chains, padding."""
     low = rng.integers(0, 8, (count, 2))
     boxes = np.concatenate([low, low + rng.integers(0, 7, (count, 2))], 1).astype(np.float32)
     scores = rng.integers(0, 6, count).astype(np.float32)
@@ -69,7 +69,7 @@ def test_iou_of_pairs_by_hand():
 
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.7, 0.9])
 def test_equals_greedy_suppression(threshold):
-    """Whole coordinates and few score levels: ties of scores, and overlaps that lie on a threshold."""
+    """Integer coordinates and few score levels give ties and overlaps exactly at a threshold."""
     for _ in range(100):
         boxes, scores = crowd(40, RNG.integers(0, 8, 40).astype(np.float32))
         np.testing.assert_array_equal(
@@ -78,13 +78,13 @@ def test_equals_greedy_suppression(threshold):
 
 
 def test_a_long_chain_of_suppressions():
-    """Each box overlaps the next alone: every second one stays, which takes a round a box to settle."""
+    """Each box overlaps only the next. Every second box stays, after as many rounds as boxes."""
     boxes = np.array([[i, 0, i + 3, 1] for i in range(0, 200, 2)], np.float32)
     keep = np.asarray(suppress(boxes, -np.arange(100, dtype=np.float32), 0.1))
     np.testing.assert_array_equal(keep, np.arange(100) % 2 == 0)
 
 
-def test_padding_is_dropped_and_drops_nothing():
+def test_padding_is_dropped_and_suppresses_nothing():
     boxes, scores = crowd(20, RNG.random(20).astype(np.float32))
     padded = np.concatenate([np.zeros((5, 4), np.float32), boxes, boxes[:3]])
     valid = np.array([False] * 5 + [True] * 20 + [False] * 3)
@@ -111,9 +111,10 @@ def test_equals_greedy_on_ten_thousand_cases(threshold):
 
 
 def test_three_boxes_in_a_chain():
-    """Overlaps .4, .4 and .077: the first drops the second, which then does not drop the third.
+    """IoUs are 0.4, 0.4 and 0.077. The first suppresses the second, which keeps the third.
 
-    The tiled suppression of the TensorFlow models tests against .5 within a tile and loses the third.
+    The tiled suppression of the TensorFlow models tests against .5 within a tile and loses the
+    third.
     """
     step = 3 / 7  # of the side: IoU (1 - step) / (1 + step) = .4
     boxes = np.array([[k * step, 0, k * step + 1, 1] for k in range(3)], np.float32)
@@ -125,7 +126,7 @@ def test_three_boxes_in_a_chain():
     )
 
 
-def test_an_overlap_of_exactly_the_threshold_drops_nothing():
+def test_an_overlap_of_exactly_the_threshold_suppresses_nothing():
     boxes = np.array([[0, 0, 2, 1], [1, 0, 2, 1]], np.float32)  # IoU 1/2
     np.testing.assert_array_equal(kept(boxes, np.array([2.0, 1.0]), 0.5), [True, True])
     np.testing.assert_array_equal(
@@ -133,8 +134,8 @@ def test_an_overlap_of_exactly_the_threshold_drops_nothing():
     )
 
 
-def test_half_precision_boxes_have_the_result_of_float32():
-    """Three near duplicates (torchvision's test of its operator in half precision)."""
+def test_half_precision_boxes_give_the_result_of_float32():
+    """Three near duplicates, from torchvision's test in half precision."""
     boxes = np.array(
         [[285.3538, 185.5758, 1193.5110, 851.4551], [285.1472, 188.7374, 1192.4984, 851.0669]]
         + [[279.2440, 197.9812, 1189.4746, 849.2019]],
@@ -152,21 +153,21 @@ def test_of_equal_boxes_and_scores_the_first_stays():
     np.testing.assert_array_equal(kept(boxes, np.ones(4), 0.5), [True, False, False, False])
 
 
-def test_boxes_without_a_place_or_a_score_are_dropped_and_drop_nothing():
+def test_boxes_that_are_not_finite_are_dropped_and_suppress_nothing():
     boxes = np.tile(np.array([[1, 1, 5, 5]], np.float32), (6, 1))
     boxes[0, 2], boxes[1, 0], boxes[2, 3] = np.nan, -np.inf, np.inf
     scores = np.array([9, 8, 7, np.nan, -np.inf, 1], np.float32)
     np.testing.assert_array_equal(kept(boxes, scores, 0.5), np.arange(6) == 5)
 
 
-def test_boxes_drop_those_of_their_own_category_alone():
+def test_boxes_suppress_their_own_category_only():
     boxes = np.tile(np.array([[1, 1, 5, 5]], np.float32), (5, 1))
     keep = kept(boxes, np.arange(5.0), 0.5, categories=np.array([7, 0, 7, 0, 3]))
     np.testing.assert_array_equal(keep, [False, False, True, True, True])
 
 
-def test_levels_at_once_then_the_best_of_all():
-    """As proposals are made: each level suppresses on its own, then the best of all levels together are taken."""
+def test_levels_are_suppressed_apart_and_ranked_together():
+    """As for region proposals: suppression within each level, then the best of all levels."""
     rng = np.random.default_rng(3)
     low = rng.uniform(0, 30, (3, 15, 2))
     boxes = np.concatenate([low, low + rng.uniform(1, 20, (3, 15, 2))], -1).astype(np.float32)
@@ -190,7 +191,7 @@ def test_levels_at_once_then_the_best_of_all():
     np.testing.assert_array_equal(index, wanted[:10])
 
 
-def test_places_that_nothing_fills():
+def test_unfilled_slots():
     index, found = select_best(np.array([False, True, False, True]), np.array([9.0, -3, 8, -1]), 6)
     np.testing.assert_array_equal(index, [3, 1, 0, 0, 0, 0])
     np.testing.assert_array_equal(found, [True, True] + [False] * 4)

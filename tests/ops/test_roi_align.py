@@ -1,4 +1,4 @@
-"""RoIAlign: closed-form cases, the rule in loops, and the two programs against each other."""
+"""RoIAlign: closed forms, the rule in loops, and the two implementations against each other."""
 
 import functools
 
@@ -30,8 +30,8 @@ def pooled(features, box, size, **options):
 
 @both
 @pytest.mark.parametrize("aligned, first", [(False, 7.5), (True, 4.5)])
-def test_detectron2s_case(impl, aligned, first):
-    """Half a pixel up and left is 3 less on this map (detectron2, tests/layers/test_roi_align.py)."""
+def test_an_example_of_detectron2(impl, aligned, first):
+    """Half a pixel up and left is 3 less on this map (tests/layers/test_roi_align.py)."""
     rows = first + np.arange(4)[:, None] * 2.5 + np.arange(4) * 0.5
     np.testing.assert_allclose(pooled(RAMP, [1, 1, 3, 3], 4, aligned=aligned, impl=impl), rows)
 
@@ -72,7 +72,7 @@ def test_at_the_border(impl, features, box, size, samples, expected):
 
 
 @both
-def test_a_box_without_extent_is_zero_and_has_no_gradient(impl):
+def test_a_degenerate_box_is_zero_and_has_no_gradient(impl):
     box = np.array([[3, 4, 5, 4]], np.float32)
     assert not pooled(RAMP, box[0], 7, impl=impl).any()
     assert not jax.jit(jax.grad(lambda f: align(f, box, 7, impl=impl).sum()))(RAMP).any()
@@ -87,8 +87,8 @@ def test_half_the_resolution_is_the_mean_of_four(impl):
 
 @both
 @pytest.mark.parametrize("samples", [0, 1, 3])
-def test_a_bin_of_an_affine_map_is_the_value_at_its_centre(impl, samples):
-    """Whatever the number of samples: bilinear interpolation is exact on it, and samples lie about the centre."""
+def test_a_bin_of_an_affine_map_is_the_value_at_its_center(impl, samples):
+    """For any number of samples: bilinear interpolation is exact, and samples are symmetric."""
     y, x = np.mgrid[:20, :30].astype(np.float32)
     features = (0.7 * y - 0.3 * x + 2)[:, :, None]
     boxes = np.array([[2, 3, 25, 18], [5.3, 4.1, 9.9, 16.7], [10, 10, 10.5, 11]], np.float32)
@@ -100,7 +100,7 @@ def test_a_bin_of_an_affine_map_is_the_value_at_its_centre(impl, samples):
 
 
 def random_case(seed, count=40, shape=(17, 23), channels=2):
-    """Boxes inside, across the border, outside, far outside, thin, and inverted."""
+    """Draws boxes inside, across the border, outside, far outside, thin and inverted."""
     rng = np.random.default_rng(seed)
     corner = rng.uniform(-25, 45, (count, 2))
     boxes = np.concatenate([corner, corner + rng.exponential(25, (count, 2)) - 2], 1).astype(
@@ -110,12 +110,12 @@ def random_case(seed, count=40, shape=(17, 23), channels=2):
     return rng.normal(size=(*shape, channels)).astype(np.float32), boxes
 
 
-# As many samples as a bin has cells are millions for the largest box, in Python: a minute.
+# With one sample per cell the largest box has millions, which take a minute in Python.
 ADAPTIVE = [pytest.param(0, aligned, marks=pytest.mark.slow) for aligned in (True, False)]
 
 
 @pytest.mark.parametrize("samples, aligned", [*ADAPTIVE, (2, False)])
-def test_equals_the_rule_in_loops_and_so_do_gradients(samples, aligned):
+def test_equals_the_rule_in_loops_with_gradients(samples, aligned):
     features, boxes = random_case(samples)
     weights = (
         np.random.default_rng(4)
@@ -141,7 +141,8 @@ def test_equals_the_rule_in_loops_and_so_do_gradients(samples, aligned):
     np.testing.assert_allclose(gathered, multiplied, atol=1e-5)
     np.testing.assert_allclose(by_gather[0], by_product[0], atol=1e-5)
     assert not by_gather[1].any() and not by_product[1].any()  # boxes are constants
-    # Pooling is linear, its gradient its transpose: <pool(f), w> = <f, gradient(w)> of any f, here of one other.
+    # Pooling is linear and its gradient is the transpose: <pool(f), w> = <f, gradient(w)> for
+    # every f, here for another one.
     other = np.random.default_rng(5).normal(size=features.shape)
     value = np.vdot(plain(other, boxes, (3, 2), 0.5, samples, aligned), weights)
     np.testing.assert_allclose(np.vdot(other, by_product[0]), value, rtol=1e-4)
@@ -160,7 +161,7 @@ def pyramid(levels, boxes, level, size, **options):
 
 
 def pyramid_case(seed, count=70):
-    """More regions than are pooled at a time, and a level that has none at all with seed 0."""
+    """Draws more regions than one chunk holds. With seed 0, one level has none."""
     rng = np.random.default_rng(seed)
     corner = rng.uniform(-10, 90, (count, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(1, 60, (count, 2))], 1).astype(np.float32)
@@ -178,7 +179,7 @@ def test_each_region_is_pooled_from_its_level(impl, seed):
 
 
 @both
-def test_gradients_of_a_pyramid_reach_its_levels_alone(impl):
+def test_gradients_reach_only_the_level_of_a_region(impl):
     boxes, level = pyramid_case(0)
     gradients = jax.jit(
         jax.grad(lambda levels: (pyramid(levels, boxes, level, 2, samples=2, impl=impl) ** 2).sum())
@@ -191,7 +192,7 @@ def test_gradients_of_a_pyramid_reach_its_levels_alone(impl):
 
 
 @both
-def test_images_at_once(impl):
+def test_vmapped_images(impl):
     boxes, level = map(np.stack, zip(pyramid_case(0), pyramid_case(1), strict=True))
     levels = [np.stack([features, features[::-1]]) for features in LEVELS]
 
@@ -221,8 +222,8 @@ def test_images_at_once(impl):
 
 
 @both
-def test_bfloat16_features_and_float32_places(impl):
-    """At column 1000 a bfloat16 is 4 cells wide: the ramp would come out in steps."""
+def test_bfloat16_features_and_float32_coordinates(impl):
+    """At column 1000 a bfloat16 has steps of 4 cells, and the ramp would have them, too."""
     ramp = jnp.asarray(
         np.broadcast_to((np.arange(1024) % 8)[None, :, None], (4, 1024, 1)), jnp.bfloat16
     )
@@ -242,8 +243,8 @@ def test_bfloat16_features_and_float32_places(impl):
 
 
 @both
-def test_boxes_that_are_no_boxes(impl):
-    """Neither an endless loop nor a look-up outside of the map; the others are as they would be alone."""
+def test_boxes_that_are_not_finite(impl):
+    """They cause no endless loop and no lookup outside of the map, and do not affect the others."""
     boxes = np.array(
         [[1, 1, 3, 3], [np.nan, 0, 3, 3], [0, 0, np.inf, 3], [-3e38, -3e38, 3e38, 3e38]], np.float32
     )
@@ -260,14 +261,14 @@ def test_no_boxes(impl):
     ).any()
 
 
-def test_fewer_samples_where_they_are_bounded():
-    """A bin of 3 x 3 cells, of which a bound of 1 leaves the sample in the middle."""
+def test_a_bound_reduces_the_samples():
+    """With a bound of 1, a bin of 3 x 3 cells has one sample in the middle."""
     features = np.random.default_rng(6).normal(size=(9, 9, 1)).astype(np.float32)
     found = pooled(features, [0, 0, 9, 9], 3, max_samples=1)
     np.testing.assert_allclose(found, features[1::3, 1::3, 0], atol=1e-5)
 
 
-def test_wrong_calls_say_what_is_expected():
+def test_wrong_calls_raise_errors():
     with pytest.raises(ValueError, match="impl 'einsum'; choose one of gather, matmul"):
         roi_align(RAMP, np.zeros((1, 4)), 7, scale=1, impl="einsum")
     with pytest.raises(ValueError, match="3 levels and 2 scales"):
@@ -275,8 +276,8 @@ def test_wrong_calls_say_what_is_expected():
 
 
 @pytest.mark.parametrize("bins", [7, 14])
-def test_a_bin_of_whole_cells_has_a_sample_a_cell(bins):
-    """Many more of them if the division were not exact: 21 cells in 7 bins are 3, not 4 each."""
+def test_a_bin_of_whole_cells_has_one_sample_per_cell(bins):
+    """The division is exact: 21 cells in 7 bins are 3 each, not 4."""
     sides = np.arange(1, 300, dtype=np.float32)
     boxes = np.stack([0 * sides, 0 * sides, sides, sides + 0.25], 1)
     grid = Grid((bins, bins), 0, True, 100)

@@ -1,4 +1,4 @@
-"""Targets from masks in their boxes and from whole masks."""
+"""Targets from cropped masks and from full masks."""
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ fit = jax.jit(
 
 
 def ellipses(count, seed=0):
-    """Whole masks [count, H, W], their boxes, and the masks cut to the boxes at 112 x 112."""
+    """Returns full masks [count, H, W], their boxes, and the masks cropped to them at 112 x 112."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[: CANVAS[0], : CANVAS[1]] + 0.5
     masks, boxes, crops = [], [], []
@@ -50,7 +50,7 @@ def ellipses(count, seed=0):
 
 
 def moved(boxes, seed=0):
-    """Proposals: the boxes, each side moved by up to a fifth of the box."""
+    """Returns proposals: the boxes with every side moved by up to a fifth of the box."""
     shift = np.random.default_rng(seed).uniform(-0.2, 0.2, boxes.shape) * np.tile(
         boxes[:, 2:] - boxes[:, :2], 2
     )
@@ -58,7 +58,7 @@ def moved(boxes, seed=0):
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_whole_masks_by_the_rule_in_loops(convention):
+def test_full_masks_by_the_rule_in_loops(convention):
     masks, boxes, _ = ellipses(3)
     proposals = np.concatenate([moved(boxes), boxes[:1] - 15, [[70, 50, 100, 75]]]).astype(
         np.float32
@@ -76,7 +76,7 @@ def test_whole_masks_by_the_rule_in_loops(convention):
     assert found.dtype == np.float32
 
 
-def test_a_box_of_its_own_is_the_crop_made_smaller():
+def test_the_target_of_the_own_box_is_the_smaller_crop():
     crops = np.random.default_rng(0).random((1, 28, 28)) < 0.5
     crops = crops.repeat(4, 1).repeat(4, 2)
     box = np.array([[3.5, 8.25, 33.5, 90]], np.float32)
@@ -84,7 +84,7 @@ def test_a_box_of_its_own_is_the_crop_made_smaller():
 
 
 def test_a_quarter_of_the_box_and_twice_the_box():
-    """A full mask: 1 in the box and 0 outside, its edge between two cells of the target."""
+    """The mask is 1 in the box and 0 outside. Its edge lies between two cells of the target."""
     box = np.array([[10, 20, 30, 60]], np.float32)
     proposals = np.array([[10, 20, 20, 40], [0, 0, 40, 80], [50, 20, 70, 60]], np.float32)
     found = np.asarray(cropped(np.ones((1, 112, 112), bool), box, proposals, np.zeros(3, int), 28))
@@ -93,8 +93,8 @@ def test_a_quarter_of_the_box_and_twice_the_box():
     np.testing.assert_array_equal(found, expected)
 
 
-def test_crops_agree_with_whole_masks():
-    """Of 28 x 28 cells the two ways differ in some on the outline, by the rounding of the crop to its box's grid."""
+def test_crops_agree_with_full_masks():
+    """Some cells of the outline differ, since a crop is rounded to the grid of its box."""
     masks, boxes, crops = ellipses(20)
     proposals, matched = moved(boxes), np.arange(20)
     whole = targets(masks, proposals, matched, 28, convention="detectron2")
@@ -103,8 +103,8 @@ def test_crops_agree_with_whole_masks():
 
 
 @pytest.mark.parametrize("way", ["whole", "cropped"])
-def test_pasted_back_they_are_the_mask(way):
-    """detectron2 asks for a mean IoU of .95 of its RoIAlign targets (tests/layers/test_mask_ops.py there)."""
+def test_pasted_targets_equal_the_mask(way):
+    """detectron2 asks for a mean IoU of 0.95 (tests/layers/test_mask_ops.py)."""
     masks, boxes, crops = ellipses(20, seed=1)
     proposals = np.clip(moved(boxes) + np.float32([-4, -4, 4, 4]), 0, np.float32(CANVAS[::-1] * 2))
     matched = np.arange(20)
@@ -115,7 +115,7 @@ def test_pasted_back_they_are_the_mask(way):
     assert fit(small, proposals, masks).mean() > 0.95
 
 
-def test_nothing_to_be_seen():
+def test_empty_targets():
     masks, boxes, crops = ellipses(2)
     empty = np.array([[5, 5, 5, 5], [9, 9, 2, 2]], np.float32)
     for target in (
@@ -137,7 +137,7 @@ def test_nothing_to_be_seen():
     )
 
 
-def test_images_at_once():
+def test_vmapped_images():
     parts = [ellipses(3, seed) for seed in (2, 3)]
     masks, boxes, crops = (np.stack(part) for part in zip(*parts, strict=True))
     proposals, matched = (
@@ -157,7 +157,7 @@ def test_images_at_once():
     np.testing.assert_array_equal(found[1], alone)
 
 
-def test_targets_are_constants_of_the_proposals_that_a_model_made():
+def test_no_gradient_flows_into_proposals():
     masks, boxes, crops = ellipses(2)
     value = lambda proposals: (
         compute_mask_targets(masks, proposals, np.arange(2), 14, convention="torchvision").sum()
@@ -166,7 +166,7 @@ def test_targets_are_constants_of_the_proposals_that_a_model_made():
     assert not jax.jit(jax.grad(value))(boxes).any()
 
 
-def test_an_unknown_convention():
+def test_an_unknown_convention_raises_an_error():
     with pytest.raises(ValueError, match="'mmdet'; choose one of detectron2, torchvision"):
         compute_mask_targets(
             np.zeros((1, 9, 9)), np.zeros((1, 4)), np.zeros(1, int), convention="mmdet"

@@ -19,8 +19,8 @@ def random_boxes(rng, count):
     )
 
 
-def test_both_corners_cells_are_part_of_the_region():
-    """Cells 1..3: bins of 1.5 cells are rounded outwards to two, so they share the one in the middle."""
+def test_a_region_includes_the_cells_of_both_corners():
+    """Bins of 1.5 cells are rounded outwards to two, so they share the cell in the middle."""
     found = np.asarray(
         pool(RAMP, np.array([[1, 1, 3, 3], [1.4, 0.6, 2.6, 3.4]], np.float32), 2, scale=1)
     )[..., 0]
@@ -34,14 +34,14 @@ def test_halves_are_rounded_away_from_zero():
     np.testing.assert_array_equal(found.ravel(), [2 * 5 + 1, 0])
 
 
-def test_a_bin_beside_the_map_is_zero():
+def test_a_bin_outside_of_the_map_is_zero():
     np.testing.assert_array_equal(
         pool(RAMP - 100, np.array([[4, 4, 5, 5]], np.float32), 2, scale=1)[0, :, :, 0],
         [[-76, 0], [0, 0]],
     )
 
 
-def test_equals_the_rule_in_loops_and_the_gradient_goes_to_the_maximum():
+def test_equals_the_rule_in_loops_with_gradients_of_the_maximum():
     rng = np.random.default_rng(0)
     features, boxes = rng.integers(0, 40, (17, 23, 2)).astype(np.float32), random_boxes(rng, 40)
     boxes[:2] = [[900, 5, 1000, 20], [-3000, -3000, 3000, 3000]]
@@ -61,7 +61,7 @@ def test_equals_the_rule_in_loops_and_the_gradient_goes_to_the_maximum():
         assert np.flatnonzero(ones[:, :, channel]) == np.argmax(features[:, :, channel])
 
 
-def test_levels_images_and_boxes_that_are_none():
+def test_levels_images_and_boxes_that_are_not_finite():
     """Two images of two levels at once."""
     rng = np.random.default_rng(1)
     levels = [
@@ -87,7 +87,7 @@ def test_no_boxes():
     assert pool(RAMP, np.zeros((0, 4), np.float32), 7, scale=1).shape == (0, 7, 7, 1)
 
 
-def test_edges_are_rounded_to_those_of_cells():
+def test_edges_are_rounded_to_cells():
     boxes = np.array([[3, 5, 17, 10], [9, 9, 10, 10], [-5, -3, 1, 1]], np.float32)
     rounded = [[0, 8, 16, 16], [8, 8, 16, 16], [-8, 0, 0, 8]]
     np.testing.assert_array_equal(round_to_cells(boxes, 1 / 8), rounded)
@@ -95,7 +95,7 @@ def test_edges_are_rounded_to_those_of_cells():
 
 
 def test_a_rounded_region_has_whole_cells_in_its_bins():
-    """RoIWarp: what RoIAlign takes from the region that begins and ends with a cell."""
+    """RoIWarp is RoIAlign in a region that starts and ends at a cell."""
     boxes = round_to_cells(np.array([[0.8, 1.3, 3.2, 2.9]], np.float32), 1.0)
     found = roi_align(RAMP, boxes, 2, scale=1, samples=1)
     np.testing.assert_allclose(found[0, :, :, 0], RAMP[1:3, 1:3, 0])

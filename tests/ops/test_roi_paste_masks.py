@@ -1,4 +1,4 @@
-"""Pasting by both rules: closed-form cases, and the reference's steps pixel by pixel."""
+"""Pasting by both rules: closed forms, and the steps of the reference pixel by pixel."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ paste = jax.jit(paste_masks, static_argnums=2, static_argnames=("rule", "thresho
 
 
 def plain_grid(mask, box, canvas):
-    """The mask's value at the centre of each pixel, between its cells' centres and zeros around them."""
+    """Interpolates the mask, with zeros around it, at the center of each pixel."""
     pasted, padded, cells = np.zeros(canvas), np.pad(mask, 2), len(mask)
     for y, x in np.ndindex(*canvas):
         row = (y + 0.5 - box[1]) / (box[3] - box[1]) * cells - 0.5
@@ -30,7 +30,7 @@ def plain_grid(mask, box, canvas):
 
 
 def plain_integer(mask, box, canvas):
-    """Pad by a cell, enlarge the box as much, cut its coordinates off, resize to whole pixels, copy what is inside."""
+    """Pads by a cell, enlarges the box, truncates it, resizes to whole pixels, copies the part."""
     cells = len(mask)
     centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * (cells + 2) / cells
     (x1, y1), (x2, y2) = np.trunc(centre - half).astype(int), np.trunc(centre + half).astype(int)
@@ -60,7 +60,7 @@ def random_case(seed, count=11, cells=7):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_equals_the_rule_pixel_by_pixel_on_the_device_and_on_the_host(rule):
-    """A chunk that does not divide the number of masks; boxes across the border and around the image."""
+    """The chunk does not divide the number of masks. Boxes reach over the border or the image."""
     masks, boxes = random_case(0)
     pasted = np.asarray(paste(masks, boxes, CANVAS, rule=rule, chunk=4))
     assert pasted.dtype == np.float32
@@ -88,7 +88,7 @@ def test_threshold(rule):
 
 
 def test_a_full_mask_is_the_full_box():
-    """A pixel a cell; and with several pixels a cell, but for the pixels in the corners, which zeros are next to."""
+    """With one pixel per cell, and with several, except for the corners, which border on zeros."""
     boxes = np.array([[3, 5, 10, 12], [5, 2, 33, 30]], np.float32)
     small, large = np.asarray(paste(np.ones((2, 7, 7), np.float32), boxes, CANVAS, threshold=0.5))
     wanted = np.zeros((2, *CANVAS), bool)
@@ -99,7 +99,7 @@ def test_a_full_mask_is_the_full_box():
     assert 0 < len(lost) <= 4 * 3 and (np.abs(lost - [15.5, 18.5]) > 12).all()
 
 
-def test_twice_the_size_is_the_same_picture():
+def test_twice_the_size_gives_the_same_mask():
     masks, boxes = random_case(2)
     small = np.asarray(paste(masks, boxes[:, [0, 1, 2, 3]], CANVAS, chunk=4))
     large = np.asarray(paste(masks, 3 * boxes, (3 * CANVAS[0], 3 * CANVAS[1])))
@@ -109,7 +109,7 @@ def test_twice_the_size_is_the_same_picture():
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_boxes_that_are_no_boxes(rule):
+def test_boxes_that_are_not_finite_or_degenerate(rule):
     boxes = np.array(
         [[np.nan, 0, 9, 9], [0, 0, np.inf, 9], [4, 4, 20, 20]] + [[5, 5, 5, 9]] * 8, np.float32
     )
@@ -120,7 +120,7 @@ def test_boxes_that_are_no_boxes(rule):
         assert paste_mask_on_host(np.ones((7, 7)), box, CANVAS, rule=rule)[0].size == 0
 
 
-def test_images_at_once_and_no_masks():
+def test_vmapped_images_and_no_masks():
     masks, boxes = (np.stack(pair) for pair in zip(random_case(3), random_case(4), strict=True))
     pasted = jax.jit(jax.vmap(lambda masks, boxes: paste_masks(masks, boxes, CANVAS, chunk=4)))(
         masks, boxes
@@ -132,6 +132,6 @@ def test_images_at_once_and_no_masks():
     assert paste(jnp.ones((1, 7, 7), jnp.bfloat16), boxes[0, :1], CANVAS).dtype == jnp.float32
 
 
-def test_an_unknown_rule():
+def test_an_unknown_rule_raises_an_error():
     with pytest.raises(ValueError, match="'nearest'; choose one of grid, integer"):
         paste_masks(np.zeros((1, 7, 7)), np.zeros((1, 4)), CANVAS, rule="nearest")

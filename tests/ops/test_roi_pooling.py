@@ -1,4 +1,4 @@
-"""The ways to take regions beside each other; each has tests of its own."""
+"""The ways to pool regions beside each other. Each has tests of its own."""
 
 import functools
 
@@ -25,7 +25,7 @@ LEVEL = np.array([0, 1, 1, 0])
 
 @pytest.fixture(scope="module")
 def pooled():
-    """By the name of each way, regions and the gradient of their weighted sum."""
+    """Returns regions and the gradient of their weighted sum, by the name of the way."""
     weights = ROWS.normal(size=(4, 7, 7, 3)).astype(np.float32)
 
     @jax.jit
@@ -37,7 +37,7 @@ def pooled():
             )
             regions, back = jax.vjp(take, levels)
             found[pooling] = regions, back(jnp.asarray(weights))[0]
-        # The second box has its edges on those of cells already, the others have not.
+        # Only the edges of the second box lie on edges of cells.
         return found, pool_regions(
             levels, round_to_cells(BOXES, jnp.asarray(SCALES)[LEVEL]), LEVEL, 7, SCALES
         )
@@ -45,17 +45,17 @@ def pooled():
     return all_ways([jnp.asarray(level) for level in LEVELS])
 
 
-def test_all_have_the_same_shape_and_a_gradient_of_their_own_level_and_neighbourhood(pooled):
+def test_all_have_one_shape_and_a_gradient_of_their_own_neighborhood(pooled):
     for pooling, (found, gradient) in pooled[0].items():
         assert found.shape == (4, 7, 7, 3) and np.isfinite(found).all()
         assert [each.shape for each in gradient] == [level.shape for level in LEVELS]
-        # The first box and the empty one alone look at the fine map: its cells 1..11 by 1..8, or the corner.
+        # Only the first and the empty box read the fine map: cells 1..11 by 1..8, or the corner.
         fine = np.abs(gradient[0]).sum(-1) > 0
         assert fine[2:8, 2:10].any() and not fine[10:].any() and not fine[:, 13:].any(), pooling
         assert np.abs(gradient[1]).any()
 
 
-def test_two_programs_of_one_rule_agree_and_other_rules_do_not(pooled):
+def test_implementations_of_one_rule_agree_and_other_rules_do_not(pooled):
     pooled = pooled[0]
     exact = pooled["roi_align"]
     jax.tree.map(
@@ -65,13 +65,13 @@ def test_two_programs_of_one_rule_agree_and_other_rules_do_not(pooled):
         assert np.abs(exact[0][0] - pooled[other][0][0]).max() > 0.1, other
 
 
-def test_quantised_regions_are_those_of_rounded_boxes(pooled):
+def test_quantized_regions_equal_those_of_rounded_boxes(pooled):
     pooled, of_rounded = pooled
     np.testing.assert_allclose(pooled["quantised"][0], of_rounded, atol=1e-6)
     np.testing.assert_allclose(pooled["quantised"][0][1], pooled["roi_align"][0][1], atol=1e-6)
 
 
-def test_a_detector_takes_its_regions_so():
+def test_a_detector_pools_by_the_name():
     levels = tuple(
         jax.ShapeDtypeStruct((2, 16 // 2**n, 16 // 2**n, 16), jnp.float32) for n in range(4)
     )

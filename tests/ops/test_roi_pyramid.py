@@ -25,20 +25,20 @@ def test_level_by_area_not_by_shape():
 
 
 def test_just_below_a_level():
-    """A millionth of a level short: torchvision's epsilon takes the box up, detectron2's does not."""
+    """A millionth of a level short: torchvision's epsilon lifts the box, detectron2's does not."""
     side = np.float32(224) * (1 - np.float32(3e-7))
     for inside, level in ((True, 1), (False, 2)):
         assert int(fpn_level(squares(side), epsilon_inside=inside)[0]) == level
 
 
 @pytest.mark.parametrize("epsilon_inside", [True, False])
-def test_boxes_without_extent_go_to_the_lowest_level(epsilon_inside):
+def test_degenerate_boxes_belong_to_the_lowest_level(epsilon_inside):
     boxes = np.array([[0, 0, 0, 0], [5, 5, 5, 900], [9, 9, 2, 2]], np.float32)
     assert not fpn_level(boxes, epsilon_inside=epsilon_inside).any()
 
 
 def test_other_levels():
-    """As tensorflow/tpu has them: up to the sixth."""
+    """Up to P6, as in tensorflow/tpu."""
     np.testing.assert_array_equal(fpn_level(squares(16, 448, 896, 5000), highest=6), [0, 3, 4, 4])
 
 

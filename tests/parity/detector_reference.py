@@ -1,4 +1,4 @@
-"""torchvision's detectors with our weights; arrays are NumPy, channel-last."""
+"""torchvision's detectors with our weights. Arrays are NumPy and channel-last."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from segjax.weights.tables.torchvision import TORCHVISION, TORCHVISION_DETECTORS
 
 
 def torchvision_detector(torchvision, name: str, model, variables):
-    """torchvision's model of that name as its published weights are run, ours strictly loaded, in evaluation mode."""
+    """Builds torchvision's model of a name in evaluation mode, with our weights loaded strictly."""
     detection = lambda module: torchvision(f"models.detection.{module}")
     classes = model.classes + 1
     if name.endswith("_v2"):
@@ -32,12 +32,12 @@ def torchvision_detector(torchvision, name: str, model, variables):
 
 
 def channels_first(x) -> torch.Tensor:
-    """[..., h, w, C] -> [..., C, h, w]."""
+    """Converts [..., h, w, C] to [..., C, h, w]."""
     return torch.from_numpy(np.moveaxis(np.asarray(x, np.float32), -1, -3).copy())
 
 
 def channels_last(x: torch.Tensor) -> np.ndarray:
-    """[..., C, h, w] -> [..., h, w, C]."""
+    """Converts [..., C, h, w] to [..., h, w, C]."""
     return np.moveaxis(x.numpy(), -3, -1)
 
 
@@ -45,7 +45,13 @@ def channels_last(x: torch.Tensor) -> np.ndarray:
 def stages(
     theirs, images: np.ndarray, regions: dict[int, np.ndarray]
 ) -> dict[str, list[np.ndarray]]:
-    """Every stage's answers: images uint8 [B, H, W, 3]; regions by side, [R, side, side, C], for the heads."""
+    """Returns the outputs of every stage.
+
+    Args:
+      theirs: torchvision's model.
+      images: uint8 [B, H, W, 3].
+      regions: pooled features [R, side, side, C] by side, for the heads.
+    """
     x = theirs.transform.normalize(channels_first(images) / 255)
     maps = theirs.backbone.body(x)
     levels = theirs.backbone.fpn(maps)
@@ -70,10 +76,17 @@ def stages(
 
 @torch.no_grad()
 def inference(model, theirs, images, sizes) -> list[dict[str, np.ndarray]]:
-    """What the whole model makes of each picture, the content of that (height, width) of a canvas uint8 [H, W, 3].
+    """Runs inference with the thresholds of `model`, ours.
 
-    With the thresholds of `model`, ours. Answers: proposals [N, 4]; boxes, labels, scores; masks [D, 28, 28], pasted
-    too, [D, h, w]; keypoints' maps [D, 56, 56, K], points [D, K, 3] and point_scores [D, K].
+    Args:
+      model: our detector.
+      theirs: torchvision's detector.
+      images: uint8 [B, H, W, 3] canvases.
+      sizes: (height, width) of the content of each canvas.
+
+    Returns:
+      For each image: proposals [N, 4], boxes, labels, scores, masks [D, 28, 28], pasted masks
+      [D, h, w], heatmaps [D, 56, 56, K], points [D, K, 3] and point_scores [D, K].
     """
     theirs.roi_heads.score_thresh, theirs.roi_heads.nms_thresh = (
         model.detection_selection.score_threshold,

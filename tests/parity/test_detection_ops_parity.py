@@ -1,4 +1,4 @@
-"""The operations under Mask R-CNN beside torchvision's; `torchvision_reference.py` says how to bring it.
+"""The operations of Mask R-CNN against torchvision's; see `torchvision_reference.py`.
 
 SEGJAX_TORCHVISION=/some/folder pytest -m parity tests/parity/test_detection_ops_parity.py
 """
@@ -34,19 +34,19 @@ def t(array):
 
 
 def first(features):
-    """[h, w, C] -> [1, C, h, w]."""
+    """Converts [h, w, C] to [1, C, h, w]."""
     return t(features).permute(2, 0, 1)[None]
 
 
 def last(pooled):
-    """[R, C, h, w] -> NumPy [R, h, w, C]."""
+    """Converts [R, C, h, w] to NumPy [R, h, w, C]."""
     return pooled.detach().permute(0, 2, 3, 1).numpy()
 
 
 @pytest.mark.parametrize("samples", [0, 1, 2])
 @pytest.mark.parametrize("aligned", [False, True])
 def test_the_stand_in_for_the_compiled_roi_align(torchvision, samples, aligned):
-    """torchvision's Python has the rule but for samples outside of the map, so the boxes are inside."""
+    """torchvision's Python code lacks samples outside of the map, so the boxes are inside."""
     from parity.torchvision_reference import roi_align
 
     features = torch.rand(2, 3, 17, 23)
@@ -124,7 +124,7 @@ def test_matching(torchvision, force):
 
 
 @pytest.mark.parametrize("positive, negative", [(300, 300), (20, 300), (300, 5), (0, 40)])
-def test_how_many_are_sampled(torchvision, positive, negative):
+def test_number_of_samples(torchvision, positive, negative):
     label = np.repeat([1, 0, -1], [positive, negative, 9])
     sampler = torchvision("models.detection._utils").BalancedPositiveNegativeSampler(64, 0.25)
     theirs = [int(chosen[0].sum()) for chosen in sampler([t(label)])]
@@ -168,7 +168,7 @@ def test_levels(torchvision):
 @pytest.mark.parametrize("samples", [0, 2])
 @pytest.mark.parametrize("aligned", [False, True])
 def test_roi_align(torchvision, samples, aligned, impl):
-    """Boxes inside, across the border, outside and far out; values, and gradients of the features."""
+    """Values and gradients, for boxes inside, across the border, outside and far outside."""
     features = np.random.default_rng(5).normal(size=(25, 42, 8)).astype(np.float32)
     boxes = np.concatenate(
         [some_boxes(6, 200, -150, 700, 400), [[-700, -700, 1200, 1200], [5e3, 0, 6e3, 9]]]
@@ -211,7 +211,7 @@ def test_a_pyramid(torchvision, impl):
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3])
-def test_samples_are_those_of_grid_sample(samples):
+def test_samples_equal_grid_sample(samples):
     """Inside of the map: a grid of samples and the mean of each bin."""
     features = np.random.default_rng(10).normal(size=(20, 30, 4)).astype(np.float32)
     boxes = np.array([[2.3, 3.1, 25.7, 18.2], [5.3, 4.1, 9.9, 16.7]], np.float32)
@@ -259,7 +259,7 @@ def test_pasting_by_whole_pixels(torchvision):
 
 
 def test_pasting_by_grid_sample():
-    """detectron2's rule, which is a call of torch: places of pixel centres in the box, zeros around."""
+    """detectron2's rule is a call of PyTorch at the pixel centers, with zeros around the mask."""
     masks = np.random.default_rng(15).random((40, 28, 28), np.float32)
     boxes = some_boxes(16, 40, -20, 100, 120)
     y, x = torch.arange(110) + 0.5, torch.arange(140) + 0.5

@@ -1,4 +1,4 @@
-"""What a detector sees, beside the functions that torchvision (interpolate) and detectron2 (Pillow) resize with."""
+"""Resizing of images against the functions of torchvision (interpolate) and detectron2 (Pillow)."""
 
 import math
 
@@ -44,12 +44,14 @@ def test_torchvision_resizes_by_interpolate():
         expected = resized[0].permute(1, 2, 0).numpy()
         assert tuple(made["size"]) == expected.shape[:2]
         content = made["image"][: expected.shape[0], : expected.shape[1]]
-        # Rounded to whole levels; where the picture grows, twice, once for each axis, as Pillow does it.
+        # Pillow rounds to integers, and twice, once per axis, where the image grows.
         assert np.abs(content - expected).max() <= (0.5 if scale < 1 else 1.0) + 1e-3
 
 
-def test_sizes_are_those_of_both_libraries():
-    """The formulas of detectron2's ResizeShortestEdge and of torchvision's GeneralizedRCNNTransform."""
+def test_sizes_equal_those_of_both_libraries():
+    """The formulas of ResizeShortestEdge (detectron2) and GeneralizedRCNNTransform
+    (torchvision).
+    """
     for height in range(100, 700, 29):
         for width in range(100, 1300, 7):
             for short in (640, 672, 800):
@@ -63,4 +65,6 @@ def test_sizes_are_those_of_both_libraries():
                 )
                 scale = min(short / min(height, width), 1333 / max(height, width))
                 expected = math.floor(height * scale), math.floor(width * scale)
-                assert compute_short_side_size((height, width), short, 1333, "torchvision") == expected
+                assert (
+                    compute_short_side_size((height, width), short, 1333, "torchvision") == expected
+                )

@@ -1,4 +1,4 @@
-"""Our detectors beside torchvision's with the same weights, stage by stage.
+"""Our detectors against torchvision's with the same weights, stage by stage.
 
 pip install --no-deps --target FOLDER torchvision==0.28.0
 SEGJAX_TORCHVISION=FOLDER pytest -m parity tests/parity/test_detector_parity.py
@@ -71,14 +71,16 @@ def test_every_stage(torchvision, name, record_property):
 
 
 THRESHOLD = 0.012  # of scores: drawn weights are never sure, and one class in 91 has 0.011
-SIZES = ((128, 160), (100, 131))  # of pictures on canvases of 128 x 160
+SIZES = ((128, 160), (100, 131))  # of images on canvases of 128 x 160
 
 
 def our_inference(model, variables, images, sizes):
     def run(variables, images, sizes):
         def answers(module):
             levels = module.encode_image(images, sizes)
-            return module.select_proposals(*module.propose(levels), levels, images.shape[1:3], sizes)
+            return module.select_proposals(
+                *module.propose(levels), levels, images.shape[1:3], sizes
+            )
 
         return model.apply(variables, images, sizes, method="detect"), model.apply(
             variables, method=answers
@@ -88,7 +90,7 @@ def our_inference(model, variables, images, sizes):
 
 
 def matched(ours, theirs):
-    """For each of their rows one of ours, so that they differ by little in all: rows [N, n] of the same number.
+    """Matches rows [N, n] of ours to theirs, with the smallest total difference.
 
     Not just the nearest, as the same box may stand there twice.
     """
@@ -97,12 +99,12 @@ def matched(ours, theirs):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_whole_inference(torchvision, name):
-    """Proposals as sets; detections, of which two with almost the same score may have changed places."""
+def test_inference(torchvision, name):
+    """Proposals are compared as sets. Detections of almost the same score may be swapped."""
     from parity.detector_reference import inference, torchvision_detector
 
     model, variables = made(name)
-    # Fewer of the class that most regions have; all regions take part, as theirs do.
+    # Suppress more of the most frequent class. All regions enter suppression, as theirs do.
     model = model.replace_selection(score_threshold=THRESHOLD, nms_threshold=0.1, candidates=6000)
     theirs = inference(
         model, torchvision_detector(torchvision, name, model, variables), IMAGES, SIZES
@@ -121,7 +123,8 @@ def test_whole_inference(torchvision, name):
             rows(want["boxes"], want["labels"], want["scores"]),
         )
         print(
-            f"{name} {i}: {len(boxes)} proposals, {len(order)} detections of {len(set(want['labels']))} classes"
+            f"{name} {i}: {len(boxes)} proposals, {len(order)} detections of "
+            f"{len(set(want['labels']))} classes"
         )
         assert len(order) > 10
         np.testing.assert_array_equal(found.labels[i][valid][order], want["labels"])
@@ -136,10 +139,11 @@ def test_whole_inference(torchvision, name):
             )
 
 
-def test_the_detector_on_pictures_of_other_sizes(torchvision):
-    """Resized, padded, detected and brought back, as torchvision's model does it with the same pictures.
+def test_the_detector_on_images_of_other_sizes(torchvision):
+    """Resizes, pads, detects and maps back like torchvision's model, with the same images.
 
-    It resizes floats and we bytes, half a grey level apart at most, so a few boxes of drawn weights come out otherwise.
+    It resizes floats and we resize bytes. They differ by at most half a gray level, so a few boxes
+    of random weights differ.
     """
     import torch
 
@@ -156,34 +160,38 @@ def test_the_detector_on_pictures_of_other_sizes(torchvision):
         THRESHOLD,
         0.1,
     )
-    pictures = [
+    images = [
         IMAGES[0][:80, :100],
         IMAGES[1].repeat(2, 0).repeat(2, 1),
     ]  # the first grows, the second shrinks
-    ours = Detector(model, variables, canvases="tight")(pictures)
+    ours = Detector(model, variables, canvases="tight")(images)
     with torch.no_grad():
-        wanted = theirs([channels_first(picture) / 255 for picture in pictures])
-    for picture, found, want in zip(pictures, ours, wanted, strict=True):
-        # Drawn weights are never sure: of more than `candidates` scores above the threshold ours looks at the best.
+        wanted = theirs([channels_first(image) / 255 for image in images])
+    for image, found, want in zip(images, ours, wanted, strict=True):
+        # Random weights are never certain. Of more than `candidates` scores above the threshold,
+        # ours considers the best.
         certain = want["scores"].numpy() >= found["scores"].min()
         print(
-            f"{len(certain)} boxes, {certain.sum()} of them as certain as the {len(found['boxes'])} found"
+            f"{len(certain)} boxes, {certain.sum()} of them as certain as our "
+            f"{len(found['boxes'])} detections"
         )
         want = {key: value.numpy()[certain] for key, value in want.items()}
-        # In shares of the picture, boxes of another class far away.
-        distance = np.abs(found["boxes"][:, None] - want["boxes"]).max(-1) / max(picture.shape)
+        # In shares of the image. Boxes of another class are far away.
+        distance = np.abs(found["boxes"][:, None] - want["boxes"]).max(-1) / max(image.shape)
         distance += found["labels"][:, None] != want["labels"]
         one, other = linear_sum_assignment(distance)
         near = distance[one, other] < 0.01
         print(
-            f"{picture.shape}: {len(found['boxes'])} and {len(want['boxes'])} boxes, {near.mean():.1%} within 1 %"
+            f"{image.shape}: {len(found['boxes'])} and {len(want['boxes'])} boxes, "
+            f"{near.mean():.1%} within 1 %"
         )
         assert len(want["boxes"]) > 10 and near.sum() > 0.9 * max(
             len(found["boxes"]), len(want["boxes"])
         )
         apart = np.abs(found["scores"][one[near]] - want["scores"][other[near]])
         print(f"scores: {np.median(apart):.1e} apart, {apart.max():.1e} at most")
-        # Measured first, then set: 1.3e-5 at most for the picture that shrinks, 2.4e-3 for the one that grows.
+        # Set from measured differences: at most 1.3e-5 for the image that shrinks, 2.4e-3 for the
+        # one that grows.
         assert np.median(apart) < 1e-3 and apart.max() < 1e-2
         masks = found["masks"][one[near]], want["masks"][other[near], 0] >= 0.5
         both, either = (joined.sum((1, 2)) for joined in (masks[0] & masks[1], masks[0] | masks[1]))

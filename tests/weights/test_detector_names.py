@@ -46,14 +46,14 @@ def assert_same(found, want):
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_there_and_back_is_the_same_to_the_byte(kind):
+def test_a_round_trip_keeps_every_byte(kind):
     table, format, variables, state = made(kind)
     assert table.matches(variables) and table.find_format(state) == format
     assert len(state) == len(flatten(variables)), "every array has a name of its own"
     assert_same(table.from_published(state, variables, format=format, source="file"), variables)
 
 
-def test_torchvision_s_names_and_layouts():
+def test_names_and_layouts_of_torchvision():
     _, _, variables, state = made("torchvision")
     ours = flatten(variables)
     body = "backbone.body."
@@ -68,7 +68,7 @@ def test_torchvision_s_names_and_layouts():
     assert state[body + "conv1.weight"][3, 2, 5, 6] == stem[5, 6, 2, 3]
     shortcut = ours["params/backbone/stage_3_block_0/shortcut/kernel"]
     assert state[body + "layer2.0.downsample.0.weight"][9, 4, 0, 0] == shortcut[0, 0, 4, 9]
-    # A flattened map is laid out by channel, row, column in torch, by row, column, channel here.
+    # Flattened maps are ordered by channel, row, column in PyTorch, by row, column, channel here.
     fc, kernel = state["roi_heads.box_head.fc6.weight"], ours["params/box_head/fc_0/kernel"]
     assert fc.shape == (32, 16 * 49)
     channel, row, column = 5, 2, 6
@@ -83,7 +83,7 @@ def test_torchvision_s_names_and_layouts():
     assert "backbone.fpn.layer_blocks.3.0.bias" in state and "rpn.head.conv.0.0.weight" in state
 
 
-def test_the_second_generation_has_norms_and_one_map_behind_its_convolutions():
+def test_the_second_generation_has_norms_and_one_fully_connected_layer():
     state = made("torchvision, second generation")[3]
     assert state["roi_heads.box_head.5.weight"].shape == (32, 16 * 49)
     for key in (
@@ -95,7 +95,7 @@ def test_the_second_generation_has_norms_and_one_map_behind_its_convolutions():
     assert "roi_heads.mask_head.1.0.bias" not in state
 
 
-def test_the_published_spelling_of_the_first_generation_and_counters_are_read():
+def test_older_names_and_counters_are_read():
     table, format, variables, state = made("torchvision")
     older = {}
     for key, array in state.items():
@@ -110,7 +110,7 @@ def test_the_published_spelling_of_the_first_generation_and_counters_are_read():
     assert_same(table.from_published(older, variables, format=format, source="file"), variables)
 
 
-def test_detectron2_s_names_and_layouts():
+def test_names_and_layouts_of_detectron2():
     _, _, variables, state = made("detectron2")
     ours = flatten(variables)
     bottom = "backbone.bottom_up."
@@ -128,7 +128,7 @@ def test_detectron2_s_names_and_layouts():
         "roi_heads.keypoint_head.conv_fcn1.bias",
     ):
         assert key in state
-    # Its background is the last class, ours the first; boxes and masks have none.
+    # detectron2's background is the last class, ours the first. Boxes and masks have none.
     scores = ours["params/box_head/scores/kernel"]
     np.testing.assert_array_equal(
         state["roi_heads.box_predictor.cls_score.weight"], scores.T[[1, 2, 3, 0]]
@@ -141,14 +141,14 @@ def test_detectron2_s_names_and_layouts():
     assert state["roi_heads.mask_head.predictor.weight"].shape == (3, 16, 1, 1)
 
 
-def test_vitdet_s_names_and_its_unused_position():
+def test_names_of_vitdet_and_its_unused_position():
     _, _, variables, state = made("detectron2, ViTDet")
     positions = state["backbone.net.pos_embed"]
     assert positions.shape == (1, 10, 32) and not positions[0, 0].any()
     np.testing.assert_array_equal(
         positions[0, 1 + 5], variables["params"]["backbone"]["pos_embed"][0, 1, 2]
     )
-    # Enlarged 4 times: upscale, norm, (GELU,) upscale, 1x1, 3x3; halved: (max-pool,) 1x1, 3x3.
+    # P2: upscale, norm, (GELU), upscale, 1x1, 3x3. P5: (max pooling), 1x1, 3x3.
     want = (
         {f"2.{k}" for k in (0, 1, 3, 4, 5)}
         | {f"3.{k}" for k in (0, 1, 2)}
@@ -171,7 +171,7 @@ def test_vitdet_s_names_and_its_unused_position():
         assert key in state
 
 
-def test_a_cascade_s_names():
+def test_names_of_a_cascade():
     table, format, variables, state = made("detectron2, cascade")
     ours = flatten(variables)
     layers = (
@@ -199,7 +199,7 @@ def test_a_cascade_s_names():
         TORCHVISION_DETECTORS.to_published(variables, "torchvision")
 
 
-def test_what_detectron2_computes_anew_is_left_alone():
+def test_arrays_that_detectron2_computes_are_ignored():
     table, format, variables, state = made("detectron2")
     more = {"pixel_mean": np.zeros((3, 1, 1), np.float32)}
     more |= {
@@ -211,7 +211,7 @@ def test_what_detectron2_computes_anew_is_left_alone():
     )
 
 
-def test_what_differs_is_listed():
+def test_differences_are_listed():
     table, format, variables, state = made("torchvision")
     missing = "backbone.body.layer3.0.conv2.weight"
     state = {key: array for key, array in state.items() if key != missing} | {
@@ -227,7 +227,7 @@ def test_what_differs_is_listed():
     assert "1 unexpected: roi_heads.extra.weight (3,)" in said
 
 
-def test_a_classifier_s_arrays_are_a_backbone():
+def test_a_classifier_loads_as_a_backbone():
     """Arrays are frozen as in the detector."""
     variables = made("torchvision")[2]
     backbone = {name: {"backbone": tree["backbone"]} for name, tree in variables.items()}
