@@ -91,6 +91,13 @@ def pyramid_roi_align(
     bfloat16 features). The features have a gradient, in reverse mode. Boxes are constants, as in
     PyTorch. A box with a coordinate that is not finite gives 0.
 
+    Example:
+      >>> levels = [jnp.ones((8, 8, 1)), 2 * jnp.ones((4, 4, 1))]  # strides 4 and 8
+      >>> boxes = jnp.array([[0, 0, 16, 16], [0, 0, 32, 32]])
+      >>> pooled = pyramid_roi_align(levels, boxes, jnp.array([0, 1]), 1, [1 / 4, 1 / 8])
+      >>> pooled.ravel().tolist()
+      [1.0, 2.0]
+
     Args:
       levels: [h_l, w_l, C] each.
       boxes: [R, 4], x1 y1 x2 y2 in pixels of the image, inside of it or not.
@@ -127,9 +134,10 @@ def pyramid_roi_align(
     level = jnp.clip(level, 0, len(levels) - 1)
     if not boxes.shape[0]:
         return jnp.zeros((0, *size, levels[0].shape[-1]), levels[0].dtype)
+    # Pool by matrix products, level by level.
     if impl == "matmul":
         return pool_by_products(levels, boxes, level, grid, shapes, tuple(scales))
-    # All levels become one list of cells, in which every region finds its own level.
+    # Pool by lookups. All levels become one list of cells, in which every region finds its own.
     cells, matched = flatten_levels(levels), look_up_levels(levels, scales, level)
     axes = place_regions(boxes, matched.scale, (matched.height, matched.width), grid)
     return _gather(cells, _Regions(*axes, matched.start, matched.width), grid, cells.shape[0])

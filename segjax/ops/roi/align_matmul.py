@@ -47,6 +47,7 @@ def _fold_levels(work, carry, boxes, level, grid, shapes, scales):
             slot = first + jnp.arange(chunk)
             boxes_of_chunk = boxes[order[jnp.minimum(slot, regions - 1)]]
             axes = place_regions(boxes_of_chunk, jnp.float32(scales[number]), shapes[number], grid)
+            # Weights of the rows and columns of each region
             rows, columns = (
                 compute_bin_weights(*axis)
                 for axis in zip(axes, grid.size, shapes[number], strict=True)

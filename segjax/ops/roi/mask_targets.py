@@ -83,6 +83,12 @@ def compute_mask_targets(
 
     There are as many sampling points as pixels.
 
+    Example:
+      >>> masks = jnp.zeros((1, 8, 8)).at[:, :, :4].set(1)  # the left half
+      >>> box = jnp.array([[0, 0, 8, 8]])
+      >>> compute_mask_targets(masks, box, jnp.array([0]), size=2)[0].tolist()
+      [[1.0, 0.0], [1.0, 0.0]]
+
     Args:
       masks: [G, H, W], bool or float 0 to 1.
       proposals: [R, 4], pixels of the masks.
@@ -107,6 +113,7 @@ def compute_mask_targets(
     grid = Grid((size, size), 0, hard, 2 * math.ceil(max(shape) / size))
 
     def target(region):
+        """Computes the target of one (proposal, index of its mask)."""
         box, mask = region
         axes = place_regions(box[None], jnp.float32(1), shape, grid)
         rows, columns = (

@@ -36,6 +36,11 @@ def roi_pool(
 ) -> jax.Array:
     """Pools regions of one map, see `pyramid_roi_pool`.
 
+    Example:
+      >>> features = jnp.arange(16.0).reshape(4, 4, 1)
+      >>> roi_pool(features, jnp.array([[0, 0, 3, 3]]), 2, scale=1.0)[0, ..., 0].tolist()
+      [[5.0, 7.0], [13.0, 15.0]]
+
     Args:
       features: [h, w, C].
       boxes: [R, 4], pixels of the image.
@@ -76,11 +81,13 @@ def pyramid_roi_pool(
     start, height, width, scale = look_up_levels(
         levels, scales, jnp.clip(level, 0, len(levels) - 1)
     )
+    # Round the corners of each region to cells.
     boxes = jax.lax.stop_gradient(jnp.asarray(boxes, jnp.float32))
     usable = jnp.all(jnp.isfinite(boxes), axis=-1)
     x1, y1, x2, y2 = _round(
         jnp.clip(jnp.where(usable[:, None], boxes, 0), -1e7, 1e7) * scale[:, None]
     ).T
+    # Divide it into bins.
     bins = _Bins(*_edges(y1, y2, down, height), *_edges(x1, x2, across, width), start, width)
     # Bins of boxes that are not finite have no cells.
     bins = bins._replace(bottom=jnp.where(usable[:, None], bins.bottom, bins.top))
@@ -163,6 +170,7 @@ def _search(cells: jax.Array, bins: _Bins) -> tuple[jax.Array, jax.Array]:
         value, winner = best
         index, inside = _locate_cell(bins, number)
         cell = cells.at[index].get(mode="promise_in_bounds")
+        # Of equal cells the first one wins, since a later one has to be larger.
         better = inside[..., None] & ((cell > value) | (winner < 0))
         return jnp.where(better, cell, value), jnp.where(better, index[..., None], winner)
 
@@ -177,11 +185,13 @@ def _maximum(cells: jax.Array, bins: _Bins, total: int) -> jax.Array:
 
 
 def _maximum_forward(cells, bins, total):
+    """Pools, and saves the index of each maximum for the gradient."""
     value, winner = _search(cells, bins)
     return value, (bins, winner)
 
 
 def _maximum_backward(total, residuals, cotangent):
+    """Adds each cotangent to the gradient of the cell of its maximum."""
     bins, winner = residuals
 
     def spread(number, gradient):

@@ -92,6 +92,7 @@ def paste_mask_on_host(
     """
     weights, box = _find_rule(rule), np.asarray(box, np.float32)
     sides, corner = [], []
+    # Rows, then columns. Only those with a weight are kept.
     for axis, pixels in enumerate(canvas):
         of_axis = weights(box[1 - axis], box[3 - axis], np.arange(pixels), mask.shape[axis])
         inside = np.flatnonzero(of_axis.any(axis=1))

@@ -31,6 +31,13 @@ def pool_regions(
 ) -> jax.Array:
     """Pools the regions of one image, each from its level of the pyramid.
 
+    Example:
+      >>> levels = [jnp.ones((8, 8, 1)), 2 * jnp.ones((4, 4, 1))]  # strides 4 and 8
+      >>> boxes, level = jnp.array([[0, 0, 16, 16], [0, 0, 32, 32]]), jnp.array([0, 1])
+      >>> pooled = pool_regions(levels, boxes, level, 1, [1 / 4, 1 / 8], pooling="roi_pool")
+      >>> pooled.ravel().tolist()
+      [1.0, 2.0]
+
     Args:
       levels: as for `pyramid_roi_align`.
       boxes: as for `pyramid_roi_align`.
@@ -51,6 +58,7 @@ def pool_regions(
         raise ValueError(f"pooling {pooling!r} is unknown; choose one of {', '.join(POOLINGS)}")
     if pooling == "roi_pool":
         return pyramid_roi_pool(levels, boxes, level, size, scales)
+    # RoIWarp is RoIAlign in a rounded region.
     if pooling == "quantised":
         boxes = round_to_cells(boxes, jnp.asarray(scales, jnp.float32)[level])
     impl = "matmul" if pooling == "roi_align_matmul" else "gather"

@@ -127,6 +127,7 @@ def interpolation_taps(
     low, bin, count, length = (of_region[:, None] for of_region in axis)
     sample = jnp.broadcast_to(sample, axis.low.shape)[:, None]
     share = 1 / jnp.maximum(count, 1).astype(jnp.float32)
+    # Positions of the sampling points in cells
     position = low + jnp.arange(bins) * bin + (sample + 0.5) * bin * share
     inside = (position >= -1) & (position <= length) & (sample < count)
     # Up to one cell outside of the map, a point takes the value of the border.
