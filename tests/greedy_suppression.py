@@ -4,7 +4,7 @@ import numpy as np
 
 
 def greedy(boxes, scores, threshold):
-    """Places of the boxes that stay, best first: each drops what overlaps it by more than the threshold."""
+    """Returns indices of the kept boxes, best first; each drops boxes that overlap it too much."""
     boxes, left, kept = np.asarray(boxes), np.argsort(-np.asarray(scores), kind="stable"), []
     while len(left):
         best, left = left[0], left[1:]

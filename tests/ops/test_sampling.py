@@ -54,7 +54,7 @@ def test_no_anchors():
 
 
 def test_every_anchor_is_as_likely_as_its_like():
-    """4,000 draws of 3 positives out of 12 and 5 negatives out of 20, each within five standard deviations of 1/4."""
+    """Draws 3 of 12 positives and 5 of 20 negatives: each within 5 standard deviations of 1/4."""
     label = labels(12, 20, 40)
     draw = jax.jit(jax.vmap(lambda key: sample(key, label, 8, 0.375)))
     index, valid, _ = draw(jax.random.split(KEY, 4000))

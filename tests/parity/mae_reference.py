@@ -17,13 +17,21 @@ class TransformersMae:
 
     def __init__(self, model, variables, attention="eager"):
         config = ViTMAEConfig(
-            hidden_size=model.width, num_hidden_layers=model.depth, num_attention_heads=model.heads,
-            intermediate_size=4 * model.width, image_size=model.canvas, patch_size=model.patch,
-            decoder_hidden_size=model.decoder_width, decoder_num_hidden_layers=model.decoder_depth,
-            decoder_num_attention_heads=model.decoder_heads, decoder_intermediate_size=4 * model.decoder_width,
-            mask_ratio=model.mask_ratio, norm_pix_loss=model.norm_pix, layer_norm_eps=model.epsilon,
+            hidden_size=model.width,
+            num_hidden_layers=model.depth,
+            num_attention_heads=model.heads,
+            intermediate_size=4 * model.width,
+            image_size=model.canvas,
+            patch_size=model.patch,
+            decoder_hidden_size=model.decoder_width,
+            decoder_num_hidden_layers=model.decoder_depth,
+            decoder_num_attention_heads=model.decoder_heads,
+            decoder_intermediate_size=4 * model.decoder_width,
+            mask_ratio=model.mask_ratio,
+            norm_pix_loss=model.norm_pix,
+            layer_norm_eps=model.epsilon,
             attn_implementation=attention,
-        )  # fmt: skip
+        )
         self.mae = ViTMAEForPreTraining(config).eval()
         state = MAE.to_published(variables, HUGGINGFACE, canvas=model.canvas)
         self.mae.load_state_dict(

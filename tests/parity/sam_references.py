@@ -43,10 +43,17 @@ class SegmentAnything:
         grid = model.canvas // model.patch
         width = model.prompt_width
         encoder = modeling.ImageEncoderViT(
-            img_size=model.canvas, patch_size=model.patch, embed_dim=model.width, depth=model.depth,
-            num_heads=model.heads, out_chans=width, norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True, window_size=model.window, global_attn_indexes=model.global_blocks,
-        )  # fmt: skip
+            img_size=model.canvas,
+            patch_size=model.patch,
+            embed_dim=model.width,
+            depth=model.depth,
+            num_heads=model.heads,
+            out_chans=width,
+            norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=model.window,
+            global_attn_indexes=model.global_blocks,
+        )
         prompt_encoder = modeling.PromptEncoder(
             width, (grid, grid), (model.canvas, model.canvas), model.mask_channels
         )
@@ -78,9 +85,11 @@ class SegmentAnything:
     def decode(self, embedding, tokens, dense):
         """-> logits [4, 4h, 4w], iou [4]."""
         logits, iou = self.sam.mask_decoder.predict_masks(
-            image_embeddings=_first(embedding), image_pe=self.sam.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=torch.from_numpy(tokens)[None], dense_prompt_embeddings=_first(dense),
-        )  # fmt: skip
+            image_embeddings=_first(embedding),
+            image_pe=self.sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=torch.from_numpy(tokens)[None],
+            dense_prompt_embeddings=_first(dense),
+        )
         return logits[0].numpy(), iou[0].numpy()
 
     @torch.no_grad()
@@ -128,10 +137,17 @@ class Transformers:
 
         width = model.prompt_width
         vision = SamVisionConfig(
-            hidden_size=model.width, output_channels=width, num_hidden_layers=model.depth, num_pos_feats=width // 2,
-            num_attention_heads=model.heads, image_size=model.canvas, patch_size=model.patch,
-            window_size=model.window, global_attn_indexes=list(model.global_blocks), mlp_dim=4 * model.width,
-        )  # fmt: skip
+            hidden_size=model.width,
+            output_channels=width,
+            num_hidden_layers=model.depth,
+            num_pos_feats=width // 2,
+            num_attention_heads=model.heads,
+            image_size=model.canvas,
+            patch_size=model.patch,
+            window_size=model.window,
+            global_attn_indexes=list(model.global_blocks),
+            mlp_dim=4 * model.width,
+        )
         prompt = SamPromptEncoderConfig(
             hidden_size=width,
             image_size=model.canvas,
@@ -139,9 +155,13 @@ class Transformers:
             mask_input_channels=model.mask_channels,
         )
         decoder = SamMaskDecoderConfig(
-            hidden_size=width, mlp_dim=model.decoder_mlp, num_hidden_layers=model.decoder_depth,
-            num_attention_heads=model.decoder_heads, iou_head_hidden_dim=width, layer_norm_eps=1e-5,
-        )  # fmt: skip
+            hidden_size=width,
+            mlp_dim=model.decoder_mlp,
+            num_hidden_layers=model.decoder_depth,
+            num_attention_heads=model.decoder_heads,
+            iou_head_hidden_dim=width,
+            layer_norm_eps=1e-5,
+        )
         config = SamConfig(
             vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder
         )

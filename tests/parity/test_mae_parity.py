@@ -1,4 +1,4 @@
-"""Our MAE beside transformers' ViTMAEForPreTraining: the same weights and noise, and each other's files.
+"""Compares MAE with transformers' ViTMAEForPreTraining: equal weights and noise, and files.
 
 pip install .[test,parity]
 pytest -m parity tests/parity/test_mae_parity.py
@@ -12,7 +12,7 @@ from golden.mae_inputs import inputs
 
 from segjax.losses.reconstruction import reconstruction_loss
 from segjax.models.mae import build_mae, init_mae
-from segjax.ops.positions import resize_bicubic, make_sincos_positions
+from segjax.ops.positions import make_sincos_positions, resize_bicubic
 from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
 
 pytestmark = pytest.mark.parity
@@ -20,7 +20,7 @@ TOLERANCE = 1e-5  # of the largest magnitude of the reference
 
 SIZES = {
     "tiny": dict(name="mae_tiny"),
-    # Its configuration's own epsilon, unnormalised pixels, patches of 14, a rectangle of none of the usual numbers.
+    # The epsilon of its configuration, raw pixels, patches of 14, and unusual sizes
     "odd": dict(
         name="mae_debug", canvas=70, patch=14, mask_ratio=0.6, norm_pix=False, epsilon=1e-12
     ),
@@ -108,7 +108,7 @@ def test_bicubic_resize(shape):
 
 
 def test_files_go_both_ways(reference, tmp_path):
-    """What save_pretrained writes is ours to the bit, and from_pretrained reads what we write without a complaint."""
+    """Reads what save_pretrained writes exactly, and from_pretrained reads our files."""
     model = build_mae("mae_debug")
     variables = drawn_variables(model, init_mae)
     theirs = reference(model, variables).mae

@@ -1,4 +1,4 @@
-"""Our classifier beside transformers' ViTForImageClassification: the same weights, and each other's files.
+"""Compares the classifier with transformers' ViTForImageClassification: weights and files.
 
 pip install .[test,parity]
 pytest -m parity tests/parity/test_vit_parity.py
@@ -22,10 +22,16 @@ def reference(model):
     """A freshly drawn float32 model of the same size, in evaluation."""
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
-        hidden_size=model.width, num_hidden_layers=model.depth, num_attention_heads=model.heads,
-        intermediate_size=4 * model.width, image_size=model.canvas, patch_size=model.patch, num_labels=model.classes,
-        layer_norm_eps=model.epsilon, attn_implementation="eager",
-    )  # fmt: skip
+        hidden_size=model.width,
+        num_hidden_layers=model.depth,
+        num_attention_heads=model.heads,
+        intermediate_size=4 * model.width,
+        image_size=model.canvas,
+        patch_size=model.patch,
+        num_labels=model.classes,
+        layer_norm_eps=model.epsilon,
+        attn_implementation="eager",
+    )
     return transformers.ViTForImageClassification(config).eval()
 
 

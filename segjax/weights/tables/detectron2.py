@@ -14,7 +14,7 @@ from segjax.weights.layouts import (
     WITH_TOKEN,
 )
 from segjax.weights.names import Entry, NameTable
-from segjax.weights.tables.torchvision import list_conv_and_norm, explain_other_classes
+from segjax.weights.tables.torchvision import explain_other_classes, list_conv_and_norm
 
 DETECTRON2 = "detectron2"
 
