@@ -77,6 +77,10 @@ def encode_boxes(
 
     The inverse of `decode_boxes`.
 
+    Example:
+      >>> encode_boxes(jnp.array([10.0, 0, 20, 10]), jnp.array([0.0, 0, 10, 10])).tolist()
+      [1.0, 0.0, 0.0, 0.0]
+
     Args:
       boxes: [..., 4].
       anchors: [..., 4], in the same frame.

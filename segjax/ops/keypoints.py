@@ -16,6 +16,11 @@ def encode_keypoints(
 ) -> tuple[jax.Array, jax.Array]:
     """Computes the heatmap cell that contains each keypoint.
 
+    Example:
+      >>> cell, valid = encode_keypoints(jnp.array([[[9, 0, 2]]]), jnp.array([[0, 0, 10, 10]]), 2)
+      >>> cell.tolist(), valid.tolist()
+      ([[1]], [[True]])
+
     Args:
       keypoints: [R, K, 3], x and y in the frame of the boxes, and a visibility, which is above 0
         for known keypoints. They belong to the object that each proposal was matched to.

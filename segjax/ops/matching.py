@@ -47,8 +47,8 @@ def match_boxes(
         # is compared with its own maximum below.
         iou = jax.lax.optimization_barrier(jnp.where(valid[:, None], iou, -1.0))
         index, best = jnp.argmax(iou, axis=0).astype(jnp.int32), jnp.max(iou, axis=0)
-        best_of_truth = jnp.max(iou, axis=1, keepdims=True, initial=-1.0)
-        forced = jnp.any((iou == best_of_truth) & (best_of_truth > 0), axis=0) if force else False
+        best_of_gt = jnp.max(iou, axis=1, keepdims=True, initial=-1.0)
+        forced = jnp.any((iou == best_of_gt) & (best_of_gt > 0), axis=0) if force else False
     # Between the thresholds, and for negatives inside of crowds: ignored
     negative = NEGATIVE if ignored is None else jnp.where(ignored, IGNORED, NEGATIVE)
     label = jnp.where(best < low, negative, IGNORED)

@@ -10,7 +10,7 @@ sample = jax.jit(sample_balanced, static_argnums=(2, 3))
 
 
 def labels(positive, negative, count=105):
-    """In any order; the others are ignored."""
+    """Makes shuffled labels. Those neither positive nor negative are ignored."""
     values = np.repeat([1, 0, -1], [positive, negative, count - positive - negative])
     return np.random.default_rng(0).permutation(values)
 
