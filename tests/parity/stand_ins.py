@@ -1,7 +1,8 @@
-"""segment-anything imported without torchvision and OpenCV.
+"""Imports segment-anything without torchvision and OpenCV.
 
-It takes four small functions of torchvision, which cannot be beside transformers here, and one of OpenCV; they are
-written out below and stand in while it is imported (OpenCV's: while it is used, see `opencv`).
+The package uses four small functions of torchvision, which would change the behavior of
+transformers in other tests, and one of OpenCV. The substitutes below replace those of torchvision
+during its import, and that of OpenCV during its use, see `opencv`.
 """
 
 import functools
@@ -18,17 +19,22 @@ from scipy import ndimage
 
 @functools.cache
 def segment_anything() -> types.ModuleType:
-    """The package. Raises ModuleNotFoundError where it is not installed."""
+    """Imports the package with substitutes for torchvision.
+
+    Raises:
+      ModuleNotFoundError: segment-anything is not installed.
+    """
     if importlib.util.find_spec("segment_anything") is None:
         raise ModuleNotFoundError(
-            "segment-anything is not installed; `pip install segment-anything` brings it"
+            "segment-anything is not installed. Install it with `pip install segment-anything`"
         )
-    parts = _torchvision()
-    before = {name: sys.modules.get(name) for name in parts}
-    sys.modules.update(parts)
+    substitutes = _torchvision()
+    before = {name: sys.modules.get(name) for name in substitutes}
+    sys.modules.update(substitutes)
     try:
         return importlib.import_module("segment_anything")
     finally:
+        # Restore the modules, so that other tests do not find the substitutes.
         for name, module in before.items():
             if module is None:
                 del sys.modules[name]
@@ -37,10 +43,11 @@ def segment_anything() -> types.ModuleType:
 
 
 def opencv() -> types.ModuleType:
-    """What segment-anything imports as cv2 to remove small regions."""
+    """Makes the substitute for cv2, with which segment-anything removes small regions."""
 
     def components(mask, connectivity):
         assert connectivity == 8
+        # Only the areas of the statistics are read, and OpenCV keeps them in the last column.
         labels, count = ndimage.label(mask, np.ones((3, 3)))
         sizes = np.bincount(labels.ravel(), minlength=count + 1)
         return count + 1, labels, sizes[:, None], None
@@ -49,11 +56,12 @@ def opencv() -> types.ModuleType:
 
 
 def _torchvision() -> dict[str, types.ModuleType]:
+    """Makes substitutes for the modules of torchvision, by name."""
     boxes = _module("torchvision.ops.boxes", batched_nms=batched_nms, box_area=_box_area)
     functional = _module(
         "torchvision.transforms.functional",
         to_pil_image=Image.fromarray,
-        resize=lambda picture, size: picture.resize(tuple(size)[::-1], Image.BILINEAR),
+        resize=lambda image, size: image.resize(tuple(size)[::-1], Image.BILINEAR),
     )
     names = ("torchvision", "torchvision.ops", "torchvision.transforms")
     return {name: _module(name) for name in names} | {
@@ -66,25 +74,37 @@ def _box_area(boxes):
 
 
 def batched_nms(boxes, scores, groups, iou_threshold):
-    """Greedy suppression within groups as torchvision has it: places of the boxes that stay, best first."""
-    order, kept = scores.sort(stable=True, descending=True)[1], [torch.empty(0, dtype=torch.long)]
+    """Runs greedy non-maximum suppression within groups, as in torchvision.
+
+    Args:
+      boxes: [N, 4], x1 y1 x2 y2.
+      scores: [N].
+      groups: [N]. Boxes of different groups do not suppress each other.
+      iou_threshold: a better box suppresses the boxes above this IoU.
+
+    Returns:
+      int64 indices of the selected boxes, the best first.
+    """
+    order = scores.sort(stable=True, descending=True)[1]
+    selected = [torch.empty(0, dtype=torch.long)]
     area = _box_area(boxes)
     while len(order):
         best, order = order[0], order[1:]
-        kept.append(best[None])
+        selected.append(best[None])
+        # Intersection over union of the best box and the others
         low, high = (
             torch.maximum(boxes[best, :2], boxes[order, :2]),
             torch.minimum(boxes[best, 2:], boxes[order, 2:]),
         )
-        shared = (high - low).clamp(min=0).prod(1)
-        drops = (shared / (area[best] + area[order] - shared) > iou_threshold) & (
-            groups[order] == groups[best]
-        )
-        order = order[~drops]
-    return torch.cat(kept)
+        intersection = (high - low).clamp(min=0).prod(1)
+        iou = intersection / (area[best] + area[order] - intersection)
+        suppressed = (iou > iou_threshold) & (groups[order] == groups[best])
+        order = order[~suppressed]
+    return torch.cat(selected)
 
 
 def _module(name: str, **members) -> types.ModuleType:
-    made = types.ModuleType(name)
-    made.__dict__.update(members)
-    return made
+    """Makes a module of a name with the given members."""
+    module = types.ModuleType(name)
+    module.__dict__.update(members)
+    return module
