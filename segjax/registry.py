@@ -40,13 +40,19 @@ class Registry:
       kind: noun for error messages, such as "data source".
       group: name of the entry-point group that is searched besides `entries`.
       entries: name -> object, or reference "package.module:name". Tests may replace one.
+      expected: reference to the class of all entries, "" for any.
+      broken: name -> reason, of the entries that `usable_items` has left out.
     """
 
-    def __init__(self, kind: str, group: str, entries: Mapping[str, Any]) -> None:
+    def __init__(
+        self, kind: str, group: str, entries: Mapping[str, Any], expected: str = ""
+    ) -> None:
         self.kind = kind
         self.group = group
         self.entries = dict(entries)
+        self.expected = expected
         self._plugins: dict[str, importlib.metadata.EntryPoint] | None = None
+        self.broken: dict[str, str] = {}  # name -> why `usable_items` leaves it out
 
     def register(self, name: str, entry: Any, *, replace: bool = False) -> None:
         """Adds an entry under a name.
@@ -57,14 +63,17 @@ class Registry:
           replace: allow a name that is taken.
 
         Raises:
-          ValueError: the name is taken by another entry.
+          ValueError: the name is no text, or taken by another entry.
         """
-        if not replace and self.entries.get(name, entry) != entry:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"the name of a {self.kind} is {name!r}; expected a text")
+        if not replace and not _is_same(self.entries.get(name, entry), entry):
             raise ValueError(
                 f"the {self.kind} {name!r} is registered already, as {self.entries[name]!r}; "
                 "choose another name, or pass replace=True"
             )
         self.entries[name] = entry
+        self.broken.pop(name, None)
 
     def get(self, name: str) -> Any:
         """Returns the entry of a name.
@@ -74,7 +83,10 @@ class Registry:
             cannot be imported.
         """
         if name in self.entries:
-            return resolve(self.entries[name])
+            try:
+                return resolve(self.entries[name])
+            except ValueError as error:
+                raise ValueError(f"the {self.kind} {name!r} cannot be used: {error}") from error
         if name in self._entry_points():
             return self._load(self._entry_points()[name])
         names = self.names()
@@ -93,6 +105,29 @@ class Registry:
             yield name, self.get(name)
         for name in list(self._entry_points()):
             yield name, self.get(name)
+
+    def usable_items(self) -> Iterator[tuple[str, Any]]:
+        """Yields the items that can be imported and are of the expected class.
+
+        Others are left out with one warning each, so that a broken package stops only those
+        commands that need it. `broken` keeps the reasons.
+        """
+        expected = resolve(self.expected) if self.expected else object
+        for name in self.names():
+            if name in self.broken:
+                continue
+            try:
+                entry = self.get(name)
+                if not isinstance(entry, expected):
+                    raise ValueError(
+                        f"the {self.kind} {name!r} is of class {type(entry).__name__}; expected "
+                        f"{expected.__name__}"
+                    )
+            except ValueError as error:
+                self.broken[name] = str(error)
+                logger.warning("%s. It is left out", error)
+                continue
+            yield name, entry
 
     def __contains__(self, name: object) -> bool:
         return name in self.entries or name in self._entry_points()
@@ -117,13 +152,23 @@ class Registry:
 
     def _load(self, point: importlib.metadata.EntryPoint) -> Any:
         try:
-            return point.load()
-        except (ImportError, AttributeError) as error:
+            return resolve(point.value)
+        except ValueError as error:
             package = point.dist.name if point.dist else "unknown"
             raise ValueError(
-                f"the {self.kind} {point.name!r} of the package {package!r} cannot be imported "
-                f"from {point.value!r}: {error}"
+                f"the {self.kind} {point.name!r} of the package {package!r} cannot be used: {error}"
             ) from error
+
+
+def _is_same(old: Any, new: Any) -> bool:
+    """Tells whether two entries are one definition, perhaps executed twice (a config file is)."""
+    if old == new:
+        return True
+    names = [
+        (getattr(entry, "__module__", None), getattr(entry, "__qualname__", None))
+        for entry in (old, new)
+    ]
+    return names[0] == names[1] and None not in names[0]
 
 
 def resolve(entry: Any) -> Any:
@@ -141,8 +186,9 @@ def resolve(entry: Any) -> Any:
         raise ValueError(f"{entry!r} is not a reference; expected 'package.module:name'")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"the reference {entry!r} cannot be imported: {error}") from error
+    except Exception as error:  # a foreign module may fail in any way while it is imported
+        kind = type(error).__name__
+        raise ValueError(f"the reference {entry!r} cannot be imported: {kind}: {error}") from error
 
 
 # Order matters in lists for people alone: `segjax models` prints families in this one.
@@ -155,6 +201,7 @@ FAMILIES = Registry(
         "vit": "segjax.models.classifier:FAMILY",
         "mask_rcnn": "segjax.models.detection.family:FAMILY",
     },
+    expected="segjax.models.family:Family",
 )
 TASKS = Registry(
     "task",

@@ -171,3 +171,21 @@ def test_an_experiment_is_read_by_its_registered_name(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     write_experiment(tmp_path, "mine", BASE.format(seed=8))
     assert read_config("mine").seed == 8
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def get_config(:", "cannot be executed: SyntaxError"),
+        ("import no_such_module", "cannot be executed: ModuleNotFoundError"),
+        ("def get_config(): return None", "returned NoneType"),
+    ],
+)
+def test_a_file_that_is_no_experiment_is_one_sentence(tmp_path, source, message):
+    path = tmp_path / "mine.py"
+    path.write_text(source + "\n")
+    with pytest.raises(ValueError, match=message):
+        read_config(str(path))
+    path.write_text("def get_config(): return None\n")
+    with pytest.raises(ValueError, match="no variants"):
+        read_config(f"{path}:tiny")

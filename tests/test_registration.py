@@ -270,3 +270,42 @@ def test_an_unknown_name_lists_the_nearest_and_all():
 def test_a_malformed_or_missing_reference_is_an_error(reference):
     with pytest.raises(ValueError, match="reference"):
         resolve(reference)
+
+
+def test_a_broken_family_leaves_the_others_usable(caplog):
+    """Commands for a SAM go on while a foreign family cannot be imported; one warning names it."""
+    from segjax.models.build import find_family, model_sizes
+    from segjax.registry import FAMILIES
+
+    FAMILIES.register("broken", "no_such_package:FAMILY")
+    FAMILIES.register("number", 3)
+    try:
+        assert "sam_vit_b" in model_sizes() and find_family("sam_vit_b").title == "SAM"
+        assert "'broken' cannot be used" in caplog.text and "expected Family" in caplog.text
+        warnings = len(caplog.records)
+        model_sizes()
+        assert len(caplog.records) == warnings == 2
+        with pytest.raises(ValueError, match="unknown model 'other'.*no_such_package"):
+            find_family("other")
+    finally:
+        for name in ("broken", "number"):
+            del FAMILIES.entries[name], FAMILIES.broken[name]
+
+
+def test_a_module_that_fails_while_it_is_imported_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "failing_module.py").write_text("def broken(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="'failing_module:X' cannot be imported: SyntaxError"):
+        resolve("failing_module:X")
+
+
+def test_a_config_file_may_register_its_task_twice():
+    """An experiment file is executed each time that it is read."""
+    registry, source = Registry("task", "none", {}), "class Mine:\n    pass\n"
+    for _ in range(2):
+        scope = {"__name__": "my_experiment"}
+        exec(source, scope)
+        registry.register("mine", scope["Mine"])
+    assert registry.get("mine") is scope["Mine"]
+    with pytest.raises(ValueError, match="expected a text"):
+        registry.register(3, scope["Mine"])

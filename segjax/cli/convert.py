@@ -74,6 +74,8 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     jax.config.update("jax_platforms", "cpu")  # conversion needs no accelerator
     # Read
     named = (args.source,) if args.model is None else (args.model, args.source)
+    if args.canvas is not None and args.canvas < 1:
+        raise ValueError(f"--canvas is {args.canvas}; expected a side of at least 1 pixel")
     overrides = {} if args.canvas is None else {"canvas": args.canvas}
     network, variables, checkpoint, options = read_model(*named, step=args.step, **overrides)
     size = _describe_size(flatten(checkpoint.arrays))

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import importlib.machinery
 import importlib.util
+import inspect
 import pathlib
 import re
 import sys
@@ -59,13 +60,24 @@ def read_config(argument: str) -> Any:
 
     Raises:
       FileNotFoundError: As `check_experiment`.
-      ValueError: A file without `get_config`, or an unknown variant.
+      ValueError: A file that cannot be executed or has no `get_config`, an unknown variant, or a
+        result that is no ConfigDict.
     """
     check_experiment(argument)
     name, _, variant = argument.partition(":")
     path = pathlib.Path(name)
     get_config = _load_get_config(path) if path.is_file() else EXPERIMENTS.get(name)
-    return get_config(variant) if variant else get_config()
+    if variant and not inspect.signature(get_config).parameters:
+        raise ValueError(f"{name} has no variants (get_config takes no argument), got {variant!r}")
+    import ml_collections
+
+    config = get_config(variant) if variant else get_config()
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ValueError(
+            f"get_config of {name} returned {type(config).__name__}; expected an "
+            "ml_collections.ConfigDict"
+        )
+    return config
 
 
 def _experiment_files(folder: pathlib.Path) -> list[str]:
@@ -84,7 +96,12 @@ def _load_get_config(path: pathlib.Path) -> Callable[..., Any]:
     loader = importlib.machinery.SourceFileLoader(name, str(path))  # whatever the file's suffix
     spec = importlib.util.spec_from_loader(name, loader)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} cannot be executed: {type(error).__name__}: {error}") from error
     if not hasattr(module, "get_config"):
         raise ValueError(
             f"{path} has no get_config(); an experiment is a function get_config(variant='') there"

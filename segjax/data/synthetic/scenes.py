@@ -112,7 +112,7 @@ class SyntheticScenes:
             raise ValueError(
                 f"unknown difficulty {difficulty!r}; there are {list(self.difficulties)}"
             )
-        if count < 1:
+        if not isinstance(count, int) or count < 1:
             raise ValueError(f"count must be at least 1 scene, got {count}")
         if size < 32:
             raise ValueError(
