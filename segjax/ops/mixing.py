@@ -69,6 +69,7 @@ def mix_images(
 
     Example:
       >>> labels = smooth_labels(jnp.array([0, 1]), classes=2)
+      >>> images = jnp.zeros((2, 32, 32, 3))
       >>> images, labels = mix_images(images, labels, jnp.ones(2), jax.random.key(0))
 
     Args:

@@ -22,6 +22,8 @@ from segjax.inference.detection.postprocess import detect_on_canvas
 from segjax.models.build import variable_shapes
 from segjax.models.detection.mask_rcnn import MaskRcnn
 
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
 
 def export_detector(
     model: MaskRcnn,
@@ -46,11 +48,14 @@ def export_detector(
         process's.
 
     Raises:
-      ValueError: The model does not take the canvas, or jax does not know a platform.
+      ValueError: The model does not take the canvas, or a platform is unknown.
     """
     (canvas,) = check_canvases(model, [canvas])
     if batch < 1:
         raise ValueError(f"batch is {batch}; expected at least 1")
+    # jax itself writes a file for any name of a platform.
+    if unknown := set(platforms or ()) - set(PLATFORMS):
+        raise ValueError(f"unknown platform {min(unknown)!r}; choose from {', '.join(PLATFORMS)}")
     inputs = (
         jax.ShapeDtypeStruct((batch, *canvas, 3), jnp.uint8),
         jax.ShapeDtypeStruct((batch, 2), jnp.int32),

@@ -18,8 +18,11 @@ class Sam(nn.Module):
     `segjax.models.sam.build.build_sam` builds the published sizes.
 
     Example:
+      >>> from segjax.models.sam.build import build_sam, init_sam
       >>> model = build_sam("sam_debug")
       >>> variables = init_sam(model, jax.random.key(0))
+      >>> images = jnp.zeros((1, model.canvas, model.canvas, 3))
+      >>> prompts = Prompts(points=jnp.full((1, 1, 1, 2), 20.0), labels=jnp.ones((1, 1, 1)))
       >>> embedding = model.apply(variables, images, method="encode_image")
       >>> logits, iou = model.apply(variables, embedding, prompts, method="decode")
 
