@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from segjax.data.examples.place_objects import rasterize_mask_in_box
 from segjax.data.splits import open_split
 from segjax.data.synthetic.figures import JOINTS
 from segjax.masks import decode_mask
+from segjax.models.detection.family import describe_backbone
 from segjax.models.detection.flops import count_detector_multiply_adds
 from segjax.tasks import make_task
 from segjax.tasks.detection.config import detection_config
@@ -327,6 +329,18 @@ def test_landscape_and_portrait_images_have_separate_batches_and_canvases(monkey
 def test_flops_are_three_passes_over_an_image_and_its_samples(task):
     count = count_detector_multiply_adds(task.model, (64, 64))
     assert task.flops()[0] == 2 * 3 * (count.image + 8 * count.region + 2 * count.foreground)
+
+
+def test_flops_of_a_backbone_that_nobody_has_counted_are_unknown():
+    class OwnBackbone(nn.Module):
+        """A backbone from outside of segjax."""
+
+    own = make_task(miniature())
+    own.model = own.model.clone(backbone=OwnBackbone())
+    assert own.flops() == (0.0, "float32")
+    assert describe_backbone(own.model) == "OwnBackbone"
+    with pytest.raises(ValueError, match="no count of OwnBackbone"):
+        count_detector_multiply_adds(own.model, (64, 64))
 
 
 def test_settings_that_do_not_fit_raise():

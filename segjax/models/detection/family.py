@@ -11,7 +11,9 @@ from segjax.models.sam.family import resize_sam_positions
 def describe_backbone(model: MaskRcnn) -> str:
     """Returns the backbone of a detector, as `segjax models` prints it."""
     backbone = model.backbone
-    return describe_vit(backbone) if isinstance(backbone, VitBackbone) else backbone.size
+    if isinstance(backbone, VitBackbone):
+        return describe_vit(backbone)
+    return getattr(backbone, "size", type(backbone).__name__)
 
 
 FAMILY = Family(

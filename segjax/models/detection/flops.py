@@ -10,7 +10,7 @@ from typing import NamedTuple
 from segjax.models.detection.fpn import VitBackbone
 from segjax.models.detection.heads import BoxHead
 from segjax.models.detection.mask_rcnn import BOX_BINS, MASK_BINS, MaskRcnn
-from segjax.models.detection.resnet import RESNETS
+from segjax.models.detection.resnet import RESNETS, ResNet
 from segjax.models.detection.roi_pooling import POOLED_LEVELS
 from segjax.models.flops import count_windowed_multiply_adds
 
@@ -39,10 +39,17 @@ def count_detector_multiply_adds(model: MaskRcnn, canvas: tuple[int, int]) -> De
     Args:
       model: a composed detector.
       canvas: (height, width) of the images in pixels.
+
+    Raises:
+      ValueError: a backbone of another class than segjax's own.
     """
     features = model.pyramid.features
-    is_vit = isinstance(model.backbone, VitBackbone)
-    frozen, image = _count_vit(model, canvas) if is_vit else _count_resnet(model, canvas)
+    if isinstance(model.backbone, VitBackbone):
+        frozen, image = _count_vit(model, canvas)
+    elif isinstance(model.backbone, ResNet):
+        frozen, image = _count_resnet(model, canvas)
+    else:
+        raise ValueError(f"no count of {type(model.backbone).__name__}; expected ResNet or ViT")
     levels = [_cells(canvas, level) for level in range(2, 2 + POOLED_LEVELS)]
     # Outputs of the pyramid
     square = 9 * features**2

@@ -21,7 +21,9 @@ from segjax.inference.detection.postprocess import detect_on_canvas
 from segjax.inference.detection.sam_refinement import make_mask_refiner
 from segjax.models.detection.build import build_mask_rcnn, mask_rcnn_options
 from segjax.models.detection.flops import count_detector_multiply_adds
+from segjax.models.detection.fpn import VitBackbone
 from segjax.models.detection.mask_rcnn import MaskRcnn
+from segjax.models.detection.resnet import ResNet
 from segjax.models.flops import TRAINING
 from segjax.tasks.detection.batches import DetectionBatches
 from segjax.tasks.detection.config import DetectionSettings, detection_config, miniature
@@ -108,8 +110,11 @@ class Detection(DetectionBatches):
     def flops(self) -> tuple[float, str]:
         """Returns the training FLOPs of one image with all its samples, and the compute dtype.
 
-        Frozen stages count their forward pass alone. See `count_detector_multiply_adds`.
+        Frozen stages count their forward pass alone. See `count_detector_multiply_adds`. The count
+        is 0, which means unknown, for a backbone of a user's own.
         """
+        if not isinstance(self.model.backbone, (ResNet, VitBackbone)):
+            return 0.0, jnp.dtype(self.model.dtype).name
         count = count_detector_multiply_adds(self.model, self.canvas("train"))
         trained = (
             count.image
