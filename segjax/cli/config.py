@@ -14,6 +14,7 @@ import inspect
 import json
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -65,6 +66,9 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     if args.changed:
         settings = {name: setting for name, setting in settings.items() if setting.changed}
     print(format_json(settings) if args.json else format_table(settings, groups))
+    if not args.json and any(setting.changed for setting in settings.values()):
+        note = "* differs from the default, which stands in parentheses"
+        print(note, file=sys.stderr)  # standard output holds the settings alone
     return 0
 
 

@@ -25,7 +25,8 @@ class OptimizerSettings:
       base_lr: If above 0, the peak is base_lr * batch_size / 256 and peak_lr is ignored.
       b1: Decay of the first moment, and the momentum of "lars" and "sgd".
       b2: Decay of the second moment.
-      weight_decay: Decoupled weight decay of kernels.
+      weight_decay: Weight decay of kernels: decoupled for "adamw" and "muon", added to the gradient
+        for "sgd" and "lars".
       clip_norm: Gradients are scaled down to this global norm. 0 turns clipping off.
       warmup_steps: Steps over which the rate grows linearly from 0.
       schedule: "cosine", "step", "rsqrt" or "constant", after the warm-up.

@@ -19,7 +19,7 @@ class Option(NamedTuple):
 # ResNet-50.
 OPTIONS: dict[str, Option] = dict(
     conventions=Option("torchvision", "Rules to follow: torchvision, detectron2, detectron2_rgb."),
-    classes=Option(80, "Number of classes without the background."),
+    classes=Option(80, "Number of classes without the background. 0: taken from the data."),
     dtype=Option("float32", "Type of the computation. Parameters and boxes stay float32."),
     # Images
     canvas=Option(1344, "Longest side of canvases in pixels, a multiple of 32."),

@@ -85,7 +85,7 @@ class ClassificationSettings(LoopSettings):
 
     Attributes:
       task: Name of the task.
-      model: Name of the model and those of its attributes that differ from that name's.
+      model: Name of the model, and its attributes. Their defaults are those of that name.
       mix: Mixup, CutMix and label smoothing.
       data: Records, labels and crops.
       eval: Accuracy and nearest neighbors.

@@ -101,7 +101,7 @@ class DetectionSettings(LoopSettings):
 
     Attributes:
       task: Name of the task.
-      model: Name of the model and those of its attributes that differ from that name's.
+      model: Name of the model, and its attributes. Their defaults are those of that name.
       samples: Anchors and regions of an image that one step trains on.
       data: Records and objects.
       eval: COCO's average precision.

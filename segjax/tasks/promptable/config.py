@@ -63,7 +63,7 @@ class PromptableSettings(LoopSettings):
 
     Attributes:
       task: Name of the task.
-      model: Name of the model and those of its attributes that differ from that name's.
+      model: Name of the model, and its attributes. Their defaults are those of that name.
       rounds: Simulated annotation rounds: first prompts and corrections.
       loss: Focal, dice and IoU loss.
       data: Records, prompts and masks.

@@ -43,7 +43,7 @@ class ReconstructionSettings(LoopSettings):
 
     Attributes:
       task: Name of the task.
-      model: Name of the model and those of its attributes that differ from that name's.
+      model: Name of the model, and its attributes. Their defaults are those of that name.
       data: Records and crops.
       eval: Reconstruction loss on held-out images.
     """
