@@ -13,6 +13,7 @@ import pytest
 from written_run import debug_variables
 
 from segjax.cli import main
+from segjax.inference.sam import jitted
 from segjax.inference.sam.predictor import SamPredictor
 from segjax.losses import promptable
 from segjax.models.sam import two_way_transformer
@@ -35,7 +36,8 @@ def stop(*_, **__):
 
 def count_frames(function, *args) -> int:
     """Counts the frames of segjax/ from a call to the `stop` that it reaches, ends included."""
-    jax.clear_caches()  # a program that another test has traced would not be traced again
+    # A program that another test has traced would not be traced again.
+    jitted.decode_prompts.clear_cache()
     with pytest.raises(Reached) as caught:
         function(*args)
     frames = traceback.extract_tb(caught.tb)
