@@ -41,7 +41,7 @@ class Registry:
       group: name of the entry-point group that is searched besides `entries`.
       entries: name -> object, or reference "package.module:name". Tests may replace one.
       expected: reference to the class of all entries, "" for any.
-      broken: name -> reason, of the entries that `usable_items` has left out.
+      broken: name -> reason, of the entries that `items` has left out.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Registry:
         self.entries = dict(entries)
         self.expected = expected
         self._plugins: dict[str, importlib.metadata.EntryPoint] | None = None
-        self.broken: dict[str, str] = {}  # name -> why `usable_items` leaves it out
+        self.broken: dict[str, str] = {}  # name -> why `items` leaves it out
 
     def register(self, name: str, entry: Any, *, replace: bool = False) -> None:
         """Adds an entry under a name.
@@ -100,17 +100,11 @@ class Registry:
         return [*self.entries, *self._entry_points()]
 
     def items(self) -> Iterator[tuple[str, Any]]:
-        """Yields (name, entry) in the order of `names`, importing each when its turn comes."""
-        for name in list(self.entries):
-            yield name, self.get(name)
-        for name in list(self._entry_points()):
-            yield name, self.get(name)
+        """Yields (name, entry) in the order of `names`, importing each when its turn comes.
 
-    def usable_items(self) -> Iterator[tuple[str, Any]]:
-        """Yields the items that can be imported and are of the expected class.
-
-        Others are left out with one warning each, so that a broken package stops only those
-        commands that need it. `broken` keeps the reasons.
+        Entries that cannot be imported or are not of the expected class are left out with one
+        warning each, so that a broken package stops only those commands that need it. `broken`
+        keeps the reasons.
         """
         expected = resolve(self.expected) if self.expected else object
         for name in self.names():

@@ -94,7 +94,6 @@ FILES = {
 
         class BrightnessTask(RecordTask):
             settings = BrightnessSettings
-            defaults = staticmethod(get_config)
             build = staticmethod(build)
 
             def build_example(self, *, train):

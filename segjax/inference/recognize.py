@@ -25,7 +25,7 @@ def family_of_checkpoint(checkpoint: Checkpoint) -> Family | None:
     """Returns the family whose names the arrays have, None for segjax's own checkpoints."""
     if checkpoint.table is None:
         return None
-    for _, family in FAMILIES.usable_items():
+    for _, family in FAMILIES.items():
         if any(resolve(table) is checkpoint.table for table in family.name_tables):
             return family
     return None

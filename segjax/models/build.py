@@ -52,7 +52,7 @@ def model_sizes() -> dict[str, dict[str, Any]]:
       ValueError: two families have a model of the same name.
     """
     sizes: dict[str, dict[str, Any]] = {}
-    for name, family in FAMILIES.usable_items():
+    for name, family in FAMILIES.items():
         if shared := sizes.keys() & family.sizes.keys():
             raise ValueError(
                 f"the model family {name!r} has a model {min(shared)!r}, as another family has; "
@@ -69,7 +69,7 @@ def find_family(name: str) -> Family:
       ValueError: unknown name, naming the nearest ones.
     """
     # Families are imported one by one, until one has the name
-    for _, family in FAMILIES.usable_items():
+    for _, family in FAMILIES.items():
         if name in family.sizes:
             return family
     sizes = model_sizes()
@@ -86,7 +86,7 @@ def family_of_model(model: nn.Module) -> Family:
     Raises:
       ValueError: no registered family has modules of this class.
     """
-    for _, family in FAMILIES.usable_items():
+    for _, family in FAMILIES.items():
         if isinstance(model, family.module):
             return family
     raise ValueError(

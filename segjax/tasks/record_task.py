@@ -18,7 +18,7 @@ from segjax.files import write_atomic, write_json
 from segjax.images.encoding import encode_png
 from segjax.models.build import init_model, variable_shapes
 from segjax.models.sizes import get_model_options
-from segjax.training.defaults import fill_defaults
+from segjax.training.defaults import as_config, fill_defaults
 from segjax.training.task import Task
 from segjax.weights.tree import check_variables
 
@@ -29,13 +29,12 @@ class RecordTask(Task):
     A subclass adds its settings, its examples, its loss and its evaluation.
 
     Attributes:
-      defaults: returns the default config. Of the model it holds the name alone.
+      settings: dataclass of the task's settings. Of the model it holds the name alone.
       build: builds a model of the task's family by name, see `segjax.models.family.Family.build`.
       build_example: called with train=True or False, returns a function from a record to an example
         (see `segjax.data.loader.make_loader`).
     """
 
-    defaults: Callable[[], ml_collections.ConfigDict]
     build: Callable[..., nn.Module]
     build_example: Callable[..., Callable]
 
@@ -51,7 +50,7 @@ class RecordTask(Task):
     ) -> ml_collections.ConfigDict:
         """Returns a config with the task's defaults for all settings that are missing.
 
-        It states every option of the model, of which `defaults` has the name alone.
+        It states every option of the model, of which `settings` has the name alone.
 
         Args:
           settings: a config, perhaps of an older version.
@@ -59,7 +58,7 @@ class RecordTask(Task):
         Raises:
           ValueError: unknown model, or a setting of another type than its default.
         """
-        defaults = cls.defaults()
+        defaults = as_config(cls.settings())
         name = settings.get("model", {}).get("name", defaults.model.name)
         defaults.model = ml_collections.ConfigDict({"name": name, **cls.model_options(name)})
         return fill_defaults(settings, defaults)

@@ -36,7 +36,7 @@ _EXPECTED = (
 
 def name_tables() -> Iterator[NameTable]:
     """Yields the name tables of all registered model families, those of segjax's first."""
-    for _, family in FAMILIES.usable_items():
+    for _, family in FAMILIES.items():
         for table in family.name_tables:
             yield resolve(table)
 

@@ -22,7 +22,6 @@ from segjax.ops.mixing import mix_images, smooth_labels
 from segjax.ops.resize import resize_crops
 from segjax.tasks.classification.config import (
     ClassificationSettings,
-    classification_config,
     miniature,
 )
 from segjax.tasks.init_from import load_classifier_encoder
@@ -36,7 +35,6 @@ class Classification(RecordTask):
     """Task that trains an image classifier. Its settings are `ClassificationSettings`."""
 
     settings = ClassificationSettings
-    defaults = staticmethod(classification_config)
     miniature = staticmethod(miniature)
     build = staticmethod(build_classifier)
     model: Classifier

@@ -26,7 +26,7 @@ from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.models.detection.resnet import ResNet
 from segjax.models.flops import TRAINING
 from segjax.tasks.detection.batches import DetectionBatches
-from segjax.tasks.detection.config import DetectionSettings, detection_config, miniature
+from segjax.tasks.detection.config import DetectionSettings, miniature
 from segjax.tasks.detection.data_checks import (
     check_settings,
     describe_missing_loss,
@@ -52,7 +52,6 @@ class Detection(DetectionBatches):
     """
 
     settings = DetectionSettings
-    defaults = staticmethod(detection_config)
     miniature = staticmethod(miniature)
     build = staticmethod(build_mask_rcnn)
     model_options = staticmethod(mask_rcnn_options)

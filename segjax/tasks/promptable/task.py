@@ -23,7 +23,7 @@ from segjax.models.sam.sam import Sam
 from segjax.ops.masks import make_content_mask
 from segjax.prompting.simulation import Rounds, Session, Simulator
 from segjax.tasks.init_from import load_sam_encoder
-from segjax.tasks.promptable.config import PromptableSettings, miniature, promptable_config
+from segjax.tasks.promptable.config import PromptableSettings, miniature
 from segjax.tasks.promptable.report import write_report
 from segjax.tasks.record_task import RecordTask
 from segjax.training.sharding import place_batch
@@ -40,7 +40,6 @@ class Promptable(RecordTask):
     """
 
     settings = PromptableSettings
-    defaults = staticmethod(promptable_config)
     miniature = staticmethod(miniature)
     build = staticmethod(build_sam)
     model: Sam

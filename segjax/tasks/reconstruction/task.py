@@ -19,7 +19,6 @@ from segjax.ops.resize import resize_crops
 from segjax.tasks.reconstruction.config import (
     ReconstructionSettings,
     miniature,
-    reconstruction_config,
 )
 from segjax.tasks.record_task import RecordTask
 from segjax.training.sharding import place_batch, to_host
@@ -29,7 +28,6 @@ class Reconstruction(RecordTask):
     """Task that trains a masked autoencoder. Its settings are `ReconstructionSettings`."""
 
     settings = ReconstructionSettings
-    defaults = staticmethod(reconstruction_config)
     miniature = staticmethod(miniature)
     build = staticmethod(build_mae)
     model: Mae
