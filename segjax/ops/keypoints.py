@@ -82,6 +82,7 @@ def _decode(region: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, 
     tiles_across = (width + _TILE - 1) // _TILE
 
     def search_tile(tile, best):
+        """Updates the best logit and its pixel by those of one tile of the enlarged heatmap."""
         row = tile // tiles_across * _TILE + jnp.arange(_TILE)
         column = tile % tiles_across * _TILE + jnp.arange(_TILE)
         strip = jnp.einsum(

@@ -135,6 +135,7 @@ class Checkpoints:
         }
 
         def read(step: int) -> tuple[TrainState, dict[str, Any]]:
+            """Reads the state and the metadata of one checkpoint."""
             # Compare first: orbax's own errors do not name the setting that changed
             source = f"checkpoint {self.directory / str(step)}"
             saved = describe_state(self.directory, step)

@@ -162,6 +162,7 @@ class _Unpickler(RestrictedUnpickler):
         self.storages: dict[str, np.dtype] = {}
 
     def persistent_load(self, pid: Any) -> tuple[str, str, int]:
+        """Returns key, dtype and number of elements of a storage, without reading it."""
         kind, storage_type, key, _, elements, *view = pid
         if (
             kind != "storage"
@@ -197,6 +198,7 @@ def _read_archive(path: pathlib.Path, file: BinaryIO) -> Any:
             content = _Unpickler(data).load()
 
         def storage(key: str, dtype: np.dtype, elements: int) -> np.ndarray:
+            """Maps the elements of one storage, or reads them if the archive is compressed."""
             entry = archive.getinfo(f"{folder}data/{key}")
             # torch does not compress. Another program may have packed the archive again.
             if entry.compress_type != zipfile.ZIP_STORED:

@@ -40,9 +40,11 @@ def _fold_levels(work, carry, boxes, level, grid, shapes, scales):
     order, ends = jnp.argsort(level), jnp.cumsum(jnp.bincount(level, length=len(shapes)))
 
     def fold(number, carry):
+        """Applies `work` to the regions of one level, chunk by chunk."""
         begin, end = ends[number - 1] if number else 0, ends[number]
 
         def step(turn, carry):
+            """Applies `work` to one chunk, with weights of 0 for slots of other levels."""
             first = begin + turn * chunk
             slot = first + jnp.arange(chunk)
             boxes_of_chunk = boxes[order[jnp.minimum(slot, regions - 1)]]
