@@ -14,24 +14,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
-    """Prints both tables. Only shapes are computed, so large models need no memory."""
-    import numpy as np
-
+    """Prints both tables. The numbers of parameters are stored, so that nothing is traced."""
     from segjax.inference.loading import available_models
-    from segjax.models.build import build_model, find_family, variable_shapes
+    from segjax.models.build import build_model, find_family
+    from segjax.models.parameter_counts import count_parameters
     from segjax.weights.download import get_weights_folder
     from segjax.weights.registry import PUBLISHED
-    from segjax.weights.tree import flatten
 
     # Models
     print(f"{'name':<26} {'canvas':>6}  {'encoder':<29} {'parameters':>12}")
     for name in available_models():
         model = build_model(name)
-        count = sum(
-            int(np.prod(leaf.shape)) for leaf in flatten(variable_shapes(model)["params"]).values()
-        )
         encoder = find_family(name).describe_encoder(model)
-        print(f"{name:<26} {model.canvas:>6}  {encoder:<29} {count:>12,}")
+        print(f"{name:<26} {model.canvas:>6}  {encoder:<29} {count_parameters(name):>12,}")
     # Published weights
     print(
         "\nPublished weights: segjax.load(NAME) downloads them once into "
