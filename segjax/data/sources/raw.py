@@ -1,10 +1,11 @@
 """Protocol of the readers of raw data, and the counts of what they skip."""
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from segjax.data.records import Record
 
@@ -86,16 +87,20 @@ class RawSource(Protocol):
 
 @dataclasses.dataclass
 class SkipCounts:
-    """Counts of the images and objects that a reader skipped, with the first few named.
+    """Counts of everything in raw files that a record does not hold as it was written.
 
     Attributes:
-      images: reason -> number of images.
-      objects: reason -> number of objects.
+      images: reason -> number of images that were skipped.
+      objects: reason -> number of objects that were skipped.
+      changed: reason -> number of values that were repaired or read in another sense.
+      suspicious: reason -> number of values that are kept although they look wrong.
       examples: reason -> description of the first few.
     """
 
     images: dict[str, int] = dataclasses.field(default_factory=dict)
     objects: dict[str, int] = dataclasses.field(default_factory=dict)
+    changed: dict[str, int] = dataclasses.field(default_factory=dict)
+    suspicious: dict[str, int] = dataclasses.field(default_factory=dict)
     examples: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     def add_image(self, reason: str, detail: str) -> None:
@@ -106,10 +111,19 @@ class SkipCounts:
         """Counts one skipped object. `detail` names it and describes the problem."""
         self._add(self.objects, reason, detail)
 
+    def add_change(self, reason: str, detail: str) -> None:
+        """Counts one value that was repaired, such as a box that contradicts its mask."""
+        self._add(self.changed, reason, detail)
+
+    def add_warning(self, reason: str, detail: str) -> None:
+        """Counts one value that is kept although it looks wrong."""
+        self._add(self.suspicious, reason, detail)
+
     def merge(self, other: "SkipCounts") -> None:
         """Adds the counts of another object to this one."""
-        for ours, theirs in ((self.images, other.images), (self.objects, other.objects)):
-            for reason, count in theirs.items():
+        for kind in ("images", "objects", "changed", "suspicious"):
+            ours = getattr(self, kind)
+            for reason, count in getattr(other, kind).items():
                 ours[reason] = ours.get(reason, 0) + count
         # Only the first few examples of each reason are kept.
         for reason, details in other.examples.items():
@@ -151,6 +165,44 @@ def require_folder(path: pathlib.Path, description: str) -> pathlib.Path:
     if not path.is_dir():
         raise FileNotFoundError(f"{description} not found: {path} is not a folder")
     return path
+
+
+def join_inside(
+    folder: pathlib.Path,
+    name: Any,
+    outside: bool = False,
+    *,
+    root: pathlib.Path | None = None,
+) -> pathlib.Path:
+    """Joins a folder and a file name that a raw file gives, if the path stays inside.
+
+    A data set made by others could otherwise name any image of this machine, which would then be
+    in the prepared data. Symbolic links are followed: many people link their image folders, and
+    caches consist of links. A file name alone cannot make one.
+
+    Args:
+      folder: the name is relative to it.
+      name: value of a field such as COCO's `file_name`.
+      outside: allow names that lead elsewhere.
+      root: folder that the path must not leave. None is `folder`.
+
+    Raises:
+      UnusableError: the name is not text, or leads out of the folder.
+    """
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        raise UnusableError("file name is not the name of a file", repr(name)[:100])
+    # Windows' names have backslashes and drive letters, which mean nothing here.
+    parts = name.replace("\\", "/")
+    is_absolute = parts.startswith("/") or pathlib.PureWindowsPath(name).is_absolute()
+    root = os.path.abspath(root or folder)
+    inside = os.path.abspath(os.path.join(folder, parts))
+    if not outside and (is_absolute or os.path.commonpath([root, inside]) != root):
+        raise UnusableError(
+            "file name leads outside the raw folder (--option outside=True allows it)",
+            f"{name!r} in {root}",
+        )
+    # "link/../a.jpg" must mean "a.jpg", wherever the link leads.
+    return pathlib.Path(os.path.normpath(folder / name))
 
 
 def check_split(split: str, splits: Sequence[str], where: pathlib.Path | str) -> None:
