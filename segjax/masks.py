@@ -2,8 +2,8 @@
 
 A mask travels as its run-length encoding (RLE) in COCO's form: pixels are read down the columns,
 and runs of pixels outside and inside the mask alternate, starting outside. `encode_mask` and
-`decode_mask` convert between masks and RLE strings. The functions on runs (`parse_run_lengths`,
-`check_run_lengths`, `decode_run_lengths`) are the steps in between.
+`decode_mask` convert between masks and RLE strings. The steps in between, and COCO's mapping of
+size and counts, are in `segjax.run_lengths`. All of its names can be imported from here.
 
 This module needs NumPy and pycocotools only, so every part of segjax may import it.
 
@@ -17,20 +17,39 @@ Example:
   True
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from segjax.run_lengths import (
+    MAX_PIXELS,
+    RecordError,
+    check_mask_size,
+    check_run_lengths,
+    decode_rle,
+    decode_run_lengths,
+    parse_rle,
+    parse_run_lengths,
+)
 
-class RecordError(ValueError):
-    """Error for a record that breaks the schema.
-
-    Attributes:
-      reason: short form of the message without names, which reports count.
-    """
-
-    def __init__(self, where: str, field: str, found: str, expected: str):
-        self.reason = f"{field}: expected {expected}"
-        super().__init__(f"{where}: {field} is {found}; expected {expected}")
+__all__ = [
+    "MAX_PIXELS",
+    "EncodedRegion",
+    "RecordError",
+    "check_mask_size",
+    "check_run_lengths",
+    "compute_mask_box",
+    "decode_mask",
+    "decode_rle",
+    "decode_run_lengths",
+    "encode_label_map",
+    "encode_mask",
+    "encode_mask_crop",
+    "parse_rle",
+    "parse_run_lengths",
+    "remove_small_regions",
+]
 
 
 # Masks to run-length encoding
@@ -78,10 +97,84 @@ def encode_mask_crop(part: np.ndarray, corner: tuple[int, int], hw: tuple[int, i
     # Run lengths; COCO leaves out an empty last run
     runs = np.diff(changes, prepend=0, append=height * width)
     runs = runs[:-1] if len(runs) > 1 and runs[-1] == 0 else runs
-    packed = coco_mask.frPyObjects(
-        {"size": [height, width], "counts": runs.tolist()}, height, width
-    )
-    return packed["counts"].decode()
+    return _compress_runs(runs.tolist(), height, width)
+
+
+class EncodedRegion(NamedTuple):
+    """One value of a label map, with the mask of its pixels.
+
+    Attributes:
+      value: of the pixels.
+      rle: mask, as a compressed COCO RLE string.
+      box: float32 [4], see `compute_mask_box`.
+      area: number of pixels.
+    """
+
+    value: int
+    rle: str
+    box: np.ndarray
+    area: int
+
+
+def encode_label_map(labels: np.ndarray) -> list[EncodedRegion]:
+    """Encodes the mask of each value above 0 of a label map.
+
+    The map is read once, however many values it has. The time grows with the number of pixels and
+    of runs, and not with pixels times values.
+
+    Args:
+      labels: int [H, W].
+
+    Returns:
+      One region per value, in increasing order.
+    """
+    height, width = check_mask_size(*np.shape(labels), "label map")
+    # Runs of equal values, down the columns
+    flat = np.asarray(labels).T.reshape(-1)
+    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
+    lengths = np.diff(starts, append=flat.size)
+    # Group the runs by value, each group in the order of its positions
+    inside = np.flatnonzero(flat[starts] > 0)
+    order = inside[np.argsort(flat[starts[inside]], kind="stable")]
+    if order.size == 0:
+        return []
+    starts, lengths = starts[order], lengths[order]
+    values = flat[starts]
+    first = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+    boxes = _bound_runs(starts, lengths, first, height)
+    areas = np.add.reduceat(lengths, first)
+    # Runs outside and inside alternate. The first one begins at pixel 0.
+    ends = starts + lengths
+    outside = starts - np.concatenate([[0], ends[:-1]])
+    outside[first] = starts[first]
+    runs = np.stack([outside, lengths], axis=1)
+    regions = []
+    for index, (begin, end) in enumerate(zip(first, [*first[1:], len(runs)], strict=True)):
+        counts = runs[begin:end].reshape(-1).tolist()
+        # COCO leaves out an empty last run.
+        rest = height * width - int(ends[end - 1])
+        rle = _compress_runs(counts + [rest] * (rest > 0), height, width)
+        regions.append(EncodedRegion(int(values[begin]), rle, boxes[index], int(areas[index])))
+    return regions
+
+
+def _bound_runs(
+    starts: np.ndarray, lengths: np.ndarray, first: np.ndarray, height: int
+) -> np.ndarray:
+    """Computes the box of each group of runs, float32 [groups, 4]. `first` begins the groups."""
+    left, top = np.divmod(starts, height)
+    right, bottom = np.divmod(starts + lengths - 1, height)
+    # A run that reaches into another column has pixels in the first and in the last row.
+    top, bottom = np.where(left < right, 0, top), np.where(left < right, height - 1, bottom)
+    edges = [np.minimum.reduceat(edge, first) for edge in (left, top)]
+    edges += [np.maximum.reduceat(edge, first) + 1 for edge in (right, bottom)]
+    return np.stack(edges, axis=1).astype(np.float32)
+
+
+def _compress_runs(runs: list[int], height: int, width: int) -> str:
+    """Compresses run lengths to a COCO RLE string."""
+    packed = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    return packed["counts"].decode("ascii")
 
 
 # Run-length encoding to masks
@@ -97,79 +190,6 @@ def decode_mask(rle: str, height: int, width: int) -> np.ndarray:
       RecordError: the string is not an RLE, or its runs do not cover height * width pixels.
     """
     return decode_run_lengths(parse_run_lengths(rle), height, width, "mask")
-
-
-def parse_run_lengths(rle: str) -> np.ndarray:
-    """Parses a compressed COCO RLE string into run lengths int64 [n].
-
-    The format resembles LEB128: each character holds 5 bits of a number, low bits first, and
-    0x20 marks that more follow. From the fourth run on, each number is the difference from the
-    run two before it (rleFrString in pycocotools).
-
-    Raises:
-      RecordError: the string is not in this format.
-    """
-    codes = np.frombuffer(rle.encode("utf-8"), np.uint8).astype(np.int64) - 48
-    if codes.size == 0:
-        return np.zeros(0, np.int64)
-    if codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
-        raise RecordError(
-            "mask", "rle", f"not run lengths ({rle[:20]!r})", "a compressed COCO RLE string"
-        )
-    # Characters to numbers
-    last = (codes & 0x20) == 0
-    start = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
-    digit = np.arange(codes.size) - np.repeat(start, np.diff(np.append(start, codes.size)))
-    if digit.max() > 7:
-        raise RecordError(
-            "mask", "rle", "a run length beyond 2**40", "a compressed COCO RLE string"
-        )
-    numbers = np.add.reduceat((codes & 0x1F) << (5 * digit), start)
-    negative = (codes[last] & 0x10) != 0
-    numbers -= np.where(negative, np.int64(1) << (5 * (digit[last] + 1)), 0)
-    # Differences to runs. The format never subtracts the first run from the third.
-    runs = numbers.copy()
-    runs[1::2] = np.cumsum(numbers[1::2])
-    runs[2::2] = np.cumsum(numbers[2::2])
-    return runs
-
-
-def check_run_lengths(runs: np.ndarray, height: int, width: int, where: str) -> None:
-    """Raises RecordError unless run lengths are non-negative and cover the image exactly.
-
-    Args:
-      runs: int [n].
-      height: of the image, in pixels.
-      width: of the image, in pixels.
-      where: name of the mask in error messages.
-    """
-    total = int(np.sum(runs))
-    if total != height * width or (len(runs) and np.min(runs) < 0):
-        found = (
-            f"runs of {total} pixels in all"
-            if len(runs) == 0 or np.min(runs) >= 0
-            else "a negative run"
-        )
-        raise RecordError(
-            where, "rle", f"{found} for an image of {height} x {width}", "runs that fit the image"
-        )
-
-
-def decode_run_lengths(runs: np.ndarray, height: int, width: int, where: str) -> np.ndarray:
-    """Decodes run lengths to a mask bool [height, width].
-
-    Args:
-      runs: int [n], down the columns, starting outside.
-      height: of the mask, in pixels.
-      width: of the mask, in pixels.
-      where: name of the mask in error messages.
-
-    Raises:
-      RecordError: the runs do not cover height * width pixels.
-    """
-    check_run_lengths(runs, height, width, where)
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.ascontiguousarray(np.repeat(inside, runs).reshape(width, height).T)
 
 
 # Boxes of masks

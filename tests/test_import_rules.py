@@ -15,7 +15,8 @@ INSIDE = {
     "__main__": {"cli"},
     "files": set(),
     "registry": set(),
-    "masks": set(),
+    "run_lengths": set(),
+    "masks": {"run_lengths"},
     "images": set(),
     "ops": set(),
     "weights": {"ops"},  # only `ops.positions`, which needs NumPy alone (see OUTSIDE)
@@ -54,6 +55,7 @@ OUTSIDE = {
     "__init__": set(),
     "files": set(),
     "registry": set(),
+    "run_lengths": {"numpy"},
     "masks": {"numpy", "pycocotools"},
     "images": {"numpy", "PIL"},
     "ops": {"jax", "numpy"},

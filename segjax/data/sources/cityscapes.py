@@ -21,7 +21,8 @@ from segjax.data.sources.raw import (
     require_folder,
     split_sort_key,
 )
-from segjax.data.sources.read_files import build_object, check_size, read_image, read_label_map
+from segjax.data.sources.read_files import build_region, check_size, read_image, read_label_map
+from segjax.masks import encode_label_map
 
 THINGS = {
     24: "person",
@@ -93,15 +94,12 @@ class Cityscapes:
 
 def build_objects_from_instance_ids(labels: np.ndarray) -> list[dict]:
     """Builds the objects of an instance map int [H, W], see the module for its values."""
-    # Run lengths go down the columns.
-    labels = np.asfortranarray(labels)
     category = {identity: index for index, identity in enumerate(THINGS)}
     rows = []
-    for value in np.unique(labels).tolist():
+    for region in encode_label_map(labels):
         # Values below 1000 are a class: a group of objects that are not told apart.
-        identity = value // 1000 if value >= 1000 else value
+        is_group = region.value < 1000
+        identity = region.value if is_group else region.value // 1000
         if identity in category:
-            rows.append(
-                build_object(labels == value, value, category[identity], crowd=value < 1000)
-            )
+            rows.append(build_region(region, category[identity], crowd=is_group))
     return rows

@@ -1,0 +1,193 @@
+"""Run lengths of masks: parsing COCO's two forms, checking that they fit an image, decoding.
+
+Run lengths come from files that others made, so every value is checked before it is used. Sums of
+runs that are too long would wrap around, and decoders would then write outside their memory.
+`segjax.masks` describes the format.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+# Largest mask, in pixels. It takes 1 GiB when it is decoded, and pycocotools counts in 32 bits.
+MAX_PIXELS = 2**30
+
+
+class RecordError(ValueError):
+    """Error for a record that breaks the schema.
+
+    Attributes:
+      reason: short form of the message without names, which reports count.
+    """
+
+    def __init__(self, where: str, field: str, found: str, expected: str):
+        self.reason = f"{field}: expected {expected}"
+        super().__init__(f"{where}: {field} is {found}; expected {expected}")
+
+
+def parse_run_lengths(rle: str | bytes) -> np.ndarray:
+    """Parses a compressed COCO RLE string into run lengths int64 [n].
+
+    The format resembles LEB128: each character holds 5 bits of a number, low bits first, and
+    0x20 marks that more follow. From the fourth run on, each number is the difference from the
+    run two before it (rleFrString in pycocotools). Whether the runs fit an image is not checked.
+
+    Raises:
+      RecordError: the string is not in this format.
+    """
+    if not isinstance(rle, str | bytes):
+        raise RecordError("mask", "rle", f"{_describe(rle)}", "a compressed COCO RLE string")
+    data = rle.encode("utf-8", "surrogatepass") if isinstance(rle, str) else rle
+    codes = np.frombuffer(data, np.uint8).astype(np.int64) - 48
+    if codes.size == 0:
+        return np.zeros(0, np.int64)
+    if codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
+        raise RecordError(
+            "mask", "rle", f"not run lengths ({rle[:20]!r})", "a compressed COCO RLE string"
+        )
+    # Characters to numbers
+    last = (codes & 0x20) == 0
+    start = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
+    digit = np.arange(codes.size) - np.repeat(start, np.diff(np.append(start, codes.size)))
+    if digit.max() > 7:
+        raise RecordError(
+            "mask", "rle", "a run length beyond 2**40", "a compressed COCO RLE string"
+        )
+    numbers = np.add.reduceat((codes & 0x1F) << (5 * digit), start)
+    negative = (codes[last] & 0x10) != 0
+    numbers -= np.where(negative, np.int64(1) << (5 * (digit[last] + 1)), 0)
+    # Differences to runs. The format never subtracts the first run from the third.
+    runs = numbers.copy()
+    runs[1::2] = np.cumsum(numbers[1::2])
+    runs[2::2] = np.cumsum(numbers[2::2])
+    return runs
+
+
+def check_run_lengths(runs: Any, height: Any, width: Any, where: str) -> np.ndarray:
+    """Checks that run lengths are whole numbers and cover an image exactly.
+
+    Args:
+      runs: int [n], or any value of a file in its place.
+      height: of the image, in pixels, or any value of a file in its place.
+      width: of the image, in pixels, or any value of a file in its place.
+      where: name of the mask in error messages.
+
+    Returns:
+      The run lengths as int64 [n], each in 0..height * width.
+
+    Raises:
+      RecordError: the size is not two positive whole numbers of at most `MAX_PIXELS` pixels, or
+        the runs do not fit it.
+    """
+    height, width = check_mask_size(height, width, where)
+    found = _find_fault(runs, height * width)
+    # No run is longer than the image, so this sum cannot wrap around.
+    total = 0 if found else int(np.sum(runs, dtype=np.int64))
+    if not found and total != height * width:
+        found = f"runs of {total} pixels in all"
+    if found:
+        raise RecordError(
+            where, "rle", f"{found} for an image of {height} x {width}", "runs that fit the image"
+        )
+    return np.asarray(runs, np.int64)
+
+
+def check_mask_size(height: Any, width: Any, where: str) -> tuple[int, int]:
+    """Returns the height and width of a mask as int. Arguments are those of `check_run_lengths`.
+
+    Raises:
+      RecordError: they are not two positive whole numbers of at most `MAX_PIXELS` pixels.
+    """
+    if not all(_is_whole(value) and value >= 1 for value in (height, width)):
+        raise RecordError(
+            where,
+            "size",
+            f"{_describe(height)} and {_describe(width)}",
+            "height and width as whole numbers of at least 1",
+        )
+    if int(height) * int(width) > MAX_PIXELS:
+        raise RecordError(
+            where,
+            "size",
+            f"{_describe(height)} x {_describe(width)} pixels",
+            f"a mask of at most {MAX_PIXELS} pixels",
+        )
+    return int(height), int(width)
+
+
+def decode_run_lengths(runs: Any, height: Any, width: Any, where: str) -> np.ndarray:
+    """Decodes run lengths, down the columns and starting outside, to bool [height, width].
+
+    Arguments and errors are those of `check_run_lengths`.
+    """
+    runs = check_run_lengths(runs, height, width, where)
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(inside, runs).reshape(width, height).T)
+
+
+def parse_rle(rle: Any, where: str = "mask") -> tuple[np.ndarray, int, int]:
+    """Parses and checks COCO's {"size": [height, width], "counts": ...}.
+
+    Args:
+      rle: the mapping. The counts are a compressed string, bytes, or a list of run lengths.
+      where: name of the mask in error messages.
+
+    Returns:
+      A triple of the run lengths, int64 [n], the height and the width.
+
+    Raises:
+      RecordError: anything else, or runs that do not fit the size.
+    """
+    size = rle.get("size") if isinstance(rle, Mapping) else None
+    if not isinstance(size, list | tuple) or len(size) != 2 or "counts" not in rle:
+        raise RecordError(
+            where, "rle", _describe(rle), 'a mapping with "size": [height, width] and "counts"'
+        )
+    counts = rle["counts"]
+    runs = parse_run_lengths(counts) if isinstance(counts, str | bytes) else counts
+    height, width = size
+    return check_run_lengths(runs, height, width, where), int(height), int(width)
+
+
+def decode_rle(rle: Any, where: str = "mask") -> np.ndarray:
+    """Decodes COCO's run-length encoding to bool [H, W]. See `parse_rle` for its arguments."""
+    return decode_run_lengths(*parse_rle(rle, where), where)
+
+
+def _find_fault(runs: Any, pixels: int) -> str:
+    """Describes why no mask of `pixels` pixels has these runs, before they are summed, or ""."""
+    if isinstance(runs, np.ndarray):
+        if runs.ndim != 1 or (runs.size and runs.dtype.kind not in "iu"):
+            return f"an array {list(runs.shape)} of {runs.dtype}"
+    elif not isinstance(runs, list | tuple):
+        return _describe(runs)
+    elif not all(map(_is_whole_type, set(map(type, runs)))):
+        wrong = next(run for run in runs if not _is_whole(run))
+        return f"a list with {_describe(wrong)}"
+    if len(runs) == 0:
+        return ""
+    is_array = isinstance(runs, np.ndarray)
+    low, high = (runs.min(), runs.max()) if is_array else (min(runs), max(runs))
+    if low < 0:
+        return "a negative run"
+    # Python's integers do not overflow, unlike NumPy's.
+    too_long = int(high) > pixels
+    return f"runs of {_describe(sum(map(int, runs)))} pixels in all" if too_long else ""
+
+
+def _is_whole_type(kind: type) -> bool:
+    return issubclass(kind, int | np.integer) and kind is not bool
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_whole_type(type(value))
+
+
+def _describe(value: Any) -> str:
+    """Describes a value in a few words. A long or deeply nested one is not written out."""
+    if _is_whole(value):
+        return str(value) if abs(int(value)) < 2**63 else "2**63 or more"
+    if isinstance(value, float | bool):
+        return repr(value)
+    return f"{value[:20]!r}" if isinstance(value, str) else f"a {type(value).__name__}"
