@@ -26,6 +26,7 @@ categories.
 | keypoints | float32 [G, N, 3], optional | x, y, visibility: 0 unlabeled, 1 hidden, 2 visible |
 | annotated_box | float32 [G, 4], optional | box as an annotator drew it, by which COCO measures |
 | annotator | int32 [G], optional | index of the annotator |
+| box_only | bool [G], optional | object without a mask, whose `rle` is its filled box |
 | predicted_iou | float32 [G], optional | quality, as a data engine predicted it |
 | stability | float32 [G], optional | stability score of a data engine |
 
@@ -55,6 +56,7 @@ OPTIONAL_OBJECT_FIELDS = {
     "keypoints": (np.float32, (None, 3)),
     "annotated_box": (np.float32, (4,)),
     "annotator": (np.int32, ()),
+    "box_only": (np.bool_, ()),
     "predicted_iou": (np.float32, ()),
     "stability": (np.float32, ()),
 }

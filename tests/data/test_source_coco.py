@@ -10,8 +10,8 @@ from pycocotools.coco import COCO
 from raw_folders import annotation, square, truncate, write_coco, write_image
 
 from segjax.data.records import validate_record
+from segjax.data.sources.annotations.segmentations import decode_segmentation
 from segjax.data.sources.coco import CocoFolder
-from segjax.data.sources.coco_annotations import decode_segmentation
 from segjax.data.sources.raw import SkipCounts
 from segjax.masks import decode_mask, encode_mask
 
@@ -92,8 +92,7 @@ RLE = {"size": [20, 30], "counts": encode_mask(np.ones((20, 30)))}
 BROKEN = {
     "unknown image id in the annotations": annotation(1, RLE, image_id=99),
     "unknown category id": annotation(1, RLE, category_id=4),
-    "box with x2 <= x1 or y2 <= y1": annotation(1, RLE, bbox=[3, 3, 0, 4]),
-    "box is not four numbers": annotation(1, RLE, bbox=[3, 3, None]),
+    "annotation is not a JSON object": [1],
     "no segmentation": annotation(1, []),
     "polygon has fewer than 3 points or a NaN": annotation(1, [[1, 1, 5, 5]]),
     "polygon is not a list of x, y pairs": annotation(1, [[1, 1, 5, 5, 2]]),
@@ -109,7 +108,8 @@ def test_broken_annotations_are_counted_and_named(tmp_path, reason):
     (record,), skipped = read(write_coco(tmp_path, [BROKEN[reason], good]))
     np.testing.assert_array_equal(record["objects"]["id"], [2])
     assert skipped.objects == {reason: 1}
-    assert "annotation 1 of image" in skipped.examples[reason][0]
+    assert "instances_train.json, " in skipped.examples[reason][0]
+    assert isinstance(BROKEN[reason], list) or "annotation 1 of" in skipped.examples[reason][0]
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ def test_files_in_other_formats_are_named(tmp_path):
             "'images' has no 'file_name'",
         ),
         (
-            json.dumps({"images": [], "annotations": [{"id": "a"}], "categories": []}),
-            "expected a whole number",
+            json.dumps({"images": [], "annotations": [], "categories": [{"id": "a", "name": "b"}]}),
+            "no category has a whole number 'id'",
         ),
     ]:
         path.write_text(content)

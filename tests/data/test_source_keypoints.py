@@ -68,6 +68,6 @@ def test_files_without_keypoints_or_with_other_numbers_raise(tmp_path):
         SkipCounts(),
     )
     (record,) = source.records("train", skipped)
-    assert not record["objects"]["rle"] and skipped.objects == {
-        "keypoints are not 3 times x, y, visibility": 1
+    assert not record["objects"]["keypoints"].any() and skipped.changed == {
+        "keypoints are not 3 times x, y, visibility: they count as unlabeled": 1
     }

@@ -3,12 +3,16 @@
 Annotations are <raw>/[annotations/]*.json with the lists "images", "annotations" and "categories".
 A split has the name of its file without "instances_", so instances_val2017.json is val2017. If
 there are files with this prefix, other JSON files (captions, keypoints) are ignored. With
-keypoints=True, person_keypoints_val2017.json and its like are read instead.
+keypoints=True, person_keypoints_val2017.json and its like are read instead. The path of a single
+JSON file in place of the folder reads that file alone.
 
-Images may lie in <raw>/<split>, <raw>/images/<split>, <raw>/images or <raw>.
+Images may lie in <raw>/<split>, <raw>/images/<split>, <raw>/images or <raw>. One that is not where
+its name says is looked for by its name in all of <raw>.
 
 Without such files, folders are splits, as Roboflow exports them:
 <raw>/<split>/_annotations.coco.json, with the images beside it.
+
+A malformed value costs as little as possible, and the report counts and names it.
 """
 
 import pathlib
@@ -16,37 +20,33 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from segjax.data.records import Record, stack_objects
-from segjax.data.sources.coco_annotations import (
-    check_box_numbers,
-    decode_segmentation,
-    read_annotations,
-    read_box,
-    read_keypoints,
+from segjax.data.sources.annotations.boxes import has_box, look_like_corners
+from segjax.data.sources.annotations.content import read_annotations, read_categories
+from segjax.data.sources.annotations.files import (
+    PREFIXES,
+    ROBOFLOW,
+    find_annotation_files,
+    group_by_split,
+    open_raw_folder,
+    remove_prefix,
 )
-from segjax.data.sources.raw import (
-    SkipCounts,
-    UnusableError,
-    check_split,
-    require_folder,
-    split_sort_key,
-    to_split_name,
-)
+from segjax.data.sources.annotations.find_images import ImageFinder
+from segjax.data.sources.annotations.objects import ObjectReader
+from segjax.data.sources.annotations.segmentations import has_segmentation
+from segjax.data.sources.annotations.values import parse_key, parse_whole_number
+from segjax.data.sources.raw import SkipCounts, UnusableError, check_split
 from segjax.data.sources.read_files import read_image
-from segjax.masks import compute_mask_box, encode_mask
-
-ROBOFLOW = "_annotations.coco.json"
-PREFIXES = ("instances_", "person_keypoints_")
 
 
 class CocoFolder:
     """Reader of a COCO-format folder.
 
     Args:
-      raw_dir: folder of the raw files.
+      raw_dir: folder of the raw files, or one annotation file.
       keypoints: read person_keypoints_<split>.json, and the keypoints of the objects in them.
+      outside: read images that lie outside the folder too, where a file name leads there.
+      corners: read each bbox as corners x1, y1, x2, y2 instead of x, y, width, height.
 
     Raises:
       FileNotFoundError: there are no annotations.
@@ -58,21 +58,34 @@ class CocoFolder:
     has_objects = True
     keypoint_names: tuple[str, ...] = ()
 
-    def __init__(self, raw_dir: str | pathlib.Path, *, keypoints: bool = False):
-        self.raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")
-        self._files = self._find_files(PREFIXES[keypoints])
+    def __init__(
+        self,
+        raw_dir: str | pathlib.Path,
+        *,
+        keypoints: bool = False,
+        outside: bool = False,
+        corners: bool = False,
+    ):
+        self.raw_dir, file = open_raw_folder(raw_dir)
+        self._outside, self._corners = outside, corners
+        self._files = self._name_file(file) if file else self._find_files(PREFIXES[keypoints])
         self.splits = tuple(self._files)
         names: dict[int, str] = {}
+        self._broken_categories: dict[pathlib.Path, list[str]] = {}
+        has_lone_boxes = False
         for path in self._files.values():
             # The categories of all splits count, so that train and val get the same numbers even
             # if they are prepared separately. The rest of the file is read again later, because
             # two of COCO's files at once would need gigabytes.
-            for category in self._read_file(path)["categories"]:
-                self._visit_category(category, path, keypoints)
-                if names.setdefault(category["id"], category["name"]) != category["name"]:
+            content = self._read_file(path)
+            has_lone_boxes |= any(map(_is_lone_box, content["annotations"]))
+            categories, self._broken_categories[path] = read_categories(content, path)
+            for identity, category in categories:
+                self._visit_category(identity, category, path, keypoints)
+                if names.setdefault(identity, category["name"]) != category["name"]:
                     raise ValueError(
-                        f"{path}: category {category['id']} is {category['name']!r}, in another "
-                        f"split it is {names[category['id']]!r}; one id must mean one category"
+                        f"{path}: category {identity} is {category['name']!r}, in another "
+                        f"split it is {names[identity]!r}; one id must mean one category"
                     )
         self.category_ids = tuple(sorted(names))
         self.categories = tuple(names[identity] for identity in self.category_ids)
@@ -81,15 +94,23 @@ class CocoFolder:
             files = ", ".join(map(str, self._files.values()))
             raise ValueError(f"no category in {files} has a list of 'keypoints'")
         self.optional += ("keypoints",) if keypoints else ()
+        self.optional += ("box_only",) if has_lone_boxes else ()
+
+    # Subclasses of other layouts override these.
 
     def _find_files(self, prefix: str) -> dict[str, pathlib.Path]:
-        return _find_annotation_files(self.raw_dir, prefix)
+        return find_annotation_files(self.raw_dir, prefix)
+
+    def _name_file(self, path: pathlib.Path) -> dict[str, pathlib.Path]:
+        """Returns the split of a single annotation file."""
+        name = path.resolve().parent.name if path.name == ROBOFLOW else remove_prefix(path.stem)
+        return group_by_split([(name, path)])
 
     def _read_file(self, path: pathlib.Path) -> dict[str, Any]:
         return read_annotations(path)
 
     def _visit_category(
-        self, category: Mapping[str, Any], path: pathlib.Path, keypoints: bool
+        self, identity: int, category: Mapping[str, Any], path: pathlib.Path, keypoints: bool
     ) -> None:
         """Reads the fields of a category other than its id and name."""
         names = tuple(category.get("keypoints", ())) if keypoints else ()
@@ -100,141 +121,125 @@ class CocoFolder:
             )
         self.keypoint_names = names or self.keypoint_names
 
-    def _read_image_fields(self, image: Mapping[str, Any]) -> dict[str, Any]:
+    def _read_image_fields(self, image: Mapping[str, Any], skipped: SkipCounts) -> dict[str, Any]:
         """Returns further fields of the record of an image."""
         return {}
+
+    def _list_names(self, image: Mapping[str, Any]) -> Sequence[Any]:
+        """Returns the names of the file of an image, the most trusted one first."""
+        return (image.get("file_name"),)
+
+    def _list_folders(self, annotations: pathlib.Path) -> list[pathlib.Path]:
+        """Returns the folders in which the images of an annotation file may lie."""
+        if annotations.name == ROBOFLOW:
+            return [annotations.parent]
+        # The folder has the name of the file. The split may differ: TFDS forbids characters in it.
+        split, images = remove_prefix(annotations.stem), self.raw_dir / "images"
+        return [self.raw_dir / split, images / split, images, self.raw_dir]
+
+    # Reading a split
 
     def records(self, split: str, skipped: SkipCounts) -> Iterator[Record]:
         """Yields the records of a split in the order of "images", see `RawSource.records`."""
         check_split(split, self.splits, self.raw_dir)
-        content = self._read_file(self._files[split])
-        known = {image["id"] for image in content["images"]}
-        by_image = defaultdict(list)
-        for annotation in content["annotations"]:
-            if annotation.get("image_id") in known:
-                by_image[annotation["image_id"]].append(annotation)
-            else:
-                skipped.add_object(
-                    "unknown image id in the annotations", _describe(annotation, self._files[split])
-                )
-        for image in content["images"]:
+        path = self._files[split]
+        content = self._read_file(path)
+        for category in self._broken_categories[path]:
+            reason = "category has no whole number as id, or no name: its objects are left out"
+            skipped.add_warning(reason, category)
+        folders = self._list_folders(path)
+        root = path.parent if path.name == ROBOFLOW else self.raw_dir
+        finder = ImageFinder(folders, root, outside=self._outside)
+        images, by_image = _group_by_image(content, path, skipped)
+        if not self._corners:
+            _warn_about_corners(images, by_image, skipped)
+        reader = ObjectReader(self.category_ids, self.keypoints, path.name, self._corners)
+        objects = crowds = 0
+        for key, image in images.items():
             try:
-                yield self._read_record(image, by_image[image["id"]], split, skipped)
+                record = self._read_record(image, key, finder, skipped)
             except UnusableError as error:
                 skipped.add_image(error.reason, str(error))
+                continue
+            rows = reader.read_rows(by_image[key], record["height"], record["width"], skipped)
+            objects, crowds = objects + len(rows), crowds + sum(row["crowd"] for row in rows)
+            yield record | {"objects": stack_objects(rows, self.optional)}
+        if objects and objects == crowds:
+            skipped.add_warning(
+                "all objects are crowds (iscrowd is 1), which are never trained on nor evaluated",
+                f"{crowds} objects of {path.name}",
+            )
 
     def _read_record(
-        self,
-        image: Mapping[str, Any],
-        annotations: Sequence[Mapping],
-        split: str,
-        skipped: SkipCounts,
+        self, image: Mapping[str, Any], key: str, finder: ImageFinder, skipped: SkipCounts
     ) -> Record:
-        path = self._find_image(image, split)
+        """Reads the image of a record, and its fields beside the objects."""
+        path = finder.find(self._list_names(image), skipped)
         data, height, width = read_image(path)
-        declared = (image.get("height", height), image.get("width", width))
-        if declared != (height, width):
-            detail = f"{path.name} ({height} x {width}, annotated as {declared[0]} x {declared[1]})"
-            raise UnusableError("image is not of the annotated size", detail)
-        rows = []
-        for annotation in annotations:
-            try:
-                rows.append(self._read_object(annotation, height, width))
-            except UnusableError as error:
-                skipped.add_object(error.reason, f"{self._files[split].name}, {error}")
-        record = {"image": data, "image_id": str(image["id"]), "height": height, "width": width}
-        return (
-            record
-            | {"objects": stack_objects(rows, self.optional)}
-            | self._read_image_fields(image)
+        for name, found in (("height", height), ("width", width)):
+            if name not in image:
+                continue
+            declared = parse_whole_number(image[name])
+            if declared is None or declared < 1:
+                reason = f"annotated {name} is not a number of pixels: that of the file is used"
+                skipped.add_change(reason, f"{path.name}, {image[name]!r}")
+            elif declared != found:
+                detail = f"{path.name} ({height} x {width}, annotated as "
+                detail += f"{image.get('height', height)} x {image.get('width', width)})"
+                raise UnusableError("image is not of the annotated size", detail)
+        fields = {"image": data, "image_id": key, "height": height, "width": width}
+        return fields | self._read_image_fields(image, skipped)
+
+
+def _is_lone_box(annotation: Any) -> bool:
+    return (
+        isinstance(annotation, Mapping)
+        and has_box(annotation)
+        and not has_segmentation(annotation.get("segmentation"))
+    )
+
+
+def _group_by_image(
+    content: Mapping[str, Any], path: pathlib.Path, skipped: SkipCounts
+) -> tuple[dict[str, Mapping], dict[str, list[Mapping]]]:
+    """Maps the ids of images to the images, and to the annotations of each."""
+    images: dict[str, Mapping] = {}
+    for image in content["images"]:
+        key = parse_key(image.get("id")) if isinstance(image, Mapping) else None
+        if key is None:
+            skipped.add_image("image entry has no usable id", f"{path.name}, {str(image)[:60]}")
+        elif key in images:
+            skipped.add_image("image id is taken by an earlier image", f"{path.name}, image {key}")
+        else:
+            images[key] = image
+    by_image = defaultdict(list)
+    for annotation in content["annotations"]:
+        if not isinstance(annotation, Mapping):
+            detail = f"{path.name}, {str(annotation)[:60]}"
+            skipped.add_object("annotation is not a JSON object", detail)
+            continue
+        key = parse_key(annotation.get("image_id"))
+        if key in images:
+            by_image[key].append(annotation)
+        else:
+            detail = f"{path.name}, annotation {annotation.get('id')} of image "
+            detail += str(annotation.get("image_id"))[:40]
+            skipped.add_object("unknown image id in the annotations", detail)
+    return images, by_image
+
+
+def _warn_about_corners(
+    images: Mapping[str, Mapping], by_image: Mapping[str, Sequence[Mapping]], skipped: SkipCounts
+) -> None:
+    """Warns if boxes without masks, which nothing else can contradict, look like corners."""
+    lone = []
+    for key, annotations in by_image.items():
+        size = [parse_whole_number(images[key].get(side)) for side in ("height", "width")]
+        if None not in size:
+            lone += [(each["bbox"], *size) for each in annotations if _is_lone_box(each)]
+    if look_like_corners(lone):
+        skipped.add_warning(
+            "boxes look like corners x1, y1, x2, y2 instead of x, y, width, height "
+            "(--option corners=True reads them so)",
+            f"{len(lone)} boxes, the first is {lone[0][0]}",
         )
-
-    def _read_object(
-        self, annotation: Mapping[str, Any], height: int, width: int
-    ) -> dict[str, Any]:
-        name = _describe(annotation)
-        if annotation.get("category_id") not in self.category_ids:
-            raise UnusableError(
-                "unknown category id", f"{name}, category {annotation.get('category_id')}"
-            )
-        if "bbox" in annotation:
-            check_box_numbers(annotation["bbox"], name)
-        mask = decode_segmentation(annotation.get("segmentation"), height, width, name)
-        if not mask.any():
-            raise UnusableError("mask is empty", name)
-        box = compute_mask_box(mask)
-        # COCO's AP sorts objects into small, medium and large by the annotated (polygon) area.
-        area = annotation.get("area")
-        has_area = area and np.isfinite(area) and area > 0
-        row = {
-            "id": annotation["id"],
-            "box": box,
-            "category": self.category_ids.index(annotation["category_id"]),
-            "crowd": bool(annotation.get("iscrowd", 0)),
-            "area": float(area) if has_area else float(np.count_nonzero(mask)),
-            "rle": encode_mask(mask),
-            "annotated_box": read_box(annotation["bbox"]) if "bbox" in annotation else box,
-        }
-        if self.keypoints:
-            row["keypoints"] = read_keypoints(annotation, self.keypoints, name)
-        return row
-
-    def _find_image(self, image: Mapping[str, Any], split: str) -> pathlib.Path:
-        name, annotations = image["file_name"], self._files[split]
-        # The folder has the name of the file. The split may differ: TFDS forbids characters in it.
-        split_folder = _remove_prefix(annotations.stem)
-        images = self.raw_dir / "images"
-        folders = [self.raw_dir / split_folder, images / split_folder, images, self.raw_dir]
-        if annotations.name == ROBOFLOW:
-            folders = [annotations.parent]
-        return next(
-            (folder / name for folder in folders if (folder / name).is_file()), images / name
-        )
-
-
-def _find_annotation_files(raw_dir: pathlib.Path, prefix: str) -> dict[str, pathlib.Path]:
-    folders = [raw_dir, raw_dir / "annotations"]
-    paths = sorted(path for folder in folders if folder.is_dir() for path in folder.glob("*.json"))
-    named = [(_remove_prefix(path.stem), path) for path in paths if path.name.startswith(prefix)]
-    if not named:
-        named = [(path.parent.name, path) for path in sorted(raw_dir.glob(f"*/{ROBOFLOW}"))]
-    if not named:
-        # Captions and keypoints lie beside COCO's instance files. Elsewhere, any file may be read.
-        others = ("captions_", *(PREFIXES[1:] if prefix == PREFIXES[0] else ()))
-        named = [
-            (_remove_prefix(path.stem), path) for path in paths if not path.name.startswith(others)
-        ]
-    if not named:
-        raise FileNotFoundError(
-            f"no annotation JSON in {raw_dir} or {raw_dir / 'annotations'}, and no */{ROBOFLOW}"
-        )
-    return group_by_split(named)
-
-
-def group_by_split(named: Sequence[tuple[str, pathlib.Path]]) -> dict[str, pathlib.Path]:
-    """Maps splits to their annotation files, training first.
-
-    Args:
-      named: pairs of a name and its file.
-
-    Raises:
-      ValueError: two names become the same split.
-    """
-    files: dict[str, pathlib.Path] = {}
-    for name, path in named:
-        if (first := files.setdefault(to_split_name(name), path)) != path:
-            raise ValueError(
-                f"{first} and {path} would both be the split {to_split_name(name)!r}; rename one"
-            )
-    return {name: files[name] for name in sorted(files, key=split_sort_key)}
-
-
-def _remove_prefix(name: str) -> str:
-    for prefix in PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
-
-
-def _describe(annotation: Mapping[str, Any], path: pathlib.Path | None = None) -> str:
-    prefix = f"{path.name}, " if path else ""
-    return f"{prefix}annotation {annotation.get('id')} of image {annotation.get('image_id')}"

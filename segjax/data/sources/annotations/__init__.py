@@ -1,0 +1,1 @@
+"""COCO's annotation format: files, values, segmentations, boxes, keypoints and image names."""
