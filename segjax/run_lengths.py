@@ -26,34 +26,36 @@ class RecordError(ValueError):
         super().__init__(f"{where}: {field} is {found}; expected {expected}")
 
 
-def parse_run_lengths(rle: str | bytes) -> np.ndarray:
+def parse_run_lengths(rle: str | bytes, where: str = "mask") -> np.ndarray:
     """Parses a compressed COCO RLE string into run lengths int64 [n].
 
     The format resembles LEB128: each character holds 5 bits of a number, low bits first, and
     0x20 marks that more follow. From the fourth run on, each number is the difference from the
     run two before it (rleFrString in pycocotools). Whether the runs fit an image is not checked.
 
+    Args:
+      rle: the string. Any other value raises.
+      where: name of the mask in error messages.
+
     Raises:
       RecordError: the string is not in this format.
     """
     if not isinstance(rle, str | bytes):
-        raise RecordError("mask", "rle", f"{_describe(rle)}", "a compressed COCO RLE string")
+        raise RecordError(where, "rle", _describe(rle), "a compressed COCO RLE string")
     data = rle.encode("utf-8", "surrogatepass") if isinstance(rle, str) else rle
     codes = np.frombuffer(data, np.uint8).astype(np.int64) - 48
     if codes.size == 0:
         return np.zeros(0, np.int64)
     if codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
         raise RecordError(
-            "mask", "rle", f"not run lengths ({rle[:20]!r})", "a compressed COCO RLE string"
+            where, "rle", f"not run lengths ({rle[:20]!r})", "a compressed COCO RLE string"
         )
     # Characters to numbers
     last = (codes & 0x20) == 0
     start = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
     digit = np.arange(codes.size) - np.repeat(start, np.diff(np.append(start, codes.size)))
     if digit.max() > 7:
-        raise RecordError(
-            "mask", "rle", "a run length beyond 2**40", "a compressed COCO RLE string"
-        )
+        raise RecordError(where, "rle", "a run length beyond 2**40", "a compressed COCO RLE string")
     numbers = np.add.reduceat((codes & 0x1F) << (5 * digit), start)
     negative = (codes[last] & 0x10) != 0
     numbers -= np.where(negative, np.int64(1) << (5 * (digit[last] + 1)), 0)
@@ -145,7 +147,7 @@ def parse_rle(rle: Any, where: str = "mask") -> tuple[np.ndarray, int, int]:
             where, "rle", _describe(rle), 'a mapping with "size": [height, width] and "counts"'
         )
     counts = rle["counts"]
-    runs = parse_run_lengths(counts) if isinstance(counts, str | bytes) else counts
+    runs = parse_run_lengths(counts, where) if isinstance(counts, str | bytes) else counts
     height, width = size
     return check_run_lengths(runs, height, width, where), int(height), int(width)
 

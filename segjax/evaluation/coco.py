@@ -18,6 +18,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from segjax.evaluation.extended_eval import ExtendedEval
+from segjax.evaluation.foreign_masks import check_masks
 
 KINDS = ("bbox", "segm", "boundary", "keypoints")
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
@@ -135,7 +136,7 @@ def evaluate_coco(
 
     Raises:
       ValueError: Unknown kind, or results of other images or categories, or without the field that
-        the kind needs.
+        the kind needs, or masks that do not fit their image.
     """
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
@@ -146,6 +147,8 @@ def evaluate_coco(
     rows = _check_results(ground_truth, results, kind)
     if federated:
         rows = _keep_most_confident(rows, max(max_detections))
+    if kind in ("segm", "boundary"):
+        check_masks(ground_truth["images"], [*ground_truth["annotations"], *rows])
     # Evaluate, without the progress that pycocotools prints
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = ExtendedEval(

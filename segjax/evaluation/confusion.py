@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from segjax.evaluation.foreign_masks import check_masks
+
 NOTHING = "nothing"
 
 
@@ -36,10 +38,16 @@ def compute_confusion_matrix(
       counts: int64 [K + 1, K + 1]. The last row counts false positives, the last column missed
         objects.
       names: K class names and "nothing".
+
+    Raises:
+      ValueError: a mask that does not fit its image.
     """
     field = {"bbox": "bbox", "segm": "segmentation"}[kind]
     categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
     class_of = {category["id"]: index for index, category in enumerate(categories)}
+    results = list(results)
+    if kind == "segm":
+        check_masks(ground_truth["images"], [*ground_truth["annotations"], *results])
     # Objects and detections by image
     objects, detections = defaultdict(list), defaultdict(list)
     for row in ground_truth["annotations"]:

@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy import ndimage
 
-from segjax.masks import decode_mask, encode_mask
+from segjax.masks import decode_rle, encode_mask
 
 
 class ExtendedEval(COCOeval):
@@ -78,7 +78,7 @@ def extract_boundary(rle: Mapping[str, Any], dilation_ratio: float) -> dict[str,
       >>> int(decode_mask(boundary["counts"], 40, 40).sum())
       156
     """
-    mask = decode_mask(_decode_counts(rle["counts"]), *rle["size"]).view(np.uint8)
+    mask = decode_rle(rle).view(np.uint8)
     distance = max(1, round(dilation_ratio * math.hypot(*mask.shape)))
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if len(rows):
@@ -86,8 +86,3 @@ def extract_boundary(rle: Mapping[str, Any], dilation_ratio: float) -> dict[str,
         part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         part -= ndimage.minimum_filter(part, 2 * distance + 1, mode="constant", cval=0)
     return {"size": list(rle["size"]), "counts": encode_mask(mask)}
-
-
-def _decode_counts(counts: str | bytes) -> str:
-    """Returns compressed counts as str. pycocotools converts them to bytes."""
-    return counts.decode("ascii") if isinstance(counts, bytes) else counts

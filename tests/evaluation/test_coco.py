@@ -16,6 +16,7 @@ from segjax.data.sources.raw import SkipCounts
 from segjax.evaluation.coco import evaluate_coco
 from segjax.evaluation.coco_format import build_coco_ground_truth
 from segjax.evaluation.coco_results import CocoResults
+from segjax.evaluation.confusion import compute_confusion_matrix
 from segjax.evaluation.extended_eval import extract_boundary
 from segjax.masks import decode_mask, encode_mask
 
@@ -303,3 +304,29 @@ def test_invalid_results_raise():
         evaluate_coco(ground_truth, [row | {"image_id": "other"}])
     untouched = [dict(row)]
     assert evaluate_coco(ground_truth, untouched).summarize() and untouched == [row]
+
+
+@pytest.mark.parametrize(
+    "segmentation, message",
+    [
+        ({"size": [30, 20], "counts": "P"}, "not run lengths"),
+        ({"size": [30, 20], "counts": ""}, "0 pixels in all for an image of 30 x 20"),
+        ({"size": [30, 20], "counts": [2**32 + 600]}, "runs of 4294967896 pixels in all"),
+        ({"size": [20, 30], "counts": [600]}, "size is 20 x 30; expected the image's, 30 x 20"),
+        ("P", "expected a mapping"),
+        ([[1, 1, float("nan"), 2, 3, 3]], "polygon is NaN or far outside"),
+        ([[1, 1, 1e9, 2, 3, 3]], "polygon is NaN or far outside"),
+        ([["a"]], "polygon is not numbers"),
+        ([[[1, 1], [2, 2], [3, 1]]], "polygon is a list of shape .3, 2."),
+    ],
+)
+def test_masks_that_pycocotools_would_read_unchecked_raise(segmentation, message):
+    """Some of them crashed the process, others had no overlap with anything."""
+    ground_truth = build_coco_ground_truth([record_of([block((30, 20), 1, 1, 9, 9)])], ["thing"])
+    row = {"image_id": "image", "category_id": 0, "score": 0.5, "segmentation": segmentation}
+    for measure in (evaluate_coco, compute_confusion_matrix):
+        with pytest.raises(ValueError, match=f"mask of image 'image': .*{message}"):
+            measure(ground_truth, [row], kind="segm")
+    ground_truth["annotations"][0]["segmentation"] = segmentation
+    with pytest.raises(ValueError, match=message):
+        evaluate_coco(ground_truth, [], "segm")

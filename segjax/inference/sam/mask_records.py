@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from segjax.inference.sam.candidates import MaskCandidates
-from segjax.masks import decode_mask, decode_run_lengths, parse_run_lengths
+from segjax.masks import decode_mask, decode_rle, parse_run_lengths
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 
@@ -41,13 +41,14 @@ def make_record(candidates: MaskCandidates, index: int, output_mode: str) -> dic
 
 
 def decode_record_mask(segmentation: np.ndarray | Mapping[str, Any]) -> np.ndarray:
-    """Decodes a record's segmentation, in any `output_mode`, to a mask bool [H, W]."""
+    """Decodes a record's segmentation, in any `output_mode`, to a mask bool [H, W].
+
+    Raises:
+      RecordError: run lengths that do not fit their size.
+    """
     if isinstance(segmentation, np.ndarray):
         return segmentation
-    (height, width), counts = segmentation["size"], segmentation["counts"]
-    if isinstance(counts, str):
-        return decode_mask(counts, height, width)
-    return decode_run_lengths(np.asarray(counts), height, width, "segmentation")
+    return decode_rle(segmentation, "segmentation")
 
 
 def make_label_map(records: Sequence[Mapping[str, Any]], hw: tuple[int, int]) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from segjax import viz
-from segjax.masks import decode_mask
+from segjax.masks import decode_rle
 
 
 def draw_sheet(
@@ -61,8 +61,7 @@ def _to_drawable(
     if rows and "score" in rows[0]:
         drawable["scores"] = np.array([row["score"] for row in rows])
     if rows and "segmentation" in rows[0]:
-        rles = [row["segmentation"] for row in rows]
-        drawable["masks"] = np.array([decode_mask(rle["counts"], *rle["size"]) for rle in rles])
+        drawable["masks"] = np.array([decode_rle(row["segmentation"]) for row in rows])
     if rows and "keypoints" in rows[0]:
         keypoints = np.array([row["keypoints"] for row in rows], float).reshape(len(rows), -1, 3)
         # COCO's coordinates are pixel indices, ours are continuous.
