@@ -18,8 +18,9 @@ from written_run import moved_by, write_run
 import segjax
 from segjax.cli import main
 from segjax.cli.evaluate import make_evaluation_config
-from segjax.cli.experiments import apply_flags, read_config
+from segjax.cli.experiments import read_config
 from segjax.cli.inference.predict import read_prompts
+from segjax.cli.overrides import apply_flags
 from segjax.data.threads import count_usable_cores
 from segjax.evaluation.interactive_scores import InteractiveScores
 from segjax.inference.loading import load_with_config

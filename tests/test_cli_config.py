@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import re
+import sys
 
 import pytest
 
 from segjax.cli import main
 from segjax.cli.config import describe_attributes, describe_settings, list_settings
-from segjax.cli.experiments import read_config
+from segjax.cli.experiments import own_experiments, read_config
 from segjax.registry import EXPERIMENTS, FAMILIES, TASKS
 from segjax.training.defaults import as_config, flatten_config
 
@@ -151,6 +152,45 @@ def test_an_experiment_builds_on_the_file_beside_it(tmp_path):
     ]
     write_experiment(tmp_path / "one", "base.py", BASE.format(seed=30))
     assert read("one").seed == 30
+
+
+def test_an_experiment_imports_modules_of_its_folder_as_a_script_does(tmp_path):
+    """Two folders may have modules of the same name, and `get_config` may import too."""
+    body = BASE.replace(
+        "config.seed = {seed}", "import late\n    config.seed = early.SEED + late.SEED"
+    )
+    for folder, seed in (("one", 10), ("two", 20)):
+        write_experiment(tmp_path / folder, "early.py", f"SEED = {seed}")
+        write_experiment(tmp_path / folder, "late.py", f"SEED = {seed + 1}")
+        write_experiment(tmp_path / folder, "mine.py", "import early\n" + body)
+    before = list(sys.path)
+    assert [read_config(str(tmp_path / name / "mine.py")).seed for name in ("one", "two")] == [
+        21,
+        41,
+    ]
+    assert sys.path == before and "early" not in sys.modules
+
+
+def test_an_experiment_of_segjax_is_read_by_its_name_from_any_folder(tmp_path, monkeypatch, capsys):
+    by_path = read_config(f"{EXPERIMENT}:debug").to_dict()
+    monkeypatch.chdir(tmp_path)
+    assert read_config("sam/quickstart:debug").to_dict() == by_path
+    assert main(["config", "sam/quickstar"]) == 2
+    assert "did you mean sam/quickstart?" in capsys.readouterr().err
+    # A file takes precedence.
+    (tmp_path / "sam").mkdir()
+    write_experiment(tmp_path / "sam", "quickstart", BASE.format(seed=8))
+    assert read_config("sam/quickstart").seed == 8
+
+
+def test_train_lists_every_experiment_with_its_first_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert ended.value.code == 0 and len(lines) == len(own_experiments()) >= 24
+    assert all(len(line) > 40 and line[28] == " " for line in lines)
+    (line,) = [line for line in lines if line.startswith("sam/quickstart ")]
+    assert "Trains a tiny SAM" in line
 
 
 def test_an_experiment_is_read_by_its_registered_name(tmp_path, monkeypatch, capsys):

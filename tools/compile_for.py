@@ -19,7 +19,8 @@ from collections.abc import Sequence
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # before jax, so that it does not occupy an accelerator
 
-from segjax.cli.experiments import apply_flags, read_config  # noqa: E402
+from segjax.cli.experiments import read_config  # noqa: E402
+from segjax.cli.overrides import apply_flags  # noqa: E402
 from segjax.scaling.slices import SetupError, list_slices, parse_slice  # noqa: E402
 
 

@@ -29,7 +29,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from segjax.cli.experiments import apply_flags, read_config
+from segjax.cli.experiments import read_config
+from segjax.cli.overrides import apply_flags
 from segjax.data.threads import count_usable_cores
 
 

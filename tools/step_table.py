@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from segjax.cli.experiments import apply_flags, read_config
+from segjax.cli.experiments import read_config
+from segjax.cli.overrides import apply_flags
 from segjax.data.splits import open_split
 from segjax.inference.detection.postprocess import detect_on_canvas
 from segjax.prompting.simulation import Simulator

@@ -44,7 +44,9 @@ class Setting(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command. The module's docstring is its help."""
     parser.add_argument(
-        "experiment", metavar="EXPERIMENT[:VARIANT]", help="a config file, or a registered name"
+        "experiment",
+        metavar="EXPERIMENT[:VARIANT]",
+        help="a config file, or a name of `segjax train --list`",
     )
     parser.add_argument(
         "--changed", action="store_true", help="only settings that differ from their defaults"
@@ -60,7 +62,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
       ValueError: An unknown setting, task or model.
       OSError: No such experiment.
     """
-    from segjax.cli.experiments import apply_flags, read_config
+    from segjax.cli.experiments import read_config
+    from segjax.cli.overrides import apply_flags
 
     settings, groups = list_settings(apply_flags(read_config(args.experiment), rest))
     if args.changed:

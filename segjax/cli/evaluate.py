@@ -111,7 +111,7 @@ def make_evaluation_config(
       ValueError: Weights without a run and no data, data with several splits of which none is
         chosen, a split without data, or an unknown key.
     """
-    from segjax.cli.experiments import apply_flags
+    from segjax.cli.overrides import apply_flags
     from segjax.data.splits import list_splits
     from segjax.models.build import find_family
     from segjax.tasks import complete_config

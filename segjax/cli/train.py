@@ -3,8 +3,10 @@
   segjax train --config=experiments/sam/quickstart.py --workdir=runs/quickstart
   segjax train --config=experiments/sam/quickstart.py:debug --workdir=runs/try \\
       --config.total_steps=20
-  segjax train --config=experiments/sam/coco.py --workdir=runs/coco --config.data.source=data/coco
+  segjax train --config=sam/coco --workdir=runs/coco --config.data.source=data/coco
+  segjax train --list
 
+A file of your own or an experiment of segjax by name: --list prints the names.
 Any field of the config can be changed with --config.key=value. The workdir receives config.json,
 metrics.jsonl, tb/ (TensorBoard), pictures/ and checkpoints/. SIGTERM and Ctrl-C save and stop. The
 same command resumes the run.
@@ -31,18 +33,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         required=True,
         metavar="FILE.py[:VARIANT]",
-        help="config file of the experiment, or a registered name",
+        help="config file of the experiment, or the name of one of segjax or of a package",
+    )
+    parser.add_argument(
+        "--list", action=_ListExperiments, nargs=0, help="list the experiments by name, and stop"
     )
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
     processes.add_arguments(parser)
     parser.set_defaults(passes_flags=True)
 
 
+class _ListExperiments(argparse.Action):
+    """Option that prints all experiments and ends the command, as --version does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from segjax.cli.experiments import describe_experiments
+
+        print(describe_experiments())
+        parser.exit()
+
+
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Trains to the end. You can skip this; the loop is in `segjax.training.loop.train`."""
-    from segjax.cli.experiments import check_experiment
+    from segjax.cli.experiments import find_experiment
 
-    check_experiment(args.config)
+    find_experiment(args.config)
     join_processes = contextlib.nullcontext()
     if processes.is_distributed(args):
         # This process guards a child that runs the same command
@@ -55,7 +70,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     keep_freed_memory()  # before jax is imported
 
     from segjax.cli import keep_compiled_programs
-    from segjax.cli.experiments import apply_flags, read_config
+    from segjax.cli.experiments import read_config
+    from segjax.cli.overrides import apply_flags
 
     keep_compiled_programs()
     # Before joining: a mistake in the config is reported without waiting for the other processes

@@ -15,7 +15,8 @@ import re
 import jax
 import pytest
 
-from segjax.cli.experiments import apply_flags, read_config
+from segjax.cli.experiments import read_config
+from segjax.cli.overrides import apply_flags
 from segjax.scaling.compilation import compile_step, make_slice_program
 from segjax.scaling.slices import GIB, parse_slice
 from segjax.tasks import complete_config, make_task
