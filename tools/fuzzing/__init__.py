@@ -1,0 +1,1 @@
+"""Fuzzers of everything that segjax reads: `bash tools/fuzz --help`."""
