@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import sys
 
 import pytest
@@ -73,6 +74,7 @@ OUTSIDE = {
 # Imported inside functions alone, where they are needed.
 LAZILY = {
     "masks": {"scipy"},
+    "images": {"tifffile"},
     "inference": {"scipy", "rich"},
     "weights": {"orbax", "safetensors", "ml_dtypes", "rich"},
     "cli": {"jax", "absl", "ml_collections"},
@@ -151,3 +153,16 @@ def test_every_module_has_a_name_of_its_own_a_docstring_and_a_readable_length(pa
         f"{path} does not say what it is"
     )
     assert len(source.splitlines()) <= 400
+
+
+def test_one_function_opens_images():
+    """Pillow opens PostScript with another program, and its limit of pixels is not ours."""
+    openers = re.compile(r"\bImage\.open\(|\b(imread|imageio|cv2)\b|TiffFile\(")
+    folders = [PACKAGE, PACKAGE.parent / "tools", PACKAGE.parent / "experiments"]
+    found = {
+        path.name
+        for folder in folders
+        for path in folder.rglob("*.py")
+        if openers.search(path.read_text())
+    }
+    assert found == {"opening.py", "tiff.py", "labels.py"}

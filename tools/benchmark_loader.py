@@ -124,12 +124,14 @@ def _load_photographs(folder: pathlib.Path | None, count: int) -> list[Image.Ima
             for split in SPLITS
             for pixels in load_photographs(split).values()
         ][:count]
+    from segjax.images.decoding import decode_image
+
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))[
         :count
     ]
     if not paths:
         raise SystemExit(f"no *.jpg under {folder}")
-    return [Image.open(path).convert("RGB") for path in paths]
+    return [Image.fromarray(decode_image(path.read_bytes(), name=str(path))) for path in paths]
 
 
 def _open(name: str, split: str, count: int) -> Sequence[Mapping]:

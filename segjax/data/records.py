@@ -33,13 +33,12 @@ categories.
 Keypoints are continuous like boxes, so the middle of the first pixel is at 0.5.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from segjax.images.opening import ImageError, open_image
 from segjax.masks import RecordError, check_run_lengths, parse_run_lengths
 
 Record = dict[str, Any]
@@ -87,6 +86,11 @@ def stack_objects(
 _EMPTY = stack_objects([])
 
 
+def has_box_only(objects: Mapping[str, Any]) -> np.ndarray:
+    """Returns bool [G], True for the `objects` of a record that have a box and no mask."""
+    return np.asarray(objects.get("box_only", np.zeros(len(objects["rle"]))), bool)
+
+
 def make_empty_objects() -> dict[str, Any]:
     """Returns the `objects` of an image without any. The arrays are shared between calls."""
     return _EMPTY | {"rle": []}
@@ -104,6 +108,9 @@ def validate_record(record: Mapping[str, Any]) -> None:
             raise RecordError(where, name, "missing", "a field that every record has")
     if not isinstance(record["image_id"], str) or not record["image_id"]:
         raise RecordError(where, "image_id", repr(record["image_id"]), "a non-empty str")
+    # File names may hold bytes that are no text.
+    if any("\ud800" <= character <= "\udfff" for character in record["image_id"]):
+        raise RecordError(where, "image_id", ascii(record["image_id"]), "text that UTF-8 can hold")
     height, width = record["height"], record["width"]
     for name, value in (("height", height), ("width", width)):
         if not isinstance(value, (int, np.integer)) or value < 1:
@@ -130,7 +137,7 @@ def read_image_size(image: bytes | np.ndarray, where: str) -> tuple[int, int]:
       (height, width) in pixels.
 
     Raises:
-      RecordError: neither bytes nor such an array, or bytes that Pillow cannot open.
+      RecordError: neither bytes nor such an array, or bytes that cannot be opened.
     """
     expected = "PNG or JPEG bytes, or a uint8 array [H, W, 3]"
     if isinstance(image, np.ndarray):
@@ -140,13 +147,11 @@ def read_image_size(image: bytes | np.ndarray, where: str) -> tuple[int, int]:
     if not isinstance(image, bytes):
         raise RecordError(where, "image", type(image).__name__, expected)
     try:
-        with Image.open(io.BytesIO(image)) as opened:
+        with open_image(image, where) as opened:
             return opened.height, opened.width
-    # Pillow raises OSError, SyntaxError and others for broken headers.
-    except Exception as error:
-        raise RecordError(
-            where, "image", f"{len(image)} bytes that Pillow cannot open ({error})", expected
-        ) from error
+    except ImageError as error:
+        found = f"{len(image)} bytes that cannot be opened ({error})"
+        raise RecordError(where, "image", found, expected) from error
 
 
 def _validate_objects(objects: Mapping[str, Any], height: int, width: int, where: str) -> None:

@@ -5,8 +5,9 @@ from PIL import Image
 
 from segjax.data.records import Record
 from segjax.data.sources.raw import SkipCounts
-from segjax.images.decoding import open_image
-from segjax.images.encoding import encode_image
+from segjax.images.encoding import encode_image, encode_png
+from segjax.images.opening import has_eight_bits, open_image
+from segjax.images.stored import read_pixels
 from segjax.images.transforms import crop_and_resize
 from segjax.masks import compute_mask_box, decode_mask, encode_mask
 
@@ -77,11 +78,15 @@ def _shrink_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _shrink_image(image: bytes, size: tuple[int, int], name: str) -> bytes:
     """Resizes encoded bytes to `size` = (h, w) and encodes the result in the same format."""
     with open_image(image, name) as opened:
-        small = crop_and_resize(
-            opened,
-            (0, 0, opened.height, opened.width),
-            size,
-            Image.Resampling.BILINEAR,
-            reduced=True,
-        )
-        return encode_image(small, opened.format)
+        if has_eight_bits(opened):
+            whole = (0, 0, opened.height, opened.width)
+            filtering = Image.Resampling.BILINEAR
+            small = crop_and_resize(opened, whole, size, filtering, reduced=True)
+            return encode_image(small, opened.format)
+    # Pillow resizes 16 bits one channel at a time.
+    pixels = read_pixels(image, name=name)
+    channels = [
+        np.asarray(Image.fromarray(channel).resize(size[::-1], Image.Resampling.BILINEAR))
+        for channel in np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
+    ]
+    return encode_png(np.stack(channels, axis=-1))

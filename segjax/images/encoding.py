@@ -1,6 +1,8 @@
 """Encoding images as PNG and JPEG bytes."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -13,10 +15,33 @@ SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Encodes an image uint8 [H, W, 3] as PNG."""
+    """Encodes an image uint8 or uint16, [H, W], [H, W, 1] or [H, W, 3], as PNG."""
+    image = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
+    # Pillow cannot write 16-bit colors.
+    if image.dtype == np.uint16 and image.ndim == 3:
+        return _encode_deep_colors(image)
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _encode_deep_colors(image: np.ndarray) -> bytes:
+    """Encodes uint16 [H, W, 3] as PNG."""
+    height, width = image.shape[:2]
+    samples = image.astype(">u2").reshape(height, width, 3).view(np.uint8)
+    # Filter 1: each byte is stored as its difference from the same byte of the pixel to the left.
+    rows = np.ones((height, 1 + 6 * width), np.uint8)
+    rows[:, 1:] = samples.reshape(height, -1)
+    rows[:, 7:] -= samples.reshape(height, -1)[:, :-6]
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    # 16 bits per channel, RGB, the only compression and filters there are, not interlaced
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + content
 
 
 def encode_image(image: Image.Image, original_format: str | None) -> bytes:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from segjax.images.decoding import convert_to_rgb, decode_image, open_image
-from segjax.images.encoding import SIXTEEN_BITS
+from segjax.images.decoding import decode_image
+from segjax.images.opening import has_eight_bits, is_tiff, lift_pillow_limit, open_image
+from segjax.images.stored import convert_to_rgb
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
@@ -105,12 +106,13 @@ def decode_crop(
     Raises:
       ImageError: see `decode_image`.
     """
-    if not isinstance(source, np.ndarray) and percentiles is None:
+    if not isinstance(source, np.ndarray) and percentiles is None and not is_tiff(source):
         with open_image(source, name) as image:
-            if image.mode not in SIXTEEN_BITS:
+            if has_eight_bits(image):
                 return crop_and_resize(image, *choose((image.height, image.width)), reduced=reduced)
     image = Image.fromarray(decode_image(source, name=name, percentiles=percentiles))
-    return crop_and_resize(image, *choose((image.height, image.width)))
+    with lift_pillow_limit():
+        return crop_and_resize(image, *choose((image.height, image.width)))
 
 
 def crop_and_resize(
@@ -131,7 +133,7 @@ def crop_and_resize(
       reduced: see `decode_crop`.
 
     Returns:
-      RGB image, or 16-bit grayscale if the image is.
+      RGB image.
     """
     # libjpeg shrinks while it decodes; coordinates follow.
     factor = _reduce(image, min(box[2] // size[0], box[3] // size[1])) if reduced else 1
@@ -143,7 +145,7 @@ def crop_and_resize(
         -(-(top + height) // factor),
     )
     window = image if outer == (0, 0, *image.size) else image.crop(outer)
-    window = window if image.mode in SIXTEEN_BITS else convert_to_rgb(window)
+    window = convert_to_rgb(window)
     if factor == 1:
         return window if window.size == size[::-1] else window.resize(size[::-1], resample)
     # The crop in the frame of the shrunken image; its edges need not lie on pixels.

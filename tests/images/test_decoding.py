@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from segjax.data.synthetic.photographs import load_demonstration_photograph
-from segjax.images.decoding import ImageError, decode_image, stretch_intensities
+from segjax.images.decoding import ImageError, decode_image
+from segjax.images.intensities import stretch_intensities
 
 
 def encoded(image, form="PNG", **options):
@@ -79,13 +80,13 @@ def test_stretch_is_linear_and_clips():
             "photo.jpg.*9000 bytes is truncated",
         ),
         (encoded(PIXELS)[:-40], "photo.jpg.*truncated or damaged"),
-        (PIXELS / np.float32(255), r"pixels are float32.*\* 255"),
+        (PIXELS / np.complex64(255), "pixels are complex64; expected uint8"),
         (PIXELS.astype(np.int64), "pixels are int64; expected uint8"),
         (PIXELS.transpose(2, 0, 1), r"shape \(3, 11, 17\).*channels go last"),
         (PIXELS[..., :2], r"shape \(11, 17, 2\)"),
         (PIXELS[None], r"shape \(1, 11, 17, 3\)"),
         (PIXELS[:0], "no pixels"),
-        (encoded(Image.fromarray(PIXELS[..., 0].astype(np.float32)), "TIFF"), "32 bits per pixel"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "photo.jpg.*not an image.*%!PS"),
     ],
 )
 def test_invalid_images_raise(source, message):

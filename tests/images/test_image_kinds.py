@@ -1,8 +1,6 @@
 """Unusual images as they occur among a million: their pixels in training and after `prepare`."""
 
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from segjax.data.shrink import shrink_to_short_side
 from segjax.data.sources.raw import SkipCounts, UnusableError
 from segjax.data.sources.read_files import read_image
 from segjax.images.decoding import decode_image
+from segjax.images.encoding import encode_png
 from segjax.images.transforms import compute_center_box, decode_crop
 
 RED, GREEN = (200, 40, 30), (20, 180, 60)
@@ -37,17 +36,6 @@ def rotated_jpeg(orientation=6):
     exif = Image.Exif()
     exif[0x0112] = orientation
     return encoded(halves(), "JPEG", quality=95, subsampling=0, exif=exif)
-
-
-def png_of_16_bit_colors(pixels):
-    """Encodes 16-bit RGB as PNG, which Pillow cannot write."""
-    height, width, _ = pixels.shape
-    chunk = lambda kind, body: (
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-    )
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def gray_of_16_bits():
@@ -81,8 +69,9 @@ KINDS = {  # name -> (bytes, the colors that its left and right halves have as R
     ),
     "16-bit gray": (encoded(gray_of_16_bits(), "PNG"), ((0,) * 3, (255,) * 3)),  # stretched
     "16-bit colors": (
-        png_of_16_bit_colors(np.asarray(halves(), np.uint16) * 256 + 255),
-        (RED, GREEN),
+        encode_png(np.asarray(halves(), np.uint16) * 16 + 15),
+        # 20 to 200 stretched over 0 to 255
+        tuple(tuple((value - 20) * 255 // 180 for value in color) for color in (RED, GREEN)),
     ),
     "EXIF orientation": (rotated_jpeg(), (RED, GREEN)),  # the stored pixels
 }

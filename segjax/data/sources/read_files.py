@@ -1,19 +1,18 @@
 """Reading image files, label maps and masks of raw data, with every way they can be broken."""
 
-import io
 import pathlib
-import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from segjax.data.sources.raw import UnusableError
-from segjax.images.encoding import JPEG_FORMATS, SIXTEEN_BITS, encode_image
+from segjax.data.sources.check_image import check_image_bytes
+from segjax.data.sources.raw import SkipCounts, UnusableError
+from segjax.images.labels import read_label_values
+from segjax.images.opening import ImageError, UnsupportedImageError
 from segjax.masks import EncodedRegion, compute_mask_box, encode_label_map, encode_mask
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-_EXIF_ORIENTATION = 0x0112
 
 
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -21,109 +20,72 @@ def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def read_image(path: pathlib.Path, *, upright: bool = False) -> tuple[bytes, int, int]:
+def read_image(
+    path: pathlib.Path,
+    *,
+    annotated_size: tuple[int, int] | None = None,
+    upright: bool = False,
+    bands: Sequence[int] | None = None,
+    counts: SkipCounts | None = None,
+) -> tuple[bytes, int, int]:
     """Reads an image file and checks that all of its pixels can be decoded.
 
     A truncated file is found here, and not in the middle of a training run.
 
+    An image with an EXIF orientation is turned upright if only the turned image has the annotated
+    size, and stays as it is stored if only the stored one has. Where both have it, masks are taken
+    to refer to the stored pixels, and `counts` receives a warning.
+
     Args:
       path: of the file.
-      upright: rotate and mirror the image as its EXIF orientation asks. Use it only for images
-        without masks, because masks refer to the stored pixels.
+      annotated_size: (height, width) of the image according to its annotations or label map, or
+        None if it is unknown.
+      upright: turn images with an EXIF orientation also where the annotated size does not tell.
+      bands: numbers from 1 of the one or three channels to read, for images of more than three.
+      counts: counts images that were changed or look wrong. None warns instead.
 
     Returns:
       A triple of the bytes of a PNG or JPEG file, the height and the width in pixels. Other
-      formats are converted to PNG.
+      formats are converted to PNG, of 8 or 16 bits.
 
     Raises:
-      UnusableError: the file is missing, empty, truncated, or not an image.
+      UnusableError: the file is missing, empty, truncated, or not an image that can be read.
     """
     if not path.is_file():
         raise UnusableError("image file is missing", str(path))
-    return check_image_bytes(path.read_bytes(), str(path), upright=upright)
-
-
-def check_image_bytes(data: bytes, path: str, *, upright: bool = False) -> tuple[bytes, int, int]:
-    """Checks the content of an image file, see `read_image`.
-
-    Args:
-      data: content of the file.
-      path: name of the file in error messages.
-      upright: see `read_image`.
-
-    Returns:
-      See `read_image`.
-
-    Raises:
-      UnusableError: see `read_image`.
-    """
-    if not data:
-        raise UnusableError("image has zero size", f"{path} (an empty file)")
-    try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as opened:
-            # Pillow warns about odd metadata. Only the pixels matter here.
-            warnings.simplefilter("ignore")
-            if 0 in opened.size:
-                raise UnusableError(
-                    "image has zero size", f"{path} ({opened.width} x {opened.height})"
-                )
-            opened.load()
-            if opened.mode.startswith(("I", "F")) and opened.mode not in SIXTEEN_BITS:
-                raise UnusableError(
-                    "image has more than 16 bits per channel", f"{path} (Pillow mode {opened.mode})"
-                )
-            turn = upright and opened.getexif().get(_EXIF_ORIENTATION, 1) != 1
-            image = ImageOps.exif_transpose(opened) if turn else opened
-            if image is not opened or opened.format not in ("PNG", *JPEG_FORMATS):
-                data = encode_image(image, opened.format)
-            return data, image.height, image.width
-    except UnusableError:
-        raise
-    # Pillow raises OSError, SyntaxError, ValueError, DecompressionBombError and others.
-    except Exception as error:
-        empty = _is_png_of_zero_size(data)
-        reason = "image has zero size" if empty else "image is truncated or not an image file"
-        raise UnusableError(reason, f"{path} ({error})") from error
-
-
-def _is_png_of_zero_size(data: bytes) -> bool:
-    """Returns True for a PNG whose header declares no columns or no rows.
-
-    Pillow refuses such files with several different errors.
-    """
-    is_png = data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and len(data) >= 24
-    return is_png and 0 in (int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
+    return check_image_bytes(
+        path.read_bytes(),
+        str(path),
+        annotated_size=annotated_size,
+        upright=upright,
+        bands=bands,
+        counts=counts,
+    )
 
 
 def read_label_map(path: pathlib.Path, description: str) -> np.ndarray:
     """Reads a label map or a mask image.
 
     Args:
-      path: of the file.
+      path: of the file, a PNG, TIFF, BMP or GIF.
       description: of the file in error messages, such as "label map".
 
     Returns:
-      Integers [H, W], the stored values.
+      Integers or bool [H, W], the stored values. Floats that are whole numbers become int64.
 
     Raises:
-      UnusableError: the file is missing, truncated, or has several channels.
+      UnusableError: the file is missing, truncated, has several channels or pages, or numbers that
+        are not whole.
     """
     if not path.is_file():
         raise UnusableError(f"{description} is missing", str(path))
     try:
-        with Image.open(path) as opened:
-            if opened.mode in ("RGB", "RGBA", "LA", "F", "CMYK"):
-                raise UnusableError(
-                    f"{description} is not a single-channel image",
-                    f"{path} (Pillow mode {opened.mode})",
-                )
-            return np.asarray(opened)
-    except UnusableError:
-        raise
-    except Exception as error:
-        raise UnusableError(
-            f"{description} is truncated or not an image file", f"{path} ({error})"
-        ) from error
+        return read_label_values(path.read_bytes(), str(path))
+    except UnsupportedImageError as error:
+        raise UnusableError(f"{description} is {error.reason}", str(error)) from error
+    except ImageError as error:
+        reason = f"{description} is truncated or not an image file"
+        raise UnusableError(reason, f"{path} ({error})") from error
 
 
 def check_size(

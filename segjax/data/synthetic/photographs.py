@@ -11,7 +11,8 @@ import importlib.util
 import pathlib
 
 import numpy as np
-from PIL import Image
+
+from segjax.images.decoding import decode_image
 
 # The left and right motorcycle are two views of one scene, so only the left one is used.
 SPLITS = {
@@ -82,8 +83,7 @@ def _read_photograph(name: str) -> np.ndarray:
     for root in roots:
         path = pathlib.Path(root) / folder / name
         if path.is_file():
-            with Image.open(path) as image:
-                pixels = np.asarray(image.convert("RGB"))
+            pixels = decode_image(path.read_bytes(), name=str(path))
             pixels.flags.writeable = False
             return pixels
     wheel = {"skimage": "scikit-image"}.get(package, package)
