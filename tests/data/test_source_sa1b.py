@@ -1,7 +1,10 @@
 """SA-1B: tars and folders, filters, broken files, and `prepare`."""
 
+import gzip
 import json
+import os
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -164,3 +167,125 @@ def test_invalid_limits_and_folders_raise(tmp_path):
         Sa1b(tmp_path)
     with pytest.raises(ValueError, match="are shares"):
         Sa1b(tmp_path, max_area_fraction=90)
+
+
+def test_odd_values_cost_only_their_mask(tmp_path):
+    odd = [
+        annotation(1, MASKS[0], id="x"),
+        annotation(2, MASKS[0], id=2**70),
+        annotation(3, MASKS[0], predicted_iou="high"),
+        annotation(4, MASKS[0], stability_score=float("nan")),
+        annotation(5, MASKS[0], segmentation={"size": 96, "counts": "P"}),
+        annotation(6, MASKS[0], segmentation={"size": list(SIZE), "counts": "o" * 40 + "?"}),
+        annotation(7, MASKS[0], segmentation=[1, 2, 3]),
+        annotation(8, MASKS[0], predicted_iou=None, stability_score="0.5"),
+    ]
+    write(tmp_path, "sa_1", odd)
+    (record,), skipped = records(tmp_path)
+    assert record["objects"]["id"].tolist() == [8]
+    assert record["objects"]["predicted_iou"] == 1 and record["objects"]["stability"] == 0.5
+    assert skipped.objects == {
+        "id is not a number": 2,
+        "predicted_iou is not a number": 1,
+        "stability_score is not a number": 1,
+        "RLE does not fit its image": 3,
+    }
+
+
+def test_broken_tars_cost_only_themselves(tmp_path):
+    write(tmp_path / "loose", "sa_1")
+    tar = packed(tmp_path / "loose", tmp_path / "tars" / "good.tar")
+    (tmp_path / "tars" / "empty.tar").write_bytes(b"")
+    (tmp_path / "tars" / "gzip.tar").write_bytes(gzip.compress(tar.read_bytes()))
+    (tmp_path / "tars" / "foreign.tar").write_bytes(b"%PDF-1.7 " * 200)
+    (tmp_path / "tars" / "sizes.tar").write_bytes(tar.read_bytes()[:512].replace(b"0", b"\xff"))
+    found, skipped = records(tmp_path / "tars")
+    assert [record["image_id"] for record in found] == ["sa_1"]
+    assert skipped.images == {
+        "tar is empty": 1,
+        "tar is compressed with gzip; decompress it first": 1,
+        "file is not a tar": 2,
+    }
+    tar.unlink()
+    with pytest.raises(ValueError, match="no tar in .* holds images: .*compressed with gzip"):
+        records(tmp_path / "tars")
+
+
+def add_member(tar, name, data=b"", **fields):
+    """Adds a member whose header may contradict its data."""
+    info = tarfile.TarInfo(name)
+    info.size = fields.get("size", len(data))
+    info.pax_headers = fields.get("pax", {})
+    tar.fileobj.write(info.tobuf(tarfile.PAX_FORMAT) if info.pax_headers else info.tobuf())
+    tar.fileobj.write(data + bytes(-len(data) % 512))
+
+
+@pytest.mark.parametrize(
+    "fields, reason",
+    [
+        ({"size": 2**40}, "member of the tar is longer than the tar"),
+        (
+            {"pax": {"GNU.sparse.size": str(3 * 2**30), "GNU.sparse.map": "0,1"}},
+            "member of the tar is sparse",
+        ),
+    ],
+    ids=["1 TiB", "sparse 3 GiB"],
+)
+def test_sizes_in_a_tar_are_not_believed(tmp_path, fields, reason):
+    write(tmp_path / "loose", "sa_1")
+    files = [tmp_path / "loose" / name for name in ("sa_1.jpg", "sa_1.json")]
+    path = tmp_path / "tars" / "odd.tar"
+    path.parent.mkdir()
+    with path.open("wb") as file, tarfile.TarFile(fileobj=file, mode="w") as tar:
+        for each in files:
+            add_member(tar, each.name, each.read_bytes())
+        add_member(tar, "sa_2.json", b"{}")
+        add_member(tar, "sa_2.jpg", b"x", **fields)
+    tracemalloc.start()
+    found, skipped = records(tmp_path / "tars")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [record["image_id"] for record in found] == ["sa_1"]
+    assert skipped.images == {reason: 1} and peak < 2**26
+
+
+def test_a_tar_that_leads_back_to_an_earlier_member_ends(tmp_path):
+    write(tmp_path / "loose", "sa_1")
+    tar = packed(tmp_path / "loose", tmp_path / "tars" / "loop.tar")
+    data = bytearray(tar.read_bytes())
+    # The size of the first member becomes -1024, in base 256, with the right checksum.
+    data[124:136] = (-1024).to_bytes(12, "big", signed=True)
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    tar.write_bytes(data)
+    with pytest.raises(ValueError, match="no tar in .* holds images"):
+        records(tmp_path / "tars")
+
+
+def test_pipes_and_unreadable_files_cost_only_themselves(tmp_path):
+    write(tmp_path, "sa_1")
+    os.mkfifo(tmp_path / "sa_2.jpg")
+    (tmp_path / "sa_3.jpg").mkdir()
+    found, skipped = records(tmp_path)
+    assert [record["image_id"] for record in found] == ["sa_1"]
+    assert skipped.images == {"image is not a file": 2}
+
+
+@pytest.mark.slow
+def test_random_damage_of_a_tar_ends_in_counts(tmp_path):
+    for number in range(3):
+        write(tmp_path / "loose", f"sa_{number}")
+    tar = packed(tmp_path / "loose", tmp_path / "tars" / "sa_0.tar")
+    whole, rng = tar.read_bytes(), np.random.default_rng(0)
+    for _ in range(1500):
+        data = bytearray(whole[: rng.integers(0, len(whole))] if rng.random() < 0.3 else whole)
+        for _ in range(rng.integers(1, 20) if data else 0):
+            # Headers are where damage does most.
+            start = 512 * rng.integers(len(data) // 512 + 1) + rng.integers(0, 160)
+            data[min(start, len(data) - 1)] = rng.integers(256)
+        tar.write_bytes(data)
+        try:
+            found, _ = records(tmp_path / "tars")
+            assert len(found) <= 3
+        except ValueError as error:
+            assert "no tar in" in str(error) or "none of the images" in str(error)

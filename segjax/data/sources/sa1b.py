@@ -9,26 +9,22 @@ run-length encoding ("segmentation"). If a data engine made it, it also has "pre
 CRC-32 of their names, is "val".
 """
 
-import json
 import os
 import pathlib
-import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-from pycocotools import mask as coco_mask
-
 from segjax.data.records import Record, stack_objects
+from segjax.data.sources.annotations.sa1b import parse_annotations, read_object
 from segjax.data.sources.raw import SkipCounts, UnusableError, check_split, require_folder
 from segjax.data.sources.read_files import check_image_bytes
+from segjax.data.sources.tars import TarReader
 from segjax.data.threads import map_in_order
-from segjax.masks import RecordError, check_run_lengths, parse_run_lengths
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
-# Name of an image in error messages, its bytes, and the bytes of its JSON
-_Files = tuple[str, bytes | None, bytes | None]
+# Name of an image in error messages, its bytes and those of its JSON, or why they cannot be read
+_Files = tuple[str, bytes, bytes | None] | UnusableError
 
 
 class Sa1b:
@@ -47,7 +43,7 @@ class Sa1b:
 
     Raises:
       FileNotFoundError: there are neither tars nor JSON files.
-      ValueError: limits that leave nothing, or too few images to hold some out.
+      ValueError: limits that leave nothing, too few images to hold some out, or no readable tar.
     """
 
     categories: tuple[str, ...] = ("object",)
@@ -77,16 +73,7 @@ class Sa1b:
         self.splits = ("train", "val") if held_out else ("train",)
         self._shards = _find_shards(self.raw_dir)
         for split in self.splits:
-            if not any(
-                self._is_in_split(split, name)
-                for shard in self._shards
-                for name in _list_names(shard)
-            ):
-                raise ValueError(
-                    f"none of the images in {self.raw_dir} falls into {split!r} with "
-                    f"held_out={held_out}; use a larger share for few images (--option "
-                    "held_out=0.1), or held_out=0 to make all of them 'train'"
-                )
+            self._check_split(split)
 
     def records(self, split: str, skipped: SkipCounts) -> Iterator[Record]:
         """Yields the records of a split, by shard and name, see `RawSource.records`."""
@@ -101,46 +88,58 @@ class Sa1b:
             else:
                 yield record
 
+    def _check_split(self, split: str) -> None:
+        """Raises ValueError unless at least one image belongs to a split."""
+        skipped = SkipCounts()
+        seen = False
+        for shard in self._shards:
+            for name in _list_names(shard, skipped):
+                seen = True
+                if self._is_in_split(split, name):
+                    return
+        if not seen and skipped.images:
+            reasons = (
+                f"{count} times {reason}, such as {skipped.examples[reason][0]}"
+                for reason, count in skipped.images.items()
+            )
+            raise ValueError(f"no tar in {self.raw_dir} holds images: {'; '.join(reasons)}")
+        raise ValueError(
+            f"none of the images in {self.raw_dir} falls into {split!r} with "
+            f"held_out={self.held_out}; use a larger share for few images (--option "
+            "held_out=0.1), or held_out=0 to make all of them 'train'"
+        )
+
     def _is_in_split(self, split: str, name: str) -> bool:
         """Decides by the CRC-32 of its name whether an image belongs to a split."""
-        held = zlib.crc32(pathlib.PurePath(name).stem.encode()) < self.held_out * 2**32
+        held = zlib.crc32(os.fsencode(pathlib.PurePath(name).stem)) < self.held_out * 2**32
         return held == (split == "val")
 
     def _read_files(self, shard: pathlib.Path, split: str, skipped: SkipCounts) -> Iterator[_Files]:
         """Yields the images of a shard that belong to a split, with their JSON."""
         if shard.is_dir():
-            for name in _list_names(shard):
+            for name in _list_names(shard, skipped):
                 if self._is_in_split(split, name):
-                    path = shard / name
-                    text = path.with_suffix(".json")
-                    yield (
-                        str(path),
-                        path.read_bytes(),
-                        text.read_bytes() if text.is_file() else None,
-                    )
+                    yield _read_pair(shard / name)
             return
-        with tarfile.open(shard, "r:") as tar:
-            members = _list_members(tar, shard, skipped)
-            for name, member in members.items():
+        with TarReader(shard) as tar:
+            if tar.fault:
+                skipped.add_image(tar.fault, tar.detail)
+            for name in tar.members:
                 if name.lower().endswith(_SUFFIXES) and self._is_in_split(split, name):
-                    pair = (member, members.get(str(pathlib.PurePath(name).with_suffix(".json"))))
-                    yield (
-                        f"{shard}/{name}",
-                        *(None if one is None else _read_member(tar, one) for one in pair),
-                    )
+                    yield _read_members(tar, name)
 
     def _make_record(self, files: _Files) -> tuple[Record | UnusableError, SkipCounts]:
         """Returns the record of an image, or the error, with counts of its skipped objects."""
-        where, image, text = files
         # Other images are read at the same time, so each counts for itself.
         lost = SkipCounts()
+        if isinstance(files, UnusableError):
+            return files, lost
+        where, image, text = files
         try:
             if text is None:
                 raise UnusableError("no JSON beside the image", where)
-            data, height, width = check_image_bytes(image or b"", where)
-            rows = list(
-                self._read_rows(_parse_annotations(text, where), height, width, where, lost)
-            )
+            data, height, width = check_image_bytes(image, where)
+            rows = list(self._read_rows(parse_annotations(text, where), height, width, where, lost))
         except UnusableError as error:
             return error, lost
         identity = pathlib.PurePath(where).stem
@@ -153,7 +152,7 @@ class Sa1b:
         """Yields the usable objects of an image."""
         for index, annotation in enumerate(annotations):
             try:
-                row = _read_object(annotation, index, height, width, where)
+                row = read_object(annotation, index, height, width, where)
             except UnusableError as error:
                 lost.add_object(error.reason, str(error))
                 continue
@@ -191,90 +190,34 @@ def _find_shards(raw_dir: pathlib.Path) -> list[pathlib.Path]:
     return sorted(found)
 
 
-def _list_names(shard: pathlib.Path) -> Iterator[str]:
+def _list_names(shard: pathlib.Path, skipped: SkipCounts) -> Iterator[str]:
     """Yields the names of the images of a shard, sorted in a folder."""
     if shard.is_dir():
         yield from sorted(path.name for path in shard.iterdir() if path.suffix.lower() in _SUFFIXES)
         return
-    with tarfile.open(shard, "r:") as tar:
-        yield from (
-            name
-            for name in _list_members(tar, shard, SkipCounts())
-            if name.lower().endswith(_SUFFIXES)
-        )
+    with TarReader(shard) as tar:
+        if tar.fault:
+            skipped.add_image(tar.fault, tar.detail)
+        yield from (name for name in tar.members if name.lower().endswith(_SUFFIXES))
 
 
-def _list_members(
-    tar: tarfile.TarFile, shard: pathlib.Path, skipped: SkipCounts
-) -> dict[str, tarfile.TarInfo]:
-    """Maps names to the members of a tar. Of a truncated tar, those before its end."""
-    members = {}
+def _read_pair(path: pathlib.Path) -> _Files:
+    """Reads an image file and the JSON beside it."""
+    text = path.with_suffix(".json")
     try:
-        for member in tar:
-            if member.isfile():
-                # PurePath removes a leading "./".
-                members[str(pathlib.PurePath(member.name))] = member
-    except tarfile.TarError as error:
-        skipped.add_image("tar is truncated", f"{shard} ({error})")
-    return members
+        # A pipe of that name would never end.
+        if not path.is_file():
+            return UnusableError("image is not a file", str(path))
+        return str(path), path.read_bytes(), text.read_bytes() if text.is_file() else None
+    except OSError as error:
+        return UnusableError("file cannot be read", f"{path} ({error.strerror})")
 
 
-def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _read_members(tar: TarReader, name: str) -> _Files:
+    """Reads an image of a tar and the JSON of the same name."""
+    text = str(pathlib.PurePosixPath(name).with_suffix(".json"))
     try:
-        return tar.extractfile(member).read()
-    except tarfile.TarError:
-        # A truncated member is reported as an image of zero size.
-        return b""
-
-
-def _parse_annotations(text: bytes, where: str) -> list[Any]:
-    try:
-        found = json.loads(text)["annotations"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UnusableError(
-            "JSON is broken or has no annotations", f"{where} ({error!r})"
-        ) from error
-    if not isinstance(found, list):
-        raise UnusableError(
-            "JSON is broken or has no annotations", f"{where} ({type(found).__name__})"
-        )
-    return found
-
-
-def _read_object(
-    annotation: Any, index: int, height: int, width: int, where: str
-) -> dict[str, Any]:
-    """Reads the fields of one object without decoding its mask.
-
-    An image has about 100 masks of several megapixels, so decoding would take most of the time.
-
-    Raises:
-      UnusableError: the run-length encoding is broken, empty or of another size.
-    """
-    fields = annotation if isinstance(annotation, Mapping) else {}
-    name = f"{where}, mask {fields.get('id', index)}"
-    segmentation = fields.get("segmentation")
-    size = segmentation.get("size", ()) if isinstance(segmentation, Mapping) else ()
-    if list(size) != [height, width]:
-        raise UnusableError(
-            "RLE does not fit its image", f"{name} (an image of {height} x {width})"
-        )
-    rle = segmentation.get("counts")
-    try:
-        runs = parse_run_lengths(rle)
-        check_run_lengths(runs, height, width, name)
-    except (RecordError, AttributeError) as error:
-        raise UnusableError("RLE does not fit its image", f"{name} ({error})") from error
-    if not runs[1::2].any():
-        raise UnusableError("mask is empty", name)
-    x, y, wide, high = coco_mask.toBbox({"size": [height, width], "counts": rle.encode()})
-    return {
-        "id": int(fields.get("id", index)),
-        "box": np.array([x, y, x + wide, y + high], np.float32),
-        "category": 0,
-        "crowd": False,
-        "area": float(runs[1::2].sum()),
-        "rle": rle,
-        "predicted_iou": float(fields.get("predicted_iou", 1.0)),
-        "stability": float(fields.get("stability_score", 1.0)),
-    }
+        found = tar.read(text) if text in tar.members else None
+        return f"{tar.path}/{name}", tar.read(name), found
+    except UnusableError as error:
+        return error
