@@ -162,7 +162,7 @@ def read_checkpoint(path: str | pathlib.Path, step: Step = None) -> Checkpoint:
 
 def _read_safetensors(path: pathlib.Path, source: str) -> Checkpoint:
     arrays, header = read_arrays(path)
-    state = find_state_dict(arrays, source=source) if arrays else arrays
+    state = find_state_dict(arrays, source=source, is_known=_is_known) if arrays else arrays
     if checkpoint := _recognize(state, source):
         return checkpoint
     return Checkpoint(source, OURS, *parse_variables(arrays, header, source=str(path)))
@@ -170,10 +170,10 @@ def _read_safetensors(path: pathlib.Path, source: str) -> Checkpoint:
 
 def _read_state_dict(path: pathlib.Path, source: str) -> Checkpoint:
     content = read_pickle(path) if path.suffix == SUFFIX else read_torch(path)
-    state = find_state_dict(content, source=source)
+    state = find_state_dict(content, source=source, is_known=_is_known)
     if checkpoint := _recognize(state, source):
         return checkpoint
-    some = ", ".join(sorted(state)[:3])
+    some = ", ".join(key[:80] for key in sorted(state)[:3])
     known = " and no ".join(
         f"{table.model} of {' or '.join(table.formats.values())}" for table in name_tables()
     )
@@ -183,9 +183,23 @@ def _read_state_dict(path: pathlib.Path, source: str) -> Checkpoint:
 
 
 def _recognize(state: Mapping[str, np.ndarray], source: str) -> Checkpoint | None:
+    if found := _find_format(state):
+        table, format = found
+        return Checkpoint(source, format, state, table=table)
+    return None
+
+
+def _is_known(state: Mapping[str, Any]) -> bool:
+    """Tells whether keys are those of a known model, or our own."""
+    return bool(_find_format(state)) or all(
+        key.startswith(("params", "constants")) for key in state
+    )
+
+
+def _find_format(state: Mapping[str, Any]) -> tuple[NameTable, str] | None:
     for table in name_tables():
         if format := table.find_format(state):
-            return Checkpoint(source, format, state, table=table)
+            return table, format
     return None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from segjax.weights.layouts import Layout, Leaves
+from segjax.weights.state_dict import warn_ignored
 from segjax.weights.tree import CheckpointError, describe_differences, flatten, unflatten
 
 OFFICIAL, HUGGINGFACE = "official", "huggingface"
@@ -206,6 +207,11 @@ class NameTable:
 
         # Names, shapes and types
         wanted = self.to_published(_placeholders(expected), format, canvas=canvas)
+        # Numbers such as "best_loss" beside the parameters of a file without a wrapper
+        numbers = [key for key in state if key not in wanted and "." not in key]
+        if numbers := [key for key in numbers if np.ndim(state[key]) == 0]:
+            warn_ignored(source, "numbers beside the parameters", numbers)
+            state = {key: array for key, array in state.items() if key not in numbers}
         if differences := describe_differences(wanted, state):
             raise CheckpointError(
                 f"{source} ({self.formats[format]}) is of another architecture: {differences}{hint}"

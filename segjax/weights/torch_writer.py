@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from segjax.files import atomic_path
-from segjax.weights.torch_file import STORAGES
+from segjax.weights.pickles.tensors import STORAGES
 
 _TYPES = {dtype: name for name, dtype in STORAGES.items()}
 

@@ -9,9 +9,20 @@ from typing import Any
 
 import numpy as np
 
+_MAX_MESSAGE = 3000  # characters
+
 
 class CheckpointError(ValueError):
-    """Error of a checkpoint that cannot be read or that holds other parameters than expected."""
+    """Error of a checkpoint that cannot be read or that holds other parameters than expected.
+
+    The message is one line of printable text, whatever names the file holds.
+    """
+
+    def __init__(self, message: object) -> None:
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(message)[:100_000])
+        if len(text) > _MAX_MESSAGE:
+            text = f"{text[: _MAX_MESSAGE * 2 // 3]} ... {text[-_MAX_MESSAGE // 3 :]}"
+        super().__init__(text)
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

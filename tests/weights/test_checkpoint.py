@@ -6,8 +6,10 @@ from written_run import debug_variables, write_run
 from segjax.models.build import variable_shapes
 from segjax.models.sam.build import build_sam
 from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
-from segjax.weights.safetensors import read_arrays
-from segjax.weights.tree import CheckpointError
+from segjax.weights.safetensors import read_arrays, write_arrays
+from segjax.weights.tables.sam import SAM
+from segjax.weights.torch_writer import write_torch
+from segjax.weights.tree import CheckpointError, flatten
 
 DEBUG = {"model": {"name": "sam_debug"}}
 
@@ -70,3 +72,34 @@ def test_weights_for_another_canvas_say_how_to_mend_it(tmp_path):
         CheckpointError, match="3 misshapen: .*for another canvas: `segjax convert SRC DST --canvas"
     ):
         read_checkpoint(tmp_path / "x.pth").variables(larger)
+
+
+def test_a_prefix_of_most_keys_and_values_beside_them(tmp_path, caplog):
+    state = dict(SAM.to_published(debug_variables(), "official"))
+    state = {f"sam_model.student.{key}": array for key, array in state.items()}
+    write_torch(tmp_path / "x.pth", state | {"loss_fn.weight": np.ones(3), "step": np.array(3)})
+    checkpoint = read_checkpoint(tmp_path / "x.pth")
+    assert_same(checkpoint.variables(debug_variables()), debug_variables())
+    ignored = (
+        "arrays outside the model's prefix 'sam_model.student.' are ignored (2: loss_fn.weight"
+    )
+    assert ignored in caplog.text
+
+
+def test_numbers_beside_parameters_are_ignored_and_arrays_are_not(tmp_path, caplog):
+    state = dict(SAM.to_published(debug_variables(), "official"))
+    write_torch(tmp_path / "x.pth", state | {"best_iou": np.array(0.5)})
+    found = read_checkpoint(tmp_path / "x.pth").variables(debug_variables())
+    assert_same(found, debug_variables())
+    assert "numbers beside the parameters are ignored (1: best_iou)" in caplog.text
+    write_torch(tmp_path / "x.pth", state | {"extra_token": np.ones((1, 4))})
+    with pytest.raises(CheckpointError, match="1 unexpected: extra_token"):
+        read_checkpoint(tmp_path / "x.pth").variables(debug_variables())
+
+
+def test_our_own_names_joined_with_dots_are_no_prefix(tmp_path):
+    flat = {path.replace("/", "."): array for path, array in flatten(debug_variables()).items()}
+    write_arrays(tmp_path / "x.safetensors", flat, {})
+    checkpoint = read_checkpoint(tmp_path / "x.safetensors")
+    assert checkpoint.format == "segjax"
+    assert_same(checkpoint.variables(debug_variables()), debug_variables())

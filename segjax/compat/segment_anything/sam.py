@@ -73,7 +73,9 @@ class Sam:
           CheckpointError: An array is missing, is unknown, or has another shape.
         """
         state = find_state_dict(
-            {key: to_numpy(value) for key, value in state_dict.items()}, source="the state dict"
+            {key: to_numpy(value) for key, value in state_dict.items()},
+            source="the state dict",
+            is_known=SAM.find_format,
         )
         checkpoint = Checkpoint(
             "the state dict", SAM.find_format(state) or OFFICIAL, state, table=SAM
