@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from segjax.data.records import stack_objects
+from segjax.data.records import has_box_only, stack_objects
 from segjax.images.decoding import decode_image
 from segjax.masks import compute_mask_box, decode_mask, encode_mask
 
@@ -18,8 +18,8 @@ class Tiles:
     size of the image alone, never on its objects.
 
     Each object is listed in one tile: the one that holds most of it, and of several the one whose
-    center is nearest. Its mask is the part that this tile shows. Tiles without an object are left
-    out.
+    center is nearest. Its mask is the part that this tile shows. Objects that have a box alone are
+    left out, and so are tiles without an object.
 
     Args:
       source: records, see `segjax.data.records`. Each is read once here for its size and objects.
@@ -90,6 +90,8 @@ class Tiles:
         members: dict[tuple[int, int], list[int]] = {corner: [] for corner in corners}
         # Each object goes to the tile that holds most of it
         for member, rle in enumerate(record["objects"]["rle"]):
+            if has_box_only(record["objects"])[member]:
+                continue
             y, x = np.nonzero(decode_mask(rle, height, width))
 
             def rank(corner, y=y, x=x):

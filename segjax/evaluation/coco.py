@@ -120,6 +120,9 @@ def evaluate_coco(
     federated evaluation applies. It ignores results of categories that an image neither lists nor
     rules out, and wrong results of categories that an image does not list exhaustively.
 
+    Objects that have a box alone ("box_only") are measured as boxes. To masks they are regions to
+    ignore, like crowds.
+
     Args:
       ground_truth: content of a COCO or LVIS annotation file, see `build_coco_ground_truth`.
       results: content of a results file, see `CocoResults.rows`.
@@ -152,7 +155,7 @@ def evaluate_coco(
     # Evaluate, without the progress that pycocotools prints
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = ExtendedEval(
-            _index(ground_truth, ground_truth["annotations"]),
+            _index(ground_truth, _ignore_without_mask(ground_truth["annotations"], kind)),
             _load_results(ground_truth, rows),
             kind,
         )
@@ -220,6 +223,15 @@ def _keep_most_confident(rows: Sequence[dict], count: int) -> list[dict[str, Any
         for group in by_image.values()
         for row in sorted(group, key=lambda each: -each["score"])[:count]
     ]
+
+
+def _ignore_without_mask(
+    annotations: Sequence[Mapping[str, Any]], kind: str
+) -> Sequence[Mapping[str, Any]]:
+    """Turns objects without a mask into crowds where masks are measured."""
+    if kind not in ("segm", "boundary"):
+        return annotations
+    return [dict(row, iscrowd=1) if row.get("box_only") else row for row in annotations]
 
 
 def _index(ground_truth: Mapping, annotations: Sequence[Mapping]) -> COCO:

@@ -25,8 +25,8 @@ def build_coco_ground_truth(
     """Builds the content of a COCO annotation file from records. Images are not decoded.
 
     Boxes are the annotators' own if the records have them, as COCO evaluates, and those of the
-    masks otherwise. Objects get new ids from 1: ids of label maps repeat, and pycocotools does not
-    accept 0.
+    masks otherwise. An annotation of an object without a mask has "box_only": 1. Objects get new
+    ids from 1: ids of label maps repeat, and pycocotools does not accept 0.
 
     Args:
       records: see `segjax.data.records`, in the order that the indices of `CocoResults` count.
@@ -110,6 +110,8 @@ def _build_annotation(
             "counts": objects["rle"][row],
         },
     }
+    if "box_only" in objects and objects["box_only"][row]:
+        annotation["box_only"] = 1
     if "keypoints" in objects:
         keypoints = np.asarray(objects["keypoints"][row], np.float64)
         # COCO writes 0, 0, 0 for keypoints without a label.

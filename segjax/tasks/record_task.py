@@ -18,6 +18,7 @@ from segjax.files import write_atomic, write_json
 from segjax.images.encoding import encode_png
 from segjax.models.build import init_model, variable_shapes
 from segjax.models.sizes import get_model_options
+from segjax.tasks.usable_objects import CheckedBatches
 from segjax.training.defaults import as_config, fill_defaults
 from segjax.training.task import Task
 from segjax.weights.tree import check_variables
@@ -33,8 +34,11 @@ class RecordTask(Task):
       build: builds a model of the task's family by name, see `segjax.models.family.Family.build`.
       build_example: called with train=True or False, returns a function from a record to an example
         (see `segjax.data.loader.make_loader`).
+      no_object: end of the error message for training data without an object to learn, see
+        `CheckedBatches`. "": the task learns images without objects.
     """
 
+    no_object = ""
     build: Callable[..., nn.Module]
     build_example: Callable[..., Callable]
 
@@ -114,6 +118,7 @@ class RecordTask(Task):
             process_count=process_count,
             seed=seed,
             workdir=workdir,
+            no_object=self.no_object,
         )
 
     def open_source(self, split: str) -> Sequence:
@@ -202,6 +207,7 @@ def make_batches(
     train: bool,
     workdir: pathlib.Path | None = None,
     order: Sequence[int] | None = None,
+    no_object: str = "",
     **position: int,
 ) -> Iterator:
     """Makes batches of examples from records.
@@ -215,10 +221,11 @@ def make_batches(
       train: True for training batches.
       workdir: the run's folder. Its folder `broken` lists the records that cannot be read.
       order: indices of records in the order of training, see `make_loader`.
+      no_object: see `RecordTask`.
       position: batch_size, start, seed, process_index and process_count, see `make_loader`.
     """
     workers, cache_mb = (data["workers"], data["cache_mb"]) if train else (0, 0)
-    return make_loader(
+    batches = make_loader(
         source,
         example,
         train=train,
@@ -230,6 +237,7 @@ def make_batches(
         order=order,
         **position,
     )
+    return CheckedBatches(batches, len(source), no_object) if train and no_object else batches
 
 
 def open_evaluation_batches(

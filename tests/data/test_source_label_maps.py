@@ -66,10 +66,6 @@ def break_map_size(folder):
     Image.fromarray(two_labels(21, 30)).save(folder / "labels" / "a0.png")
 
 
-def break_image_depth(folder):
-    Image.fromarray(np.full((20, 30), 4000, np.int32)).save(folder / "images" / "a0.png", "TIFF")
-
-
 BREAKAGES = {
     "label map is missing": lambda folder: (folder / "labels" / "a0.png").unlink(),
     "label map is of another size than its image": break_map_size,
@@ -85,7 +81,6 @@ BREAKAGES = {
     "image has zero size": lambda folder: (folder / "images" / "a0.png").write_bytes(
         png_of_zero_width()
     ),
-    "image has more than 16 bits per channel": break_image_depth,
 }
 
 

@@ -97,6 +97,18 @@ def test_detections_in_a_crowd_are_neither_correct_nor_wrong():
     assert evaluate(uncrowded, predictions, "segm").summarize()["segm/AP"] < 0.3
 
 
+def test_objects_without_a_mask_are_measured_as_boxes_and_ignored_by_masks():
+    masks = [block(HW, 5, 5, 55, 55), block(HW, 100, 100, 150, 150)]
+    records = [record_of(masks, box_only=np.array([False, True]))]
+    triangle = masks[1] & np.tri(*HW, k=0, dtype=bool)  # its IoU with the box's area is near 0.5
+    predictions = {0: ([masks[0], triangle], [0.5, 0.9], [0, 0])}
+    for kind in ("segm", "boundary"):
+        assert evaluate(records, predictions, kind).summarize()[f"{kind}/AP"] == pytest.approx(1)
+    missed = {0: (masks[:1], [0.5], [0])}
+    assert evaluate(records, missed, "bbox").summarize()["bbox/AR100"] == 0.5
+    assert evaluate(records, missed, "segm").summarize()["segm/AR100"] == 1
+
+
 def test_the_annotated_area_decides_the_size():
     record = record_of([block(HW, 5, 5, 55, 55)])  # 2500 pixels
     record["objects"]["area"][:] = 1000  # below 32 * 32

@@ -9,7 +9,7 @@ import numpy as np
 from segjax.data.examples.detection import DetectionExample
 from segjax.data.examples.place_objects import decode_record_image, place_record, replace_masks
 from segjax.data.fetch import SettingsError
-from segjax.data.records import Record
+from segjax.data.records import Record, has_box_only
 from segjax.images.placement import place_whole_image
 from segjax.images.transforms import pad_to_canvas
 from segjax.masks import decode_mask
@@ -85,13 +85,15 @@ def paste(below: Record, above: Record, chosen: np.ndarray, min_visible: float =
     Args:
       below: record with its image as uint8 [h, w, 3].
       above: record with its image as uint8 [h, w, 3].
-      chosen: bool [G] of the objects of `above`. Crowds are never pasted.
+      chosen: bool [G] of the objects of `above`. Crowds and objects without a mask are never
+        pasted.
       min_visible: objects of `below` are dropped if a smaller share of them stays visible. Those
         that are covered completely are always dropped. Keypoints under pasted objects become
         hidden (visibility 1).
     """
     names = below["objects"].keys() & above["objects"].keys()
-    chosen = np.flatnonzero(chosen & ~above["objects"]["crowd"])
+    chosen = chosen & ~above["objects"]["crowd"] & ~has_box_only(above["objects"])
+    chosen = np.flatnonzero(chosen)
     # Size of the result
     right, bottom = above["objects"]["box"][chosen][:, 2:].max(0, initial=0).astype(int).tolist()
     size = max(below["height"], bottom), max(below["width"], right)

@@ -9,6 +9,7 @@ import numpy as np
 
 from segjax.data.examples.augmentation import Augmentation, draw_placement, jitter_colors
 from segjax.data.examples.place_objects import decode_record_image
+from segjax.data.records import has_box_only
 from segjax.images.placement import Placement
 from segjax.images.transforms import pad_to_canvas
 from segjax.masks import compute_mask_box, decode_mask
@@ -31,8 +32,8 @@ class PromptableExample:
       weight: float32, 1, and 0 if there is no object.
 
     A mask cell is inside if at least half of its area is. An object that would vanish keeps its
-    fullest cell. Crowds are dropped, and so are objects outside `min_area` ..
-    `max_area_fraction`. If there are more than P objects, training takes a random subset.
+    fullest cell. Crowds are dropped, objects that have a box alone, and objects outside `min_area`
+    .. `max_area_fraction`. If there are more than P objects, training takes a random subset.
     Evaluation takes a subset that depends on the image id only.
 
     Args:
@@ -127,9 +128,8 @@ class PromptableExample:
         Only the masks that are needed are decoded.
         """
         objects = record["objects"]
-        candidates = np.flatnonzero(
-            ~np.asarray(objects["crowd"], bool) & placement.overlaps_window(objects["box"])
-        )
+        unusable = np.asarray(objects["crowd"], bool) | has_box_only(objects)
+        candidates = np.flatnonzero(~unusable & placement.overlaps_window(objects["box"]))
         largest = self.max_area_fraction * placement.size[0] * placement.size[1]
         masks = []
         for index in rng.permutation(candidates):

@@ -16,12 +16,10 @@ A malformed value costs as little as possible, and the report counts and names i
 """
 
 import pathlib
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from segjax.data.records import Record, stack_objects
-from segjax.data.sources.annotations.boxes import has_box, look_like_corners
 from segjax.data.sources.annotations.content import read_annotations, read_categories
 from segjax.data.sources.annotations.files import (
     PREFIXES,
@@ -32,9 +30,13 @@ from segjax.data.sources.annotations.files import (
     remove_prefix,
 )
 from segjax.data.sources.annotations.find_images import ImageFinder
+from segjax.data.sources.annotations.grouping import (
+    group_by_image,
+    is_lone_box,
+    warn_about_corners,
+)
 from segjax.data.sources.annotations.objects import ObjectReader
-from segjax.data.sources.annotations.segmentations import has_segmentation
-from segjax.data.sources.annotations.values import parse_key, parse_whole_number
+from segjax.data.sources.annotations.values import parse_whole_number
 from segjax.data.sources.raw import SkipCounts, UnusableError, check_split
 from segjax.data.sources.read_files import read_image
 
@@ -47,6 +49,9 @@ class CocoFolder:
       keypoints: read person_keypoints_<split>.json, and the keypoints of the objects in them.
       outside: read images that lie outside the folder too, where a file name leads there.
       corners: read each bbox as corners x1, y1, x2, y2 instead of x, y, width, height.
+      upright: turn images with an EXIF orientation also where the annotated size does not tell.
+      bands: numbers from 1 of the channels to read, such as (3, 2, 1), for images with more than
+        three.
 
     Raises:
       FileNotFoundError: there are no annotations.
@@ -65,9 +70,12 @@ class CocoFolder:
         keypoints: bool = False,
         outside: bool = False,
         corners: bool = False,
+        upright: bool = False,
+        bands: Sequence[int] | None = None,
     ):
         self.raw_dir, file = open_raw_folder(raw_dir)
         self._outside, self._corners = outside, corners
+        self._image_options = {"upright": upright, "bands": bands}
         self._files = self._name_file(file) if file else self._find_files(PREFIXES[keypoints])
         self.splits = tuple(self._files)
         names: dict[int, str] = {}
@@ -78,7 +86,7 @@ class CocoFolder:
             # if they are prepared separately. The rest of the file is read again later, because
             # two of COCO's files at once would need gigabytes.
             content = self._read_file(path)
-            has_lone_boxes |= any(map(_is_lone_box, content["annotations"]))
+            has_lone_boxes |= any(map(is_lone_box, content["annotations"]))
             categories, self._broken_categories[path] = read_categories(content, path)
             for identity, category in categories:
                 self._visit_category(identity, category, path, keypoints)
@@ -150,9 +158,9 @@ class CocoFolder:
         folders = self._list_folders(path)
         root = path.parent if path.name == ROBOFLOW else self.raw_dir
         finder = ImageFinder(folders, root, outside=self._outside)
-        images, by_image = _group_by_image(content, path, skipped)
+        images, by_image = group_by_image(content, path, skipped)
         if not self._corners:
-            _warn_about_corners(images, by_image, skipped)
+            warn_about_corners(images, by_image, skipped)
         reader = ObjectReader(self.category_ids, self.keypoints, path.name, self._corners)
         objects = crowds = 0
         for key, image in images.items():
@@ -175,71 +183,30 @@ class CocoFolder:
     ) -> Record:
         """Reads the image of a record, and its fields beside the objects."""
         path = finder.find(self._list_names(image), skipped)
-        data, height, width = read_image(path)
-        for name, found in (("height", height), ("width", width)):
-            if name not in image:
-                continue
-            declared = parse_whole_number(image[name])
-            if declared is None or declared < 1:
-                reason = f"annotated {name} is not a number of pixels: that of the file is used"
-                skipped.add_change(reason, f"{path.name}, {image[name]!r}")
-            elif declared != found:
-                detail = f"{path.name} ({height} x {width}, annotated as "
-                detail += f"{image.get('height', height)} x {image.get('width', width)})"
-                raise UnusableError("image is not of the annotated size", detail)
+        declared = [_read_side(image, side, path, skipped) for side in ("height", "width")]
+        data, height, width = read_image(
+            path,
+            annotated_size=None if None in declared else tuple(declared),
+            counts=skipped,
+            **self._image_options,
+        )
+        if declared[0] not in (None, height) or declared[1] not in (None, width):
+            detail = f"{path.name} ({height} x {width}, annotated as "
+            detail += f"{image.get('height', height)} x {image.get('width', width)})"
+            raise UnusableError("image is not of the annotated size", detail)
         fields = {"image": data, "image_id": key, "height": height, "width": width}
         return fields | self._read_image_fields(image, skipped)
 
 
-def _is_lone_box(annotation: Any) -> bool:
-    return (
-        isinstance(annotation, Mapping)
-        and has_box(annotation)
-        and not has_segmentation(annotation.get("segmentation"))
-    )
-
-
-def _group_by_image(
-    content: Mapping[str, Any], path: pathlib.Path, skipped: SkipCounts
-) -> tuple[dict[str, Mapping], dict[str, list[Mapping]]]:
-    """Maps the ids of images to the images, and to the annotations of each."""
-    images: dict[str, Mapping] = {}
-    for image in content["images"]:
-        key = parse_key(image.get("id")) if isinstance(image, Mapping) else None
-        if key is None:
-            skipped.add_image("image entry has no usable id", f"{path.name}, {str(image)[:60]}")
-        elif key in images:
-            skipped.add_image("image id is taken by an earlier image", f"{path.name}, image {key}")
-        else:
-            images[key] = image
-    by_image = defaultdict(list)
-    for annotation in content["annotations"]:
-        if not isinstance(annotation, Mapping):
-            detail = f"{path.name}, {str(annotation)[:60]}"
-            skipped.add_object("annotation is not a JSON object", detail)
-            continue
-        key = parse_key(annotation.get("image_id"))
-        if key in images:
-            by_image[key].append(annotation)
-        else:
-            detail = f"{path.name}, annotation {annotation.get('id')} of image "
-            detail += str(annotation.get("image_id"))[:40]
-            skipped.add_object("unknown image id in the annotations", detail)
-    return images, by_image
-
-
-def _warn_about_corners(
-    images: Mapping[str, Mapping], by_image: Mapping[str, Sequence[Mapping]], skipped: SkipCounts
-) -> None:
-    """Warns if boxes without masks, which nothing else can contradict, look like corners."""
-    lone = []
-    for key, annotations in by_image.items():
-        size = [parse_whole_number(images[key].get(side)) for side in ("height", "width")]
-        if None not in size:
-            lone += [(each["bbox"], *size) for each in annotations if _is_lone_box(each)]
-    if look_like_corners(lone):
-        skipped.add_warning(
-            "boxes look like corners x1, y1, x2, y2 instead of x, y, width, height "
-            "(--option corners=True reads them so)",
-            f"{len(lone)} boxes, the first is {lone[0][0]}",
-        )
+def _read_side(
+    image: Mapping[str, Any], side: str, path: pathlib.Path, skipped: SkipCounts
+) -> int | None:
+    """Returns the annotated "height" or "width" of an image, or None if it is unknown."""
+    if side not in image:
+        return None
+    pixels = parse_whole_number(image[side])
+    if pixels is None or pixels < 1:
+        reason = f"annotated {side} is not a number of pixels: that of the file is used"
+        skipped.add_change(reason, f"{path.name}, {image[side]!r}")
+        return None
+    return pixels

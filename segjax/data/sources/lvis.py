@@ -36,13 +36,22 @@ class LvisFolder(CocoFolder):
     Args:
       raw_dir: folder of the raw files, or one annotation file.
       outside: see `CocoFolder`.
+      upright: see `CocoFolder`.
+      bands: see `CocoFolder`.
     """
 
     optional = ("annotated_box", *OPTIONAL_CLASS_LISTS)
 
-    def __init__(self, raw_dir: str | pathlib.Path, *, outside: bool = False):
+    def __init__(
+        self,
+        raw_dir: str | pathlib.Path,
+        *,
+        outside: bool = False,
+        upright: bool = False,
+        bands: Sequence[int] | None = None,
+    ):
         self._frequency: dict[int, str] = {}
-        super().__init__(raw_dir, outside=outside)
+        super().__init__(raw_dir, outside=outside, upright=upright, bands=bands)
         self.frequencies = tuple(self._frequency[identity] for identity in self.category_ids)
 
     def _find_files(self, prefix: str) -> dict[str, pathlib.Path]:

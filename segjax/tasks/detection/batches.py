@@ -14,7 +14,12 @@ from segjax.data.repeat_factor import RepeatFactorSource
 from segjax.data.splits import describe_categories
 from segjax.inference.detection.canvases import list_default_canvases
 from segjax.models.detection.mask_rcnn import MaskRcnn
-from segjax.tasks.detection.data_checks import check_classes, get_keypoint_names
+from segjax.tasks.detection.data_checks import (
+    NO_BOX,
+    check_boxes,
+    check_classes,
+    get_keypoint_names,
+)
 from segjax.tasks.record_task import RecordTask, make_batches
 
 
@@ -28,6 +33,7 @@ class DetectionBatches(RecordTask):
     """
 
     model: MaskRcnn
+    no_object = NO_BOX
 
     def __init__(self, config: ml_collections.ConfigDict):
         super().__init__(config)
@@ -96,10 +102,13 @@ class DetectionBatches(RecordTask):
 
         Raises:
           ValueError: A loss is needed, and the data has another number of classes than the model.
+          NoUsableObjectError: All objects of the training split are crowds, or there are none.
         """
         if split not in self._sources:
             source, threshold = super().open_source(split), self.data["repeat_threshold"]
             check_classes(self.data, self.model, split=split, needs_loss=self.eval["loss"])
+            if split == "train":
+                check_boxes(source, self.data)
             if split == "train" and threshold:
                 source = RepeatFactorSource(source, threshold)
             self._sources[split] = source
@@ -138,4 +147,5 @@ class DetectionBatches(RecordTask):
         order = AspectGroupedOrder(source, batch_size, seed)
         makers = (self.build_split_example(split, portrait=portrait) for portrait in (False, True))
         options = dict(train=True, order=order, batch_size=batch_size, seed=seed) | place
+        options |= {"no_object": self.no_object}
         return make_batches(source, AspectGroupedExample(*makers, order), self.data, **options)

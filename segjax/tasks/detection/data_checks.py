@@ -3,12 +3,19 @@
 You can skip this; the losses are in `segjax.tasks.detection.loss`.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segjax.data.splits import describe_categories
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.tasks.detection.loss import SampleCounts
+from segjax.tasks.usable_objects import check_records, judge_flags
+
+NO_BOX = (
+    "after augmentation, no box with a side of one pixel or more is left; look at them with "
+    "`segjax show --config`"
+)
 
 
 def check_settings(data: Mapping[str, Any], samples: SampleCounts) -> None:
@@ -28,6 +35,19 @@ def check_settings(data: Mapping[str, Any], samples: SampleCounts) -> None:
             "config.data.by_orientation groups landscape and portrait images on canvases of their "
             "own, and config.data.augment.quarter_turns rotates them afterwards: set one to False"
         )
+
+
+def check_boxes(source: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> None:
+    """Raises an error unless the training data has an object that is not a crowd.
+
+    Args:
+      source: training records.
+      data: `config.data` as a dict.
+
+    Raises:
+      NoUsableObjectError: as `check_records`.
+    """
+    check_records(source, functools.partial(judge_flags, needs_mask=False), data)
 
 
 def check_classes(

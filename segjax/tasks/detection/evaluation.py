@@ -144,6 +144,9 @@ class DetectionEvaluator:
     def _evaluate_kinds(self, results: CocoResults) -> dict[str, CocoScores]:
         """Computes COCO's scores of boxes, masks, boundaries and keypoints where they exist."""
         masks = ("segm", "boundary") if self.settings["boundary"] else ("segm",)
+        rows = self.ground_truth["annotations"]
+        if rows and all(row.get("box_only") for row in rows):
+            masks = ()
         kinds = (
             "bbox",
             *(masks if self.model.mask_head or self._refine else ()),

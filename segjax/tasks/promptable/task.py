@@ -24,6 +24,7 @@ from segjax.ops.masks import make_content_mask
 from segjax.prompting.simulation import Rounds, Session, Simulator
 from segjax.tasks.init_from import load_sam_encoder
 from segjax.tasks.promptable.config import PromptableSettings, miniature
+from segjax.tasks.promptable.data_checks import NO_PROMPT, check_prompts
 from segjax.tasks.promptable.report import write_report
 from segjax.tasks.record_task import RecordTask
 from segjax.training.sharding import place_batch
@@ -42,6 +43,7 @@ class Promptable(RecordTask):
     settings = PromptableSettings
     miniature = staticmethod(miniature)
     build = staticmethod(build_sam)
+    no_object = NO_PROMPT
     model: Sam
 
     def __init__(self, config: ml_collections.ConfigDict):
@@ -213,9 +215,16 @@ class Promptable(RecordTask):
         )
 
     def open_source(self, split: str) -> Sequence:
-        """Returns the records of a split, for evaluation perhaps cut into tiles."""
+        """Returns the records of a split, for evaluation perhaps cut into tiles.
+
+        Raises:
+          NoUsableObjectError: No object of the training split can be a prompt.
+        """
         source = super().open_source(split)
-        if split == "train" or not self.eval["tile"]:
+        if split == "train":
+            check_prompts(source, self.build_example(train=True), self.data)
+            return source
+        if not self.eval["tile"]:
             return source
         # Intensities are stretched over the full image, not over each tile.
         return Tiles(source, self.eval["tile"], self.eval["overlap"], percentiles=self.percentiles)

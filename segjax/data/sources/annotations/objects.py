@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from segjax.data.sources.annotations.boxes import choose_box, fill_box, has_box, read_lone_box
+from segjax.data.sources.annotations.boxes import choose_box, fill_box, read_lone_box
+from segjax.data.sources.annotations.grouping import is_lone_box
 from segjax.data.sources.annotations.keypoints import read_keypoints
-from segjax.data.sources.annotations.segmentations import decode_segmentation, has_segmentation
+from segjax.data.sources.annotations.segmentations import decode_segmentation
 from segjax.data.sources.annotations.values import (
     parse_flag,
     parse_number,
@@ -71,7 +72,7 @@ class ObjectReader:
         if self._corners:
             annotation = annotation | {"bbox": _to_coco(annotation.get("bbox"))}
         # Mask and box, of which one may be missing
-        box_only = has_box(annotation) and not has_segmentation(annotation.get("segmentation"))
+        box_only = is_lone_box(annotation)
         if box_only:
             box = read_lone_box(annotation, height, width, name, counts)
             mask = fill_box(box, height, width)

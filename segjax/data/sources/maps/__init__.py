@@ -1,0 +1,1 @@
+"""Label maps: finding the map of each image, and the objects in it."""
