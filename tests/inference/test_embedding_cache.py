@@ -1,6 +1,6 @@
 """An image is encoded once for given weights, and damaged files are replaced."""
 
-import logging
+import os
 
 import jax
 import jax.numpy as jnp
@@ -92,16 +92,74 @@ def test_a_full_disk_gives_a_warning_and_leaves_no_file(variables, encoded, tmp_
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", None])
+def replace_by_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def replace_by_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def replace_by_another_entry(path):
+    cache = embedding_cache
+    content = cache._encode("another.npy", np.load(path))
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "empty": (lambda path: path.write_bytes(b""), "has 0 bytes instead of"),
+    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes instead of"),
+    "zeros": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "has changed"),
+    "of an earlier version": (lambda path: path.write_bytes(path.read_bytes()[:-4]), "bytes"),
+    "of another shape": (
+        lambda path: path.write_bytes(embedding_cache._encode(path.name, np.zeros((2, 2)))),
+        "bytes instead of",
+    ),
+    "of another image": (replace_by_another_entry, "has changed"),
+    "a pipe": (replace_by_pipe, "is no regular file"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_replaced(variables, encoded, tmp_path, caplog, damage):
     expected = predict(variables, tmp_path)
     (path,) = tmp_path.iterdir()
-    if damage is None:
-        np.save(path, np.zeros((2, 2)))
-    else:
-        path.write_bytes(damage)
-    caplog.set_level(logging.WARNING, "segjax")
+    break_file, message = DAMAGES[damage]
+    break_file(path)
     jax.tree.map(np.testing.assert_array_equal, predict(variables, tmp_path), expected)
-    assert "cannot read embedding" in caplog.text and len(encoded) == 2
+    (record,) = caplog.records
+    assert "cannot read embedding" in record.getMessage() and message in record.getMessage()
     predict(variables, tmp_path)
     assert len(encoded) == 2
+
+
+def test_a_folder_in_the_place_of_a_file_costs_the_time_to_encode(
+    variables, encoded, tmp_path, caplog
+):
+    expected = predict(variables, tmp_path)
+    (path,) = tmp_path.iterdir()
+    replace_by_folder(path)
+    jax.tree.map(np.testing.assert_array_equal, predict(variables, tmp_path), expected)
+    assert "no regular file" in caplog.text and "cannot write embedding" in caplog.text
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(500, marks=pytest.mark.slow)])
+def test_every_flipped_bit_is_detected_and_reported_a_few_times(variables, tmp_path, caplog, count):
+    cache = embedding_cache.EmbeddingCache(tmp_path, MODEL, variables)
+    cache.embed([IMAGE])
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    rng = np.random.default_rng(count)
+    header, checksum = range(8 * 128), range(8 * (len(content) - 4), 8 * len(content))
+    bits = [*rng.choice(header, 8), *rng.choice(checksum, 8)]
+    bits += rng.integers(8 * len(content), size=count - len(bits)).tolist()
+    for bit in bits:
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        assert cache._read(IMAGE) is None
+    path.write_bytes(content)
+    assert cache._read(IMAGE) is not None
+    assert len(caplog.records) == len(str(count)), "the 1st, the 10th and the 100th"

@@ -2,7 +2,8 @@
 
 A file's name is a hash of everything that its content depends on: the image's pixels, the encoder's
 weights and attributes, and `FORMAT`. Entries are never invalidated: another image or another model
-gets another file.
+gets another file. A file is NumPy's format followed by the CRC-32 of its name and content. An entry
+that does not fit its checksum is computed again.
 """
 
 import functools
@@ -10,6 +11,8 @@ import hashlib
 import io
 import logging
 import pathlib
+import stat
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +46,7 @@ class EmbeddingCache:
         self, folder: str | pathlib.Path, model: Sam, variables: Mapping[str, Any]
     ) -> None:
         self.folder, self.model, self.variables = pathlib.Path(folder), model, variables
+        self._reports = {"read": 0, "write": 0}
 
     @functools.cached_property
     def encoder_hash(self) -> str:
@@ -58,6 +62,16 @@ class EmbeddingCache:
             digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
         return digest.hexdigest()
 
+    @property
+    def _shape(self) -> tuple[int, int, int, int]:
+        side = self.model.canvas // self.model.patch
+        return 1, side, side, self.model.prompt_width
+
+    @functools.cached_property
+    def _entry_size(self) -> int:
+        """Returns the number of bytes of every file."""
+        return len(_encode("", np.zeros(self._shape, np.float32)))
+
     def get_path(self, image: np.ndarray) -> pathlib.Path:
         """Returns the path of an image's embedding, which need not exist.
 
@@ -71,8 +85,8 @@ class EmbeddingCache:
     def embed(self, images: Sequence[np.ndarray], *, per_batch: int = 1) -> list[jax.Array]:
         """Reads image embeddings, or computes and writes those that are missing.
 
-        A file that is unreadable or has the wrong shape is computed again, with a warning. If a
-        file cannot be written, a warning says so and the embedding is still returned.
+        An entry that is damaged or unreadable is computed again. If a file cannot be written, the
+        embedding is still returned. A warning names the first such file. Later ones are counted.
 
         Args:
           images: Each uint8 [H, W, 3], RGB.
@@ -94,30 +108,65 @@ class EmbeddingCache:
     def _read(self, image: np.ndarray) -> jax.Array | None:
         """Returns the stored embedding of an image, or None if there is no valid one."""
         path = self.get_path(image)
-        if not path.exists():
-            return None
-        # A file may be damaged, or be left from an older version.
-        side = self.model.canvas // self.model.patch
         try:
-            features = np.load(path, allow_pickle=False)
-            if features.shape != (1, side, side, self.model.prompt_width):
-                raise ValueError(f"shape {features.shape}")
+            content = _read_entry(path, self._entry_size)
+            features = np.load(io.BytesIO(content), allow_pickle=False)
+            if features.shape != self._shape:
+                raise ValueError(f"its shape is {features.shape}, not {self._shape}")
             return jnp.asarray(features).astype(self.model.dtype)
-        except (OSError, ValueError, EOFError) as error:
-            logger.warning("cannot read embedding %s (%s); computing it again", path, error)
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a file of a cache
+            self._report("read", path, error)
             return None
 
     def _write(self, image: np.ndarray, features: jax.Array) -> None:
         """Writes the embedding of an image. Logs a warning if that fails."""
         path = self.get_path(image)
-        # In memory first: np.save to a file does not report that the disk is full.
-        content = io.BytesIO()
-        np.save(content, np.asarray(features.astype(jnp.float32)))  # NumPy's format has no bfloat16
+        # NumPy's format has no bfloat16
+        content = _encode(path.name, np.asarray(features.astype(jnp.float32)))
         try:
-            write_atomic(path, content.getvalue())
+            write_atomic(path, content)
         except OSError as error:
-            logger.warning(
-                "cannot write embedding %s (%s); the image will be encoded again next time",
-                path,
-                error,
-            )
+            self._report("write", path, error)
+
+    def _report(self, action: str, path: pathlib.Path, error: Exception) -> None:
+        """Logs the 1st, 10th, 100th, ... file that cannot be read or written."""
+        self._reports[action] += 1
+        count = self._reports[action]
+        if count != 10 ** (len(str(count)) - 1):
+            return
+        then = "it is computed again" if action == "read" else "it is computed again next time"
+        number = f", number {count} of this kind" if count > 1 else ""
+        logger.warning("cannot %s embedding %s (%s)%s; %s", action, path, error, number, then)
+
+
+def _encode(name: str, features: np.ndarray) -> bytes:
+    """Returns the content of the file of this name."""
+    # In memory first: np.save to a file does not report that the disk is full.
+    content = io.BytesIO()
+    np.save(content, features)
+    return content.getvalue() + _compute_checksum(name, content.getvalue())
+
+
+def _compute_checksum(name: str, content: bytes) -> bytes:
+    # With the name, so that another entry under this name is found out
+    return zlib.crc32(content, zlib.crc32(name.encode())).to_bytes(4, "big")
+
+
+def _read_entry(path: pathlib.Path, size: int) -> bytes:
+    """Returns the content of a file without its checksum.
+
+    Raises:
+      OSError: The file cannot be read.
+      ValueError: The file has not `size` bytes, or does not fit its checksum.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no regular file")
+    if status.st_size != size:
+        raise ValueError(f"it has {status.st_size} bytes instead of {size}")
+    content = path.read_bytes()
+    if _compute_checksum(path.name, content[:-4]) != content[-4:]:
+        raise ValueError("it has changed since it was written")
+    return content[:-4]
