@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
 
+from segjax.images.resizing import compute_short_side_size, find_resize, find_window
 from segjax.images.transforms import compute_fitted_size
-
-RESIZES = ("pillow", "torchvision")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +27,9 @@ class Placement:
       turns: quarter turns counter-clockwise, 0 to 3.
       flip_x: mirror left and right after rotating.
       flip_y: mirror top and bottom after rotating.
-      resize: "pillow" is antialiased bilinear. "torchvision" is bilinear between the four nearest
-        pixels even where the image shrinks, as torchvision's detectors do it.
+      resize: a key of `segjax.images.resizing.RESIZES`. "pillow" is antialiased bilinear.
+        "torchvision" is bilinear between the four nearest pixels even where the image shrinks, as
+        torchvision's detectors do it.
     """
 
     source: tuple[int, int]
@@ -56,9 +54,7 @@ class Placement:
     @property
     def window(self) -> tuple[float, float, float, float]:
         """x1 y1 x2 y2 of the window, in pixels of the rotated and mirrored image."""
-        scale = np.array(self.rotated) / self.resized
-        (top, left), (bottom, right) = self.offset * scale, np.add(self.offset, self.size) * scale
-        return left, top, min(right, self.rotated[1]), min(bottom, self.rotated[0])
+        return find_window(self.rotated, self.resized, self.offset, self.size)
 
     # Pixels
 
@@ -74,23 +70,38 @@ class Placement:
         Raises:
           ValueError: the placement was made for an image of another size.
         """
+        cut = self._orient_and_cut(pixels)
+        if cut is not None:
+            return cut
+        return find_resize(self.resize).resize(
+            self.orient(pixels), self.resized, self.offset, self.size
+        )
+
+    def apply_exactly(self, pixels: np.ndarray) -> np.ndarray:
+        """Transforms pixels to the values that the networks of the resize's library receive.
+
+        Args:
+          pixels: as for `apply`.
+
+        Returns:
+          [h, w, 3] or [h, w], of the resize's dtype: float32 with fractions for "torchvision",
+          uint8 as from `apply` for "pillow".
+        """
+        resize, cut = find_resize(self.resize), self._orient_and_cut(pixels)
+        if cut is not None:
+            return cut.astype(resize.dtype)
+        return resize.resize_exactly(self.orient(pixels), self.resized, self.offset, self.size)
+
+    def _orient_and_cut(self, pixels: np.ndarray) -> np.ndarray | None:
+        """Returns the content if the image keeps its size, else None."""
         if pixels.shape[:2] != self.source:
             raise ValueError(
                 f"placement was drawn for {self.source} pixels, got {pixels.shape[:2]}"
             )
-        pixels = self.orient(pixels)
-        if self.resized == pixels.shape[:2]:
-            y, x = self.offset
-            return pixels[y : y + self.size[0], x : x + self.size[1]]
-        # The two filters differ only where the image shrinks: Pillow's becomes wider there.
-        if self.resize == "torchvision" and (
-            self.resized[0] < self.rotated[0] or self.resized[1] < self.rotated[1]
-        ):
-            return _resize_bilinear(pixels, self.window, self.size)
-        image = Image.fromarray(np.ascontiguousarray(pixels))
-        # Pillow filters across the edge of the window. The result equals a crop of the resized
-        # image, without the cost of resizing all of it.
-        return np.asarray(image.resize(self.size[::-1], Image.BILINEAR, box=self.window))
+        if self.resized != self.rotated:
+            return None
+        (y, x), (height, width) = self.offset, self.size
+        return self.orient(pixels)[y : y + height, x : x + width]
 
     def apply_mask(self, mask: np.ndarray) -> np.ndarray:
         """Transforms a mask bool [H, W] to the content, bool [h, w].
@@ -214,66 +225,8 @@ def place_for_detection(
     return place_whole_image(hw, resized if fits else fitted, resize)
 
 
-def compute_short_side_size(
-    hw: tuple[int, int], short_side: int, long_side: int = 0, resize: str = "pillow"
-) -> tuple[int, int]:
-    """Computes the size of an image resized by its shorter side.
-
-    detectron2 ("pillow") rounds the sides. torchvision rounds them down.
-
-    Args:
-      hw: (height, width) of the image in pixels.
-      short_side: of the resized image, in pixels.
-      long_side: limit of the longer side. The shorter one gets smaller to keep it. 0: no limit.
-      resize: "pillow" or "torchvision".
-
-    Returns:
-      (height, width) in pixels, each at least 1.
-
-    Raises:
-      ValueError: unknown `resize`.
-    """
-    if resize not in RESIZES:
-        raise ValueError(f"resize {resize!r} is unknown; choose one of {', '.join(RESIZES)}")
-    long_side = long_side or math.inf
-    if resize == "torchvision":
-        scale = min(short_side / min(hw), long_side / max(hw))
-        return max(1, int(hw[0] * scale)), max(1, int(hw[1] * scale))
-    # Two steps, as in detectron2. A product of both factors would round differently at halves.
-    sides = [short_side if side == min(hw) else side * (short_side / min(hw)) for side in hw]
-    shrunk = min(1, long_side / max(sides))
-    return max(1, int(sides[0] * shrunk + 0.5)), max(1, int(sides[1] * shrunk + 0.5))
-
-
 def _map_corners(move: Callable[[np.ndarray], np.ndarray], boxes: np.ndarray) -> np.ndarray:
     """Maps boxes [..., 4] by their corners. The result has x1 <= x2 and y1 <= y2."""
     boxes = np.asarray(boxes)
     corners = move(boxes.reshape(*boxes.shape[:-1], 2, 2))
     return np.concatenate([corners.min(-2), corners.max(-2)], -1)
-
-
-def _resize_bilinear(
-    pixels: np.ndarray, window: tuple[float, ...], size: tuple[int, int]
-) -> np.ndarray:
-    """Resizes a window, each output pixel from its four nearest pixels, without antialiasing.
-
-    Args:
-      pixels: uint8 [H, W, ...].
-      window: x1 y1 x2 y2 in pixels.
-      size: (height, width) of the result.
-
-    Returns:
-      uint8 [height, width, ...], rounded.
-    """
-    left, top, right, bottom = window
-    out = pixels.astype(np.float32)
-    for axis, (start, end) in enumerate(((top, bottom), (left, right))):
-        centers = start + (np.arange(size[axis]) + 0.5) * (end - start) / size[axis] - 0.5
-        centers = np.clip(centers, 0, pixels.shape[axis] - 1)
-        low = centers.astype(np.int64)
-        high = np.minimum(low + 1, pixels.shape[axis] - 1)
-        along_axis = [-1 if k == axis else 1 for k in range(out.ndim)]
-        fraction = (centers - low).astype(np.float32).reshape(along_axis)
-        below = out.take(low, axis)
-        out = below + fraction * (out.take(high, axis) - below)
-    return (out + 0.5).astype(np.uint8)

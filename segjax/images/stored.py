@@ -43,7 +43,7 @@ def read_pixels(
     data: bytes,
     *,
     name: str = "image",
-    bands: Sequence[int] | None = None,
+    bands: int | Sequence[int] | None = None,
     upright: bool = False,
     notes: list[Note] | None = None,
 ) -> np.ndarray:
@@ -86,7 +86,7 @@ def read_stored(
     if is_tiff(data):
         from segjax.images.tiff import read_tiff
 
-        return read_tiff(data, name, notes, bands)
+        return read_tiff(data, name, notes, None if bands is None else list_bands(bands))
     with open_image(data, name) as image:
         frames = getattr(image, "n_frames", 1)
         # The further images of a phone's JPEG are previews and depth maps.
@@ -100,7 +100,7 @@ def read_stored(
     return StoredImage(*_read_deep_colors(data, name, tile, mode), orientation)
 
 
-def choose_bands(stored: StoredImage, bands: Sequence[int] | None, name: str) -> np.ndarray:
+def choose_bands(stored: StoredImage, bands: int | Sequence[int] | None, name: str) -> np.ndarray:
     """Returns the channels of an image to show: [H, W, 1] or [H, W, 3].
 
     Args:
@@ -119,13 +119,19 @@ def choose_bands(stored: StoredImage, bands: Sequence[int] | None, name: str) ->
                 "choose one or three of them, such as --bands 3,2,1 (bands=(3, 2, 1) in Python)"
             )
         return stored.pixels[:, :, : stored.colors]
-    numbers = [int(band) for band in bands]
+    numbers = list_bands(bands)
     if len(numbers) not in (1, 3) or not all(1 <= number <= count for number in numbers):
         raise UnsupportedImageError(
-            f"{name}: bands are {tuple(bands)}; expected one or three numbers from 1 to {count}, "
-            "the bands that the image has"
+            f"{name}: bands are {bands!r}; expected one or three numbers from 1 to {count}, the "
+            "bands that the image has"
         )
     return stored.pixels[:, :, [number - 1 for number in numbers]]
+
+
+def list_bands(bands: int | Sequence[int]) -> list[int]:
+    """Returns one or several numbers of bands as a list. Anything else gives an empty list."""
+    numbers = bands if isinstance(bands, list | tuple) else [bands]
+    return list(numbers) if all(type(number) is int for number in numbers) else []
 
 
 # Pillow

@@ -12,6 +12,9 @@ Files in DIR:
 
 With --refine a SAM draws the masks again, from the boxes. With --refine-if surer it replaces only
 those for which it expects a higher IoU than the detector's own probabilities do.
+
+Images are turned upright as their EXIF orientation asks, which is printed. All results refer to the
+upright image.
 """
 
 import argparse
@@ -95,7 +98,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     out, results = pathlib.Path(args.out), []
     # Each image, with its overlay
     for file, name in zip(args.images, names, strict=True):
-        image = read_image(file, get_percentiles(config))
+        image = read_image(file, get_percentiles(config), args.bands)
         detections = detector.detect([image])[0]
         if refine is not None:
             detections = refine(image, detections)

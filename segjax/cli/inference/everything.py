@@ -9,6 +9,9 @@ Files in DIR, for each image:
 
 The default thresholds are those of the published model. A small model of your own is less certain:
 lower them if nothing is found.
+
+Images are turned upright as their EXIF orientation asks, which is printed. All results refer to the
+upright image.
 """
 
 import argparse
@@ -84,7 +87,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
         progress=True,
     )
     for number, (file, name) in enumerate(zip(args.images, names, strict=True)):
-        image = read_image(file, get_percentiles(config))
+        image = read_image(file, get_percentiles(config), args.bands)
         records = generator.generate(image)
         path = write_results(pathlib.Path(args.out), name, file, image, records, number)
         hint = "" if records else "; lower --pred-iou or --stability to see weaker ones"

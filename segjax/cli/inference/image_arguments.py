@@ -28,11 +28,33 @@ def add_model_arguments(parser: argparse.ArgumentParser, published: str = "") ->
 
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the images to read and --out, the folder for the results."""
+    """Adds the images to read, --bands, and --out, the folder for the results."""
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="PNG, JPEG or TIFF file, or 'demo', a photograph"
     )
+    add_band_argument(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+
+
+def add_band_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --bands, for `read_image`."""
+    parser.add_argument(
+        "--bands",
+        type=_parse_bands,
+        metavar="R,G,B",
+        help="bands of the image to show, from 1: three such as 3,2,1, or one as gray",
+    )
+
+
+def _parse_bands(text: str) -> tuple[int, ...]:
+    """Parses the value of --bands. argparse turns the error into a message."""
+    parts = text.split(",")
+    if len(parts) not in (1, 3) or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; expected one or three numbers from 1, with commas between them, such as "
+            "3,2,1"
+        )
+    return tuple(int(part) for part in parts)
 
 
 def load_model(
@@ -87,12 +109,17 @@ def list_image_names(files: Sequence[str]) -> list[str]:
     return names
 
 
-def read_image(name: str, percentiles: tuple[float, float] | None = None) -> np.ndarray:
-    """Reads an image.
+def read_image(
+    name: str,
+    percentiles: tuple[float, float] | None = None,
+    bands: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Reads an image, upright, and prints everything that is not shown as it is stored.
 
     Args:
       name: A file, or "demo" for the photograph that comes with segjax.
       percentiles: Stretch the intensities between these percentiles, see `decode_image`.
+      bands: Channels to show, see `decode_image`.
 
     Returns:
       uint8 RGB [H, W, 3].
@@ -107,9 +134,17 @@ def read_image(name: str, percentiles: tuple[float, float] | None = None) -> np.
     # A file that is called demo comes before the photograph.
     path = pathlib.Path(name)
     if name == "demo" and not path.exists():
-        return decode_image(load_demonstration_photograph(), name=name, percentiles=percentiles)
-    if not path.is_file():
+        source = load_demonstration_photograph()
+    elif path.is_file():
+        source = path.read_bytes()
+    else:
         raise FileNotFoundError(
             f"no image {path}: there is no such file ('demo' is the photograph of the quickstart)"
         )
-    return decode_image(path.read_bytes(), name=name, percentiles=percentiles)
+    notes: list[Any] = []
+    image = decode_image(
+        source, name=name, percentiles=percentiles, bands=bands, upright=True, notes=notes
+    )
+    for note in notes:
+        print(f"{name}: {note.reason} ({note.detail})")
+    return image

@@ -10,6 +10,9 @@ label 0 is off it. Several boxes, or points with --separate, describe one object
 are pixels of the image, x to the right and y down. For a single click the mask with the highest
 predicted IoU of three is kept. --multimask keeps all three.
 
+The image is turned upright as its EXIF orientation asks, which is printed. Coordinates and results
+refer to the upright image, as viewers show it.
+
 Files in DIR:
   mask_<object>.png  or mask_<object>_<mask>.png with --multimask
   overlay.png        masks and prompts over the image
@@ -24,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from segjax.cli.inference.image_arguments import (
+    add_band_argument,
     add_model_arguments,
     get_percentiles,
     load_model,
@@ -39,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="PNG, JPEG or TIFF file, or 'demo', a photograph that comes with segjax",
     )
+    add_band_argument(parser)
     add_model_arguments(parser, "sam_vit_b")
     parser.add_argument(
         "--point",
@@ -78,7 +83,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     from segjax.inference.sam.predictor import SamPredictor
 
     model, variables, config = load_model(args)
-    image = read_image(args.image, get_percentiles(config))
+    image = read_image(args.image, get_percentiles(config), args.bands)
     predictor = SamPredictor(model, variables)
     predictor.set_image(image)
     results = []

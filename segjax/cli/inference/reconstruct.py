@@ -13,6 +13,9 @@ Files in DIR, for each image:
 A model that predicts normalized pixels does not predict the mean and contrast of a patch: those of
 the original are used. A file of weights does not say which kind it holds. Use --raw-pixels
 for a model of unnormalized pixels.
+
+Images are turned upright as their EXIF orientation asks, which is printed. All results refer to the
+upright image.
 """
 
 import argparse
@@ -74,7 +77,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     model, variables, config = load_model(args, "mae", **overrides)
     # Each image
     for file, name in zip(args.images, names, strict=True):
-        image = read_image(file, get_percentiles(config))
+        image = read_image(file, get_percentiles(config), args.bands)
         result = reconstruct(model, variables, image, seed=args.seed)
         sheet = write_results(
             pathlib.Path(args.out), name, result.image, result.predicted, result.masked

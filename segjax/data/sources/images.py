@@ -39,6 +39,7 @@ class ImageFolders:
       held_out: share of the images that becomes "val" if there is no evaluation split. The images
         whose ids have the smallest CRC-32 are chosen. The choice is therefore the same each time,
         and mostly the same after images are added. 0: no "val".
+      bands: channel numbers from 1 to read, such as (3, 2, 1), for images with more than three.
 
     Raises:
       FileNotFoundError: there are no images.
@@ -49,7 +50,14 @@ class ImageFolders:
     keypoints = 0
     has_objects = False
 
-    def __init__(self, raw_dir: str | pathlib.Path, *, held_out: float = 0.02):
+    def __init__(
+        self,
+        raw_dir: str | pathlib.Path,
+        *,
+        held_out: float = 0.02,
+        bands: Sequence[int] | None = None,
+    ):
+        self.bands = bands
         self.raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")
         if not 0 <= held_out < 1:
             raise ValueError(
@@ -75,7 +83,9 @@ class ImageFolders:
         check_split(split, self.splits, self.raw_dir)
         label_of = {name: label for label, name in enumerate(self.categories)}
         images = self._images[split]
-        for image_id, result in zip(images, map_in_order(_try_read, images.values()), strict=True):
+        results = map_in_order(self._try_read, images.values())
+        for image_id, (result, counts) in zip(images, results, strict=True):
+            skipped.merge(counts)
             if isinstance(result, UnusableError):
                 skipped.add_image(result.reason, str(result))
                 continue
@@ -90,13 +100,18 @@ class ImageFolders:
             name = image_id.rpartition("/")[0]
             yield record | ({"label": label_of[name]} if name else {})
 
+    def _try_read(
+        self, path: pathlib.Path
+    ) -> tuple[tuple[bytes, int, int] | UnusableError, SkipCounts]:
+        """Reads an image and counts what was changed.
 
-def _try_read(path: pathlib.Path) -> tuple[bytes, int, int] | UnusableError:
-    """Reads an image. Returns the error instead of raising it, because it runs in a thread."""
-    try:
-        return read_image(path, upright=True)
-    except UnusableError as error:
-        return error
+        Returns the error instead of raising it, because it runs in a thread.
+        """
+        counts = SkipCounts()
+        try:
+            return read_image(path, upright=True, bands=self.bands, counts=counts), counts
+        except UnusableError as error:
+            return error, counts
 
 
 def _find_split_folders(raw_dir: pathlib.Path) -> dict[str, pathlib.Path]:

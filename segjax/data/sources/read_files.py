@@ -12,7 +12,10 @@ from segjax.images.labels import read_label_values
 from segjax.images.opening import ImageError, UnsupportedImageError
 from segjax.masks import EncodedRegion, compute_mask_box, encode_label_map, encode_mask
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"),
+)
 
 
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
