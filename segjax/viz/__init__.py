@@ -1,5 +1,10 @@
 """Draws masks, prompts, detections and sheets: uint8 RGB arrays in, uint8 RGB arrays out."""
 
+from segjax.viz.annotations import (
+    draw_annotation_sheet,
+    draw_annotations,
+    objects_of_example,
+)
 from segjax.viz.detection import choose_readable_scale, draw_detection_sheet, draw_detections
 from segjax.viz.drawing import (
     BACKGROUND,
@@ -14,6 +19,7 @@ from segjax.viz.drawing import (
     draw_prompts,
 )
 from segjax.viz.patches import fill_patches, hide_patches
+from segjax.viz.predictions import draw_candidate_sheet, draw_predictions
 from segjax.viz.sheets import (
     draw_classification_sheet,
     draw_interaction_sheet,
@@ -27,6 +33,9 @@ __all__ = [
     "PALETTE",
     "WRONG",
     "choose_readable_scale",
+    "draw_annotation_sheet",
+    "draw_annotations",
+    "draw_candidate_sheet",
     "draw_classification_sheet",
     "draw_detection_sheet",
     "draw_detections",
@@ -35,8 +44,10 @@ __all__ = [
     "draw_interaction_sheet",
     "draw_label_map",
     "draw_masks",
+    "draw_predictions",
     "draw_prompts",
     "draw_reconstruction_sheet",
     "fill_patches",
     "hide_patches",
+    "objects_of_example",
 ]

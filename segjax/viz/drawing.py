@@ -29,7 +29,7 @@ def draw_masks(
     colors: Sequence[Color] = PALETTE,
     *,
     opacity: float = 0.45,
-    outline: int = 1,
+    outline: int | None = None,
 ) -> np.ndarray:
     """Overlays masks on an image, each in its color, with smaller masks above larger ones.
 
@@ -38,7 +38,8 @@ def draw_masks(
       masks: bool [M, H, W], or one mask [H, W].
       colors: RGB colors. Mask m gets colors[m % len(colors)].
       opacity: opacity of the inside of a mask, 0..1.
-      outline: width of the solid outline inside the edge, in pixels. 0 draws none.
+      outline: width of the solid outline inside the edge, in pixels. 0 draws none. Default: in
+        proportion to the image, 1 pixel up to a side of 900.
 
     Returns:
       uint8 [H, W, 3], a new array.
@@ -58,6 +59,7 @@ def draw_masks(
         raise ValueError(
             f"masks {masks.shape} do not fit an image {image.shape}; expected [M, H, W] or [H, W]"
         )
+    outline = max(1, round(max(image.shape[:2]) / 600)) if outline is None else outline
     out = image.astype(np.float32)
     # From the largest to the smallest
     for index in np.argsort(-masks.sum(axis=(1, 2)), kind="stable"):
@@ -116,8 +118,9 @@ def draw_prompts(
     scale: float = 1.0,
     radius: float | None = None,
     numbers: bool = False,
+    box_colors: Sequence[Color] = (FOREGROUND,),
 ) -> np.ndarray:
-    """Draws clicks as stars (green foreground, red background) and boxes as green frames.
+    """Draws clicks as stars (green foreground, red background) and boxes as frames.
 
     Args:
       image: uint8 [H, W, 3], `scale` times as large as the frame of the coordinates.
@@ -125,8 +128,10 @@ def draw_prompts(
       labels: [N], 1 foreground, 0 background, negative not drawn. None: all foreground.
       boxes: [K, 4] or [4], x1 y1 x2 y2 in continuous coordinates of pixel edges.
       scale: pixels of `image` per pixel of the coordinates.
-      radius: radius of a star in pixels of `image`. Default: in proportion to the image.
+      radius: radius of a star in pixels of `image`. Default: 1/64 of the longer side, so that a
+        star does not hide the object below it.
       numbers: True to write the number of each click beside it, from 1.
+      box_colors: RGB colors of the frames. Box k gets box_colors[k % len(box_colors)].
 
     Returns:
       uint8 [H, W, 3], a new array.
@@ -140,9 +145,11 @@ def draw_prompts(
     size = max(image.shape[:2])
 
     # Boxes
-    width = max(1, round(size / 200))
-    for x1, y1, x2, y2 in np.asarray([] if boxes is None else boxes, float).reshape(-1, 4) * scale:
-        draw.rectangle((x1, y1, x2 - 1, y2 - 1), outline=FOREGROUND, width=width)
+    width = max(1, round(size / 300))
+    boxes = np.asarray([] if boxes is None else boxes, float).reshape(-1, 4) * scale
+    for index, (x1, y1, x2, y2) in enumerate(boxes):
+        color = tuple(box_colors[index % len(box_colors)])
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=width)
 
     # Clicks, in reverse order, so that the first clicks lie on top
     points = np.asarray([] if points is None else points, float).reshape(-1, 2)
@@ -151,7 +158,7 @@ def draw_prompts(
         raise ValueError(
             f"{len(points)} points but {len(labels)} labels; expected one label per point"
         )
-    radius = radius or max(4.0, size / 32)
+    radius = radius or max(5.0, size / 64)
     for index in range(len(points) - 1, -1, -1):
         if labels[index] < 0:
             continue
