@@ -22,6 +22,7 @@ COMMANDS = {
     "detect": ("segjax.cli.inference.detect", "detect the objects of images with a Mask R-CNN"),
     "reconstruct": ("segjax.cli.inference.reconstruct", "reconstruct masked images with a MAE"),
     "prepare": ("segjax.cli.prepare", "turn a raw data set into prepared data"),
+    "show": ("segjax.cli.show", "draw prepared data with its annotations, to check them"),
     "convert": ("segjax.cli.convert", "convert weights: runs, .safetensors, .pth"),
     "export": ("segjax.cli.export", "write a detector as one file that runs without segjax"),
     "models": ("segjax.cli.models", "list models and published weights"),
@@ -34,6 +35,7 @@ EXAMPLES = """examples:
   segjax detect photo.jpg --checkpoint runs/mask_rcnn --out out
   segjax eval --checkpoint runs/quickstart --out runs/quickstart
   segjax prepare coco ~/coco --out data/coco
+  segjax show data/coco --out look
   segjax convert sam_vit_b_01ec64.pth sam_vit_b.safetensors
 
 `segjax COMMAND --help` explains a command. Compiled programs are cached in ~/.cache/segjax/jax, so

@@ -75,7 +75,7 @@ def test_files_outside_are_read_with_the_option_alone(tmp_path):
 
 def test_missing_and_ambiguous_files_are_named_with_the_folders(tmp_path):
     write_image(tmp_path / "one" / "a.jpg")
-    with pytest.raises(UnusableError, match=f"b.jpg in {tmp_path / 'images'}, {tmp_path}: image"):
+    with pytest.raises(UnusableError, match=f"'b.jpg' in {tmp_path / 'images'}, {tmp_path}: image"):
         find(tmp_path, "b.jpg")
     write_image(tmp_path / "two" / "a.jpg")
     with pytest.raises(UnusableError, match="several files have the name of the image"):

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import scipy.io
 
 from segjax.data.records import Record, stack_objects
+from segjax.data.sources.mat_files import MatReader
 from segjax.data.sources.raw import (
     SkipCounts,
     UnusableError,
@@ -62,20 +62,27 @@ class Bsds500:
     def records(self, split: str, skipped: SkipCounts) -> Iterator[Record]:
         """Yields the records of a split, sorted by file name, see `RawSource.records`."""
         check_split(split, self.splits, self.raw_dir)
-        for path in list_images(self.raw_dir / "images" / split):
-            try:
-                regions = self.raw_dir / "groundTruth" / split / f"{path.stem}.mat"
-                yield self._read_record(path, regions, skipped)
-            except UnusableError as error:
-                skipped.add_image(error.reason, str(error))
+        with MatReader() as reader:
+            for path in list_images(self.raw_dir / "images" / split):
+                try:
+                    regions = self.raw_dir / "groundTruth" / split / f"{path.stem}.mat"
+                    yield self._read_record(path, regions, skipped, reader)
+                except UnusableError as error:
+                    skipped.add_image(error.reason, str(error))
 
     def _read_record(
-        self, path: pathlib.Path, ground_truth: pathlib.Path, skipped: SkipCounts
+        self,
+        path: pathlib.Path,
+        ground_truth: pathlib.Path,
+        skipped: SkipCounts,
+        reader: MatReader,
     ) -> Record:
         image, height, width = read_image(path)
         rows: list[dict[str, Any]] = []
+        if not ground_truth.is_file():
+            raise UnusableError("ground truth file is missing", str(ground_truth))
         # Annotators overlap: each one covers the complete image.
-        for annotator, regions in enumerate(read_segmentations(ground_truth)):
+        for annotator, regions in enumerate(reader.read(ground_truth)):
             if regions.shape != (height, width):
                 size = " x ".join(map(str, regions.shape))
                 skipped.add_object(
@@ -96,22 +103,3 @@ class Bsds500:
             "width": width,
             "objects": objects,
         }
-
-
-def read_segmentations(path: pathlib.Path) -> list[np.ndarray]:
-    """Reads the region maps of all annotators of an image.
-
-    Returns:
-      One int [H, W] per annotator, with values 1..n.
-
-    Raises:
-      UnusableError: the file is missing, or not one of BSDS500.
-    """
-    if not path.is_file():
-        raise UnusableError("ground truth file is missing", str(path))
-    try:
-        cells = scipy.io.loadmat(path)["groundTruth"]
-        return [np.asarray(cell["Segmentation"][0, 0]) for cell in cells.ravel()]
-    # SciPy raises anything from TypeError to zlib.error for broken files.
-    except Exception as error:
-        raise UnusableError("ground truth file is not BSDS500's", f"{path} ({error})") from error

@@ -36,7 +36,7 @@ from segjax.data.sources.annotations.grouping import (
     warn_about_corners,
 )
 from segjax.data.sources.annotations.objects import ObjectReader
-from segjax.data.sources.annotations.values import parse_whole_number
+from segjax.data.sources.annotations.values import describe, is_list, parse_whole_number
 from segjax.data.sources.raw import SkipCounts, UnusableError, check_split
 from segjax.data.sources.read_files import read_image
 
@@ -92,8 +92,8 @@ class CocoFolder:
                 self._visit_category(identity, category, path, keypoints)
                 if names.setdefault(identity, category["name"]) != category["name"]:
                     raise ValueError(
-                        f"{path}: category {identity} is {category['name']!r}, in another "
-                        f"split it is {names[identity]!r}; one id must mean one category"
+                        f"{path}: category {identity} is {describe(category['name'])}, in another "
+                        f"split it is {describe(names[identity])}; one id must mean one category"
                     )
         self.category_ids = tuple(sorted(names))
         self.categories = tuple(names[identity] for identity in self.category_ids)
@@ -121,7 +121,8 @@ class CocoFolder:
         self, identity: int, category: Mapping[str, Any], path: pathlib.Path, keypoints: bool
     ) -> None:
         """Reads the fields of a category other than its id and name."""
-        names = tuple(category.get("keypoints", ())) if keypoints else ()
+        listed = category.get("keypoints") if keypoints else ()
+        names = tuple(map(str, listed)) if is_list(listed) else ()
         if names and self.keypoint_names not in ((), names):
             raise ValueError(
                 f"{path}: {category['name']!r} has other keypoints than an earlier category: "
@@ -191,8 +192,8 @@ class CocoFolder:
             **self._image_options,
         )
         if declared[0] not in (None, height) or declared[1] not in (None, width):
-            detail = f"{path.name} ({height} x {width}, annotated as "
-            detail += f"{image.get('height', height)} x {image.get('width', width)})"
+            annotated = " x ".join("?" if side is None else str(side) for side in declared)
+            detail = f"{path.name!r} ({height} x {width}, annotated as {annotated})"
             raise UnusableError("image is not of the annotated size", detail)
         fields = {"image": data, "image_id": key, "height": height, "width": width}
         return fields | self._read_image_fields(image, skipped)
@@ -207,6 +208,6 @@ def _read_side(
     pixels = parse_whole_number(image[side])
     if pixels is None or pixels < 1:
         reason = f"annotated {side} is not a number of pixels: that of the file is used"
-        skipped.add_change(reason, f"{path.name}, {image[side]!r}")
+        skipped.add_change(reason, f"{path.name!r}, {describe(image[side])}")
         return None
     return pixels

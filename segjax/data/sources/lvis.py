@@ -17,7 +17,7 @@ import numpy as np
 from segjax.data.records import OPTIONAL_CLASS_LISTS
 from segjax.data.sources.annotations.content import read_annotations
 from segjax.data.sources.annotations.files import group_by_split
-from segjax.data.sources.annotations.values import is_list, parse_whole_number
+from segjax.data.sources.annotations.values import describe, is_list, parse_whole_number
 from segjax.data.sources.coco import CocoFolder
 from segjax.data.sources.raw import SkipCounts, split_sort_key
 
@@ -75,9 +75,9 @@ class LvisFolder(CocoFolder):
     ) -> None:
         if category.get("frequency") not in ("r", "c", "f"):
             raise ValueError(
-                f"{path}: category {category['name']!r} has frequency "
-                f"{category.get('frequency')!r}; LVIS's are 'r' (rare), 'c' (common) and 'f' "
-                "(frequent). Is it a COCO file? Then prepare it as `coco`"
+                f"{path}: category {describe(category['name'])} has frequency "
+                f"{describe(category.get('frequency'))}; LVIS's are 'r' (rare), 'c' (common) and "
+                "'f' (frequent). Is it a COCO file? Then prepare it as `coco`"
             )
         self._frequency[identity] = category["frequency"]
 
@@ -89,7 +89,9 @@ class LvisFolder(CocoFolder):
             known = [index.get(parse_whole_number(identity)) for identity in ids]
             if None in known:
                 reason = f"{raw} holds something else than known categories, which is left out"
-                skipped.add_change(reason, f"image {image['id']}, {str(image.get(raw))[:60]}")
+                skipped.add_change(
+                    reason, f"image {describe(image['id'])}, {describe(image.get(raw))}"
+                )
             fields[field] = np.array([i for i in known if i is not None], np.int32)
         return fields
 
@@ -99,7 +101,7 @@ class LvisFolder(CocoFolder):
         if not isinstance(url, str):
             number = parse_whole_number(image["id"])
             url = f"{image['id'] if number is None else format(number, '012d')}.jpg"
-        below = pathlib.PurePosixPath(url).parts
+        below = pathlib.PurePosixPath(url).parts or (url,)
         return ("/".join(below[-2:]), below[-1])
 
     def _list_folders(self, annotations: pathlib.Path) -> list[pathlib.Path]:

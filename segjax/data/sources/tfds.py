@@ -6,6 +6,7 @@ encoded. Neither TensorFlow nor the code that prepared them is needed. Records h
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +14,11 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder
 from tensorflow_datasets.core.file_adapters import FileFormat
 from tensorflow_datasets.core.registered import DatasetNotFoundError
+from tensorflow_datasets.core.utils import file_utils
 
+from segjax.data.metadata import check_tfds_metadata, count_images, silence_tfds
 from segjax.data.records import Record, make_empty_objects, read_image_size
-from segjax.data.storage import PreparedInfo, RecordSource, silence_tfds
+from segjax.data.storage import PreparedInfo, RecordSource
 
 TFDS = "tfds:"  # prefix of the names of these sources
 # Fields that may name an image; the first that exists is used
@@ -36,16 +39,12 @@ def open_tfds(name: str, split: str, tfds_dir: str = "") -> RecordSource:
 
     Raises:
       FileNotFoundError: the dataset is not prepared in that folder.
-      ValueError: the dataset has no random access, no image or several, or no such split.
+      ValueError: the dataset has no random access, no image or several, or no such split, or its
+        metadata names code outside TFDS.
     """
     builder = _open_builder(name, tfds_dir)
     example = _ImageExample.from_features(builder.info.features, name)
-    try:
-        count = builder.info.splits[split].num_examples
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}"
-        ) from error
+    count = count_images(builder, split, name)
     categories = tuple(builder.info.features[example.label].names) if example.label else ()
     info = PreparedInfo(
         source=TFDS + name,
@@ -122,6 +121,8 @@ class _ImageExample:
 
 def _open_builder(name: str, tfds_dir: str) -> tfds.core.DatasetBuilder:
     """Opens the metadata of a prepared dataset. Raises like `open_tfds`."""
+    for folder in _list_versions(name, tfds_dir):
+        check_tfds_metadata(folder)
     try:
         with silence_tfds():
             builder = read_only_builder.builder_from_files(name, data_dir=tfds_dir or None)
@@ -143,3 +144,12 @@ def _open_builder(name: str, tfds_dir: str) -> tfds.core.DatasetBuilder:
             f"--dataset_version_dir={builder.data_dir} --out_file_format=array_record`"
         )
     return builder
+
+
+def _list_versions(name: str, tfds_dir: str) -> list[pathlib.Path]:
+    """Lists the folders of all versions and configs of a dataset, which TFDS may open."""
+    found: list[pathlib.Path] = []
+    dataset = re.split("[/:]", name)[0]
+    for root in file_utils.list_data_dirs(given_data_dir=tfds_dir or None):
+        found += pathlib.Path(root, dataset).expanduser().glob("**/features.json")
+    return sorted(path.parent for path in found)

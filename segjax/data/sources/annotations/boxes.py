@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from segjax.data.sources.annotations.segmentations import POLYGON_SLACK
-from segjax.data.sources.annotations.values import is_list, parse_numbers
+from segjax.data.sources.annotations.values import describe, is_list, parse_numbers
 from segjax.data.sources.raw import SkipCounts, UnusableError
 
 # A box and the box of its mask agree from this IoU on, as in COCO's loosest threshold.
@@ -38,11 +38,11 @@ def read_box(bbox: Any, name: str) -> np.ndarray:
     """
     numbers = parse_numbers(bbox, 4)
     if numbers is None or max(map(abs, numbers)) > _LARGEST:
-        raise UnusableError("box is not four numbers", f"{name}, bbox {str(bbox)[:60]}")
+        raise UnusableError("box is not four numbers", f"{name}, bbox {describe(bbox)}")
     x, y, width, height = numbers
     if width <= 0 or height <= 0:
         raise UnusableError(
-            "box with x2 <= x1 or y2 <= y1", f"{name}, bbox (x, y, width, height) {bbox}"
+            "box with x2 <= x1 or y2 <= y1", f"{name}, bbox (x, y, width, height) {describe(bbox)}"
         )
     return np.array([x, y, x + width, y + height])
 
@@ -80,7 +80,7 @@ def choose_box(
     if distance <= ROUNDING:
         return box.astype(np.float32)
     # Other readings of the numbers, which fit the mask to the pixel
-    detail = f"{name}, bbox {bbox}, mask's x1 y1 x2 y2 {mask_box.tolist()}"
+    detail = f"{name}, bbox {describe(bbox)}, mask's x1 y1 x2 y2 {mask_box.tolist()}"
     numbers = np.array(parse_numbers(bbox, 4))
     size = np.array([width, height, width, height])
     readings = {
@@ -113,7 +113,7 @@ def read_lone_box(
       UnusableError: the box is malformed, or most of it lies outside of the image.
     """
     box = read_box(annotation["bbox"], name)
-    detail = f"{name}, bbox {annotation['bbox']} in an image of {height} x {width}"
+    detail = f"{name}, bbox {describe(annotation['bbox'])} in an image of {height} x {width}"
     if np.abs(box).max() <= 2 and box[2:].max() - box[:2].min() <= 1 < min(height, width):
         raise UnusableError(
             "box lies in the first pixel; are its numbers shares of the image?",

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segjax.data.sources.annotations.values import parse_whole_number
+from segjax.data.sources.annotations.values import describe, parse_whole_number
 
 
 def read_annotations(
@@ -40,7 +40,7 @@ def read_annotations(
         for field in fields:
             if entries and not any(isinstance(e, Mapping) and field in e for e in entries):
                 raise ValueError(
-                    f"{path}: an entry of {key!r} has no {field!r}: {str(entries[0])[:100]}"
+                    f"{path}: an entry of {key!r} has no {field!r}: {describe(entries[0])}"
                 )
     return content
 
@@ -61,12 +61,12 @@ def read_categories(
         known = isinstance(category, Mapping) and category.get("name") not in (None, "")
         identity = parse_whole_number(category.get("id")) if known else None
         if identity is None:
-            broken.append(f"{path.name}, {str(category)[:100]}")
+            broken.append(f"{path.name}, {describe(category)}")
         else:
             usable.append((identity, dict(category, name=str(category["name"]))))
     if broken and not usable:
         raise ValueError(
             f"{path}: no category has a whole number 'id' and a 'name'; the first is "
-            f"{str(content['categories'][0])[:100]}"
+            f"{describe(content['categories'][0])}"
         )
     return usable, broken

@@ -12,6 +12,7 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segjax.data.sources.annotations.values import describe
 from segjax.data.sources.raw import SkipCounts, UnusableError, join_inside
 
 # An exact file name decides between files that differ in case alone.
@@ -58,13 +59,13 @@ class ImageFinder:
                     return path
         for name in names:
             if isinstance(name, str) and (path := self._find_by_name(name)) is not None:
-                where = f"{name!r} is {path.relative_to(self.root)} in {self.root}"
+                where = f"{describe(name)} is {str(path.relative_to(self.root))!r} in {self.root}"
                 counts.add_change("image found by its name elsewhere", where)
                 return path
         if problem is not None:
             raise problem
         searched = ", ".join(str(folder) for folder in dict.fromkeys(self.folders))
-        raise UnusableError("image file is missing", f"{names[0]} in {searched}")
+        raise UnusableError("image file is missing", f"{describe(names[0])} in {searched}")
 
     def _find_by_name(self, name: str) -> pathlib.Path | None:
         """Returns the file that agrees with most of a name, from its end. None if there is none.
@@ -85,9 +86,8 @@ class ImageFinder:
             return None
         best = ranked[max(ranked)]
         if len(best) > 1:
-            raise UnusableError(
-                "several files have the name of the image", f"{name!r} is {best[0]} or {best[1]}"
-            )
+            detail = f"{describe(name)} is {str(best[0])!r} or {str(best[1])!r}"
+            raise UnusableError("several files have the name of the image", detail)
         return best[0]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from segjax.data.sources.annotations.boxes import has_box, look_like_corners
 from segjax.data.sources.annotations.segmentations import has_segmentation
-from segjax.data.sources.annotations.values import parse_key, parse_whole_number
+from segjax.data.sources.annotations.values import describe, parse_key, parse_whole_number
 from segjax.data.sources.raw import SkipCounts
 
 
@@ -28,23 +28,26 @@ def group_by_image(
     for image in content["images"]:
         key = parse_key(image.get("id")) if isinstance(image, Mapping) else None
         if key is None:
-            skipped.add_image("image entry has no usable id", f"{path.name}, {str(image)[:60]}")
+            skipped.add_image("image entry has no usable id", f"{path.name}, {describe(image)}")
         elif key in images:
-            skipped.add_image("image id is taken by an earlier image", f"{path.name}, image {key}")
+            skipped.add_image(
+                "image id is taken by an earlier image",
+                f"{path.name}, image {describe(image['id'])}",
+            )
         else:
             images[key] = image
     by_image = defaultdict(list)
     for annotation in content["annotations"]:
         if not isinstance(annotation, Mapping):
-            detail = f"{path.name}, {str(annotation)[:60]}"
+            detail = f"{path.name}, {describe(annotation)}"
             skipped.add_object("annotation is not a JSON object", detail)
             continue
         key = parse_key(annotation.get("image_id"))
         if key in images:
             by_image[key].append(annotation)
         else:
-            detail = f"{path.name}, annotation {annotation.get('id')} of image "
-            detail += str(annotation.get("image_id"))[:40]
+            detail = f"{path.name}, annotation {describe(annotation.get('id'))} of image "
+            detail += describe(annotation.get("image_id"))
             skipped.add_object("unknown image id in the annotations", detail)
     return images, by_image
 
@@ -62,5 +65,5 @@ def warn_about_corners(
         skipped.add_warning(
             "boxes look like corners x1, y1, x2, y2 instead of x, y, width, height "
             "(--option corners=True reads them so)",
-            f"{len(lone)} boxes, the first is {lone[0][0]}",
+            f"{len(lone)} boxes, the first is {describe(lone[0][0])}",
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from segjax.data.sources.annotations.values import parse_numbers
+from segjax.data.sources.annotations.values import describe, parse_numbers
 from segjax.data.sources.raw import SkipCounts
 
 
@@ -29,7 +29,7 @@ def read_keypoints(
     numbers = parse_numbers(flat, 3 * count)
     if numbers is None:
         reason = f"keypoints are not {count} times x, y, visibility: they count as unlabeled"
-        counts.add_change(reason, f"{name}, {str(flat)[:60]}")
+        counts.add_change(reason, f"{name}, {describe(flat)}")
         numbers = [0.0] * 3 * count
     keypoints = np.array(numbers, np.float32).reshape(count, 3)
     return np.where(keypoints[:, 2:] > 0, keypoints + np.float32([0.5, 0.5, 0]), 0)

@@ -10,6 +10,7 @@ from segjax.data.sources.annotations.grouping import is_lone_box
 from segjax.data.sources.annotations.keypoints import read_keypoints
 from segjax.data.sources.annotations.segmentations import decode_segmentation
 from segjax.data.sources.annotations.values import (
+    describe,
     parse_flag,
     parse_number,
     parse_numbers,
@@ -62,12 +63,12 @@ class ObjectReader:
     def _read_object(
         self, annotation: Mapping[str, Any], height: int, width: int, counts: SkipCounts
     ) -> dict[str, Any]:
-        name = f"{self._file}, annotation {str(annotation.get('id'))[:40]} of image "
-        name += str(annotation.get("image_id"))[:40]
+        name = f"{self._file}, annotation {describe(annotation.get('id'))} of image "
+        name += describe(annotation.get("image_id"))
         identity = parse_whole_number(annotation.get("category_id"))
         if identity not in self._categories:
             raise UnusableError(
-                "unknown category id", f"{name}, category {str(annotation.get('category_id'))[:40]}"
+                "unknown category id", f"{name}, category {describe(annotation.get('category_id'))}"
             )
         if self._corners:
             annotation = annotation | {"bbox": _to_coco(annotation.get("bbox"))}
@@ -113,7 +114,7 @@ def _read_crowd(annotation: Mapping[str, Any], name: str, counts: SkipCounts) ->
         return False
     crowd = parse_flag(value)
     if crowd is None:
-        counts.add_change("iscrowd is neither 0 nor 1: taken as 0", f"{name}, {str(value)[:40]!r}")
+        counts.add_change("iscrowd is neither 0 nor 1: taken as 0", f"{name}, {describe(value)}")
     return bool(crowd)
 
 
@@ -139,7 +140,7 @@ def _read_area(
     if area is None or not 0 < area < np.finfo(np.float32).max:
         counts.add_change(
             "area is not a positive number: that of the object is used",
-            f"{name}, area {str(value)[:40]!r}",
+            f"{name}, area {describe(value)}",
         )
         return own
     return area

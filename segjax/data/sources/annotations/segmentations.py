@@ -6,7 +6,12 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from segjax.data.sources.annotations.values import is_list, parse_number, parse_whole_number
+from segjax.data.sources.annotations.values import (
+    describe,
+    is_list,
+    parse_number,
+    parse_whole_number,
+)
 from segjax.data.sources.raw import SkipCounts, UnusableError
 from segjax.masks import decode_mask, decode_run_lengths
 
@@ -19,7 +24,7 @@ _NO_PAIRS = "polygon is not a list of x, y pairs"
 def has_segmentation(segmentation: Any) -> bool:
     """Returns False for a segmentation that holds nothing, such as None, [] or [[]]."""
     if is_list(segmentation):
-        return any(has_segmentation(part) for part in segmentation)
+        return any(not is_list(part) or len(part) > 0 for part in segmentation)
     return segmentation is not None and segmentation not in ("", {})
 
 
@@ -86,7 +91,7 @@ def _is_point(value: Any) -> bool:
 def _read_polygon(polygon: Any, name: str) -> np.ndarray:
     """Returns the points [n, 2] of a polygon. Raises UnusableError if it encloses nothing."""
     if not is_list(polygon):
-        raise UnusableError(_NO_PAIRS, f"{name} ({str(polygon)[:40]})")
+        raise UnusableError(_NO_PAIRS, f"{name} ({describe(polygon)})")
     if len(polygon) and all(_is_point(part) for part in polygon):
         polygon = [value for point in polygon for value in point]
     try:
@@ -98,7 +103,7 @@ def _read_polygon(polygon: Any, name: str) -> np.ndarray:
         numbers = [v if isinstance(v, float) else parse_number(v) for v in polygon]
         if None in numbers:
             wrong = polygon[numbers.index(None)]
-            raise UnusableError(_NO_PAIRS, f"{name} (it holds {str(wrong)[:40]!r})")
+            raise UnusableError(_NO_PAIRS, f"{name} (it holds {describe(wrong)})")
         values = np.array(numbers)
     if len(values) % 2:
         raise UnusableError(_NO_PAIRS, f"{name} ({len(values)} numbers)")
@@ -135,7 +140,7 @@ def _decode_rle(segmentation: Mapping[str, Any], height: int, width: int, name: 
     reason = "RLE does not fit its image"
     if numbers != [height, width]:
         raise UnusableError(
-            reason, f"{name} (RLE of size {size} for an image of {height} x {width})"
+            reason, f"{name} (RLE of size {describe(size)} for an image of {height} x {width})"
         )
     try:
         if isinstance(counts, str):

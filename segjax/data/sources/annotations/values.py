@@ -6,6 +6,7 @@ Everything else is None, so that the caller can count and name it.
 
 import math
 import re
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from typing import Any
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 _LARGEST_ID = 2**63 - 1
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
 
 
 def parse_number(value: Any) -> float | None:
@@ -67,6 +70,11 @@ def parse_key(value: Any) -> str | None:
         return value.strip() or None
     number = parse_whole_number(value)
     return None if number is None else str(number)
+
+
+def describe(value: Any) -> str:
+    """Returns a foreign value as one short line of printable characters."""
+    return _SHORT.repr(value)
 
 
 def is_list(value: Any) -> bool:
