@@ -1,4 +1,4 @@
-"""Atomic writes, and the folder of segjax's cache.
+"""Atomic writes, JSON files that may be damaged, and the folder of segjax's cache.
 
 A file is written under another name and renamed when it is complete. Readers never see half of
 it, and a failed write leaves the old file in place.
@@ -70,6 +70,35 @@ def write_json(
             f"{path} is not written: {error}; replace infinite numbers and NaN"
         ) from error
     write_atomic(path, text + "\n")
+
+
+def read_json_object(path: str | os.PathLike, remedy: str) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Args:
+      path: The file.
+      remedy: End of the error message: how to go on without this file.
+
+    Raises:
+      OSError: The file cannot be read.
+      ValueError: The content is empty, cut short, no JSON or no object. The message names the
+        file and the fault.
+    """
+    content = pathlib.Path(path).read_bytes()
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        fault = "is empty" if not content.strip(b"\0 \n") else f"is no valid JSON ({error})"
+    else:
+        if isinstance(value, dict):
+            return value
+        fault = f"holds {_name_json_type(value)} instead of an object"
+    raise ValueError(f"{path} is damaged: it {fault}; {remedy}")
+
+
+def _name_json_type(value: Any) -> str:
+    names = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
 
 
 def get_cache_folder() -> pathlib.Path:

@@ -15,6 +15,7 @@ INSIDE = {
     "__init__": set(),
     "__main__": {"cli"},
     "files": set(),
+    "locks": set(),
     "registry": set(),
     "run_lengths": set(),
     "masks": {"run_lengths"},
@@ -46,7 +47,7 @@ INSIDE = {
         *("weights", "inference", "viz"),
     },
 }
-FOR_ALL = {"files", "registry"}  # need the standard library alone
+FOR_ALL = {"files", "locks", "registry"}  # need the standard library alone
 INSIDE["cli"] = {*INSIDE, "tasks"} - {"__main__"}
 
 JAX = {"jax", "flax", "optax", "chex"}
@@ -55,6 +56,7 @@ JAX = {"jax", "flax", "optax", "chex"}
 OUTSIDE = {
     "__init__": set(),
     "files": set(),
+    "locks": set(),
     "registry": set(),
     "run_lengths": {"numpy"},
     "masks": {"numpy", "pycocotools"},

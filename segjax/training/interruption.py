@@ -6,6 +6,7 @@ import threading
 from types import FrameType
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
@@ -93,3 +94,18 @@ def meet_processes(name: str, within: float) -> bool:
     except jax.errors.JaxRuntimeError:
         return False
     return True
+
+
+def share_text(text: str) -> str:
+    """Returns the first text that is not empty, of all processes, to all. All must call it.
+
+    Use it for the reason of an error, so that every process raises it or none does.
+    """
+    if jax.process_count() == 1:
+        return text
+    content = np.zeros(1000, np.uint8)
+    encoded = np.frombuffer(text.encode()[: content.size], np.uint8)
+    content[: encoded.size] = encoded
+    gathered = np.asarray(multihost_utils.process_allgather(content)).reshape(-1, content.size)
+    texts = (bytes(row).rstrip(b"\0").decode(errors="replace") for row in gathered)
+    return next((text for text in texts if text), "")

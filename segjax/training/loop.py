@@ -10,6 +10,7 @@ import time
 import jax
 import ml_collections
 
+from segjax.locks import FolderLock
 from segjax.training import sharding
 from segjax.training.checkpoints import Checkpoints
 from segjax.training.defaults import check_config
@@ -21,7 +22,7 @@ from segjax.training.program import Program, make_program, restore_or_initialize
 from segjax.training.state import TrainState
 from segjax.training.task import BatchIterator, Task, Variables
 from segjax.training.throughput import peak_tflops
-from segjax.training.workdir import open_workdir, record_config, to_plain_dict
+from segjax.training.workdir import lock_workdir, open_workdir, record_config, to_plain_dict
 
 logger = logging.getLogger(__name__)
 
@@ -54,15 +55,18 @@ def train(
       CheckpointError: No checkpoint can be read, or it holds another model.
       NonFiniteError: Loss or gradients are not finite. The state before that step is saved.
       Interrupted: A SystemExit, after SIGTERM or SIGINT. The state is saved.
+      FolderInUseError: Another run is writing to the workdir.
+      FolderLostError: The workdir was deleted or taken over in the middle of the run.
     """
     check_config(config)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch_size(config.batch_size, config.microbatches, mesh)
     workdir = open_workdir(workdir)
     with contextlib.ExitStack() as stack:
+        lock = stack.enter_context(lock_workdir(workdir))
         stack.enter_context(jax.set_mesh(mesh))
         interruption = stack.enter_context(Interruption())
-        run, state, done = _start(task, config, workdir, mesh, variables, stack)
+        run, state, done = _start(task, config, workdir, lock, mesh, variables, stack)
         batches = stack.enter_context(contextlib.closing(run.open_batches(done)))
         monitor = stack.enter_context(contextlib.closing(run.make_monitor()))
         stack.enter_context(jax.transfer_guard("disallow"))
@@ -83,6 +87,7 @@ def train(
             run.writer.advance(done)
             run.finish_step(state, done, monitor, interruption)
         run.checkpoints.wait()
+        run.check_workdir()
     return state
 
 
@@ -94,6 +99,7 @@ class Run:
       task: The task.
       config: Config of the run.
       workdir: Absolute path of the run's folder.
+      lock: Lock of the folder, None in processes other than 0.
       program: The compiled step and the layout of the state.
       checkpoints: Checkpoints of the run.
       writer: Log of the run.
@@ -102,6 +108,7 @@ class Run:
     task: Task
     config: ml_collections.ConfigDict
     workdir: pathlib.Path
+    lock: FolderLock | None
     program: Program
     checkpoints: Checkpoints
     writer: MetricWriter
@@ -146,6 +153,7 @@ class Run:
         Raises:
           NonFiniteError: A loss or gradient was not finite. The state is saved.
           Interrupted: The run was told to stop. The state is saved.
+          FolderLostError: The workdir was deleted, or taken over by another run.
         """
         config = self.config
         last, stop = done == config.total_steps, interruption.requested(done)
@@ -153,6 +161,7 @@ class Run:
         saves = last or stop or (config.checkpoint.every and done % config.checkpoint.every == 0)
         logs = last or done % config.log_every == 0
         if evaluates or saves or logs:
+            self.check_workdir()
             # Waits for the devices; raises if a step was not finite
             monitor.check(functools.partial(self.save, state))
         if logs:
@@ -169,6 +178,11 @@ class Run:
         if stop and not last:
             self.checkpoints.wait()
             raise Interrupted(done, interruption.signum)
+
+    def check_workdir(self) -> None:
+        """Raises FolderLostError if the workdir was deleted, or taken over by another run."""
+        if self.lock is not None:
+            self.lock.check()
 
     def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
         """Starts to save the state, with the config and the metrics of its evaluation."""
@@ -211,6 +225,7 @@ def _start(
     task: Task,
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
+    lock: FolderLock | None,
     mesh: jax.sharding.Mesh,
     variables: Variables | None,
     stack: contextlib.ExitStack,
@@ -229,5 +244,5 @@ def _start(
             *(workdir, done, workdir),
         )
     writer = MetricWriter(workdir, step=done, total_steps=config.total_steps)
-    run = Run(task, config, workdir, program, checkpoints, stack.enter_context(writer))
+    run = Run(task, config, workdir, lock, program, checkpoints, stack.enter_context(writer))
     return run, state, done

@@ -1,7 +1,9 @@
 """Logs of a run: JSON lines, TensorBoard, images, and a progress bar on a terminal."""
 
 import json
+import logging
 import math
+import os
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -12,6 +14,8 @@ import numpy as np
 from PIL import Image
 
 from segjax.files import write_atomic
+
+logger = logging.getLogger(__name__)
 
 
 class MetricWriter:
@@ -38,8 +42,7 @@ class MetricWriter:
         # Rows of lost steps, and perhaps half a line, are dropped
         path = self._workdir / "metrics.jsonl"
         if path.exists():
-            rows = [row for row in path.read_text().splitlines() if _parse_step(row) <= step]
-            write_atomic(path, "".join(f"{row}\n" for row in rows))
+            _drop_rows(path, step)
         self._lines = path.open("a")
         self._board = SummaryWriter(str(self._workdir / "tb"))
         self._progress = Progress(step, total_steps)
@@ -57,6 +60,11 @@ class MetricWriter:
         """Writes one row. JSON has no other word for a value that is not finite than null."""
         if not self._active:
             return
+        if os.fstat(self._lines.fileno()).st_nlink == 0:
+            path = self._workdir / "metrics.jsonl"
+            logger.warning("%s was deleted or replaced; later rows go to a new file", path)
+            self._lines.close()
+            self._lines = path.open("a")
         row = {"step": step, **{k: v if math.isfinite(v) else None for k, v in values.items()}}
         self._lines.write(json.dumps(row) + "\n")
         self._lines.flush()
@@ -131,12 +139,29 @@ class Progress:
             self._bar.stop()
 
 
-def _parse_step(row: str) -> float:
-    """Returns the step of a row, or infinity for the half line that a killed run may leave."""
+def _drop_rows(path: pathlib.Path, step: int) -> None:
+    """Removes the rows of later steps from a log, and rows that are damaged."""
+    rows = path.read_text(errors="replace").splitlines()
+    steps = [_parse_step(row) for row in rows]
+    # A killed run may leave half a line at the end
+    damaged = [row for row, found in zip(rows[:-1], steps, strict=False) if found is None]
+    if damaged:
+        logger.warning(
+            "%s: %d rows are damaged and dropped, such as %.80r", path, len(damaged), damaged[0]
+        )
+    kept = [
+        row for row, found in zip(rows, steps, strict=True) if found is not None and found <= step
+    ]
+    write_atomic(path, "".join(f"{row}\n" for row in kept))
+
+
+def _parse_step(row: str) -> float | None:
+    """Returns the step of a row, or None if the row is damaged."""
     try:
-        return json.loads(row)["step"]
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+        step = json.loads(row)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if isinstance(step, (int, float)) else None
 
 
 def average(rows: list[Mapping[str, Any]]) -> dict[str, float]:

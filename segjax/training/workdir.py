@@ -1,5 +1,7 @@
 """The folder of a run: shared by all processes, with the resolved config of the run in it."""
 
+import contextlib
+import itertools
 import json
 import logging
 import pathlib
@@ -14,10 +16,18 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
-from segjax.files import write_json
+from segjax.files import read_json_object, write_json
+from segjax.locks import FolderInUseError, FolderLock
 from segjax.training.defaults import flatten_config
+from segjax.training.interruption import meet_processes, share_text
+from segjax.weights.run_meta import list_steps, read_meta
 
 logger = logging.getLogger(__name__)
+
+CompleteConfig = Callable[[Mapping[str, Any]], ml_collections.ConfigDict]
+
+_LOCK_WAIT = 120.0  # seconds that processes wait for process 0 to take the lock
+_numbers = itertools.count()  # meetings of processes need names of their own
 
 LATE = 30.0  # seconds after which a network file system surely shows a new file on every host
 
@@ -83,6 +93,31 @@ def _find_processes_without(path: pathlib.Path) -> list[int]:
     return np.flatnonzero(everywhere == 0).tolist()
 
 
+def lock_workdir(workdir: pathlib.Path) -> FolderLock | contextlib.nullcontext:
+    """Locks the folder of a run for all its processes. Every process must call it.
+
+    Returns:
+      The lock in process 0, which is to release it. A context that does nothing in the others.
+
+    Raises:
+      FolderInUseError: On all processes alike, if another run uses the folder.
+      OSError: The folder cannot be written to.
+    """
+    if jax.process_count() == 1:
+        return FolderLock(workdir)
+    lock, problem = contextlib.nullcontext(), ""
+    if jax.process_index() == 0:
+        try:
+            lock = FolderLock(workdir)
+        except OSError as error:
+            problem = str(error)
+    # The lock of another machine takes longer than a collective operation waits
+    meet_processes(f"segjax: lock {next(_numbers)}", _LOCK_WAIT)
+    if problem := share_text(problem):
+        raise FolderInUseError(problem)
+    return lock
+
+
 def to_plain_dict(config: ml_collections.ConfigDict) -> dict:
     """Returns the config as JSON would give it back: plain dicts, and lists for tuples."""
     return json.loads(config.to_json())
@@ -91,7 +126,7 @@ def to_plain_dict(config: ml_collections.ConfigDict) -> dict:
 def record_config(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
-    complete_config: Callable[[Mapping[str, Any]], ml_collections.ConfigDict],
+    complete_config: CompleteConfig,
     *,
     resuming: bool,
 ) -> None:
@@ -110,16 +145,49 @@ def record_config(
       ValueError: Names each key whose change would make the resumed run another experiment. Other
         changes are logged.
     """
-    path = workdir / "config.json"
     new = to_plain_dict(config)
-    if resuming and path.exists():
-        old, now = (
-            flatten_config(to_plain_dict(complete_config(settings)))
-            for settings in (json.loads(path.read_text()), new)
-        )
-        _check_changes(config, workdir, old, now)
+    complete = lambda settings: flatten_config(to_plain_dict(complete_config(settings)))
+    if resuming and (old := _read_begun_config(workdir, complete)) is not None:
+        _check_changes(config, workdir, old, complete(new))
     if jax.process_index() == 0:
-        write_json(path, new)
+        write_json(workdir / "config.json", new)
+
+
+def _read_begun_config(
+    workdir: pathlib.Path, complete: Callable[[Mapping[str, Any]], dict[str, Any]]
+) -> dict[str, Any] | None:
+    """Returns the config that a run began with, None if nothing tells it.
+
+    It is that of config.json. If that file is missing or damaged, which a warning tells, the
+    newest undamaged checkpoint holds a copy.
+
+    Raises:
+      ValueError: config.json is damaged and there is no copy.
+    """
+    path = workdir / "config.json"
+    try:
+        settings = read_json_object(path, "delete it to go on without comparing the configs")
+        try:
+            return complete(settings)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            damage = ValueError(f"{path} is damaged: {error}; delete it to go on without comparing")
+    except FileNotFoundError:
+        damage = None
+    except ValueError as error:
+        damage = error
+    for step in reversed(list_steps(workdir / "checkpoints")):
+        try:
+            config = complete(read_meta(workdir / "checkpoints", step)["config"])
+        except (OSError, ValueError, TypeError, AttributeError, KeyError):
+            continue  # `Checkpoints.restore` tells why
+        logger.warning(
+            "%s is %s; the copy in checkpoint %d is used",
+            *(path, "damaged" if damage else "missing", step),
+        )
+        return config
+    if damage:
+        raise damage
+    return None
 
 
 def _check_changes(

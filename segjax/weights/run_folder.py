@@ -1,18 +1,20 @@
 """Reads the checkpoints of a training run without its task, mesh or optimizer.
 
-A run's folder holds checkpoints/<step>/{state,meta}, which `segjax.training.checkpoints` writes
-with orbax. Orbax is imported inside the functions, so importing this module needs NumPy alone and
-starts no device.
+A run's folder holds checkpoints/<step>/{state,meta,checksums.json}, which
+`segjax.training.checkpoints` writes with orbax. All files are compared with their checksums before
+anything is loaded. Orbax is imported inside the functions, so importing this module needs NumPy
+alone and starts no device.
 """
 
 import logging
-import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 
+from segjax.weights import checksums
+from segjax.weights.run_meta import find_best_step, list_steps, read_meta, read_metrics
 from segjax.weights.tree import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -41,12 +43,13 @@ def load_variables(
 
     Raises:
       FileNotFoundError: no checkpoint, none of that step, or no best one.
-      CheckpointError: none can be read.
+      CheckpointError: all are damaged, or the one that `step` asks for.
     """
     # Find the step
     folder = pathlib.Path(directory).absolute()
     folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
     steps = list_steps(folder)
+    chosen = step is not None
     if steps and step == "best":
         step = _find_best(folder, steps)
     if not steps or (step is not None and step not in steps):
@@ -63,45 +66,7 @@ def load_variables(
     def read(at: int) -> tuple[dict[str, Any], dict[str, Any]]:
         return _read_step(folder, at, ema)
 
-    return read_newest(folder, steps if step is None else [step], read)[0]
-
-
-def list_steps(folder: pathlib.Path) -> list[int]:
-    """Returns the steps of the checkpoints in a folder, oldest first, [] if there are none."""
-    return (
-        sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
-    )
-
-
-def read_metrics(folder: pathlib.Path) -> dict[int, dict[str, float]]:
-    """Returns step -> metrics of the evaluation before each checkpoint, {} if there was none."""
-    metrics = {}
-    for step in list_steps(folder):
-        try:
-            metrics[step] = _read_meta(folder, step).get("metrics", {})
-        except Exception:  # noqa: BLE001 - damaged files raise all kinds of errors
-            metrics[step] = {}
-    return metrics
-
-
-def find_best_step(metrics: Mapping[int, Mapping[str, float]], name: str, mode: str) -> int | None:
-    """Returns the step with the best finite value of a metric, the newest of equals.
-
-    Args:
-      metrics: step -> metrics.
-      name: metric.
-      mode: "max" or "min".
-
-    Returns:
-      The step, None if no step has the metric.
-    """
-    sign = 1 if mode == "max" else -1
-    ranked = [
-        (sign * of[name], step)
-        for step, of in metrics.items()
-        if math.isfinite(of.get(name, math.nan))
-    ]
-    return max(ranked)[1] if ranked else None
+    return read_newest(folder, [step] if chosen else steps, read)[0]
 
 
 def describe_state(directory: pathlib.Path, step: int) -> dict[str, Any]:
@@ -111,66 +76,115 @@ def describe_state(directory: pathlib.Path, step: int) -> dict[str, Any]:
     return ocp.PyTreeCheckpointHandler().metadata(directory / str(step) / "state").tree
 
 
+def find_damage(folder: pathlib.Path, step: int, share: tuple[int, int] = (0, 1)) -> str:
+    """Compares a checkpoint with the checksums that were written when it was saved.
+
+    Checkpoints of earlier versions have no checksums. They pass, with a message for the log.
+
+    Args:
+      folder: folder of the checkpoints.
+      step: the checkpoint.
+      share: (index, count) of the process, if several processes divide the bytes among themselves.
+
+    Returns:
+      A clause that describes the first difference, or "".
+    """
+    path = folder / str(step)
+    if (path / checksums.CHECKSUMS_FILE).exists():
+        return checksums.find_damage(path, share=share)
+    try:
+        read_meta(folder, step)
+    except (OSError, ValueError) as error:
+        return str(error)
+    logger.info("checkpoint %s was saved without checksums and cannot be verified", path)
+    return ""
+
+
 def read_newest(
-    directory: pathlib.Path, steps: list[int], read: Callable[[int], Any]
+    directory: pathlib.Path,
+    steps: list[int],
+    read: Callable[[int], Any],
+    *,
+    verify: Callable[[pathlib.Path, int], str] = find_damage,
+    consequence: str = "passed over",
 ) -> tuple[Any, list[int]]:
-    """Reads the newest checkpoint that can be read, and warns about newer ones that cannot.
+    """Reads the newest undamaged checkpoint, and warns about newer ones that are damaged.
 
     Args:
       directory: folder of the checkpoints, for messages.
-      steps: steps to try, newest first.
+      steps: steps to try.
       read: called with a step.
+      verify: called with `directory` and a step before `read`. Returns the damage, or "".
+      consequence: for the warning: what becomes of a damaged checkpoint.
 
     Returns:
-      result: `read(step)` of the newest readable step.
-      unreadable: newer steps.
+      result: `read(step)` of the newest undamaged step.
+      damaged: newer steps.
 
     Raises:
-      CheckpointError: none can be read.
+      CheckpointError: all are damaged. The message describes the damage of each.
     """
-    unreadable: dict[int, str] = {}
+    damaged: dict[int, str] = {}
     for step in sorted(steps, reverse=True):
+        if damage := verify(directory, step):
+            damaged[step] = damage
+            continue
         try:
             result = read(step)
         except CheckpointError:
             raise
         except Exception as error:  # noqa: BLE001 - damaged files raise all kinds of errors
             first_line = str(error).strip().splitlines()[0] if str(error) else ""
-            unreadable[step] = f"{type(error).__name__}: {first_line}"
-            logger.warning(
-                "checkpoint %s is corrupt or half-written and is passed over (%s)",
-                directory / str(step),
-                unreadable[step][:300],
-            )
+            reason = f"{type(error).__name__}: {first_line}"[:300]
+            if (directory / str(step) / checksums.CHECKSUMS_FILE).exists():
+                # The files are as they were saved, so another checkpoint would fail alike
+                raise CheckpointError(
+                    f"checkpoint {directory / str(step)} is undamaged but cannot be loaded: "
+                    f"{reason}"
+                ) from error
+            damaged[step] = reason
             continue
-        return result, list(unreadable)
-    reasons = "; ".join(f"{step}: {reason[:300]}" for step, reason in unreadable.items())
-    raise CheckpointError(f"none of the checkpoints in {directory} can be read ({reasons})")
+        for number, damage in damaged.items():
+            logger.warning(
+                "checkpoint %s is damaged and %s (%s); the checkpoint of step %d is used",
+                *(directory / str(number), consequence, damage, step),
+            )
+        return result, list(damaged)
+    if len(steps) == 1:
+        (step,) = steps
+        others = [other for other in list_steps(directory) if other != step]
+        hint = f"; the other steps are {others}" if others else ""
+        raise CheckpointError(
+            f"checkpoint {directory / str(step)} is damaged: {damaged[step]}{hint}"
+        )
+    reasons = "; ".join(f"{step}: {damage}" for step, damage in damaged.items())
+    raise CheckpointError(f"all checkpoints in {directory} are damaged ({reasons})")
 
 
 def _find_best(folder: pathlib.Path, steps: list[int]) -> int:
-    config, _ = read_newest(folder, steps, lambda step: _read_meta(folder, step)["config"])
-    options = config.get("checkpoint", {})
+    """Returns the step that config.checkpoint.best selects."""
+    metrics, damaged = read_metrics(folder)
+    if not metrics:
+        reasons = "; ".join(f"{step}: {damage}" for step, damage in damaged.items())
+        raise CheckpointError(f"all checkpoints in {folder} are damaged ({reasons})")
+    options = read_meta(folder, max(metrics))["config"].get("checkpoint", {})
     name = options.get("best")
     if not name:
         raise FileNotFoundError(
             f"no best checkpoint in {folder}: the run was not told what to judge by "
             f"(config.checkpoint.best, for example 'iou@1'); it has the steps {steps}"
         )
-    best = find_best_step(read_metrics(folder), name, options.get("best_mode", "max"))
+    best = find_best_step(metrics, name, options.get("best_mode", "max"))
     if best is None:
         raise FileNotFoundError(
             f"no best checkpoint in {folder}: none of its steps {steps} was saved after an "
             f"evaluation that gave {name!r}"
         )
+    for step, damage in damaged.items():
+        logger.warning(
+            "checkpoint %s is damaged and cannot be the best (%s)", folder / str(step), damage
+        )
     return best
-
-
-def _read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
-    """Returns config, metrics and class names of a checkpoint."""
-    import orbax.checkpoint as ocp
-
-    return ocp.JsonCheckpointHandler().restore(folder / str(step) / "meta")
 
 
 def _read_step(folder: pathlib.Path, step: int, ema: bool) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -190,7 +204,7 @@ def _read_step(folder: pathlib.Path, step: int, ema: bool) -> tuple[dict[str, An
             partial_restore=True,
         ),
     )
-    meta = _read_meta(folder, step)
+    meta = read_meta(folder, step)
     saved = meta["config"] | ({"classes": meta["classes"]} if "classes" in meta else {})
     return {"params": arrays[name], "constants": arrays["constants"]}, saved
 

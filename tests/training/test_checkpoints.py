@@ -9,7 +9,8 @@ from segjax.training.checkpoints import Checkpoints
 from segjax.training.optimizer import make_optimizer, make_schedule
 from segjax.training.sharding import make_mesh, state_shardings
 from segjax.training.state import init_state
-from segjax.weights.run_folder import find_best_step, load_variables
+from segjax.weights.run_folder import load_variables
+from segjax.weights.run_meta import find_best_step
 from segjax.weights.tree import CheckpointError, check_parameters
 
 from .toy import HIDDEN, INPUTS, ToyTask
@@ -41,12 +42,6 @@ def make_state(mesh, seed=1, step=3, hidden=HIDDEN, ema=True, optimizer=OPTIMIZE
 
 def host(state):
     return jax.device_get(state.replace(key=jax.random.key_data(state.key)))
-
-
-def damage(folder):
-    """Truncates every array file of a checkpoint."""
-    for path in (folder / "state").rglob("d/*"):
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 @pytest.fixture(scope="module")
@@ -104,58 +99,19 @@ def test_variables_of_a_run_without_average_are_its_parameters(tmp_path):
 
 
 def segjax_log(caplog):
-    """Returns the messages of segjax. Orbax may log the damage of earlier tests at any time."""
+    """Returns the messages of segjax."""
     return "\n".join(
         record.getMessage() for record in caplog.records if record.name.startswith("segjax")
     )
 
 
-@pytest.mark.parametrize(
-    "fault", ["arrays cut short", "metadata gone", "state gone", "meta not JSON"]
-)
-def test_a_corrupt_newest_checkpoint_is_skipped_with_a_warning_that_names_it(copy, caplog, fault):
-    newest = copy / "3"
-    match fault:
-        case "arrays cut short":
-            damage(newest)
-        case "metadata gone":
-            (newest / "state" / "_METADATA").unlink()
-        case "state gone":
-            shutil.rmtree(newest / "state")
-        case "meta not JSON":
-            (newest / "meta" / "metadata").write_text('{"config": ')
-    _, shapes, shardings = make_state(make_mesh(fsdp=4))
-    assert load_variables(copy)[1] == META["config"]
-    assert str(newest) in caplog.text and "corrupt" in caplog.text
-    caplog.clear()
-    with Checkpoints(copy) as checkpoints:
-        state, _ = checkpoints.restore(shapes, shardings)
-        assert int(state.step) == 2 and str(newest) in caplog.text
-        # The resumed run reaches step 3 again and must be able to save it.
-        checkpoints.save(make_state(make_mesh(fsdp=4), seed=5, step=3)[0], META)
-        checkpoints.wait()
-        assert checkpoints.steps == [2, 3]
-        assert int(checkpoints.restore(shapes, shardings)[0].step) == 3
-    assert (copy.parent / "checkpoints_unreadable" / "3").is_dir(), "moved aside, not deleted"
-
-
-def test_an_interrupted_save_is_ignored(copy):
+def test_an_interrupted_save_is_ignored_and_deleted(copy):
     shutil.copytree(copy / "3", copy / "4.orbax-checkpoint-tmp")
+    assert load_variables(copy)[1] == META["config"]
     _, shapes, shardings = make_state(make_mesh())
     with Checkpoints(copy) as checkpoints:
         assert int(checkpoints.restore(shapes, shardings)[0].step) == 3
-    assert load_variables(copy)[1] == META["config"]
-
-
-def test_without_a_readable_checkpoint_an_error_is_raised_and_nothing_is_moved(copy):
-    damage(copy / "2"), damage(copy / "3")
-    _, shapes, shardings = make_state(make_mesh())
-    with (
-        Checkpoints(copy) as checkpoints,
-        pytest.raises(CheckpointError, match=r"none of the checkpoints in .*3: .*2: "),
-    ):
-        checkpoints.restore(shapes, shardings)
-    assert (copy / "3").is_dir()
+    assert not (copy / "4.orbax-checkpoint-tmp").exists()
 
 
 def test_another_architecture_is_an_error_that_lists_what_differs(saved, caplog):
@@ -169,7 +125,7 @@ def test_another_architecture_is_an_error_that_lists_what_differs(saved, caplog)
         ),
     ):
         checkpoints.restore(shapes, shardings)
-    assert "corrupt" not in segjax_log(caplog) and (saved / "3").is_dir()
+    assert "damaged" not in segjax_log(caplog) and (saved / "3").is_dir()
 
 
 @pytest.mark.parametrize(
@@ -195,7 +151,7 @@ def test_changed_settings_are_not_reported_as_corruption(saved, caplog, changed,
     _, shapes, shardings = make_state(make_mesh(), **changed)
     with Checkpoints(saved) as checkpoints, pytest.raises(CheckpointError, match=message):
         checkpoints.restore(shapes, shardings)
-    assert "corrupt" not in segjax_log(caplog)
+    assert "damaged" not in segjax_log(caplog)
     assert (saved / "3").is_dir() and not saved.with_name("checkpoints_unreadable").exists()
 
 

@@ -1,15 +1,15 @@
 """Checkpoints of a run: state and config together, saved in the background, restored on any mesh.
 
 The parameters of a run come from, in this order:
-1. its own newest readable checkpoint, with the rest of the state,
+1. its own newest undamaged checkpoint, with the rest of the state,
 2. `config.init_from`: another run, or some parameters of another kind of model,
 3. the task's initialization.
 """
 
-import dataclasses
+import contextlib
 import logging
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,9 +18,12 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from segjax.training.checkpoints.saving import KeepBest, SealedFolder, delete_unfinished
+from segjax.training.interruption import share_text
 from segjax.training.optimizer import parameter_path
 from segjax.training.state import TrainState
-from segjax.weights.run_folder import describe_state, find_best_step, read_metrics, read_newest
+from segjax.weights.run_folder import describe_state, find_damage, read_newest
+from segjax.weights.run_meta import read_metrics
 from segjax.weights.tree import CheckpointError, check_variables, describe_differences, flatten
 
 logger = logging.getLogger(__name__)
@@ -39,7 +42,7 @@ class Checkpoints:
         best: str = "",
         best_mode: str = "max",
     ) -> None:
-        """Opens or makes the directory.
+        """Opens or makes the directory. Deletes saves that did not finish.
 
         Args:
           directory: Folder of the checkpoints, one subfolder per step.
@@ -48,17 +51,20 @@ class Checkpoints:
           best_mode: "max" or "min".
         """
         self.directory = pathlib.Path(directory).absolute()
+        if jax.process_index() == 0:
+            delete_unfinished(self.directory)
         # A checkpoint is kept if any of the policies preserves it
         policies: list[preservation_policy.PreservationPolicy] = [
             preservation_policy.LatestN(n=keep)
         ]
-        self._metrics = read_metrics(self.directory)
+        self._metrics, self._unknown = read_metrics(self.directory)
         if best:
-            policies.append(_Best(self._metrics, best, best_mode))
+            policies.append(KeepBest(self._metrics, best, best_mode))
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=preservation_policy.AnyPreservationPolicy(policies)
+                preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+                temporary_path_class=SealedFolder,
             ),
             item_names=("state", "meta"),
         )
@@ -66,8 +72,14 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            self._manager.close()
+        except Exception as error:
+            # The error that ends the run comes first
+            if kind is None:
+                raise
+            logger.error("the last save failed: %s", error)
 
     @property
     def steps(self) -> list[int]:
@@ -91,12 +103,12 @@ class Checkpoints:
             return
         self._metrics[step] = dict(metrics or {})
         versions = {"segjax": segjax_version(), "jax": jax.__version__}
-        meta = {**meta, "versions": versions, "metrics": self._metrics[step]}
+        added = {"versions": versions, "metrics": self._metrics[step], "checksums": True}
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave({name: getattr(state, name) for name in _SAVED}),
-                meta=ocp.args.JsonSave(meta),
+                meta=ocp.args.JsonSave({**meta, **added}),
             ),
             force=True,
         )
@@ -108,10 +120,9 @@ class Checkpoints:
     def restore(
         self, shapes: TrainState, shardings: TrainState
     ) -> tuple[TrainState, dict[str, Any]] | None:
-        """Restores the newest readable checkpoint, on any mesh.
+        """Restores the newest undamaged checkpoint, on any mesh.
 
-        Unreadable checkpoints are skipped with a warning and moved aside, so that their steps can
-        be saved again.
+        Damaged checkpoints are moved aside with a warning, so that their steps can be saved again.
 
         Args:
           shapes: Shapes of the state.
@@ -121,7 +132,7 @@ class Checkpoints:
           (state, meta), or None if there is no checkpoint.
 
         Raises:
-          CheckpointError: No checkpoint is readable, or the newest readable one holds another
+          CheckpointError: All checkpoints are damaged, or the newest undamaged one holds another
             model, optimizer state or moving average than `shapes`. Nothing is moved then.
         """
         # Only arrays that are saved, laid out on the new mesh
@@ -153,43 +164,37 @@ class Checkpoints:
 
         if not self.steps:
             return None
-        result, unreadable = read_newest(self.directory, self.steps, read)
-        # Move unreadable checkpoints aside
-        for step in unreadable:
-            if jax.process_index() == 0:
-                aside = self.directory.with_name(f"{self.directory.name}_unreadable")
-                aside.mkdir(exist_ok=True)
-                (self.directory / str(step)).rename(_free_name(aside / str(step)))
-        if unreadable:
-            # No process lists the directory before they are moved
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("unreadable checkpoints moved aside")
-            self._manager.reload()
+        aside = self.directory.with_name(f"{self.directory.name}_unreadable")
+        with _silence_orbax():
+            result, damaged = read_newest(
+                self.directory,
+                self.steps,
+                read,
+                verify=_find_damage_together,
+                consequence=f"moved to {aside}",
+            )
+        # Older ones whose metrics are damaged could be the best, and would be deleted
+        for step in self._unknown.keys() - set(damaged):
+            logger.warning(
+                "checkpoint %s is damaged and moved to %s (%s)",
+                *(self.directory / str(step), aside, self._unknown[step]),
+            )
+            damaged.append(step)
+        self._move(damaged, aside)
         return result
 
-
-@dataclasses.dataclass
-class _Best(preservation_policy.PreservationPolicy):
-    """Policy that preserves the best checkpoint by one metric.
-
-    Orbax's own policy forgets the metrics when the run is resumed.
-    """
-
-    metrics: Mapping[int, Mapping[str, float]]  # by step, grows with every save
-    name: str
-    mode: str
-
-    def should_preserve(
-        self,
-        checkpoints: Sequence[preservation_policy.PolicyCheckpointInfo],
-        *,
-        context: preservation_policy.PreservationContext,
-    ) -> Sequence[bool]:
-        existing = {
-            checkpoint.step: self.metrics.get(checkpoint.step, {}) for checkpoint in checkpoints
-        }
-        best = find_best_step(existing, self.name, self.mode)
-        return [checkpoint.step == best for checkpoint in checkpoints]
+    def _move(self, steps: Sequence[int], folder: pathlib.Path) -> None:
+        """Moves checkpoints to another folder. Every process must call it."""
+        if not steps and jax.process_count() == 1:
+            return
+        if jax.process_index() == 0:
+            for step in steps:
+                folder.mkdir(exist_ok=True)
+                (self.directory / str(step)).rename(_free_name(folder / str(step)))
+        # No process lists the directory before they are moved
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints moved aside")
+        self._manager.reload()
 
 
 def _check_settings(target: Mapping[str, Any], saved: Mapping[str, Any], source: str) -> None:
@@ -208,6 +213,22 @@ def _check_settings(target: Mapping[str, Any], saved: Mapping[str, Any], source:
                 "values that the run began with, or begin another run with its parameters: "
                 "config.init_from"
             )
+
+
+def _find_damage_together(directory: pathlib.Path, step: int) -> str:
+    """Verifies a checkpoint, each process a part of its bytes, and returns the damage to all."""
+    return share_text(find_damage(directory, step, (jax.process_index(), jax.process_count())))
+
+
+@contextlib.contextmanager
+def _silence_orbax() -> Iterator[None]:
+    """Silences orbax's page of messages about a checkpoint that cannot be read."""
+    log = logging.getLogger("absl")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def segjax_version() -> str:
