@@ -31,7 +31,7 @@ INSIDE = {
     "compat": {"inference", "models", "images", "weights"},
     "training": {"ops", "weights"},
     "scaling": {"training"},
-    "viz": set(),
+    "viz": {"masks"},
     "tasks": {
         *(
             "ops",

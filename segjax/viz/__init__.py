@@ -25,6 +25,7 @@ from segjax.viz.sheets import (
     draw_interaction_sheet,
     draw_reconstruction_sheet,
 )
+from segjax.viz.show import show
 
 __all__ = [
     "BACKGROUND",
@@ -50,4 +51,5 @@ __all__ = [
     "fill_patches",
     "hide_patches",
     "objects_of_example",
+    "show",
 ]
