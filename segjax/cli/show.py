@@ -15,6 +15,7 @@ of the experiment.
 
 import argparse
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,10 +56,12 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from segjax.images.encoding import encode_png
 
     out = pathlib.Path(args.out)
-    sheets = {f"{data['train_split']}.png": draw_records(data, args.num)}
+    # A split may be a slice, such as train[:80%].
+    name = re.sub(r"\W+", "_", data["train_split"]).strip("_")
+    sheets = {f"{name}.png": draw_records(data, args.num)}
     if config is not None:
         examples = draw_examples(config, args.num, title=f"training examples of {args.config}")
-        sheets[f"{data['train_split']}_examples.png"] = examples
+        sheets[f"{name}_examples.png"] = examples
     for name, sheet in sheets.items():
         write_atomic(out / name, encode_png(sheet))
         print(out / name)

@@ -59,6 +59,13 @@ def test_one_usable_object_is_enough(tmp_path):
     assert first_batch(make_config(tmp_path / "b", "detection", [CROWD, BOX]))["valid"].sum() == 4
 
 
+def test_a_mask_head_without_a_mask_to_learn_is_reported(tmp_path, caplog):
+    first_batch(make_config(tmp_path / "a", "detection", [OBJECT, BOX]))
+    assert "mask head" not in caplog.text
+    first_batch(make_config(tmp_path / "b", "detection", [BOX]))
+    assert "the mask head learns nothing: set config.model.mask_convs=0" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

@@ -19,6 +19,7 @@ from segjax.tasks.detection.data_checks import (
     check_boxes,
     check_classes,
     get_keypoint_names,
+    warn_without_masks,
 )
 from segjax.tasks.record_task import RecordTask, make_batches
 
@@ -109,6 +110,8 @@ class DetectionBatches(RecordTask):
             check_classes(self.data, self.model, split=split, needs_loss=self.eval["loss"])
             if split == "train":
                 check_boxes(source, self.data)
+                if self.model.mask_head:
+                    warn_without_masks(source, self.data)
             if split == "train" and threshold:
                 source = RepeatFactorSource(source, threshold)
             self._sources[split] = source

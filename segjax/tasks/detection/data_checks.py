@@ -4,14 +4,20 @@ You can skip this; the losses are in `segjax.tasks.detection.loss`.
 """
 
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segjax.data.records import has_box_only
 from segjax.data.splits import describe_categories
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.tasks.detection.loss import SampleCounts
 from segjax.tasks.usable_objects import check_records, judge_flags
 
+logger = logging.getLogger(__name__)
+
+# Records that are searched for a mask
+_RECORDS_WITHOUT_MASKS = 1000
 NO_BOX = (
     "after augmentation, no box with a side of one pixel or more is left; look at them with "
     "`segjax show --config`"
@@ -48,6 +54,23 @@ def check_boxes(source: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) ->
       NoUsableObjectError: as `check_records`.
     """
     check_records(source, functools.partial(judge_flags, needs_mask=False), data)
+
+
+def warn_without_masks(source: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> None:
+    """Logs a warning if a mask head has nothing to learn in the first training records.
+
+    Args:
+      source: training records.
+      data: `config.data` as a dict.
+    """
+    for index in range(min(len(source), _RECORDS_WITHOUT_MASKS)):
+        if not has_box_only(source[index]["objects"]).all():
+            return
+    logger.warning(
+        "the objects of %s have boxes and no masks, so the mask head learns nothing: set "
+        "config.model.mask_convs=0, as Faster R-CNN has it",
+        data["source"],
+    )
 
 
 def check_classes(
