@@ -3,7 +3,7 @@
   segjax prepare coco ~/coco --out data/coco --short-side 512
   segjax prepare nuclei ~/dsb2018 --out data/nuclei
   segjax prepare bsds500 ~/BSDS500 --out data/bsds500
-  segjax prepare label_maps FOLDER --out data/mine --option category=cell
+  segjax prepare label_maps FOLDER --out data/mine --option category=cell --option held_out=0.1
   segjax prepare images imagenet --out data/imagenet --short-side 256
   segjax prepare coco ~/coco --out data/people --option keypoints=True
   segjax prepare lvis ~/lvis --out data/lvis
@@ -12,13 +12,18 @@
   segjax prepare synthetic --out data/scenes --option count=200 --option difficulty=medium
   segjax prepare synthetic --out data/figures --option kind=figures
 
-Broken images and objects are skipped. The report counts them and names the first of each kind. It
-is printed and written to DIR/report.json.
+Broken images and objects are skipped. The report counts them and names the first of each kind, and
+counts what was written: images, objects per class and split, sizes. It is printed and written to
+DIR/report.json. --option held_out=0.1 makes a tenth of a single split "val".
 """
 
 import argparse
 import ast
-from collections.abc import Sequence
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from segjax.registry import SOURCES
@@ -55,27 +60,53 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
 
     from segjax.data.prepare import prepare
 
-    try:
-        report = prepare(
-            args.source,
-            args.raw_dir,
-            args.out,
-            splits=args.splits.split(",") if args.splits else None,
-            limit=args.limit,
-            short_side=args.short_side,
-            keep_empty=args.keep_empty,
-            overwrite=args.overwrite,
-            **options,
-        )
-    # The source's constructor rejects unknown options with a TypeError.
-    except TypeError as error:
-        if options and "unexpected keyword argument" in str(error):
-            raise ValueError(
-                f"the source {args.source!r} does not have all of the options {sorted(options)}"
-            ) from error
-        raise
+    with _signals_interrupt() as received:
+        try:
+            report = prepare(
+                args.source,
+                args.raw_dir,
+                args.out,
+                splits=args.splits.split(",") if args.splits else None,
+                limit=args.limit,
+                short_side=args.short_side,
+                keep_empty=args.keep_empty,
+                overwrite=args.overwrite,
+                **options,
+            )
+        except KeyboardInterrupt:
+            name = signal.Signals(received[0]).name if received else "Ctrl-C"
+            print(f"segjax prepare: stopped by {name}; {args.out} is not written", file=sys.stderr)
+            return 128 + (received[0] if received else signal.SIGINT)
     print(report)
     return 0
+
+
+@contextlib.contextmanager
+def _signals_interrupt() -> Iterator[list[int]]:
+    """Turns SIGTERM, SIGHUP and SIGINT into one KeyboardInterrupt inside the block.
+
+    Later signals are ignored, so that the incomplete data is removed. The list that it yields
+    receives the first signal.
+    """
+    received: list[int] = []
+
+    def interrupt(signum: int, _: object) -> None:
+        received.append(signum)
+        if len(received) == 1:
+            raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    # Python lets only the main thread set handlers. Signals that are ignored stay ignored (nohup).
+    is_main = threading.current_thread() is threading.main_thread()
+    previous = {number: signal.getsignal(number) for number in numbers} if is_main else {}
+    for number, handler in previous.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def read_options(texts: Sequence[str]) -> dict[str, Any]:

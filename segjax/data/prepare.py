@@ -1,24 +1,25 @@
 """Preparing data: raw files become ArrayRecord files with one schema, checked record by record."""
 
 import dataclasses
+import functools
 import itertools
-import json
-import os
 import pathlib
-import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from segjax.data import storage, writer
-from segjax.data.records import Record, validate_record
-from segjax.data.report import REPORT_FILE, Report, SplitReport
+from segjax.data.preparation.held_out import check_single_split, choose_held_out, read_parts
+from segjax.data.preparation.options import open_raw
+from segjax.data.preparation.workspace import Workspace
+from segjax.data.records import Record, check_categories, validate_record
+from segjax.data.report import REPORT_FILE, Report, SplitCounter, SplitReport, list_reasons
 from segjax.data.shrink import shrink_to_short_side
 from segjax.data.sources.raw import RawSource, SkipCounts
 from segjax.data.threads import map_in_order
+from segjax.files import write_json
 from segjax.images.encoding import encode_png
 from segjax.masks import RecordError
-from segjax.registry import SOURCES
 
 
 class EmptyDatasetError(ValueError):
@@ -64,55 +65,87 @@ def prepare(
       keep_empty: keep images without objects. Detection needs them, and prompts cannot use them.
         Images of a source without any objects are always kept.
       overwrite: replace earlier prepared data at `out`.
-      options: of the source, such as `difficulty` of "synthetic".
+      options: of the source, such as `difficulty` of "synthetic". Every source has `held_out`:
+        the share of a single split that becomes "val", chosen by the ids of the images.
 
     Returns:
       Counts of the images and objects that were written and skipped. `str(report)` is a summary,
       and `out`/report.json holds the same.
 
     Raises:
-      ValueError: unknown source or split, or invalid options.
+      ValueError: unknown source, split or option, or an invalid value.
       EmptyDatasetError: a split has no usable image.
       FileNotFoundError: the raw folder is missing or has another layout.
-      FileExistsError: `out` exists.
+      FileExistsError: `out` exists, or another process is preparing it.
     """
-    raw = _open_raw(source_name, raw_dir, options)
+    raw, share = open_raw(source_name, raw_dir, options)
     names = _choose_splits(splits, raw, raw_dir or source_name)
+    if share:
+        check_single_split(names, raw_dir or source_name)
     if limit is not None and limit < 1:
         raise ValueError(
             f"limit is {limit}; expected at least 1 image of each split, or None for all"
         )
     out = pathlib.Path(out)
-    _check_target(out, overwrite)
-    keep_empty = keep_empty or not raw.has_objects
+    read = functools.partial(
+        _read_split,
+        raw,
+        limit=limit,
+        short_side=short_side,
+        keep_empty=keep_empty or not raw.has_objects,
+    )
     report = Report(source_name, str(out), {name: SplitReport() for name in names})
-    readers = {
-        name: lambda name=name: _read_split(
-            raw, name, report.splits[name], limit, short_side, keep_empty
-        )
-        for name in names
-    }
-    # Everything goes to a temporary folder beside `out`, which is renamed when it is complete.
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
-    try:
-        fields = dict(optional=raw.optional, keypoints=raw.keypoints, has_objects=raw.has_objects)
-        writer.write_records(partial, readers, **fields)
-        writer.write_info(partial, _make_info(raw, report))
-        (partial / REPORT_FILE).write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
-        _move_into_place(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with Workspace(out, overwrite) as workspace:
+        if share:
+            _write_divided(raw, read, share, report, workspace)
+        else:
+            counters = {name: SplitCounter(report.splits[name], raw.categories) for name in names}
+            readers = {name: lambda name=name: read(name, counters[name]) for name in names}
+            _write(raw, readers, report, workspace.data)
+        write_json(workspace.data / REPORT_FILE, dataclasses.asdict(report), sort_keys=False)
+        workspace.finish()
     return report
 
 
-def _open_raw(
-    name: str, raw_dir: str | pathlib.Path | None, options: Mapping[str, Any]
-) -> RawSource:
-    """Opens the raw files with the reader that is registered under a name."""
-    reader = SOURCES.get(name)
-    if raw_dir is None and name != "synthetic":
-        raise ValueError(f"the source {name!r} needs the folder of its raw files, got none")
-    return reader(raw_dir, **options)
+def _write(
+    raw: RawSource,
+    readers: Mapping[str, Callable[[], Iterator[Record]]],
+    report: Report,
+    folder: pathlib.Path,
+) -> None:
+    """Writes the records of each split to a prepared folder."""
+    fields = dict(optional=raw.optional, keypoints=raw.keypoints, has_objects=raw.has_objects)
+    writer.write_records(folder, readers, **fields)
+    writer.write_info(folder, _make_info(raw, report))
+
+
+def _write_divided(
+    raw: RawSource,
+    read: Callable[[str, SplitCounter], Iterator[Record]],
+    share: float,
+    report: Report,
+    workspace: Workspace,
+) -> None:
+    """Writes a single split, and then its images again as "train" and "val".
+
+    Only then is it known which images are usable, so that the share is exact.
+    """
+    (name,) = report.splits
+    counter = SplitCounter(report.splits[name], raw.categories)
+    _write(raw, {name: lambda: read(name, counter)}, report, workspace.spare)
+    whole = report.splits[name]
+    # Divide the usable images
+    parts = choose_held_out(counter.image_ids, share, f"the split {name!r}")
+    source = storage.open_source(workspace.spare, name)
+    report.splits = {part: SplitReport() for part in parts}
+    report.splits["train"].skipped = whole.skipped
+    report.held_out = {"from": name, "share": share}
+    counters = {part: SplitCounter(report.splits[part], raw.categories) for part in parts}
+    readers = {
+        part: lambda part=part, make=make: counters[part].count(make())
+        for part, make in read_parts(source, parts).items()
+    }
+    _write(raw, readers, report, workspace.data)
 
 
 def _choose_splits(
@@ -128,50 +161,26 @@ def _choose_splits(
     return names
 
 
-def _check_target(out: pathlib.Path, overwrite: bool) -> None:
-    """Raises FileExistsError unless `out` may be written."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / storage.INFO_FILE).is_file():
-        raise FileExistsError(
-            f"{out} exists and is not prepared data, so it is not touched; choose another folder"
-        )
-    if not overwrite:
-        raise FileExistsError(
-            f"{out} already holds prepared data; pass overwrite=True (--overwrite) to replace it"
-        )
-
-
-def _move_into_place(partial: pathlib.Path, out: pathlib.Path) -> None:
-    """Renames a complete folder to `out`, and removes the one that it replaces."""
-    old = partial.with_name(f".{out.name}.replaced-{os.getpid()}")
-    if out.exists():
-        out.rename(old)
-    partial.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _read_split(
     raw: RawSource,
     split: str,
-    report: SplitReport,
+    counter: SplitCounter,
+    *,
     limit: int | None,
     short_side: int | None,
     keep_empty: bool,
 ) -> Iterator[Record]:
-    """Yields the usable records of a split, and counts them in the report."""
+    """Yields the usable records of a split, and counts them."""
     start = time.perf_counter()
     # Threads read ahead. With a limit they would count images that nobody asked for.
     threads = None if limit is None else 1
+    report, categories = counter.report, len(raw.categories)
     records = raw.records(split, report.skipped)
-    usable = _check_records(records, report.skipped, short_side, keep_empty, threads)
-    for record in itertools.islice(usable, limit):
-        report.images += 1
-        report.objects += len(record["objects"]["rle"])
-        yield record
+    usable = _check_records(records, report.skipped, short_side, keep_empty, threads, categories)
+    yield from counter.count(itertools.islice(usable, limit))
     report.seconds = round(time.perf_counter() - start, 3)
     if report.images == 0:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in report.skipped.images.items())
+        reasons = "; ".join(list_reasons(report.skipped))
         raise EmptyDatasetError(
             f"split {split!r} has no usable image: {reasons or 'nothing found'}"
         )
@@ -183,6 +192,7 @@ def _check_records(
     short_side: int | None,
     keep_empty: bool,
     threads: int | None,
+    categories: int,
 ) -> Iterator[Record]:
     """Encodes, shrinks and validates records in threads. Yields the usable ones in order."""
     seen: set[str] = set()
@@ -196,6 +206,7 @@ def _check_records(
             if short_side is not None:
                 record = shrink_to_short_side(record, short_side, own)
             validate_record(record)
+            check_categories(record, categories)
             return record, own
         except RecordError as error:
             return error, own

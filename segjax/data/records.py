@@ -183,6 +183,16 @@ def _validate_objects(objects: Mapping[str, Any], height: int, width: int, where
             raise RecordError(row, "rle", "an empty mask", "a mask of at least one pixel")
 
 
+def check_categories(record: Mapping[str, Any], count: int) -> None:
+    """Raises RecordError unless the categories and the label of a record are in 0..count - 1."""
+    labels = [record["label"]] if "label" in record else []
+    found = record["objects"]["category"].tolist() + labels
+    for category in found:
+        if not 0 <= category < count:
+            where = f"record {record['image_id']!r}"
+            raise RecordError(where, "category", str(category), f"0 .. {count - 1}")
+
+
 def _validate_array(value: Any, name: str, count: int, where: str) -> None:
     """Raises RecordError unless a field of objects has the dtype and shape of the schema."""
     dtype, shape = (OBJECT_FIELDS | OPTIONAL_OBJECT_FIELDS)[name]

@@ -4,19 +4,22 @@
 because images are stored as encoded bytes and masks as text.
 """
 
-import contextlib
 import dataclasses
-import json
 import pathlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging as absl_logging
-from tensorflow_datasets.core.utils import tqdm_utils
 
+from segjax.data.metadata import (
+    INFO_FILE,
+    count_images,
+    open_builder,
+    read_info_fields,
+    silence_tfds,
+)
 from segjax.data.records import (
     OBJECT_FIELDS,
     OPTIONAL_CLASS_LISTS,
@@ -25,7 +28,6 @@ from segjax.data.records import (
     make_empty_objects,
 )
 
-INFO_FILE = "info.json"
 # Stored label of a record without one, such as those of ImageNet's test split
 UNKNOWN_LABEL = -1
 ALL_OBJECT_FIELDS = OBJECT_FIELDS | OPTIONAL_OBJECT_FIELDS
@@ -58,26 +60,12 @@ class PreparedInfo:
     frequencies: tuple[str, ...] = ()
 
 
-@contextlib.contextmanager
-def silence_tfds() -> Iterator[None]:
-    """Hides the progress bars and log lines of TFDS inside the block."""
-    # TFDS has no getter for this setting. An inactive bar is of another class.
-    bars = not isinstance(tqdm_utils.tqdm(disable=True), tqdm_utils.EmptyTqdm)
-    verbosity = absl_logging.get_verbosity()
-    tfds.display_progress_bar(False)
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    try:
-        yield
-    finally:
-        tfds.display_progress_bar(bars)
-        absl_logging.set_verbosity(verbosity)
-
-
 def read_info(path: str | pathlib.Path) -> PreparedInfo:
     """Reads the description of a prepared folder.
 
     Raises:
       FileNotFoundError: `path` is not a prepared folder.
+      ValueError: the description is damaged.
     """
     file = pathlib.Path(path) / INFO_FILE
     if not file.is_file():
@@ -85,7 +73,7 @@ def read_info(path: str | pathlib.Path) -> PreparedInfo:
             f"{path} is not prepared data: it has no {INFO_FILE}. "
             f"Make it with `segjax prepare SOURCE RAW_DIR --out {path}`"
         )
-    fields = json.loads(file.read_text())
+    fields = read_info_fields(file)
     return PreparedInfo(
         **{
             name: tuple(value) if isinstance(value, list) else value
@@ -103,19 +91,27 @@ def open_source(path: str | pathlib.Path, split: str) -> "RecordSource":
 
     Args:
       path: prepared folder.
-      split: name of one of its splits.
+      split: one of its splits, or a part of one in TFDS's notation: "train[:80%]" is the first
+        80 % of the images, "train[80%:]" the others.
 
     Returns:
       A source that can be pickled, as worker processes need.
 
     Raises:
       FileNotFoundError: the folder is not prepared data.
-      ValueError: there is no such split.
+      ValueError: there is no such split, or the metadata is damaged.
     """
+    path = pathlib.Path(path)
     info = read_info(path)
+    count = count_images(open_builder(path), split, path)
     if split not in info.splits:
-        raise ValueError(f"{path} has no split {split!r}; it has {', '.join(info.splits)}")
-    return RecordSource(pathlib.Path(path), split, info)
+        info = dataclasses.replace(info, splits={**info.splits, split: {"images": count}})
+    if info.splits[split]["images"] != count:
+        raise ValueError(
+            f"{path} is damaged: split {split!r} has {count} images, and {INFO_FILE} says "
+            f"{info.splits[split]['images']}; prepare the data again"
+        )
+    return RecordSource(path, split, info)
 
 
 class RecordSource:
@@ -151,7 +147,14 @@ class RecordSource:
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)} in {self.path}, split {self.split!r}")
         index = int(index) % len(self)
-        return self._read(self._open()[index], index)
+        try:
+            example = self._open()[index]
+        # Damaged files of ArrayRecord
+        except RuntimeError as error:
+            raise ValueError(
+                f"record {index} of {self.path}, split {self.split!r}, cannot be read: {error}"
+            ) from error
+        return self._read(example, index)
 
     def __repr__(self) -> str:
         return f"RecordSource({str(self.path)!r}, {self.split!r}, {len(self)} records)"
@@ -163,8 +166,8 @@ class RecordSource:
     def _open(self) -> Any:
         with _OPENING:
             if self._files is None:
+                builder = open_builder(self.path)
                 with silence_tfds():
-                    builder = tfds.builder_from_directory(self.path)
                     decoders = {field: tfds.decode.SkipDecoding() for field in self._encoded}
                     self._files = builder.as_data_source(split=self.split, decoders=decoders)
         return self._files

@@ -11,19 +11,14 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from segjax.data.metadata import INFO_FILE, silence_tfds
 from segjax.data.records import (
     OBJECT_FIELDS,
     OPTIONAL_CLASS_LISTS,
     OPTIONAL_OBJECT_FIELDS,
     Record,
 )
-from segjax.data.storage import (
-    ALL_OBJECT_FIELDS,
-    INFO_FILE,
-    UNKNOWN_LABEL,
-    PreparedInfo,
-    silence_tfds,
-)
+from segjax.data.storage import ALL_OBJECT_FIELDS, UNKNOWN_LABEL, PreparedInfo
 
 # Examples per file: about half a gigabyte of photographs
 SHARD_SIZE = 10_000

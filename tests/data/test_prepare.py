@@ -1,14 +1,21 @@
 """`prepare`: atomic folders, counts in the report, and errors for bad input."""
 
 import json
+import signal
+import subprocess
+import sys
+import zlib
 
 import numpy as np
 import pytest
 from raw_folders import annotation, square, truncate, write_bsds, write_coco, write_label_maps
+from records_made import record_of
 
 from segjax.data import threads
+from segjax.data.preparation.workspace import Workspace
 from segjax.data.prepare import EmptyDatasetError, prepare
 from segjax.data.records import validate_record
+from segjax.data.report import Report, SplitCounter, SplitReport
 from segjax.data.sources.coco import CocoFolder
 from segjax.data.storage import open_source, read_info
 from segjax.images.encoding import encode_png
@@ -87,7 +94,7 @@ def test_an_empty_dataset_raises_with_the_reasons_and_leaves_nothing(tmp_path):
     for path in (folder / "images").iterdir():
         truncate(path)
     with pytest.raises(
-        EmptyDatasetError, match="'train' has no usable image: 2 image is truncated"
+        EmptyDatasetError, match="'train' has no usable image: skipped 2 images: image is truncated"
     ):
         prepare("label_maps", folder, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
@@ -218,3 +225,174 @@ def test_real_data_prepares_and_reads(real_data, tmp_path, source, folder, split
     )
     for index in range(2):
         validate_record(records[index])
+
+
+def test_an_empty_split_names_every_reason_with_an_example(tmp_path):
+    small = [annotation(1, [square(2, 2, 5)], category_id=77), annotation(2, [])]
+    entries = [{"id": i, "file_name": "7.jpg", "height": 20, "width": 30} for i in (7, 8)]
+    write_coco(tmp_path / "raw", small, images=entries)
+    with pytest.raises(EmptyDatasetError) as caught:
+        prepare("coco", tmp_path / "raw", tmp_path / "out")
+    message = str(caught.value)
+    assert "skipped 2 images: image has no objects, such as 7" in message
+    assert "skipped 1 objects: unknown category id, such as" in message
+    assert "no segmentation" in message and "\n" not in message
+
+
+def test_the_summary_counts_classes_sizes_and_crowds(tmp_path):
+    large = [[0, 0, 30, 0, 30, 20, 0, 20]]
+    annotations = [
+        annotation(1, [square(2, 2, 5)]),
+        annotation(2, large, category_id=9, iscrowd=1),
+        annotation(3, [square(9, 9, 3)], image_id=8),
+    ]
+    entries = [{"id": i, "file_name": "7.jpg", "height": 20, "width": 30} for i in (7, 8, 9)]
+    write_coco(tmp_path / "raw", annotations, images=entries)
+    report = prepare("coco", tmp_path / "raw", tmp_path / "out", keep_empty=True)
+    split = report.splits["train"]
+    assert (split.images, split.objects, split.crowds) == (3, 3, 1)
+    assert (split.without_objects, split.most_objects) == (1, 2)
+    assert split.classes == {"cup": 2, "zebra": 1}
+    assert split.areas == {"small": 3, "medium": 0, "large": 0}
+    assert split.sizes == {name: [30, 20] for name in ("smallest", "median", "largest")}
+    saved = json.loads((tmp_path / "out" / "report.json").read_text())["splits"]["train"]
+    assert saved["classes"] == split.classes and saved["sizes"] == split.sizes
+    text = str(report)
+    assert "images of 30 x 20 pixels" in text and "images without objects: 1" in text
+    assert "objects: 3 small, 0 medium, 0 large; 1 crowds; at most 2 in an image" in text
+    assert ["objects", "per", "class", "train"] in [line.split() for line in text.splitlines()]
+    assert ["cup", "2"] in [line.split() for line in text.splitlines()]
+
+
+def test_sizes_and_many_classes_are_summarized():
+    report = SplitReport()
+    counter = SplitCounter(report, ["same", "same", *(f"c{k}" for k in range(30))])
+    mask = np.ones((4, 6), bool)
+    for side in (4, 50, 100):
+        record = record_of([mask], category=[1], image_id=str(side))
+        record["objects"]["area"] = np.float32([side**2])
+        list(counter.count(iter([record | {"width": side, "height": 10}])))
+    assert report.sizes == {"smallest": [4, 10], "median": [50, 10], "largest": [100, 10]}
+    assert report.areas == {"small": 1, "medium": 1, "large": 1}
+    assert report.classes["same (1)"] == 3 and report.classes["same (0)"] == 0
+    text = str(Report("x", "out", {"train": report}))
+    assert "and 12 more classes in report.json" in text
+    assert "classes without any: same (0), c0, c1, c2, c3 and 26 more" in text
+
+
+@pytest.mark.parametrize("share, count", [(0.1, 1), (0.3, 3), (0.99, 9)])
+def test_a_share_of_any_single_split_is_held_out(tmp_path, share, count):
+    write_label_maps(tmp_path / "raw", count=10)
+    report = prepare("label_maps", tmp_path / "raw", tmp_path / "out", held_out=share)
+    train, val = (open_source(tmp_path / "out", split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (10 - count, count)
+    assert list(read_info(tmp_path / "out").splits) == ["train", "val"]
+    ids = [[record["image_id"] for record in source] for source in (train, val)]
+    assert sorted(ids[0] + ids[1]) == [f"a{k}" for k in range(10)]
+    expected = sorted((f"a{k}" for k in range(10)), key=lambda name: zlib.crc32(name.encode()))
+    assert set(ids[1]) == set(expected[:count])
+    assert [report.splits[split].images for split in ("train", "val")] == [10 - count, count]
+    assert report.held_out == {"from": "train", "share": share}
+    validate_record(val[0])
+    whole = prepare("label_maps", tmp_path / "raw", tmp_path / "whole")
+    assert sum(s.objects for s in report.splits.values()) == whole.splits["train"].objects
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw", "whole"]
+
+
+def test_one_of_several_splits_may_be_divided(tmp_path):
+    write_bsds(tmp_path / "raw")
+    with pytest.raises(ValueError, match="the splits train, val, and held_out divides a single"):
+        prepare("bsds500", tmp_path / "raw", tmp_path / "out", held_out=0.5)
+    with pytest.raises(ValueError, match="has 1 usable image, and held_out needs at least 2"):
+        prepare("bsds500", tmp_path / "raw", tmp_path / "out", splits="val", held_out=0.5)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+@pytest.mark.parametrize(
+    "source, options, message",
+    [
+        ("coco", {"keypoint": True}, "no option 'keypoint'; it has .*held_out.*mean keypoints"),
+        ("coco", {"keypoints": 1}, "keypoints is 1; expected True or False"),
+        ("coco", {"held_out": "x"}, "held_out is 'x'; expected a number"),
+        ("coco", {"held_out": 1.0}, "held_out is the share .* in 0 .. 1, got 1.0"),
+        ("coco", {"held_out": float("nan")}, "held_out is nan; expected a number"),
+        ("sa1b", {"min_area": True}, "min_area is True; expected a number"),
+        ("synthetic", {"count": 2.5}, "count is 2.5; expected a whole number"),
+    ],
+)
+def test_options_are_checked_and_listed(tmp_path, source, options, message):
+    raw = None if source == "synthetic" else tmp_path
+    with pytest.raises(ValueError, match=message):
+        prepare(source, raw, tmp_path / "out", **options)
+
+
+def test_numbers_become_text_where_a_name_is_expected(tmp_path):
+    prepare("label_maps", write_label_maps(tmp_path / "raw"), tmp_path / "out", category=7)
+    assert read_info(tmp_path / "out").categories == ("7",)
+
+
+def test_data_of_a_killed_preparation_is_removed_by_the_next(tmp_path, caplog):
+    write_label_maps(tmp_path / "raw", count=2)
+    leftover = tmp_path / ".out.partial" / "data"
+    leftover.mkdir(parents=True)
+    (leftover / "part").write_text("x")
+    (tmp_path / ".out.partial" / ".lock").write_text("")
+    prepare("label_maps", tmp_path / "raw", tmp_path / "out")
+    assert "removed the incomplete data of an earlier preparation" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+    assert len(open_source(tmp_path / "out", "train")) == 2
+
+
+def test_data_that_was_being_replaced_is_put_back(tmp_path):
+    write_label_maps(tmp_path / "raw", count=2)
+    prepare("label_maps", tmp_path / "raw", tmp_path / "out", limit=1)
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / "out").rename(tmp_path / ".out.partial" / "replaced")
+    with pytest.raises(FileExistsError, match="already holds prepared data"):
+        prepare("label_maps", tmp_path / "raw", tmp_path / "out")
+    assert len(open_source(tmp_path / "out", "train")) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+
+
+def test_the_data_of_a_living_preparation_is_never_touched(tmp_path):
+    write_label_maps(tmp_path / "raw", count=2)
+    with Workspace(tmp_path / "out", overwrite=False) as workspace:
+        workspace.data.mkdir()
+        with pytest.raises(FileExistsError, match="another process is preparing .*out"):
+            prepare("label_maps", tmp_path / "raw", tmp_path / "out")
+        assert workspace.data.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+SLOW_PREPARE = """
+import sys, time
+import segjax.cli
+from segjax.data.sources.scenes import SyntheticSource
+records = SyntheticSource.records
+def slow(self, split, skipped):
+    for record in records(self, split, skipped):
+        yield record
+        print("record", flush=True)
+        time.sleep(60)
+SyntheticSource.records = slow
+sys.exit(segjax.cli.main(["prepare", "synthetic", "--out", sys.argv[1], "--option", "size=32"]))
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_signal_ends_the_command_and_leaves_nothing_half_done(tmp_path, signum):
+    command = [sys.executable, "-c", SLOW_PREPARE, str(tmp_path / "out")]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout.readline() == "record\n"
+        assert (tmp_path / ".out.partial" / "data").is_dir()
+        process.send_signal(signum)
+        errors = process.communicate(timeout=30)[1]
+    if signum != signal.SIGKILL:
+        assert process.returncode == 128 + signum
+        assert errors.count("\n") == 1 and f"stopped by {signum.name}" in errors
+        assert list(tmp_path.iterdir()) == []
+        return
+    assert process.returncode == -signum and not (tmp_path / "out").exists()
+    prepare("synthetic", None, tmp_path / "out", splits="train", count=2, size=32)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 
-from segjax.data.records import stack_objects, validate_record
+from segjax.data.records import check_categories, stack_objects, validate_record
 from segjax.images.encoding import encode_png
 from segjax.masks import RecordError, compute_mask_box, encode_mask
 
@@ -43,9 +43,10 @@ def test_a_valid_record_passes_as_bytes_and_as_array():
     [
         ({"image_id": 3}, "image_id is 3; expected a non-empty str"),
         ({"image_id": ""}, "image_id"),
+        ({"image_id": "a\udcff"}, r"image_id is 'a.udcff'; expected text that UTF-8 can hold"),
         ({"height": 21}, "image is 20 x 30 pixels; expected height x width = 21 x 30"),
         ({"width": 0}, "width is 0; expected an int of at least 1"),
-        ({"image": b""}, "0 bytes that Pillow cannot open"),
+        ({"image": b""}, "0 bytes that cannot be opened"),
         ({"image": "pic.png"}, "image is str; expected PNG or JPEG bytes"),
         ({"image": np.zeros((20, 30, 3), np.float32)}, "an array float32"),
         ({"image": np.zeros((20, 30), np.uint8)}, r"uint8 \(20, 30\)"),
@@ -101,3 +102,10 @@ def test_an_image_without_objects_still_has_columns():
         and objects["annotator"].shape == (0,)
         and objects["rle"] == []
     )
+
+
+def test_categories_lie_in_the_list_of_categories():
+    check_categories(make_record(label=1), 2)
+    for changes, found in (({}, 0), ({"label": 5}, 5)):
+        with pytest.raises(RecordError, match=f"category is {found}; expected 0 .. {found - 1}"):
+            check_categories(make_record(**changes), found)

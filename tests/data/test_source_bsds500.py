@@ -1,14 +1,18 @@
 """BSDS500: the regions of each annotator cover the image, wholes and parts side by side."""
 
+import contextlib
 import itertools
 
 import numpy as np
 import pytest
+import scipy.io
 from raw_folders import truncate, write_bsds, write_ground_truth
 
 from segjax.data.records import validate_record
+from segjax.data.sources import mat_files
 from segjax.data.sources.bsds500 import Bsds500
-from segjax.data.sources.raw import SkipCounts
+from segjax.data.sources.mat_files import MatReader
+from segjax.data.sources.raw import SkipCounts, UnusableError
 from segjax.masks import decode_mask
 
 
@@ -79,3 +83,67 @@ def test_regions_of_real_annotators_cover_the_photograph(real_data):
             for index in np.flatnonzero(objects["annotator"] == annotator):
                 cover += decode_mask(objects["rle"][index], height, width)
             assert (cover == 1).all()
+
+
+def read_one(path, **limits):
+    with MatReader(**limits) as reader:
+        try:
+            reader.read(path)
+            return ""
+        except UnusableError as error:
+            return str(error)
+
+
+def test_values_of_other_kinds_are_refused(tmp_path):
+    path = tmp_path / "a.mat"
+    for regions in (np.ones((2, 3, 4)), np.full((2, 3), np.nan), np.full((2, 3), 2**40), "text"):
+        write_ground_truth(path, [np.asarray(regions)])
+        assert "ground truth file is not BSDS500's" in read_one(path)
+    scipy.io.savemat(path, {"other": 1})
+    assert "'groundTruth'" in read_one(path)
+
+
+@pytest.mark.parametrize(
+    "body, reason",
+    [
+        ("os.abort()", "reading it ended the process"),
+        ("os.write(out.fileno(), b'nonsense\\n')", "Expecting value"),
+        ("time.sleep(60)", "it takes more than 1 s"),
+        ("bytearray(2**33)", "MemoryError"),
+    ],
+)
+def test_a_file_that_ends_the_reader_costs_only_itself(tmp_path, monkeypatch, body, reason):
+    """A child that misbehaves for one file stands in for SciPy's reader."""
+    child = tmp_path / "child.py"
+    source = (mat_files._CHILD).read_text()
+    assert "maps = read_region_maps(json.loads(line))" in source
+    change = f"if 'bad' in line:\n                import time\n                {body}\n"
+    child.write_text(
+        source.replace(
+            "maps = read_region_maps(json.loads(line))",
+            f"{change}            maps = read_region_maps(json.loads(line))",
+        )
+    )
+    monkeypatch.setattr(mat_files, "_CHILD", child)
+    for name in ("bad.mat", "good.mat"):
+        write_ground_truth(tmp_path / name, [np.ones((3, 4), np.uint16)])
+    with MatReader(seconds=1 if "sleep" in body else 20) as reader:
+        assert len(reader.read(tmp_path / "good.mat")) == 1
+        with pytest.raises(UnusableError, match=f"bad.mat.*{reason}"):
+            reader.read(tmp_path / "bad.mat")
+        np.testing.assert_array_equal(reader.read(tmp_path / "good.mat"), np.ones((1, 3, 4)))
+
+
+@pytest.mark.slow
+def test_random_damage_of_a_file_ends_in_counts(tmp_path):
+    path = tmp_path / "a.mat"
+    write_ground_truth(path, [np.arange(600).reshape(20, 30) % 7])
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    with MatReader(seconds=5) as reader:
+        for _ in range(2000):
+            data = bytearray(whole)
+            for _ in range(rng.integers(1, 8)):
+                data[rng.integers(128, len(data))] = rng.choice([0, 1, 15, 127, 255])
+            path.write_bytes(data)
+            with contextlib.suppress(UnusableError):
+                reader.read(path)

@@ -155,3 +155,20 @@ def test_neither_tensorflow_nor_jax_is_imported(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_features_of_other_modules_are_refused_before_they_are_imported(tmp_path, monkeypatch):
+    path = write(tmp_path / "data") / "tiny" / "1.0.0" / "features.json"
+    text = path.read_text()
+    path.write_text(
+        text.replace("tensorflow_datasets.core.features.text_feature.Text", "evil.Evil")
+    )
+    (tmp_path / "evil.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("tiny", "tiny:1.0.0"):
+        with pytest.raises(ValueError, match="names the class 'evil.Evil'.* is refused"):
+            open_dataset(tmp_path / "data", name=name)
+    assert "evil" not in sys.modules
+    path.write_text(text[:100])
+    with pytest.raises(ValueError, match="features.json is damaged: it is no valid JSON"):
+        open_dataset(tmp_path / "data")

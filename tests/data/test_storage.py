@@ -1,20 +1,23 @@
 """Prepared folders: records are read back unchanged, in order, from any process."""
 
+import json
+import pathlib
 import pickle
+import shutil
 import subprocess
 import sys
 
 import grain
 import numpy as np
 import pytest
-from raw_folders import write_bsds, write_label_maps
+from raw_folders import truncate, write_bsds, write_label_maps
 
 from segjax.data import writer
 from segjax.data.prepare import prepare
 from segjax.data.records import stack_objects, validate_record
 from segjax.data.sources.label_maps import LabelMaps
 from segjax.data.sources.raw import SkipCounts
-from segjax.data.storage import PreparedInfo, open_source, read_info
+from segjax.data.storage import PreparedInfo, RecordSource, open_source, read_info
 from segjax.data.synthetic.scenes import SyntheticScenes
 from segjax.data.writer import write_info, write_records
 from segjax.images.encoding import encode_png
@@ -161,3 +164,113 @@ def test_examples_are_written_one_by_one_to_several_files(tmp_path, monkeypatch)
     assert written[0] == 0 and written[6] == 2  # examples are not collected first
     source = open_source(tmp_path, "train")
     assert [source[i]["image_id"] for i in range(8)] == [scenes[i]["image_id"] for i in range(8)]
+
+
+@pytest.fixture
+def folder(prepared, tmp_path):
+    """Returns a copy of the prepared folder, to be damaged."""
+    return pathlib.Path(shutil.copytree(prepared / "out", tmp_path / "copy"))
+
+
+def replace(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+TEXT = "tensorflow_datasets.core.features.text_feature.Text"
+INSIDE = json.dumps({"type": "evil_features.Evil", "content": {}})
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        (f'"{TEXT}"', '"evil_features.Evil"'),
+        (f'"pythonClassName": "{TEXT}"', '"python_class_name": "evil_features.Evil"'),
+        (f'"{TEXT}"', r'"evil_\u0066eatures.Evil"'),
+        (f'"{TEXT}",', f'"{TEXT}", "jsonFeature": {{"json": {json.dumps(INSIDE)}}},'),
+        (f'"{TEXT}",', f'"{TEXT}", "content": {INSIDE},'),
+        (f'"{TEXT}"', '"tensorflow_datasets.scripts.evil.Evil"'),
+    ],
+)
+def test_features_of_other_modules_are_refused_before_they_are_imported(
+    folder, tmp_path, monkeypatch, old, new
+):
+    (tmp_path / "evil_features.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    replace(folder / "features.json", old, new)
+    with pytest.raises(ValueError, match=r"features.json names the class .*Evil.*is refused"):
+        open_source(folder, "train")
+    # Worker processes open the folder again.
+    with pytest.raises(ValueError, match="is refused"):
+        RecordSource(folder, "train", read_info(folder))[0]
+    assert "evil_features" not in sys.modules and not (tmp_path / "ran").exists()
+
+
+def test_features_in_the_description_of_the_dataset_are_checked_too(folder):
+    feature = '"features": {"pythonClassName": "evil_features.Evil"}, "name"'
+    replace(folder / "dataset_info.json", '"name"', feature)
+    with pytest.raises(ValueError, match="dataset_info.json names the class 'evil_features.Evil'"):
+        open_source(folder, "train")
+
+
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json", "info.json"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", "5", "[" * 100_000, "\xff"])
+def test_damaged_metadata_raises_one_sentence_about_the_file(folder, name, text):
+    (folder / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=f"{name}|{folder}") as caught:
+        open_source(folder, "train")
+    assert "prepare" in str(caught.value) and "\n" not in str(caught.value)
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        open_source(folder, "train")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"splits": [1]}, "field 'splits' is of another type"),
+        ({"splits": {"train": 5}}, "field 'splits' is of another type"),
+        ({"splits": {"train": {"images": "5", "objects": 1}}}, "no numbers of images"),
+        ({"splits": {"train": {"images": 400, "objects": 1}}}, "has 3 images, and .* says 400"),
+        ({"categories": [1], "category_ids": [0]}, "field 'categories' is of another type"),
+        ({"categories": ["a", "b"]}, "differ in number"),
+        ({"keypoints": True}, "field 'keypoints' is of another type"),
+        ({"color": 1}, "unknown field 'color'"),
+    ],
+)
+def test_fields_of_other_types_raise(folder, change, message):
+    content = json.loads((folder / "info.json").read_text()) | change
+    (folder / "info.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        open_source(folder, "train")
+
+
+@pytest.mark.parametrize("name", ["../other", "/etc/x", "a\\b"])
+def test_files_of_other_folders_are_not_opened(folder, name):
+    content = json.loads((folder / "dataset_info.json").read_text())
+    content["splits"][0]["filepathTemplate"] = name
+    (folder / "dataset_info.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="is not the name of a split or of its files"):
+        open_source(folder, "train")
+
+
+@pytest.mark.parametrize("keep", [None, 0, 0.3])
+def test_damaged_record_files_name_the_record(folder, keep):
+    (path,) = folder.glob("*array_record*")
+    path.unlink() if keep is None else truncate(path, keep)
+    with pytest.raises(ValueError, match="record 0 of .*copy, split 'train', cannot be read"):
+        open_source(folder, "train")[0]
+
+
+def test_parts_of_splits_are_opened_like_splits(prepared):
+    first = open_source(prepared / "out", "train[:67%]")
+    rest = open_source(prepared / "out", "train[67%:]")
+    assert [record["image_id"] for record in first] == ["a0", "a1"]
+    assert [record["image_id"] for record in rest] == ["a2"]
+    assert first.info.splits["train[:67%]"] == {"images": 2}
+    for split in ("test", "train[", "train[:x]", "test[:50%]", ""):
+        with pytest.raises(ValueError, match=r"has no split .*; it has train, and parts of them"):
+            open_source(prepared / "out", split)
+    with pytest.raises(ValueError, match=r"'train\[:0%\]' of .* is empty"):
+        open_source(prepared / "out", "train[:0%]")

@@ -33,7 +33,7 @@ def main() -> None:
             answer = {"maps": [[str(regions.dtype), *regions.shape] for regions in maps]}
         # SciPy raises anything from TypeError to zlib.error for broken files.
         except Exception as error:
-            maps, answer = [], {"error": f"{error or type(error).__name__}"[:300]}
+            maps, answer = [], {"error": (str(error) or type(error).__name__)[:300]}
         out.write(json.dumps(answer).encode() + b"\n")
         for regions in maps:
             out.write(regions.tobytes())

@@ -45,7 +45,7 @@ class TarReader:
             self._list_members()
         except Exception as error:
             self.fault = self._name_fault()
-            self.detail = f"{path} ({error or type(error).__name__})"
+            self.detail = f"{path} ({str(error) or type(error).__name__})"
 
     def __enter__(self) -> "TarReader":
         return self
