@@ -17,6 +17,7 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from segjax.images.opening import UnsupportedImageError
 
@@ -115,7 +116,10 @@ def compute_percentiles(
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:
         counts = np.zeros(2 ** (8 * pixels.dtype.itemsize), np.int64)
         for chunk in _split(pixels):
-            counts += np.bincount(chunk.ravel(), minlength=len(counts))
+            if pixels.dtype == np.uint8:
+                counts += Image.fromarray(chunk.reshape(len(chunk), -1)).histogram()
+            else:
+                counts += np.bincount(chunk.ravel(), minlength=len(counts))
         low, high = (_find_percentile(np.cumsum(counts), q) for q in percentiles)
         return low, high
     values = pixels[np.isfinite(pixels)] if pixels.dtype.kind == "f" else pixels
@@ -163,7 +167,11 @@ def stretch_intensities(
         values = np.arange(2 ** (8 * pixels.dtype.itemsize), dtype=pixels.dtype)
         table = np.clip((values - exact(low)) * scale + exact(0.5), 0, levels).astype(dtype)
         for source, target in zip(_split(pixels), _split(result), strict=True):
-            np.take(table, source, out=target)
+            if pixels.dtype == result.dtype == np.uint8:
+                looked_up = Image.fromarray(source.reshape(len(source), -1)).point(table.tolist())
+                target[...] = np.asarray(looked_up).reshape(source.shape)
+            else:
+                np.take(table, source, out=target)
         return result
     for source, target in zip(_split(pixels), _split(result), strict=True):
         values = (source.astype(exact) - exact(low)) * scale + exact(0.5)

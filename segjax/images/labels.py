@@ -88,8 +88,9 @@ def _read_tiff_labels(data: bytes, name: str) -> np.ndarray:
                 )
             try:
                 return page.asarray()
-            except ValueError as error:
-                if "imagecodecs" not in str(error):
+            except (ValueError, ImportError) as error:
+                # tifffile lacks the codec.
+                if not isinstance(error, ImportError) and "imagecodecs" not in str(error):
                     raise
             return _read_with_pillow(data, name, is_inverted=page.photometric == 0)
     except ImageError:

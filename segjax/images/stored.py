@@ -20,7 +20,7 @@ from segjax.images.opening import (
 from segjax.images.orientation import read_orientation, turn_upright
 
 # Pixels that are copied out of Pillow at once
-_CHUNK = 2**22
+_CHUNK = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ def read_stored(
         if frames > 1 and image.format not in JPEG_FORMATS:
             add_note(notes, name, "only the first frame is read", f"1 of {frames} frames")
         if has_eight_bits(image) or image.mode not in ("RGB", "RGBA"):
-            pixels, colors = convert_from_pillow(image, name)
+            pixels, colors = convert_from_pillow(image, name, keep_alpha=bands is not None)
             return StoredImage(pixels, colors, read_orientation(image))
         tile, mode = image.tile[0], image.mode
         orientation = read_orientation(image)
@@ -137,8 +137,15 @@ def list_bands(bands: int | Sequence[int]) -> list[int]:
 # Pillow
 
 
-def convert_from_pillow(image: Image.Image, name: str) -> tuple[np.ndarray, int]:
+def convert_from_pillow(
+    image: Image.Image, name: str, keep_alpha: bool = False
+) -> tuple[np.ndarray, int]:
     """Converts an opened Pillow image to an array.
+
+    Args:
+      image: from `open_image`.
+      name: of the image in error messages.
+      keep_alpha: return alpha as a further channel.
 
     Returns:
       Pixels [H, W, S], and how many of the channels are colors: 1 or 3.
@@ -147,19 +154,19 @@ def convert_from_pillow(image: Image.Image, name: str) -> tuple[np.ndarray, int]
       ImageError: a color space that Pillow cannot convert.
     """
     mode = image.mode
-    if mode in ("I", "F", *SIXTEEN_BITS):
-        pixels = copy_pixels(image)
+    if mode in SIXTEEN_BITS:
         # Values of 16 bits may be stored in the other byte order.
-        return (pixels.astype(np.uint16) if mode in SIXTEEN_BITS else pixels)[..., None], 1
+        return copy_pixels(image).astype(np.uint16, copy=False)[..., None], 1
+    if mode in ("I", "F"):
+        return copy_pixels(image)[..., None], 1
     if mode in ("1", "L"):
-        return copy_pixels(image.convert("L"))[..., None], 1
-    if mode in ("LA", "RGB", "RGBA"):
-        pixels = copy_pixels(image)
-        return (pixels, 1 if mode == "LA" else 3) if pixels.ndim == 3 else (pixels[..., None], 1)
-    if mode == "La":
-        return copy_pixels(image.convert("LA")), 1
-    if mode in ("P", "PA", "RGBX", "RGBa", "CMYK", "YCbCr"):
-        return copy_pixels(convert_to_rgb(image)), 3
+        return copy_pixels(image, "L")[..., None], 1
+    if mode in ("LA", "La"):
+        return (copy_pixels(image, "LA") if keep_alpha else copy_pixels(image, "LA")[..., :1]), 1
+    if mode == "RGBA" and keep_alpha:
+        return copy_pixels(image), 3
+    if mode in ("RGB", "RGBA", "P", "PA", "RGBX", "RGBa", "CMYK", "YCbCr"):
+        return copy_pixels(image, "RGB"), 3
     raise UnsupportedImageError(
         f"{name}: colors of the kind {mode}; convert the image to RGB first"
     )
@@ -176,18 +183,28 @@ def convert_to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def copy_pixels(image: Image.Image) -> np.ndarray:
-    """Copies the pixels of a Pillow image to an array [H, W] or [H, W, S].
+def copy_pixels(image: Image.Image, mode: str | None = None) -> np.ndarray:
+    """Copies the pixels of a Pillow image to an array, a part at a time.
 
     NumPy's own conversion would hold the image three times.
+
+    Args:
+      image: from `open_image`.
+      mode: Pillow's mode to convert to. None keeps the image's own.
+
+    Returns:
+      [H, W] or [H, W, S].
     """
     image.load()
     rows = max(1, _CHUNK // max(1, image.width))
-    if image.height <= rows:
-        return np.asarray(image)
     pixels = None
     for top in range(0, image.height, rows):
-        part = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+        part = image.crop((0, top, image.width, min(top + rows, image.height)))
+        if mode is not None and part.mode != mode:
+            part = convert_to_rgb(part) if mode == "RGB" else part.convert(mode)
+        part = np.asarray(part)
+        if len(part) == image.height:
+            return part
         if pixels is None:
             pixels = np.empty((image.height, *part.shape[1:]), part.dtype)
         pixels[top : top + len(part)] = part

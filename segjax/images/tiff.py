@@ -145,6 +145,9 @@ def _read_page(page: Any, name: str) -> np.ndarray | None:
     """Reads a page [H, W, S] with tifffile. Returns None if it lacks the compression."""
     try:
         pixels = page.asarray()
+    # Codecs of newer versions of Python are missing modules in older ones.
+    except ImportError:
+        return None
     except ValueError as error:
         if "imagecodecs" in str(error):
             return None
@@ -206,7 +209,7 @@ def _read_with_pillow(
         orientation = read_orientation(image)
         raw = get_raw_mode(image.tile[0])
         if image.mode not in ("RGB", "RGBA") or ";16" not in raw:
-            pixels, colors = convert_from_pillow(image, name)
+            pixels, colors = convert_from_pillow(image, name, keep_alpha=True)
             if page.photometric == _WHITE_IS_ZERO and pixels.dtype == np.uint16:
                 pixels = np.uint16(2**page.bitspersample - 1) - pixels
             return StoredImage(turn_back(pixels, orientation), colors, orientation)
