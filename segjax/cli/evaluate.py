@@ -147,7 +147,8 @@ def _choose_split(data: Any, splits: Sequence[str]) -> str | None:
     Raises:
       ValueError: There are several splits, none of the name that the config has.
     """
-    if data.eval_split in splits:
+    # A part of a split, such as "train[80%:]", is chosen like the split.
+    if data.eval_split.partition("[")[0] in splits:
         return None
     if len(splits) > 1:
         choice = " or ".join(f"--split {name}" for name in splits)

@@ -139,4 +139,16 @@ class BrokenRecords:
                 new = file.read()
             complete = new[: new.rfind(b"\n") + 1]
             self._read_up_to[path] = self._read_up_to.get(path, 0) + len(complete)
-            self._named.update(json.loads(line)["position"] for line in complete.splitlines())
+            for line in complete.splitlines():
+                self._note_line(line, path)
+
+    def _note_line(self, line: bytes, path: pathlib.Path) -> None:
+        """Notes the record that a line names. A damaged line names none, and ends no run."""
+        try:
+            position = json.loads(line)["position"]
+            if not isinstance(position, int):
+                raise TypeError(f"position is {type(position).__name__}")
+        except (ValueError, KeyError, TypeError, RecursionError):
+            _LOG.warning("a line of %s is damaged; its record may be named twice", path)
+        else:
+            self._named.add(position)

@@ -111,17 +111,20 @@ def open_builder(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
     # TFDS and protocol buffers raise many kinds of errors for damaged metadata.
     except Exception as error:
         raise ValueError(
-            f"{folder} is not a dataset that TFDS can read: {_first_line(error)}; {_AGAIN}"
+            f"{folder} is not a dataset that TFDS can read: {get_first_line(error)}; {_AGAIN}"
         ) from error
 
 
-def count_images(builder: tfds.core.DatasetBuilder, split: str, name: object) -> int:
+def count_images(
+    builder: tfds.core.DatasetBuilder, split: str, name: object, hint: str = ""
+) -> int:
     """Counts the images of a split, or of a part of one in TFDS's notation.
 
     Args:
       builder: of the dataset.
       split: name of the split or part.
       name: of the dataset, in error messages.
+      hint: end of the message about a missing split.
 
     Raises:
       ValueError: there is no such split, or it is empty.
@@ -131,9 +134,10 @@ def count_images(builder: tfds.core.DatasetBuilder, split: str, name: object) ->
         count = builder.info.splits[split].num_examples
     # TFDS raises KeyError, ValueError and AssertionError.
     except Exception as error:
+        first = next(iter(builder.info.splits), "train")
         raise ValueError(
-            f"{name} has no split {split!r}; it has {names}, and parts of them such as "
-            f"{next(iter(builder.info.splits), 'train')}[:80%]"
+            f"{name} has no split {split!r}; it has {names}. Parts of splits are splits too: "
+            f"{first}[:80%] and {first}[80%:]{hint}"
         ) from error
     if count == 0:
         raise ValueError(f"the split {split!r} of {name} is empty; it has {names}")
@@ -213,8 +217,11 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _first_line(error: Exception) -> str:
-    """Returns the first line of a message of a library, which may quote any content of a file."""
+def get_first_line(error: Exception) -> str:
+    """Returns the first line of a library's message, without control characters.
+
+    Such messages may quote any content of a damaged file, at any length.
+    """
     line = (str(error).splitlines() or [""])[0][:300] or type(error).__name__
     return line if line.isprintable() else ascii(line)
 

@@ -139,6 +139,7 @@ def _write_divided(
     source = storage.open_source(workspace.spare, name)
     report.splits = {part: SplitReport() for part in parts}
     report.splits["train"].skipped = whole.skipped
+    report.splits["train"].seconds = whole.seconds
     report.held_out = {"from": name, "share": share}
     counters = {part: SplitCounter(report.splits[part], raw.categories) for part in parts}
     readers = {
@@ -157,7 +158,11 @@ def _choose_splits(
     names = (splits,) if isinstance(splits, str) else tuple(splits)
     unknown = [name for name in names if name not in raw.splits]
     if unknown:
-        raise ValueError(f"{where} has no split {unknown[0]!r}; it has {', '.join(raw.splits)}")
+        is_single = len(raw.splits) == 1
+        hint = "; held_out=0.1 (--option held_out=0.1) divides it into train and val" * is_single
+        raise ValueError(
+            f"{where} has no split {unknown[0]!r}; it has {', '.join(raw.splits)}{hint}"
+        )
     return names
 
 

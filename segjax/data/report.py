@@ -1,14 +1,17 @@
 """Report of a preparation: what was written, skipped and changed, for people and as JSON."""
 
 import dataclasses
+import os
+import pathlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from segjax.data.records import Record
+from segjax.data.records import Record, has_box_only
 from segjax.data.sources.raw import SkipCounts
+from segjax.files import read_json_object
 
 REPORT_FILE = "report.json"
 # Areas in pixels between COCO's small, medium and large objects
@@ -27,6 +30,7 @@ class SplitReport:
       seconds: time it took.
       skipped: images and objects that were skipped, changed or look wrong, by reason.
       crowds: number of objects that are crowds.
+      box_only: number of objects that have a box and no mask.
       without_objects: number of images without objects.
       most_objects: largest number of objects of an image.
       classes: class -> number of its objects, or of its images if the images have labels.
@@ -40,6 +44,7 @@ class SplitReport:
     seconds: float = 0.0
     skipped: SkipCounts = dataclasses.field(default_factory=SkipCounts)
     crowds: int = 0
+    box_only: int = 0
     without_objects: int = 0
     most_objects: int = 0
     classes: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -110,6 +115,7 @@ class SplitCounter:
         report.images += 1
         report.objects += count
         report.crowds += int(np.count_nonzero(objects["crowd"]))
+        report.box_only += int(has_box_only(objects).sum())
         report.without_objects += count == 0
         report.most_objects = max(report.most_objects, count)
         self.image_ids.append(record["image_id"])
@@ -133,6 +139,34 @@ class SplitCounter:
             report.sizes = {name: [int(side) for side in size] for name, size in chosen.items()}
 
 
+def read_skipped(folder: str | os.PathLike, split: str) -> dict[str, dict[str, int]]:
+    """Reads how many images and objects of a prepared split were skipped.
+
+    Args:
+      folder: prepared data. Other folders have skipped nothing.
+      split: name of the split, or of a part of it.
+
+    Returns:
+      {"images": {reason: count}, "objects": {reason: count}}.
+
+    Raises:
+      ValueError: the report is damaged.
+    """
+    path = pathlib.Path(folder) / REPORT_FILE
+    content = read_json_object(path, "prepare the data again") if path.is_file() else {}
+    # Those of a divided split are listed once, under "train".
+    name = "train" if content.get("held_out") else split.partition("[")[0]
+    skipped: Any = content
+    for key in ("splits", name, "skipped"):
+        skipped = skipped.get(key) if isinstance(skipped, dict) else None
+    found = {}
+    for kind in ("images", "objects"):
+        counts = skipped.get(kind) if isinstance(skipped, dict) else None
+        items = counts.items() if isinstance(counts, dict) else ()
+        found[kind] = {reason: count for reason, count in items if isinstance(count, int)}
+    return found
+
+
 def list_reasons(skipped: SkipCounts) -> list[str]:
     """Lists every counted reason with its first example, the most frequent first."""
     lines = []
@@ -145,7 +179,8 @@ def list_reasons(skipped: SkipCounts) -> list[str]:
     for kind, text in kinds.items():
         counts = getattr(skipped, kind).items()
         for reason, count in sorted(counts, key=lambda item: -item[1]):
-            example = skipped.examples[reason][0]
+            # The text of an UnusableError ends with its reason.
+            example = skipped.examples[reason][0].removesuffix(f": {reason}")
             lines.append(f"{text.format(count=count)}: {reason}, such as {example}")
     return lines
 
@@ -162,6 +197,8 @@ def _describe_split(split: SplitReport) -> list[str]:
         lines.append(
             f"objects: {areas}; {split.crowds} crowds; at most {split.most_objects} in an image"
         )
+        if split.box_only:
+            lines.append(f"objects with a box and no mask: {split.box_only}")
         if split.without_objects:
             lines.append(f"images without objects: {split.without_objects}")
     return lines

@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from segjax.data.metadata import (
     INFO_FILE,
     count_images,
+    get_first_line,
     open_builder,
     read_info_fields,
     silence_tfds,
@@ -27,6 +28,7 @@ from segjax.data.records import (
     Record,
     make_empty_objects,
 )
+from segjax.masks import RecordError
 
 # Stored label of a record without one, such as those of ImageNet's test split
 UNKNOWN_LABEL = -1
@@ -103,7 +105,8 @@ def open_source(path: str | pathlib.Path, split: str) -> "RecordSource":
     """
     path = pathlib.Path(path)
     info = read_info(path)
-    count = count_images(open_builder(path), split, path)
+    hint = ", and `segjax prepare --option held_out=0.1` makes a split 'val'"
+    count = count_images(open_builder(path), split, path, hint)
     if split not in info.splits:
         info = dataclasses.replace(info, splits={**info.splits, split: {"images": count}})
     if info.splits[split]["images"] != count:
@@ -147,14 +150,17 @@ class RecordSource:
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)} in {self.path}, split {self.split!r}")
         index = int(index) % len(self)
+        files = self._open()
         try:
-            example = self._open()[index]
-        # Damaged files of ArrayRecord
-        except RuntimeError as error:
+            return self._read(files[index], index)
+        except RecordError:
+            raise
+        # ArrayRecord, protocol buffers and TFDS raise many kinds of errors for damaged records.
+        except Exception as error:
             raise ValueError(
-                f"record {index} of {self.path}, split {self.split!r}, cannot be read: {error}"
+                f"record {index} of {self.path}, split {self.split!r}, cannot be read: "
+                f"{get_first_line(error)}"
             ) from error
-        return self._read(example, index)
 
     def __repr__(self) -> str:
         return f"RecordSource({str(self.path)!r}, {self.split!r}, {len(self)} records)"
@@ -167,9 +173,16 @@ class RecordSource:
         with _OPENING:
             if self._files is None:
                 builder = open_builder(self.path)
-                with silence_tfds():
-                    decoders = {field: tfds.decode.SkipDecoding() for field in self._encoded}
-                    self._files = builder.as_data_source(split=self.split, decoders=decoders)
+                decoders = {field: tfds.decode.SkipDecoding() for field in self._encoded}
+                try:
+                    with silence_tfds():
+                        self._files = builder.as_data_source(split=self.split, decoders=decoders)
+                # As for the metadata, TFDS raises many kinds of errors.
+                except Exception as error:
+                    raise ValueError(
+                        f"split {self.split!r} of {self.path} cannot be opened: "
+                        f"{get_first_line(error)}"
+                    ) from error
         return self._files
 
 

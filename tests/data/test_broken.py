@@ -93,6 +93,15 @@ def test_an_incomplete_line_of_another_process_is_read_later(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("line", [b"", b"\0\0", b"[]", b"{}", b'{"position": "x"}', b"[" * 10**5])
+def test_a_damaged_line_ends_no_run(tmp_path, caplog, line):
+    account = BrokenRecords(tmp_path, 0, 0.5)
+    (tmp_path / "1-1.jsonl").write_bytes(line + b'\n{"position": 1}\n')
+    account.count_broken(1, None, OSError("x"), of=100)
+    assert len(list(tmp_path.iterdir())) == 1  # the intact line counts
+    assert "is damaged; its record may be named twice" in caplog.text
+
+
 def test_a_share_above_the_limit_stops_the_run(tmp_path):
     source = Images(1000, cut=set(range(0, 1000, 50)))  # 2 %
     with pytest.raises(

@@ -15,7 +15,7 @@ from segjax.data import threads
 from segjax.data.preparation.workspace import Workspace
 from segjax.data.prepare import EmptyDatasetError, prepare
 from segjax.data.records import validate_record
-from segjax.data.report import Report, SplitCounter, SplitReport
+from segjax.data.report import Report, SplitCounter, SplitReport, read_skipped
 from segjax.data.sources.coco import CocoFolder
 from segjax.data.storage import open_source, read_info
 from segjax.images.encoding import encode_png
@@ -278,6 +278,23 @@ def test_sizes_and_many_classes_are_summarized():
     text = str(Report("x", "out", {"train": report}))
     assert "and 12 more classes in report.json" in text
     assert "classes without any: same (0), c0, c1, c2, c3 and 26 more" in text
+
+
+def test_what_was_skipped_is_read_back_for_parts_and_held_out_images(tmp_path):
+    truncate(write_label_maps(tmp_path / "raw", count=4) / "images" / "a1.png")
+    prepare("label_maps", tmp_path / "raw", tmp_path / "out")
+    prepare("label_maps", tmp_path / "raw", tmp_path / "divided", held_out=0.3)
+    skipped = {"images": {"image is truncated or not an image file": 1}, "objects": {}}
+    for folder, split in (("out", "train"), ("out", "train[:50%]"), ("divided", "val")):
+        assert read_skipped(tmp_path / folder, split) == skipped
+    nothing = {"images": {}, "objects": {}}
+    assert read_skipped(tmp_path / "raw", "train") == nothing
+    for text in ("{}", '{"splits": 5}', '{"splits": {"train": {"skipped": [1]}}}'):
+        (tmp_path / "out" / "report.json").write_text(text)
+        assert read_skipped(tmp_path / "out", "train") == nothing
+    (tmp_path / "out" / "report.json").write_text("{")
+    with pytest.raises(ValueError, match="report.json is damaged"):
+        read_skipped(tmp_path / "out", "train")
 
 
 @pytest.mark.parametrize("share, count", [(0.1, 1), (0.3, 3), (0.99, 9)])

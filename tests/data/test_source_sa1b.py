@@ -8,6 +8,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from PIL import Image
 from raw_folders import truncate, write_image
 
 from segjax.data.prepare import prepare
@@ -260,6 +261,16 @@ def test_a_tar_that_leads_back_to_an_earlier_member_ends(tmp_path):
     tar.write_bytes(data)
     with pytest.raises(ValueError, match="no tar in .* holds images"):
         records(tmp_path / "tars")
+
+
+def test_the_annotated_size_decides_whether_an_image_is_turned(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = write(tmp_path, "sa_1")
+    Image.new("RGB", SIZE).save(path, exif=exif)
+    (record,), skipped = records(tmp_path)
+    assert (record["height"], record["width"]) == SIZE and len(record["objects"]["rle"]) == 3
+    assert skipped.changed == {"image is turned upright as its EXIF orientation asks": 1}
 
 
 def test_pipes_and_unreadable_files_cost_only_themselves(tmp_path):

@@ -37,7 +37,15 @@ def open_raw(
     if HELD_OUT in options and HELD_OUT not in inspect.signature(reader).parameters:
         options, share = dict(options), options[HELD_OUT]
         del options[HELD_OUT]
-    return reader(raw_dir, **options), share
+    try:
+        return reader(raw_dir, **options), share
+    # A reader with **options checks the names itself.
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise ValueError(
+            f"the source {name!r} does not have all of the options {', '.join(sorted(options))}"
+        ) from error
 
 
 def check_options(name: str, reader: Any, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Bsds500:
 
     Args:
       raw_dir: folder of the raw files, or of Berkeley's archive.
+      upright: turn images with an EXIF orientation also where the region maps do not tell.
 
     Raises:
       FileNotFoundError: the folders are missing.
@@ -45,7 +46,8 @@ class Bsds500:
     keypoints = 0
     has_objects = True
 
-    def __init__(self, raw_dir: str | pathlib.Path):
+    def __init__(self, raw_dir: str | pathlib.Path, *, upright: bool = False):
+        self.upright = upright
         raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")
         nested = [
             raw_dir / part
@@ -77,12 +79,18 @@ class Bsds500:
         skipped: SkipCounts,
         reader: MatReader,
     ) -> Record:
-        image, height, width = read_image(path)
-        rows: list[dict[str, Any]] = []
         if not ground_truth.is_file():
             raise UnusableError("ground truth file is missing", str(ground_truth))
+        maps = reader.read(ground_truth)
+        image, height, width = read_image(
+            path,
+            annotated_size=maps[0].shape if maps else None,
+            upright=self.upright,
+            counts=skipped,
+        )
+        rows: list[dict[str, Any]] = []
         # Annotators overlap: each one covers the complete image.
-        for annotator, regions in enumerate(reader.read(ground_truth)):
+        for annotator, regions in enumerate(maps):
             if regions.shape != (height, width):
                 size = " x ".join(map(str, regions.shape))
                 skipped.add_object(

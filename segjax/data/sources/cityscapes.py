@@ -71,16 +71,18 @@ class Cityscapes:
         check_split(split, self.splits, self.raw_dir)
         for path in sorted((self.raw_dir / "gtFine" / split).glob(f"*/*{_MAP_SUFFIX}")):
             try:
-                yield self._read_record(path, split)
+                yield self._read_record(path, split, skipped)
             except UnusableError as error:
                 skipped.add_image(error.reason, str(error))
 
-    def _read_record(self, path: pathlib.Path, split: str) -> Record:
+    def _read_record(self, path: pathlib.Path, split: str, skipped: SkipCounts) -> Record:
         frame = path.name.removesuffix(_MAP_SUFFIX)
-        image, height, width = read_image(
-            self.raw_dir / "leftImg8bit" / split / path.parent.name / f"{frame}{_IMAGE_SUFFIX}"
-        )
         labels = read_label_map(path, "instance map")
+        image, height, width = read_image(
+            self.raw_dir / "leftImg8bit" / split / path.parent.name / f"{frame}{_IMAGE_SUFFIX}",
+            annotated_size=labels.shape,
+            counts=skipped,
+        )
         check_size(labels, height, width, "instance map", path)
         objects = stack_objects(build_objects_from_instance_ids(labels))
         return {

@@ -40,6 +40,7 @@ class Sa1b:
       min_iou: least predicted IoU. The data engine of SA-1B used 0.88.
       min_stability: least stability score. The data engine of SA-1B used 0.95. Masks without
         these numbers count as 1.
+      upright: turn images with an EXIF orientation also where the annotated size does not tell.
 
     Raises:
       FileNotFoundError: there are neither tars nor JSON files.
@@ -61,6 +62,7 @@ class Sa1b:
         max_area_fraction: float = 1.0,
         min_iou: float = 0.0,
         min_stability: float = 0.0,
+        upright: bool = False,
     ):
         self.raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")
         if not 0 <= held_out < 1 or not 0 < max_area_fraction <= 1:
@@ -69,6 +71,7 @@ class Sa1b:
                 f"{max_area_fraction}"
             )
         self.held_out, self.min_area, self.max_area_fraction = held_out, min_area, max_area_fraction
+        self.upright = upright
         self.minima = {"predicted_iou": min_iou, "stability": min_stability}
         self.splits = ("train", "val") if held_out else ("train",)
         self._shards = _find_shards(self.raw_dir)
@@ -138,8 +141,11 @@ class Sa1b:
         try:
             if text is None:
                 raise UnusableError("no JSON beside the image", where)
-            data, height, width = check_image_bytes(image, where)
-            rows = list(self._read_rows(parse_annotations(text, where), height, width, where, lost))
+            annotations, size = parse_annotations(text, where)
+            data, height, width = check_image_bytes(
+                image, where, annotated_size=size, upright=self.upright, counts=lost
+            )
+            rows = list(self._read_rows(annotations, height, width, where, lost))
         except UnusableError as error:
             return error, lost
         identity = pathlib.PurePath(where).stem

@@ -1,11 +1,10 @@
 """Report of `segjax eval` for a detector: COCO's tables, curves, a confusion matrix and images."""
 
-import json
 import pathlib
 import sys
 from collections.abc import Mapping
 
-from segjax.data.report import REPORT_FILE
+from segjax.data.report import read_skipped
 from segjax.evaluation.detection_scores import DetectionScores, format_table
 from segjax.files import write_atomic, write_json
 from segjax.images.encoding import encode_png
@@ -71,9 +70,12 @@ def print_skipped(folder: str, split: str) -> None:
       folder: prepared data. Nothing is printed for other sources.
       split: name of the split.
     """
-    report = pathlib.Path(folder) / REPORT_FILE
-    prepared = json.loads(report.read_text())["splits"].get(split, {}) if report.is_file() else {}
-    skipped = prepared.get("skipped", {"images": {}, "objects": {}})
+    try:
+        skipped = read_skipped(folder, split)
+    # The scores do not need the report.
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return
     for kind in ("images", "objects"):
         for reason, count in skipped[kind].items():
             print(

@@ -7,22 +7,27 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from segjax.data.sources.annotations.values import parse_whole_number
 from segjax.data.sources.raw import UnusableError
 from segjax.masks import RecordError, parse_rle
 
 
-def parse_annotations(text: bytes, where: str) -> list[Any]:
-    """Returns the list "annotations" of a JSON.
+def parse_annotations(text: bytes, where: str) -> tuple[list[Any], tuple[int, int] | None]:
+    """Returns the list "annotations" of a JSON, and the size of the image that they refer to.
 
     Args:
       text: content of the file.
       where: name of the image in error messages.
 
+    Returns:
+      A pair of the list and (height, width) in pixels, or None if "image" does not tell.
+
     Raises:
       UnusableError: the file is not JSON, or has no such list.
     """
     try:
-        found = json.loads(text)["annotations"]
+        content = json.loads(text)
+        found = content["annotations"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UnusableError(
             "JSON is broken or has no annotations", f"{where} ({error!r})"
@@ -31,7 +36,10 @@ def parse_annotations(text: bytes, where: str) -> list[Any]:
         raise UnusableError(
             "JSON is broken or has no annotations", f"{where} ({type(found).__name__})"
         )
-    return found
+    image = content.get("image")
+    image = image if isinstance(image, Mapping) else {}
+    size = tuple(parse_whole_number(image.get(name)) for name in ("height", "width"))
+    return found, None if None in size else size
 
 
 def read_object(annotation: Any, index: int, height: int, width: int, where: str) -> dict[str, Any]:
