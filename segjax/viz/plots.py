@@ -77,15 +77,10 @@ def plot_training_curves(
       The path.
 
     Raises:
-      ValueError: No row holds a number.
+      ValueError: No row holds a number, or a row is damaged. The half row that a killed run may
+        leave at the end is left out.
     """
-    # metric -> step -> value
-    series: dict[str, dict[int, float]] = {}
-    for line in pathlib.Path(metrics).read_text().splitlines():
-        row = json.loads(line)
-        for name, value in row.items():
-            if name != "step" and value is not None:
-                series.setdefault(name, {})[row["step"]] = value
+    series = _read_series(pathlib.Path(metrics))
     if not series:
         raise ValueError(f"{metrics} holds no number to plot; has the run logged a step yet?")
     changing = {name: rows for name, rows in series.items() if len(set(rows.values())) > 1}
@@ -190,6 +185,36 @@ def plot_confusion_matrix(
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the row")
     figure.suptitle(title or "Confusion", fontsize=12)
     return _save(figure, path, grid=False)
+
+
+def _read_series(path: pathlib.Path) -> dict[str, dict[int, float]]:
+    """Reads metrics.jsonl.
+
+    Returns:
+      metric -> step -> value.
+
+    Raises:
+      ValueError: A row is not an object with a step and numbers.
+    """
+    series: dict[str, dict[int, float]] = {}
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            row = {name: None if v is None else float(v) for name, v in json.loads(line).items()}
+            step = int(row.pop("step"))
+        except Exception as error:  # noqa: BLE001 - damaged rows raise all kinds of errors
+            if number == len(lines):
+                continue
+            raise ValueError(
+                f"{path}, line {number} is damaged ({line[:40]!r}); expected a JSON object of "
+                'numbers with "step". Remove the line'
+            ) from error
+        for name, value in row.items():
+            if value is not None:
+                series.setdefault(name, {})[step] = value
+    return series
 
 
 def _make_figure(width: float, height: float):

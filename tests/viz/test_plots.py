@@ -46,6 +46,17 @@ def test_training_curves_from_metrics_with_gaps(tmp_path):
         plots.plot_training_curves(metrics, tmp_path / "curves.png")
 
 
+def test_damaged_rows_are_named_and_the_half_row_of_a_killed_run_is_left_out(tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    row = '{"step": 1, "loss": 0.5}\n'
+    metrics.write_text(row + '{"step": 2, "lo')
+    plots.plot_training_curves(metrics, tmp_path / "curves.png")
+    for damaged in ("{", "[]", '{"loss": 1}', '{"step": 1, "loss": "x"}', "\xff", "[" * 10_000):
+        metrics.write_text(row + damaged + "\n" + row, encoding="latin-1")
+        with pytest.raises(ValueError, match="metrics.jsonl, line 2 is damaged"):
+            plots.plot_training_curves(metrics, tmp_path / "curves.png")
+
+
 def test_precision_recall_and_confusion_write_pngs(tmp_path):
     recall = np.linspace(0, 1, 101)
     curves = {"AP50": (recall, 1 - recall**2), "AP75": (recall, np.where(recall < 0.4, 1.0, 0.0))}

@@ -120,7 +120,15 @@ def mutate_jpeg(rng, data, tokens, mutate_part):
 
 # Tar: headers of 512 bytes with a checksum
 
-_TAR_FIELDS = {"name": (0, 100), "size": (124, 12), "type": (156, 1), "link": (157, 100)}
+# Field -> offset, length, and odd values of it
+_NAMES = (b"/etc/x.jpg", b"../../x.jpg", b"a/../x.json", b"", b"\xff\xfe")
+_SIZES = (b"77777777777\0", b"\x80" + bytes(3) + b"\1" + bytes(7), b"0" * 12, b"-1", b"x" * 12)
+_TAR_FIELDS = (
+    (0, 100, _NAMES),
+    (124, 12, _SIZES),
+    (156, 1, (b"S", b"1", b"2", b"5", b"x", b"L", b"g", b"K", b"\0")),
+    (157, 100, _NAMES),
+)
 
 
 def mutate_tar(rng, data, tokens, mutate_part):
@@ -133,15 +141,8 @@ def mutate_tar(rng, data, tokens, mutate_part):
         members[index] = members[index][0], mutate_part(rng, *members[index], tokens)
         return write_tar(members)
     content, at = bytearray(data), rng.choice(offsets)
-    start, size = _TAR_FIELDS[rng.choice(sorted(_TAR_FIELDS))]
-    values = (
-        b"/etc/x.jpg",
-        b"../../x.jpg",
-        b"77777777777\0",
-        b"\x80" + bytes(3) + b"\1" + bytes(7),
-    )
-    values += (b"S", b"1", b"2", b"5", b"x", b"L", b"g", b"\0", b"0" * 12, b"-1", b"9" * 11)
-    content[at + start : at + start + size] = rng.choice(values)[:size].ljust(size, b"\0")
+    start, size, values = rng.choice(_TAR_FIELDS)
+    content[at + start : at + start + size] = rng.choice(values).ljust(size, b"\0")
     # An old sparse file states its real size apart.
     if content[at + 156 : at + 157] == b"S":
         content[at + 386 : at + 398] = b"00000000000\0"

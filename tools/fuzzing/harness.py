@@ -19,7 +19,13 @@ from typing import Any
 
 from fuzzing.mutators import mutate_tree
 from fuzzing.verdicts import MOST_LINES, OK, Verdict, WrongValueError, judge_error
-from fuzzing.watch import MEMORY_LIMIT, Watch, limit_memory, read_resident_memory
+from fuzzing.watch import (
+    MEMORY_LIMIT,
+    Watch,
+    limit_memory,
+    list_known_modules,
+    read_resident_memory,
+)
 
 TIME_LIMIT = 10.0  # seconds of processor time for one input
 WALL_LIMIT = 40.0  # seconds, also for sleeping readers and on a busy machine
@@ -64,6 +70,7 @@ class Fuzzer:
 
     def __init__(self, reader: Reader, seed: int, scratch: pathlib.Path) -> None:
         self.reader, self.seed, self.scratch = reader, seed, scratch.absolute()
+        list_known_modules()  # once, before children are forked
         for name in ("seeds", "work/case", "work/beside"):
             (self.scratch / name).mkdir(parents=True)
         self.input = self.scratch / "work" / "case" / "input"

@@ -5,6 +5,7 @@ that mean something to the reader under test. Structures that a mutator cannot p
 plain bytes.
 """
 
+import copy
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -158,6 +159,14 @@ def _write_token(rng, content, tokens):
     content[start : start + rng.choice((0, len(token)))] = token
 
 
+def _become_token(rng, content, tokens):
+    """Puts a token, such as the first bytes of another format, before or in place of the rest."""
+    if tokens:
+        content[: rng.choice((0, 8, len(content)))] = rng.choice(tokens).encode(
+            "latin-1", "replace"
+        )
+
+
 def _replace_token(rng, content, tokens):
     """Puts one token in the place of another that the content has."""
     present = [token.encode() for token in tokens if token and token.encode() in content]
@@ -168,7 +177,7 @@ def _replace_token(rng, content, tokens):
 
 _BYTE_CHANGES = (
     *(_flip_bit, _flip_bit, _set_byte, _set_integer, _truncate, _delete, _repeat),
-    *(_insert, _clear, _write_token, _replace_token),
+    *(_insert, _clear, _write_token, _replace_token, _become_token),
 )
 
 # JSON
@@ -205,9 +214,9 @@ def _list_slots(content: Any, limit: int = 20_000) -> list[tuple[Any, Any]]:
 def _change_node(rng: random.Random, content: list, tokens: Sequence[str]) -> None:
     slots = _list_slots(content)
     container, key = rng.choice(slots)
-    value, change = container[key], rng.randrange(10)
+    value, change = container[key], rng.randrange(11)
     if change <= 3:
-        container[key] = rng.choice((*ODD_VALUES, *tokens))
+        container[key] = copy.deepcopy(rng.choice((*ODD_VALUES, *tokens)))
     elif change == 4:
         other, name = rng.choice(slots)
         container[key] = json.loads(json.dumps(other[name]))
@@ -220,9 +229,19 @@ def _change_node(rng: random.Random, content: list, tokens: Sequence[str]) -> No
     elif change == 8 and isinstance(value, int | float) and not isinstance(value, bool):
         container[key] = rng.choice((value + 1, value - 1, -value, value * 2**20, value + 0.5))
     elif change == 9 and isinstance(value, str):
-        container[key] = mutate_text(rng, value, tokens)
+        as_token = tokens and rng.random() < 0.5
+        container[key] = rng.choice(tokens) if as_token else mutate_text(rng, value, tokens)
+    elif change == 10 and isinstance(container, list) and _count_integers(container) > 2:
+        # The sum stays the same modulo 2**64.
+        numbers = [index for index, each in enumerate(container) if type(each) is int]
+        for index, more in zip(rng.sample(numbers, 3), (2**63 - 1, 2**63 - 1, 2), strict=True):
+            container[index] += more
     else:
         container[key] = rng.choice(([value], {"a": value}, str(value)))
+
+
+def _count_integers(values: list) -> int:
+    return sum(type(each) is int for each in values)
 
 
 def mutate_text(rng: random.Random, text: str, tokens: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """What a reader does besides reading: processes, foreign code, writes, network, memory."""
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -33,6 +34,13 @@ _WRITES = {
 CANARIES = {"this", "__hello__", "fuzz_canary"}
 
 
+@functools.cache
+def list_known_modules() -> frozenset[str]:
+    """Returns the top-level modules of Python and of installed packages. Takes half a second."""
+    packages = importlib.metadata.packages_distributions()
+    return frozenset({*sys.stdlib_module_names, *packages, "segjax"} - CANARIES)
+
+
 class ForbiddenError(Exception):
     """Error that stops a forbidden action, so that fuzzing does no harm."""
 
@@ -48,8 +56,7 @@ class Watch:
     def __init__(self, scratch: pathlib.Path, allowed: tuple[str, ...]) -> None:
         self.scratch, self.allowed = os.path.realpath(scratch), allowed
         self.active, self.seen = False, []
-        packages = importlib.metadata.packages_distributions()
-        self._known = {*sys.stdlib_module_names, *packages, "segjax"} - CANARIES
+        self._known = list_known_modules()
         sys.addaudithook(self._hook)
 
     def run(self, function: Callable, *arguments: object) -> object:
@@ -106,7 +113,8 @@ class Watch:
 
 def _find_place(event: str, arguments: tuple) -> str:
     """Returns the real path that an event writes to."""
-    path = os.fsdecode(arguments[event in ("os.rename", "os.link", "shutil.move")])
+    path = arguments[event in ("os.rename", "os.link", "shutil.move")]
+    path = f"/proc/self/fd/{path}" if isinstance(path, int) else os.fsdecode(path)
     # Paths may be relative to an open folder.
     folder = arguments[-1] if event in ("os.remove", "os.rmdir", "os.mkdir") else -1
     if folder >= 0:
