@@ -90,22 +90,11 @@ def draw_records(data: dict[str, Any], count: int) -> Any:
 
 def draw_examples(config: Any, count: int, *, title: str) -> Any:
     """Draws the first training examples of an experiment, uint8 [H, W, 3]."""
-    from segjax import viz
     from segjax.tasks import make_task
 
     task = make_task(config)
     with task.batches("train", batch_size=count, seed=config.seed) as batches:
-        batch = next(batches)
-    examples = [{name: rows[row] for name, rows in batch.items()} for row in range(count)]
-    objects = [viz.objects_of_example(example) for example in examples]
-    captions = [f"{len(each['boxes'])} objects" for each in objects]
-    return viz.draw_annotation_sheet(
-        [example["image"] for example in examples],
-        objects,
-        captions,
-        task.describe_classes().get("categories", ()),
-        title=title,
-    )
+        return task.draw_batch(next(batches), count=count, title=title)
 
 
 def _read_config(args: argparse.Namespace, rest: Sequence[str]) -> Any:

@@ -48,6 +48,26 @@ def open_split(data: Mapping[str, Any], role: str):
     )
 
 
+def describe_split(data: Mapping[str, Any], role: str) -> str:
+    """Describes the records of "train" or "eval" in a few words, see `open_split`.
+
+    Example: "train: 18 images, 304 objects of 3 classes (data/mine)".
+    """
+    images = f"{len(open_split(data, role)):,}"
+    if data["source"] == SYNTHETIC:
+        scenes = data["scenes"]
+        return f"{role}: {images} synthetic scenes of {scenes['size']} x {scenes['size']} pixels"
+    name = data[f"{role}_split"]
+    text = f"{role}: {images} images"
+    if not data["source"].startswith(TFDS):
+        info = read_info(data["source"])
+        classes = len(info.categories)
+        # A slice of a split has no counts of its own.
+        if objects := info.splits.get(name, {}).get("objects"):
+            text += f", {objects:,} objects" + (f" of {classes} classes" if classes > 1 else "")
+    return f"{text} ({name} of {data['source']})"
+
+
 def list_splits(source: str, tfds_dir: str = "") -> list[str]:
     """Lists the splits of a prepared folder or of "tfds:NAME". Raises like `open_split`."""
     if source.startswith(TFDS):

@@ -9,11 +9,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from segjax import viz
 from segjax.data.loader import make_loader
-from segjax.data.splits import FirstRecords, open_split
+from segjax.data.splits import FirstRecords, describe_split, open_split
 from segjax.files import write_atomic, write_json
 from segjax.images.encoding import encode_png
 from segjax.models.build import init_model, variable_shapes
@@ -44,7 +46,8 @@ class RecordTask(Task):
 
     def __init__(self, config: ml_collections.ConfigDict):
         options = config.model.to_dict()
-        self.model = self.build(options.pop("name"), **options)
+        self.model_name = options.pop("name")
+        self.model = self.build(self.model_name, **options)
         self.data = config.data.to_dict()
         self.eval = config.eval.to_dict()
 
@@ -120,6 +123,43 @@ class RecordTask(Task):
             workdir=workdir,
             no_object=self.no_object,
         )
+
+    def describe_model(self) -> str:
+        """Returns the model's name and canvas, for the first lines of a run."""
+        canvas = getattr(self.model, "canvas", None)
+        shape = canvas if isinstance(canvas, tuple) else (canvas, canvas)
+        where = f" on {shape[0]} x {shape[1]} pixels" if canvas else ""
+        return f"{self.model_name}{where}, {jnp.dtype(self.model.dtype).name}"
+
+    def describe_data(self) -> list[str]:
+        """Returns the number of images and objects of both splits."""
+        return [describe_split(self.data, role) for role in ("train", "eval")]
+
+    def draw_batch(
+        self, batch: Mapping[str, np.ndarray], *, count: int = 9, title: str = ""
+    ) -> np.ndarray | None:
+        """Draws the first examples of a batch with their objects.
+
+        Args:
+          batch: with "image" uint8 [B, H, W, 3], and objects that `viz.objects_of_example` knows.
+          count: largest number of examples.
+          title: above the sheet.
+
+        Returns:
+          uint8 [H, W, 3], or None for examples without images.
+        """
+        if "image" not in batch:
+            return None
+        count = min(count, len(batch["image"]))
+        examples = [{name: rows[row] for name, rows in batch.items()} for row in range(count)]
+        objects = [viz.objects_of_example(example) for example in examples]
+        names = self.describe_classes().get("categories", ())
+        captions = [
+            f"{len(each['boxes'])} objects" if "boxes" in example else ""
+            for each, example in zip(objects, examples, strict=True)
+        ]
+        images = [np.asarray(example["image"]).astype(np.uint8) for example in examples]
+        return viz.draw_annotation_sheet(images, objects, captions, names, title=title)
 
     def open_source(self, split: str) -> Sequence:
         """Opens the records of "train" or "eval". Tasks override it to choose or check them."""

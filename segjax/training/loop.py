@@ -16,11 +16,12 @@ from segjax.training.checkpoints import Checkpoints
 from segjax.training.defaults import check_config
 from segjax.training.interruption import Interrupted, Interruption
 from segjax.training.memory import explain_out_of_memory
-from segjax.training.metrics import MetricWriter
 from segjax.training.monitor import Monitor
 from segjax.training.program import Program, make_program, restore_or_initialize
+from segjax.training.reporting.banner import describe_start, make_banner
+from segjax.training.reporting.metrics import MetricWriter
 from segjax.training.state import TrainState
-from segjax.training.task import BatchIterator, Task, Variables
+from segjax.training.task import Batch, BatchIterator, Task, Variables
 from segjax.training.throughput import peak_tflops
 from segjax.training.workdir import lock_workdir, open_workdir, record_config, to_plain_dict
 
@@ -71,6 +72,8 @@ def train(
         monitor = stack.enter_context(contextlib.closing(run.make_monitor()))
         stack.enter_context(jax.transfer_guard("disallow"))
         complete_config = functools.partial(task.complete_config, config)
+        if done < config.total_steps:
+            logger.info("compiling the training step, which takes seconds to minutes ...")
         # Nothing in here waits for the devices, except `finish_step` where it says so.
         while done < config.total_steps:
             # Load a batch
@@ -81,6 +84,8 @@ def train(
             with explain_out_of_memory(run.program, complete_config, placed, done):
                 with monitor.stepping(done):
                     state, metrics = run.program.step(state, placed)
+                if done == 0:
+                    run.draw_first_batch(batch)  # the devices compute meanwhile
                 done += 1
                 monitor.add(done, batch.get("index"), metrics)
             # Log, save, evaluate or stop, where it is due
@@ -138,6 +143,11 @@ class Run:
             peak_tflops=config.peak_tflops or peak_tflops(jax.devices()[0], dtype),
             expected_compilations=self.task.batch_shape_count,
         )
+
+    def draw_first_batch(self, batch: Batch) -> None:
+        """Writes pictures/train_0.png, in which wrong data can be seen before the training."""
+        if jax.process_index() == 0 and (drawn := self.task.draw_batch(batch)) is not None:
+            self.writer.first_batch(drawn)
 
     def finish_step(
         self, state: TrainState, done: int, monitor: Monitor, interruption: Interruption
@@ -216,7 +226,8 @@ class Run:
             self.save(state)
             raise
         metrics = {name: float(value) for name, value in metrics.items()}
-        self.writer.scalars(done, {**metrics, "eval_seconds": time.perf_counter() - began})
+        seconds = {"eval_seconds": time.perf_counter() - began}
+        self.writer.scalars(done, metrics | seconds, group="eval")
         self.writer.images(done, images)
         return metrics
 
@@ -235,6 +246,9 @@ def _start(
     checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", **options))
     record_config(config, workdir, task.complete_config, resuming=bool(checkpoints.steps))
     program = make_program(task, config, mesh)
+    if jax.process_index() == 0:
+        start = describe_start(config, checkpoints.steps, given=variables is not None)
+        logger.info("%s", make_banner(task, config, program, start, workdir))
     state = restore_or_initialize(task, config, program, checkpoints, variables)
     done = int(jax.device_get(state.step))
     if done >= config.total_steps:
@@ -243,6 +257,6 @@ def _start(
             "larger config.total_steps goes on",
             *(workdir, done, workdir),
         )
-    writer = MetricWriter(workdir, step=done, total_steps=config.total_steps)
-    run = Run(task, config, workdir, lock, program, checkpoints, stack.enter_context(writer))
-    return run, state, done
+    progress = dict(step=done, total_steps=config.total_steps, shown=task.shown_metrics)
+    writer = stack.enter_context(MetricWriter(workdir, **progress))
+    return Run(task, config, workdir, lock, program, checkpoints, writer), state, done

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from segjax.training.metrics import average
+from segjax.training.reporting.metrics import average
 from segjax.training.step import TrainStep
 from segjax.training.throughput import compute_utilization, measure_device_memory
 

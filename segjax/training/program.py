@@ -139,6 +139,13 @@ def restore_or_initialize(
         return restored[0]
     expected = {"params": shapes.params, "constants": shapes.constants}
     given = _load_given(task, config.init_from, expected, variables)
+    if config.init_from and variables is None:
+        loaded, needed = flatten(given), flatten(expected)
+        logger.info(
+            "loaded %d of the model's %d arrays from %s%s",
+            *(len(loaded), len(needed), config.init_from),
+            "" if len(loaded) == len(needed) else "; the others are random",
+        )
     return initialize_state(task, program, config.seed, given)
 
 

@@ -41,9 +41,12 @@ class Task(Protocol):
     Attributes:
       settings: Dataclass of the task's settings, usually derived from `LoopSettings`. Its
         docstrings are the comments that `segjax config` prints.
+      shown_metrics: Names of the metrics of training and evaluation that the terminal shows. Empty:
+        the first few of each row. metrics.jsonl and TensorBoard have all of them.
     """
 
     settings: ClassVar[type] = LoopSettings
+    shown_metrics: ClassVar[Sequence[str]] = ()
 
     @abc.abstractmethod
     def complete_config(self, settings: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -99,6 +102,25 @@ class Task(Protocol):
         on. Optional: by default the model has no classes and checkpoints hold no such metadata.
         """
         return {}
+
+    def describe_model(self) -> str:
+        """Returns the name of the model for the first lines of a run. Optional."""
+        return type(self).__name__
+
+    def describe_data(self) -> Sequence[str]:
+        """Returns one line for each split, for the first lines of a run. Optional: none."""
+        return ()
+
+    def draw_batch(self, batch: Batch) -> np.ndarray | None:
+        """Draws a training batch as the model receives it, for people who check their data.
+
+        Args:
+          batch: Rows of this process.
+
+        Returns:
+          uint8 [H, W, 3]. Optional: the default, None, draws nothing.
+        """
+        return None
 
     @abc.abstractmethod
     def loss(

@@ -7,7 +7,7 @@ import pytest
 
 from segjax.locks import LOCK_FILE, FolderInUseError, FolderLostError
 from segjax.training.loop import train
-from segjax.training.metrics import MetricWriter
+from segjax.training.reporting.metrics import MetricWriter
 
 from .toy import ToyTask, toy_config
 

@@ -37,6 +37,7 @@ class Classification(RecordTask):
     settings = ClassificationSettings
     miniature = staticmethod(miniature)
     build = staticmethod(build_classifier)
+    shown_metrics = ("loss", "top1", "eval_loss")
     model: Classifier
 
     def __init__(self, config: ml_collections.ConfigDict):

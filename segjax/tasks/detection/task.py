@@ -52,6 +52,7 @@ class Detection(DetectionBatches):
     """
 
     settings = DetectionSettings
+    shown_metrics = ("loss", "classes", "masks", "dropped", "bbox/AP", "segm/AP", "segm/AP50")
     miniature = staticmethod(miniature)
     build = staticmethod(build_mask_rcnn)
     model_options = staticmethod(mask_rcnn_options)

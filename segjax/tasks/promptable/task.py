@@ -44,6 +44,7 @@ class Promptable(RecordTask):
     miniature = staticmethod(miniature)
     build = staticmethod(build_sam)
     no_object = NO_PROMPT
+    shown_metrics = ("loss", "first_dice", "later_dice", "iou@1", "iou@5", "noc@90")
     model: Sam
 
     def __init__(self, config: ml_collections.ConfigDict):

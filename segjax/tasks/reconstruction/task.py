@@ -30,6 +30,7 @@ class Reconstruction(RecordTask):
     settings = ReconstructionSettings
     miniature = staticmethod(miniature)
     build = staticmethod(build_mae)
+    shown_metrics = ("loss", "eval_loss")
     model: Mae
 
     def __init__(self, config: ml_collections.ConfigDict):
