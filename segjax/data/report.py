@@ -90,10 +90,11 @@ class SplitCounter:
     Args:
       report: receives the counts, complete after the last record.
       categories: names of the categories.
+      keep_ids: collect the ids of the images in `image_ids`.
     """
 
-    def __init__(self, report: SplitReport, categories: Sequence[str]):
-        self.report = report
+    def __init__(self, report: SplitReport, categories: Sequence[str], *, keep_ids: bool = False):
+        self.report, self._keep_ids = report, keep_ids
         # Two categories may have the same name.
         twice = {name for name, count in Counter(categories).items() if count > 1}
         self._names = [f"{n} ({k})" if n in twice else n for k, n in enumerate(categories)]
@@ -118,7 +119,8 @@ class SplitCounter:
         report.box_only += int(has_box_only(objects).sum())
         report.without_objects += count == 0
         report.most_objects = max(report.most_objects, count)
-        self.image_ids.append(record["image_id"])
+        if self._keep_ids:
+            self.image_ids.append(record["image_id"])
         self._sizes[record["width"], record["height"]] += 1
         np.add.at(self._classes, objects["category"], 1)
         np.add.at(self._areas, np.digitize(objects["area"], AREAS), 1)
