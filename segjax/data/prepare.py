@@ -131,7 +131,7 @@ def _write_divided(
     Only then is it known which images are usable, so that the share is exact.
     """
     (name,) = report.splits
-    counter = SplitCounter(report.splits[name], raw.categories)
+    counter = SplitCounter(report.splits[name], raw.categories, keep_ids=True)
     _write(raw, {name: lambda: read(name, counter)}, report, workspace.spare)
     whole = report.splits[name]
     # Divide the usable images

@@ -172,3 +172,12 @@ def test_features_of_other_modules_are_refused_before_they_are_imported(tmp_path
     path.write_text(text[:100])
     with pytest.raises(ValueError, match="features.json is damaged: it is no valid JSON"):
         open_dataset(tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("text", ["{}", '{"version": [1]}', '{"pythonClassName": [1]}'])
+def test_damaged_metadata_raises_one_sentence(tmp_path, name, text):
+    (write(tmp_path) / "tiny" / "1.0.0" / name).write_text(text)
+    with pytest.raises(ValueError, match="tiny in .* cannot be opened.*damaged") as caught:
+        open_dataset(tmp_path)
+    assert "\n" not in str(caught.value)

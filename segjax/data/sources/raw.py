@@ -51,8 +51,10 @@ class RawSource(Protocol):
         segjax.prepare("my_masks", "raw/", "data/my_masks")
 
     `prepare` calls the class with the raw folder and with the options that the user passes
-    (`--option NAME=VALUE`). The schema of records is in `segjax.data.records`. `prepare` checks
-    each record against it, so a reader need not.
+    (`--option NAME=VALUE`). Options are keyword arguments, and values are checked by the types of
+    their defaults. `held_out` needs no code: `prepare` divides a single split itself, unless the
+    class has an argument of this name. The schema of records is in `segjax.data.records`.
+    `prepare` checks each record against it, so a reader need not.
 
     Attributes:
       splits: names of the splits, training first. Letters, digits and underscores only.

@@ -16,7 +16,12 @@ from tensorflow_datasets.core.file_adapters import FileFormat
 from tensorflow_datasets.core.registered import DatasetNotFoundError
 from tensorflow_datasets.core.utils import file_utils
 
-from segjax.data.metadata import check_tfds_metadata, count_images, silence_tfds
+from segjax.data.metadata import (
+    check_tfds_metadata,
+    count_images,
+    get_first_line,
+    silence_tfds,
+)
 from segjax.data.records import Record, make_empty_objects, read_image_size
 from segjax.data.storage import PreparedInfo, RecordSource
 
@@ -134,6 +139,12 @@ def _open_builder(name: str, tfds_dir: str) -> tfds.core.DatasetBuilder:
             "data.tfds_dir=DIR. For ImageNet, put the archives into DIR/downloads/manual first. A "
             "folder of ImageNet's images needs no TFDS: "
             "`segjax prepare images FOLDER --out data/imagenet`"
+        ) from error
+    # TFDS and protocol buffers raise many kinds of errors for damaged metadata.
+    except Exception as error:
+        raise ValueError(
+            f"{name} in {tfds_dir or 'the folder of TFDS'} cannot be opened, its dataset_info.json "
+            f"or features.json is damaged: {get_first_line(error)}"
         ) from error
     formats = builder.info.available_file_formats()
     if not formats & FileFormat.with_random_access():
