@@ -74,6 +74,7 @@ def test_segmentations_with_one_meaning_are_read(tmp_path, segmentation):
         {"segmentation": {"size": [20, 30], "counts": [1.5, 598.5]}},
         {"segmentation": {"size": [20, 30], "counts": [2**63 - 1, 2**63 - 1, 602]}},
         {"segmentation": 7},
+        {"segmentation": json.loads("[" * 400 + "]" * 400)},
         {"segmentation": "[[1, 2]]"},
         {"segmentation": [[[[1, 1], [5, 1], [5, 5]]]]},
         {"segmentation": [{"x": 1, "y": 1}]},
@@ -167,6 +168,16 @@ def test_odd_images_and_categories_cost_only_themselves(tmp_path):
         "annotated width is not a number of pixels: that of the file is used": 1
     }
     assert sum(skipped.suspicious.values()) == 3
+
+
+def test_categories_of_one_name_are_reported(tmp_path):
+    folder = write_coco(tmp_path, [annotation(1, [FLAT])])
+    path = folder / "instances_train.json"
+    path.write_text(path.read_text().replace("zebra", "cup"))
+    _, skipped = read(folder)
+    (reason,) = skipped.suspicious
+    assert "several categories have one name" in reason
+    assert skipped.examples[reason] == ["2 categories 'cup'"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

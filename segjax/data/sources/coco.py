@@ -16,6 +16,7 @@ A malformed value costs as little as possible, and the report counts and names i
 """
 
 import pathlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -153,9 +154,7 @@ class CocoFolder:
         check_split(split, self.splits, self.raw_dir)
         path = self._files[split]
         content = self._read_file(path)
-        for category in self._broken_categories[path]:
-            reason = "category has no whole number as id, or no name: its objects are left out"
-            skipped.add_warning(reason, category)
+        self._warn_about_categories(path, skipped)
         folders = self._list_folders(path)
         root = path.parent if path.name == ROBOFLOW else self.raw_dir
         finder = ImageFinder(folders, root, outside=self._outside)
@@ -178,6 +177,16 @@ class CocoFolder:
                 "all objects are crowds (iscrowd is 1), which are never trained on nor evaluated",
                 f"{crowds} objects of {path.name}",
             )
+
+    def _warn_about_categories(self, path: pathlib.Path, skipped: SkipCounts) -> None:
+        """Warns about categories that cannot be used, and those that share a name."""
+        for category in self._broken_categories[path]:
+            reason = "category has no whole number as id, or no name: its objects are left out"
+            skipped.add_warning(reason, category)
+        for name, count in Counter(self.categories).items():
+            if count > 1:
+                reason = "several categories have one name, and stay separate classes"
+                skipped.add_warning(reason, f"{count} categories {describe(name)}")
 
     def _read_record(
         self, image: Mapping[str, Any], key: str, finder: ImageFinder, skipped: SkipCounts

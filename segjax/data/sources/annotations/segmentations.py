@@ -56,8 +56,11 @@ def decode_segmentation(
     """
     if isinstance(segmentation, Mapping):
         return _decode_rle(segmentation, height, width, name)
-    if not is_list(segmentation) or len(segmentation) == 0:
+    if not has_segmentation(segmentation):
         raise UnusableError("no segmentation", name)
+    if not is_list(segmentation):
+        reason = "segmentation is neither polygons nor a run-length encoding"
+        raise UnusableError(reason, f"{name}, {describe(segmentation)}")
     counts = counts or SkipCounts()
     polygons, problems = [], []
     for part in _split_polygons(segmentation):

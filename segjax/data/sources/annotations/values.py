@@ -7,7 +7,6 @@ Everything else is None, so that the caller can count and name it.
 import math
 import re
 import reprlib
-from collections.abc import Sequence
 from typing import Any
 
 # float() would also accept "nan", "infinity" and "1_000".
@@ -78,5 +77,5 @@ def describe(value: Any) -> str:
 
 
 def is_list(value: Any) -> bool:
-    """Returns True for a sequence that is not text."""
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    """Returns True for a list of JSON, and for a tuple."""
+    return isinstance(value, (list, tuple))
