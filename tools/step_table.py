@@ -192,7 +192,6 @@ def print_detection_parts(row: Callable, task: Any, variables: dict, batch: dict
         variables["params"],
         *outputs,
         levels,
-        images.shape[1:3],
         sizes,
         train=True,
     )

@@ -1,13 +1,14 @@
-"""Anchors, the boxes that a region proposal network starts from, as NumPy constants.
+"""Anchors, the boxes that a region proposal network starts from.
 
 The two libraries with published models differ. detectron2 leaves the anchors of a cell as they are
 and uses strides of 4, 8, 16, 32 and 64. torchvision rounds them to whole pixels, and the stride is
-`image // grid` for each image: 61 instead of 64 on the
-coarsest level of an image of 800 rows.
+`image // grid` for each image: 61 instead of 64 on the coarsest level of an image of 800 rows.
 """
 
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -37,23 +38,28 @@ def make_cell_anchors(
 
 
 def make_grid_anchors(
-    cell: np.ndarray, grid: tuple[int, int], stride_yx: tuple[float, float], offset: float = 0.0
-) -> np.ndarray:
+    cell: np.ndarray,
+    grid: tuple[int, int],
+    stride_yx: tuple[float, float] | jax.Array,
+    offset: float = 0.0,
+) -> np.ndarray | jax.Array:
     """Repeats the anchors of a cell at every cell of a map.
 
     Args:
       cell: [A, 4], from `make_cell_anchors`.
       grid: (h, w) of the map.
-      stride_yx: step between cells in pixels, down and across.
+      stride_yx: step between cells in pixels, down and across. Numbers, or an array [2].
       offset: distance of the first cell's center from the image's corner, in strides. Published
         models have 0.
 
     Returns:
-      float32 [h * w * A, 4], pixels of the image, ordered by row, column and anchor.
+      float32 [h * w * A, 4], pixels of the image, ordered by row, column and anchor. A NumPy array
+      if the strides are numbers.
     """
+    xp = jnp if isinstance(stride_yx, jax.Array) else np
     y, x = (
         (np.arange(count) + offset) * stride for count, stride in zip(grid, stride_yx, strict=True)
     )
-    x, y = np.meshgrid(x, y)
-    shift = np.stack([x, y, x, y], axis=-1).astype(np.float32)
+    x, y = xp.meshgrid(x, y)
+    shift = xp.stack([x, y, x, y], axis=-1).astype(np.float32)
     return (shift[:, :, None] + cell).reshape(-1, 4)

@@ -33,11 +33,13 @@ def test_shapes_and_types():
         "crowd": ((7,), bool),
         "dropped": ((), np.int32),
         "masks": ((7, 112, 112), np.uint8),
+        "has_mask": ((7,), bool),
         "keypoints": ((7, 3, 3), np.float32),
     }
     for made in (example(SyntheticScenes("train", 3)[0], RNG(0)), example.placeholder()):
         assert {name: (np.shape(array), array.dtype) for name, array in made.items()} == expected
-    assert not {"masks", "keypoints"} & set(DetectionExample((96, 128), mask_side=0).placeholder())
+    without = set(DetectionExample((96, 128), mask_side=0).placeholder())
+    assert not {"masks", "has_mask", "keypoints"} & without
     assert example.placeholder()["weight"] == 0
 
 

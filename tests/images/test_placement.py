@@ -8,10 +8,10 @@ from segjax.data.examples.augmentation import Augmentation, draw_placement
 from segjax.data.synthetic.photographs import load_demonstration_photograph
 from segjax.images.placement import (
     Placement,
-    compute_short_side_size,
     place_for_detection,
     place_whole_image,
 )
+from segjax.images.resizing import compute_short_side_size
 
 
 def test_points_follow_the_pixels_and_map_back():
@@ -88,12 +88,24 @@ def test_resize_bilinear_uses_only_the_four_nearest_pixels():
 
 def test_both_filters_agree_if_images_grow():
     photograph = load_demonstration_photograph()[:60, :90]
-    grown = [
-        Placement((60, 90), (100, 150), (0, 0), (100, 150), resize=r).apply(photograph)
+    placements = [
+        Placement((60, 90), (100, 150), (20, 30), (50, 60), resize=r)
         for r in ("pillow", "torchvision")
     ]
+    grown = [placement.apply(photograph) for placement in placements]
     np.testing.assert_array_equal(*grown)
-    from segjax.images.placement import _resize_bilinear
+    exact = placements[1].apply_exactly(photograph)
+    assert exact.dtype == np.float32 and 0 < np.abs(exact - grown[0]).max() <= 1
 
-    plain = _resize_bilinear(photograph, (0, 0, 90, 60), (100, 150))
-    assert np.abs(plain.astype(int) - grown[0]).max() <= 1
+
+def test_exact_pixels_have_the_type_that_their_library_resizes():
+    """Pillow's stay bytes. torchvision's are floats even where the image keeps its size."""
+    ramp = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
+    double = Placement((4, 6), (8, 12), (0, 0), (8, 12), resize="torchvision").apply_exactly(ramp)
+    np.testing.assert_array_equal(double[0, :6], [0, 2.5, 7.5, 12.5, 17.5, 22.5])
+    np.testing.assert_array_equal(double[:3, 0], [0, 15, 45])
+    for resize, dtype in (("pillow", np.uint8), ("torchvision", np.float32)):
+        kept = Placement((4, 6), (4, 6), (1, 0), (3, 5), resize=resize).apply_exactly(ramp)
+        assert kept.dtype == dtype and (kept == ramp[1:, :5]).all()
+    mirrored = Placement((4, 6), (8, 12), (0, 0), (8, 12), 0, True, False, "torchvision")
+    np.testing.assert_array_equal(mirrored.apply_exactly(ramp), double[:, ::-1])

@@ -26,8 +26,8 @@ def test_anchors_of_an_image_of_800_rows(rules, step, base):
     """There are 268,569. P6 has 13 rows, which torchvision puts 800 // 13 pixels apart."""
     grids = [(200, 336), (100, 168), (50, 84), (25, 42), (13, 21)]
     levels = rules.anchors.generate((800, 1344), grids)
-    assert sum(map(len, levels)) == 268_569
-    first, below = levels[-1][0], levels[-1][21 * 3]
+    assert sum(level.shape[1] for level in levels) == 268_569
+    first, below = levels[-1][0, 0], levels[-1][0, 21 * 3]
     np.testing.assert_allclose(below - first, [0, step, 0, step])
     half = 512 * np.array([2**0.5, 0.5**0.5]) / 2
     np.testing.assert_allclose(first, base or [*-half, *half], atol=1e-3)
@@ -52,7 +52,7 @@ def select_proposals(rules, levels, before=4, after=6):
         list(level) + [(-np.inf, [0, 0, 0, 0])] * (3 - len(level)) for level in (*levels, [])[:2]
     ]
     logits = [np.float32([[logit for logit, _ in level]]) for level in levels]
-    anchors = [np.float32([box for _, box in level]) for level in levels]
+    anchors = [np.float32([[box for _, box in level]]) for level in levels]
     deltas = [np.zeros((1, 3, 4), np.float32)] * 2
     selection = dataclasses.replace(rules.proposals, before=(0, before), after=(0, after))
     proposals = run_selection(selection, logits, deltas, anchors, np.array([[50, 100]]))
@@ -82,7 +82,7 @@ def test_proposals_are_clipped_to_the_content_and_dropped_if_nothing_is_left():
 
 
 def test_no_gradient_flows_through_proposals():
-    anchors = [np.float32([[0, 0, 10, 10]])]
+    anchors = [np.float32([[[0, 0, 10, 10]]])]
     selection = dataclasses.replace(DETECTRON2.proposals, before=(1, 1), after=(1, 1))
 
     def total(logit, delta):

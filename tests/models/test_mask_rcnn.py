@@ -100,14 +100,15 @@ def test_padding_becomes_the_mean_color_whatever_its_values(variables):
     encode = jax.jit(
         lambda images, sizes: MODEL.apply(variables, images, sizes, method="encode_image")
     )
-    sizes = np.array([[64, 96], [40, 50]])
+    # This canvas is the smallest for both images, so all of it is valid.
+    sizes = np.array([[64, 96], [40, 70]])
     found = encode(IMAGES, sizes)
     other = IMAGES.copy()
-    other[1, 40:], other[1, :, 50:] = 7, 200
+    other[1, 40:], other[1, :, 70:] = 7, 200
     for one, two in zip(found, encode(other, sizes), strict=True):
         np.testing.assert_array_equal(one, two)
     plain = IMAGES.astype(np.float32)
-    plain[1, 40:] = plain[1, :, 50:] = MODEL.preprocessing.pixels.mean
+    plain[1, 40:] = plain[1, :, 70:] = MODEL.preprocessing.pixels.mean
     want = encode(plain, np.array([[64, 96], [64, 96]]))
     for one, two in zip(found, want, strict=True):
         np.testing.assert_allclose(one, two, atol=1e-4 * float(jnp.abs(two).max()))

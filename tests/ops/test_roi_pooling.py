@@ -71,6 +71,32 @@ def test_quantized_regions_equal_those_of_rounded_boxes(pooled):
     np.testing.assert_allclose(pooled["quantised"][0][1], pooled["roi_align"][0][1], atol=1e-6)
 
 
+@pytest.mark.parametrize("samples", [0, 2])
+def test_a_valid_part_of_the_levels_counts_as_the_levels(samples):
+    """Cells outside are huge, which no result may show."""
+    valid = np.array([[12, 16], [6, 8]])
+    inside = [level[:h, :w] for level, (h, w) in zip(LEVELS, valid, strict=True)]
+    padded = [np.full_like(level, 1e9) for level in LEVELS]
+    for level, part in zip(padded, inside, strict=True):
+        level[: part.shape[0], : part.shape[1]] = part
+    # Boxes in the part, of which two reach its edges, or one of less than a cell there
+    boxes = np.float32([[5.3, 6.1, 41.7, 30.2], [30, 20, 64, 48], [63.5, 47, 64, 48], [0] * 4])
+
+    @jax.jit
+    def pool_both(inside, padded):
+        options = dict(size=7, scales=SCALES, samples=samples, aligned=samples == 0)
+        pairs = {}
+        for pooling in POOLINGS:
+            take = functools.partial(pool_regions, pooling=pooling, **options)
+            cropped = take(inside, boxes=boxes, level=LEVEL)
+            whole = take(padded, boxes=boxes, level=LEVEL, extents=jnp.asarray(valid))
+            pairs[pooling] = cropped, whole
+        return pairs
+
+    for pooling, (cropped, whole) in pool_both(inside, padded).items():
+        np.testing.assert_allclose(whole, cropped, atol=1e-5, err_msg=pooling)
+
+
 def test_a_detector_pools_by_the_name():
     levels = tuple(
         jax.ShapeDtypeStruct((2, 16 // 2**n, 16 // 2**n, 16), jnp.float32) for n in range(4)

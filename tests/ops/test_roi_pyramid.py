@@ -45,10 +45,15 @@ def test_other_levels():
 def test_cells_of_a_pyramid():
     levels = [np.full((h, w, 2), number) for number, (h, w) in enumerate([(4, 6), (2, 3), (1, 2)])]
     levels[1][1, 2] = 7
-    start, height, width, scale = look_up_levels(levels, (0.5, 0.25, 0.125), np.array([1, 0, 2]))
+    scales, level = (0.5, 0.25, 0.125), np.array([1, 0, 2])
+    start, row, height, width, scale = look_up_levels(levels, scales, level)
     cells = flatten_levels(levels)
     assert cells.shape == (24 + 6 + 2, 2)
-    assert cells[start[0] + 1 * width[0] + 2, 0] == 7
+    assert cells[start[0] + 1 * row[0] + 2, 0] == 7
+    np.testing.assert_array_equal(row, width)
     np.testing.assert_array_equal(cells[start, 0], [1, 0, 2])
     np.testing.assert_array_equal(height, [2, 4, 1])
     np.testing.assert_array_equal(scale, [0.25, 0.5, 0.125])
+    valid = look_up_levels(levels, scales, level, np.array([[3, 5], [2, 2], [1, 1]]))
+    np.testing.assert_array_equal(valid.row, row)
+    np.testing.assert_array_equal([valid.height, valid.width], [[2, 3, 1], [2, 5, 1]])

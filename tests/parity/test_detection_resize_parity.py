@@ -4,12 +4,51 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from segjax.data.examples.detection import DetectionExample
 from segjax.data.synthetic.photographs import load_demonstration_photograph
-from segjax.images.placement import compute_short_side_size
+from segjax.images.placement import place_for_detection
+from segjax.images.resizing import compute_short_side_size
+from segjax.models.detection.conventions import CONVENTIONS
 
 pytestmark = pytest.mark.parity
+
+
+def test_evaluated_images_equal_those_of_the_transform(torchvision):
+    """GeneralizedRCNNTransform normalizes before it resizes. Both orders give the same values."""
+    import torch
+
+    statistics = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    transform = torchvision("models.detection.transform").GeneralizedRCNNTransform(
+        800, 1333, *statistics
+    )
+    photograph = load_demonstration_photograph()
+    photograph = np.tile(photograph, (3, 3, 1))
+    for hw in ((800, 534), (534, 800), (1200, 1700), (801, 1333), (333, 1000), (480, 640)):
+        image = np.ascontiguousarray(photograph[: hw[0], : hw[1]])
+        with torch.no_grad():
+            images, _ = transform([torch.from_numpy(image.transpose(2, 0, 1).copy()) / 255])
+        placement = place_for_detection(hw, (1344, 1344), 800, 1333, "torchvision")
+        found = CONVENTIONS["torchvision"].pixels.normalize(placement.apply_exactly(image))
+        assert found.shape[:2] == images.image_sizes[0]
+        want = images.tensors[0, :, : found.shape[0], : found.shape[1]].numpy().transpose(1, 2, 0)
+        np.testing.assert_allclose(found, want, atol=1e-5)
+
+
+def test_detectron2_resizes_bytes_by_pillow():
+    """detectron2's ResizeTransform is Pillow's resize of the complete image."""
+    photograph = load_demonstration_photograph()[:400, :590]
+    placement = place_for_detection((400, 590), (1344, 1344), 300, 500)
+    want = Image.fromarray(photograph).resize((442, 300), Image.BILINEAR)
+    np.testing.assert_array_equal(placement.apply_exactly(photograph), want)
+    with pytest.raises(AssertionError):
+        np.testing.assert_array_equal(
+            placement.apply(photograph),
+            place_for_detection((400, 590), (1344, 1344), 300, 500, "torchvision").apply(
+                photograph
+            ),
+        )
 
 
 def test_torchvision_resizes_by_interpolate():
@@ -30,7 +69,7 @@ def test_torchvision_resizes_by_interpolate():
             "crowd": np.zeros(0, bool),
             "category": np.zeros(0, int),
         }
-        options = dict(short_side=160, long_side=266, resize="torchvision", train=False)
+        options = dict(short_side=160, long_side=266, resize="torchvision")
         made = DetectionExample((288, 288), 1, **options)(record, np.random.default_rng(0))
         scale = min(160 / min(crop), 266 / max(crop))
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()

@@ -78,9 +78,7 @@ def our_inference(model, variables, images, sizes):
     def run(variables, images, sizes):
         def answers(module):
             levels = module.encode_image(images, sizes)
-            return module.select_proposals(
-                *module.propose(levels), levels, images.shape[1:3], sizes
-            )
+            return module.select_proposals(*module.propose(levels, sizes), levels, sizes)
 
         return model.apply(variables, images, sizes, method="detect"), model.apply(
             variables, method=answers

@@ -10,7 +10,8 @@ import dataclasses
 
 import numpy as np
 
-from segjax.images.placement import RESIZES, Placement, place_for_detection
+from segjax.images.placement import Placement, place_for_detection
+from segjax.images.resizing import RESIZES
 from segjax.images.transforms import compute_fitted_size
 
 

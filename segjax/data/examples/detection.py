@@ -15,7 +15,9 @@ from segjax.data.examples.place_objects import (
     place_keypoints,
 )
 from segjax.data.fetch import SettingsError
+from segjax.data.records import has_box_only
 from segjax.images.placement import Placement, place_whole_image
+from segjax.images.resizing import RESIZES
 from segjax.images.transforms import pad_to_canvas
 from segjax.masks import decode_mask
 
@@ -30,7 +32,8 @@ class DetectionExample:
 
     Example fields:
 
-      image: uint8 [H, W, 3], zeros outside the content.
+      image: [H, W, 3], zeros outside the content. uint8 in training. In evaluation of the dtype of
+        `resize`, which is float32 for "torchvision", see `Placement.apply_exactly`.
       size: int32 [2], height and width of the content.
       original: int32 [2], height and width of the record's image.
       weight: float32, 1, and 0 for placeholders. An image without objects counts, as background.
@@ -44,6 +47,7 @@ class DetectionExample:
       crowd: bool [G], regions that are ignored.
       masks: uint8 {0, 1} [G, S, S], the mask inside each box in S x S cells, S = mask_side. Absent
         if that is 0.
+      has_mask: bool [G], objects whose mask is known. Absent like `masks`.
       keypoints: float32 [G, keypoints, 3], x and y in canvas pixels (continuous, like boxes) and
         visibility. Absent if there are none.
 
@@ -134,9 +138,11 @@ class DetectionExample:
         """
         # Image
         example = self.placeholder()
-        example["image"] = pad_to_canvas(
-            jitter_colors(placement.apply(image), self.augmentation, rng), self.canvas
-        )
+        if self.train:
+            content = jitter_colors(placement.apply(image), self.augmentation, rng)
+        else:
+            content = placement.apply_exactly(image)
+        example["image"] = pad_to_canvas(content, self.canvas)
         example["size"] = np.array(placement.size, np.int32)
         example["original"] = np.array([record["height"], record["width"]], np.int32)
         example["weight"] = np.float32(1)
@@ -155,6 +161,7 @@ class DetectionExample:
         count = len(indices)
         example["dropped"] = np.int32(len(visible) - count)
         # Ground truth
+        box_only = has_box_only(objects)
         example["valid"][:count] = True
         example["categories"][:count] = objects["category"][indices]
         example["crowd"][:count] = objects["crowd"][indices]
@@ -162,6 +169,7 @@ class DetectionExample:
             example["boxes"][slot] = visible[index][0]
             if self.mask_side:
                 example["masks"][slot] = visible[index][1]
+                example["has_mask"][slot] = not box_only[index]
         if self.keypoints:
             keypoints = get_keypoints(record, self.keypoints)[indices]
             example["keypoints"][:count] = place_keypoints(
@@ -173,7 +181,7 @@ class DetectionExample:
         """Returns an example of weight 0: zeros, with the size of the canvas."""
         objects = self.max_objects
         example = {
-            "image": np.zeros((*self.canvas, 3), np.uint8),
+            "image": np.zeros((*self.canvas, 3), self._pixel_dtype),
             "size": np.array(self.canvas, np.int32),
             "original": np.array(self.canvas, np.int32),
             "weight": np.float32(0),
@@ -185,9 +193,15 @@ class DetectionExample:
         }
         if self.mask_side:
             example["masks"] = np.zeros((objects, self.mask_side, self.mask_side), np.uint8)
+            example["has_mask"] = np.zeros(objects, bool)
         if self.keypoints:
             example["keypoints"] = np.zeros((objects, self.keypoints, 3), np.float32)
         return example
+
+    @property
+    def _pixel_dtype(self) -> type:
+        """Returns the dtype of the images."""
+        return np.uint8 if self.train else RESIZES[self.resize].dtype
 
     def _cut_objects(
         self, record: Mapping, placement: Placement

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from segjax.images.decoding import decode_image
+from segjax.images.resizing import RESIZES
 from segjax.images.transforms import pad_to_canvas
 from segjax.inference.detection.canvases import (
     Canvas,
@@ -23,6 +24,7 @@ from segjax.inference.detection.postprocess import (
     to_image_frame,
 )
 from segjax.inference.loading import load_with_config
+from segjax.inference.numbers import check_numbers
 from segjax.inference.sam.batching import iterate_one_ahead
 from segjax.masks import decode_mask
 from segjax.models.detection.mask_rcnn import MaskRcnn
@@ -91,9 +93,10 @@ class Detector:
             raise ValueError(
                 f"output_mode {output_mode!r} is unknown; choose one of {', '.join(OUTPUT_MODES)}"
             )
+        check_numbers(score_threshold=score_threshold)
         counts = {"images_per_batch": images_per_batch, "max_detections": max_detections}
         for name, value in counts.items():
-            if value is not None and value < 1:
+            if value is not None and not value >= 1:
                 raise ValueError(f"{name} is {value}; expected at least 1")
         # A run that diverged would look like a detector that finds nothing.
         _check_finite(variables)
@@ -248,10 +251,11 @@ class Detector:
                 indices = group[start : start + self.images_per_batch]
                 placements = [choices[index][0] for index in indices]
                 # Unused slots stay black, with the size of the canvas.
-                batch = np.zeros((self.images_per_batch, *canvas, 3), np.uint8)
+                dtype = RESIZES[self.model.preprocessing.resize].dtype
+                batch = np.zeros((self.images_per_batch, *canvas, 3), dtype)
                 sizes = np.full((self.images_per_batch, 2), canvas, np.int32)
                 for slot, (index, placement) in enumerate(zip(indices, placements, strict=True)):
-                    batch[slot] = pad_to_canvas(placement.apply(images[index]), canvas)
+                    batch[slot] = pad_to_canvas(placement.apply_exactly(images[index]), canvas)
                     sizes[slot] = placement.size
                 rows = _detect_on_canvas(self.model, self.variables, batch, sizes)
                 yield indices, placements, rows

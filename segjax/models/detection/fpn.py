@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.detection.layers import Conv, caffe_xavier
+from segjax.models.detection.valid_region import ValidRegion
 from segjax.models.layers import LayerNorm, Upscale, gelu, torch_conv
 from segjax.models.vit import encode_patches
 from segjax.ops.resize import depth_to_space
@@ -30,7 +31,9 @@ class FeaturePyramid(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, maps: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def __call__(
+        self, maps: tuple[jax.Array, ...], region: ValidRegion | None = None
+    ) -> tuple[jax.Array, ...]:
         """Combines C2 to C5, [B, h, w, C] each, into P2 to P5, [B, h, w, features] each."""
         options = dict(
             norm=self.norm, epsilon=self.epsilon, kernel_init=caffe_xavier, dtype=self.dtype
@@ -38,9 +41,10 @@ class FeaturePyramid(nn.Module):
         levels, above = [], None
         # From the coarsest level down
         for level in reversed(range(2, 2 + len(maps))):
-            x = Conv(self.features, 1, name=f"lateral_{level}", **options)(maps[level - 2])
+            x = Conv(self.features, 1, name=f"lateral_{level}", **options)(maps[level - 2], region)
             above = x if above is None else x + upsample_nearest(above, x.shape[1:3])
-            levels.insert(0, Conv(self.features, 3, name=f"output_{level}", **options)(above))
+            smooth = Conv(self.features, 3, name=f"output_{level}", **options)
+            levels.insert(0, smooth(above, region))
         return tuple(levels)
 
 

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax.models.detection.valid_region import ValidRegion, blank_outside
 from segjax.models.layers import LayerNorm
 from segjax.ops.convolution import convolve
 
@@ -90,15 +91,17 @@ class GroupNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalizes [B, h, w, C] over the cells and the channels of each group."""
+    def __call__(self, x: jax.Array, region: ValidRegion | None = None) -> jax.Array:
+        """Normalizes [B, h, w, C] over the valid cells and the channels of each group."""
         batch, *_, channels = x.shape
         scale = declare_array(self, self.frozen, "scale", nn.initializers.ones, (channels,))
         bias = declare_array(self, self.frozen, "bias", nn.initializers.zeros, (channels,))
         groups = min(GROUPS, channels // 2)
         grouped = x.astype(jnp.float32).reshape(batch, -1, groups, channels // groups)
-        centered = grouped - grouped.mean(axis=(1, 3), keepdims=True)
-        variance = jnp.mean(centered**2, axis=(1, 3), keepdims=True)
+        inside = None if region is None else region.mask(x.shape[1:3]).reshape(batch, -1, 1, 1)
+        mean = lambda values: jnp.mean(values, axis=(1, 3), keepdims=True, where=inside)
+        centered = grouped - mean(grouped)
+        variance = mean(centered**2)
         out = (centered * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
         return (out * scale + bias).astype(self.dtype)
 
@@ -108,6 +111,8 @@ class Conv(nn.Module):
 
     The kernel is [size, size, in, out]. There is a bias if there is no norm. A 1x1 convolution is
     computed as one matrix product, whose gradient is several times faster on CPUs.
+
+    Outside of a valid region the input counts as 0. The output there is arbitrary.
 
     Attributes:
       features: output channels.
@@ -132,7 +137,7 @@ class Conv(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, region: ValidRegion | None = None) -> jax.Array:
         """Maps [B, h, w, C] to [B, ceil(h / stride), ceil(w / stride), features]."""
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = declare_array(self, self.frozen, "kernel", self.kernel_init, shape)
@@ -142,12 +147,13 @@ class Conv(nn.Module):
             x = x[:, :: self.stride, :: self.stride]
             x = (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], self.features)
         else:
-            x = convolve(x, kernel, self.stride)
+            x = convolve(blank_outside(x, region), kernel, self.stride)
         if self.norm == "none":
             zeros, shape = nn.initializers.zeros, (self.features,)
             x = x + declare_array(self, self.frozen, "bias", zeros, shape).astype(self.dtype)
         else:
-            x = self._norm()(x)
+            # Of the norms, only this one mixes cells.
+            x = self._norm()(x, region) if self.norm == "gn" else self._norm()(x)
         return jax.nn.relu(x) if self.relu else x
 
     def _norm(self) -> nn.Module:

@@ -28,7 +28,7 @@ from segjax.models.detection.postprocess import (
     OutputRules,
     average_stages,
 )
-from segjax.models.detection.preprocessing import Preprocessing, blank_padding
+from segjax.models.detection.preprocessing import Preprocessing, blank_padding, check_images
 from segjax.models.detection.roi_pooling import RoiPooling
 from segjax.models.detection.rpn import (
     AnchorGenerator,
@@ -36,6 +36,7 @@ from segjax.models.detection.rpn import (
     RegionProposals,
     RpnHead,
 )
+from segjax.models.detection.valid_region import ValidRegion, find_valid_region, takes_region
 from segjax.ops.boxes import clip_boxes, decode_boxes
 from segjax.ops.gradient_scale import scale_gradient
 
@@ -58,7 +59,8 @@ class MaskRcnn(nn.Module):
       3
 
     Attributes:
-      backbone: maps normalized images to feature maps, such as `ResNet` or `VitBackbone`.
+      backbone: maps normalized images to feature maps, such as `ResNet` or `VitBackbone`. If it
+        takes a `region`, so does the pyramid, and detections do not depend on the canvas.
       pyramid: maps these to levels P2 to P5, such as `FeaturePyramid` or `SimplePyramid`. Its
         attribute `features` is their width.
       rpn: region proposal network head.
@@ -151,48 +153,60 @@ class MaskRcnn(nn.Module):
         Raises:
           ValueError: images of another shape.
         """
-        if (
-            images.ndim != 4
-            or images.shape[-1] != 3
-            or any(side % self.divisor for side in images.shape[1:3])
-        ):
-            raise ValueError(
-                f"images are {images.shape}; this detector takes RGB [B, H, W, 3] with sides that "
-                f"are multiples of {self.divisor}: pad them at the bottom and the right, and pass "
-                "`sizes`"
-            )
+        check_images(images, self.divisor)
         # Padding is blanked after normalization, so that it holds the mean color.
         x = self.preprocessing.pixels.normalize(images)
         if sizes is not None:
             x = blank_padding(x, sizes)
-        return append_p6(self.pyramid(self.backbone(x, train=train)))
+        region = self.find_region(images.shape[1:3], sizes)
+        if region is None:
+            return append_p6(self.pyramid(self.backbone(x, train=train)))
+        return append_p6(self.pyramid(self.backbone(x, train=train, region=region), region))
+
+    @nn.nowrap
+    def find_region(self, canvas: tuple[int, int], sizes: jax.Array | None) -> ValidRegion | None:
+        """Returns the valid region of images of `sizes`, None if all of the canvas is valid.
+
+        It is the canvas for a ViT. Attention reaches all tokens, and ViTDet pads every image to its
+        one square canvas.
+        """
+        if sizes is None or not takes_region(self.backbone):
+            return None
+        return find_valid_region(canvas, sizes, self.divisor)
 
     def propose(
-        self, levels: tuple[jax.Array, ...]
+        self, levels: tuple[jax.Array, ...], sizes: jax.Array | None = None
     ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-        """Predicts objectness logits and deltas of all anchors, see `RpnHead`."""
-        return self.rpn(levels)
+        """Predicts objectness logits and deltas of all anchors, see `RpnHead`.
+
+        Args:
+          levels: outputs of `encode_image`.
+          sizes: as for `encode_image`.
+        """
+        return self.rpn(levels, self.find_region(_find_canvas(levels), sizes))
 
     def make_anchors(
-        self, canvas: tuple[int, int], levels: tuple[jax.Array, ...]
-    ) -> list[np.ndarray]:
+        self, levels: tuple[jax.Array, ...], sizes: jax.Array | None = None
+    ) -> tuple[list[np.ndarray | jax.Array], list[np.ndarray | jax.Array]]:
         """Generates the anchors of all levels, in the order of `propose`.
 
         Args:
-          canvas: (H, W) of the images.
           levels: outputs of `encode_image`.
+          sizes: as for `encode_image`.
 
         Returns:
-          float32 [n, 4] for each level, pixels of the canvas.
+          anchors: see `AnchorGenerator.generate`.
+          valid: see `AnchorGenerator.mark_valid`.
         """
-        return self.anchor_generator.generate(canvas, [level.shape[1:3] for level in levels])
+        canvas, grids = _find_canvas(levels), [level.shape[1:3] for level in levels]
+        region, generator = self.find_region(canvas, sizes), self.anchor_generator
+        return generator.generate(canvas, grids, region), generator.mark_valid(grids, region)
 
     def select_proposals(
         self,
         logits: tuple[jax.Array, ...],
         deltas: tuple[jax.Array, ...],
         levels: tuple[jax.Array, ...],
-        canvas: tuple[int, int],
         sizes: jax.Array,
         *,
         train: bool = False,
@@ -203,25 +217,34 @@ class MaskRcnn(nn.Module):
           logits: as `propose` returns them.
           deltas: as `propose` returns them.
           levels: outputs of `encode_image`.
-          canvas: (H, W) of the images.
           sizes: int [B, 2], (height, width) of the contents.
           train: select as many as in training.
         """
-        anchors = self.make_anchors(canvas, levels)
-        return self.proposal_selection.select(logits, deltas, anchors, sizes, train=train)
+        anchors, valid = self.make_anchors(levels, sizes)
+        return self.proposal_selection.select(
+            logits, deltas, anchors, sizes, valid=valid, train=train
+        )
 
-    def pool_regions(self, levels: tuple[jax.Array, ...], boxes: jax.Array, bins: int) -> jax.Array:
+    def pool_regions(
+        self,
+        levels: tuple[jax.Array, ...],
+        boxes: jax.Array,
+        bins: int,
+        sizes: jax.Array | None = None,
+    ) -> jax.Array:
         """Pools regions from the levels, see `RoiPooling`.
 
         Args:
           levels: outputs of `encode_image`.
           boxes: float32 [B, N, 4], pixels of the canvas.
           bins: `BOX_BINS` or `MASK_BINS`.
+          sizes: as for `encode_image`.
 
         Returns:
           [B, N, bins, bins, features].
         """
-        return self.roi_pooling.pool(levels, boxes, bins)
+        region = self.find_region(_find_canvas(levels), sizes)
+        return self.roi_pooling.pool(levels, boxes, bins, region)
 
     def classify(self, regions: jax.Array, stage: int = 0) -> tuple[jax.Array, jax.Array]:
         """Predicts classes and boxes of regions with one box head.
@@ -265,7 +288,7 @@ class MaskRcnn(nn.Module):
                 refined = decode_boxes(outputs[-1].deltas[:, :, 0], boxes, weights)
                 boxes = jax.lax.stop_gradient(clip_boxes(refined, sizes[:, None]))
             # Pool and classify them
-            regions = self.pool_regions(levels, boxes, BOX_BINS)
+            regions = self.pool_regions(levels, boxes, BOX_BINS, sizes)
             logits, deltas = self.classify(regions.reshape(-1, *regions.shape[2:]), index)
             logits, deltas = (_split(x, boxes.shape[:2]) for x in (logits, deltas))
             outputs.append(BoxOutputs(boxes, logits, deltas))
@@ -302,6 +325,9 @@ class MaskRcnn(nn.Module):
     ) -> tuple[Detections, jax.Array | None, jax.Array | None]:
         """Detects the objects of images. One program serves all images of one canvas.
 
+        An image has the same detections on every canvas and in every batch, apart from rounding. A
+        ViT has them in every batch only, see `find_region`.
+
         Args:
           images: as for `encode_image`.
           sizes: as for `encode_image`.
@@ -318,8 +344,8 @@ class MaskRcnn(nn.Module):
         levels = self.encode_image(images, sizes)
 
         # Region proposals
-        logits, deltas = self.propose(levels)
-        proposals = self.select_proposals(logits, deltas, levels, images.shape[1:3], sizes)
+        logits, deltas = self.propose(levels, sizes)
+        proposals = self.select_proposals(logits, deltas, levels, sizes)
 
         # Classes and boxes
         outputs = self.run_box_heads(levels, proposals.boxes, sizes)
@@ -335,7 +361,7 @@ class MaskRcnn(nn.Module):
 
         # Masks and keypoints, of the detections' boxes
         slots = detections.scores.shape
-        regions = self.pool_regions(levels, detections.boxes, MASK_BINS)
+        regions = self.pool_regions(levels, detections.boxes, MASK_BINS, sizes)
         regions = regions.reshape(-1, *regions.shape[2:])
         masks = keypoints = None
         if self.mask_head is not None:
@@ -358,6 +384,11 @@ class MaskRcnn(nn.Module):
         if self.keypoint_head is not None:
             out["keypoints"] = self.locate(regions(MASK_BINS))
         return out
+
+
+def _find_canvas(levels: tuple[jax.Array, ...]) -> tuple[int, int]:
+    """Returns (H, W) of the canvas of a pyramid, whose first level P2 has a stride of 4."""
+    return tuple(4 * side for side in levels[0].shape[1:3])
 
 
 def _split(x: jax.Array, shape: tuple[int, int]) -> jax.Array:

@@ -61,6 +61,16 @@ class Preprocessing:
     pixels: PixelNormalization = PixelNormalization()
 
 
+def check_images(images: jax.Array, divisor: int) -> None:
+    """Raises ValueError unless images are [B, H, W, 3], with sides that `divisor` divides."""
+    sides = images.shape[1:3]
+    if images.ndim != 4 or images.shape[-1] != 3 or any(side % divisor for side in sides):
+        raise ValueError(
+            f"images are {images.shape}; this detector takes RGB [B, H, W, 3] with sides that are "
+            f"multiples of {divisor}: pad them at the bottom and the right, and pass `sizes`"
+        )
+
+
 def blank_padding(x: jax.Array, sizes: jax.Array) -> jax.Array:
     """Sets normalized images to 0, the mean color, outside of their content.
 

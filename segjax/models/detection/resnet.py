@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.detection.layers import Conv, max_pool
+from segjax.models.detection.valid_region import ValidRegion, blank_outside
 
 # Blocks per stage, bottlenecks or not, and the width of the first stage's inner convolutions.
 RESNETS = {
@@ -37,20 +38,20 @@ class ResNetBlock(nn.Module):
     conv: dict
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, region: ValidRegion | None = None) -> jax.Array:
         """Applies the block to [B, h, w, C]."""
         first, second = (
             (self.stride, 1) if self.stride_in_1x1 or not self.bottleneck else (1, self.stride)
         )
         if self.bottleneck:
-            y = Conv(self.width, 1, first, relu=True, name="conv_1", **self.conv)(x)
-            y = Conv(self.width, 3, second, relu=True, name="conv_2", **self.conv)(y)
-            y = Conv(4 * self.width, 1, name="conv_3", **self.conv)(y)
+            y = Conv(self.width, 1, first, relu=True, name="conv_1", **self.conv)(x, region)
+            y = Conv(self.width, 3, second, relu=True, name="conv_2", **self.conv)(y, region)
+            y = Conv(4 * self.width, 1, name="conv_3", **self.conv)(y, region)
         else:
-            y = Conv(self.width, 3, first, relu=True, name="conv_1", **self.conv)(x)
-            y = Conv(self.width, 3, second, name="conv_2", **self.conv)(y)
+            y = Conv(self.width, 3, first, relu=True, name="conv_1", **self.conv)(x, region)
+            y = Conv(self.width, 3, second, name="conv_2", **self.conv)(y, region)
         if self.shortcut:
-            x = Conv(y.shape[-1], 1, self.stride, name="shortcut", **self.conv)(x)
+            x = Conv(y.shape[-1], 1, self.stride, name="shortcut", **self.conv)(x, region)
         return jax.nn.relu(x + y)
 
 
@@ -79,12 +80,15 @@ class ResNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, ...]:
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, region: ValidRegion | None = None
+    ) -> tuple[jax.Array, ...]:
         """Computes the maps C2 to C5, of strides 4, 8, 16 and 32.
 
         Args:
           x: normalized images, [B, H, W, 3].
           train: has no effect, as no norm computes statistics of its own.
+          region: what lies outside of it has no influence on the maps inside. None: all is valid.
 
         Returns:
           C2 to C5, [B, ceil(H / 4), ceil(W / 4), C] and so on.
@@ -92,8 +96,9 @@ class ResNet(nn.Module):
         del train
         blocks, bottleneck, width = RESNETS[self.size]
         conv = dict(norm=self.norm, epsilon=self.epsilon, dtype=self.dtype)
-        x = Conv(width, 7, 2, relu=True, frozen=self.freeze_at >= 1, name="stem", **conv)(x)
-        x = max_pool(x)
+        x = Conv(width, 7, 2, relu=True, frozen=self.freeze_at >= 1, name="stem", **conv)(x, region)
+        # After the ReLU, zeros never are the maximum beside another cell.
+        x = max_pool(blank_outside(x, region))
         maps = []
         for stage, count in enumerate(blocks, start=2):
             options = conv | dict(frozen=self.freeze_at >= stage)
@@ -108,7 +113,7 @@ class ResNet(nn.Module):
                     conv=options,
                     name=f"stage_{stage}_block_{i}",
                 )
-                x = block(x)
+                x = block(x, region)
             maps.append(x)
             width *= 2
         return tuple(maps)

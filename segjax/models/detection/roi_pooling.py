@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 
+from segjax.models.detection.valid_region import ValidRegion
 from segjax.ops.roi.pooling import pool_regions
 from segjax.ops.roi.pyramid import fpn_level
 
@@ -32,13 +34,20 @@ class RoiPooling:
     aligned: bool = False
     level_epsilon_inside: bool = False
 
-    def pool(self, levels: Sequence[jax.Array], boxes: jax.Array, bins: int) -> jax.Array:
+    def pool(
+        self,
+        levels: Sequence[jax.Array],
+        boxes: jax.Array,
+        bins: int,
+        region: ValidRegion | None = None,
+    ) -> jax.Array:
         """Pools every box from the level that its size selects.
 
         Args:
           levels: P2 and up, [B, h, w, C] each. Only P2 to P5 are used.
           boxes: float32 [B, N, 4], pixels of the canvas.
           bins: side of the pooled region in cells.
+          region: its edge counts as the edge of the maps. None: all is valid.
 
         Returns:
           [B, N, bins, bins, C].
@@ -50,7 +59,11 @@ class RoiPooling:
         )
         # P2 to P5 have strides of 4, 8, 16 and 32 pixels.
         scales = [2.0**-n for n in range(2, 2 + POOLED_LEVELS)]
-        pool_image = lambda levels, boxes, level: pool_regions(
+        pooled = list(levels[:POOLED_LEVELS])
+        extents = None
+        if region is not None:
+            extents = jnp.stack([region.cells(x.shape[1:3]) for x in pooled], axis=1)
+        pool_image = lambda levels, boxes, level, extents: pool_regions(
             levels,
             boxes,
             level,
@@ -59,5 +72,6 @@ class RoiPooling:
             samples=self.samples,
             aligned=self.aligned,
             pooling=self.pooling,
+            extents=extents,
         )
-        return jax.vmap(pool_image)(list(levels[:POOLED_LEVELS]), boxes, level)
+        return jax.vmap(pool_image)(pooled, boxes, level, extents)

@@ -1,6 +1,7 @@
 """The region proposal network (arXiv 1506.01497): anchors, objectness, and selected proposals."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.models.detection.layers import Conv, number_names
+from segjax.models.detection.valid_region import ValidRegion
 from segjax.ops.anchors import make_cell_anchors, make_grid_anchors
 from segjax.ops.boxes import clip_boxes, decode_boxes
 from segjax.ops.nms import nms, select_best
@@ -35,12 +37,13 @@ class RpnHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, levels: tuple[jax.Array, ...]
+        self, levels: tuple[jax.Array, ...], region: ValidRegion | None = None
     ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
         """Predicts objectness logits and box deltas for every anchor of every level.
 
         Args:
           levels: feature maps [B, h, w, C], all of one width.
+          region: what lies outside of it has no influence. None: all is valid.
 
         Returns:
           logits: float32 [B, h * w * anchors] for each level.
@@ -57,7 +60,7 @@ class RpnHead(nn.Module):
         all_logits, all_deltas = [], []
         for x in levels:
             for conv in convs:
-                x = conv(x)
+                x = conv(x, region)
             all_logits.append(logits(x).astype(jnp.float32).reshape(len(x), -1))
             all_deltas.append(deltas(x).astype(jnp.float32).reshape(len(x), -1, 4))
         return tuple(all_logits), tuple(all_deltas)
@@ -71,8 +74,8 @@ class AnchorGenerator:
       sizes: side in pixels of the anchors of each level, P2 to P6.
       ratios: heights divided by widths. Every cell has one anchor of each ratio.
       rounded: round the anchors of a cell to whole pixels.
-      stride_from_grid: the step between cells is canvas // cells on each axis. If false it is
-        4, 8, 16, 32 and 64 pixels.
+      stride_from_grid: the step between cells is canvas // cells on each axis, and on a valid
+        region the pixels of the region by its cells. If false it is 4, 8, 16, 32 and 64 pixels.
     """
 
     sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
@@ -81,16 +84,21 @@ class AnchorGenerator:
     stride_from_grid: bool = True
 
     def generate(
-        self, canvas: tuple[int, int], grids: Sequence[tuple[int, int]]
-    ) -> list[np.ndarray]:
+        self,
+        canvas: tuple[int, int],
+        grids: Sequence[tuple[int, int]],
+        region: ValidRegion | None = None,
+    ) -> list[np.ndarray | jax.Array]:
         """Generates the anchors of every level.
 
         Args:
           canvas: (height, width) of the images in pixels.
           grids: (h, w) of the feature map of each level, P2 first.
+          region: valid region of B images. None: the canvas.
 
         Returns:
-          float32 [h * w * ratios, 4] for each level, x1 y1 x2 y2 in pixels of the canvas.
+          float32 [B, h * w * ratios, 4] for each level, x1 y1 x2 y2 in pixels of the canvas. B is 1
+          where all images have the same anchors.
 
         Raises:
           ValueError: there are not as many sizes as levels.
@@ -102,13 +110,36 @@ class AnchorGenerator:
             )
         levels = []
         for level, (size, grid) in enumerate(zip(self.sizes, grids, strict=True), start=2):
+            cell = make_cell_anchors(size, self.ratios, self.rounded)
+            if self.stride_from_grid and region is not None:
+                strides = region.extent // region.cells(grid)
+                make = functools.partial(make_grid_anchors, cell, grid)
+                levels.append(jax.vmap(make)(strides))
+                continue
             strides = [
                 side // cells if self.stride_from_grid else 2**level
                 for side, cells in zip(canvas, grid, strict=True)
             ]
-            cell = make_cell_anchors(size, self.ratios, self.rounded)
-            levels.append(make_grid_anchors(cell, grid, strides))
+            levels.append(make_grid_anchors(cell, grid, strides)[None])
         return levels
+
+    def mark_valid(
+        self, grids: Sequence[tuple[int, int]], region: ValidRegion | None
+    ) -> list[np.ndarray | jax.Array]:
+        """Marks the anchors whose cells lie in the valid region.
+
+        Args:
+          grids: as for `generate`.
+          region: as for `generate`.
+
+        Returns:
+          bool [B, h * w * ratios] for each level. B is 1 without a region.
+        """
+        count = len(self.ratios)
+        if region is None:
+            return [np.ones((1, grid[0] * grid[1] * count), bool) for grid in grids]
+        rows = [region.mask(grid) for grid in grids]
+        return [row.reshape(len(row), -1).repeat(count, axis=1) for row in rows]
 
 
 class RegionProposals(NamedTuple):
@@ -148,9 +179,10 @@ class ProposalSelection:
         self,
         logits: Sequence[jax.Array],
         deltas: Sequence[jax.Array],
-        anchors: Sequence[np.ndarray],
+        anchors: Sequence[np.ndarray | jax.Array],
         sizes: jax.Array,
         *,
+        valid: Sequence[np.ndarray | jax.Array] | None = None,
         train: bool = False,
     ) -> RegionProposals:
         """Selects the proposals of each image. No gradient flows through them.
@@ -161,14 +193,18 @@ class ProposalSelection:
         Args:
           logits: float32 [B, n] for each level, objectness.
           deltas: float32 [B, n, 4] for each level.
-          anchors: float32 [n, 4] for each level, pixels of the canvas.
+          anchors: float32 [B or 1, n, 4] for each level, pixels of the canvas.
           sizes: int [B, 2], (height, width) of each image's content.
+          valid: bool [B or 1, n] for each level, anchors to choose from. None: all.
           train: select as many as in training.
 
         Returns:
           The proposals, in `after` slots per image.
         """
         phase = 0 if train else 1
+        if valid is not None:
+            pairs = zip(valid, logits, strict=True)
+            logits = [jnp.where(inside, level, -jnp.inf) for inside, level in pairs]
         # The best anchors of each level
         top = [
             _top_of_level(*level, self.before[phase])
@@ -178,13 +214,13 @@ class ProposalSelection:
         boxes, scores = (jnp.stack(parts, axis=1) for parts in zip(*top, strict=True))
         boxes = jax.lax.stop_gradient(clip_boxes(boxes, sizes[:, None, None]))
         scores = jax.lax.stop_gradient(scores)
-        valid = (scores > -jnp.inf) & has_min_side(boxes, self.min_side)
+        usable = (scores > -jnp.inf) & has_min_side(boxes, self.min_side)
         if self.sigmoid_scores:
             scores = jax.nn.sigmoid(scores)
 
         # Suppression within each level of each image
-        suppress = lambda boxes, scores, valid: nms(boxes, scores, self.nms_threshold, valid)
-        keep = jax.vmap(jax.vmap(suppress))(boxes, scores, valid)
+        suppress = lambda boxes, scores, usable: nms(boxes, scores, self.nms_threshold, usable)
+        keep = jax.vmap(jax.vmap(suppress))(boxes, scores, usable)
 
         # The best of all levels
         flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])
@@ -211,7 +247,7 @@ def has_min_side(boxes: jax.Array, side: float) -> jax.Array:
 
 
 def _top_of_level(
-    logits: jax.Array, deltas: jax.Array, anchors: np.ndarray, count: int
+    logits: jax.Array, deltas: jax.Array, anchors: np.ndarray | jax.Array, count: int
 ) -> tuple[jax.Array, jax.Array]:
     """Decodes the best anchors of one level.
 
@@ -220,9 +256,11 @@ def _top_of_level(
       logits: float32 [B, count], minus infinity in slots that the level does not fill.
     """
     top, index = jax.lax.top_k(logits, min(count, logits.shape[1]))
-    boxes = decode_boxes(
-        jnp.take_along_axis(deltas, index[..., None], axis=1), jnp.asarray(anchors)[index]
+    # Anchors that all images share have a first axis of 1, to which the indices broadcast.
+    rows = (
+        jnp.take_along_axis(jnp.asarray(x), index[..., None], axis=1) for x in (deltas, anchors)
     )
+    boxes = decode_boxes(*rows)
     unfilled = count - top.shape[1]
     top = jnp.pad(top, [(0, 0), (0, unfilled)], constant_values=-jnp.inf)
     return jnp.pad(boxes, [(0, 0), (0, unfilled), (0, 0)]), top

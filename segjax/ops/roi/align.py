@@ -80,6 +80,7 @@ def pyramid_roi_align(
     aligned: bool = True,
     impl: str = "gather",
     max_samples: int | None = None,
+    extents: jax.Array | None = None,
 ) -> jax.Array:
     """Pools the regions of one image, each from its level of the pyramid.
 
@@ -111,6 +112,8 @@ def pyramid_roi_align(
       impl: "gather" or "matmul", see above.
       max_samples: upper bound per axis for `samples=0`. By default only a box of more than twice
         the largest map reaches it. Its bins then have fewer samples than in PyTorch.
+      extents: int [levels, 2], (height, width) in cells of the part of each level at its top left
+        that counts as the map. None: all of it.
 
     Returns:
       [R, size, size, C], of the features' dtype.
@@ -136,11 +139,12 @@ def pyramid_roi_align(
         return jnp.zeros((0, *size, levels[0].shape[-1]), levels[0].dtype)
     # Pool by matrix products, level by level.
     if impl == "matmul":
-        return pool_by_products(levels, boxes, level, grid, shapes, tuple(scales))
+        extents = jnp.array(shapes) if extents is None else extents
+        return pool_by_products(levels, boxes, level, extents, grid, shapes, tuple(scales))
     # Pool by lookups. All levels become one list of cells, in which every region finds its own.
-    cells, matched = flatten_levels(levels), look_up_levels(levels, scales, level)
+    cells, matched = flatten_levels(levels), look_up_levels(levels, scales, level, extents)
     axes = place_regions(boxes, matched.scale, (matched.height, matched.width), grid)
-    return _gather(cells, _Regions(*axes, matched.start, matched.width), grid, cells.shape[0])
+    return _gather(cells, _Regions(*axes, matched.start, matched.row), grid, cells.shape[0])
 
 
 class _Regions(NamedTuple):

@@ -14,7 +14,7 @@ from segjax.ops.roi.samples import compute_bin_weights, max_over_vmap, place_reg
 _CHUNK = 32  # number of regions that are pooled at a time
 
 
-def _fold_levels(work, carry, boxes, level, grid, shapes, scales):
+def _fold_levels(work, carry, boxes, level, extents, grid, shapes, scales):
     """Folds `work` over the regions, sorted by level, in chunks of one level.
 
     The last chunk of a level may reach into the next level, and vmapped images run as many chunks
@@ -27,6 +27,7 @@ def _fold_levels(work, carry, boxes, level, grid, shapes, scales):
       carry: initial state.
       boxes: float32 [R, 4].
       level: int [R].
+      extents: int [levels, 2], (height, width) of the valid part of each level.
       grid: sampling of the regions.
       shapes: (h, w) of each level.
       scales: cells per pixel of each level.
@@ -48,7 +49,8 @@ def _fold_levels(work, carry, boxes, level, grid, shapes, scales):
             first = begin + turn * chunk
             slot = first + jnp.arange(chunk)
             boxes_of_chunk = boxes[order[jnp.minimum(slot, regions - 1)]]
-            axes = place_regions(boxes_of_chunk, jnp.float32(scales[number]), shapes[number], grid)
+            scale = jnp.float32(scales[number])
+            axes = place_regions(boxes_of_chunk, scale, extents[number], grid)
             # Weights of the rows and columns of each region
             rows, columns = (
                 compute_bin_weights(*axis)
@@ -65,14 +67,15 @@ def _fold_levels(work, carry, boxes, level, grid, shapes, scales):
     return order, carry
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def pool_by_products(levels, boxes, level, grid, shapes, scales):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def pool_by_products(levels, boxes, level, extents, grid, shapes, scales):
     """Pools levels by matrix products.
 
     Args:
       levels: [h_l, w_l, C] each.
       boxes: float32 [R, 4], pixels of the image.
       level: int [R], indices into `levels`.
+      extents: int [levels, 2], (height, width) of the valid part of each level.
       grid: sampling of the regions.
       shapes: (h_l, w_l) of each level.
       scales: cells per pixel of each level.
@@ -89,16 +92,17 @@ def pool_by_products(levels, boxes, level, grid, shapes, scales):
 
     # Pool in the order of levels, then restore the order of the regions.
     pooled = _zeros_for_regions(boxes, grid, levels[0])
-    order, pooled = _fold_levels(pool, pooled, boxes, level, grid, shapes, scales)
+    order, pooled = _fold_levels(pool, pooled, boxes, level, extents, grid, shapes, scales)
     return pooled[jnp.argsort(order)]
 
 
-def _forward(levels, boxes, level, grid, shapes, scales):
-    return pool_by_products(levels, boxes, level, grid, shapes, scales), (boxes, level)
+def _forward(levels, boxes, level, extents, grid, shapes, scales):
+    pooled = pool_by_products(levels, boxes, level, extents, grid, shapes, scales)
+    return pooled, (boxes, level, extents)
 
 
 def _backward(grid, shapes, scales, residuals, cotangent):
-    boxes, level = residuals
+    boxes, level, extents = residuals
     dtype, channels = cotangent.dtype, cotangent.shape[-1]
     sorted_cotangent = (
         _zeros_for_regions(boxes, grid, cotangent)
@@ -115,8 +119,8 @@ def _backward(grid, shapes, scales, residuals, cotangent):
         return (*gradients[:number], gradient, *gradients[number + 1 :])
 
     gradients = tuple(jnp.zeros((*shape, channels), jnp.float32) for shape in shapes)
-    _, gradients = _fold_levels(spread, gradients, boxes, level, grid, shapes, scales)
-    return tuple(gradient.astype(dtype) for gradient in gradients), None, None
+    _, gradients = _fold_levels(spread, gradients, boxes, level, extents, grid, shapes, scales)
+    return tuple(gradient.astype(dtype) for gradient in gradients), None, None, None
 
 
 pool_by_products.defvjp(_forward, _backward)

@@ -59,6 +59,8 @@ def pyramid_roi_pool(
     level: jax.Array,
     size: int | tuple[int, int],
     scales: Sequence[float],
+    *,
+    extents: jax.Array | None = None,
 ) -> jax.Array:
     """Pools the maximum of the cells of each bin (RoIPool; Fast R-CNN, section 2.1).
 
@@ -72,14 +74,15 @@ def pyramid_roi_pool(
       level: int [R], indices into `levels`, see `pyramid.fpn_level`.
       size: number of bins per axis, or (down, across).
       scales: cells per pixel of each level.
+      extents: as for `pyramid_roi_align`.
 
     Returns:
       [R, size, size, C], of the features' dtype.
     """
     down, across = (size, size) if isinstance(size, int) else size
     cells = flatten_levels(tuple(map(jnp.asarray, levels)))
-    start, height, width, scale = look_up_levels(
-        levels, scales, jnp.clip(level, 0, len(levels) - 1)
+    start, row, height, width, scale = look_up_levels(
+        levels, scales, jnp.clip(level, 0, len(levels) - 1), extents
     )
     # Round the corners of each region to cells.
     boxes = jax.lax.stop_gradient(jnp.asarray(boxes, jnp.float32))
@@ -88,7 +91,7 @@ def pyramid_roi_pool(
         jnp.clip(jnp.where(usable[:, None], boxes, 0), -1e7, 1e7) * scale[:, None]
     ).T
     # Divide it into bins.
-    bins = _Bins(*_edges(y1, y2, down, height), *_edges(x1, x2, across, width), start, width)
+    bins = _Bins(*_edges(y1, y2, down, height), *_edges(x1, x2, across, width), start, row)
     # Bins of boxes that are not finite have no cells.
     bins = bins._replace(bottom=jnp.where(usable[:, None], bins.bottom, bins.top))
     return _maximum(cells, bins, cells.shape[0])

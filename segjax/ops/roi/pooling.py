@@ -28,6 +28,7 @@ def pool_regions(
     pooling: str = "roi_align",
     samples: int = 0,
     aligned: bool = True,
+    extents: jax.Array | None = None,
 ) -> jax.Array:
     """Pools the regions of one image, each from its level of the pyramid.
 
@@ -47,6 +48,7 @@ def pool_regions(
       pooling: one of `POOLINGS`.
       samples: as for `pyramid_roi_align`. "roi_pool" ignores it.
       aligned: as for `pyramid_roi_align`. "roi_pool" ignores it.
+      extents: as for `pyramid_roi_align`.
 
     Returns:
       [R, size, size, C], of the features' dtype.
@@ -57,11 +59,10 @@ def pool_regions(
     if pooling not in POOLINGS:
         raise ValueError(f"pooling {pooling!r} is unknown; choose one of {', '.join(POOLINGS)}")
     if pooling == "roi_pool":
-        return pyramid_roi_pool(levels, boxes, level, size, scales)
+        return pyramid_roi_pool(levels, boxes, level, size, scales, extents=extents)
     # RoIWarp is RoIAlign in a rounded region.
     if pooling == "quantised":
         boxes = round_to_cells(boxes, jnp.asarray(scales, jnp.float32)[level])
     impl = "matmul" if pooling == "roi_align_matmul" else "gather"
-    return pyramid_roi_align(
-        levels, boxes, level, size, scales, samples=samples, aligned=aligned, impl=impl
-    )
+    options = dict(samples=samples, aligned=aligned, impl=impl, extents=extents)
+    return pyramid_roi_align(levels, boxes, level, size, scales, **options)

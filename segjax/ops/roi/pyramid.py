@@ -18,12 +18,14 @@ class Level(NamedTuple):
 
     Attributes:
       start: int32 [R], index of its first cell in `flatten_levels`.
-      height: int32 [R], in cells.
-      width: int32 [R], in cells.
+      row: int32 [R], cells of a row in `flatten_levels`.
+      height: int32 [R], of its valid part in cells.
+      width: int32 [R], of its valid part in cells.
       scale: float32 [R], cells per pixel.
     """
 
     start: jax.Array
+    row: jax.Array
     height: jax.Array
     width: jax.Array
     scale: jax.Array
@@ -35,13 +37,19 @@ def flatten_levels(levels: Sequence[jax.Array]) -> jax.Array:
     return cells[0] if len(cells) == 1 else jnp.concatenate(cells)
 
 
-def look_up_levels(levels: Sequence[jax.Array], scales: Sequence[float], level: jax.Array) -> Level:
+def look_up_levels(
+    levels: Sequence[jax.Array],
+    scales: Sequence[float],
+    level: jax.Array,
+    extents: jax.Array | None = None,
+) -> Level:
     """Looks up position, size and scale of the level of each region.
 
     Args:
       levels: [h_l, w_l, C] each.
       scales: cells per pixel of each level, 1 / stride.
       level: int [R], indices into `levels`.
+      extents: int [levels, 2], (height, width) of the valid part of each level. None: all of it.
 
     Raises:
       ValueError: levels and scales differ in number.
@@ -51,9 +59,10 @@ def look_up_levels(levels: Sequence[jax.Array], scales: Sequence[float], level: 
             f"{len(levels)} levels and {len(scales)} scales; expected one scale, 1 / stride, per "
             "level"
         )
-    height, width = np.array([features.shape[:2] for features in levels], np.int32).T
-    start = np.cumsum([0, *(height * width)[:-1]]).astype(np.int32)
-    kinds = (start, height, width, np.array(scales, np.float32))
+    shapes = np.array([features.shape[:2] for features in levels], np.int32)
+    start = np.cumsum([0, *shapes.prod(axis=1)[:-1]]).astype(np.int32)
+    extents = shapes if extents is None else extents
+    kinds = (start, shapes[:, 1], *jnp.asarray(extents).T, np.array(scales, np.float32))
     return Level(*(jnp.asarray(kind)[level] for kind in kinds))
 
 

@@ -91,20 +91,20 @@ def compute_loss_terms(
     levels = model.encode_image(images, sizes, train=train)
 
     # Region proposal network: losses of sampled anchors
-    logits, deltas = model.propose(levels)
-    anchors = jnp.concatenate(model.make_anchors(images.shape[1:3], levels))
+    logits, deltas = model.propose(levels, sizes)
+    anchors, inside = (
+        _join_levels(parts, len(images)) for parts in model.make_anchors(levels, sizes)
+    )
     sample = functools.partial(
         sample_anchors, samples=samples.anchors, positive_fraction=samples.positive_anchors
     )
-    targets = jax.vmap(sample, in_axes=(0, None, 0))(keys[:, 0], anchors, ground_truth)
+    targets = jax.vmap(sample)(keys[:, 0], anchors, ground_truth, inside)
     targets = targets._replace(valid=targets.valid & real[:, None])
     count = samples.anchors * jnp.sum(real) if rules.rpn_samples_fixed else jnp.sum(targets.valid)
     terms = _compute_proposal_terms(logits, deltas, targets, count, rules.rpn_beta)
 
     # Region proposals
-    proposals = model.select_proposals(
-        logits, deltas, levels, images.shape[1:3], sizes, train=train
-    )
+    proposals = model.select_proposals(logits, deltas, levels, sizes, train=train)
 
     # Sample regions
     sample = functools.partial(
@@ -120,7 +120,7 @@ def compute_loss_terms(
     # Mask and keypoint heads see only the slots that can hold an object.
     shown = jax.tree.map(lambda x: x[:, : samples.objects], regions)
     if model.mask_head or model.keypoint_head:
-        pooled = _flatten(model.pool_regions(levels, shown.boxes, 14))
+        pooled = _flatten(model.pool_regions(levels, shown.boxes, 14, sizes))
     if model.mask_head:
         terms["masks"] = _divide(*_compute_mask_loss(model.mask_head(pooled), batch, shown))
     if model.keypoint_head:
@@ -188,11 +188,14 @@ def _compute_box_terms(
 def _compute_mask_loss(
     logits: jax.Array, batch: Mapping[str, jax.Array], regions: RegionTargets
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes (loss sum, number of positive regions) of the mask head."""
+    """Computes (loss sum, number of positive regions with a known mask) of the mask head."""
     targets = jax.vmap(functools.partial(compute_cropped_mask_targets, size=logits.shape[1]))(
         batch["masks"], batch["boxes"], regions.boxes, regions.matched
     )
     positive = regions.valid & (regions.labels > 0)
+    # Objects that were annotated by a box alone say nothing about masks.
+    if "has_mask" in batch:
+        positive &= jax.vmap(lambda known, index: known[index])(batch["has_mask"], regions.matched)
     return mask_loss(logits, _flatten(targets), _flatten(regions.labels), _flatten(positive))
 
 
@@ -206,6 +209,11 @@ def _compute_keypoint_loss(
     cells, inside = encode_keypoints(_flatten(matched), _flatten(regions.boxes), logits.shape[1])
     positive = regions.valid & (regions.labels > 0)
     return keypoint_loss(logits, cells, inside & _flatten(positive)[:, None])
+
+
+def _join_levels(parts: Sequence[jax.Array], images: int) -> jax.Array:
+    """Concatenates arrays of anchors, [B or 1, n, ...] for each level, to [B, all anchors, ...]."""
+    return jnp.concatenate([jnp.broadcast_to(x, (images, *x.shape[1:])) for x in parts], axis=1)
 
 
 def _flatten(x: jax.Array) -> jax.Array:

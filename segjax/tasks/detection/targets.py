@@ -56,6 +56,7 @@ def sample_anchors(
     key: jax.Array,
     anchors: jax.Array,
     ground_truth: Mapping[str, jax.Array],
+    inside: jax.Array | None = None,
     *,
     samples: int = 256,
     positive_fraction: float = 0.5,
@@ -68,6 +69,7 @@ def sample_anchors(
       key: PRNG key of this image.
       anchors: float32 [A, 4], x1 y1 x2 y2 in canvas pixels.
       ground_truth: "boxes" float32 [G, 4] in canvas pixels, "valid" and "crowd" bool [G].
+      inside: bool [A], False for anchors in padding, which are never sampled. None: all are inside.
       samples: number of samples S.
       positive_fraction: largest share of positive samples, see `sample_balanced`.
       low: anchors with a smaller IoU are negative, see `match_boxes`.
@@ -84,8 +86,12 @@ def sample_anchors(
       >>> targets.positive.tolist()
       [True, False]
     """
+    if inside is not None:
+        anchors = jnp.where(inside[:, None], anchors, 0)  # an empty box overlaps nothing
     # Every object gets its best anchor, however small their IoU.
     matched, label = _match(anchors, ground_truth, low, high, force=True)
+    if inside is not None:
+        label = jnp.where(inside, label, IGNORED)
     index, valid, positive = sample_balanced(key, label, samples, positive_fraction)
     deltas = encode_boxes(ground_truth["boxes"][matched[index]], anchors[index], RPN_WEIGHTS)
     return AnchorTargets(index, valid, positive, deltas)
