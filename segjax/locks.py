@@ -78,8 +78,8 @@ class FolderLock:
             there = os.stat(self.path)
         except FileNotFoundError:
             raise FolderLostError(
-                f"{self.folder} was deleted, or its file {LOCK_FILE}, while this process was "
-                "writing to it; what is left can be resumed"
+                f"{self.folder} was deleted while this process was writing to it (its file "
+                f"{LOCK_FILE} is gone); nothing more is written"
             ) from None
         owner = _parse(os.pread(self._file, 4096, 0))
         if not os.path.samestat(there, os.fstat(self._file)) or owner != _describe_self():

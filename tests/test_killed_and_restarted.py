@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -158,3 +159,24 @@ def test_one_of_two_is_killed_with_its_guard_and_later_both_are_interrupted(tmp_
         for line in (training.run / "metrics.jsonl").read_text().splitlines()
     ]
     assert steps == list(range(1, steps[-1] + 1)), "lost steps are repeated and logged once"
+
+
+def test_a_second_start_is_refused_and_a_deleted_folder_ends_the_run(tmp_path):
+    training = Training(tmp_path / "one", 1, **{"total_steps": 100_000, "checkpoint.every": 3})
+    training.begin()
+    training.wait_until(training.saved)
+    second = training.folder / "second.log"
+    assert start(training.command, second).wait(timeout=120) == 2
+    owner = training.workers[0].pid
+    assert f"segjax train: {training.run} is in use by process {owner} on " in second.read_text()
+
+    training.workers[0].kill()
+    training.ends()
+    saved = training.saved()[-1]
+    training.begin()
+    training.wait_until(lambda: training.saved()[-1] > saved)
+    assert f"resuming at step {saved}" in training.logs_text()[0]
+    shutil.rmtree(training.run, ignore_errors=True)
+    assert training.ends() == [2]
+    (log,) = training.logs_text()
+    assert f"segjax train: {training.run} was deleted while" in log and "Traceback" not in log

@@ -36,13 +36,14 @@ def write_checksums(folder: str | os.PathLike) -> None:
 
 
 def find_damage(
-    folder: str | os.PathLike, *, under: str = "", share: tuple[int, int] = (0, 1)
+    folder: str | os.PathLike, *, under: str = "", skip: str = "", share: tuple[int, int] = (0, 1)
 ) -> str:
     """Compares the files of a folder with its checksums and describes the first difference.
 
     Args:
       folder: Folder with a file of checksums.
       under: Subfolder to verify alone. "": everything.
+      skip: Subfolder whose files are only counted and measured, not read. "": none.
       share: (index, count) of the process, if several processes divide the bytes among themselves.
 
     Returns:
@@ -63,7 +64,8 @@ def find_damage(
                 return f"{name} is no regular file"
             if status.st_size != entry["size"]:
                 return f"{name} has {status.st_size} bytes instead of {entry['size']}"
-        return _find_changed_file(folder, expected, share)
+        read = {n: e for n, e in expected.items() if not skip or not _is_under(n, skip)}
+        return _find_changed_file(folder, read, share)
     except OSError as error:
         name = pathlib.Path(error.filename).name if error.filename else "a file"
         return f"{name} cannot be read ({error.strerror or error})"

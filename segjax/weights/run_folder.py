@@ -1,11 +1,12 @@
 """Reads the checkpoints of a training run without its task, mesh or optimizer.
 
-A run's folder holds checkpoints/<step>/{state,meta,checksums.json}, which
+A run's folder holds checkpoints/<step>/{state,optimizer,meta,checksums.json}, which
 `segjax.training.checkpoints` writes with orbax. All files are compared with their checksums before
 anything is loaded. Orbax is imported inside the functions, so importing this module needs NumPy
 alone and starts no device.
 """
 
+import functools
 import logging
 import pathlib
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from segjax.weights.run_meta import find_best_step, list_steps, read_meta, read_
 from segjax.weights.tree import CheckpointError
 
 logger = logging.getLogger(__name__)
+
+OPTIMIZER = "optimizer"  # part of a checkpoint that only a resumed run reads
 
 Step = int | Literal["best"] | None  # checkpoint of a run. None: the newest that can be read.
 
@@ -66,17 +69,25 @@ def load_variables(
     def read(at: int) -> tuple[dict[str, Any], dict[str, Any]]:
         return _read_step(folder, at, ema)
 
-    return read_newest(folder, [step] if chosen else steps, read)[0]
+    verify = functools.partial(find_damage, skip=OPTIMIZER)
+    return read_newest(folder, [step] if chosen else steps, read, verify=verify)[0]
 
 
 def describe_state(directory: pathlib.Path, step: int) -> dict[str, Any]:
     """Returns the state of a step as nested dicts of shapes and dtypes. Reads no array."""
     import orbax.checkpoint as ocp
 
-    return ocp.PyTreeCheckpointHandler().metadata(directory / str(step) / "state").tree
+    read = ocp.PyTreeCheckpointHandler().metadata
+    state = read(directory / str(step) / "state").tree
+    # Checkpoints of earlier versions have no part of its own for the optimizer
+    if (apart := directory / str(step) / OPTIMIZER).is_dir():
+        state = {**state, "opt_state": read(apart).tree["opt_state"]}
+    return state
 
 
-def find_damage(folder: pathlib.Path, step: int, share: tuple[int, int] = (0, 1)) -> str:
+def find_damage(
+    folder: pathlib.Path, step: int, *, share: tuple[int, int] = (0, 1), skip: str = ""
+) -> str:
     """Compares a checkpoint with the checksums that were written when it was saved.
 
     Checkpoints of earlier versions have no checksums. They pass, with a message for the log.
@@ -85,13 +96,14 @@ def find_damage(folder: pathlib.Path, step: int, share: tuple[int, int] = (0, 1)
       folder: folder of the checkpoints.
       step: the checkpoint.
       share: (index, count) of the process, if several processes divide the bytes among themselves.
+      skip: subfolder whose files are only counted and measured, because they are not read.
 
     Returns:
       A clause that describes the first difference, or "".
     """
     path = folder / str(step)
     if (path / checksums.CHECKSUMS_FILE).exists():
-        return checksums.find_damage(path, share=share)
+        return checksums.find_damage(path, share=share, skip=skip)
     try:
         read_meta(folder, step)
     except (OSError, ValueError) as error:
@@ -192,7 +204,7 @@ def _read_step(folder: pathlib.Path, step: int, ema: bool) -> tuple[dict[str, An
     import orbax.checkpoint as ocp
 
     # The moving average replaces the parameters
-    tree = describe_state(folder, step)
+    tree = ocp.PyTreeCheckpointHandler().metadata(folder / str(step) / "state").tree
     name = "ema" if ema and tree.get("ema") is not None else "params"
     wanted = {name: tree[name], "constants": tree["constants"]}
     handler = ocp.PyTreeCheckpointHandler()

@@ -5,10 +5,11 @@ import logging
 import os
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
-from segjax.training.checkpoints import Checkpoints, saving
+from segjax.training.checkpoints import Checkpoints, manager, saving
 from segjax.training.sharding import make_mesh
 from segjax.weights import run_folder
 from segjax.weights.checksums import CHECKSUMS_FILE
@@ -38,7 +39,7 @@ def copy(saved, tmp_path):
 
 @pytest.fixture
 def older(copy):
-    """Turns the checkpoints into those of a version that wrote no checksums."""
+    """Removes the checksums, as if a version without them had written the checkpoints."""
     for step in ("2", "3"):
         (copy / step / CHECKSUMS_FILE).unlink()
         meta = copy / step / "meta" / "metadata"
@@ -100,8 +101,10 @@ def test_every_flipped_bit_is_detected(copy, count):
     for index in (*range(len(files)), *drawn):
         bit = int(rng.integers(8 * sizes[index]))
         flip(files[index], bit)
-        with pytest.raises(CheckpointError, match="checkpoints/3 is damaged: .* has changed"):
-            load_variables(copy, step=3)
+        assert "has changed since it was saved" in run_folder.find_damage(copy, 3)
+        if "optimizer" not in files[index].parts:  # which `load_variables` does not read
+            with pytest.raises(CheckpointError, match="checkpoints/3 is damaged: .* has changed"):
+                load_variables(copy, step=3)
         flip(files[index], bit)
     assert load_variables(copy, step=3)[1] == CONFIG
 
@@ -114,6 +117,26 @@ def test_a_damaged_checkpoint_is_passed_over_in_one_sentence_and_left_alone(copy
     assert message.startswith(f"checkpoint {copy / '3'} is damaged and passed over (")
     assert damage in message and message.endswith("; the checkpoint of step 2 is used")
     assert "\n" not in message and config == CONFIG and (copy / "3").is_dir()
+
+
+def test_only_a_resumed_run_reads_the_optimizer_state_and_is_stopped_by_damage_in_it(copy):
+    path = max((copy / "3" / "optimizer").rglob("d/*"), key=lambda path: path.stat().st_size)
+    flip(path, 99)
+    load_variables(copy, step=3)
+    assert resume(copy) == (2, [2, 3])
+
+
+def test_a_checkpoint_with_all_arrays_in_one_part_is_resumed(tmp_path, monkeypatch):
+    state, shapes, shardings = make_state(make_mesh(data=2, fsdp=4))
+    divide = manager.divide_state
+    with monkeypatch.context() as patch:
+        patch.setattr(manager, "divide_state", lambda apart: divide(apart=False))
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(state, {"config": CONFIG})
+    assert not (tmp_path / "3" / "optimizer").exists()
+    with Checkpoints(tmp_path) as checkpoints:
+        restored, _ = checkpoints.restore(shapes, shardings)
+    jax.tree.map(np.testing.assert_array_equal, restored.opt_state, state.opt_state)
 
 
 def test_files_that_desktops_and_network_file_systems_add_are_no_damage(copy):

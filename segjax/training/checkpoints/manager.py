@@ -6,10 +6,9 @@ The parameters of a run come from, in this order:
 3. the task's initialization.
 """
 
-import contextlib
 import logging
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,17 +17,23 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from segjax.training.checkpoints.saving import KeepBest, SealedFolder, delete_unfinished
+from segjax.training.checkpoints.saving import (
+    SAVED,
+    KeepBest,
+    SealedFolder,
+    delete_unfinished,
+    divide_state,
+    drop_traceback,
+    silence_orbax,
+)
 from segjax.training.interruption import share_text
 from segjax.training.optimizer import parameter_path
 from segjax.training.state import TrainState
-from segjax.weights.run_folder import describe_state, find_damage, read_newest
+from segjax.weights.run_folder import OPTIMIZER, describe_state, find_damage, read_newest
 from segjax.weights.run_meta import read_metrics
 from segjax.weights.tree import CheckpointError, check_variables, describe_differences, flatten
 
 logger = logging.getLogger(__name__)
-
-_SAVED = ("step", "params", "constants", "opt_state", "key", "ema")
 
 
 class Checkpoints:
@@ -51,6 +56,7 @@ class Checkpoints:
           best_mode: "max" or "min".
         """
         self.directory = pathlib.Path(directory).absolute()
+        logging.getLogger("absl").addFilter(drop_traceback)
         if jax.process_index() == 0:
             delete_unfinished(self.directory)
         # A checkpoint is kept if any of the policies preserves it
@@ -66,7 +72,7 @@ class Checkpoints:
                 preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
                 temporary_path_class=SealedFolder,
             ),
-            item_names=("state", "meta"),
+            item_names=("state", OPTIMIZER, "meta"),
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -80,6 +86,8 @@ class Checkpoints:
             if kind is None:
                 raise
             logger.error("the last save failed: %s", error)
+        finally:
+            logging.getLogger("absl").removeFilter(drop_traceback)
 
     @property
     def steps(self) -> list[int]:
@@ -107,8 +115,11 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave({name: getattr(state, name) for name in _SAVED}),
                 meta=ocp.args.JsonSave({**meta, **added}),
+                **{
+                    item: ocp.args.StandardSave({name: getattr(state, name) for name in names})
+                    for item, names in divide_state(apart=True).items()
+                },
             ),
             force=True,
         )
@@ -142,7 +153,7 @@ class Checkpoints:
                 getattr(shapes, name),
                 getattr(shardings, name),
             )
-            for name in _SAVED
+            for name in SAVED
         }
 
         def read(step: int) -> tuple[TrainState, dict[str, Any]]:
@@ -152,20 +163,26 @@ class Checkpoints:
             saved = describe_state(self.directory, step)
             check_variables(target, saved, source=source)
             _check_settings(target, saved, source)
-            item = self._manager.restore(
+            # Earlier versions saved the optimizer state together with the parameters
+            items = divide_state(apart=(self.directory / str(step) / OPTIMIZER).is_dir())
+            restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
+                    meta=ocp.args.JsonRestore(),
+                    **{
+                        item: ocp.args.StandardRestore({name: target[name] for name in names})
+                        for item, names in items.items()
+                    },
                 ),
             )
-            return shapes.replace(
-                **item.state, finite=jax.device_put(np.True_, shardings.finite)
-            ), item.meta
+            state = {name: array for item in items for name, array in restored[item].items()}
+            state["finite"] = jax.device_put(np.True_, shardings.finite)
+            return shapes.replace(**state), restored.meta
 
         if not self.steps:
             return None
         aside = self.directory.with_name(f"{self.directory.name}_unreadable")
-        with _silence_orbax():
+        with silence_orbax():
             result, damaged = read_newest(
                 self.directory,
                 self.steps,
@@ -217,18 +234,9 @@ def _check_settings(target: Mapping[str, Any], saved: Mapping[str, Any], source:
 
 def _find_damage_together(directory: pathlib.Path, step: int) -> str:
     """Verifies a checkpoint, each process a part of its bytes, and returns the damage to all."""
-    return share_text(find_damage(directory, step, (jax.process_index(), jax.process_count())))
-
-
-@contextlib.contextmanager
-def _silence_orbax() -> Iterator[None]:
-    """Silences orbax's page of messages about a checkpoint that cannot be read."""
-    log = logging.getLogger("absl")
-    before, log.disabled = log.disabled, True
-    try:
-        yield
-    finally:
-        log.disabled = before
+    return share_text(
+        find_damage(directory, step, share=(jax.process_index(), jax.process_count()))
+    )
 
 
 def segjax_version() -> str:

@@ -1,20 +1,41 @@
-"""Parts of saving that orbax calls: the last step of a save, and the choice of what is kept."""
+"""Parts of a checkpoint, what orbax calls while it saves them, and how it is kept quiet."""
 
+import contextlib
 import dataclasses
 import inspect
 import logging
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from segjax.weights.checksums import write_checksums
+from segjax.weights.run_folder import OPTIMIZER
 from segjax.weights.run_meta import find_best_step
 
 logger = logging.getLogger(__name__)
+
+SAVED = ("step", "params", "constants", "opt_state", "key", "ema")
+# Saved apart, so that whoever loads the weights need not verify twice as many bytes. "step" is
+# there because orbax saves no item without arrays, and some optimizers have none.
+_OF_OPTIMIZER = ("opt_state", "step")
+
+
+def divide_state(*, apart: bool) -> dict[str, tuple[str, ...]]:
+    """Returns the fields of the state in each item of a checkpoint.
+
+    Args:
+      apart: Whether the optimizer state has an item of its own.
+    """
+    if not apart:
+        return {"state": SAVED}
+    return {
+        "state": tuple(name for name in SAVED if name != "opt_state"),
+        OPTIMIZER: _OF_OPTIMIZER,
+    }
 
 
 class SealedFolder(ocp.path.atomicity.AtomicRenameTemporaryPath):
@@ -88,3 +109,20 @@ class KeepBest(preservation_policy.PreservationPolicy):
         }
         best = find_best_step(existing, self.name, self.mode)
         return [checkpoint.step == best for checkpoint in checkpoints]
+
+
+def drop_traceback(record: logging.LogRecord) -> bool:
+    """Shortens orbax's message about a save that failed. The error itself is raised later."""
+    record.exc_info = None
+    return True
+
+
+@contextlib.contextmanager
+def silence_orbax() -> Iterator[None]:
+    """Silences orbax's page of messages about a checkpoint that cannot be read."""
+    log = logging.getLogger("absl")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
