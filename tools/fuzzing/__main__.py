@@ -23,6 +23,7 @@ import time
 from collections.abc import Sequence
 
 from fuzzing.harness import Fuzzer, Reader, read_tree, write_tree
+from fuzzing.mutators import flip_one_bit, mutate_tree
 from fuzzing.verdicts import FINDINGS, OK, REFUSED, Verdict
 
 HEAD = ("reader", "cases", "read", "refused", "findings", "slowest s", "most MiB", "cases/s")
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in chosen:
         started, verdicts = time.monotonic(), []
         with tempfile.TemporaryDirectory(prefix="segjax-fuzz-") as scratch:
-            fuzzer = Fuzzer(readers[name], args.seed, pathlib.Path(scratch))
+            mutate = flip_one_bit if args.bits else mutate_tree
+            fuzzer = Fuzzer(readers[name], args.seed, pathlib.Path(scratch), mutate)
             tree = read_tree(args.input) if args.input else None
             cases = range(args.first, args.first + args.cases) if args.case is None else [args.case]
             for verdict in fuzzer.run(cases, tree):
@@ -54,15 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
                     break
         print(format_row(name, verdicts, time.monotonic() - started), flush=True)
         found += [(name, verdict) for verdict in verdicts if verdict.is_finding]
-    print("\n".join(describe_findings(found, args.seed)))
+    print("\n".join(describe_findings(found, f"--seed {args.seed}{' --bits' * args.bits}")))
     return 1 if found else 0
 
 
 def load_readers() -> dict[str, Reader]:
     """Imports all readers, so that children need not, and returns them by name."""
-    from fuzzing import data_readers, prompt_readers, weight_readers
+    from fuzzing import (
+        image_readers,
+        prepared_readers,
+        prompt_readers,
+        raw_readers,
+        weight_readers,
+    )
 
-    modules = (data_readers, weight_readers, prompt_readers)
+    modules = (image_readers, raw_readers, prepared_readers, weight_readers, prompt_readers)
     return {reader.name: reader for module in modules for reader in module.READERS}
 
 
@@ -78,14 +86,14 @@ def format_row(name: str, verdicts: Sequence[Verdict], seconds: float) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def describe_findings(found: Sequence[tuple[str, Verdict]], seed: int) -> list[str]:
+def describe_findings(found: Sequence[tuple[str, Verdict]], options: str) -> list[str]:
     """Describes each kind of finding once, with the command that repeats the first of them."""
     groups = collections.defaultdict(list)
     for name, verdict in found:
         groups[name, verdict.kind, verdict.detail[:60]].append(verdict)
     return [
         f"{name}: {kind}, {len(verdicts)} cases: {verdicts[0].detail[:400]!r}\n"
-        f"    bash tools/fuzz --reader {name} --seed {seed} --case {verdicts[0].case}"
+        f"    bash tools/fuzz --reader {name} {options} --case {verdicts[0].case}"
         for (name, kind, _), verdicts in groups.items()
     ]
 
@@ -115,6 +123,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, metavar="S", help="stop a reader after S seconds")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the changes")
     parser.add_argument("--case", type=int, metavar="N", help="run this case alone")
+    parser.add_argument("--bits", action="store_true", help="flip a single bit in each case")
     parser.add_argument("--verbose", action="store_true", help="print each finding at once")
     parser.add_argument(
         "--input", type=pathlib.Path, metavar="DIR", help="with --case: read this saved input"

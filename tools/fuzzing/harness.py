@@ -66,10 +66,14 @@ class Fuzzer:
       reader: The reader.
       seed: Seed of the mutations.
       scratch: Empty folder for everything that the reader reads and writes.
+      mutate: Changes an input, called as mutate(rng, tree, tokens).
     """
 
-    def __init__(self, reader: Reader, seed: int, scratch: pathlib.Path) -> None:
+    def __init__(
+        self, reader: Reader, seed: int, scratch: pathlib.Path, mutate: Callable = mutate_tree
+    ) -> None:
         self.reader, self.seed, self.scratch = reader, seed, scratch.absolute()
+        self.mutate = mutate
         list_known_modules()  # once, before children are forked
         for name in ("seeds", "work/case", "work/beside"):
             (self.scratch / name).mkdir(parents=True)
@@ -83,7 +87,7 @@ class Fuzzer:
         """Returns the index of the seed, and the damaged input."""
         rng = random.Random(f"{self.reader.name} {self.seed} {case}")
         index = rng.randrange(len(self.seeds))
-        return index, mutate_tree(rng, self.seeds[index], self.reader.tokens)
+        return index, self.mutate(rng, self.seeds[index], self.reader.tokens)
 
     def run(self, cases: Sequence[int], tree: Tree | None = None) -> Iterator[Verdict]:
         """Yields the verdict of each case.
@@ -114,10 +118,14 @@ class Fuzzer:
         sys.path.insert(0, os.getcwd())
         sys.dont_write_bytecode = True
         os.environ["TMPDIR"] = str(work / "case")
-        watch = Watch(work / "case", self.reader.allowed)
-        expected = [self._read_valid(seed) for seed in self.seeds]
+        watch, stderr = Watch(work / "case", self.reader.allowed), os.dup(2)
         output = os.open(log, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
         os.dup2(output, 1), os.dup2(output, 2)
+        try:
+            expected = [self._read_valid(seed) for seed in self.seeds]
+        except BaseException:
+            os.dup2(stderr, 2)  # shows why
+            raise
         os.write(pipe, b"ready\n")
         for case in cases:
             os.truncate(log, 0)

@@ -67,6 +67,17 @@ def mutate_tree(
     return tree
 
 
+def flip_one_bit(
+    rng: random.Random, tree: dict[str, bytes], tokens: Sequence[str]
+) -> dict[str, bytes]:
+    """Returns the tree with one bit changed, every bit of all files being equally likely."""
+    paths = sorted(path for path in tree if tree[path])
+    path = rng.choices(paths, [len(tree[path]) for path in paths])[0]
+    content = bytearray(tree[path])
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    return tree | {path: bytes(content)}
+
+
 def mutate_file(rng: random.Random, path: str, data: bytes, tokens: Sequence[str]) -> bytes:
     """Changes a file by its structure, if that is known, or by its bytes."""
     mutate = find_mutator(path, data)
