@@ -49,6 +49,9 @@ def main() -> None:
         # Annotations
         records = (source[index] for index in range(len(source)))
         ground_truth = build_coco_ground_truth(records, **describe_categories(data))
+        for annotation in ground_truth["annotations"]:
+            if annotation.pop("box_only", 0):
+                annotation["segmentation"] = []
         # Images
         for index, image in enumerate(ground_truth["images"]):
             content = source[index]["image"]

@@ -19,6 +19,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from segjax.files import check_writable
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command. The module's docstring is its help."""
@@ -49,6 +51,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         raise ValueError(f"--num is the number of images, at least 1, got {args.num}")
     if rest and args.config is None:
         raise ValueError(f"unknown argument {rest[0]}")
+    check_writable(args.out)
     config = _read_config(args, rest) if args.config else None
     data = _choose_data(args, config)
 
@@ -58,13 +61,13 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     out = pathlib.Path(args.out)
     # A split may be a slice, such as train[:80%].
     name = re.sub(r"\W+", "_", data["train_split"]).strip("_")
-    sheets = {f"{name}.png": draw_records(data, args.num)}
+    write_atomic(out / f"{name}.png", encode_png(draw_records(data, args.num)))
+    print(out / f"{name}.png")
+    # Training may refuse the data, and the first sheet helps to see why.
     if config is not None:
-        examples = draw_examples(config, args.num, title=f"training examples of {args.config}")
-        sheets[f"{name}_examples.png"] = examples
-    for name, sheet in sheets.items():
-        write_atomic(out / name, encode_png(sheet))
-        print(out / name)
+        sheet = draw_examples(config, args.num, title=f"training examples of {args.config}")
+        write_atomic(out / f"{name}_examples.png", encode_png(sheet))
+        print(out / f"{name}_examples.png")
     return 0
 
 

@@ -22,13 +22,15 @@ from segjax.images.opening import (
 )
 
 _NOT_SINGLE = "not a single-channel image"
+_COLORS = ("RGB", "RGBA", "LA")
 
 
 def read_label_values(data: bytes, name: str) -> np.ndarray:
     """Reads the stored numbers of a label map.
 
     Args:
-      data: bytes of a PNG, TIFF, BMP or GIF file with one channel.
+      data: bytes of a PNG, TIFF, BMP or GIF file with one channel, or with equal ones, as editors
+        save masks.
       name: of the file in error messages.
 
     Returns:
@@ -54,16 +56,34 @@ def read_label_values(data: bytes, name: str) -> np.ndarray:
 def _read_with_pillow(data: bytes, name: str, is_inverted: bool = False) -> np.ndarray:
     """Reads one channel with Pillow. `is_inverted` undoes what Pillow does where 0 is white."""
     with open_image(data, name) as image:
-        if image.mode not in ("1", "L", "P", "I", "F", *SIXTEEN_BITS):
-            raise UnsupportedImageError(f"{name} (Pillow mode {image.mode})", _NOT_SINGLE)
+        mode = image.mode
         # A TIFF file that says how it was held would be turned. Masks refer to stored pixels.
         labels = np.asarray(image)
-        mode = image.mode
+        if mode in _COLORS:
+            labels = _take_equal_channel(labels, mode)
+        elif mode not in ("1", "L", "P", "I", "F", *SIXTEEN_BITS):
+            labels = None
+        if labels is None:
+            raise UnsupportedImageError(f"{name} (Pillow mode {mode})", _NOT_SINGLE)
     if mode in SIXTEEN_BITS:
         return labels.astype(np.uint16)
     if is_inverted and mode in ("1", "L"):
         return ~labels
     return labels
+
+
+def _take_equal_channel(pixels: np.ndarray, mode: str) -> np.ndarray | None:
+    """Returns the one channel of a gray image that was saved in color, or None if it has several.
+
+    Args:
+      pixels: uint8 [H, W, C].
+      mode: Pillow's mode, of which an "A" at the end is an alpha channel.
+    """
+    colors, alpha = pixels, pixels[..., :0]
+    if mode.endswith("A"):
+        colors, alpha = pixels[..., :-1], pixels[..., -1:]
+    is_gray = (colors == colors[..., :1]).all() and (alpha == 255).all()
+    return colors[..., 0] if is_gray else None
 
 
 def _read_tiff_labels(data: bytes, name: str) -> np.ndarray:

@@ -45,6 +45,8 @@ def test_the_exact_path_comes_first(tmp_path, stored, name):
         ("images/a.jpg", "/home/me/photos/a.jpg"),
         ("images/a.jpg", "../../photos/a.jpg"),
         ("images/a.jpg", "http://example.com/photos/a.jpg"),
+        ("images/a.jpg", "https://example.com/photos/a.jpg?size=large#top"),
+        ("images/a.jpg", " a.jpg "),
         ("images/a b.jpg", "a%20b.jpg"),
         ("images/a%20b.jpg", "a b.jpg"),
         ("images/a.JPG", "a.jpg"),

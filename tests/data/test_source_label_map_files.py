@@ -52,6 +52,15 @@ def test_tiff_maps_give_the_masks_of_png_maps(tmp_path, dtype, name):
     assert not skipped.images and not skipped.suspicious
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_gray_maps_that_were_saved_in_color_are_read(tmp_path, mode):
+    labels = np.where(two_labels() == 700, 200, two_labels()).astype(np.uint8)
+    write_map(tmp_path, labels)
+    Image.fromarray(labels).convert(mode).save(tmp_path / "labels" / "a.png")
+    ((record,), skipped) = read(tmp_path)
+    assert record["objects"]["id"].tolist() == [1, 200] and not skipped.images
+
+
 def test_maps_of_fractions_are_refused(tmp_path):
     write_image(tmp_path / "images" / "a.png")
     (tmp_path / "labels").mkdir()

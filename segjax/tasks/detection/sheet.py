@@ -61,7 +61,9 @@ def _to_drawable(
     if rows and "score" in rows[0]:
         drawable["scores"] = np.array([row["score"] for row in rows])
     if rows and "segmentation" in rows[0]:
-        drawable["masks"] = np.array([decode_rle(row["segmentation"]) for row in rows])
+        # The segmentation of an object without a mask is its box.
+        masks = [decode_rle(row["segmentation"]) & (not row.get("box_only")) for row in rows]
+        drawable["masks"] = np.array(masks)
     if rows and "keypoints" in rows[0]:
         keypoints = np.array([row["keypoints"] for row in rows], float).reshape(len(rows), -1, 3)
         # COCO's coordinates are pixel indices, ours are continuous.

@@ -7,6 +7,7 @@ folders that exist only elsewhere.
 
 import os
 import pathlib
+import re
 import unicodedata
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -75,7 +76,9 @@ class ImageFinder:
         """
         if self._by_name is None:
             self._by_name = _list_files(self.root)
-        wanted = name.replace("\\", "/").split("/")
+        # What follows the path of a URL is no part of the name.
+        name_only = re.split(r"[?#]", name)[0] if "://" in name else name
+        wanted = name_only.replace("\\", "/").split("/")
         candidates = self._by_name.get(normalize_name(wanted[-1]), [])
         ranked: dict[float, list[pathlib.Path]] = {}
         for path in candidates:
@@ -92,8 +95,8 @@ class ImageFinder:
 
 
 def normalize_name(name: str) -> str:
-    """Returns a name without differences of case, accents' composition and percent escapes."""
-    return unicodedata.normalize("NFC", urllib.parse.unquote(name)).casefold()
+    """Returns a name without differences of case, accents' composition, escapes and spaces."""
+    return unicodedata.normalize("NFC", urllib.parse.unquote(name)).strip().casefold()
 
 
 def _count_equal_ends(parts: Sequence[str], wanted: Sequence[str]) -> int:
