@@ -48,6 +48,24 @@ def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
         partial.write_bytes(content)
 
 
+def check_writable(folder: str | os.PathLike) -> None:
+    """Checks that files can be written to a folder, before a long computation. Creates nothing.
+
+    Raises:
+      OSError: The folder, or the nearest one above it that exists, is a file or cannot be written.
+    """
+    folder = nearest = pathlib.Path(folder).absolute()
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"{folder} cannot hold results: {nearest} is a file, not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"{folder} cannot be written: no permission to create files in {nearest}; name another "
+            "folder"
+        )
+
+
 def write_json(
     path: str | os.PathLike, value: Any, *, indent: int = 2, sort_keys: bool = True
 ) -> None:

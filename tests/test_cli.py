@@ -24,7 +24,7 @@ from segjax.cli.overrides import apply_flags
 from segjax.data.threads import count_usable_cores
 from segjax.evaluation.interactive_scores import InteractiveScores
 from segjax.inference.loading import load_with_config
-from segjax.masks import decode_mask
+from segjax.masks import decode_mask, decode_rle
 from segjax.models.sam.build import build_sam
 from segjax.tasks import make_task
 from segjax.tasks.promptable.config import promptable_config
@@ -286,8 +286,9 @@ def test_predict_writes_masks_overlay_and_json_that_agree(run, photo, tmp_path, 
     out = tmp_path / "out"
     arguments = ["--point", "20,9", "--point", "40,3,0", "--box", "3,4,30,25.5", "--out", str(out)]
     assert main(["predict", photo, "--checkpoint", run, *arguments]) == 0
-    assert sorted(p.name for p in out.iterdir()) == ["mask_0.png", "overlay.png", "prediction.json"]
-    report = json.loads((out / "prediction.json").read_text())
+    names = ["photo_mask_0.png", "photo_overlay.png", "photo_prediction.json"]
+    assert sorted(p.name for p in out.iterdir()) == names
+    report = json.loads((out / "photo_prediction.json").read_text())
     (thing,) = report["objects"]
     assert (
         thing["points"] == [[20, 9], [40, 3]]
@@ -295,11 +296,11 @@ def test_predict_writes_masks_overlay_and_json_that_agree(run, photo, tmp_path, 
         and thing["box"] == [3, 4, 30, 25.5]
     )
     (entry,) = thing["masks"]
-    mask = np.asarray(Image.open(out / "mask_0.png")) > 0
+    mask = np.asarray(Image.open(out / "photo_mask_0.png")) > 0
     mask = mask if mask.ndim == 2 else mask[..., 0]
     assert mask.shape == (30, 47) and entry["area"] == mask.sum()
     np.testing.assert_array_equal(decode_mask(entry["rle"]["counts"], *entry["rle"]["size"]), mask)
-    assert np.asarray(Image.open(out / "overlay.png")).shape[1] % 47 == 0
+    assert np.asarray(Image.open(out / "photo_overlay.png")).shape[1] % 47 == 0
     assert f"{entry['predicted_iou']:.3f}" in capsys.readouterr().out
 
 
@@ -310,9 +311,18 @@ def test_predict_writes_several_objects_and_all_masks(run, photo, tmp_path):
         main(["predict", photo, "--checkpoint", run, *clicks, "--multimask", "--out", str(out)])
         == 0
     )
-    report = json.loads((out / "prediction.json").read_text())
+    report = json.loads((out / "photo_prediction.json").read_text())
     assert [len(thing["masks"]) for thing in report["objects"]] == [3, 3]
-    assert (out / "mask_1_2.png").is_file()
+    assert (out / "photo_mask_1_2.png").is_file() and (out / "photo_candidates.png").is_file()
+    # The files of a second call are all there is; other files stay.
+    (out / "other_mask_0.png").write_bytes(b"")
+    assert main(["predict", photo, "--checkpoint", run, "--point", "20,9", "--out", str(out)]) == 0
+    assert sorted(p.name for p in out.iterdir()) == [
+        "other_mask_0.png",
+        "photo_mask_0.png",
+        "photo_overlay.png",
+        "photo_prediction.json",
+    ]
 
 
 def test_points_and_boxes_are_grouped_into_objects():
@@ -327,6 +337,88 @@ def test_points_and_boxes_are_grouped_into_objects():
         [[1, 2]],
         [[3, 4]],
     ]
+
+
+def test_predict_takes_boxes_and_points_of_many_images_from_a_file(run, tmp_path, capsys):
+    """Rows keep their category and score; a box that reaches beyond the image is clipped."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, width in (("a.png", 40), ("000000000007.png", 50)):
+        noise = np.random.default_rng(width).integers(0, 255, (30, width, 3), np.uint8)
+        Image.fromarray(noise).save(folder / name)
+    rows = [
+        {"image_id": 1, "category_id": 3, "bbox": [2, 3, 10, 12], "id": 11},
+        {"image_id": 1, "category_id": 4, "bbox": [20, 5, 30, 12], "score": 0.5},
+        {"image_id": 7, "points": [[20, 9], [40, 3, 0]]},
+    ]
+    images = [{"id": 1, "file_name": "a.png"}, {"id": 7, "file_name": "000000000007.png"}]
+    coco = tmp_path / "images" / "boxes.json"
+    coco.write_text(json.dumps({"images": images, "annotations": rows}))
+    out = tmp_path / "out"
+    command = ["predict", "--checkpoint", run, "--prompts", str(coco), "--out", str(out)]
+    assert main(command) == 0
+    assert "1 boxes are clipped to the image" in capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text())
+    assert [(row["image_id"], row["category_id"]) for row in results] == [(1, 3), (1, 4), (7, 1)]
+    assert results[0]["id"] == 11 and results[1]["score"] == 0.5
+    assert results[2]["score"] == results[2]["predicted_iou"]
+    sizes = [decode_rle(row["segmentation"]).shape for row in results]
+    assert sizes == [(30, 40), (30, 40), (30, 50)]
+    assert sorted(path.name for path in out.glob("*.png")) == [
+        "000000000007_overlay.png",
+        "a_overlay.png",
+    ]
+    # A box has the mask that it has on its own.
+    single = ["--box", "2,3,12,15", "--out", str(tmp_path / "single")]
+    assert main(["predict", str(folder / "a.png"), "--checkpoint", run, *single]) == 0
+    report = json.loads((tmp_path / "single" / "a_prediction.json").read_text())
+    assert report["objects"][0]["masks"][0]["rle"] == results[0]["segmentation"]
+    # A detector's results name images by number; the folder comes from the command line.
+    found = [{"image_id": 7, "category_id": 2, "bbox": [1, 2, 9, 9], "score": 0.9}]
+    coco.write_text(json.dumps(found))
+    assert main([*command[:1], str(folder), *command[1:]]) == 0
+    (row,) = json.loads((out / "results.json").read_text())
+    assert (row["image_id"], row["category_id"], row["score"]) == (7, 2, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is no valid JSON"),
+        ("{}", "holds no prompts; expected COCO's"),
+        ([{"bbox": [1, 2, 3, 4]}], "row 0 has no image_id"),
+        ([{"image_id": 1}], "row 0 has neither a bbox nor points"),
+        ([{"image_id": 1, "bbox": [1, 2, -3, 4]}], "has no area"),
+        ([{"image_id": 1, "bbox": [1, "2", 3, 4]}], "expected 4 finite numbers"),
+        ([{"image_id": 1, "points": [[1, 2, 5]]}], "expected 1 (on it) or 0"),
+        ([{"image_id": 1, "points": 3}], "expected [[x, y], [x, y, label], ...]"),
+        ([{"image_id": 1, "bbox": [1, 2, 3, 4]}], "no image with the id 1 in"),
+        ([{"image_id": 1, "file_name": "x.png", "bbox": [1, 2, 3, 4]}], "no image x.png in"),
+        ([{"image_id": 1, "file_name": "../x.png", "bbox": [1, 2, 3, 4]}], "leads outside"),
+        ({"annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]}, "no list of images"),
+    ],
+)
+def test_a_prompt_file_that_cannot_be_meant_is_an_error(tmp_path, capsys, content, message):
+    file = tmp_path / "prompts.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    command = "predict", "--checkpoint", "nowhere", "--prompts", str(file), "--out", "out"
+    assert message in failed(capsys, *command)
+
+
+def test_a_folder_that_cannot_be_written_is_reported_before_the_computation(
+    run, photo, tmp_path, capsys
+):
+    (tmp_path / "file").write_text("")
+    out = ["--out", str(tmp_path / "file" / "results")]
+    for command in (
+        ["predict", photo, "--point", "1,2"],
+        ["everything", photo],
+        ["detect", photo],
+        ["reconstruct", photo],
+        ["eval"],
+    ):
+        message = failed(capsys, *command, "--checkpoint", "nowhere", *out)
+        assert "cannot hold results" in message and "is a file, not a folder" in message
 
 
 @pytest.mark.parametrize(
@@ -344,6 +436,7 @@ def test_points_and_boxes_are_grouped_into_objects():
         (["--point", "1,2", "--model", "sam_tiny"], "another architecture"),
         (["--point", "1,2", "--step", "9"], "no checkpoint of step 9"),
         (["--point", "1,2", "--step", "best"], "no best checkpoint in"),
+        (["--point", "1,2", "--prompts", "boxes.json"], "leave --point and --box out"),
     ],
 )
 def test_predict_refuses_invalid_arguments(run, photo, tmp_path, capsys, arguments, message):

@@ -30,6 +30,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from segjax.files import check_writable
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command. The module's docstring is its help."""
@@ -64,6 +66,9 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
       ValueError: Arguments or data that do not fit the model.
       OSError: A file that cannot be read or written.
     """
+    if args.out is not None:
+        check_writable(args.out)
+
     from segjax.cli import keep_compiled_programs
     from segjax.inference.loading import read_model
     from segjax.registry import TASKS

@@ -33,7 +33,7 @@ from segjax.cli.inference.image_arguments import (
     load_model,
     read_image,
 )
-from segjax.files import write_atomic, write_json
+from segjax.files import check_writable, write_atomic, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +75,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
       OSError: A file that cannot be read or written.
     """
     names = list_image_names(args.images)
+    check_writable(args.out)
     if args.refine_if != "always" and not args.refine:
         raise ValueError(
             f"--refine-if {args.refine_if} is about the masks of a SAM; name its run or file with "

@@ -1,22 +1,29 @@
-"""Segment an image from points and boxes.
+"""Segment images from points and boxes.
 
   segjax predict photo.jpg --checkpoint runs/quickstart --point 320,200 --out out
   segjax predict photo.jpg --checkpoint runs/quickstart --point 320,200 --point 90,40,0 --out out
   segjax predict photo.jpg --checkpoint sam_vit_b_01ec64.pth --point 320,200 --out out
   segjax predict photo.jpg --checkpoint runs/quickstart --box 40,30,200,180 --out out
+  segjax predict images/ --checkpoint runs/quickstart --prompts boxes.json --out out
 
 Points (x,y or x,y,label) and a box describe one object. Label 1, the default, is on the object,
 label 0 is off it. Several boxes, or points with --separate, describe one object each. Coordinates
 are pixels of the image, x to the right and y down. For a single click the mask with the highest
-predicted IoU of three is kept. --multimask keeps all three.
+predicted IoU of three is kept. --multimask keeps all three. Several images get the same prompts.
+
+--prompts takes boxes and points for many images from a JSON file: COCO's annotations, or a
+detector's results. A row has "bbox" [x, y, width, height], or "points" [[x, y, label], ...], or
+both. IMAGE is then the folder of the images, by default that of the file.
 
 The image is turned upright as its EXIF orientation asks, which is printed. Coordinates and results
 refer to the upright image, as viewers show it.
 
-Files in DIR:
-  mask_<object>.png  or mask_<object>_<mask>.png with --multimask
-  overlay.png        masks and prompts over the image
-  prediction.json    predicted IoUs, boxes and COCO run lengths
+Files in DIR, for each image:
+  NAME_mask_<object>.png  or NAME_mask_<object>_<mask>.png with --multimask
+  NAME_overlay.png        masks and prompts over the image
+  NAME_candidates.png     with --multimask: all masks with their predicted IoUs
+  NAME_prediction.json    predicted IoUs, boxes and COCO run lengths
+With --prompts the overlays, and results.json with all masks in COCO's format for results.
 """
 
 import argparse
@@ -30,18 +37,23 @@ from segjax.cli.inference.image_arguments import (
     add_band_argument,
     add_model_arguments,
     get_percentiles,
+    list_image_names,
     load_model,
     read_image,
 )
-from segjax.files import write_atomic, write_json
+from segjax.cli.inference.predict_results import make_coco_rows, write_masks, write_overlays
+from segjax.cli.inference.prompt_file import ImagePrompts, read_prompt_file
+from segjax.files import check_writable, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command. The module's docstring is its help."""
     parser.add_argument(
-        "image",
+        "images",
+        nargs="*",
         metavar="IMAGE",
-        help="PNG, JPEG or TIFF file, or 'demo', a photograph that comes with segjax",
+        help="PNG, JPEG or TIFF file, or 'demo', a photograph that comes with segjax; with "
+        "--prompts also a folder",
     )
     add_band_argument(parser)
     add_model_arguments(parser, "sam_vit_b")
@@ -63,13 +75,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--separate", action="store_true", help="each point describes its own object"
     )
     parser.add_argument(
+        "--prompts", metavar="FILE", help="JSON file with boxes or points of many images"
+    )
+    parser.add_argument(
         "--multimask", action="store_true", help="keep all three masks of each object"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
 
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
-    """Predicts, writes the files and prints one line per mask.
+    """Predicts, writes the files and prints one line per mask or, with --prompts, per image.
 
     You can skip this function: the math is in `segjax.inference.sam.predictor` and
     `segjax.models.sam`.
@@ -78,32 +93,111 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
       ValueError: Arguments that do not fit together, or a model of another family.
       OSError: A file that cannot be read or written.
     """
-    prompts = read_prompts(args.point, args.box, args.separate)
+    jobs = list_jobs(args)
+    names = list_image_names([job.file for job in jobs])
+    out = pathlib.Path(args.out)
+    check_writable(out)
 
     from segjax.inference.sam.predictor import SamPredictor
 
     model, variables, config = load_model(args)
-    image = read_image(args.image, get_percentiles(config), args.bands)
     predictor = SamPredictor(model, variables)
-    predictor.set_image(image)
+    rows: list[dict[str, Any]] = []
+    for job, name in zip(jobs, names, strict=True):
+        image = read_image(job.file, get_percentiles(config), args.bands)
+        predictor.set_image(image)
+        prompts = _clip_boxes(job, image.shape[:2]) if args.prompts else job.prompts
+        results = predict_objects(predictor, prompts, args.multimask)
+        if args.prompts:
+            rows += make_coco_rows(job.image_id, prompts, results)
+            write_overlays(out, name, image, prompts, results)
+            print(f"{out / name}_overlay.png  {len(prompts)} objects")
+            continue
+        about = {"image": str(job.file), "checkpoint": str(args.checkpoint)}
+        report = write_masks(out, name, image, prompts, results, about)
+        for mask in (mask for entry in report["objects"] for mask in entry["masks"]):
+            empty = "" if mask["area"] else "  (empty)"
+            print(
+                f"{mask['file']}  predicted IoU {mask['predicted_iou']:.3f}  "
+                f"{mask['area']} px{empty}"
+            )
+        print(f"{out}: {name}_overlay.png, {name}_prediction.json")
+    if args.prompts:
+        write_json(out / "results.json", rows, indent=0)
+        empty = sum(not row["area"] for row in rows)
+        print(
+            f"{out / 'results.json'}  {len(rows)} masks" + f", {empty} of them empty" * bool(empty)
+        )
+    return 0
+
+
+def list_jobs(args: argparse.Namespace) -> list[ImagePrompts]:
+    """Returns the images of the command line, each with its prompts.
+
+    Raises:
+      ValueError: No image or prompt, or prompts of both kinds.
+      FileNotFoundError: An image of the prompt file is missing.
+    """
+    if args.prompts:
+        if args.point or args.box:
+            raise ValueError("--prompts has the prompts of all images; leave --point and --box out")
+        return read_prompt_file(args.prompts, args.images)
+    prompts = read_prompts(args.point, args.box, args.separate)
+    if not args.images:
+        raise ValueError("no image to segment: name one, or 'demo' for a photograph")
+    return [ImagePrompts(file, None, prompts) for file in args.images]
+
+
+def predict_objects(
+    predictor: Any, prompts: Sequence[dict[str, Any]], multimask: bool
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Predicts the masks of all objects of the image that is set.
+
+    Args:
+      predictor: A `SamPredictor`.
+      prompts: One dict per object, see `read_prompts`.
+      multimask: Keep all three masks.
+
+    Returns:
+      Masks bool [M, H, W] and predicted IoUs float32 [M] of each object. M is 3 or 1.
+    """
+    # Boxes alone go together
+    if len(prompts) > 1 and not multimask and all(not prompt["points"] for prompt in prompts):
+        boxes = np.array([prompt["box"] for prompt in prompts], np.float32)
+        masks, ious, _ = predictor.predict_batch(boxes=boxes, multimask_output=False)
+        return list(zip(masks, ious, strict=True))
     results = []
     for prompt in prompts:
         masks, iou, _ = predictor.predict(
             point_coords=prompt["points"] or None,
             point_labels=prompt["labels"] or None,
             box=prompt["box"],
-            multimask_output=args.multimask or is_ambiguous(prompt),
+            multimask_output=multimask or is_ambiguous(prompt),
         )
-        best = slice(None) if args.multimask else [int(np.argmax(iou))]
+        best = slice(None) if multimask else [int(np.argmax(iou))]
         results.append((masks[best], iou[best]))
-    report = write_results(
-        pathlib.Path(args.out), image, prompts, results, str(args.image), str(args.checkpoint)
-    )
-    for entry in report["objects"]:
-        for mask in entry["masks"]:
-            print(f"{mask['file']}  predicted IoU {mask['predicted_iou']:.3f}  {mask['area']} px")
-    print(f"{args.out}: overlay.png, prediction.json")
-    return 0
+    return results
+
+
+def _clip_boxes(job: ImagePrompts, hw: tuple[int, int]) -> list[dict[str, Any]]:
+    """Clips boxes to the image, as a detector's may reach beyond it by a little, and says so."""
+    height, width = hw
+    prompts, clipped = [], []
+    for prompt in job.prompts:
+        if prompt["box"] is not None:
+            box = np.clip(prompt["box"], 0, [width, height, width, height]).tolist()
+            if box[0] >= box[2] or box[1] >= box[3]:
+                raise ValueError(
+                    f"{job.file}: the box {prompt['box']} (x1 y1 x2 y2) lies outside the image of "
+                    f"{width} x {height} pixels"
+                )
+            if box != prompt["box"]:
+                clipped.append(prompt["box"])
+                prompt = prompt | {"box": box}
+        prompts.append(prompt)
+    if clipped:
+        print(f"{job.file}: {len(clipped)} boxes are clipped to the image, such as {clipped[0]}")
+    return prompts
 
 
 def read_prompts(
@@ -157,69 +251,6 @@ def read_prompts(
 def is_ambiguous(prompt: dict[str, Any]) -> bool:
     """Tests if an object is described by a single click, for which SAM predicts three masks."""
     return len(prompt["points"]) == 1 and prompt["box"] is None
-
-
-def write_results(
-    out: pathlib.Path,
-    image: np.ndarray,
-    prompts: Sequence[dict[str, Any]],
-    results: Sequence[tuple[np.ndarray, np.ndarray]],
-    file: str,
-    checkpoint: str,
-) -> dict[str, Any]:
-    """Writes masks, overlay and, last, prediction.json, each atomically.
-
-    Args:
-      out: Folder.
-      image: uint8 [H, W, 3].
-      prompts: One dict per object, see `read_prompts`.
-      results: Masks bool [M, H, W] and predicted IoUs [M] of each object. M is 3 with --multimask,
-        else 1.
-      file: File of the image, for the report.
-      checkpoint: The checkpoint, for the report.
-
-    Returns:
-      The content of prediction.json.
-    """
-    from segjax import viz
-    from segjax.images.encoding import encode_png
-    from segjax.masks import compute_mask_box, encode_mask
-
-    height, width = image.shape[:2]
-    objects, best_masks = [], []
-    # One file per mask
-    for number, (prompt, (masks, iou)) in enumerate(zip(prompts, results, strict=True)):
-        entries = []
-        for index, (mask, score) in enumerate(zip(masks, iou, strict=True)):
-            name = f"mask_{number}.png" if len(masks) == 1 else f"mask_{number}_{index}.png"
-            write_atomic(out / name, encode_png(mask.astype(np.uint8) * 255))
-            entry = {"file": name, "predicted_iou": round(float(score), 6), "area": int(mask.sum())}
-            entry["box"] = compute_mask_box(mask).tolist() if mask.any() else None
-            entries.append(entry | {"rle": {"size": [height, width], "counts": encode_mask(mask)}})
-        objects.append(prompt | {"masks": entries})
-        best_masks.append(masks[int(np.argmax(iou))])
-    overlay = viz.draw_masks(image, np.stack(best_masks))
-    # Overlay
-    points = [xy for prompt in prompts for xy in prompt["points"]]
-    labels = [label for prompt in prompts for label in prompt["labels"]]
-    boxes = [prompt["box"] for prompt in prompts if prompt["box"] is not None]
-    overlay = viz.draw_prompts(
-        overlay,
-        np.array(points, np.float32) if points else None,
-        np.array(labels) if labels else None,
-        np.array(boxes, np.float32) if boxes else None,
-    )
-    write_atomic(out / "overlay.png", encode_png(overlay))
-    # Report
-    report = {
-        "image": file,
-        "height": height,
-        "width": width,
-        "checkpoint": checkpoint,
-        "objects": objects,
-    }
-    write_json(out / "prediction.json", report, indent=1, sort_keys=False)
-    return report
 
 
 def _parse_numbers(text: str, counts: Sequence[int], option: str, form: str) -> list[float]:

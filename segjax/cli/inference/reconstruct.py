@@ -32,7 +32,7 @@ from segjax.cli.inference.image_arguments import (
     load_model,
     read_image,
 )
-from segjax.files import write_atomic
+from segjax.files import check_writable, write_atomic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
       OSError: A file that cannot be read or written.
     """
     names = list_image_names(args.images)
+    check_writable(args.out)
 
     from segjax.inference.reconstruction import reconstruct
 

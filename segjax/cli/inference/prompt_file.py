@@ -1,0 +1,163 @@
+"""Reads prompts for many images from a JSON file: COCO annotations, or a detector's results."""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+FORMS = (
+    "expected COCO's {'images': [...], 'annotations': [...]}, or a list of results "
+    "[{'image_id': ..., 'bbox': [x, y, width, height]}, ...]"
+)
+COPIED = ("category_id", "score", "id")  # fields of a row that its result keeps
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagePrompts:
+    """An image and the prompts of its objects.
+
+    Attributes:
+      file: the image's file.
+      image_id: its id in the prompt file.
+      prompts: one dict per object: "points" [[x, y], ...], "labels" [...], "box" [x1, y1, x2, y2]
+        or None, and "row", the fields of the prompt file that the result keeps.
+    """
+
+    file: str
+    image_id: Any
+    prompts: list[dict[str, Any]]
+
+
+def read_prompt_file(path: str, images: Sequence[str]) -> list[ImagePrompts]:
+    """Reads a prompt file and finds its images.
+
+    A row has a "bbox" [x, y, width, height], or "points" [[x, y], [x, y, label], ...], or both for
+    one object.
+
+    Args:
+      path: JSON, as COCO's annotations (with "images" and their "file_name"), or a list of results.
+      images: folders or files of the command line. Empty: the folder of the prompt file.
+
+    Returns:
+      One entry for each image that has prompts.
+
+    Raises:
+      FileNotFoundError: an image is missing. The message names the folders that were searched.
+      ValueError: no such JSON, or a row that cannot be understood, named by its position.
+    """
+    where = pathlib.Path(path)
+    try:
+        content = json.loads(where.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no valid JSON ({error}); {FORMS}") from error
+    if isinstance(content, Mapping) and isinstance(content.get("annotations"), list):
+        rows, names = content["annotations"], _read_names(content.get("images"), path)
+    elif isinstance(content, list) and content:
+        rows, names = content, {}
+    else:
+        raise ValueError(f"{path} holds no prompts; {FORMS}")
+    by_image: dict[Any, list[dict[str, Any]]] = {}
+    for position, row in enumerate(rows):
+        image_id, prompt = _read_row(row, f"{path}, row {position}")
+        by_image.setdefault(image_id, []).append(prompt)
+        if isinstance(row.get("file_name"), str):
+            names.setdefault(image_id, row["file_name"])
+    finder = _ImageFinder(images or [str(where.parent)])
+    return [
+        ImagePrompts(finder.find(image_id, names.get(image_id)), image_id, prompts)
+        for image_id, prompts in by_image.items()
+    ]
+
+
+def _read_names(images: Any, path: str) -> dict[Any, str]:
+    """Returns image id -> file name."""
+    if not isinstance(images, list):
+        raise ValueError(f"{path} has annotations and no list of images; {FORMS}")
+    return {
+        image["id"]: image["file_name"]
+        for image in images
+        if isinstance(image, Mapping)
+        and isinstance(image.get("id"), int | str)
+        and isinstance(image.get("file_name"), str)
+    }
+
+
+def _read_row(row: Any, where: str) -> tuple[Any, dict[str, Any]]:
+    """Returns the image id and the prompt of a row."""
+    if not isinstance(row, Mapping) or not isinstance(row.get("image_id"), int | str):
+        raise ValueError(f"{where} has no image_id; {FORMS}")
+    box, points = row.get("bbox"), row.get("points") or []
+    if not box and not points:
+        raise ValueError(f"{where} has neither a bbox nor points; {FORMS}")
+    corners = None
+    if box:
+        x, y, width, height = _read_numbers(box, (4,), f"{where}: bbox")
+        if width <= 0 or height <= 0:
+            raise ValueError(f"{where}: bbox {box} has no area; expected [x, y, width, height]")
+        corners = [x, y, x + width, y + height]
+    if not isinstance(points, list):
+        raise ValueError(f"{where}: points is {points!r}; expected [[x, y], [x, y, label], ...]")
+    clicks = [_read_numbers(point, (2, 3), f"{where}: a point") for point in points]
+    labels = [int(click[2]) if len(click) == 3 else 1 for click in clicks]
+    if any(label not in (0, 1) for label in labels):
+        raise ValueError(f"{where}: the labels of points are {labels}; expected 1 (on it) or 0")
+    prompt = {"points": [click[:2] for click in clicks], "labels": labels, "box": corners}
+    return row["image_id"], prompt | {"row": {name: row[name] for name in COPIED if name in row}}
+
+
+def _read_numbers(values: Any, counts: Iterable[int], name: str) -> list[float]:
+    valid = isinstance(values, list) and len(values) in counts
+    if not valid or not all(
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        for value in values
+    ):
+        raise ValueError(f"{name} is {values!r:.80}; expected {min(counts)} finite numbers")
+    return [float(value) for value in values]
+
+
+class _ImageFinder:
+    """Finds images by file name or id, among files and in folders of the command line."""
+
+    def __init__(self, places: Sequence[str]) -> None:
+        self._folders = [pathlib.Path(place) for place in places if pathlib.Path(place).is_dir()]
+        files = [pathlib.Path(place) for place in places if not pathlib.Path(place).is_dir()]
+        self._files = {file.name: file for file in files}
+        self._stems = {file.stem: file for file in files}
+
+    def find(self, image_id: Any, name: str | None) -> str:
+        """Returns the path of an image, by its file name or else by its id."""
+        if name is None:
+            return str(self._find_id(image_id))
+        if (base := pathlib.PurePosixPath(name.replace("\\", "/")).name) in self._files:
+            return str(self._files[base])
+        from segjax.data.sources.raw import UnusableError, join_inside
+
+        try:
+            for folder in self._folders:
+                if (file := join_inside(folder, name)).is_file():
+                    return str(file)
+        except UnusableError as error:
+            raise ValueError(f"image {image_id!r}: {error}") from error
+        raise FileNotFoundError(self._describe_missing(f"image {name}"))
+
+    def _find_id(self, image_id: Any) -> pathlib.Path:
+        """Finds 17 as 17.jpg or 000000000017.jpg, as in COCO."""
+        folders = {
+            file.stem: file
+            for folder in self._folders
+            for file in folder.iterdir()
+            if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+        }
+        for stem, file in {**folders, **self._stems}.items():
+            if stem == str(image_id) or (stem.isdecimal() and str(int(stem)) == str(image_id)):
+                return file
+        raise FileNotFoundError(self._describe_missing(f"image with the id {image_id!r}"))
+
+    def _describe_missing(self, what: str) -> str:
+        searched = [*map(str, self._folders), *self._files][:5]
+        return (
+            f"no {what} in {', '.join(searched) or 'the folders that were named'}; name its "
+            "folder or file before --prompts"
+        )
