@@ -75,8 +75,11 @@ def evaluate_interactive(
         scores, recorded = _play(encode, decode, batch, **options)
         # Rows that count, of all processes
         scores = _to_host(scores)
-        rounds = rounds or _to_host(recorded)
         counted = scores.pop("counted")
+        if num_recorded and not rounds:
+            # Placeholders and images without objects would be black rows of a sheet
+            played = counted[:num_recorded].any(axis=1)
+            rounds = {name: rows[played] for name, rows in _to_host(recorded).items()}
         images, prompts = images + int(counted.any(axis=1).sum()), prompts + counted.size
         tables.append({name: value[counted] for name, value in scores.items()})
     if not sum(len(table["oracle_iou"]) for table in tables):

@@ -235,6 +235,17 @@ def test_padding_placeholders_and_empty_objects_do_not_count():
     assert padded_scores.summarize() == pytest.approx(plain.summarize())
 
 
+def test_images_without_a_counted_object_are_not_recorded():
+    """They would be black rows of the sheet."""
+    batch = make_random_batch()
+    batch["weight"][1] = 0
+    batch["valid"][2] = False
+    arguments = dict(num_points=2, mask_size=(CELLS, CELLS), num_recorded=3)
+    result = evaluate_interactive(no_embedding, disc_decode, [batch], **arguments)
+    assert {len(rows) for rows in result.rounds.values()} == {1}
+    np.testing.assert_array_equal(result.rounds["ground_truth"][0], batch["masks"][0, 0] > 0)
+
+
 def test_sharded_batches_give_equal_scores_and_compile_once():
     batch = make_random_batch()
     rows = np.arange(8) % 3
