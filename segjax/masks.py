@@ -3,7 +3,8 @@
 A mask travels as its run-length encoding (RLE) in COCO's form: pixels are read down the columns,
 and runs of pixels outside and inside the mask alternate, starting outside. `encode_mask` and
 `decode_mask` convert between masks and RLE strings. The steps in between, and COCO's mapping of
-size and counts, are in `segjax.run_lengths`. All of its names can be imported from here.
+size and counts, are in `segjax.run_lengths`, and label maps in `segjax.regions`. All of their names
+can be imported from here.
 
 This module needs NumPy and pycocotools only, so every part of segjax may import it.
 
@@ -17,16 +18,18 @@ Example:
   True
 """
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from segjax.regions import EncodedRegion, encode_label_map
 from segjax.run_lengths import (
     MAX_PIXELS,
     RecordError,
     check_mask_size,
     check_run_lengths,
+    compress_run_lengths,
     decode_rle,
     decode_run_lengths,
     parse_rle,
@@ -37,10 +40,13 @@ __all__ = [
     "MAX_PIXELS",
     "EncodedRegion",
     "RecordError",
+    "as_mask_input",
     "check_mask_size",
     "check_run_lengths",
+    "compress_run_lengths",
     "compute_mask_box",
     "decode_mask",
+    "decode_mask_crop",
     "decode_rle",
     "decode_run_lengths",
     "encode_label_map",
@@ -97,84 +103,7 @@ def encode_mask_crop(part: np.ndarray, corner: tuple[int, int], hw: tuple[int, i
     # Run lengths; COCO leaves out an empty last run
     runs = np.diff(changes, prepend=0, append=height * width)
     runs = runs[:-1] if len(runs) > 1 and runs[-1] == 0 else runs
-    return _compress_runs(runs.tolist(), height, width)
-
-
-class EncodedRegion(NamedTuple):
-    """One value of a label map, with the mask of its pixels.
-
-    Attributes:
-      value: of the pixels.
-      rle: mask, as a compressed COCO RLE string.
-      box: float32 [4], see `compute_mask_box`.
-      area: number of pixels.
-    """
-
-    value: int
-    rle: str
-    box: np.ndarray
-    area: int
-
-
-def encode_label_map(labels: np.ndarray) -> list[EncodedRegion]:
-    """Encodes the mask of each value above 0 of a label map.
-
-    The map is read once, however many values it has. The time grows with the number of pixels and
-    of runs, and not with pixels times values.
-
-    Args:
-      labels: int [H, W].
-
-    Returns:
-      One region per value, in increasing order.
-    """
-    height, width = check_mask_size(*np.shape(labels), "label map")
-    # Runs of equal values, down the columns
-    flat = np.asarray(labels).T.reshape(-1)
-    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
-    lengths = np.diff(starts, append=flat.size)
-    # Group the runs by value, each group in the order of its positions
-    inside = np.flatnonzero(flat[starts] > 0)
-    order = inside[np.argsort(flat[starts[inside]], kind="stable")]
-    if order.size == 0:
-        return []
-    starts, lengths = starts[order], lengths[order]
-    values = flat[starts]
-    first = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
-    boxes = _bound_runs(starts, lengths, first, height)
-    areas = np.add.reduceat(lengths, first)
-    # Runs outside and inside alternate. The first one begins at pixel 0.
-    ends = starts + lengths
-    outside = starts - np.concatenate([[0], ends[:-1]])
-    outside[first] = starts[first]
-    runs = np.stack([outside, lengths], axis=1)
-    regions = []
-    for index, (begin, end) in enumerate(zip(first, [*first[1:], len(runs)], strict=True)):
-        counts = runs[begin:end].reshape(-1).tolist()
-        # COCO leaves out an empty last run.
-        rest = height * width - int(ends[end - 1])
-        rle = _compress_runs(counts + [rest] * (rest > 0), height, width)
-        regions.append(EncodedRegion(int(values[begin]), rle, boxes[index], int(areas[index])))
-    return regions
-
-
-def _bound_runs(
-    starts: np.ndarray, lengths: np.ndarray, first: np.ndarray, height: int
-) -> np.ndarray:
-    """Computes the box of each group of runs, float32 [groups, 4]. `first` begins the groups."""
-    left, top = np.divmod(starts, height)
-    right, bottom = np.divmod(starts + lengths - 1, height)
-    # A run that reaches into another column has pixels in the first and in the last row.
-    top, bottom = np.where(left < right, 0, top), np.where(left < right, height - 1, bottom)
-    edges = [np.minimum.reduceat(edge, first) for edge in (left, top)]
-    edges += [np.maximum.reduceat(edge, first) + 1 for edge in (right, bottom)]
-    return np.stack(edges, axis=1).astype(np.float32)
-
-
-def _compress_runs(runs: list[int], height: int, width: int) -> str:
-    """Compresses run lengths to a COCO RLE string."""
-    packed = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
-    return packed["counts"].decode("ascii")
+    return compress_run_lengths(runs.tolist(), height, width)
 
 
 # Run-length encoding to masks
@@ -190,6 +119,33 @@ def decode_mask(rle: str, height: int, width: int) -> np.ndarray:
       RecordError: the string is not an RLE, or its runs do not cover height * width pixels.
     """
     return decode_run_lengths(parse_run_lengths(rle), height, width, "mask")
+
+
+def decode_mask_crop(rle: str, height: int, width: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decodes the smallest crop that holds all inside pixels, the inverse of `encode_mask_crop`.
+
+    The work grows with the columns of the crop, which matters for many small masks on a large
+    image.
+
+    Returns:
+      A pair of bool [h, w] and its (top, left) in pixels of the full mask. An empty mask has the
+      crop [0, 0] at (0, 0).
+
+    Raises:
+      RecordError: see `decode_mask`.
+    """
+    runs = check_run_lengths(parse_run_lengths(rle), height, width, "mask")
+    ends = np.cumsum(runs)
+    inside = np.flatnonzero(runs[1::2]) * 2 + 1
+    if inside.size == 0:
+        return np.zeros((0, 0), bool), (0, 0)
+    left, right = ends[inside[0] - 1] // height, (ends[inside[-1]] - 1) // height
+    # Runs of these columns alone
+    ends = np.clip(ends, left * height, (right + 1) * height) - left * height
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, np.diff(ends, prepend=0))
+    crop = flat.reshape(right - left + 1, height).T
+    rows = np.flatnonzero(crop.any(1))
+    return np.ascontiguousarray(crop[rows[0] : rows[-1] + 1]), (int(rows[0]), int(left))
 
 
 # Boxes of masks
@@ -257,3 +213,51 @@ def _label_components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
     return labels, np.bincount(labels.ravel(), minlength=count + 1)
+
+
+# Masks to prompts
+
+
+def as_mask_input(mask: np.ndarray, model: Any) -> np.ndarray:
+    """Converts a mask of an image to the logits that a SAM takes as `mask_input`.
+
+    The logit of a cell is log(p / (1 - p)), where p is the share of the cell that the mask covers,
+    kept within -10 and 10. Cells beside the image are outside.
+
+    Example:
+      masks, iou, low_res = predictor.predict(mask_input=as_mask_input(mask, model))
+
+    Args:
+      mask: bool or {0, 1} or {0, 255} [H, W], of the image's size.
+      model: a SAM, of whose attributes `canvas` and `mask_side` are read.
+
+    Returns:
+      float32 [1, mask_side, mask_side].
+
+    Raises:
+      ValueError: no such mask, or one of logits.
+    """
+    mask = np.asarray(mask)
+    values = set(np.unique(mask).tolist()) if mask.dtype.kind in "biuf" else {None}
+    if mask.ndim != 2 or not mask.size or not (values <= {0, 1} or values <= {0, 255}):
+        raise ValueError(
+            f"mask is {mask.dtype} of shape {mask.shape}; expected True and False, or 0 and 1, of "
+            "shape [height, width]"
+        )
+    # The image is resized until its longer side fills the canvas, in whole pixels
+    scale = model.canvas / max(mask.shape)
+    rows, columns = (
+        _cover_cells(length, max(1, int(length * scale + 0.5)), model) for length in mask.shape
+    )
+    share = rows @ (mask > 0).astype(np.float32) @ columns.T
+    with np.errstate(divide="ignore"):
+        logits = np.log(share) - np.log1p(-np.minimum(share, 1))
+    return np.clip(logits, -10, 10).astype(np.float32)[None]
+
+
+def _cover_cells(length: int, resized: int, model: Any) -> np.ndarray:
+    """Returns the share of each cell that each pixel of the image covers, [cells, length]."""
+    edges = np.arange(length + 1) * (resized / length) * (model.mask_side / model.canvas)
+    first = np.arange(model.mask_side)[:, None]
+    overlap = np.minimum(edges[1:], first + 1) - np.maximum(edges[:-1], first)
+    return np.maximum(overlap, 0).astype(np.float32)

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 
 from segjax.inference.recognize import check_family, explain_mismatch, recognize_model
+from segjax.inference.saved_options import BUILD_ERRORS, check_saved_options, explain_build_error
 from segjax.models.attention import KERNEL_PLATFORM
 from segjax.models.build import build_model, find_family, model_sizes, variable_shapes
 from segjax.registry import resolve
@@ -138,7 +139,13 @@ def read_model(
     if record.check_weights:
         resolve(record.check_weights)(record, network, checkpoint, saved["name"])
     hint = explain_mismatch(checkpoint, saved["name"])
-    variables = checkpoint.variables(variable_shapes(network), hint=hint)
+    try:
+        shapes = variable_shapes(network)
+    except BUILD_ERRORS as error:
+        if other_overrides:
+            raise
+        raise explain_build_error(error, checkpoint) from error
+    variables = checkpoint.variables(shapes, hint=hint)
 
     # Another canvas
     if "canvas" in overrides:
@@ -197,7 +204,10 @@ def _saved_options(name: str | None, checkpoint: Checkpoint, path: pathlib.Path)
             f"{path} does not say which model it holds{explanation}; name it: "
             f"segjax.load(name, {str(path)!r}) with one of {', '.join(model_sizes())}"
         )
-    return options if name in (None, options.get("name")) else {"name": name}
+    if name not in (None, options.get("name")):
+        return {"name": name}
+    check_saved_options(options, checkpoint)
+    return options
 
 
 def _select_attention(options: dict[str, Any]) -> dict[str, Any]:

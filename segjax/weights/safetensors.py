@@ -128,7 +128,9 @@ def parse_variables(
             {name if "/" in name else name.replace(".", "/"): array for name, array in flat.items()}
         )
         metadata = json.loads(header.get("metadata", "{}"))
-    except ValueError as error:
+        if not isinstance(metadata, dict):
+            raise ValueError(f"its metadata is a {type(metadata).__name__}, expected a mapping")
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{source} was not written by segjax: {error}") from error
     if "params" not in variables or not set(variables) <= {"params", "constants"}:
         some = ", ".join(sorted(flat)[:3]) or "no array at all"

@@ -219,6 +219,17 @@ def test_reset_image_forgets(predictor):
             r"expected \[1, 16, 16\]",
         ),
         (dict(mask_input=np.full((16, 16), np.nan)), "mask_input holds NaN"),
+        # Finite in float64, infinite in float32
+        (dict(box=[3, 3, 1e300, 8]), r"box holds 1e\+300; expected numbers between -1e\+09"),
+        (dict(point_coords=[[3, 4], [1e39, 0]], point_labels=[1, -1]), "point_coords holds 1e"),
+        (dict(mask_input=np.full((16, 16), -1e200)), "mask_input holds -1e"),
+        (dict(mask_input=np.full((16, 16), 1e30)), "mask_input holds 1e"),
+        # Masks in place of logits
+        (dict(mask_input=np.eye(16) > 0), "mask_input is a binary mask .bool, .*as_mask_input"),
+        (dict(mask_input=np.zeros((16, 16), bool)), "mask_input is a binary mask"),
+        (dict(mask_input=np.eye(16)), "binary mask .float64, values up to 1.; expected logits"),
+        (dict(mask_input=np.eye(16, dtype=np.uint8) * 255), "values up to 255"),
+        (dict(mask_input=np.ones((30, 47), bool)), "shape .*as_mask_input"),
     ],
 )
 def test_an_invalid_prompt_is_an_error(predictor, prompt, message):

@@ -11,6 +11,7 @@ from jax.sharding import AxisType
 
 from segjax.inference.detection.postprocess import ImageDetections
 from segjax.inference.loading import load_with_config
+from segjax.inference.numbers import check_numbers
 from segjax.inference.sam.predictor import SamPredictor
 from segjax.masks import encode_mask
 
@@ -48,6 +49,7 @@ def refine_masks(
       ValueError: The image has another size than the detections, or `SamPredictor.set_image`
         rejects it.
     """
+    check_numbers(min_iou=min_iou)
     predictor.set_image(image)
     hw = detections.hw
     if predictor.original_size != hw:

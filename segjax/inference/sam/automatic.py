@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from segjax.images.decoding import decode_image
+from segjax.inference.numbers import check_numbers
 from segjax.inference.sam.candidate_filters import (
     clean_masks,
     get_iou_floor,
@@ -99,7 +100,7 @@ class SamAutomaticMaskGenerator:
             ("crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1),
             ("views_per_batch", views_per_batch, 1),
         ):
-            if value < minimum:
+            if not value >= minimum:
                 raise ValueError(f"{name} is {value}; expected at least {minimum}")
         if output_mode not in OUTPUT_MODES:
             raise ValueError(
@@ -120,6 +121,8 @@ class SamAutomaticMaskGenerator:
             min_mask_region_area=min_mask_region_area,
             max_mask_area=max_mask_area,
         )
+        check_numbers(**self.thresholds, stability_score_offset=stability_score_offset)
+        check_numbers(0, 1, crop_overlap_ratio=crop_overlap_ratio)
         self.output_mode, self.percentiles = output_mode, percentiles
         self.views_per_batch, self.progress = views_per_batch, progress
 
@@ -271,6 +274,7 @@ class SamAutomaticMaskGenerator:
             raise ValueError(
                 f"unknown threshold {', '.join(unknown)}; choose from {', '.join(names)}"
             )
+        check_numbers(**given)
         return {name: given.get(name, self.thresholds[name]) for name in names}
 
 

@@ -88,7 +88,7 @@ def make_point_grids(
     grids = [np.asarray(grid, np.float64) for grid in point_grids]
     for grid in grids:
         shaped = grid.ndim == 2 and grid.shape[1] == 2 and grid.size > 0
-        if not shaped or grid.min() < 0 or grid.max() > 1:
+        if not shaped or not (grid.min() >= 0 and grid.max() <= 1):
             span = f", values {grid.min():g} to {grid.max():g}" if grid.size else ""
             raise ValueError(
                 f"a point grid is {grid.shape}{span}; expected [N, 2], (x, y) between 0 and 1"

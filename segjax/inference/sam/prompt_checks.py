@@ -7,6 +7,8 @@ import numpy as np
 from segjax.inference.sam.prompts import PromptSet
 
 USER_LABELS = (0, 1, -1)  # as in segment-anything: background, foreground, "not a point"
+# Beyond it, squares of float32 come near infinity, and the network's scores are NaN.
+LARGEST = 1e9
 PROMPT_NAMES = ("point_coords", "point_labels", "boxes", "mask_input")
 
 
@@ -140,15 +142,34 @@ def check_masks(masks: Any, cells: tuple[int, int]) -> np.ndarray:
     Returns:
       float32 [P, 4h, 4w].
     """
+    given = np.asarray(masks)
     masks = _to_numbers(masks, "mask_input")
     if masks.ndim == 4 and masks.shape[1] == 1:
         masks = masks[:, 0]
     if masks.ndim != 3 or masks.shape[1:] != cells:
         raise ValueError(
             f"mask_input has shape {masks.shape}; expected [1, {cells[0]}, {cells[1]}] per prompt: "
-            "logits on the mask grid, such as one of `low_res` of an earlier prediction"
+            "logits on the mask grid, such as one of `low_res` of an earlier prediction, or "
+            "segjax.masks.as_mask_input(mask, model) of a mask of the image's size"
         )
+    _refuse_binary(given, masks)
     return masks.astype(np.float32)
+
+
+def _refuse_binary(given: np.ndarray, masks: np.ndarray) -> None:
+    """Raises ValueError for masks of 0 and 1 or 255 in place of logits.
+
+    As logits they would say "inside or undecided" everywhere.
+    """
+    values = np.unique(masks[:64])
+    highest = values[-1] if values.size else 0
+    is_binary = highest in (1, 255) and set(values.tolist()) <= {0, highest}
+    if given.dtype == bool or is_binary:
+        raise ValueError(
+            f"mask_input is a binary mask ({given.dtype}, values up to {highest:g}); expected "
+            "logits, positive inside and negative outside: make them of a mask of the image's size "
+            "with segjax.masks.as_mask_input(mask, model)"
+        )
 
 
 def _name_prompt(bad: np.ndarray) -> str:
@@ -157,7 +178,7 @@ def _name_prompt(bad: np.ndarray) -> str:
 
 
 def _to_numbers(values: Any, name: str) -> np.ndarray:
-    """Converts values to float64. Raises ValueError unless they are finite numbers."""
+    """Converts values to float64. Raises ValueError unless they are usable numbers."""
     try:
         array = np.asarray(values)
     except ValueError as error:
@@ -172,4 +193,12 @@ def _to_numbers(values: Any, name: str) -> np.ndarray:
         raise ValueError(
             f"{where}{name} holds NaN or infinity: {array[bad][0]}; expected finite numbers"
         )
-    return array.astype(np.float64)
+    array = array.astype(np.float64)
+    bad = np.abs(array) > LARGEST
+    if bad.any():
+        where = _name_prompt(bad) if array.ndim > 1 else ""
+        raise ValueError(
+            f"{where}{name} holds {array[bad][0]:g}; expected numbers between -{LARGEST:g} and "
+            f"{LARGEST:g}"
+        )
+    return array

@@ -1,0 +1,121 @@
+"""Checks the options of a model that a file states, before anything of that size is built."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from segjax.models.build import build_model, find_family
+from segjax.weights.checkpoint import Checkpoint
+from segjax.weights.tree import CheckpointError, flatten
+
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+_POSITIVE = {"canvas", "patch", "width", "depth", "heads", "prompt_width", "mask_channels"}
+_POSITIVE |= {"decoder_width", "decoder_depth", "decoder_heads", "features", "box_stages"}
+# Each unit of these has arrays of its own, so a file bounds them
+_REPEATED = ("depth", "convs", "fcs", "stages")
+_MAX_NUMBER = 1_000_000
+_MAX_LIST = 1000
+_MAX_POSITIONS = 1 << 27  # elements of a position table
+# Errors of modules whose attributes do not fit together
+BUILD_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+def check_saved_options(options: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for options of a model that no such file can have.
+
+    Args:
+      options: {"name": ..., and attributes}, as the checkpoint states them.
+      checkpoint: whose arrays bound the numbers of layers.
+    """
+    start = f"{checkpoint.source} describes a model that cannot be built: "
+    name = options.get("name")
+    if not isinstance(name, str):
+        raise CheckpointError(f"{start}its name is {_shorten(name)}; expected text")
+    try:
+        defaults = find_family(name[:200]).sizes[name]
+    except ValueError as error:
+        raise CheckpointError(f"{start}{error}") from error
+
+    count = len(flatten(checkpoint.arrays))
+
+    # Kinds and sizes of values
+    for key, value in options.items():
+        if expected := _find_fault(key, value, defaults.get(key), count):
+            raise CheckpointError(f"{start}{key[:80]} is {_shorten(value)}; expected {expected}")
+    sizes = {**defaults, **options}
+    cells = sizes.get("canvas", 0) // sizes.get("patch", 16)
+    if cells**2 * sizes.get("width", 1) > _MAX_POSITIONS:
+        raise CheckpointError(
+            f"{start}its canvas of {sizes['canvas']} pixels has {cells} x {cells} patches; "
+            f"expected at most {_MAX_POSITIONS:,} elements of position embeddings"
+        )
+
+    try:
+        build_model(**options)
+    except BUILD_ERRORS as error:
+        raise CheckpointError(f"{start}{_first_line(error)}") from error
+
+
+def explain_build_error(error: Exception, checkpoint: Checkpoint) -> CheckpointError:
+    """Returns the error to raise if the shapes of a model cannot be computed."""
+    return CheckpointError(
+        f"{checkpoint.source} describes a model that cannot be built: {_first_line(error)}"
+    )
+
+
+def _find_fault(key: str, value: Any, default: Any, arrays: int) -> str:
+    """Returns the values that an option may have, "" if it has one of them."""
+    if key == "dtype":
+        return "" if value in _DTYPES else f"one of {', '.join(_DTYPES)}"
+    if isinstance(default, str) or isinstance(value, str):
+        is_fine = (
+            isinstance(value, str)
+            and (default is None or isinstance(default, str))
+            and len(value) < 200
+        )
+        return "" if is_fine else _describe_kind(default)
+    if isinstance(value, list | tuple):
+        if len(value) > _MAX_LIST or isinstance(default, int | float):
+            return _describe_kind(default)
+        return next(filter(None, (_find_fault("", v, None, arrays) for v in value)), "")
+    if value is None or isinstance(value, bool):
+        is_fine = default is None or type(value) is type(default)
+        return "" if is_fine and key not in _POSITIVE else _describe_kind(default)
+    if isinstance(value, Mapping):
+        return "" if isinstance(default, Mapping) else _describe_kind(default)
+    if not math.isfinite(value) or abs(value) > _MAX_NUMBER:
+        return f"a number of at most {_MAX_NUMBER:,}"
+    if key in _POSITIVE and (value < 1 or not isinstance(value, int)):
+        return "a whole number of at least 1"
+    if key.endswith(_REPEATED) and not 0 <= value <= arrays:
+        return f"at most the number of its arrays, {arrays}"
+    return ""
+
+
+def _describe_kind(default: Any) -> str:
+    if isinstance(default, bool):
+        return "true or false"
+    kinds = {int: "a whole number", float: "a number", str: "text", tuple: "a list of numbers"}
+    return kinds.get(type(default), "a number, text, or a list of numbers")
+
+
+def _shorten(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"a mapping of {len(value)}"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    text = "a huge number" if isinstance(value, int) and abs(value) >> 100 else repr(value)
+    return text if len(text) < 100 else f"{text[:80]}..."
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]
