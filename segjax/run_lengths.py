@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 # Largest mask, in pixels. It takes 1 GiB when it is decoded, and pycocotools counts in 32 bits.
 MAX_PIXELS = 2**30
@@ -126,6 +127,12 @@ def decode_run_lengths(runs: Any, height: Any, width: Any, where: str) -> np.nda
     runs = check_run_lengths(runs, height, width, where)
     inside = np.arange(len(runs)) % 2 == 1
     return np.ascontiguousarray(np.repeat(inside, runs).reshape(width, height).T)
+
+
+def compress_run_lengths(runs: list[int], height: int, width: int) -> str:
+    """Compresses run lengths to a COCO RLE string. They must fit the size."""
+    packed = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    return packed["counts"].decode("ascii")
 
 
 def parse_rle(rle: Any, where: str = "mask") -> tuple[np.ndarray, int, int]:

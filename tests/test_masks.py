@@ -11,6 +11,7 @@ from segjax.masks import (
     RecordError,
     compute_mask_box,
     decode_mask,
+    decode_mask_crop,
     decode_rle,
     decode_run_lengths,
     encode_label_map,
@@ -47,9 +48,15 @@ def test_a_crop_is_encoded_like_the_full_mask():
         mask[top:bottom, left:right] = rng.random((bottom - top, right - left)) < rng.choice(
             [0.0, 0.3, 0.8, 1.0]
         )
-        assert encode_mask_crop(
-            mask[top:bottom, left:right], (top, left), (height, width)
-        ) == encode_mask(mask)
+        rle = encode_mask_crop(mask[top:bottom, left:right], (top, left), (height, width))
+        assert rle == encode_mask(mask)
+        crop, (top, left) = decode_mask_crop(rle, height, width)
+        placed = np.zeros_like(mask)
+        placed[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
+        np.testing.assert_array_equal(placed, mask)
+        # Every edge of the smallest crop has a pixel.
+        edges = [crop[:1], crop[-1:], crop[:, :1], crop[:, -1:]]
+        assert all(edge.any() for edge in edges) if mask.any() else crop.shape == (0, 0)
 
 
 @pytest.mark.parametrize("inside, runs", [(False, [12]), (True, [0, 12])])

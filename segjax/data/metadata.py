@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from tensorflow_datasets.core.utils import tqdm_utils
 
+from segjax.data.sources.raw import make_printable
 from segjax.files import read_json_object
 
 INFO_FILE = "info.json"
@@ -223,7 +224,7 @@ def get_first_line(error: Exception) -> str:
     Such messages may quote any content of a damaged file, at any length.
     """
     line = (str(error).splitlines() or [""])[0][:300] or type(error).__name__
-    return line if line.isprintable() else ascii(line)
+    return make_printable(line)
 
 
 def _raise_damaged(path: pathlib.Path, found: str) -> None:

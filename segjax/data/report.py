@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from segjax.data.records import Record, has_box_only
-from segjax.data.sources.raw import SkipCounts
+from segjax.data.sources.raw import SkipCounts, make_printable
 from segjax.files import read_json_object
 
 REPORT_FILE = "report.json"
@@ -72,9 +72,11 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{self.source} -> {self.out}"]
         if self.held_out:
+            total = sum(split.images for split in self.splits.values())
             lines.append(
-                f"  {self.held_out['share']:.3g} of the images of {self.held_out['from']!r} are "
-                "held out as 'val'; those skipped below belong to either"
+                f"  {self.splits['val'].images} of the {total} images of "
+                f"{self.held_out['from']!r} are held out as 'val'; train lists what was skipped of "
+                "both"
             )
         for name, split in self.splits.items():
             objects = f", {split.objects} objects" if split.objects else ""
@@ -215,7 +217,7 @@ def _make_class_table(splits: dict[str, SplitReport]) -> list[str]:
     shown = sorted(names, key=lambda name: -sum(rows[name]))[:_MAX_CLASSES]
     has_objects = any(split.objects for split in splits.values())
     table = [["objects per class" if has_objects else "images per class", *splits]]
-    table += [[name, *map(str, rows[name])] for name in shown]
+    table += [[make_printable(name)[:40], *map(str, rows[name])] for name in shown]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table
@@ -224,5 +226,5 @@ def _make_class_table(splits: dict[str, SplitReport]) -> list[str]:
         lines.append(f"and {len(names) - len(shown)} more classes in {REPORT_FILE}")
     if never := [name for name in names if not sum(rows[name])]:
         more = f" and {len(never) - 5} more" if len(never) > 5 else ""
-        lines.append(f"classes without any: {', '.join(never[:5])}{more}")
+        lines.append(f"classes without any: {make_printable(', '.join(never[:5]))}{more}")
     return lines

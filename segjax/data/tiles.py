@@ -7,7 +7,7 @@ import numpy as np
 
 from segjax.data.records import has_box_only, stack_objects
 from segjax.images.decoding import decode_image
-from segjax.masks import compute_mask_box, decode_mask, encode_mask
+from segjax.masks import compute_mask_box, decode_mask_crop, encode_mask
 
 
 class Tiles:
@@ -64,7 +64,7 @@ class Tiles:
         rows = []
         # Objects, cut to the tile
         for member in members:
-            mask = decode_mask(objects["rle"][member], record["height"], record["width"])[window]
+            mask = self._cut_mask(record, member, top, left, image.shape[:2])
             row = {name: objects[name][member] for name in ("id", "category", "crowd")}
             rows.append(
                 row
@@ -82,17 +82,33 @@ class Tiles:
             "objects": stack_objects(rows),
         }
 
+    def _cut_mask(
+        self, record: Mapping, member: int, top: int, left: int, hw: tuple[int, int]
+    ) -> np.ndarray:
+        """Decodes the part of an object's mask in the tile at (top, left), bool [*hw]."""
+        rle = record["objects"]["rle"][member]
+        crop, corner = decode_mask_crop(rle, record["height"], record["width"])
+        # The crop in pixels of the tile
+        y, x = corner[0] - top, corner[1] - left
+        mask = np.zeros(hw, bool)
+        shown = crop[max(0, -y) : max(0, hw[0] - y), max(0, -x) : max(0, hw[1] - x)]
+        mask[max(0, y) :, max(0, x) :][: shown.shape[0], : shown.shape[1]] = shown
+        return mask
+
     def _cut(self, index: int) -> list[tuple[int, int, int, list[int]]]:
         """Returns the tiles of a record that have an object."""
         record = self.source[index]
         height, width = record["height"], record["width"]
         corners = [(top, left) for top in self._starts(height) for left in self._starts(width)]
         members: dict[tuple[int, int], list[int]] = {corner: [] for corner in corners}
+        lone = has_box_only(record["objects"])
         # Each object goes to the tile that holds most of it
         for member, rle in enumerate(record["objects"]["rle"]):
-            if has_box_only(record["objects"])[member]:
+            if lone[member]:
                 continue
-            y, x = np.nonzero(decode_mask(rle, height, width))
+            crop, corner = decode_mask_crop(rle, height, width)
+            y, x = np.nonzero(crop)
+            y, x = y + corner[0], x + corner[1]
 
             def rank(corner, y=y, x=x):
                 top, left = corner

@@ -1,6 +1,7 @@
 """`prepare`: atomic folders, counts in the report, and errors for bad input."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -310,6 +311,7 @@ def test_a_share_of_any_single_split_is_held_out(tmp_path, share, count):
     assert set(ids[1]) == set(expected[:count])
     assert [report.splits[split].images for split in ("train", "val")] == [10 - count, count]
     assert report.held_out == {"from": "train", "share": share}
+    assert f"{count} of the 10 images of 'train' are held out as 'val'" in str(report)
     validate_record(val[0])
     whole = prepare("label_maps", tmp_path / "raw", tmp_path / "whole")
     assert sum(s.objects for s in report.splits.values()) == whole.splits["train"].objects
@@ -379,6 +381,17 @@ def test_the_data_of_a_living_preparation_is_never_touched(tmp_path):
             prepare("label_maps", tmp_path / "raw", tmp_path / "out")
         assert workspace.data.is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_a_working_folder_that_is_deleted_is_reported(tmp_path):
+    with (
+        pytest.raises(OSError, match="was deleted"),
+        Workspace(tmp_path / "out", overwrite=False) as workspace,
+    ):
+        workspace.data.mkdir()
+        shutil.rmtree(workspace.folder)
+        workspace.finish()
+    assert list(tmp_path.iterdir()) == []
 
 
 SLOW_PREPARE = """

@@ -70,3 +70,12 @@ def test_counts_of_threads_add_up():
     assert ours.images == {"broken": 2} and ours.objects == {"empty": 2}
     assert ours.changed == {"box of the mask": 2} and ours.suspicious == {"all crowds": 2}
     assert ours.examples["all crowds"] == ["d", "d"]
+
+
+def test_examples_are_printable_and_short():
+    counts = SkipCounts()
+    for name in ("\x1b[31mred\n.jpg", "caf\u00e9.jpg", "a\udcff.jpg", "x" * 10**6):
+        counts.add_image("broken", name)
+        counts.add_image(f"broken {name[:5]!r}", name)
+    assert counts.examples["broken"] == [r"\x1b[31mred\n.jpg", "caf\u00e9.jpg", r"a\udcff.jpg"]
+    assert max(len(text) for texts in counts.examples.values() for text in texts) == 1000

@@ -52,7 +52,8 @@ class Workspace:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for path in self._list_leftovers():
+        # Somebody may have deleted the folder, which `finish` reports.
+        for path in self._list_leftovers() if self.folder.is_dir() else []:
             shutil.rmtree(path, ignore_errors=True)
         self._lock.release()
         try:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from segjax.data.records import Record
 
 EXAMPLES_PER_REASON = 3
+_MAX_TEXT = 1000  # characters
 
 
 class RawSource(Protocol):
@@ -136,7 +137,15 @@ class SkipCounts:
         counts[reason] = counts.get(reason, 0) + 1
         examples = self.examples.setdefault(reason, [])
         if len(examples) < EXAMPLES_PER_REASON:
-            examples.append(detail)
+            examples.append(make_printable(detail))
+
+
+def make_printable(text: str) -> str:
+    """Returns text of others for a message: of limited length, with control characters escaped.
+
+    Names in raw files could otherwise break lines, or command the terminal.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:_MAX_TEXT])
 
 
 class UnusableError(ValueError):
@@ -201,7 +210,7 @@ def join_inside(
     if not outside and (is_absolute or os.path.commonpath([root, inside]) != root):
         raise UnusableError(
             "file name leads outside the raw folder (--option outside=True allows it)",
-            f"{name!r} in {root}",
+            f"{name[:200]!r} in {root}",
         )
     # "link/../a.jpg" must mean "a.jpg", wherever the link leads.
     return pathlib.Path(os.path.normpath(folder / name))
