@@ -3,9 +3,10 @@ import functools
 import jax
 import numpy as np
 import pytest
+from compilations import compilations
 from written_run import debug_variables
 
-from segjax.images.decoding import stretch_intensities
+from segjax.images.intensities import stretch_intensities
 from segjax.images.transforms import pad_to_canvas, resize_longest_side
 from segjax.inference.sam import batching, jitted
 from segjax.inference.sam.postprocess import compute_image_weights
@@ -91,13 +92,35 @@ def test_many_prompts_are_decoded_in_several_calls(predictor):
     np.testing.assert_allclose(pieces[2], np.concatenate(whole), atol=1e-4)
 
 
+def test_images_of_any_sizes_share_few_programs():
+    """Two blocks of columns are wide enough for these sizes, and prompts have two shapes."""
+    predictor = SamPredictor(MODEL, debug_variables())
+    generator = np.random.default_rng(3)
+    with compilations() as seen:
+        for number, hw in enumerate(generator.integers(20, 1000, (60, 2))):
+            predictor.set_image(np.full((*hw, 3), number, np.uint8))
+            masks, _, _ = predictor.predict([[5, 6]], [1], multimask_output=bool(number % 2))
+            assert masks.shape[1:] == tuple(hw)
+    assert len(seen) <= 12
+
+
+def test_blocks_of_a_large_image_equal_the_whole(monkeypatch):
+    predictor = SamPredictor(MODEL, debug_variables())
+    predictor.set_image(np.full((70, 90, 3), 9, np.uint8))
+    whole = predictor.predict([[5, 6]], [1], return_logits=True)[0]
+    monkeypatch.setattr(batching, "BLOCK_ROWS", (32,))
+    monkeypatch.setattr(batching, "BLOCK_COLUMNS", (16, 64))
+    blocks = predictor.predict([[5, 6]], [1], return_logits=True)[0]
+    np.testing.assert_allclose(blocks, whole, rtol=1e-5, atol=1e-5)
+
+
 def test_more_clicks_or_a_box_do_not_recompile(predictor):
     predictor.predict([[5, 6], [7, 8]], [1, 0])
-    before = jitted.decode_prompts._cache_size(), batching.resize_to_image._cache_size()
+    before = jitted.decode_prompts._cache_size(), batching.resize_masks._cache_size()
     predictor.predict([[5, 6], [7, 8], [9, 9]], [1, 0, 1])
     predictor.predict([[5, 6], [7, 8], [9, 9], [30, 3]], [1, 0, 1, 1])
     predictor.predict([[5, 6], [7, 8]], [1, 0], box=[3, 4, 20, 25])
-    assert (jitted.decode_prompts._cache_size(), batching.resize_to_image._cache_size()) == before
+    assert (jitted.decode_prompts._cache_size(), batching.resize_masks._cache_size()) == before
 
 
 def test_mask_input_changes_the_prediction_and_may_have_any_usual_shape(predictor):

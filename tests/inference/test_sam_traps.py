@@ -18,7 +18,7 @@ from segjax.inference.sam import candidates as candidates_module
 from segjax.inference.sam.automatic import SamAutomaticMaskGenerator
 from segjax.inference.sam.candidates import MaskCandidates
 from segjax.inference.sam.crops import Crop
-from segjax.inference.sam.postprocess import compute_image_weights, resize_to_image
+from segjax.inference.sam.postprocess import compute_image_weights, resize_masks
 from segjax.inference.sam.predictor import SamPredictor
 from segjax.masks import compute_mask_box, encode_mask
 from segjax.models.sam.build import SIZES, build_sam, init_sam
@@ -83,13 +83,9 @@ LOW_RES = make_framed_logits(HW, MODEL.mask_side)[0]
 
 
 def resize_by_segjax(low_res, hw=HW, logits=True):
-    four = np.zeros((1, 4, *low_res.shape), np.float32)
-    four[0, 0] = low_res
     sides = zip(compute_fitted_size(hw, MODEL.canvas), hw, strict=True)
     weights = [compute_image_weights(MODEL.mask_side, MODEL.canvas, *side) for side in sides]
-    return np.asarray(
-        resize_to_image(four[None], 0, 0, *weights, multimask=False, return_logits=logits)[0]
-    )[0]
+    return np.asarray(resize_masks(low_res[None], *weights, return_logits=logits))[0]
 
 
 def resize_plainly(low_res, rows, columns):

@@ -13,7 +13,13 @@ import jax
 import numpy as np
 
 from segjax.inference.sam.jitted import decode_prompts
-from segjax.inference.sam.postprocess import pad_image_weights, resize_to_image
+from segjax.inference.sam.postprocess import (
+    BLOCK_COLUMNS,
+    BLOCK_ROWS,
+    resize_masks,
+    select_masks,
+    split_image_weights,
+)
 from segjax.inference.sam.prompts import (
     PROMPT_COUNTS,
     PromptSet,
@@ -157,23 +163,31 @@ def _fill_masks(
 ) -> None:
     """Writes the masks of one decoder call into `predictions`, prompt by prompt."""
 
-    def resize_masks() -> Iterator[tuple[Prediction, int, tuple[jax.Array, jax.Array]]]:
+    def resize_blocks() -> Iterator[tuple[np.ndarray, jax.Array]]:
+        """Yields (array of the host, array of the device that belongs there)."""
         for number, row in enumerate(batch):
-            image, prediction = images[row.image], predictions[row.image]
-            weights = [
-                pad_image_weights(model.mask_side, model.canvas, content, original)
-                for content, original in zip(image.input_size, image.original_size, strict=True)
-            ]
-            options = dict(multimask=prediction[1].shape[1] == 3, return_logits=return_logits)
+            (masks, _, low_res), image = predictions[row.image], images[row.image]
+            down, across = (
+                split_image_weights(model.mask_side, model.canvas, content, original, sizes)
+                for content, original, sizes in zip(
+                    image.input_size,
+                    image.original_size,
+                    (BLOCK_ROWS, BLOCK_COLUMNS),
+                    strict=True,
+                )
+            )
             for slot in range(row.prompts.count):
-                resized = resize_to_image(logits, number, slot, *weights, **options)
-                yield prediction, row.start + slot, resized
+                index = row.start + slot
+                small = select_masks(logits, number, slot, multimask=masks.shape[1] == 3)
+                yield low_res[index], small
+                for top, bottom, rows in down:
+                    for left, right, columns in across:
+                        block = resize_masks(small, rows, columns, return_logits=return_logits)
+                        yield masks[index, :, top:bottom, left:right], block
 
-    # The device resizes the next masks while the host copies these.
-    for (masks, _, low_res), index, resized in iterate_one_ahead(resize_masks()):
-        full, small = jax.device_get(resized)
-        height, width = masks.shape[2:]
-        masks[index], low_res[index] = full[:, :height, :width], small
+    # The device resizes the next block while the host copies this one.
+    for target, block in iterate_one_ahead(resize_blocks()):
+        target[:] = jax.device_get(block)[:, : target.shape[1], : target.shape[2]]
 
 
 def iterate_one_ahead(values: Iterable[T]) -> Iterator[T]:
