@@ -260,7 +260,7 @@ def read_samples(data: bytes, name: str, raw_mode: str, index: int = 0) -> np.nd
 
 def join_bytes(high: np.ndarray, low: np.ndarray) -> np.ndarray:
     """Joins the upper and the lower bytes of 16-bit values, uint8 each, to uint16."""
-    pixels = high.astype(np.uint16)
-    pixels <<= 8
-    pixels |= low
-    return pixels
+    pixels = np.empty(high.shape, "<u2")
+    parts = pixels.view(np.uint8).reshape(*high.shape, 2)
+    parts[..., 0], parts[..., 1] = low, high
+    return pixels.astype(np.uint16, copy=False)
