@@ -300,8 +300,10 @@ def test_crops_of_several_images_share_encoder_calls(variables, limits):
 
 
 def test_one_bad_image_of_several_is_named(variables):
-    with pytest.raises(ValueError, match="image 1: pixels are float64"):
-        SamAutomaticMaskGenerator(MODEL, variables, 1).generate([IMAGES[0], IMAGES[0] / 2])
+    with pytest.raises(ValueError, match="image 1: pixels are int64"):
+        SamAutomaticMaskGenerator(MODEL, variables, 1).generate(
+            [IMAGES[0], IMAGES[0].astype(np.int64)]
+        )
     assert SamAutomaticMaskGenerator(MODEL, variables, 1).generate([]) == []
 
 

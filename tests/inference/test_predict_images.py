@@ -280,7 +280,7 @@ def test_an_invalid_prompt_is_named_with_its_image(predictor, prompts, message):
 
 def test_an_invalid_image_is_named_and_no_image_stays_set(predictor):
     for images, message in (
-        ([IMAGES[0], IMAGES[1] / 2], "image 1: pixels are float64"),
+        ([IMAGES[0], IMAGES[1].astype(np.int64)], "image 1: pixels are int64"),
         (
             IMAGES[0],
             r"one array of shape \(30, 47, 3\); expected a list of images. For one image use set_",

@@ -179,7 +179,7 @@ def test_image_weights_equal_two_resizes_with_a_crop_between(sizes):
 @pytest.mark.parametrize(
     "image, message",
     [
-        (IMAGE / 255.0, "pixels are float64"),
+        (IMAGE.astype(np.int64), "pixels are int64; expected uint8"),
         (np.zeros((3, 8, 8), np.uint8), r"shape \(3, 8, 8\).*channels go last"),
         (np.zeros((0, 8, 3), np.uint8), "no pixels"),
         (np.zeros((2, 8, 8, 3), np.uint8), "shape"),
