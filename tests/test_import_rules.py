@@ -15,6 +15,7 @@ INSIDE = {
     "__init__": set(),
     "__main__": {"cli"},
     "files": set(),
+    "messages": set(),
     "locks": set(),
     "registry": set(),
     "run_lengths": set(),
@@ -48,7 +49,7 @@ INSIDE = {
         *("weights", "inference", "viz"),
     },
 }
-FOR_ALL = {"files", "locks", "registry"}  # need the standard library alone
+FOR_ALL = {"files", "locks", "messages", "registry"}  # need the standard library alone
 INSIDE["cli"] = {*INSIDE, "tasks"} - {"__main__"}
 
 JAX = {"jax", "flax", "optax", "chex"}
@@ -57,6 +58,7 @@ JAX = {"jax", "flax", "optax", "chex"}
 OUTSIDE = {
     "__init__": set(),
     "files": set(),
+    "messages": set(),
     "locks": set(),
     "registry": set(),
     "run_lengths": {"numpy", "pycocotools"},

@@ -26,6 +26,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from segjax.messages import make_printable
 from segjax.registry import SOURCES
 
 
@@ -119,7 +120,7 @@ def read_options(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not key.isidentifier() or not equals:
-            raise ValueError(f"--option {text!r}: expected KEY=VALUE")
+            raise ValueError(f"--option {make_printable(repr(text), 100)}: expected KEY=VALUE")
         try:
             # Numbers, True and tuples are Python literals.
             options[key] = ast.literal_eval(value)

@@ -14,8 +14,8 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from tensorflow_datasets.core.utils import tqdm_utils
 
-from segjax.data.sources.raw import make_printable
 from segjax.files import read_json_object
+from segjax.messages import make_printable
 
 INFO_FILE = "info.json"
 _FEATURES_FILE, _DATASET_FILE = "features.json", "dataset_info.json"

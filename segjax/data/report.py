@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from segjax.data.records import Record, has_box_only
-from segjax.data.sources.raw import SkipCounts, make_printable
+from segjax.data.sources.raw import SkipCounts
 from segjax.files import read_json_object
+from segjax.messages import make_printable
 
 REPORT_FILE = "report.json"
 # Areas in pixels between COCO's small, medium and large objects

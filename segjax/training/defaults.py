@@ -11,6 +11,8 @@ from typing import Any
 
 import ml_collections
 
+from segjax.messages import make_printable
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
@@ -237,7 +239,8 @@ def fill_defaults(
         with config.unlocked():
             config.update(settings)
     except TypeError as error:
-        raise ValueError(f"a setting is of another type than its default: {error}") from error
+        reason = make_printable(str(error), 300)
+        raise ValueError(f"a setting is of another type than its default: {reason}") from error
     return config
 
 

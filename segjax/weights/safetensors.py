@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from segjax.files import atomic_path
+from segjax.messages import make_printable
 from segjax.weights.tree import CheckpointError, flatten, unflatten
 
 FORMAT = "segjax"
@@ -92,7 +93,7 @@ def read_arrays(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[s
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} ({path.stat().st_size} bytes) is not a safetensors file, or is damaged: "
-            f"{error}"
+            f"{make_printable(str(error), 300)}"
         ) from error
 
 

@@ -44,6 +44,7 @@ from segjax.cli.inference.image_arguments import (
 from segjax.cli.inference.predict_results import make_coco_rows, write_masks, write_overlays
 from segjax.cli.inference.prompt_file import ImagePrompts, read_prompt_file
 from segjax.files import check_writable, write_json
+from segjax.messages import make_printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -260,6 +261,7 @@ def _parse_numbers(text: str, counts: Sequence[int], option: str, form: str) -> 
         numbers = []
     if len(numbers) not in counts:
         raise ValueError(
-            f"{option} {text!r}: expected {form}, numbers with commas between them and no spaces"
+            f"{option} {make_printable(repr(text), 100)}: expected {form}, numbers with commas "
+            "between them and no spaces"
         )
     return numbers

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from segjax.data.records import Record
+from segjax.messages import make_printable
 
 EXAMPLES_PER_REASON = 3
-_MAX_TEXT = 1000  # characters
 
 
 class RawSource(Protocol):
@@ -138,14 +138,6 @@ class SkipCounts:
         examples = self.examples.setdefault(reason, [])
         if len(examples) < EXAMPLES_PER_REASON:
             examples.append(make_printable(detail))
-
-
-def make_printable(text: str) -> str:
-    """Returns text of others for a message: of limited length, with control characters escaped.
-
-    Names in raw files could otherwise break lines, or command the terminal.
-    """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:_MAX_TEXT])
 
 
 class UnusableError(ValueError):
