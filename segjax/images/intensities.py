@@ -112,7 +112,11 @@ def compute_percentiles(
 
     Returns:
       The two intensities.
+
+    Raises:
+      ValueError: percentiles that are not 0 <= low < high <= 100.
     """
+    percentiles = _check_percentiles(percentiles)
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:
         counts = np.zeros(2 ** (8 * pixels.dtype.itemsize), np.int64)
         for chunk in _split(pixels):
@@ -126,6 +130,19 @@ def compute_percentiles(
     _require_values(values, name)
     low, high = np.percentile(values, percentiles, overwrite_input=values is not pixels)
     return float(low), float(high)
+
+
+def _check_percentiles(percentiles: tuple[float, float]) -> tuple[float, float]:
+    try:
+        low, high = map(float, percentiles)
+    except (TypeError, ValueError, OverflowError):
+        low = high = np.nan
+    if not 0 <= low < high <= 100:
+        raise ValueError(
+            f"percentiles are {str(percentiles)[:80]}; expected two numbers (low, high) with "
+            "0 <= low < high <= 100, such as (1, 99)"
+        )
+    return low, high
 
 
 def _find_percentile(cumulative: np.ndarray, q: float) -> float:

@@ -64,6 +64,14 @@ def test_percentiles_ignore_a_few_hot_pixels():
     assert (stretched[..., 0] >= stretched[..., 2]).all()  # equal for all channels, so hues stay
 
 
+@pytest.mark.parametrize(
+    "percentiles", [(99, 1), (5, 5), (-1, 99), (1, 101), (np.nan, 99), (1,), (1, 2, 3), 5, ("a", 1)]
+)
+def test_percentiles_that_are_not_two_rising_numbers_are_named(percentiles):
+    with pytest.raises(ValueError, match="percentiles are .*expected two numbers"):
+        decode_image(np.zeros((2, 2), np.uint8), percentiles=percentiles)
+
+
 def test_stretch_is_linear_and_clips():
     np.testing.assert_array_equal(
         stretch_intensities(np.array([0, 10, 15, 20, 90]), 10, 20), [0, 0, 128, 255, 255]

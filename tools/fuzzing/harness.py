@@ -18,7 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from fuzzing.mutators import mutate_tree
-from fuzzing.verdicts import MOST_LINES, OK, Verdict, WrongValueError, judge_error
+from fuzzing.verdicts import (
+    MOST_LINES,
+    OK,
+    REFUSED,
+    Verdict,
+    WrongValueError,
+    judge_error,
+)
 from fuzzing.watch import (
     MEMORY_LIMIT,
     Watch,
@@ -137,12 +144,22 @@ class Fuzzer:
             os.write(pipe, verdict.to_line())
 
     def _read_valid(self, tree: Tree) -> Any:
+        """Reads a valid input. One that shows a refusal returns None."""
         write_tree(self.input, tree)
-        return self.reader.read(self.input)
+        try:
+            return self.reader.read(self.input)
+        except Exception as error:
+            if judge_error(error, self._list_names(tree))[0] == REFUSED:
+                return None
+            raise
+
+    def _list_names(self, tree: Tree) -> list[str]:
+        """Returns the names of which a clear error contains one."""
+        files = (path.split("/")[-1] for path in tree)
+        return sorted({self.input.name, *self.reader.words, *files})
 
     def _read_damaged(self, watch: Watch, case: int, tree: Tree, expected: Any) -> Verdict:
         """Reads the input and judges the result."""
-        names = {self.input.name, *self.reader.words, *(path.split("/")[-1] for path in tree)}
         beside = sorted(os.listdir(self.scratch / "work"))
         before, started = read_resident_memory("VmRSS"), time.perf_counter()
         limit_memory()
@@ -151,7 +168,7 @@ class Fuzzer:
             if self.reader.exact and value != expected:
                 raise WrongValueError("read as something else, without an error")
         except BaseException as error:  # noqa: BLE001 - also SystemExit and panics of Rust
-            kind, detail = judge_error(error, sorted(names))
+            kind, detail = judge_error(error, self._list_names(tree))
         seconds, memory = time.perf_counter() - started, read_resident_memory() - before
         if watch.seen:
             kind, _, detail = watch.seen[0].partition(": ")

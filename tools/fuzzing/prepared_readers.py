@@ -55,11 +55,11 @@ def _make_records(folder):
 
 def _read_records(folder):
     """Writes the changed example with valid checksums, as an attacker would, and reads it."""
-    (name,) = folder.glob("*.name")
-    writer = ArrayRecordWriter(str(folder / name.stem), "group_size:1")
     example = folder / "example.bin"
-    writer.write(example.read_bytes() if example.exists() else b"")
-    writer.close()
+    for name in folder.glob("*.name"):
+        writer = ArrayRecordWriter(str(folder / name.stem), "group_size:1")
+        writer.write(example.read_bytes() if example.exists() else b"")
+        writer.close()
     _read_prepared(folder)
 
 

@@ -91,7 +91,7 @@ def _read_thresholds(folder):
     arguments = {
         name: value
         for name, value in _read_arguments(folder, THRESHOLDS).items()
-        if all(isinstance(each, int | float) for each in np.ravel(np.array(value, object)))
+        if isinstance(value, int | float) or name == "percentiles"
     }
     decode_image(IMAGE, percentiles=arguments.get("percentiles"))
     generator = SamAutomaticMaskGenerator(*_model(), points_per_side=2, **arguments)

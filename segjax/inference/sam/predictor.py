@@ -212,7 +212,7 @@ class SamPredictor:
                     "[N, 2], point_labels [N], box [4]. For several prompts at once use "
                     "predict_batch"
                 )
-        if mask_input is not None and np.ndim(mask_input) == 2:
+        if mask_input is not None and _count_axes(mask_input, "mask_input") == 2:
             mask_input = np.asarray(mask_input)[None]
         # A batch of one prompt.
         parts = [None if value is None else [value] for value in (point_coords, point_labels, box)]
