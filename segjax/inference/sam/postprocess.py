@@ -18,8 +18,8 @@ from segjax.ops.resize import linear_weights
 
 ROUND_UP = 128  # px. Images whose sides round up to the same sizes share compiled programs.
 # Pixels of a block along each axis. The last block of an axis has the smallest size that holds it.
-BLOCK_ROWS = (512,)
-BLOCK_COLUMNS = (512, 1024, 2048, 4096)
+BLOCK_ROWS = (256,)
+BLOCK_COLUMNS = (512, 768, 1024, 1536, 2048, 3072, 4096)
 
 
 @functools.lru_cache(maxsize=64)
@@ -121,6 +121,7 @@ def resize_masks(
     Returns:
       [M, H', W'], bool or float32 logits.
     """
-    full = jnp.einsum("mhw,xw->mhx", low_res, columns, precision="highest")
-    full = jnp.einsum("yh,mhx->myx", rows, full, precision="highest")
+    # Rows first: their product is the cheap one, and it is repeated for each block of columns
+    full = jnp.einsum("yh,mhw->myw", rows, low_res, precision="highest")
+    full = jnp.einsum("myw,xw->myx", full, columns, precision="highest")
     return full if return_logits else full > 0
