@@ -9,7 +9,7 @@
 A file of your own or an experiment of segjax by name: --list prints the names.
 Any field of the config can be changed with --config.key=value. The workdir receives config.json,
 metrics.jsonl, tb/ (TensorBoard), pictures/ and checkpoints/. SIGTERM and Ctrl-C save and stop. The
-same command resumes the run.
+same command resumes the run. While it runs, no other run can use the workdir.
 
 Several processes: run the same command on each, with --coordinator=HOST:PORT --processes=N
 --process_id=I. On TPU pods and under Slurm --distributed is enough, because jax finds the processes

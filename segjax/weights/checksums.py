@@ -137,7 +137,7 @@ def _parse(content: bytes) -> dict:
     """Returns the entries of a file of checksums.
 
     Raises:
-      ValueError: The content is not exactly what `_render` writes.
+      ValueError: The content differs from the one that `_render` writes for its entries.
     """
     damaged = ValueError(f"{CHECKSUMS_FILE} has changed since it was saved")
     try:

@@ -127,7 +127,7 @@ def read_newest(
       steps: steps to try.
       read: called with a step.
       verify: called with `directory` and a step before `read`. Returns the damage, or "".
-      consequence: for the warning: what becomes of a damaged checkpoint.
+      consequence: fate of a damaged checkpoint, for the warning.
 
     Returns:
       result: `read(step)` of the newest undamaged step.

@@ -22,17 +22,20 @@ def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
     """Reads config, metrics and class names of a checkpoint, after comparing their checksum.
 
     Raises:
+      FileNotFoundError: the file is missing, as in a checkpoint whose deletion was interrupted.
       OSError: the file cannot be read.
       ValueError: the file is damaged.
     """
     path = folder / str(step)
     file = path / "meta" / "metadata"
+    if not file.exists():
+        raise FileNotFoundError("meta/metadata is missing")
     has_checksums = (path / checksums.CHECKSUMS_FILE).exists()
     if has_checksums and (damage := checksums.find_damage(path, under="meta")):
         raise ValueError(damage)
     meta = read_json_object(file, "use another checkpoint of the run")
     if not has_checksums and meta.get("checksums"):
-        raise ValueError(f"{checksums.CHECKSUMS_FILE} is missing")
+        raise FileNotFoundError(f"{checksums.CHECKSUMS_FILE} is missing")
     metrics = meta.setdefault("metrics", {})
     are_numbers = isinstance(metrics, dict) and all(
         isinstance(value, (int, float)) for value in metrics.values()
@@ -43,7 +46,7 @@ def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
     return meta
 
 
-def read_metrics(folder: pathlib.Path) -> tuple[dict[int, dict[str, float]], dict[int, str]]:
+def read_metrics(folder: pathlib.Path) -> tuple[dict[int, dict[str, float]], dict[int, Exception]]:
     """Reads the metrics of the evaluation before each checkpoint.
 
     Args:
@@ -51,15 +54,15 @@ def read_metrics(folder: pathlib.Path) -> tuple[dict[int, dict[str, float]], dic
 
     Returns:
       metrics: step -> metrics, {} if there was no evaluation.
-      damaged: step -> damage, of the checkpoints whose metrics cannot be read.
+      damaged: step -> error of `read_meta`, of the checkpoints whose metrics cannot be read.
     """
     metrics: dict[int, dict[str, float]] = {}
-    damaged: dict[int, str] = {}
+    damaged: dict[int, Exception] = {}
     for step in list_steps(folder):
         try:
             metrics[step] = read_meta(folder, step)["metrics"]
         except (OSError, ValueError) as error:
-            damaged[step] = str(error)
+            damaged[step] = error
     return metrics, damaged
 
 

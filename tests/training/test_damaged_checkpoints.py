@@ -8,6 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from processes import launch, meet
 
 from segjax.training.checkpoints import Checkpoints, manager, saving
 from segjax.training.sharding import make_mesh
@@ -109,6 +110,37 @@ def test_every_flipped_bit_is_detected(copy, count):
     assert load_variables(copy, step=3)[1] == CONFIG
 
 
+def test_processes_that_share_the_bytes_find_the_damage_together(copy):
+    path = copy / "3" / "meta" / "metadata"
+    flip(path, 99)
+    damages = [run_folder.find_damage(copy, 3, share=(rank, 4)) for rank in range(4)]
+    assert sorted(map(bool, damages)) == [False, False, False, True]
+
+
+def save_damage_and_resume(folder):
+    """Saves two checkpoints in each process, damages the newer one in process 0 and resumes."""
+    mesh = make_mesh(fsdp=4)
+    with Checkpoints(folder) as checkpoints:
+        for step in (2, 3):
+            checkpoints.save(make_state(mesh, step=step)[0], {"config": CONFIG})
+    if jax.process_index() == 0:
+        files = (path for path in (folder / "3").rglob("*") if path.is_file())
+        flip(max(files, key=lambda path: path.stat().st_size), 99)
+    meet("damaged")
+    _, shapes, shardings = make_state(mesh)
+    with Checkpoints(folder) as checkpoints:
+        state, _ = checkpoints.restore(shapes, shardings)
+        return int(state.step), checkpoints.steps
+
+
+@pytest.mark.slow
+def test_two_processes_move_a_damaged_checkpoint_aside_together(tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    results = launch(tmp_path / "processes", save_damage_and_resume, 2, 2, folder=folder)
+    assert results == [(2, [2])] * 2
+    assert (folder.parent / "checkpoints_unreadable" / "3").is_dir()
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over_in_one_sentence_and_left_alone(copy, caplog, damage):
     DAMAGES[damage](copy / "3")
@@ -157,6 +189,11 @@ def test_an_older_checkpoint_that_could_be_the_best_is_moved_aside_too(copy, cap
     flip(copy / "2" / "meta" / "metadata", 99)
     assert resume(copy) == (3, [3])
     assert f"checkpoint {copy / '2'} is damaged and moved to" in segjax_log(caplog)
+
+
+def test_an_older_checkpoint_that_a_killed_run_has_partly_deleted_is_no_damage(copy, caplog):
+    shutil.rmtree(copy / "2" / "meta")
+    assert resume(copy) == (3, [2, 3]) and not segjax_log(caplog)
 
 
 def test_without_an_undamaged_checkpoint_an_error_is_raised_and_nothing_is_moved(copy, caplog):

@@ -63,7 +63,13 @@ class Checkpoints:
         policies: list[preservation_policy.PreservationPolicy] = [
             preservation_policy.LatestN(n=keep)
         ]
-        self._metrics, self._unknown = read_metrics(self.directory)
+        self._metrics, unknown = read_metrics(self.directory)
+        # Without those that a killed run has partly deleted
+        self._unknown = {
+            step: error
+            for step, error in unknown.items()
+            if not isinstance(error, FileNotFoundError)
+        }
         if best:
             policies.append(KeepBest(self._metrics, best, best_mode))
         self._manager = ocp.CheckpointManager(

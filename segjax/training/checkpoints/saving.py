@@ -1,4 +1,4 @@
-"""Parts of a checkpoint, what orbax calls while it saves them, and how it is kept quiet."""
+"""Parts of a checkpoint, the hooks that orbax calls while it saves them, and its messages."""
 
 import contextlib
 import dataclasses
