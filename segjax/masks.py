@@ -32,6 +32,7 @@ from segjax.run_lengths import (
     compress_run_lengths,
     decode_rle,
     decode_run_lengths,
+    find_broken_rles,
     parse_rle,
     parse_run_lengths,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "encode_label_map",
     "encode_mask",
     "encode_mask_crop",
+    "find_broken_rles",
     "parse_rle",
     "parse_run_lengths",
     "remove_small_regions",

@@ -5,7 +5,8 @@ runs that are too long would wrap around, and decoders would then write outside 
 `segjax.masks` describes the format.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,15 +52,9 @@ def parse_run_lengths(rle: str | bytes, where: str = "mask") -> np.ndarray:
         raise RecordError(
             where, "rle", f"not run lengths ({rle[:20]!r})", "a compressed COCO RLE string"
         )
-    # Characters to numbers
-    last = (codes & 0x20) == 0
-    start = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
-    digit = np.arange(codes.size) - np.repeat(start, np.diff(np.append(start, codes.size)))
-    if digit.max() > 7:
+    numbers, digits = _parse_numbers(codes)
+    if digits.max() > 8:
         raise RecordError(where, "rle", "a run length beyond 2**40", "a compressed COCO RLE string")
-    numbers = np.add.reduceat((codes & 0x1F) << (5 * digit), start)
-    negative = (codes[last] & 0x10) != 0
-    numbers -= np.where(negative, np.int64(1) << (5 * (digit[last] + 1)), 0)
     # Differences to runs. The format never subtracts the first run from the third.
     runs = numbers.copy()
     runs[1::2] = np.cumsum(numbers[1::2])
@@ -157,6 +152,61 @@ def parse_rle(rle: Any, where: str = "mask") -> tuple[np.ndarray, int, int]:
     runs = parse_run_lengths(counts, where) if isinstance(counts, str | bytes) else counts
     height, width = size
     return check_run_lengths(runs, height, width, where), int(height), int(width)
+
+
+def find_broken_rles(rles: Sequence[str], pixels: Sequence[int]) -> np.ndarray:
+    """Finds the compressed COCO RLE strings that do not fit their images, many at a time.
+
+    For short strings this is many times as fast as one `parse_run_lengths` after another, and
+    `parse_rle` then explains the ones that it finds.
+
+    Args:
+      rles: the strings, of at most 2**23 characters together.
+      pixels: number of pixels of the image of each, at most `MAX_PIXELS`.
+
+    Returns:
+      Indices of the broken strings, int64 [n].
+    """
+    # Strings that are empty, or whose characters cannot form numbers
+    form = re.compile("[0-o]*[0-O]")
+    broken = [index for index, rle in enumerate(rles) if not form.fullmatch(rle)]
+    kept = np.setdiff1d(np.arange(len(rles)), broken)
+    if kept.size == 0:
+        return np.array(broken, np.int64)
+    text = "".join(rles[index] for index in kept)
+    numbers, digits = _parse_numbers(np.frombuffer(text.encode(), np.uint8).astype(np.int64) - 48)
+    ends = np.cumsum([len(rles[index]) for index in kept])
+    # Numbers of each string, and their positions in it
+    counts = np.diff(np.searchsorted(np.cumsum(digits), ends, side="right"), prepend=0)
+    first = np.cumsum(counts) - counts
+    position = np.arange(numbers.size) - np.repeat(first, counts)
+    # From the fourth on, numbers are differences to the one two before, within their string.
+    runs = numbers.copy()
+    for chain in (position % 2 == 1, (position % 2 == 0) & (position > 0)):
+        sums = np.cumsum(np.where(chain, numbers, 0))
+        before = np.concatenate([[0], sums])[first]
+        runs = np.where(chain, sums - np.repeat(before, counts), runs)
+    expected = np.asarray(pixels, np.int64)[kept]
+    is_bad = (digits > 8) | (runs < 0) | (runs > np.repeat(expected, counts))
+    # Sums of the others cannot wrap around.
+    total = np.add.reduceat(np.where(is_bad, 0, runs), first)
+    is_broken = np.logical_or.reduceat(is_bad, first) | (total != expected)
+    return np.union1d(broken, kept[is_broken]).astype(np.int64)
+
+
+def _parse_numbers(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Parses the characters of complete numbers, as int64 [n] in 0..63.
+
+    Returns:
+      The numbers, int64 [m], and how many characters each has. Those of more than 8 are wrong.
+    """
+    last = (codes & 0x20) == 0
+    start = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
+    digits = np.diff(np.append(start, codes.size))
+    shift = 5 * np.minimum(np.arange(codes.size) - np.repeat(start, digits), 8)
+    numbers = np.add.reduceat((codes & 0x1F) << shift, start)
+    negative = (codes[last] & 0x10) != 0
+    return numbers - np.where(negative, np.int64(1) << (shift[last] + 5), 0), digits
 
 
 def decode_rle(rle: Any, where: str = "mask") -> np.ndarray:

@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 from segjax.masks import (
     MAX_PIXELS,
     RecordError,
+    check_run_lengths,
     compute_mask_box,
     decode_mask,
     decode_mask_crop,
@@ -17,6 +18,7 @@ from segjax.masks import (
     encode_label_map,
     encode_mask,
     encode_mask_crop,
+    find_broken_rles,
     parse_rle,
     parse_run_lengths,
     remove_small_regions,
@@ -182,6 +184,25 @@ def test_a_mapping_of_size_and_counts_is_decoded(counts):
 def test_other_mappings_are_refused(rle):
     with pytest.raises(RecordError, match="expected"):
         parse_rle(rle)
+
+
+def test_many_strings_are_checked_like_one_by_one():
+    rng, rles, pixels = np.random.default_rng(7), ["", "P", "o" * 9, "\u00e9"], [0, 4, 4, 4]
+    for _ in range(400):
+        height, width = rng.integers(1, 20, 2)
+        rle = encode_mask(rng.random((height, width)) < rng.random())
+        changes = (rle, rle[:-1], "o" * rng.integers(9) + rle, rle + "\n", rle + "0", rle + rle)
+        rles.append(changes[rng.choice(6, p=[0.5, 0.1, 0.1, 0.1, 0.1, 0.1])])
+        pixels.append(int(height * width) + (rng.random() < 0.1))
+    expected = []
+    for index, (rle, count) in enumerate(zip(rles, pixels, strict=True)):
+        try:
+            check_run_lengths(parse_run_lengths(rle), 1, count, "m")
+        except RecordError:
+            expected.append(index)
+    assert 50 < len(expected) < 350
+    assert find_broken_rles(rles, pixels).tolist() == expected
+    assert find_broken_rles([], []).tolist() == []
 
 
 @pytest.mark.slow

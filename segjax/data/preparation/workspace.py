@@ -33,6 +33,10 @@ class Workspace:
     """
 
     def __init__(self, out: pathlib.Path, overwrite: bool):
+        # "." and ".." have no name of their own.
+        out = out if out.name not in ("", "..") else out.resolve()
+        if not out.name:
+            raise FileExistsError(f"{out} is not a folder that can be made; choose another folder")
         self.out, self.folder = out, out.with_name(f".{out.name}.partial")
         self.data, self.spare = self.folder / _DATA, self.folder / _SPARE
         self._replaced = self.folder / _REPLACED
