@@ -148,7 +148,8 @@ class MaskRcnn(nn.Module):
           train: apply the backbone's drop path.
 
         Returns:
-          P2 to P6, [B, H/4, W/4, features] to [B, H/64, W/64, features], halves rounded up.
+          P2 to P6, [B, H/4, W/4, features] to [B, H/64, W/64, features], halves rounded up. Values
+          outside of the valid region are arbitrary.
 
         Raises:
           ValueError: images of another shape.
