@@ -67,6 +67,13 @@ def test_a_box_that_fits_or_is_missing_costs_nothing(tmp_path, bbox, box):
     assert not skipped.changed and not skipped.objects and "box_only" not in source.optional
 
 
+def test_a_box_near_the_upper_left_corner_is_not_taken_for_corners(tmp_path):
+    row = annotation(1, [[0, 0, 26, 0, 26, 18, 0, 18]], bbox=[1.2, 0, 26, 18])
+    objects, skipped, _ = read(write_coco(tmp_path, [row]))
+    np.testing.assert_allclose(objects["annotated_box"], [[1.2, 0, 27.2, 18]], rtol=1e-6)
+    assert not skipped.changed
+
+
 def test_boxes_of_tiny_masks_may_be_rounded(tmp_path):
     segmentation = [[4.6, 4.6, 5.6, 4.6, 5.6, 5.6, 4.6, 5.6]]
     row = annotation(1, segmentation, bbox=[4.6, 4.6, 0.8, 0.8])

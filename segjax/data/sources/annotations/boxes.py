@@ -15,6 +15,9 @@ from segjax.data.sources.raw import SkipCounts, UnusableError
 
 # A box and the box of its mask agree from this IoU on, as in COCO's loosest threshold.
 LEAST_IOU = 0.5
+# From this IoU on it is not asked if the numbers mean something else. Near the upper left corner of
+# an image, x, y, width, height are nearly the corners.
+CLOSE_IOU = 0.9
 # Rounding a polygon to pixels moves each edge by at most this many pixels.
 ROUNDING = 1.0
 # A box without a mask may be cut off at the edge of the image if this share of it stays.
@@ -76,8 +79,7 @@ def choose_box(
     except UnusableError as error:
         counts.add_change(f"{error.reason}: {_USED}", str(error))
         return mask_box
-    distance = np.abs(box - mask_box).max()
-    if distance <= ROUNDING:
+    if np.abs(box - mask_box).max() <= ROUNDING:
         return box.astype(np.float32)
     # Other readings of the numbers, which fit the mask to the pixel
     detail = f"{name}, bbox {describe(bbox)}, mask's x1 y1 x2 y2 {mask_box.tolist()}"
@@ -88,12 +90,13 @@ def choose_box(
         "box holds shares of the image instead of pixels": box * size,
         "box holds corners in shares of the image": numbers * size,
     }
-    if distance > POLYGON_SLACK:
+    iou = _iou(box, mask_box)
+    if iou < CLOSE_IOU:
         for reason, reading in readings.items():
             if np.abs(reading - mask_box).max() <= ROUNDING:
                 counts.add_change(f"{reason}: {_USED}", detail)
                 return mask_box
-    if _iou(box, mask_box) < LEAST_IOU or _outside(box, height, width) > POLYGON_SLACK:
+    if iou < LEAST_IOU or _outside(box, height, width) > POLYGON_SLACK:
         counts.add_change(f"box contradicts its mask: {_USED}", detail)
         return mask_box
     return box.astype(np.float32)
