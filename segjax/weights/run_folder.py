@@ -70,7 +70,16 @@ def load_variables(
         return _read_step(folder, at, ema)
 
     verify = functools.partial(find_damage, skip=OPTIMIZER)
-    return read_newest(folder, [step] if chosen else steps, read, verify=verify)[0]
+    if chosen:
+        return read_newest(folder, [step], read, verify=verify)[0]
+    while True:
+        try:
+            return read_newest(folder, steps, read, verify=verify)[0]
+        except CheckpointError:
+            # A run in progress deletes old checkpoints, perhaps those that were being read
+            before, steps = steps, list_steps(folder)
+            if not steps or steps[-1] <= before[-1]:
+                raise
 
 
 def describe_state(directory: pathlib.Path, step: int) -> dict[str, Any]:

@@ -240,6 +240,22 @@ def test_metadata_of_another_form_is_damage(older, caplog):
             load_variables(older, step=3)
 
 
+def test_a_run_in_progress_that_deletes_the_checkpoints_being_read_has_newer_ones(
+    copy, monkeypatch
+):
+    read = run_folder._read_step
+
+    def save_newer_and_delete(folder, step, ema):
+        if step == 3:
+            shutil.copytree(folder / "3", folder / "4")
+            shutil.rmtree(folder / "2")
+            (folder / "3" / "state" / "_METADATA").unlink()
+        return read(folder, step, ema)
+
+    monkeypatch.setattr(run_folder, "_read_step", save_newer_and_delete)
+    assert load_variables(copy)[1] == CONFIG
+
+
 def test_an_undamaged_checkpoint_that_cannot_be_loaded_is_not_moved(copy, monkeypatch):
     def fail(*_):
         raise MemoryError("out of memory")
