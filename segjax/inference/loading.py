@@ -19,7 +19,7 @@ from segjax.models.build import build_model, find_family, model_sizes, variable_
 from segjax.registry import resolve
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
 from segjax.weights.download import fetch
-from segjax.weights.registry import PUBLISHED
+from segjax.weights.registry import describe_missing, find_published
 from segjax.weights.run_folder import Step
 from segjax.weights.tree import CheckpointError
 
@@ -125,9 +125,11 @@ def read_model(
     """
     # Read the checkpoint, and find out which model it holds
     source = _find_source(os.fspath(model), path)
-    is_name = path is not None or os.fspath(model) in model_sizes()
+    name = os.fspath(model)
+    if path is None:
+        names = {size.lower(): size for size in model_sizes()}
+        name = names.get(name.lower()) if find_published(name) else None
     checkpoint = read_checkpoint(source, step)
-    name = os.fspath(model) if is_name else None
     saved = _select_attention(_saved_options(name, checkpoint, source))
     if family:
         check_family(saved["name"], family, source)
@@ -165,22 +167,25 @@ def _find_source(name: str, path: str | os.PathLike | None) -> pathlib.Path:
     if path is not None:
         find_family(name)  # an unknown name is an error that names the nearest
         return pathlib.Path(path)
-    if name in PUBLISHED:
-        return fetch(PUBLISHED[name])
+    if published := find_published(name):
+        return fetch(published)
     # Neither a path nor published weights: explain
-    sizes = model_sizes()
-    if name in sizes:
+    sizes = {size.lower(): size for size in model_sizes()}
+    if not os.path.exists(name) and name.lower() in sizes:
+        name = sizes[name.lower()]
         raise ValueError(
             f"{name!r} is the name of an architecture; say which weights: segjax.load({name!r}, "
             "path) with a run's workdir, a .safetensors or a .pth file. For untrained variables "
             "use build_model and init_model of segjax.models.build"
         )
     if not os.path.exists(name):
-        near = difflib.get_close_matches(name, sizes, 1)
+        # A name with a suffix or a slash is meant to be a path
+        if pathlib.Path(name).suffix or "/" in name or "\\" in name:
+            raise FileNotFoundError(describe_missing(name))
+        near = difflib.get_close_matches(name.lower(), sizes, 5, cutoff=0)
         raise FileNotFoundError(
-            f"{name!r} is neither a file or folder nor a known model"
-            + (f" (nearest: {near[0]})" if near else "")
-            + f"; models: {', '.join(sizes)}"
+            f"unknown model {name!r}, and no file or folder of that name; nearest: "
+            f"{', '.join(sizes[size] for size in near)}; `segjax models` lists all"
         )
     return pathlib.Path(name)
 

@@ -18,6 +18,8 @@ from segjax.training.state import TrainState, init_state
 from segjax.training.step import TrainStep
 from segjax.training.task import Task, Variables
 from segjax.weights.checkpoint import read_checkpoint
+from segjax.weights.download import fetch
+from segjax.weights.registry import find_published
 from segjax.weights.tree import check_parameters, check_variables, flatten, unflatten
 
 logger = logging.getLogger(__name__)
@@ -188,6 +190,8 @@ def _load_given(
     if not init_from:
         return {}
     source = f"init_from {init_from}"
+    if published := find_published(init_from):
+        init_from = str(fetch(published))
     # "kind:path" names another kind of model; an address such as gs://bucket/run does not.
     named = re.fullmatch(r"([a-z_0-9]+):(?!//)(.+)", init_from)
     if not named or os.path.exists(init_from):

@@ -8,7 +8,7 @@ import pathlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +23,8 @@ from segjax.training.interruption import meet_processes, share_text
 from segjax.weights.run_meta import list_steps, read_meta
 
 logger = logging.getLogger(__name__)
+
+_MOST_NAMED = 5  # changed settings in a message, at most
 
 CompleteConfig = Callable[[Mapping[str, Any]], ml_collections.ConfigDict]
 
@@ -200,9 +202,12 @@ def _check_changes(
     absent = "(absent)"
     changed = {key for key in {*old, *new} if old.get(key, absent) != new.get(key, absent)}
     allowed = re.compile("|".join(f"(?:{p})" for p in (*MAY_CHANGE, *config.checkpoint.may_change)))
-    describe = lambda keys: "; ".join(
-        f"{key}: {old.get(key, absent)!r} -> {new.get(key, absent)!r}" for key in sorted(keys)
-    )
+
+    def describe(keys: Collection[str]) -> str:
+        rows = [f"{key}: {old.get(key, absent)!r} -> {new.get(key, absent)!r}" for key in keys]
+        more = [f"and {len(rows) - _MOST_NAMED} others"] if len(rows) > _MOST_NAMED else []
+        return "; ".join(sorted(rows)[:_MOST_NAMED] + more)
+
     if barred := {key for key in changed if not allowed.fullmatch(key)}:
         raise ValueError(
             f"{workdir} holds a run with another config ({describe(barred)}). Use another workdir, "

@@ -14,6 +14,7 @@ import numpy as np
 from segjax.registry import FAMILIES, resolve
 from segjax.weights.names import NameTable
 from segjax.weights.pickle_file import SUFFIX, read_pickle
+from segjax.weights.registry import describe_missing
 from segjax.weights.run_folder import Step, load_variables
 from segjax.weights.safetensors import parse_variables, read_arrays, save_variables, write_arrays
 from segjax.weights.state_dict import find_state_dict
@@ -141,6 +142,8 @@ def read_checkpoint(path: str | pathlib.Path, step: Step = None) -> Checkpoint:
     """
     # Files
     path = pathlib.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{describe_missing(path)}; expected {_EXPECTED}")
     is_file_format = path.suffix in (".safetensors", SUFFIX, *SUFFIXES)
     if is_file_format and step is not None:
         raise ValueError(f"{path} is a single file, it has no step {step}; leave step out")
@@ -153,10 +156,6 @@ def read_checkpoint(path: str | pathlib.Path, step: Step = None) -> Checkpoint:
     # Folders of runs
     if path.is_file():
         raise CheckpointError(f"{path} is a file of an unknown kind; expected {_EXPECTED}")
-    if not path.is_dir():
-        raise FileNotFoundError(
-            f"no checkpoint at {path}: there is no such file or folder; expected {_EXPECTED}"
-        )
     return Checkpoint(source, OURS, *load_variables(path, step))
 
 

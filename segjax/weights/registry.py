@@ -1,6 +1,8 @@
 """Addresses, sizes and checksums of published weights."""
 
 import dataclasses
+import os
+import pathlib
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
 
@@ -51,3 +53,27 @@ PUBLISHED = {
         "Apache-2.0",
     ),
 }
+
+
+def find_published(name: str) -> PublishedFile | None:
+    """Returns the published file of a model's name, in upper or lower case, or None."""
+    return {key.lower(): file for key, file in PUBLISHED.items()}.get(name.lower())
+
+
+def describe_missing(path: str | os.PathLike) -> str:
+    """Returns an error message for weights that do not exist.
+
+    If the file is a published one, the message says how to get it.
+
+    Args:
+      path: of the missing file or folder.
+    """
+    path = pathlib.Path(path)
+    message = f"no such file{'' if path.suffix else ' or folder'}: {path}"
+    for name, file in PUBLISHED.items():
+        if file.name == path.name:
+            return (
+                f"{message}; segjax.load({name!r}), or --checkpoint {name}, downloads it once "
+                f"({file.bytes:,} bytes)"
+            )
+    return message

@@ -132,13 +132,25 @@ def test_another_architecture_is_an_error_that_counts_and_lists_what_differs(run
         (
             ("sam_tinny",),
             FileNotFoundError,
-            "neither a file or folder nor a known model.*nearest: sam_tiny",
+            "unknown model 'sam_tinny', and no file or folder of that name; nearest: sam_tiny",
         ),
         (("sam_tiny",), ValueError, "say which weights"),
         (("sam_tinny", "here"), ValueError, "unknown model 'sam_tinny'; nearest: sam_tiny"),
-        (("sam_tiny", "nowhere"), FileNotFoundError, "no checkpoint at nowhere"),
+        (("SAM_Tiny",), ValueError, "'sam_tiny' is the name of an architecture"),
+        (("runs/nowhere",), FileNotFoundError, "^no such file or folder: runs/nowhere$"),
+        (("here.pth",), FileNotFoundError, "^no such file: here.pth$"),
+        (
+            ("elsewhere/sam_vit_b_01ec64.pth",),
+            FileNotFoundError,
+            r"no such file: elsewhere/.*; segjax.load\('sam_vit_b'\), or --checkpoint sam_vit_b",
+        ),
+        (("sam_tiny", "nowhere"), FileNotFoundError, "no such file or folder: nowhere"),
         (("sam_tiny", "nowhere.safetensors"), FileNotFoundError, "nowhere.safetensors"),
-        (("sam_vit_b", "sam_vit_b_01ec64.pth"), FileNotFoundError, "no file sam_vit_b_01ec64.pth"),
+        (
+            ("sam_vit_b", "sam_vit_b_01ec64.pth"),
+            FileNotFoundError,
+            "no such file: sam_vit_b_01ec64.pth",
+        ),
     ],
 )
 def test_what_is_not_there_is_named(arguments, error, message):

@@ -9,6 +9,9 @@ import pytest
 import segjax
 from segjax.models.build import variable_shapes
 from segjax.models.sam.build import build_sam
+from segjax.tasks import make_task
+from segjax.tasks.promptable.config import promptable_config
+from segjax.training import program
 from segjax.weights.names import HUGGINGFACE, OFFICIAL
 from segjax.weights.registry import PUBLISHED, PublishedFile
 from segjax.weights.safetensors import write_arrays
@@ -199,3 +202,10 @@ def test_a_published_name_alone_takes_the_file_from_the_cache(tmp_path, monkeypa
     model, variables = segjax.load("sam_debug", canvas=96)
     assert model.canvas == 96
     assert_same(segjax.load("sam_debug")[1], drawn())
+    assert_same(segjax.load("SAM_Debug")[1], drawn())
+    # A run starts from it by the same name.
+    config = promptable_config()
+    config.model.name, config.init_from = "sam_debug", "sam_debug"
+    expected = variable_shapes(build_sam("sam_debug"))
+    loaded = program._load_given(make_task(config), config.init_from, expected, None)
+    assert_same(loaded, drawn())
