@@ -16,6 +16,8 @@ from collections.abc import Iterator
 
 from PIL import Image, UnidentifiedImageError
 
+from segjax.images.jpeg_scans import has_too_many_scans
+
 # Pillow's names. JPEG includes the files of phones that hold several images (MPO).
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")
 FORMATS_TEXT = "a PNG, JPEG, TIFF, BMP, GIF, WebP, PPM, JPEG 2000 or AVIF file"
@@ -81,6 +83,14 @@ def open_image(data: bytes, name: str) -> Iterator[Image.Image]:
     try:
         with lift_pillow_limit(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             check_pixel_count(image.height, image.width, name)
+            if image.format in ("JPEG", "MPO") and has_too_many_scans(
+                data, image.height * image.width
+            ):
+                raise UnsupportedImageError(
+                    f"{name}: the JPEG file goes over its {image.height} x {image.width} pixels "
+                    "many more times than encoders write, which would take minutes. If you trust "
+                    "it, open and save it with another program"
+                )
             yield image
     # Not an image at all. The errors below come from damaged images.
     except UnidentifiedImageError:
