@@ -88,6 +88,8 @@ def test_invalid_folders_raise(tmp_path):
         ImageFolders(tmp_path)
     with pytest.raises(ValueError, match="held_out is the share"):
         ImageFolders(tmp_path, held_out=2)
+    with pytest.raises(ValueError, match="has the splits train, val, and held_out divides"):
+        ImageFolders(write(tmp_path / "both", "train/a.jpg", "val/b.jpg"), held_out=0.1)
     with pytest.raises(ValueError, match="has one image.*held_out=0"):
         ImageFolders(write(tmp_path / "one", "a.jpg"))
     with pytest.raises(ValueError, match="holds images and the splits train"):

@@ -69,7 +69,8 @@ def check_options(name: str, reader: Any, options: Mapping[str, Any]) -> dict[st
         for parameter in parameters
         if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     }
-    defaults.setdefault(HELD_OUT, 0.0)
+    # A reader's own default may be None.
+    defaults[HELD_OUT] = 0.0
     accepts_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     for option in options:
         if option not in defaults and not accepts_any:

@@ -29,6 +29,8 @@ from segjax.data.threads import map_in_order
 
 # Matches train, val2017, stage1_train and validation, but not contrail
 _SPLIT = re.compile(r"(?<![a-z])(train|val|test)")
+# Share of the images that are held out by default
+HELD_OUT = 0.02
 
 
 class ImageFolders:
@@ -36,14 +38,14 @@ class ImageFolders:
 
     Args:
       raw_dir: folder of the raw files.
-      held_out: share of the images that becomes "val" if there is no evaluation split. The images
-        whose ids have the smallest CRC-32 are chosen. The choice is therefore the same each time,
-        and mostly the same after images are added. 0: no "val".
+      held_out: share of a lone training split that becomes "val". The images whose ids have the
+        smallest CRC-32 are chosen. The choice is therefore the same each time, and mostly the
+        same after images are added. 0: no "val". None: 0.02, or 0 if there is an evaluation split.
       bands: channel numbers from 1 to read, such as (3, 2, 1), for images with more than three.
 
     Raises:
       FileNotFoundError: there are no images.
-      ValueError: images lie on several levels, or are too few to divide.
+      ValueError: images lie on several levels, are too few to divide, or are divided already.
     """
 
     category_ids: tuple[int, ...]
@@ -54,12 +56,13 @@ class ImageFolders:
         self,
         raw_dir: str | pathlib.Path,
         *,
-        held_out: float = 0.02,
+        held_out: float | None = None,
         bands: Sequence[int] | None = None,
     ):
         self.bands = bands
         self.raw_dir = require_folder(pathlib.Path(raw_dir), "raw folder")
-        if not 0 <= held_out < 1:
+        share = HELD_OUT if held_out is None else held_out
+        if not 0 <= share < 1:
             raise ValueError(
                 f"held_out is the share of images to evaluate on, in 0 .. 1, got {held_out}"
             )
@@ -71,8 +74,13 @@ class ImageFolders:
         self.optional = ("label",) if names else ()
         self._images = {split: _flatten(classes) for split, classes in by_class.items()}
         # A training split alone is divided.
-        if held_out and len(folders) == 1 and not _is_evaluation_split(*folders):
-            self._images = _divide(*self._images.values(), held_out, self.raw_dir)
+        if share and len(folders) == 1 and not _is_evaluation_split(*folders):
+            self._images = _divide(*self._images.values(), share, self.raw_dir)
+        elif held_out:
+            raise ValueError(
+                f"{self.raw_dir} has the splits {', '.join(folders)}, and held_out divides a "
+                "training split alone; leave held_out out"
+            )
         self.splits = tuple(self._images)
 
     def records(self, split: str, skipped: SkipCounts) -> Iterator[Record]:
