@@ -7,6 +7,8 @@ bits, and the compressions that tifffile lacks (LZW, JPEG) where it does so corr
 from __future__ import annotations
 
 import io
+import itertools
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -30,6 +32,8 @@ from segjax.images.stored import StoredImage, convert_from_pillow, join_bytes, r
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 # Pages that are not wider are rows of an image with as many bands.
 _MOST_BANDS = 8
+# Pages that are searched for one that is no thumbnail. A megabyte can hold a hundred thousand.
+_MOST_PAGES = 1000
 _COLOR_NAMES = {8: "CIELAB", 9: "ICCLAB", 32803: "a camera's raw sensor", 34892: "linear raw"}
 
 
@@ -50,6 +54,9 @@ def read_tiff(
     """
     import tifffile
 
+    # It logs two lines for each damaged page, which is reported once below.
+    if (log := tifffile.logger()).level == logging.NOTSET:
+        log.setLevel(logging.CRITICAL)
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             stack = _read_stack(file, name, bands)
@@ -72,14 +79,16 @@ def read_tiff(
 
 def _choose_page(file: Any, name: str, notes: list[Note] | None) -> tuple[int, Any]:
     """Returns the first page that is no thumbnail, and its index."""
-    full = [index for index, page in enumerate(file.pages) if not page.is_reduced]
+    pages = itertools.islice(file.pages, _MOST_PAGES)
+    full = [index for index, page in enumerate(pages) if not page.is_reduced]
     if not full:
         raise UnsupportedImageError(
             f"{name}: the TIFF file holds thumbnails alone at its top level, as raw files of "
             "cameras do; convert it to an RGB TIFF first"
         )
     # ImageJ describes stacks of more than 4 GB by one page.
-    count = max(len(full), int((file.imagej_metadata or {}).get("images", 1)))
+    further = max(len(file.pages) - _MOST_PAGES, 0)
+    count = max(len(full) + further, int((file.imagej_metadata or {}).get("images", 1)))
     if count > 1:
         add_note(notes, name, "only the first page of several is read", f"1 of {count} pages")
     return full[0], file.pages[full[0]]

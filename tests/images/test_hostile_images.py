@@ -1,6 +1,8 @@
-"""A JPEG file that repeats scans would keep the decoder busy for minutes."""
+"""Small files that would keep a decoder busy for minutes: JPEG scans, pages of TIFF files."""
 
 import io
+import struct
+import time
 
 import numpy as np
 import pytest
@@ -48,3 +50,22 @@ def test_cut_and_empty_files_end_the_count():
     data = save_jpeg(progressive=True)
     for end in range(0, len(data), 97):
         assert not has_too_many_scans(data[:end], 64 * 64)
+
+
+def test_a_hundred_thousand_pages_of_a_tiff_take_less_than_seconds(capfd):
+    """Each page is 18 bytes: one entry, which declares a thumbnail."""
+    out = io.BytesIO()
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(out, "TIFF")
+    data = bytearray(out.getvalue())
+    (first,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, first)
+    struct.pack_into("<I", data, first + 2 + 12 * entries, len(data))
+    count = 100_000
+    for page in range(1, count + 1):
+        following = len(data) + 18 if page < count else 0
+        data += struct.pack("<HHHIII", 1, 254, 4, 1, 1, following)
+    started = time.process_time()
+    with pytest.warns(UserWarning, match="1 of 99002 pages"):
+        assert decode_image(bytes(data)).shape == (20, 30, 3)
+    assert time.process_time() - started < 8
+    assert not capfd.readouterr().err
