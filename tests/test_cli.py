@@ -683,9 +683,6 @@ def test_models_lists_sizes_with_their_parameters_and_the_published_weights(
     capsys, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(
-        "segjax.inference.loading.available_models", lambda: ["sam_vit_b", "sam_debug"]
-    )
     assert main(["models"]) == 0
     printed = capsys.readouterr().out
     lines = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line}

@@ -16,17 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     """Prints both tables. The numbers of parameters are stored, so that nothing is traced."""
     from segjax.inference.loading import available_models
-    from segjax.models.build import build_model, find_family
-    from segjax.models.parameter_counts import count_parameters
     from segjax.weights.download import get_weights_folder
     from segjax.weights.registry import PUBLISHED
 
     # Models
     print(f"{'name':<26} {'canvas':>6}  {'encoder':<29} {'parameters':>12}")
-    for name in available_models():
-        model = build_model(name)
-        encoder = find_family(name).describe_encoder(model)
-        print(f"{name:<26} {model.canvas:>6}  {encoder:<29} {count_parameters(name):>12,}")
+    for name, model in available_models(details=True).items():
+        parameters = f"{model['parameters']:,}"
+        print(f"{name:<26} {model['canvas']:>6}  {model['encoder']:<29} {parameters:>12}")
     # Published weights
     print(
         "\nPublished weights: segjax.load(NAME) downloads them once into "

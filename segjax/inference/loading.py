@@ -16,6 +16,7 @@ from segjax.inference.recognize import check_family, explain_mismatch, recognize
 from segjax.inference.saved_options import BUILD_ERRORS, check_saved_options, explain_build_error
 from segjax.models.attention import KERNEL_PLATFORM
 from segjax.models.build import build_model, find_family, model_sizes, variable_shapes
+from segjax.models.parameter_counts import count_parameters
 from segjax.registry import resolve
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
 from segjax.weights.download import fetch
@@ -24,9 +25,31 @@ from segjax.weights.run_folder import Step
 from segjax.weights.tree import CheckpointError
 
 
-def available_models() -> list[str]:
-    """Returns the names that `load` and `config.model.name` accept, of all registered families."""
-    return list(model_sizes())
+def available_models(*, details: bool = False) -> list[str] | dict[str, dict[str, Any]]:
+    """Returns the names that `load` and `config.model.name` accept, of all registered families.
+
+    Example:
+      >>> available_models(details=True)["sam_tiny"]["parameters"]
+      1141960
+
+    Args:
+      details: return name -> {"family", "canvas", "encoder", "parameters", "weights"} instead of
+        a list. "weights" is True for published weights that `load` downloads by this name.
+    """
+    names = list(model_sizes())
+    if not details:
+        return names
+    found = {}
+    for name in names:
+        family, model = find_family(name), build_model(name)
+        found[name] = {
+            "family": family.title,
+            "canvas": model.canvas,
+            "encoder": family.describe_encoder(model),
+            "parameters": count_parameters(name),
+            "weights": find_published(name) is not None,
+        }
+    return found
 
 
 def load(

@@ -5,7 +5,7 @@ import numbers
 from typing import Any
 
 
-def check_numbers(low: float = -math.inf, high: float = math.inf, **values: Any) -> None:
+def check_numbers(low: float = -math.inf, high: float = math.inf, /, **values: Any) -> None:
     """Raises ValueError unless options are finite numbers. None means an option's default.
 
     Comparisons with NaN are false, so a threshold of NaN would remove everything or nothing.

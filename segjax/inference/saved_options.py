@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from segjax.inference.numbers import check_numbers
 from segjax.models.build import build_model, find_family
 from segjax.weights.checkpoint import Checkpoint
 from segjax.weights.tree import CheckpointError, flatten
@@ -13,6 +16,7 @@ _POSITIVE = {"canvas", "patch", "width", "depth", "heads", "prompt_width", "mask
 _POSITIVE |= {"decoder_width", "decoder_depth", "decoder_heads", "features", "box_stages"}
 # Each unit of these has arrays of its own, so a file bounds them
 _REPEATED = ("depth", "convs", "fcs", "stages")
+_MAX_CANVAS = 16384  # pixels
 _MAX_NUMBER = 1_000_000
 _MAX_LIST = 1000
 _MAX_POSITIONS = 1 << 27  # elements of a position table
@@ -51,7 +55,7 @@ def check_saved_options(options: Mapping[str, Any], checkpoint: Checkpoint) -> N
         if expected := _find_fault(key, value, defaults.get(key), count):
             raise CheckpointError(f"{start}{key[:80]} is {_shorten(value)}; expected {expected}")
     sizes = {**defaults, **options}
-    cells = sizes.get("canvas", 0) // sizes.get("patch", 16)
+    cells = np.max(sizes.get("canvas", 0)) // sizes.get("patch", 16)
     if cells**2 * sizes.get("width", 1) > _MAX_POSITIONS:
         raise CheckpointError(
             f"{start}its canvas of {sizes['canvas']} pixels has {cells} x {cells} patches; "
@@ -62,6 +66,32 @@ def check_saved_options(options: Mapping[str, Any], checkpoint: Checkpoint) -> N
         build_model(**options)
     except BUILD_ERRORS as error:
         raise CheckpointError(f"{start}{_first_line(error)}") from error
+
+
+def read_saved_percentiles(saved: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Returns the intensity percentiles that a run was trained with, None for none.
+
+    Args:
+      saved: a run's config, or the metadata of a file.
+
+    Raises:
+      CheckpointError: they are not two increasing numbers from 0 to 100.
+    """
+    data = saved.get("data")
+    values = data.get("percentiles") if isinstance(data, Mapping) else None
+    if not values:
+        return None
+    try:
+        low, high = values
+        check_numbers(0, 100, low=low, high=high)
+        if not low < high:
+            raise ValueError("they do not increase")
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint states percentiles {_shorten(values)}; expected two increasing "
+            "numbers from 0 to 100"
+        ) from error
+    return float(low), float(high)
 
 
 def explain_build_error(error: Exception, checkpoint: Checkpoint) -> CheckpointError:
@@ -82,6 +112,8 @@ def _find_fault(key: str, value: Any, default: Any, arrays: int) -> str:
             and len(value) < 200
         )
         return "" if is_fine else _describe_kind(default)
+    if key == "canvas" and isinstance(value, list | tuple) and len(value) == 2:
+        return next(filter(None, (_find_fault(key, side, 1, arrays) for side in value)), "")
     if isinstance(value, list | tuple):
         if len(value) > _MAX_LIST or isinstance(default, int | float):
             return _describe_kind(default)
@@ -93,6 +125,8 @@ def _find_fault(key: str, value: Any, default: Any, arrays: int) -> str:
         return "" if isinstance(default, Mapping) else _describe_kind(default)
     if not math.isfinite(value) or abs(value) > _MAX_NUMBER:
         return f"a number of at most {_MAX_NUMBER:,}"
+    if key == "canvas" and value > _MAX_CANVAS:
+        return f"a side of at most {_MAX_CANVAS} pixels"
     if key in _POSITIVE and (value < 1 or not isinstance(value, int)):
         return "a whole number of at least 1"
     if key.endswith(_REPEATED) and not 0 <= value <= arrays:

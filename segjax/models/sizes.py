@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import flax.linen as nn
 import jax.numpy as jnp
 
+# Of a model's computation. Parameters stay float32.
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -30,8 +32,30 @@ def build_from_size(
     """
     options = resolve_options(module.__name__, module.__dataclass_fields__, sizes, name, overrides)
     if "dtype" in options:
-        options["dtype"] = jnp.dtype(options["dtype"])
+        options["dtype"] = parse_dtype(options["dtype"])
     return module(**options)
+
+
+def parse_dtype(dtype: Any) -> jnp.dtype:
+    """Returns the dtype of a model's computation.
+
+    Args:
+      dtype: name such as "bfloat16", or a dtype.
+
+    Raises:
+      ValueError: another name or type, naming the nearest one.
+    """
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found.name not in DTYPES:
+        given = dtype if isinstance(dtype, str) else repr(dtype)
+        meant = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32"}
+        near = meant.get(given) or (difflib.get_close_matches(given, DTYPES, 1) or [None])[0]
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise ValueError(f"dtype is {given!r}; expected one of {', '.join(DTYPES)}{hint}")
+    return found
 
 
 def resolve_options(

@@ -204,6 +204,8 @@ def test_the_registry_has_the_official_names_and_builds_the_size_of_a_file(
         sam_model_registry["vit_h"](checkpoint=checkpoint)
     with pytest.raises(FileNotFoundError, match="nowhere.pth"):
         sam_model_registry["vit_b"](checkpoint="nowhere.pth")
+    with pytest.raises(KeyError, match="unknown size 'vit_z'.*default, vit_h, vit_l, vit_b"):
+        sam_model_registry["vit_z"]
 
 
 def test_a_file_of_transformers_is_loaded(tmp_path, checkpoint):

@@ -4,6 +4,7 @@ import pytest
 from written_run import debug_variables, write_run
 
 import segjax
+from segjax.models.build import build_model
 from segjax.weights.tree import CheckpointError
 
 
@@ -179,3 +180,27 @@ def test_a_misspelt_override_is_named(run):
 
 def test_models_are_listed():
     assert {"sam_vit_b", "sam_vit_l", "sam_vit_h", "sam_tiny"} <= set(segjax.available_models())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "hint"), [("bf16", "'bfloat16'"), ("fp16", "'float16'"), ("bfloat", "'bfloat16'")]
+)
+@pytest.mark.parametrize("model", ["sam_debug", "maskrcnn_debug", "mae_debug", "vit_debug"])
+def test_an_unknown_dtype_is_an_error_that_names_the_nearest(model, dtype, hint):
+    with pytest.raises(ValueError, match=f"expected one of float32, .*did you mean {hint}"):
+        build_model(model, dtype=dtype)
+    with pytest.raises(ValueError, match="dtype is 'int8'; expected one of float32"):
+        build_model(model, dtype="int8")
+
+
+def test_models_are_described(monkeypatch):
+    described = segjax.available_models(details=True)
+    assert list(described) == segjax.available_models()
+    assert described["sam_vit_b"] == {
+        "family": "SAM",
+        "canvas": 1024,
+        "encoder": "ViT 768 x 12, patch 16",
+        "parameters": 93_735_472,
+        "weights": True,
+    }
+    assert not described["maskrcnn_tiny"]["weights"]

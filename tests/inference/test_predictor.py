@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from compilations import compilations
-from written_run import debug_variables
+from written_run import debug_variables, write_run
 
 from segjax.images.intensities import stretch_intensities
 from segjax.images.transforms import pad_to_canvas, resize_longest_side
@@ -90,6 +90,20 @@ def test_many_prompts_are_decoded_in_several_calls(predictor):
     pieces = made.predict_batch(boxes=boxes)
     assert [len(x) for x in pieces] == [6, 6, 6]
     np.testing.assert_allclose(pieces[2], np.concatenate(whole), atol=1e-4)
+
+
+def test_a_predictor_is_loaded_with_the_percentiles_of_its_run(tmp_path):
+    run = write_run(tmp_path / "run")
+    loaded = SamPredictor.load(run, overrides={"dtype": "bfloat16"}, prompts_per_batch=4)
+    assert loaded.percentiles == (1, 99) and loaded.prompts_per_batch == 4
+    assert loaded.model.dtype == "bfloat16"
+    assert SamPredictor.load(run, percentiles=None).percentiles is None
+
+
+@pytest.mark.parametrize("wrong", [debug_variables(), "sam_vit_b", None])
+def test_a_model_of_another_kind_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"SAM and its variables, in this order.*got \w+ first"):
+        SamPredictor(wrong, MODEL)
 
 
 def test_images_of_any_sizes_share_few_programs():

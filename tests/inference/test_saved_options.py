@@ -2,11 +2,14 @@
 
 import json
 import time
+import types
 
 import numpy as np
 import pytest
 
+from segjax.inference.detection.class_names import resolve_classes
 from segjax.inference.loading import load
+from segjax.inference.saved_options import read_saved_percentiles
 from segjax.weights.safetensors import save_variables, write_arrays
 from segjax.weights.tree import CheckpointError
 
@@ -21,7 +24,9 @@ ARRAYS = {"params": {"a": np.ones(2, np.float32)}}
         (dict(canvas=None), "canvas is None; expected a whole number"),
         (dict(canvas=True), "canvas is True; expected a whole number"),
         (dict(canvas=float("nan")), "canvas is nan; expected a number"),
-        (dict(canvas=10**6), "patches; expected at most"),
+        (dict(canvas=10**6), "canvas is 1000000; expected a side of at most 16384 pixels"),
+        (dict(canvas=16384, width=4096), "1024 x 1024 patches; expected at most"),
+        (dict(canvas=[64, 0]), "canvas is a list of 2; expected a whole number of at least 1"),
         (dict(canvas={"a": 1}), "canvas is a mapping of 1; expected a whole number"),
         (dict(patch=3), "canvas 128 is not a multiple of the patch 3"),
         (dict(depth=10**9), "depth is 1000000000; expected a number of at most 1,000,000"),
@@ -49,6 +54,30 @@ def test_impossible_options_are_refused_at_once(tmp_path, options, said):
     assert time.perf_counter() - start < 5
     assert "describes a model that cannot be built" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "values", ["ab", [1], [1, 2, 3], [99, 1], [1, float("nan")], [-1, 5], {"a": 1}, 5, ["a", "b"]]
+)
+def test_percentiles_of_a_checkpoint_are_checked(values):
+    with pytest.raises(CheckpointError, match="states percentiles .*; expected two increasing"):
+        read_saved_percentiles({"data": {"percentiles": values}})
+    assert read_saved_percentiles({"data": {"percentiles": [1, 99]}}) == (1.0, 99.0)
+    assert read_saved_percentiles({"data": {"percentiles": ()}}) is None
+    assert read_saved_percentiles({"data": 5}) is read_saved_percentiles({}) is None
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [5, ["a"], {"categories": ["a"]}, {"categories": "ab", "category_ids": [1, 2]}]
+    + [{"categories": ["a"], "category_ids": [1.5]}, {"categories": [1], "category_ids": [1]}],
+)
+def test_damaged_class_names_are_said(classes):
+    model = types.SimpleNamespace(classes=1, keypoints=0)
+    with pytest.raises(ValueError, match="classes that the checkpoint states are damaged"):
+        resolve_classes(model, {"classes": classes})
+    named = {"categories": ["a"], "category_ids": [7]}
+    assert resolve_classes(model, {"classes": named}).ids == (7,)
 
 
 @pytest.mark.parametrize("metadata", ["[" * 100_000, "[1]", "{", json.dumps("text")])

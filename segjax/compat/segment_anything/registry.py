@@ -26,16 +26,27 @@ def build_sam_vit_b(checkpoint: str | os.PathLike | None = None) -> Sam:
 
 build_sam = build_sam_vit_h
 
+
+class _Registry(dict):
+    """Dictionary whose error for a missing key names the keys."""
+
+    def __missing__(self, key: object) -> None:
+        raise KeyError(
+            f"unknown size {key!r} of SAM; expected one of {', '.join(self)}. segjax.load takes "
+            "every model and run"
+        )
+
+
 # Each function takes `checkpoint`, in any form that `segjax.load` takes: a .pth or .safetensors
 # file, a run's folder, or "sam_vit_b", which is downloaded. A file of another published size is an
 # error. A file of a size that segment-anything does not have, such as a small model of your own, is
 # built from its array shapes. With None the model has no weights until `load_state_dict`.
-sam_model_registry = {
-    "default": build_sam_vit_h,
-    "vit_h": build_sam_vit_h,
-    "vit_l": build_sam_vit_l,
-    "vit_b": build_sam_vit_b,
-}
+sam_model_registry = _Registry(
+    default=build_sam_vit_h,
+    vit_h=build_sam_vit_h,
+    vit_l=build_sam_vit_l,
+    vit_b=build_sam_vit_b,
+)
 
 
 def _build(name: str, checkpoint: str | os.PathLike | None) -> Sam:

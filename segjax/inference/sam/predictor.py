@@ -10,6 +10,7 @@ import numpy as np
 
 from segjax.images.decoding import decode_image
 from segjax.images.transforms import compute_fitted_size
+from segjax.inference.loading import load_with_config
 from segjax.inference.sam.batching import (
     PROMPTS_PER_BATCH,
     EmbeddedImage,
@@ -20,7 +21,9 @@ from segjax.inference.sam.embedding_cache import EmbeddingCache
 from segjax.inference.sam.jitted import IMAGES_PER_BATCH, encode_images, resize_to_canvas
 from segjax.inference.sam.prompt_checks import PROMPT_NAMES, check_prompts
 from segjax.inference.sam.prompts import PromptSet
+from segjax.inference.saved_options import read_saved_percentiles
 from segjax.models.sam.sam import Sam
+from segjax.weights.run_folder import Step
 
 
 class SamPredictor:
@@ -31,8 +34,7 @@ class SamPredictor:
     image.
 
     Example:
-      >>> model, variables = segjax.load("sam_vit_b")
-      >>> predictor = segjax.SamPredictor(model, variables)
+      >>> predictor = segjax.SamPredictor.load("sam_vit_b")
       >>> predictor.set_image(image)
       >>> masks, iou, low_res = predictor.predict(point_coords=[[320, 200]], point_labels=[1])
       >>> best = masks[iou.argmax()]
@@ -62,6 +64,11 @@ class SamPredictor:
         images_per_batch: int = IMAGES_PER_BATCH,
         prompts_per_batch: int = PROMPTS_PER_BATCH,
     ) -> None:
+        if not isinstance(model, Sam):
+            raise ValueError(
+                "SamPredictor takes a SAM and its variables, in this order, as segjax.load returns "
+                f"them; got {type(model).__name__} first. Detector takes a Mask R-CNN"
+            )
         for name, value in (
             ("images_per_batch", images_per_batch),
             ("prompts_per_batch", prompts_per_batch),
@@ -74,6 +81,34 @@ class SamPredictor:
         self.images_per_batch, self.prompts_per_batch = images_per_batch, prompts_per_batch
         self._cache = None if cache is None else EmbeddingCache(cache, model, self.variables)
         self.reset_image()
+
+    @classmethod
+    def load(
+        cls,
+        model: str | os.PathLike,
+        path: str | os.PathLike | None = None,
+        *,
+        step: Step = None,
+        overrides: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> "SamPredictor":
+        """Loads a SAM as `segjax.load` does, with the percentiles that its run was trained with.
+
+        Args:
+          model: As for `segjax.load`, such as "sam_vit_b", a run's folder or a file.
+          path: As for `segjax.load`.
+          step: As for `segjax.load`.
+          overrides: Attributes of the model to replace, such as {"dtype": "bfloat16"}.
+          options: Further arguments of this class.
+
+        Raises:
+          ValueError: The model is no SAM. The message says what takes it.
+          CheckpointError: The checkpoint cannot be read or does not fit, see `segjax.load`.
+        """
+        network, variables, saved = load_with_config(
+            model, path, step=step, family="sam", **overrides or {}
+        )
+        return cls(network, variables, **{"percentiles": read_saved_percentiles(saved)} | options)
 
     def reset_image(self) -> None:
         """Forgets the image or images."""
