@@ -5,12 +5,15 @@ import json
 
 import jax
 import numpy as np
+import raw_folders
 import written_run
 
 import segjax
 from fuzzing.harness import Reader
+from fuzzing.raw_readers import PATHS
 from fuzzing.verdicts import WrongValueError
 from segjax.cli.inference.predict import read_prompts
+from segjax.cli.inference.prompt_file import read_prompt_file
 from segjax.cli.prepare import read_options
 from segjax.images.decoding import decode_image
 from segjax.inference.sam.automatic import SamAutomaticMaskGenerator
@@ -126,6 +129,22 @@ def _read_texts(folder):
         )
 
 
+# Prompt files
+
+
+def _make_prompt_files(folder):
+    rows = [{"image_id": 7, "bbox": [1, 2, 9, 8], "id": 1, "score": 0.5}]
+    rows.append({"image_id": 7, "points": [[4, 5], [6, 7, 0]], "file_name": "7.jpg"})
+    images = [{"id": 7, "file_name": "7.jpg"}]
+    for name, content in (("results", rows), ("coco", {"images": images, "annotations": rows})):
+        raw_folders.write_image(folder / name / "7.jpg")
+        (folder / name / "boxes.json").write_text(json.dumps(content))
+
+
+def _read_prompt_file(folder):
+    read_prompt_file(str(folder / "boxes.json"), [])
+
+
 # Embeddings
 
 
@@ -147,5 +166,6 @@ READERS = (
         words=tuple(THRESHOLDS),
     ),
     Reader("texts", _make_texts, _read_texts, words=(*_NAMES, "--point", "--box", "--option")),
+    Reader("prompt_files", _make_prompt_files, _read_prompt_file, tokens=PATHS),
     Reader("embeddings", lambda folder: _embed(folder / "a"), _embed, tokens=NPY, exact=True),
 )

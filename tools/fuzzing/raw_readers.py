@@ -103,12 +103,12 @@ def _source(source, make_seeds, tokens=(), *, name="", allowed=(), **options):
     return Reader(name or source, make_seeds, read, words, tokens, allowed=allowed)
 
 
-_PATHS = ("../../../beside/x.png", "/etc/hostname", "a/../../x.jpg", "7.jpg", "images/7.jpg")
+PATHS = ("../../../beside/x.png", "/etc/hostname", "a/../../x.jpg", "7.jpg", "images/7.jpg")
 
 READERS = (
-    _source("coco", _make_coco, _PATHS),
-    _source("coco", _make_keypoints, _PATHS, name="keypoints", keypoints=True),
-    _source("lvis", _make_lvis, _PATHS),
+    _source("coco", _make_coco, PATHS),
+    _source("coco", _make_keypoints, PATHS, name="keypoints", keypoints=True),
+    _source("lvis", _make_lvis, PATHS),
     _source("label_maps", _make_label_maps, IMAGE_TOKENS),
     _source("sa1b", _make_sa1b, ("sa_0.jpg", "sa_1.json", "../sa_0.jpg"), held_out=0),
     _source("bsds500", _make_bsds, allowed=("process",)),

@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
-import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from segjax.messages import make_printable
 
 FORMS = (
     "expected COCO's {'images': [...], 'annotations': [...]}, or a list of results "
     "[{'image_id': ..., 'bbox': [x, y, width, height]}, ...]"
 )
+_LARGEST = 1e9  # pixels. NaN and infinity are not below it.
 COPIED = ("category_id", "score", "id")  # fields of a row that its result keeps
 
 
@@ -95,14 +97,20 @@ def _read_row(row: Any, where: str) -> tuple[Any, dict[str, Any]]:
     if box:
         x, y, width, height = _read_numbers(box, (4,), f"{where}: bbox")
         if width <= 0 or height <= 0:
-            raise ValueError(f"{where}: bbox {box} has no area; expected [x, y, width, height]")
+            raise ValueError(
+                f"{where}: bbox {box!r:.80} has no area; expected [x, y, width, height]"
+            )
         corners = [x, y, x + width, y + height]
     if not isinstance(points, list):
-        raise ValueError(f"{where}: points is {points!r}; expected [[x, y], [x, y, label], ...]")
+        raise ValueError(
+            f"{where}: points is {points!r:.80}; expected [[x, y], [x, y, label], ...]"
+        )
     clicks = [_read_numbers(point, (2, 3), f"{where}: a point") for point in points]
     labels = [int(click[2]) if len(click) == 3 else 1 for click in clicks]
     if any(label not in (0, 1) for label in labels):
-        raise ValueError(f"{where}: the labels of points are {labels}; expected 1 (on it) or 0")
+        raise ValueError(
+            f"{where}: the labels of points are {labels!r:.80}; expected 1 (on it) or 0"
+        )
     prompt = {"points": [click[:2] for click in clicks], "labels": labels, "box": corners}
     return row["image_id"], prompt | {"row": {name: row[name] for name in COPIED if name in row}}
 
@@ -110,7 +118,7 @@ def _read_row(row: Any, where: str) -> tuple[Any, dict[str, Any]]:
 def _read_numbers(values: Any, counts: Iterable[int], name: str) -> list[float]:
     valid = isinstance(values, list) and len(values) in counts
     if not valid or not all(
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
         for value in values
     ):
         raise ValueError(f"{name} is {values!r:.80}; expected {min(counts)} finite numbers")
@@ -139,8 +147,8 @@ class _ImageFinder:
                 if (file := join_inside(folder, name)).is_file():
                     return str(file)
         except UnusableError as error:
-            raise ValueError(f"image {image_id!r}: {error}") from error
-        raise FileNotFoundError(self._describe_missing(f"image {name}"))
+            raise ValueError(f"image {image_id!r:.100}: {error}") from error
+        raise FileNotFoundError(self._describe_missing(f"image {make_printable(name, 200)}"))
 
     def _find_id(self, image_id: Any) -> pathlib.Path:
         """Finds 17 as 17.jpg or 000000000017.jpg, as in COCO."""
@@ -153,7 +161,8 @@ class _ImageFinder:
         for stem, file in {**folders, **self._stems}.items():
             if stem == str(image_id) or (stem.isdecimal() and str(int(stem)) == str(image_id)):
                 return file
-        raise FileNotFoundError(self._describe_missing(f"image with the id {image_id!r}"))
+        missing = f"image with the id {make_printable(repr(image_id), 100)}"
+        raise FileNotFoundError(self._describe_missing(missing))
 
     def _describe_missing(self, what: str) -> str:
         searched = [*map(str, self._folders), *self._files][:5]
