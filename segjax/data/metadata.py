@@ -130,12 +130,12 @@ def count_images(
     Raises:
       ValueError: there is no such split, or it is empty.
     """
-    names = ", ".join(builder.info.splits)
+    names = make_printable(", ".join(builder.info.splits))
     try:
         count = builder.info.splits[split].num_examples
     # TFDS raises KeyError, ValueError and AssertionError.
     except Exception as error:
-        first = next(iter(builder.info.splits), "train")
+        first = make_printable(next(iter(builder.info.splits), "train"))[:40]
         raise ValueError(
             f"{name} has no split {split!r}; it has {names}. Parts of splits are splits too: "
             f"{first}[:80%] and {first}[80%:]{hint}"

@@ -177,7 +177,7 @@ def _validate_objects(objects: Mapping[str, Any], height: int, width: int, where
         rle = objects["rle"][index]
         if not isinstance(rle, str):
             raise RecordError(row, "rle", type(rle).__name__, "a str")
-        runs = parse_run_lengths(rle)
+        runs = parse_run_lengths(rle, row)
         check_run_lengths(runs, height, width, row)
         if not runs[1::2].any():
             raise RecordError(row, "rle", "an empty mask", "a mask of at least one pixel")
