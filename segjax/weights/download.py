@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 
 from segjax.files import atomic_path, get_cache_folder
+from segjax.messages import make_printable
 from segjax.weights.registry import PublishedFile
 from segjax.weights.tree import CheckpointError
 
@@ -22,7 +23,8 @@ def get_weights_folder() -> pathlib.Path:
 def fetch(file: PublishedFile, folder: pathlib.Path | None = None) -> pathlib.Path:
     """Returns the path of a published file, downloading it if it is not in the cache.
 
-    A download is complete or leaves nothing behind. It shows a progress bar.
+    A download is complete or leaves nothing behind. It shows a progress bar, ends as soon as its
+    size is another than the registry's, and is redirected to addresses of https only.
 
     Example:
       path = fetch(PUBLISHED["sam_vit_b"])
@@ -39,39 +41,69 @@ def fetch(file: PublishedFile, folder: pathlib.Path | None = None) -> pathlib.Pa
     """
     path = (folder or get_weights_folder()) / file.name
     if path.is_file():
+        _check_size(file, path, path.stat().st_size)
         with path.open("rb") as cached:
-            _check(file, path, *_copy(cached.read, lambda data: None))
+            _check_sha256(file, path, _copy(file, path, cached.read, lambda data: None))
         return path
+    opener = urllib.request.build_opener(_SecureRedirects)
     try:
-        with urllib.request.urlopen(file.url, timeout=60) as source, atomic_path(path) as partial:
+        with opener.open(file.url, timeout=60) as source, atomic_path(path) as partial:
+            if (length := source.headers.get("Content-Length", "")).isdecimal():
+                _check_size(file, file.url, int(length[:20]))
             with partial.open("wb") as target, _progress(file) as advance:
-                measured = _copy(source.read, lambda data: (target.write(data), advance(len(data))))
-            _check(file, file.url, *measured)
+                write = lambda data: (target.write(data), advance(len(data)))
+                sha256 = _copy(file, file.url, source.read, write)
+            _check_sha256(file, file.url, sha256)
     except (OSError, http.client.HTTPException) as error:
         raise ConnectionError(
             f"{file.name} ({file.bytes:,} bytes) is not in the cache and cannot be fetched: "
-            f"{str(error) or type(error).__name__}. Fetch {file.url} where there is a network and "
-            f"put it at {path}, or name your copy: segjax.load(model, path)"
+            f"{make_printable(str(error), 300) or type(error).__name__}. Fetch {file.url} where "
+            f"there is a network and put it at {path}, or name your copy: segjax.load(model, path)"
         ) from error
     return path
 
 
-def _copy(read: Callable[[int], bytes], write: Callable[[bytes], object]) -> tuple[int, str]:
-    """Copies all data and returns its number of bytes and its SHA-256."""
+class _SecureRedirects(urllib.request.HTTPRedirectHandler):
+    """Handler that follows redirects to https alone."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        """Returns the request to follow, see `urllib`. Raises ConnectionError for other schemes."""
+        if not newurl.lower().startswith("https://"):
+            raise ConnectionError(
+                f"the server redirects to {newurl[:200]!r}, and only https is followed"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _copy(
+    file: PublishedFile,
+    source: object,
+    read: Callable[[int], bytes],
+    write: Callable[[bytes], object],
+) -> str:
+    """Copies a file's data and returns its SHA-256. Stops behind the file's size."""
     digest, size = hashlib.sha256(), 0
     while data := read(CHUNK):
         digest.update(data)
         size += len(data)
+        if size > file.bytes:
+            raise CheckpointError(
+                f"{source} has more than {file.bytes:,} bytes, its size: it is another file"
+            )
         write(data)
-    return size, digest.hexdigest()
+    _check_size(file, source, size)
+    return digest.hexdigest()
 
 
-def _check(file: PublishedFile, source: object, size: int, sha256: str) -> None:
+def _check_size(file: PublishedFile, source: object, size: int) -> None:
     if size != file.bytes:
         raise CheckpointError(
             f"{source} has {size:,} bytes, expected {file.bytes:,}: it is incomplete or another "
             "file"
         )
+
+
+def _check_sha256(file: PublishedFile, source: object, sha256: str) -> None:
     if sha256 != file.sha256:
         raise CheckpointError(
             f"{source} is not the published file: its SHA-256 is {sha256}, expected "

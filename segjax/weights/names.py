@@ -152,6 +152,11 @@ class NameTable:
                 raise ValueError(
                     f"{self.model}'s files hold position tables: say for which canvas, in pixels"
                 )
+            if not isinstance(canvas, int):
+                raise ValueError(
+                    f"{self.model}'s files hold position tables of square images; this canvas is "
+                    f"{canvas}: write the segjax format"
+                )
             shapes = _shapes(variables)
             side = canvas // shapes[f"{self.encoder}/patch_embed/kernel"][0]
             state |= self.computed_tables(shapes, format, side)

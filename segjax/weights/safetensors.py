@@ -16,6 +16,7 @@ from segjax.messages import make_printable
 from segjax.weights.tree import CheckpointError, flatten, unflatten
 
 FORMAT = "segjax"
+_MAX_DEPTH = 50  # levels of modules within modules
 
 
 def save_variables(
@@ -89,12 +90,22 @@ def read_arrays(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[s
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
             names = file.keys()  # the file is not a mapping
-            return {name: file.get_tensor(name) for name in names}, header
+            return {name: _get_array(file, name) for name in names}, header
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} ({path.stat().st_size} bytes) is not a safetensors file, or is damaged: "
             f"{make_printable(str(error), 300)}"
         ) from error
+
+
+def _get_array(file: Any, name: str) -> np.ndarray:
+    """Returns an array of an open file, or raises SafetensorError with its name."""
+    from safetensors import SafetensorError
+
+    try:
+        return file.get_tensor(name)
+    except (ArithmeticError, AttributeError, MemoryError, TypeError, ValueError) as error:
+        raise SafetensorError(f"array {name[:80]!r} cannot be read ({error})") from error
 
 
 def read_variables(path: str | pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -125,6 +136,8 @@ def parse_variables(
       CheckpointError: the arrays are not {"params", "constants"}.
     """
     try:
+        if deep := [name for name in flat if max(map(name.count, "/.")) > _MAX_DEPTH]:
+            raise ValueError(f"array {deep[0][:80]}... lies more than {_MAX_DEPTH} levels deep")
         variables = unflatten(
             {name if "/" in name else name.replace(".", "/"): array for name, array in flat.items()}
         )
@@ -134,7 +147,7 @@ def parse_variables(
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{source} was not written by segjax: {error}") from error
     if "params" not in variables or not set(variables) <= {"params", "constants"}:
-        some = ", ".join(sorted(flat)[:3]) or "no array at all"
+        some = ", ".join(name[:80] for name in sorted(flat)[:3]) or "no array at all"
         raise CheckpointError(
             f"{source} was not written by segjax: expected arrays named params/... and "
             f"constants/..., found {some}"

@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import hashlib
 import http.server
@@ -27,7 +28,19 @@ def server(tmp_path):
     class Counting(Quiet):
         def do_GET(self):  # noqa: N802 - the library's name
             requests.append(self.path)
-            super().do_GET()
+            if self.path.startswith("/to/"):
+                self.send_response(302)
+                self.send_header("Location", self.path.removeprefix("/to/"))
+                self.end_headers()
+            elif self.path == "/endless.pth":  # without a length
+                self.send_response(200)
+                self.end_headers()
+                with contextlib.suppress(ConnectionError):
+                    for _ in range(10_000):
+                        self.wfile.write(DATA)
+                        requests.append("sent")
+            else:
+                super().do_GET()
 
     handler = functools.partial(Counting, directory=str(tmp_path / "served"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -70,6 +83,24 @@ def test_another_file_is_refused_and_thrown_away(server, tmp_path, changes, said
     with pytest.raises(CheckpointError, match=said):
         fetch(entry(server[0], **changes), tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_download_of_another_size_ends_at_once(server, tmp_path):
+    address, requests = server
+    with pytest.raises(CheckpointError, match="has 1,280,000 bytes, expected 1,000"):
+        fetch(entry(address, bytes=1000), tmp_path / "cache")
+    file = entry(address, url=address + "endless.pth")
+    with pytest.raises(CheckpointError, match="endless.pth has more than 1,280,000 bytes"):
+        fetch(file, tmp_path / "cache")
+    assert requests.count("sent") < 100  # of 10,000: a few fill the buffers of the sockets
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("target", ["http://127.0.0.1:9/a.pth", "ftp://127.0.0.1/a.pth", "//h/a"])
+def test_redirects_lead_to_https_alone(server, tmp_path, target):
+    file = entry(server[0], url=server[0] + "to/" + target)
+    with pytest.raises(ConnectionError, match="redirects to .*, and only https is followed"):
+        fetch(file, tmp_path / "cache")
 
 
 def test_a_file_that_was_put_there_by_hand_is_checked_and_kept(tmp_path):

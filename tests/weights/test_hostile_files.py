@@ -1,6 +1,7 @@
 """Weight files that would exhaust memory, time or the stack: one clear sentence for each."""
 
 import io
+import json
 import pickle
 import pickletools
 import random
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from segjax.weights.pickle_file import read_pickle
-from segjax.weights.safetensors import read_arrays, save_variables
+from segjax.weights.safetensors import read_arrays, read_variables, save_variables
 from segjax.weights.state_dict import find_state_dict
 from segjax.weights.torch_file import read_torch
 from segjax.weights.torch_writer import write_torch
@@ -224,3 +225,47 @@ def test_mutated_files_are_read_or_refused_in_one_line(tmp_path, suffix):
             refusals += 1
             assert "\n" not in str(error) and len(str(error)) < 3100
     assert refusals > 40
+
+
+def entry(dtype, shape, size):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
+
+
+@pytest.mark.parametrize(
+    "header, said",
+    [
+        (b'{"a":' + b"[" * 100_000, "recursion limit"),
+        ({"a": entry("F32", [1 << 62, 8], 0)}, "overflow"),
+        ({"a": entry("F32", [0, 1 << 62], 0)}, "array 'a' cannot be read"),
+        ({"a": entry("F32", [1 << 63, 0], 0)}, "array 'a' cannot be read"),
+        ({"a": entry("F32", [1] * 100, 4)}, "array 'a' cannot be read"),
+        ({"a": entry("F8_E4M3", [4], 4)}, "array 'a' cannot be read"),
+        ({"a": entry("EVIL\n", [4], 4)}, "unknown variant"),
+        ({"a": entry("F32", [-1], 4)}, "invalid"),
+        ({"a": entry("F32", [1000], 4)}, "damaged"),
+        ({"a": entry("F32", [1], 4), "b": entry("F32", [1], 4)}, "invalid offset"),
+        ({"__metadata__": {"a": 5}}, "invalid type"),
+        ({"params/" + "/".join("a" * 9999): entry("F32", [1], 4)}, "more than 50 levels deep"),
+        ({"params." + ".".join("a" * 9999): entry("F32", [1], 4)}, "more than 50 levels deep"),
+        ({"a\nb" * 9999: entry("F32", [1], 4)}, "was not written by segjax"),
+    ],
+)
+def test_hostile_headers_of_safetensors(tmp_path, header, said):
+    header = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path = tmp_path / "file.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + b"1234")
+
+    def call():
+        with pytest.raises(CheckpointError, match=said) as error:
+            read_variables(path)
+        assert len(str(error.value)) < 600 and "\n" not in str(error.value)
+
+    seconds, peak = measure(call)
+    assert seconds < 2 and peak < 10 << 20
+
+
+@pytest.mark.parametrize("length", [1 << 40, (1 << 64) - 1])
+def test_a_header_longer_than_the_file_is_refused(tmp_path, length):
+    (tmp_path / "file.safetensors").write_bytes(struct.pack("<Q", length) + b"{}")
+    with pytest.raises(CheckpointError, match="header too large"):
+        read_arrays(tmp_path / "file.safetensors")
