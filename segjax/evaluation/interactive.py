@@ -49,7 +49,8 @@ def evaluate_interactive(
         iou [B, P, 4]). Index 0 is the single-mask token, 1..3 are the three masks.
       batches: dicts with "image" uint8 [B, S, S, 3], "size" int32 [B, 2] (height, width of the
         content), "masks" {0, 1} [B, P, S, S] (mask_stride 1), "valid" bool [B, P], and optionally
-        "weight" float32 [B] (0 on placeholder rows). Other keys are ignored. Each new shape
+        "weight" float32 [B] (0 on placeholder rows). Pixels of masks that are -1 are ignored, as in
+        RITM: they are never clicked and count in no IoU. Other keys are ignored. Each new shape
         compiles once.
       num_points: clicks per object, N, and the cap of NoC. RITM uses 20, SAM's curves end at 9.
       mask_size: (h, w) of the logits. Default: (S // 4, S // 4), SAM's with 16-pixel patches.

@@ -55,8 +55,9 @@ def play_rounds(
         [K, S, S, 3], "size" [K, 2], "ground_truth" bool [K, S, S], "points" [K, N, 2], "labels"
         [K, N], "predictions" bool [K, N, S, S], "iou" [K, N]. Empty if K is 0.
     """
-    # Ground truth inside the image content
+    # Ground truth inside the image content, without ignored pixels
     inside = make_content_mask(batch["size"], batch["masks"].shape[-2:])[:, None]
+    inside = inside & (batch["masks"] >= 0)
     ground_truth = (batch["masks"] > 0) & inside
     area = jnp.sum(ground_truth, axis=(-2, -1), dtype=jnp.float32)
     counted = batch["valid"] & (area > 0) & (batch["weight"] > 0)[:, None]

@@ -26,8 +26,8 @@ def reconstruction_loss(
         total / weight  # 0.9986. Predicting the mean of every patch gets about 1.
 
     Args:
-      prediction: [B, L, patch * patch * 3].
-      images: [B, H, W, 3], values 0..255.
+      prediction: [B, L, patch * patch * C].
+      images: [B, H, W, C], values 0..255.
       masked: [B, L], 1 (or a weight) for masked patches, 0 for visible ones.
       patch: Side of a patch in pixels.
       norm_pix: Whether each target patch is normalized by its own mean and variance.

@@ -13,7 +13,7 @@ from segjax.models.layers import LayerNorm, Linear
 from segjax.models.sizes import build_from_size
 from segjax.models.vit import PatchEmbed, ViT, check_canvas
 from segjax.ops.patches import count_visible, draw_mask_noise, split_patches
-from segjax.ops.pixels import normalize
+from segjax.ops.pixels import normalize_channels
 from segjax.ops.positions import make_position_table, make_sincos_positions
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class MaeEncoder(nn.Module):
         """Encodes the visible patches of images.
 
         Args:
-          images: normalized, [B, H, W, 3].
+          images: normalized, [B, H, W, C].
           visible: int [B, T], indices of the visible patches, counted row by row. None: all L of
             them, in order.
           train: True applies drop path, which needs the rng "drop_path".
@@ -65,7 +65,9 @@ class MaeEncoder(nn.Module):
           Tokens [B, 1 + T, width], the class token first, or pooled tokens [B, width].
         """
         grid = (images.shape[1] // self.patch, images.shape[2] // self.patch)
-        bound = (3 * self.patch**2) ** -0.5  # the bias starts as those of torch's convolutions
+        bound = (
+            images.shape[-1] * self.patch**2
+        ) ** -0.5  # the bias starts as those of torch's convolutions
 
         def bias_init(key, shape, dtype=jnp.float32):
             return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -105,6 +107,7 @@ class MaeDecoder(nn.Module):
       patch: side of a patch in pixels.
       epsilon: added to the variance in the LayerNorms.
       dtype: of the computation.
+      channels: channels of a pixel.
     """
 
     trunk: dict
@@ -112,6 +115,7 @@ class MaeDecoder(nn.Module):
     patch: int
     epsilon: float = 1e-6
     dtype: jnp.dtype = jnp.float32
+    channels: int = 3
 
     @nn.compact
     def __call__(self, tokens: jax.Array, restore: jax.Array, grid: tuple[int, int]) -> jax.Array:
@@ -123,7 +127,7 @@ class MaeDecoder(nn.Module):
           grid: (h, w), with h * w = L.
 
         Returns:
-          float32 [B, L, patch * patch * 3], pixels ordered (row, column, channel).
+          float32 [B, L, patch * patch * C], pixels ordered (row, column, channel).
         """
         x = Linear(self.width, dtype=self.dtype, kernel_init=xavier, name="embed")(tokens)
 
@@ -141,7 +145,9 @@ class MaeDecoder(nn.Module):
         # Blocks and pixels
         x = ViT(**self.trunk, name="trunk")(jnp.concatenate([x[:, :1], patches], axis=1))
         x = LayerNorm(self.epsilon, self.dtype, name="norm")(x)
-        x = Linear(self.patch**2 * 3, dtype=self.dtype, kernel_init=xavier, name="predict")(x)
+        x = Linear(
+            self.patch**2 * self.channels, dtype=self.dtype, kernel_init=xavier, name="predict"
+        )(x)
         return x[:, 1:].astype(jnp.float32)
 
 
@@ -157,7 +163,7 @@ class Mae(nn.Module):
       ((2, 16, 768), 24)
 
     Attributes:
-      canvas: side of the square images in pixels.
+      canvas: side of the square images in pixels, or their (height, width).
       patch: side of a patch in pixels. It divides the canvas.
       width: channels of an encoder token.
       depth: blocks of the encoder.
@@ -178,9 +184,10 @@ class Mae(nn.Module):
       attention: implementation of the attention, see `segjax.models.attention.attention`.
       dtype: of the computation. Parameters, statistics of norms, softmax and predictions stay
         float32.
+      channels: channels C of the images, 3 for RGB. See `segjax.ops.pixels.normalize_channels`.
     """
 
-    canvas: int
+    canvas: int | tuple[int, int]
     patch: int
     width: int
     depth: int
@@ -197,11 +204,19 @@ class Mae(nn.Module):
     scan: bool = False
     attention: str = "xla"
     dtype: jnp.dtype = jnp.float32
+    channels: int = 3
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape (height, width, C) of the images."""
+        sides = (self.canvas,) * 2 if isinstance(self.canvas, int) else tuple(self.canvas)
+        return (*sides, self.channels)
 
     @property
     def grid(self) -> tuple[int, int]:
         """Number of patches (h, w)."""
-        return (self.canvas // self.patch,) * 2
+        height, width, _ = self.image_shape
+        return height // self.patch, width // self.patch
 
     def setup(self) -> None:
         """Builds encoder and decoder.
@@ -209,7 +224,8 @@ class Mae(nn.Module):
         Raises:
           ValueError: the patch does not divide the canvas.
         """
-        check_canvas(self.canvas, self.patch)
+        for side in self.image_shape[:2]:
+            check_canvas(side, self.patch)
         shared = dict(epsilon=self.epsilon, dtype=self.dtype)
         trunk = shared | dict(
             kernel_init=xavier, remat=self.remat, scan=self.scan, impl=self.attention
@@ -218,13 +234,15 @@ class Mae(nn.Module):
         encoder = trunk | dict(depth=self.depth, heads=self.heads, drop_path=self.drop_path)
         decoder = trunk | dict(depth=self.decoder_depth, heads=self.decoder_heads)
         self.encoder = MaeEncoder(encoder, self.width, self.patch, **shared)
-        self.decoder = MaeDecoder(decoder, self.decoder_width, self.patch, **shared)
+        self.decoder = MaeDecoder(
+            decoder, self.decoder_width, self.patch, channels=self.channels, **shared
+        )
 
     def encode_image(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """Encodes all patches of images.
 
         Args:
-          images: RGB [B, canvas, canvas, 3] with values 0..255, uint8 or float.
+          images: [B, height, width, C] with values 0..255, uint8 or float.
           train: True applies drop path.
 
         Returns:
@@ -238,7 +256,7 @@ class Mae(nn.Module):
         """Masks images and encodes the visible patches.
 
         Args:
-          images: RGB [B, canvas, canvas, 3] with values 0..255, uint8 or float.
+          images: [B, height, width, C] with values 0..255, uint8 or float.
           noise: [B, L]. The patches with the lowest values are visible. None: drawn with the rng
             "mask", see `draw_noise`.
           train: True applies drop path.
@@ -280,20 +298,21 @@ class Mae(nn.Module):
           train: True applies drop path.
 
         Returns:
-          prediction: float32 [B, L, patch * patch * 3], pixels ordered (row, column, channel).
+          prediction: float32 [B, L, patch * patch * C], pixels ordered (row, column, channel).
           masked: bool [B, L], True for masked patches.
         """
         tokens, restore, masked = self.encode_visible(images, noise, train=train)
         return self.decoder(tokens, restore, self.grid), masked
 
     def _normalize(self, images: jax.Array) -> jax.Array:
-        if images.shape[1:] != (self.canvas, self.canvas, 3):
+        if images.shape[1:] != self.image_shape:
+            kind = "RGB " if self.channels == 3 else ""
+            shape = ", ".join(map(str, self.image_shape))
             raise ValueError(
-                f"images are {images.shape}; this MAE takes RGB [B, {self.canvas}, {self.canvas}, "
-                "3]: resize them, or build it with another canvas (a multiple of the patch, "
-                f"{self.patch})"
+                f"images are {images.shape}; this MAE takes {kind}[B, {shape}]: resize them, or "
+                f"build it with another canvas (a multiple of the patch, {self.patch}) or channels"
             )
-        return normalize(images)
+        return normalize_channels(images)
 
 
 _SMALL = dict(decoder_width=64, decoder_depth=2, decoder_heads=4)
@@ -326,7 +345,7 @@ def build_mae(name: str, **overrides: Any) -> Mae:
 def init_mae(model: Mae, key: jax.Array) -> dict:
     """Draws fresh variables {"params", "constants"}. Traceable, see `jax.eval_shape`."""
     # Noise is passed, so that initialization needs no "mask" rng
-    image = jnp.zeros((1, model.canvas, model.canvas, 3))
+    image = jnp.zeros((1, *model.image_shape))
     noise = jnp.zeros((1, model.grid[0] * model.grid[1]))
     return {"params": model.init(key, image, noise)["params"], "constants": {}}
 
@@ -337,10 +356,11 @@ def fit_mae_canvas(variables: Mapping[str, Any], stored: Mae, model: Mae) -> Map
     Raises:
       ValueError: the patch does not divide the canvas.
     """
-    check_canvas(model.canvas, model.patch)
+    for side in model.image_shape[:2]:
+        check_canvas(side, model.patch)
     old, new = (" x ".join(map(str, one.grid)) for one in (stored, model))
     logger.info(
-        "MAE of %d pixels on a canvas of %d: positions computed for %s patches instead of %s",
+        "MAE of %s pixels on a canvas of %s: positions computed for %s patches instead of %s",
         *(stored.canvas, model.canvas, new, old),
     )
     return variables

@@ -15,10 +15,23 @@ MAX_LOG_SCALE = math.log(1000 / 16)
 
 
 def box_area(boxes: jax.Array) -> jax.Array:
-    """Computes the area of boxes [..., 4] in square pixels, [...]. Inverted boxes have area 0."""
+    """Computes the area of boxes [..., 4] in square pixels, [...]. Inverted boxes have area 0.
+
+    The area is float32 for integers and for shorter floats, whose own type could not hold it.
+    """
+    boxes = jnp.asarray(boxes)
+    boxes = boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32))
     return jnp.maximum(boxes[..., 2] - boxes[..., 0], 0) * jnp.maximum(
         boxes[..., 3] - boxes[..., 1], 0
     )
+
+
+def check_box_shape(boxes: jax.Array) -> None:
+    """Raises ValueError unless boxes are [R, 4]."""
+    if boxes.ndim != 2 or boxes.shape[-1] != 4:
+        raise ValueError(
+            f"boxes have shape {tuple(boxes.shape)}; expected [R, 4], x1 y1 x2 y2 of each region"
+        )
 
 
 def clip_boxes(boxes: jax.Array, size: jax.Array) -> jax.Array:

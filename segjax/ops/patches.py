@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.ops.pixels import normalize, unnormalize
+from segjax.ops.pixels import normalize_channels, unnormalize_channels
 from segjax.ops.resize import depth_to_space, space_to_depth
 
 _EPSILON = 1e-6  # added to a patch's variance
@@ -20,17 +20,17 @@ def extract_patches(images: jax.Array, patch: int) -> jax.Array:
     """Splits normalized images into patches ("patchify" in MAE's code).
 
     Args:
-      images: [B, H, W, 3], values 0..255.
+      images: [B, H, W, C], values 0..255.
       patch: Side of a patch, in pixels.
 
     Returns:
-      float32 [B, L, patch * patch * 3]. Patches are in row-major order, and the values of a patch
+      float32 [B, L, patch * patch * C]. Patches are in row-major order, and the values of a patch
       are ordered (row, column, channel).
 
     Raises:
       ValueError: The patch does not divide the image.
     """
-    patches = space_to_depth(normalize(images), patch)
+    patches = space_to_depth(normalize_channels(images), patch)
     return patches.reshape(patches.shape[0], -1, patches.shape[-1])
 
 
@@ -54,12 +54,12 @@ def make_patch_targets(images: jax.Array, patch: int, *, norm_pix: bool) -> jax.
     """Computes the targets of reconstruction.
 
     Args:
-      images: [B, H, W, 3], values 0..255.
+      images: [B, H, W, C], values 0..255.
       patch: Side of a patch, in pixels.
       norm_pix: Normalize each patch by its own mean and deviation.
 
     Returns:
-      float32 [B, L, patch * patch * 3].
+      float32 [B, L, patch * patch * C].
     """
     pixels = extract_patches(images, patch)
     if not norm_pix:
@@ -77,19 +77,20 @@ def render_prediction(
     patch are used instead, so the image shows how well structure is predicted, not color.
 
     Args:
-      prediction: [B, L, patch * patch * 3].
-      images: [B, H, W, 3], the true images, values 0..255.
+      prediction: [B, L, patch * patch * C].
+      images: [B, H, W, C], the true images, values 0..255.
       patch: Side of a patch, in pixels.
       norm_pix: The predictions are normalized, see `make_patch_targets`.
 
     Returns:
-      uint8 [B, H, W, 3].
+      uint8 [B, H, W, C].
     """
     if norm_pix:
         mean, deviation = compute_patch_statistics(extract_patches(images, patch))
         prediction = prediction * deviation + mean
     grid = (images.shape[1] // patch, images.shape[2] // patch)
-    pixels = unnormalize(depth_to_space(prediction.reshape(-1, *grid, prediction.shape[-1]), patch))
+    cells = prediction.reshape(-1, *grid, prediction.shape[-1])
+    pixels = unnormalize_channels(depth_to_space(cells, patch))
     return jnp.clip(jnp.round(pixels), 0, 255).astype(jnp.uint8)
 
 

@@ -22,6 +22,34 @@ def normalize(images: jax.Array) -> jax.Array:
     return (images.astype(jnp.float32) - PIXEL_MEAN) / PIXEL_STD
 
 
+def normalize_channels(images: jax.Array) -> jax.Array:
+    """Normalizes images of any number of channels.
+
+    RGB images are normalized by `normalize`. Channels of other images have no published statistics,
+    so the means of the three numbers serve for each of them.
+
+    Args:
+      images: [..., C], values 0..255 of any type.
+
+    Returns:
+      float32 [..., C].
+    """
+    mean, std = _channel_statistics(images.shape[-1])
+    return (images.astype(jnp.float32) - mean) / std
+
+
+def unnormalize_channels(values: jax.Array) -> jax.Array:
+    """Inverts `normalize_channels`, for values [..., C]."""
+    mean, std = _channel_statistics(values.shape[-1])
+    return values.astype(jnp.float32) * std + mean
+
+
+def _channel_statistics(channels: int) -> tuple[np.ndarray, np.ndarray]:
+    if channels == len(PIXEL_MEAN):
+        return PIXEL_MEAN, PIXEL_STD
+    return PIXEL_MEAN.mean(keepdims=True), PIXEL_STD.mean(keepdims=True)
+
+
 def unnormalize(values: jax.Array) -> jax.Array:
     """Inverts `normalize`.
 

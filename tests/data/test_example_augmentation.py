@@ -95,6 +95,17 @@ def test_large_scale_jitter_covers_its_range_crops_and_pads():
     assert 0.44 < flips < 0.56
 
 
+def test_sizes_of_large_scale_jitter_are_rounded_once():
+    """detectron2's ResizeScale: round(side * min(scale * canvas / image))."""
+    for seed in range(300):
+        jitter = np.random.default_rng(seed).uniform(0.1, 2.0)
+        rng = np.random.default_rng(seed)
+        augmentation = Augmentation(scale=(0.1, 2.0), flip=False)
+        found = draw_placement((427, 640), 1024, augmentation, rng).resized
+        scale = min(jitter * 1024 / 427, jitter * 1024 / 640)
+        assert found == tuple(np.round(np.multiply((427, 640), scale)).astype(int))
+
+
 def test_color_jitter_keeps_order_and_stays_in_range():
     image = np.arange(256, dtype=np.uint8).reshape(16, 16)
     rng = np.random.default_rng(8)

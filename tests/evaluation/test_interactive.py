@@ -198,6 +198,29 @@ def test_a_perfect_decoder_needs_one_click():
     assert numbers["iou_head_error"] == pytest.approx(0.2) == numbers["iou_head_calibration"]
 
 
+def test_ignored_pixels_are_never_clicked_and_count_in_no_iou():
+    batch = make_random_batch()
+    ignored = ndimage.binary_dilation(batch["masks"][:, :, :, 20:24], iterations=1)
+    masks = batch["masks"].astype(np.int8)
+    masks[:, :, :, 20:24][ignored] = -1
+    options = dict(num_points=3, mask_size=(CANVAS, CANVAS))
+    # This decoder fills all ignored pixels, which would cost it IoU and clicks
+    decode = make_perfect_decoder(masks != 0)
+    result = evaluate_interactive(no_embedding, decode, [batch | {"masks": masks}], **options)
+    assert result.summarize()["iou@3"] == 1.0
+    counted = evaluate_interactive(
+        no_embedding, decode, [batch | {"masks": (masks > 0).astype(np.int8)}], **options
+    )
+    assert counted.summarize()["iou@3"] < 1.0
+    _, rounds = play_rounds(
+        no_embedding, decode, batch | {"masks": masks}, num_recorded=3, **options
+    )
+    x, y = np.moveaxis(np.asarray(rounds["points"]).astype(int), -1, 0)
+    first = np.argmax(batch["valid"], axis=1)
+    clicked = masks[np.arange(3)[:, None], first[:, None], y, x]
+    assert (clicked[np.asarray(rounds["labels"]) >= 0] >= 0).all()
+
+
 def test_the_oracle_finds_a_mask_of_low_predicted_iou():
     batch = make_random_batch()
     ground_truth = batch["masks"]

@@ -13,6 +13,7 @@ from golden.mae_inputs import inputs
 from segjax.losses.reconstruction import reconstruction_loss
 from segjax.models.build import variable_shapes
 from segjax.models.mae import build_mae, init_mae
+from segjax.ops.patches import make_patch_targets, render_prediction
 from segjax.ops.pixels import normalize
 
 MODEL = build_mae("mae_debug")
@@ -184,6 +185,29 @@ def test_what_does_not_fit_is_said(options, images, said):
         jax.eval_shape(
             lambda: model.init({"params": jax.random.key(0), "mask": jax.random.key(1)}, images)
         )
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_rectangular_images_of_any_number_of_channels(channels):
+    model = build_mae("mae_debug", canvas=(32, 80), channels=channels, depth=1, decoder_depth=1)
+    assert model.grid == (2, 5)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 80, channels)).astype(np.uint8)
+    shapes = jax.eval_shape(lambda: init_mae(model, jax.random.key(0)))["params"]
+    assert shapes["encoder"]["patch_embed"]["kernel"].shape == (16, 16, channels, 32)
+
+    def run(images):
+        variables = init_mae(model, jax.random.key(0))
+        return model.apply(variables, images, rngs={"mask": jax.random.key(1)})
+
+    prediction, masked = jax.eval_shape(run, images)
+    assert prediction.shape == (2, 10, 256 * channels) and masked.shape == (2, 10)
+    # The loss of the true patches is zero, and they give the image back
+    target = make_patch_targets(images, 16, norm_pix=False)
+    loss, _ = reconstruction_loss(target, images, np.ones((2, 10)), patch=16, norm_pix=False)
+    np.testing.assert_allclose(loss, 0, atol=1e-6)
+    np.testing.assert_array_equal(render_prediction(target, images, 16, norm_pix=False), images)
+    with pytest.raises(ValueError, match=rf"takes .*\[B, 32, 80, {channels}\]: resize them"):
+        jax.eval_shape(run, images[:, :, :64])
 
 
 def test_noise_of_another_number_of_patches(variables):

@@ -118,3 +118,13 @@ def test_padding_has_finite_numbers_and_gradients():
         box, anchor
     )
     assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.float16, jnp.bfloat16])
+def test_areas_do_not_overflow_the_type_of_the_boxes(dtype):
+    side = {np.int8: 120, np.uint8: 250, np.int32: 100_000, np.float16: 1000}.get(dtype, 2.0**60)
+    area = box_area(np.array([[0, 0, side, side], [side, 0, 0, side]], dtype))
+    assert area.dtype == np.float32
+    np.testing.assert_allclose(area, [np.float32(side) ** 2, 0], rtol=1e-6)
+    if dtype == np.int8:
+        np.testing.assert_allclose(box_area(np.int8([[-100, -100, 100, 100]])), [40_000])

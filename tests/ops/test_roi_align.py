@@ -10,6 +10,7 @@ import pytest
 from ops.plain_roi_align import roi_align as plain
 from segjax.ops.resize import resize_bilinear
 from segjax.ops.roi.align import IMPLEMENTATIONS, pyramid_roi_align, roi_align
+from segjax.ops.roi.max_pool import roi_pool
 from segjax.ops.roi.samples import Grid, place_regions
 
 RAMP = np.arange(25, dtype=np.float32).reshape(5, 5, 1)
@@ -271,8 +272,32 @@ def test_a_bound_reduces_the_samples():
 def test_wrong_calls_raise_errors():
     with pytest.raises(ValueError, match="impl 'einsum'; choose one of gather, matmul"):
         roi_align(RAMP, np.zeros((1, 4)), 7, scale=1, impl="einsum")
+    for boxes in (np.zeros((2, 3)), np.zeros(4), np.zeros((1, 2, 4))):
+        with pytest.raises(ValueError, match=r"boxes have shape .*; expected \[R, 4\]"):
+            roi_align(RAMP, boxes, 7, scale=1)
+        with pytest.raises(ValueError, match=r"boxes have shape .*; expected \[R, 4\]"):
+            roi_pool(RAMP, boxes, 7, scale=1)
     with pytest.raises(ValueError, match="3 levels and 2 scales"):
         pyramid_roi_align(LEVELS, np.zeros((1, 4)), np.zeros(1, int), 7, SCALES[:2])
+
+
+@both
+def test_float64_features_have_sums_and_gradients_of_float64(impl):
+    features = np.random.default_rng(5).normal(size=(6, 7, 2))
+    boxes = np.array([[0.5, 1, 5, 4.5]], np.float32)
+
+    def pool(features):
+        return roi_align(features, boxes, 2, scale=1, samples=2, impl=impl)
+
+    with jax.enable_x64(True):
+        found, gradient = pool(features), jax.grad(lambda f: (pool(f) ** 2).sum())(features)
+        assert found.dtype == gradient.dtype == np.float64
+        step = 1e-6 * np.eye(features.size)[17].reshape(features.shape)
+        slope = ((pool(features + step) ** 2).sum() - (pool(features - step) ** 2).sum()) / 2e-6
+        np.testing.assert_allclose(gradient.ravel()[17], slope, rtol=1e-6, atol=1e-9)
+    single = pool(features.astype(np.float32))
+    assert single.dtype == np.float32
+    np.testing.assert_allclose(found, single, atol=1e-5)
 
 
 @pytest.mark.parametrize("bins", [7, 14])

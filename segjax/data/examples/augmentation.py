@@ -106,9 +106,8 @@ def draw_placement(
     # Size
     if augmentation.scale is not None:
         jitter = rng.uniform(*augmentation.scale)
-        resized = compute_fitted_size(
-            turned, tuple(max(1, round(jitter * side)) for side in canvas)
-        )
+        # Only the result is rounded, as in detectron2.
+        resized = compute_fitted_size(turned, tuple(jitter * side for side in canvas))
     else:
         short_side = int(rng.choice(augmentation.short_sides)) if augmentation.short_sides else 0
         limits = (short_side, augmentation.long_side, augmentation.resize)

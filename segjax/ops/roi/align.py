@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from segjax.ops.boxes import check_box_shape
 from segjax.ops.roi.align_matmul import pool_by_products
 from segjax.ops.roi.pyramid import flatten_levels, look_up_levels
 from segjax.ops.roi.samples import (
@@ -64,6 +65,8 @@ def roi_align(
     Returns:
       [R, size, size, C], of the features' dtype.
     """
+    boxes = jnp.asarray(boxes)
+    check_box_shape(boxes)
     level = jnp.zeros(boxes.shape[0], jnp.int32)
     options = {"samples": samples, "aligned": aligned, "impl": impl, "max_samples": max_samples}
     return pyramid_roi_align([features], boxes, level, size, [scale], **options)
@@ -88,9 +91,10 @@ def pyramid_roi_align(
     a regular grid inside it. A sample up to one cell outside of the map takes the value of the
     border. One farther out is 0, and counts.
 
-    Coordinates and sums are float32 for features of any dtype (matmul rounds the weights of
-    bfloat16 features). The features have a gradient, in reverse mode. Boxes are constants, as in
-    PyTorch. A box with a coordinate that is not finite gives 0.
+    Coordinates and sums are float32 for features of any dtype, but sums of float64 features are
+    float64 (matmul rounds the weights of bfloat16 features). The features have a gradient, in
+    reverse mode. Boxes are constants, as in PyTorch. A box with a coordinate that is not finite
+    gives 0.
 
     Example:
       >>> levels = [jnp.ones((8, 8, 1)), 2 * jnp.ones((4, 4, 1))]  # strides 4 and 8
@@ -119,7 +123,7 @@ def pyramid_roi_align(
       [R, size, size, C], of the features' dtype.
 
     Raises:
-      ValueError: an unknown impl, or levels and scales of different number.
+      ValueError: an unknown impl, boxes of another shape, or levels and scales of different number.
     """
     if impl not in IMPLEMENTATIONS:
         raise ValueError(
@@ -134,6 +138,7 @@ def pyramid_roi_align(
     bound = max_samples or 2 * math.ceil(max(max(shape) for shape in shapes) / min(size))
     grid = Grid(size, samples, aligned, bound)
     boxes = jax.lax.stop_gradient(jnp.asarray(boxes, jnp.float32))
+    check_box_shape(boxes)
     level = jnp.clip(level, 0, len(levels) - 1)
     if not boxes.shape[0]:
         return jnp.zeros((0, *size, levels[0].shape[-1]), levels[0].dtype)
@@ -201,7 +206,8 @@ def _gather(cells: jax.Array, regions: _Regions, grid: Grid, total: int) -> jax.
             pooled = pooled + cells.at[index].get(mode="promise_in_bounds") * weight[..., None]
         return pooled
 
-    pooled = jnp.zeros((regions.start.shape[0], *grid.size, cells.shape[-1]), jnp.float32)
+    dtype = jnp.promote_types(cells.dtype, jnp.float32)
+    pooled = jnp.zeros((regions.start.shape[0], *grid.size, cells.shape[-1]), dtype)
     return jax.lax.fori_loop(0, _sample_count(regions, grid), add, pooled).astype(cells.dtype)
 
 
@@ -216,7 +222,8 @@ def _gather_backward(grid, total, regions, cotangent):
             gradient = gradient.at[index].add(part, mode="promise_in_bounds")
         return gradient
 
-    gradient = jnp.zeros((total, cotangent.shape[-1]), jnp.float32)
+    dtype = jnp.promote_types(cotangent.dtype, jnp.float32)
+    gradient = jnp.zeros((total, cotangent.shape[-1]), dtype)
     gradient = jax.lax.fori_loop(0, _sample_count(regions, grid), spread, gradient)
     return gradient.astype(cotangent.dtype), None
 

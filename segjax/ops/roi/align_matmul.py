@@ -118,7 +118,8 @@ def _backward(grid, shapes, scales, residuals, cotangent):
         )
         return (*gradients[:number], gradient, *gradients[number + 1 :])
 
-    gradients = tuple(jnp.zeros((*shape, channels), jnp.float32) for shape in shapes)
+    sums = jnp.promote_types(dtype, jnp.float32)
+    gradients = tuple(jnp.zeros((*shape, channels), sums) for shape in shapes)
     _, gradients = _fold_levels(spread, gradients, boxes, level, extents, grid, shapes, scales)
     return tuple(gradient.astype(dtype) for gradient in gradients), None, None, None
 
@@ -134,5 +135,6 @@ def _zeros_for_regions(boxes, grid, like):
 
 
 def _product(contraction, a, b):
-    """Contracts two arrays with float32 sums."""
-    return jnp.einsum(contraction, a, b, precision="highest", preferred_element_type=jnp.float32)
+    """Contracts two arrays with sums of at least float32."""
+    dtype = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
+    return jnp.einsum(contraction, a, b, precision="highest", preferred_element_type=dtype)

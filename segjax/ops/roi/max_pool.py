@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from segjax.ops.boxes import check_box_shape
 from segjax.ops.roi.pyramid import flatten_levels, look_up_levels
 from segjax.ops.roi.samples import max_over_vmap
 
@@ -86,6 +87,7 @@ def pyramid_roi_pool(
     )
     # Round the corners of each region to cells.
     boxes = jax.lax.stop_gradient(jnp.asarray(boxes, jnp.float32))
+    check_box_shape(boxes)
     usable = jnp.all(jnp.isfinite(boxes), axis=-1)
     x1, y1, x2, y2 = _round(
         jnp.clip(jnp.where(usable[:, None], boxes, 0), -1e7, 1e7) * scale[:, None]
