@@ -140,7 +140,7 @@ def count_images(
             f"{name} has no split {split!r}; it has {names}. Parts of splits are splits too: "
             f"{first}[:80%] and {first}[80%:]{hint}"
         ) from error
-    if count == 0:
+    if count < 1:  # damaged metadata can say less than 0
         raise ValueError(f"the split {split!r} of {name} is empty; it has {names}")
     return count
 
