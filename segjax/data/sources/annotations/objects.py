@@ -77,16 +77,18 @@ class ObjectReader:
         if box_only:
             box = read_lone_box(annotation, height, width, name, counts)
             mask = fill_box(box, height, width)
+            mask_box = compute_mask_box(mask)
             counts.add_change(BOX_ONLY, name)
         else:
             segmentation = annotation.get("segmentation")
             mask = decode_segmentation(segmentation, height, width, name, counts)
             if not mask.any():
                 raise UnusableError("mask is empty", name)
-            box = choose_box(annotation, compute_mask_box(mask), height, width, name, counts)
+            mask_box = compute_mask_box(mask)
+            box = choose_box(annotation, mask_box, height, width, name, counts)
         row = {
             "id": self._read_id(annotation, name, counts),
-            "box": compute_mask_box(mask),
+            "box": mask_box,
             "category": self._categories[identity],
             "crowd": _read_crowd(annotation, name, counts),
             "area": _read_area(annotation, box if box_only else mask, name, counts),
