@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from processes import launch
 
+from segjax.locks import FolderInUseError, FolderLock
 from segjax.training import workdir as workdirs
 from segjax.training.interruption import Interrupted
 from segjax.training.loop import train
@@ -37,6 +38,13 @@ def train_until_interrupted(workdir, signum):
     workdirs.LATE = 1.0
     with pytest.raises(ValueError, match="is another folder on process 1 than on process 0"):
         train(ToyTask(on_batch=unread), endless(), workdir / f"of_{rank}")
+    if rank == 0:
+        workdir.mkdir(exist_ok=True)
+        lock = FolderLock(workdir)
+    with pytest.raises(FolderInUseError, match="is in use by this process itself"):
+        train(ToyTask(on_batch=unread), endless(), workdir)
+    if rank == 0:
+        lock.release()
     task = ToyTask(on_batch=lambda n: os.kill(os.getpid(), signum) if (rank, n) == (1, 5) else None)
     with pytest.raises(Interrupted) as stopped:
         train(task, endless(), workdir)
@@ -52,7 +60,7 @@ def test_a_signal_to_one_process_stops_both_and_one_process_resumes(tmp_path, si
     assert first["devices"] == second["devices"] == 4 and first["step"] == second["step"]
     assert (first["status"], second["status"]) == (128 + signal.SIGTERM, 128 + signum)
     step = first["step"]
-    assert (run / "checkpoints" / str(step)).is_dir() and not list(run.glob(".seen*"))
+    assert (run / "checkpoints" / str(step)).is_dir() and not list(run.glob(".*"))
 
     together = losses(run)
     config = endless(total_steps=step + 2)
