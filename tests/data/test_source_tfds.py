@@ -5,6 +5,7 @@ import json
 import pickle
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 from segjax.data.examples.crop import CropExample
 from segjax.data.loader import make_loader
+from segjax.data.metadata import count_images
 from segjax.data.records import validate_record
 from segjax.data.splits import list_splits, open_split
 from segjax.data.writer import write_examples
@@ -181,3 +183,11 @@ def test_damaged_metadata_raises_one_sentence(tmp_path, name, text):
     with pytest.raises(ValueError, match="tiny in .* cannot be opened.*damaged") as caught:
         open_dataset(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_split_of_fewer_than_no_images_is_refused():
+    """Damaged metadata can say so."""
+    splits = {"train": types.SimpleNamespace(num_examples=-3)}
+    builder = types.SimpleNamespace(info=types.SimpleNamespace(splits=splits))
+    with pytest.raises(ValueError, match="the split 'train' of tiny is empty"):
+        count_images(builder, "train", "tiny")
