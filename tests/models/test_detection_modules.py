@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.models.build import build_model
 from segjax.models.detection.fpn import FeaturePyramid, SimplePyramid, append_p6, upsample_nearest
 from segjax.models.detection.heads import BoxHead, KeypointHead, MaskHead, TransposedConv
 from segjax.models.detection.layers import BatchNorm, Conv, GroupNorm, max_pool
@@ -225,3 +226,9 @@ def test_initialization():
         assert abs(spread[name] / value - 1) < 0.05, name
     assert np.abs(params["fc"]["kernel"]).max() <= (3 / (49 * 32)) ** 0.5
     assert not any(np.any(module["bias"]) for module in params.values())
+
+
+@pytest.mark.parametrize("freeze_at", [-1, 6, "2", 1.5])
+def test_stages_to_freeze_are_0_to_5(freeze_at):
+    with pytest.raises(ValueError, match="freeze_at is .*; expected 0 .nothing."):
+        build_model("maskrcnn_debug", freeze_at=freeze_at)

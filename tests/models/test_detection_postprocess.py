@@ -81,6 +81,24 @@ def test_proposals_are_clipped_to_the_content_and_dropped_if_nothing_is_left():
     assert len(select_proposals(DETECTRON2, sliver)) == 1
 
 
+def test_proposals_of_infinite_logits_are_dropped():
+    box, other = [10, 10, 30, 30], [60, 10, 90, 30]
+    levels = [[(np.inf, box), (0.5, other)], [(np.nan, box)]]
+    assert select_proposals(DETECTRON2, levels) == [(0.5, other)]
+    probability = round(float(jax.nn.sigmoid(0.5)), 3)
+    assert select_proposals(TORCHVISION, levels) == [(probability, other)]
+
+
+def test_no_regions_give_no_detections():
+    proposals = RegionProposals(
+        *(np.zeros((1, 0, *s), t) for s, t in (((4,), float), ((), float), ((), bool)))
+    )
+    selection = DetectionSelection(count=5)
+    arguments = np.zeros((1, 0, 3), np.float32), np.zeros((1, 0, 2, 4), np.float32)
+    found = run_detections(selection, *arguments, proposals, np.array([[50, 100]]))
+    assert found.boxes.shape == (1, 5, 4) and not found.valid.any() and not found.labels.any()
+
+
 def test_no_gradient_flows_through_proposals():
     anchors = [np.float32([[[0, 0, 10, 10]]])]
     selection = dataclasses.replace(DETECTRON2.proposals, before=(1, 1), after=(1, 1))

@@ -83,7 +83,9 @@ def load_model(
 
 def get_percentiles(config: Mapping[str, Any]) -> tuple[float, float] | None:
     """Returns the intensity percentiles that a run was trained with, for `read_image`."""
-    return tuple(config.get("data", {}).get("percentiles") or ()) or None
+    from segjax.inference.saved_options import read_saved_percentiles
+
+    return read_saved_percentiles(config)
 
 
 def list_image_names(files: Sequence[str]) -> list[str]:

@@ -83,9 +83,11 @@ def resolve_classes(model: MaskRcnn, saved: Mapping[str, Any] | None = None) -> 
       saved: metadata of the checkpoint, with the names under "classes".
 
     Raises:
-      ValueError: The checkpoint names another number of classes than the model has.
+      ValueError: The checkpoint names another number of classes than the model has, or its names
+        or ids are of another kind.
     """
     if named := (saved or {}).get("classes"):
+        _check_saved_classes(named)
         names, keypoints = tuple(named["categories"]), tuple(named.get("keypoint_names", ()))
         if len(names) != model.classes:
             some = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
@@ -108,3 +110,18 @@ def resolve_classes(model: MaskRcnn, saved: Mapping[str, Any] | None = None) -> 
     return DetectorClasses(
         tuple(f"class {number}" for number in numbers), tuple(numbers), keypoints
     )
+
+
+def _check_saved_classes(named: Any) -> None:
+    """Raises ValueError unless a checkpoint states class names, as many ids, and keypoint names."""
+    expected = {"categories": str, "category_ids": int, "keypoint_names": str}
+    lists = {key: named.get(key, ()) for key in expected} if isinstance(named, Mapping) else {}
+    is_fine = bool(lists) and all(
+        isinstance(values, list | tuple) and all(isinstance(v, expected[key]) for v in values)
+        for key, values in lists.items()
+    )
+    if not is_fine or len(lists["categories"]) != len(lists["category_ids"]):
+        raise ValueError(
+            "the classes that the checkpoint states are damaged; expected lists of names and of as "
+            "many whole numbers under 'categories' and 'category_ids'"
+        )

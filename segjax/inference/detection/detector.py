@@ -26,6 +26,7 @@ from segjax.inference.detection.postprocess import (
 from segjax.inference.loading import load_with_config
 from segjax.inference.numbers import check_numbers
 from segjax.inference.sam.batching import iterate_one_ahead
+from segjax.inference.saved_options import read_saved_percentiles
 from segjax.masks import decode_mask
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.weights.run_folder import Step
@@ -144,8 +145,10 @@ class Detector:
         network, variables, saved = load_with_config(
             model, path, step=step, family="mask_rcnn", **overrides or {}
         )
-        percentiles = tuple(saved.get("data", {}).get("percentiles") or ()) or None
-        known = {"classes": resolve_classes(network, saved), "percentiles": percentiles}
+        known = {
+            "classes": resolve_classes(network, saved),
+            "percentiles": read_saved_percentiles(saved),
+        }
         return cls(network, variables, **known | options)
 
     @property

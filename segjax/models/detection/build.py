@@ -24,7 +24,7 @@ from segjax.models.detection.preprocessing import Preprocessing
 from segjax.models.detection.resnet import RESNETS, ResNet
 from segjax.models.detection.rpn import RpnHead
 from segjax.models.detection.sizes import OPTIONS, SIZES
-from segjax.models.sizes import resolve_options
+from segjax.models.sizes import parse_dtype, resolve_options
 
 
 def build_mask_rcnn(name: str, **overrides: Any) -> MaskRcnn:
@@ -44,7 +44,7 @@ def build_mask_rcnn(name: str, **overrides: Any) -> MaskRcnn:
     """
     # Flat options, and the rules of a library for everything that options leave open
     options = SimpleNamespace(**mask_rcnn_options(name, **overrides))
-    options.dtype = jnp.dtype(options.dtype)
+    options.dtype = parse_dtype(options.dtype)
     rules = find_conventions(options.conventions)
     backbone, pyramid = _build_trunk(options, rules)
     box_heads, mask_head, keypoint_head = _build_heads(options, rules)
@@ -101,7 +101,7 @@ def mask_rcnn_options(name: str, **overrides: Any) -> dict[str, Any]:
     """
     chosen = resolve_options("Mask R-CNN", OPTIONS, SIZES, name, overrides)
     options = {key: option.default for key, option in OPTIONS.items()} | chosen
-    return options | {"dtype": jnp.dtype(options["dtype"]).name}
+    return options | {"dtype": parse_dtype(options["dtype"]).name}
 
 
 def init_mask_rcnn(model: MaskRcnn, key: jax.Array) -> dict[str, Any]:
@@ -140,6 +140,11 @@ def _build_trunk(options: SimpleNamespace, rules: Conventions) -> tuple[nn.Modul
     if options.backbone not in RESNETS:
         raise ValueError(
             f"backbone {options.backbone!r} is unknown; choose one of {', '.join(RESNETS)} or vit"
+        )
+    if options.freeze_at not in range(6):
+        raise ValueError(
+            f"freeze_at is {options.freeze_at}; expected 0 (nothing), 1 (the stem) or the last of "
+            "the stages 2 to 5 to freeze"
         )
     backbone = ResNet(
         options.backbone,

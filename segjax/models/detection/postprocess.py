@@ -112,9 +112,12 @@ class DetectionSelection:
                 jnp.maximum(above - top.shape[0], 0),
             )
 
-        return jax.vmap(select_in_image)(
-            probabilities, deltas, proposals.boxes, proposals.valid, sizes
-        )
+        regions = probabilities, deltas, proposals.boxes, proposals.valid
+        if not probabilities.shape[1]:  # one that is not valid, because there is no best of none
+            regions = [
+                jnp.pad(part, [(0, 0), (0, 1)] + [(0, 0)] * (part.ndim - 2)) for part in regions
+            ]
+        return jax.vmap(select_in_image)(*regions, sizes)
 
 
 def average_stages(logits: Sequence[jax.Array]) -> jax.Array:

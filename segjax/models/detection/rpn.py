@@ -214,7 +214,8 @@ class ProposalSelection:
         boxes, scores = (jnp.stack(parts, axis=1) for parts in zip(*top, strict=True))
         boxes = jax.lax.stop_gradient(clip_boxes(boxes, sizes[:, None, None]))
         scores = jax.lax.stop_gradient(scores)
-        usable = (scores > -jnp.inf) & has_min_side(boxes, self.min_side)
+        # Infinite logits come from weights that diverged, and would beat every other proposal.
+        usable = jnp.isfinite(scores) & has_min_side(boxes, self.min_side)
         if self.sigmoid_scores:
             scores = jax.nn.sigmoid(scores)
 
