@@ -117,18 +117,18 @@ def test_processes_that_share_the_bytes_find_the_damage_together(copy):
     assert sorted(map(bool, damages)) == [False, False, False, True]
 
 
-def save_damage_and_resume(folder):
+def save_damage_and_resume(checkpoints_folder):
     """Saves two checkpoints in each process, damages the newer one in process 0 and resumes."""
     mesh = make_mesh(fsdp=4)
-    with Checkpoints(folder) as checkpoints:
+    with Checkpoints(checkpoints_folder) as checkpoints:
         for step in (2, 3):
             checkpoints.save(make_state(mesh, step=step)[0], {"config": CONFIG})
     if jax.process_index() == 0:
-        files = (path for path in (folder / "3").rglob("*") if path.is_file())
+        files = (path for path in (checkpoints_folder / "3").rglob("*") if path.is_file())
         flip(max(files, key=lambda path: path.stat().st_size), 99)
     meet("damaged")
     _, shapes, shardings = make_state(mesh)
-    with Checkpoints(folder) as checkpoints:
+    with Checkpoints(checkpoints_folder) as checkpoints:
         state, _ = checkpoints.restore(shapes, shardings)
         return int(state.step), checkpoints.steps
 
@@ -136,7 +136,9 @@ def save_damage_and_resume(folder):
 @pytest.mark.slow
 def test_two_processes_move_a_damaged_checkpoint_aside_together(tmp_path):
     folder = tmp_path / "run" / "checkpoints"
-    results = launch(tmp_path / "processes", save_damage_and_resume, 2, 2, folder=folder)
+    results = launch(
+        tmp_path / "processes", save_damage_and_resume, 2, 2, checkpoints_folder=folder
+    )
     assert results == [(2, [2])] * 2
     assert (folder.parent / "checkpoints_unreadable" / "3").is_dir()
 
