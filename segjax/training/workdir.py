@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from segjax.files import read_json_object, write_json
 from segjax.locks import FolderInUseError, FolderLock
+from segjax.messages import make_printable
 from segjax.training.defaults import flatten_config
 from segjax.training.interruption import meet_processes, share_text
 from segjax.weights.run_meta import list_steps, read_meta
@@ -204,9 +205,10 @@ def _check_changes(
     allowed = re.compile("|".join(f"(?:{p})" for p in (*MAY_CHANGE, *config.checkpoint.may_change)))
 
     def describe(keys: Collection[str]) -> str:
-        rows = [f"{key}: {old.get(key, absent)!r} -> {new.get(key, absent)!r}" for key in keys]
+        show = lambda values, key: make_printable(repr(values.get(key, absent)), 100)
+        rows = [f"{key}: {show(old, key)} -> {show(new, key)}" for key in keys]
         more = [f"and {len(rows) - _MOST_NAMED} others"] if len(rows) > _MOST_NAMED else []
-        return "; ".join(sorted(rows)[:_MOST_NAMED] + more)
+        return make_printable("; ".join(sorted(rows)[:_MOST_NAMED] + more))
 
     if barred := {key for key in changed if not allowed.fullmatch(key)}:
         raise ValueError(
