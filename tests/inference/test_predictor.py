@@ -267,6 +267,8 @@ def test_reset_image_forgets(predictor):
         (dict(mask_input=np.eye(16)), "binary mask .float64, values up to 1.; expected logits"),
         (dict(mask_input=np.eye(16, dtype=np.uint8) * 255), "values up to 255"),
         (dict(mask_input=np.ones((30, 47), bool)), "shape .*as_mask_input"),
+        (dict(box=[3, [3], 10, 8]), "box is ragged"),
+        (dict(mask_input=[[1.0, 2.0], [3.0]]), "mask_input is ragged"),
     ],
 )
 def test_an_invalid_prompt_is_an_error(predictor, prompt, message):

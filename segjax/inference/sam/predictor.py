@@ -239,9 +239,10 @@ class SamPredictor:
             ("point_labels", point_labels, 1),
             ("box", box, 1),
         ):
+            axes = ndim if value is None else _count_axes(value, name)
             if value is not None and name == "box" and np.shape(value) == (1, 4):
                 box = np.asarray(value)[0]
-            elif value is not None and _count_axes(value, name) != ndim:
+            elif axes != ndim:
                 raise ValueError(
                     f"{name} has shape {np.shape(value)}; predict takes one prompt: point_coords "
                     "[N, 2], point_labels [N], box [4]. For several prompts at once use "
