@@ -65,7 +65,11 @@ def write_arrays(
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     try:
         with atomic_path(path) as partial:
+            # The library's files are private to their owner; the others' have the umask's mode
+            partial.touch()
+            mode = partial.stat().st_mode
             save_file(contiguous, partial, metadata=dict(header))
+            partial.chmod(mode)
     except SafetensorError as error:  # the library's only kind, for a full disk too
         raise OSError(f"{path} is not written: {error}") from error
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from segjax.weights.safetensors import read_variables, save_variables
+from segjax.weights.safetensors import read_variables, save_variables, write_arrays
 from segjax.weights.tree import CheckpointError, check_parameters, flatten, unflatten
 
 VARIABLES = {
@@ -37,6 +37,13 @@ def test_names_may_be_joined_with_dots_and_constants_may_be_absent(tmp_path):
     variables, metadata = read_variables(tmp_path / "dots.safetensors")
     assert_same(variables, {"params": {"block_0": {"bias": np.ones(2)}}, "constants": {}})
     assert metadata == {}
+
+
+def test_a_file_may_be_read_by_whom_other_files_may_be_read(tmp_path):
+    (tmp_path / "other").touch()
+    write_arrays(tmp_path / "a.safetensors", {"x": np.zeros(3, np.float32)}, {})
+    modes = [(tmp_path / name).stat().st_mode for name in ("other", "a.safetensors")]
+    assert modes[0] == modes[1]
 
 
 def test_a_save_that_fails_leaves_the_earlier_file(tmp_path):
