@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from segjax.evaluation.foreign_masks import check_masks
 
-NOTHING = "nothing"
+BACKGROUND = "background"
 
 
 def compute_confusion_matrix(
@@ -37,7 +37,7 @@ def compute_confusion_matrix(
     Returns:
       counts: int64 [K + 1, K + 1]. The last row counts false positives, the last column missed
         objects.
-      names: K class names and "nothing".
+      names: K class names and "background".
 
     Raises:
       ValueError: a mask that does not fit its image.
@@ -65,7 +65,7 @@ def compute_confusion_matrix(
             row = nothing if true_index is None else class_of[given[true_index]["category_id"]]
             column = nothing if index is None else class_of[predicted[index]["category_id"]]
             counts[row, column] += 1
-    return counts, [*(category["name"] for category in categories), NOTHING]
+    return counts, [*(category["name"] for category in categories), BACKGROUND]
 
 
 def _match(

@@ -100,7 +100,8 @@ def format_table(scores: DetectionScores, *, max_classes: int = 20) -> str:
         lowest = sorted(by_class[kind], key=by_class[kind].get)[:max_classes]
         which = "" if len(lowest) == count else f", the lowest {max_classes} of {count}"
         width = max(12, *(len(name) + 1 for name in lowest))
-        lines += ["", f"AP by class{which}"]
+        of = {"segm": "masks", "bbox": "boxes"}[kind]
+        lines += ["", f"AP of {of} by class{which}"]
         lines += [
             f"{name:<{width}}{_format_percent(by_class[kind][name])}"
             for name in by_class[kind]

@@ -40,6 +40,6 @@ def test_each_object_is_matched_once_by_the_most_confident_detection():
     )
     for kind in ("bbox", "segm"):
         counts, names = compute_confusion_matrix(ground_truth, results.rows(), kind=kind)
-        assert names == ["cup", "zebra", "nothing"]
+        assert names == ["cup", "zebra", "background"]
         # The cup of the second image and the second zebra of the first are missed.
         np.testing.assert_array_equal(counts, [[1, 0, 1], [1, 0, 1], [0, 2, 0]])

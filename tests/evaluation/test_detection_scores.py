@@ -58,20 +58,20 @@ def test_the_table(scores):
     assert lines[0].split() == ["percent", "AP", "AP50", "AP75", "APs", "AR100", "ARs"]
     assert lines[1].split() == ["bbox", *["50.0"] * 6] and lines[2].split()[0] == "segm"
     assert [line.split() for line in lines[4:7]] == [
-        ["AP", "by", "class"],
+        ["AP", "of", "masks", "by", "class"],
         ["cat", "100.0"],
         ["dog", "0.0"],
     ]
     assert lines[-1] == "detections_full 0.2500"
     assert [line.split() for line in format_table(scores, max_classes=1).splitlines()[4:6]] == [
-        ["AP", "by", "class,", "the", "lowest", "1", "of", "2"],
+        ["AP", "of", "masks", "by", "class,", "the", "lowest", "1", "of", "2"],
         ["dog", "0.0"],
     ]
 
 
 def test_confusion_and_curves(scores):
     counts, names = scores.confusion(0.5)
-    assert names == [*NAMES, "nothing"] and counts.tolist() == [
+    assert names == [*NAMES, "background"] and counts.tolist() == [
         [1, 0, 0, 0],
         [1, 0, 0, 0],
         [0] * 4,
