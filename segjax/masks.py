@@ -183,6 +183,7 @@ def remove_small_regions(mask: np.ndarray, smallest: int) -> tuple[np.ndarray, b
     Returns:
       A pair of the new mask, bool [H, W], and True if there was a small region.
     """
+    smallest = min(smallest, mask.size + 1)  # NumPy compares with 64 bits
     holes = _find_small_components(~mask, smallest)
     mask = mask | holes
     islands = _find_small_components(mask, smallest)

@@ -289,3 +289,10 @@ def test_holes_are_filled_before_islands_are_dropped():
 def test_if_all_islands_are_small_the_largest_stays():
     mask = box_mask(0, 0, 3, 3) | box_mask(10, 10, 14, 14) | box_mask(30, 30, 32, 32)
     np.testing.assert_array_equal(remove_small_regions(mask, 100)[0], box_mask(10, 10, 14, 14))
+
+
+def test_a_huge_smallest_region_keeps_the_largest_island():
+    mask = np.zeros((4, 6), bool)
+    mask[0, 0] = mask[2:, 2:] = True
+    cleaned, changed = remove_small_regions(mask, 10**30)
+    assert changed and cleaned.all()  # the hole around the islands is small, too

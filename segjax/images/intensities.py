@@ -139,7 +139,7 @@ def _check_percentiles(percentiles: tuple[float, float]) -> tuple[float, float]:
         low = high = np.nan
     if not 0 <= low < high <= 100:
         raise ValueError(
-            f"percentiles are {str(percentiles)[:80]}; expected two numbers (low, high) with "
+            f"percentiles are {percentiles!r:.80}; expected two numbers (low, high) with "
             "0 <= low < high <= 100, such as (1, 99)"
         )
     return low, high

@@ -19,6 +19,14 @@ def check_numbers(low: float = -math.inf, high: float = math.inf, /, **values: A
         if value is None:
             continue
         is_number = isinstance(value, numbers.Real) or getattr(value, "shape", None) == ()
-        if not is_number or not math.isfinite(value) or not low <= value <= high:
+        if not is_number or not _is_finite(value) or not low <= value <= high:
             bounds = f" from {low:g} to {high:g}" if math.isfinite(low) else ""
-            raise ValueError(f"{name} is {value!r}; expected a number{bounds}")
+            raise ValueError(f"{name} is {value!r:.80}; expected a number{bounds}")
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    # Whole numbers of hundreds of digits
+    except OverflowError:
+        return False

@@ -7,7 +7,7 @@ from segjax.inference.numbers import check_numbers
 from segjax.inference.sam.automatic import SamAutomaticMaskGenerator
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.5", [0.5], 1 + 2j])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.5", [0.5], 1 + 2j, 10**400])
 def test_a_threshold_is_a_finite_number(value):
     with pytest.raises(ValueError, match="score is .*; expected a number"):
         check_numbers(score=value)
