@@ -19,6 +19,7 @@ from segjax.data.sources.annotations.values import (
 from segjax.data.sources.raw import SkipCounts, UnusableError
 from segjax.masks import compute_mask_box, encode_mask
 
+_LARGEST_AREA = float(np.finfo(np.float32).max)
 BOX_ONLY = "object has a box and no mask: only detectors can learn it"
 
 
@@ -133,19 +134,16 @@ def _read_area(
       name: of the annotation in the report.
       counts: counts the areas that are malformed.
     """
-    is_mask = shape.ndim == 2
-    own = float(np.count_nonzero(shape) if is_mask else np.prod(shape[2:] - shape[:2]))
     value = annotation.get("area")
-    if value is None:
-        return own
     area = parse_number(value)
-    if area is None or not 0 < area < np.finfo(np.float32).max:
+    if area is not None and 0 < area < _LARGEST_AREA:
+        return area
+    if value is not None:
         counts.add_change(
             "area is not a positive number: that of the object is used",
             f"{name}, area {describe(value)}",
         )
-        return own
-    return area
+    return float(np.count_nonzero(shape) if shape.ndim == 2 else np.prod(shape[2:] - shape[:2]))
 
 
 def _to_coco(bbox: Any) -> Any:
