@@ -100,6 +100,17 @@ def test_batches_equal_single_images(detector):
             assert (decode_mask(rle["counts"], *rle["size"]) != mask).mean() < 0.01
 
 
+def test_an_image_has_the_same_detections_on_every_canvas(detector):
+    image = make_noise(20, 20).repeat(3, 0).repeat(3, 1)
+    assert choose_canvas(MODEL, image.shape[:2], "tight")[1] == (64, 64)
+    outputs = [Detector(MODEL, VARIABLES, canvases=[hw])([image])[0] for hw in CANVASES]
+    assert len(outputs[0]["boxes"]) > 3
+    np.testing.assert_array_equal(outputs[0]["labels"], outputs[1]["labels"])
+    np.testing.assert_allclose(outputs[0]["scores"], outputs[1]["scores"], atol=1e-4)
+    np.testing.assert_allclose(outputs[0]["boxes"], outputs[1]["boxes"], atol=1e-4 * 60)
+    assert (outputs[0]["masks"] != outputs[1]["masks"]).mean() < 1e-3
+
+
 def test_an_image_of_canvas_size_gets_the_outputs_of_the_model(detector):
     image = make_noise(64, 96)
     rows = module._detect_on_canvas(
