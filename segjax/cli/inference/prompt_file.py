@@ -147,7 +147,8 @@ class _ImageFinder:
                 if (file := join_inside(folder, name)).is_file():
                     return str(file)
         except UnusableError as error:
-            raise ValueError(f"image {image_id!r:.100}: {error}") from error
+            where = ", ".join(map(str, self._folders))[:300]
+            raise ValueError(f"image {image_id!r:.100} in {where}: {error}") from error
         raise FileNotFoundError(self._describe_missing(f"image {make_printable(name, 200)}"))
 
     def _find_id(self, image_id: Any) -> pathlib.Path:

@@ -247,7 +247,7 @@ class SamAutomaticMaskGenerator:
                 )
         max_area = np.inf
         if limits["max_mask_area"] is not None:
-            max_area = limits["max_mask_area"] * np.prod(candidates.hw)
+            max_area = float(limits["max_mask_area"]) * np.prod(candidates.hw)
 
         # Predicted IoU, stability score and area
         good = candidates.predicted_iou > get_iou_floor(limits["pred_iou_thresh"])
