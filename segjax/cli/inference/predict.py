@@ -28,7 +28,7 @@ With --prompts the overlays, and results.json with all masks in COCO's format fo
 
 import argparse
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,21 +108,27 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
         image = read_image(job.file, get_percentiles(config), args.bands)
         predictor.set_image(image)
         prompts = _clip_boxes(job, image.shape[:2]) if args.prompts else job.prompts
-        results = predict_objects(predictor, prompts, args.multimask)
+        if len(prompts) > 1 and not args.multimask and all(not p["points"] for p in prompts):
+            results = predict_boxes(predictor, prompts)
+        else:
+            results = []
+            for prompt in prompts:
+                masks, iou, _ = predictor.predict(
+                    point_coords=prompt["points"] or None,
+                    point_labels=prompt["labels"] or None,
+                    box=prompt["box"],
+                    multimask_output=args.multimask or is_ambiguous(prompt),
+                )
+                best = slice(None) if args.multimask else [int(np.argmax(iou))]
+                results.append((masks[best], iou[best]))
         if args.prompts:
             rows += make_coco_rows(job.image_id, prompts, results)
             write_overlays(out, name, image, prompts, results)
             print(f"{out / name}_overlay.png  {len(prompts)} objects")
-            continue
-        about = {"image": str(job.file), "checkpoint": str(args.checkpoint)}
-        report = write_masks(out, name, image, prompts, results, about)
-        for mask in (mask for entry in report["objects"] for mask in entry["masks"]):
-            empty = "" if mask["area"] else "  (empty)"
-            print(
-                f"{mask['file']}  predicted IoU {mask['predicted_iou']:.3f}  "
-                f"{mask['area']} px{empty}"
-            )
-        print(f"{out}: {name}_overlay.png, {name}_prediction.json")
+        else:
+            about = {"image": str(job.file), "checkpoint": str(args.checkpoint)}
+            _print_report(write_masks(out, name, image, prompts, results, about))
+            print(f"{out}: {name}_overlay.png, {name}_prediction.json")
     if args.prompts:
         write_json(out / "results.json", rows, indent=0)
         empty = sum(not row["area"] for row in rows)
@@ -130,6 +136,14 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
             f"{out / 'results.json'}  {len(rows)} masks" + f", {empty} of them empty" * bool(empty)
         )
     return 0
+
+
+def _print_report(report: Mapping[str, Any]) -> None:
+    """Prints one line for each mask of an image."""
+    for mask in (mask for entry in report["objects"] for mask in entry["masks"]):
+        empty = "" if mask["area"] else "  (empty)"
+        iou, area = mask["predicted_iou"], mask["area"]
+        print(f"{mask['file']}  predicted IoU {iou:.3f}  {area} px{empty}")
 
 
 def list_jobs(args: argparse.Namespace) -> list[ImagePrompts]:
@@ -149,35 +163,21 @@ def list_jobs(args: argparse.Namespace) -> list[ImagePrompts]:
     return [ImagePrompts(file, None, prompts) for file in args.images]
 
 
-def predict_objects(
-    predictor: Any, prompts: Sequence[dict[str, Any]], multimask: bool
+def predict_boxes(
+    predictor: Any, prompts: Sequence[dict[str, Any]]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Predicts the masks of all objects of the image that is set.
+    """Predicts the masks of objects that have a box each, all in one call.
 
     Args:
-      predictor: A `SamPredictor`.
-      prompts: One dict per object, see `read_prompts`.
-      multimask: Keep all three masks.
+      predictor: A `SamPredictor` whose image is set.
+      prompts: One dict per object with "box".
 
     Returns:
-      Masks bool [M, H, W] and predicted IoUs float32 [M] of each object. M is 3 or 1.
+      Mask bool [1, H, W] and predicted IoU float32 [1] of each object.
     """
-    # Boxes alone go together
-    if len(prompts) > 1 and not multimask and all(not prompt["points"] for prompt in prompts):
-        boxes = np.array([prompt["box"] for prompt in prompts], np.float32)
-        masks, ious, _ = predictor.predict_batch(boxes=boxes, multimask_output=False)
-        return list(zip(masks, ious, strict=True))
-    results = []
-    for prompt in prompts:
-        masks, iou, _ = predictor.predict(
-            point_coords=prompt["points"] or None,
-            point_labels=prompt["labels"] or None,
-            box=prompt["box"],
-            multimask_output=multimask or is_ambiguous(prompt),
-        )
-        best = slice(None) if multimask else [int(np.argmax(iou))]
-        results.append((masks[best], iou[best]))
-    return results
+    boxes = np.array([prompt["box"] for prompt in prompts], np.float32)
+    masks, ious, _ = predictor.predict_batch(boxes=boxes, multimask_output=False)
+    return list(zip(masks, ious, strict=True))
 
 
 def _clip_boxes(job: ImagePrompts, hw: tuple[int, int]) -> list[dict[str, Any]]:
