@@ -45,6 +45,8 @@ class Tiles:
                 f"tiles of {tile} pixels cannot overlap by {overlap}; expected 0 <= overlap < tile"
             )
         self.source, self.tile, self.overlap, self.percentiles = source, tile, overlap, percentiles
+        # Index and pixels of the image that was decoded last
+        self._last: tuple[int, np.ndarray | None] = (-1, None)
         # Record, top, left, and indices of the objects of each tile
         self.tiles: list[tuple[int, int, int, list[int]]] = []
         for index in range(len(source)):
@@ -56,9 +58,7 @@ class Tiles:
     def __getitem__(self, tile_index: int) -> dict[str, Any]:
         index, top, left, members = self.tiles[tile_index]
         record = self.source[index]
-        image = decode_image(
-            record["image"], name=f"image {record['image_id']!r}", percentiles=self.percentiles
-        )
+        image = self._decode_image(index, record)
         window = np.s_[top : top + self.tile, left : left + self.tile]
         image, objects = np.ascontiguousarray(image[window]), record["objects"]
         rows = []
@@ -94,6 +94,17 @@ class Tiles:
         shown = crop[max(0, -y) : max(0, hw[0] - y), max(0, -x) : max(0, hw[1] - x)]
         mask[max(0, y) :, max(0, x) :][: shown.shape[0], : shown.shape[1]] = shown
         return mask
+
+    def _decode_image(self, index: int, record: Mapping[str, Any]) -> np.ndarray:
+        """Decodes the image of a record, uint8 [H, W, 3]. Its tiles follow each other."""
+        last, image = self._last
+        if last != index:
+            image = decode_image(
+                record["image"], name=f"image {record['image_id']!r}", percentiles=self.percentiles
+            )
+            # One assignment, so that threads need no lock.
+            self._last = (index, image)
+        return image
 
     def _cut(self, index: int) -> list[tuple[int, int, int, list[int]]]:
         """Returns the tiles of a record that have an object."""

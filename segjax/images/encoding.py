@@ -28,7 +28,7 @@ def encode_png(image: np.ndarray) -> bytes:
 def _encode_deep_colors(image: np.ndarray) -> bytes:
     """Encodes uint16 [H, W, 3] as PNG."""
     height, width = image.shape[:2]
-    samples = image.astype(">u2").reshape(height, width, 3).view(np.uint8)
+    samples = image.astype(">u2", order="C").view(np.uint8)
     # Filter 1: each byte is stored as its difference from the same byte of the pixel to the left.
     rows = np.ones((height, 1 + 6 * width), np.uint8)
     rows[:, 1:] = samples.reshape(height, -1)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from segjax.data import tiles
 from segjax.data.records import stack_objects
 from segjax.data.tiles import Tiles
 from segjax.masks import compute_mask_box, decode_mask, encode_mask
@@ -78,3 +79,20 @@ def test_an_object_larger_than_a_tile_is_cut_once():
 def test_overlap_must_be_smaller_than_the_tile():
     with pytest.raises(ValueError, match="tiles of 32 pixels cannot overlap by 32"):
         Tiles([], 32, 32)
+
+
+def test_an_image_is_decoded_once_for_all_of_its_tiles(tiled, monkeypatch):
+    _, tiled = tiled
+    decoded = []
+    decode = tiles.decode_image
+    monkeypatch.setattr(
+        tiles,
+        "decode_image",
+        lambda *args, **options: decoded.append(1) or decode(*args, **options),
+    )
+    cut = Tiles(tiled.source, tiled.tile, tiled.overlap)
+    before = [tiled[index]["image"] for index in range(len(tiled))]
+    decoded.clear()
+    for index, image in enumerate(before):
+        np.testing.assert_array_equal(cut[index]["image"], image)
+    assert len(decoded) == len({index for index, *_ in cut.tiles}) < len(cut)

@@ -1,15 +1,21 @@
 """Unusual images as they occur among a million: their pixels in training and after `prepare`."""
 
 import io
+import struct
+import subprocess
+import sys
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from raw_folders import truncate, write_image
 
 from segjax.data.examples.crop import CropExample
 from segjax.data.records import stack_objects, validate_record
 from segjax.data.shrink import shrink_to_short_side
+from segjax.data.sources.check_image import check_image_bytes
 from segjax.data.sources.raw import SkipCounts, UnusableError
 from segjax.data.sources.read_files import read_image
 from segjax.images.decoding import decode_image
@@ -99,6 +105,7 @@ def test_training_sees_rgb(kind):
     assert_halves(example["image"], colors)
 
 
+@pytest.mark.filterwarnings("ignore:.*EXIF orientation")
 @pytest.mark.parametrize("kind", KINDS)
 def test_preparing_keeps_the_pixels_even_if_it_shrinks(kind, tmp_path):
     data, colors = KINDS[kind]
@@ -137,6 +144,7 @@ def test_other_formats_keep_their_bits(tmp_path):
         assert opened.format == "PNG" and np.asarray(opened).max() == 4000
 
 
+@pytest.mark.filterwarnings("ignore:.*EXIF orientation")
 @pytest.mark.parametrize("orientation, top_left", [(1, RED), (3, GREEN), (6, RED), (8, GREEN)])
 def test_an_image_without_masks_is_rotated_upright(tmp_path, orientation, top_left):
     (tmp_path / "a.jpg").write_bytes(rotated_jpeg(orientation))
@@ -147,6 +155,43 @@ def test_an_image_without_masks_is_rotated_upright(tmp_path, orientation, top_le
     assert np.abs(pixels[4, 4].astype(int) - top_left).max() <= 8
     again, *_ = read_image(_written(tmp_path / "b.jpg", image), upright=True)
     assert again == image  # the orientation is gone
+
+
+TURNED = "image is turned upright as its EXIF orientation asks"
+GUESSED = "image carries EXIF orientation; its masks are taken to refer to stored pixels"
+
+
+@pytest.mark.parametrize(
+    ("orientation", "annotated", "upright", "size", "said"),
+    [
+        (6, (60, 40), False, (60, 40), TURNED),  # only the turned image has the annotated size
+        (6, (40, 60), True, (40, 60), None),  # only the stored one has it
+        (6, None, False, (40, 60), GUESSED),
+        (6, None, True, (60, 40), TURNED),
+        (3, (40, 60), False, (40, 60), GUESSED),
+        (3, (40, 60), True, (40, 60), TURNED),
+        (6, (7, 8), False, (40, 60), None),  # the reader refuses the size
+        (1, (40, 60), True, (40, 60), None),
+    ],
+)
+def test_the_annotated_size_tells_which_pixels_masks_refer_to(
+    tmp_path, orientation, annotated, upright, size, said
+):
+    counts = SkipCounts()
+    image, *found = read_image(
+        _written(tmp_path / "a.jpg", rotated_jpeg(orientation)),
+        annotated_size=annotated,
+        upright=upright,
+        counts=counts,
+    )
+    assert tuple(found) == size == decode_image(image).shape[:2]
+    assert (list(counts.changed), list(counts.suspicious)) == (
+        [said] * (said == TURNED),
+        [said] * (said == GUESSED),
+    )
+    # Red lies left in the stored image, so turning by half exchanges the colors.
+    left = GREEN if said == TURNED and orientation == 3 else RED
+    assert np.abs(decode_image(image)[2, 2].astype(int) - left).max() <= 8
 
 
 def _written(path, data):
@@ -189,3 +234,62 @@ def test_pixels_around_the_crop_have_no_influence():
 def test_broken_images_raise_when_they_are_prepared(tmp_path):
     with pytest.raises(UnusableError, match="truncated"):
         read_image(truncate(write_image(tmp_path / "cut.jpg")), upright=True)
+
+
+def test_percentiles_of_a_large_image_need_no_copy_in_floats():
+    pixels = np.random.default_rng(0).integers(0, 256, (1000, 1200, 3), np.uint8)
+    tracemalloc.start()
+    decode_image(pixels, percentiles=(1, 99))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # The result and chunks. NumPy's percentile would need 8 bytes per value.
+    assert peak < 2 * pixels.nbytes
+
+
+@pytest.mark.slow
+def test_an_image_of_182_megapixels_fits_in_1_7_gib(tmp_path):
+    """Writes a PNG of 13000 x 14000 pixels and measures the peak in a process of its own."""
+    height, width = 13000, 14000
+    compressor = zlib.compressobj(1)
+    row = b"\0" + bytes(range(240)) * (3 * width // 240)
+    rows = compressor.compress(row * 100)
+    rows += b"".join(compressor.compress(row * 100) for _ in range(height // 100 - 1))
+    chunk = lambda kind, body: (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    )
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    path = tmp_path / "large.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", rows + compressor.flush())
+        + chunk(b"IEND", b"")
+    )
+    program = (
+        "import pathlib, resource, sys\n"
+        "from segjax.images.decoding import decode_image\n"
+        "data = pathlib.Path(sys.argv[1]).read_bytes()\n"
+        "image = decode_image(data, percentiles=(1, 99))\n"
+        "print(*image.shape, image[0, 0, 0], image[-1, -1, -1])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
+    )
+    shape, peak = done.stdout.splitlines()
+    assert shape == "13000 14000 3 0 255"
+    assert float(peak) < 1.7
+
+
+def test_a_jpeg_is_checked_without_computing_all_of_its_pixels(monkeypatch):
+    data = encoded(halves(height=400, width=600), "JPEG")
+    sizes = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(
+        ImageFile.ImageFile, "load", lambda self: (sizes.append(self.size), load(self))[1]
+    )
+    assert check_image_bytes(data, "a.jpg") == (data, 400, 600)
+    assert sizes == [(75, 50)]
+    for cut in (len(data) // 2, len(data) - 3):
+        with pytest.raises(UnusableError, match="truncated"):
+            check_image_bytes(data[:cut], "a.jpg")

@@ -79,15 +79,18 @@ def _check_with_pillow(
             return None
         # Of these Pillow decodes one byte of the two, which is enough to check them.
         is_deep = not has_eight_bits(opened) and opened.mode not in SIXTEEN_BITS
-        opened.load()
-        orientation = read_orientation(opened)
+        hw, orientation = (opened.height, opened.width), read_orientation(opened)
         if is_deep and orientation != 1:
             return None
-        turn = choose(orientation, (opened.height, opened.width))
+        turn = choose(orientation, hw)
+        if not turn and opened.format in JPEG_FORMATS:
+            # All bytes are read, but only an eighth of the pixels is computed along each side.
+            opened.draft(None, (hw[1] // 8, hw[0] // 8))
+        opened.load()
+        if not turn and is_stored:
+            return data, *hw
         image = ImageOps.exif_transpose(opened) if turn else opened
-        if turn or not is_stored:
-            data = encode_image(image, opened.format)
-        return data, image.height, image.width
+        return encode_image(image, opened.format), image.height, image.width
 
 
 def _convert_to_png(
