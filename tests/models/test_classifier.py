@@ -51,8 +51,8 @@ def blocks(width, depth):
         # timm: vit_base_patch16_224, vit_large_patch16_224, vit_huge_patch14_224. Pooling the mean
         # has as many parameters.
         ("vit_b", 86_567_656, 768, 12, 16),
-        ("vit_l", 304_326_632, 1024, 24, 16),
-        ("vit_h", 632_045_800, 1280, 32, 14),
+        pytest.param("vit_l", 304_326_632, 1024, 24, 16, marks=pytest.mark.slow),
+        pytest.param("vit_h", 632_045_800, 1280, 32, 14, marks=pytest.mark.slow),
     ],
 )
 def test_published_parameter_counts(name, count, width, depth, patch):

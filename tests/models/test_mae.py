@@ -62,7 +62,11 @@ def test_every_stage_is_the_reference_s(answers):
 # pixels. Theirs hold a learned position table and a head of 1000 classes besides what is here.
 @pytest.mark.parametrize(
     "name, published",
-    [("mae_vit_b", 86_567_656), ("mae_vit_l", 304_326_632), ("mae_vit_h", 632_045_800)],
+    [
+        ("mae_vit_b", 86_567_656),
+        pytest.param("mae_vit_l", 304_326_632, marks=pytest.mark.slow),
+        pytest.param("mae_vit_h", 632_045_800, marks=pytest.mark.slow),
+    ],
 )
 def test_parameter_counts_are_the_published_ones(name, published):
     model = build_mae(name)

@@ -52,7 +52,11 @@ def count_parameters(shapes):
 
 @pytest.mark.parametrize(
     "name, encoder",
-    [("sam_vit_b", 89_670_912), ("sam_vit_l", 308_278_272), ("sam_vit_h", 637_026_048)],
+    [
+        ("sam_vit_b", 89_670_912),
+        pytest.param("sam_vit_l", 308_278_272, marks=pytest.mark.slow),
+        pytest.param("sam_vit_h", 637_026_048, marks=pytest.mark.slow),
+    ],
 )
 def test_parameter_counts_equal_the_published_ones(name, encoder):
     shapes = variable_shapes(build_sam(name))
@@ -66,7 +70,7 @@ def test_parameter_counts_equal_the_published_ones(name, encoder):
     "name, global_blocks, channels",
     [
         ("sam_vit_b", (2, 5, 8, 11), 64),
-        ("sam_vit_l", (5, 11, 17, 23), 64),
+        pytest.param("sam_vit_l", (5, 11, 17, 23), 64, marks=pytest.mark.slow),
         ("sam_vit_h", (7, 15, 23, 31), 80),
     ],
 )

@@ -84,7 +84,9 @@ def draw_detector(**options):
     [
         {},
         pytest.param(
-            dict(norm="gn", pyramid_norm="gn", conventions="detectron2_rgb"), id="gn, detectron2"
+            dict(norm="gn", pyramid_norm="gn", conventions="detectron2_rgb"),
+            marks=pytest.mark.slow,
+            id="gn, detectron2",
         ),
         pytest.param(
             dict(pooling="roi_pool", backbone="resnet18_narrow", norm="bn"),

@@ -27,6 +27,10 @@ def params():
 
 
 KEY = jax.random.key(3)
+OPTIONS_OF_MEMORY = [
+    dict(scan=True, remat="full"),
+    pytest.param(dict(remat="dots"), marks=pytest.mark.slow),
+]
 LEGACY = jax.random.PRNGKey(3)
 
 
@@ -46,12 +50,13 @@ def assert_same(a, b, atol=2e-5):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol), a, b)
 
 
-@pytest.mark.parametrize("options", [dict(remat="dots"), dict(scan=True, remat="full")], ids=str)
+@pytest.mark.parametrize("options", OPTIONS_OF_MEMORY, ids=str)
 def test_scan_and_remat_change_nothing(params, options):
     """Compares values and gradients with windows, global blocks and drop path."""
     assert_same(outcome_of()(params), outcome_of(**options)(params))
 
 
+@pytest.mark.slow
 def test_scan_with_a_legacy_key(params):
     run = lambda params, scan: ViT(**OPTIONS | dict(scan=scan)).apply(
         {"params": params}, X, train=True, rngs={"drop_path": LEGACY}

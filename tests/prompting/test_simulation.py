@@ -351,7 +351,7 @@ def test_sampled_rounds_average_to_the_full_loss_and_gradient(full):
     assert len(losses) == 4  # the rounds do differ
 
 
-@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("sampled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_recomputing_rounds_changes_nothing(full, sampled):
     options = dataclasses.replace(FIVE, sampled=sampled)
     choice = jnp.int32(3) if sampled else None
