@@ -3,6 +3,7 @@ grain's workers).
 """
 
 import gc
+import logging
 import os
 import pathlib
 
@@ -43,6 +44,16 @@ def pytest_collection_finish():
 def pytest_collection_modifyitems(items):
     positions = {ROOT / "tests" / name: position for position, name in enumerate(LONGEST)}
     items.sort(key=lambda item: positions.get(item.path, len(positions)))
+
+
+@pytest.fixture(autouse=True)
+def restore_log():
+    """Undoes what `segjax train` sets: a handler that writes to the standard error of one test."""
+    logger = logging.getLogger("segjax")
+    before = logger.level, list(logger.handlers), logger.propagate
+    yield
+    level, logger.handlers[:], logger.propagate = before
+    logger.setLevel(level)
 
 
 def real_data_root() -> pathlib.Path:
