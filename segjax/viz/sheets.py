@@ -62,7 +62,11 @@ def draw_interaction_sheet(
 
 
 def draw_reconstruction_sheet(
-    images: np.ndarray, predicted: np.ndarray, masked: np.ndarray
+    images: np.ndarray,
+    predicted: np.ndarray,
+    masked: np.ndarray,
+    *,
+    colors_from_original: bool = False,
 ) -> np.ndarray:
     """Draws one row per image: the masked input, its reconstruction, and the original.
 
@@ -70,16 +74,19 @@ def draw_reconstruction_sheet(
       images: uint8 [K, S, S, 3].
       predicted: uint8 [K, S, S, 3], of which the masked patches are shown.
       masked: bool [K, h, w], True for masked patches.
+      colors_from_original: the model predicts normalized pixels, and the mean and contrast of each
+        patch are the original's. The sheet says so.
 
     Returns:
       uint8 [H, W, 3]. Small images are enlarged.
     """
     side = int(np.clip(images.shape[1], SMALLEST_PANEL, LARGEST_PANEL))
+    note = "mean and contrast of patches: original" if colors_from_original else ""
     rows = []
     for image, prediction, hidden in zip(images, predicted, masked, strict=True):
         panels = (hide_patches(image, hidden), fill_patches(image, prediction, hidden), image)
         panels = [_resize(panel, (side, side)) for panel in panels]
-        captions = (f"{hidden.mean():.0%} masked", "", "")
+        captions = (f"{hidden.mean():.0%} masked", note, "")
         rows.append(list(zip(panels, captions, strict=True)))
     return lay_out_panels(rows, ["masked", "reconstructed", "original"], side)
 

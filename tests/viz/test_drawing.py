@@ -164,7 +164,11 @@ def test_hidden_and_filled_patches_leave_the_others_unchanged():
 
 def test_the_reconstruction_sheet_has_three_panels_per_image():
     images = np.zeros((2, 32, 32, 3), np.uint8)
-    sheet = viz.draw_reconstruction_sheet(images, images + 255, np.ones((2, 2, 2), bool))
+    arrays = images, images + 255, np.ones((2, 2, 2), bool)
+    sheet = viz.draw_reconstruction_sheet(*arrays)
+    said = viz.draw_reconstruction_sheet(*arrays, colors_from_original=True)
+    changed = np.nonzero((said != sheet).any(axis=(0, 2)))[0]
+    assert 256 < changed.min() < changed.max() < 2 * 256 + 40, "the caption of the second panel"
     gap, side = sheets.GAP, sheets.SMALLEST_PANEL
     top = round(1.9 * max(15, side // 17)) + side // 2
     middle = lambda column: sheet[top, gap + column * (side + gap) + side // 2].tolist()

@@ -80,15 +80,20 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     for file, name in zip(args.images, names, strict=True):
         image = read_image(file, get_percentiles(config), args.bands)
         result = reconstruct(model, variables, image, seed=args.seed)
-        sheet = write_results(
-            pathlib.Path(args.out), name, result.image, result.predicted, result.masked
-        )
+        pixels = (result.image, result.predicted, result.masked)
+        sheet = write_results(pathlib.Path(args.out), name, *pixels, norm_pix=model.norm_pix)
         print(f"{sheet}  {result.masked.sum()} of {result.masked.size} patches masked")
     return 0
 
 
 def write_results(
-    out: pathlib.Path, name: str, image: np.ndarray, predicted: np.ndarray, masked: np.ndarray
+    out: pathlib.Path,
+    name: str,
+    image: np.ndarray,
+    predicted: np.ndarray,
+    masked: np.ndarray,
+    *,
+    norm_pix: bool,
 ) -> pathlib.Path:
     """Writes the images and, last, the sheet, each atomically.
 
@@ -98,6 +103,7 @@ def write_results(
       image: uint8 [S, S, 3], the canvas.
       predicted: uint8 [S, S, 3], the predicted pixels of every patch.
       masked: bool [h, w], the patches that the model did not see.
+      norm_pix: The model predicts normalized pixels, whose colors are the original's.
 
     Returns:
       Path of the sheet.
@@ -109,7 +115,9 @@ def write_results(
         "masked": viz.hide_patches(image, masked),
         "reconstructed": viz.fill_patches(image, predicted, masked),
         "original": image,
-        "sheet": viz.draw_reconstruction_sheet(image[None], predicted[None], masked[None]),
+        "sheet": viz.draw_reconstruction_sheet(
+            image[None], predicted[None], masked[None], colors_from_original=norm_pix
+        ),
     }
     for kind, pixels in images.items():
         write_atomic(out / f"{name}_{kind}.png", encode_png(pixels))

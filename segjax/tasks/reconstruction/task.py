@@ -147,7 +147,8 @@ class Reconstruction(RecordTask):
         if not count:
             return metrics, {}
         real = np.flatnonzero(first.pop("weight"))[:count]
-        sheet = viz.draw_reconstruction_sheet(**{name: rows[real] for name, rows in first.items()})
+        rows = {name: rows[real] for name, rows in first.items()}
+        sheet = viz.draw_reconstruction_sheet(**rows, colors_from_original=self.model.norm_pix)
         return metrics, {"reconstruction": sheet}
 
     def _score_batch(
