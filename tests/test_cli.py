@@ -849,4 +849,4 @@ def test_train_eval_and_predict_work_in_sequence(tmp_path, photo):
         assert run.returncode == 0, run.stderr
     assert "iou@1" in (tmp_path / "eval" / "interactive.json").read_text()
     assert (tmp_path / "eval" / "pictures.png").is_file()
-    assert (tmp_path / "out" / "overlay.png").is_file()
+    assert (tmp_path / "out" / "photo_overlay.png").is_file()
