@@ -55,17 +55,24 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     config = _read_config(args, rest) if args.config else None
     data = _choose_data(args, config)
 
+    from segjax.data.mixture import parse_mixture
     from segjax.files import write_atomic
     from segjax.images.encoding import encode_png
 
     out = pathlib.Path(args.out)
-    # A split may be a slice, such as train[:80%].
-    name = re.sub(r"\W+", "_", data["train_split"]).strip("_")
-    write_atomic(out / f"{name}.png", encode_png(draw_records(data, args.num)))
-    print(out / f"{name}.png")
+    # Records, of a mixture one sheet per source
+    entries = parse_mixture(data)
+    for number, entry in enumerate(entries):
+        # A split may be a slice, such as train[:80%].
+        name = re.sub(r"\W+", "_", entry.train_split).strip("_")
+        name = f"{number}_{name}" if len(entries) > 1 else name
+        sheet = draw_records(entry.replace_in(data), args.num)
+        write_atomic(out / f"{name}.png", encode_png(sheet))
+        print(out / f"{name}.png")
     # Training may refuse the data, and the first sheet helps to see why.
     if config is not None:
         sheet = draw_examples(config, args.num, title=f"training examples of {args.config}")
+        name = "mixture" if len(entries) > 1 else name
         write_atomic(out / f"{name}_examples.png", encode_png(sheet))
         print(out / f"{name}_examples.png")
     return 0

@@ -15,6 +15,7 @@ import numpy as np
 
 from segjax import viz
 from segjax.data.loader import make_loader
+from segjax.data.mixture import MixedRecords, MixtureOrder
 from segjax.data.splits import FirstRecords, describe_split, open_split
 from segjax.files import write_atomic, write_json
 from segjax.images.encoding import encode_png
@@ -229,13 +230,15 @@ def open_records(data: Mapping[str, Any], split: str, *, limit: int) -> Sequence
     Args:
       data: config.data.
       split: "train" or "eval".
-      limit: number of records of "eval" that are used, 0 for all.
+      limit: number of records of "eval" that are used, of each source of a mixture. 0 for all.
     """
     source = open_split(data, split)
     if split == "train":
         # A missing evaluation split should be an error now, not after the training.
         open_split(data, "eval")
         return source
+    if limit and isinstance(source, MixedRecords):
+        return MixedRecords([FirstRecords(part, limit) for part in source.parts], source.entries)
     return FirstRecords(source, limit) if limit else source
 
 
@@ -264,6 +267,8 @@ def make_batches(
       no_object: see `RecordTask`.
       position: batch_size, start, seed, process_index and process_count, see `make_loader`.
     """
+    if train and isinstance(source, MixedRecords):
+        order = _make_mixture_order(source, order, position.get("seed", 0))
     workers, cache_mb = (data["workers"], data["cache_mb"]) if train else (0, 0)
     batches = make_loader(
         source,
@@ -278,6 +283,18 @@ def make_batches(
         **position,
     )
     return CheckedBatches(batches, len(source), no_object) if train and no_object else batches
+
+
+def _make_mixture_order(
+    source: MixedRecords, order: Sequence[int] | None, seed: int
+) -> MixtureOrder:
+    """Returns the training order of a mixture. Raises ValueError if another order is asked for."""
+    if order is not None:
+        raise ValueError(
+            "config.data.source is a mixture, whose images cannot be grouped by orientation; set "
+            "config.data.by_orientation=False"
+        )
+    return MixtureOrder(source.sizes, [entry.weight for entry in source.entries], seed)
 
 
 def open_evaluation_batches(

@@ -1,6 +1,7 @@
 """Settings that the tasks share: records, synthetic scenes and random crops."""
 
 import dataclasses
+from typing import Any
 
 IMAGENET_IMAGES = 1_281_167  # in the training set of ImageNet-1k, for recipes that count in epochs
 
@@ -31,7 +32,8 @@ class RecordSettings:
     """Records, and how they are read, whatever the task makes of them.
 
     Attributes:
-      source: "synthetic", a folder written by `segjax prepare`, or "tfds:NAME".
+      source: "synthetic", a folder written by `segjax prepare`, "tfds:NAME", or a list of these
+        with weights: [("data/a", 10), ("data/b", 1, "train2017", "val2017")].
       tfds_dir: Folder of prepared TFDS data sets. "": $TFDS_DATA_DIR or ~/tensorflow_datasets.
       train_split: Name of the training split.
       eval_split: Name of the evaluation split.
@@ -44,7 +46,7 @@ class RecordSettings:
       max_broken: Largest share of unreadable examples. Above it the run stops.
     """
 
-    source: str = "synthetic"
+    source: Any = "synthetic"
     tfds_dir: str = ""
     train_split: str = "train"
     eval_split: str = "val"

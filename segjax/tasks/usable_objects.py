@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from segjax.data.mixture import MixedRecords
+
 # Examples without an object after which training stops: two epochs, but not fewer than the first
 # number, since augmentation is random, and not more than the second. Even if one image in 200
 # shows an object, 4096 without one come once in 10**9 runs.
@@ -28,13 +30,17 @@ def check_records(
     """Reads records until one has a usable object, which is nearly always the first.
 
     Args:
-      source: records, see `segjax.data.records`.
+      source: records, see `segjax.data.records`. Of a mixture, each source is checked.
       judge: returns for each object of a record the reason why it cannot be used, "" if it can.
       data: `config.data`, which names the data in the error message.
 
     Raises:
       NoUsableObjectError: no object of any record can be used. The message counts the reasons.
     """
+    if isinstance(source, MixedRecords):
+        for part, entry in zip(source.parts, source.entries, strict=True):
+            check_records(part, judge, entry.replace_in(data))
+        return
     reasons: Counter[str] = Counter()
     images = 0
     for index in range(len(source)):

@@ -5,6 +5,7 @@ what each field means: `segjax config` prints both. A task extends `LoopSettings
 and `as_config` turns an instance into the `ConfigDict` that experiments change.
 """
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -170,9 +171,21 @@ def get_settings(group: Any) -> dict[str, Any]:
 
 
 def _as_dict(value: Any) -> Any:
-    if is_group(value):
-        return {name: _as_dict(setting) for name, setting in get_settings(value).items()}
-    return () if value is None else value
+    if not is_group(value):
+        return () if value is None else value
+    types = (
+        {field.name: field.type for field in dataclasses.fields(value)}
+        if (dataclasses.is_dataclass(value))
+        else {}
+    )
+    settings = {name: _as_dict(setting) for name, setting in get_settings(value).items()}
+    # A setting annotated as Any may change its type. A config allows that for references only.
+    return {
+        name: ml_collections.FieldReference(setting, field_type=object)
+        if types.get(name) is Any
+        else setting
+        for name, setting in settings.items()
+    }
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
@@ -231,7 +244,7 @@ def fill_defaults(
     Raises:
       ValueError: A setting has another type than its default.
     """
-    config = defaults.copy_and_resolve_references()
+    config = copy.deepcopy(defaults)  # with references, see `_as_dict`
     settings = (
         settings.to_dict() if isinstance(settings, ml_collections.ConfigDict) else dict(settings)
     )

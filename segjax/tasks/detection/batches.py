@@ -10,6 +10,7 @@ from segjax.data.aspect_batches import AspectGroupedExample, AspectGroupedOrder
 from segjax.data.examples.copy_paste import CopyPaste
 from segjax.data.examples.detection import MASK_SIDE, DetectionExample
 from segjax.data.examples.place_objects import find_left_right_pairs
+from segjax.data.mixture import MixedRecords
 from segjax.data.repeat_factor import RepeatFactorSource
 from segjax.data.splits import describe_categories
 from segjax.inference.detection.canvases import list_default_canvases
@@ -113,6 +114,11 @@ class DetectionBatches(RecordTask):
                 if self.model.mask_head:
                     warn_without_masks(source, self.data)
             if split == "train" and threshold:
+                if isinstance(source, MixedRecords):
+                    raise ValueError(
+                        "config.data.repeat_threshold and a mixture in config.data.source both "
+                        "decide how often an image is drawn; set config.data.repeat_threshold=0"
+                    )
                 source = RepeatFactorSource(source, threshold)
             self._sources[split] = source
         return self._sources[split]
