@@ -46,6 +46,7 @@ class Family:
       name_tables: references to the `NameTable`s of the files that other libraries publish.
       usage: sentence that says which commands take such a model.
       origin: sentence that says where such a model comes from.
+      encoder_path: path of the encoder among the parameters. Fine-tuning freezes it.
       describe_encoder: called with a model, returns the text that `segjax models` prints.
       encoder: called as encoder(model, variables), returns the arrays of a plain ViT encoder that
         other models can start from ("mae:PATH"). None for models without one.
@@ -72,6 +73,7 @@ class Family:
     name_tables: Sequence[str] = ()
     usage: str = ""
     origin: str = ""
+    encoder_path: str = "encoder"
     describe_encoder: Callable[[nn.Module], str] = lambda model: type(model).__name__
     encoder: Callable[[nn.Module, Mapping[str, Any]], Mapping[str, Any]] | None = None
     fit_canvas: Callable[..., Mapping[str, Any]] = keep_variables

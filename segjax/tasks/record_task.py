@@ -19,7 +19,7 @@ from segjax.data.mixture import MixedRecords, MixtureOrder
 from segjax.data.splits import FirstRecords, describe_split, open_split
 from segjax.files import write_atomic, write_json
 from segjax.images.encoding import encode_png
-from segjax.models.build import init_model, variable_shapes
+from segjax.models.build import find_family, init_model, variable_shapes
 from segjax.models.sizes import get_model_options
 from segjax.tasks.usable_objects import CheckedBatches
 from segjax.training.defaults import as_config, fill_defaults
@@ -49,6 +49,7 @@ class RecordTask(Task):
         options = config.model.to_dict()
         self.model_name = options.pop("name")
         self.model = self.build(self.model_name, **options)
+        self.encoder_path = find_family(self.model_name).encoder_path
         self.data = config.data.to_dict()
         self.eval = config.eval.to_dict()
 

@@ -13,6 +13,7 @@ from typing import Any
 import ml_collections
 
 from segjax.messages import make_printable
+from segjax.training.trainable.lora import LoraSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +124,11 @@ class LoopSettings:
       ema_decay: Decay of the exponential moving average of the parameters. 0 turns it off.
       init_from: Weights to start from: another run's workdir, a file of weights, or KIND:PATH such
         as "mae:PATH". The run's own checkpoints take precedence.
+      trainable: Parameters to train: "" or "full" (all), "decoder" (all but the encoder), "late:N"
+        (the last N blocks of the encoder and everything after it), "lora" (the decoder, and
+        adapters in the encoder), "lora_only", a regular expression on parameter paths, or a list
+        of these. All others are frozen.
+      lora: Low-rank adapters of frozen kernels.
       optimizer: Optimizer and learning-rate schedule.
       mesh: Device mesh, and how arrays are split over it.
       checkpoint: Checkpoints of the run.
@@ -138,6 +144,8 @@ class LoopSettings:
     peak_tflops: float = 0.0
     ema_decay: float = 0.0
     init_from: str = ""
+    trainable: Any = ""
+    lora: LoraSettings = LoraSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     mesh: MeshSettings = MeshSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()

@@ -216,7 +216,9 @@ class Run:
         began = time.perf_counter()
         try:
             with jax.transfer_guard("allow"):
-                metrics, images = self.task.evaluate(state.best_variables, mesh=self.program.mesh)
+                metrics, images = self.task.evaluate(
+                    self.program.join(state.best_variables), mesh=self.program.mesh
+                )
             best = self.config.checkpoint.best
             if best and best not in metrics:
                 raise ValueError(

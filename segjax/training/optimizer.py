@@ -1,16 +1,14 @@
 """AdamW, Muon, LARS or SGD with masked weight decay, layer-wise learning rates and a schedule.
 
 Sources: decoupled weight decay (AdamW): Loshchilov and Hutter 2019. Layer-wise learning-rate decay:
-BEiT, Bao et al. 2022, appendix, also used by MAE and SAM. Schedules: Segment Anything, appendix A
-(step), MAE, appendix A (cosine), SAM 2, arXiv 2408.00714, appendix (reciprocal square root with a
-cool-down, as in Zhai et al. 2022). Muon: Jordan 2024, with updates as large as AdamW's (Liu et al.
-2025, arXiv 2502.16982). LARS: You et al. 2017, arXiv 1708.03888.
+BEiT, Bao et al. 2022, appendix, also used by MAE and SAM. Muon: Jordan 2024, with updates as large
+as AdamW's (Liu et al. 2025, arXiv 2502.16982). LARS: You et al. 2017, arXiv 1708.03888.
 """
 
 import functools
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,10 +16,9 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-Schedule = Callable[[Any], jax.Array]
+from segjax.training.schedules import Schedule, make_schedule
 
 OPTIMIZERS = ("adamw", "muon", "lars", "sgd")
-SCHEDULES = ("constant", "cosine", "step", "rsqrt")
 # Learned tables (positions, tokens, point and class embeddings) are not weights of a linear map:
 # decay would only pull them to the origin. A kernel is one, whatever its module is called
 # (patch_embed/kernel).
@@ -35,103 +32,6 @@ def parameter_path(path: Sequence[Any]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def make_schedule(
-    peak_lr: float,
-    total_steps: int,
-    *,
-    warmup_steps: int = 0,
-    schedule: str = "cosine",
-    boundaries: Sequence[int] = (),
-    decay_factor: float = 0.1,
-    final_lr: float = 0.0,
-    timescale: int = 1000,
-    cooldown_steps: int = 0,
-) -> Schedule:
-    """Makes a learning-rate schedule: linear warm-up from 0, then the named schedule.
-
-        schedule = make_schedule(1e-3, total_steps=100, warmup_steps=10)  # cosine
-        schedule(10)  # 0.001
-
-    Args:
-      peak_lr: Learning rate at the end of the warm-up.
-      total_steps: Length of the run, in steps.
-      warmup_steps: Steps of linear warm-up.
-      schedule: "cosine" falls to `final_lr` at `total_steps`. "step" multiplies by `decay_factor`
-        at each boundary. "constant" stays. "rsqrt" falls as
-        1 / sqrt(1 + steps since the warm-up / timescale).
-      boundaries: Ascending steps for "step". The step at a boundary has the lower rate.
-      decay_factor: Factor at each boundary.
-      final_lr: Last learning rate of "cosine".
-      timescale: Steps after which "rsqrt" has fallen by sqrt(2).
-      cooldown_steps: The rate also falls linearly to 0 over so many steps at the end of the run.
-
-    Returns:
-      Function of the step (0-based, may be traced) -> learning rate, float32.
-
-    Raises:
-      ValueError: Unknown schedule, descending boundaries, or a warm-up longer than the run.
-    """
-    boundaries = tuple(boundaries)
-    _check_schedule(schedule, total_steps, warmup_steps, cooldown_steps, timescale, boundaries)
-
-    def rate(step: Any) -> jax.Array:
-        """Returns the learning rate of a step, which may be traced."""
-        # Warm-up and cool-down
-        step = jnp.asarray(step, jnp.float32)
-        scale = jnp.minimum(step / warmup_steps, 1.0) if warmup_steps else jnp.float32(1.0)
-        if cooldown_steps:
-            scale *= jnp.clip((total_steps - step) / cooldown_steps, 0.0, 1.0)
-        # The named schedule
-        since = jnp.maximum(step - warmup_steps, 0.0)
-        if schedule == "rsqrt":
-            return peak_lr * scale * jax.lax.rsqrt(1.0 + since / timescale)
-        if schedule == "step":
-            return (
-                peak_lr
-                * scale
-                * decay_factor ** sum((step >= b).astype(jnp.float32) for b in boundaries)
-            )
-        if schedule == "cosine":
-            done = jnp.clip(since / max(total_steps - warmup_steps, 1), 0.0, 1.0)
-            return scale * (final_lr + (peak_lr - final_lr) * 0.5 * (1.0 + jnp.cos(jnp.pi * done)))
-        return peak_lr * scale
-
-    return rate
-
-
-def _check_schedule(
-    schedule: str,
-    total_steps: int,
-    warmup_steps: int,
-    cooldown_steps: int,
-    timescale: int,
-    boundaries: tuple[int, ...],
-) -> None:
-    """Raises ValueError for arguments of `make_schedule` that do not fit together."""
-    if schedule not in SCHEDULES:
-        raise ValueError(
-            f"optimizer.schedule is {schedule!r}; expected one of {', '.join(SCHEDULES)}"
-        )
-    if not 0 <= warmup_steps <= total_steps:
-        raise ValueError(
-            f"optimizer.warmup_steps is {warmup_steps}; expected 0 to total_steps ({total_steps})"
-        )
-    if not 0 <= cooldown_steps <= total_steps - warmup_steps:
-        raise ValueError(
-            f"optimizer.cooldown_steps is {cooldown_steps}; expected 0 to the steps after the "
-            f"warm-up ({total_steps - warmup_steps})"
-        )
-    if timescale <= 0:
-        raise ValueError(f"optimizer.timescale is {timescale}; expected a positive number of steps")
-    if list(boundaries) != sorted(set(boundaries)):
-        raise ValueError(f"optimizer.boundaries is {boundaries}; expected steps in ascending order")
-    if (schedule == "step") != bool(boundaries):
-        raise ValueError(
-            f"optimizer.schedule is {schedule!r} with boundaries {boundaries}; "
-            "boundaries go with schedule 'step', and with no other"
-        )
-
-
 def select_decayed(params: Any) -> Any:
     """Selects the parameters with weight decay: matrices and kernels, no learned tables."""
     return jax.tree_util.tree_map_with_path(
@@ -139,7 +39,9 @@ def select_decayed(params: Any) -> Any:
     )
 
 
-def compute_layer_scales(params: Any, layer_decay: float, trunk: str) -> Any:
+def compute_layer_scales(
+    params: Any, layer_decay: float, trunk: str, depth: int | None = None
+) -> Any:
     """Computes the factors of layer-wise learning-rate decay.
 
         factor = layer_decay ** (depth + 1 - layer)
@@ -151,6 +53,7 @@ def compute_layer_scales(params: Any, layer_decay: float, trunk: str) -> Any:
       params: Tree of parameters.
       layer_decay: Factor from one layer to the layer before it.
       trunk: Regex on the path of the trunk. "": the blocks lie at the top of the tree.
+      depth: Number of blocks, for a tree that lacks frozen ones. None: those of `params`.
 
     Returns:
       Tree of factors.
@@ -158,6 +61,39 @@ def compute_layer_scales(params: Any, layer_decay: float, trunk: str) -> Any:
     Raises:
       ValueError: No block is found. Names the modules at the top of the tree.
     """
+    layers = _find_layers(params, trunk)
+    if depth is None:
+        depth = count_blocks(params, layer_decay, trunk)
+    return jax.tree.map(
+        lambda n: 1.0 if n is None else layer_decay ** (depth + 1 - n),
+        layers,
+        is_leaf=lambda n: n is None,
+    )
+
+
+def count_blocks(params: Any, layer_decay: float, trunk: str) -> int:
+    """Counts the blocks of the trunk, for `compute_layer_scales`.
+
+    Args:
+      params: Tree of parameters.
+      layer_decay: For the error message.
+      trunk: Regex on the path of the trunk.
+
+    Raises:
+      ValueError: No block is found. Names the modules at the top of the tree.
+    """
+    depth = max((n for n in jax.tree.leaves(_find_layers(params, trunk))), default=0)
+    if depth == 0:
+        raise ValueError(
+            f"optimizer.layer_decay is {layer_decay}, but no parameter lies under "
+            f"{trunk!r}/block_0; the modules at the top are {', '.join(sorted(params))}. Set "
+            "optimizer.trunk, or layer_decay=1.0"
+        )
+    return depth
+
+
+def _find_layers(params: Any, trunk: str) -> Any:
+    """Returns the layer of each parameter, None outside of the trunk."""
     prefix = f"(?:^|/)(?:{trunk})/" if trunk else "^"
     # Layer 0, and the blocks
     stem, block = (
@@ -165,25 +101,12 @@ def compute_layer_scales(params: Any, layer_decay: float, trunk: str) -> Any:
         re.compile(prefix + r"block_(?P<number>\d+)/"),
     )
 
-    def layer(path: Sequence[Any]) -> int | None:
+    def layer(path: Sequence[Any], _: Any) -> int | None:
         name = parameter_path(path)
         match = block.search(name)
         return int(match["number"]) + 1 if match else (0 if stem.search(name) else None)
 
-    # The number of blocks is known only after all parameters have been seen
-    layers = jax.tree_util.tree_map_with_path(lambda path, _: layer(path), params)
-    depth = max((n for n in jax.tree.leaves(layers)), default=0)
-    if depth == 0:
-        raise ValueError(
-            f"optimizer.layer_decay is {layer_decay}, but no parameter lies under "
-            f"{trunk!r}/block_0; the modules at the top are {', '.join(sorted(params))}. Set "
-            "optimizer.trunk, or layer_decay=1.0"
-        )
-    return jax.tree.map(
-        lambda n: 1.0 if n is None else layer_decay ** (depth + 1 - n),
-        layers,
-        is_leaf=lambda n: n is None,
-    )
+    return jax.tree_util.tree_map_with_path(layer, params)
 
 
 def make_optimizer(
@@ -197,6 +120,7 @@ def make_optimizer(
     layer_decay: float = 1.0,
     trunk: str = "image_encoder(/trunk)?",
     muon_convolutions: bool = False,
+    depth: int | None = None,
 ) -> optax.GradientTransformation:
     """Makes an optimizer: gradient clipping, the named update, weight decay and the schedule.
 
@@ -223,6 +147,7 @@ def make_optimizer(
       trunk: Regex on the path of the trunk, see `compute_layer_scales`.
       muon_convolutions: Whether "muon" orthogonalizes kernels of convolutions too, which is
         expensive for wide ones.
+      depth: Number of blocks of the trunk, see `compute_layer_scales`.
 
     Raises:
       ValueError: Unknown name, or a number out of its range.
@@ -249,7 +174,7 @@ def make_optimizer(
     if weight_decay and name not in ("lars", "sgd"):
         parts.append(optax.add_decayed_weights(weight_decay, mask=select_decayed))
     if layer_decay < 1.0:
-        parts.append(_scale_by_layer(layer_decay, trunk))
+        parts.append(_scale_by_layer(layer_decay, trunk, depth))
     parts.append(optax.scale_by_learning_rate(schedule))
     return optax.chain(*parts)
 
@@ -269,13 +194,15 @@ def _check_optimizer(name: str, **numbers: float) -> None:
         raise ValueError(f"optimizer.layer_decay is {layer_decay}; expected a number in (0, 1]")
 
 
-def _scale_by_layer(layer_decay: float, trunk: str) -> optax.GradientTransformation:
+def _scale_by_layer(
+    layer_decay: float, trunk: str, depth: int | None
+) -> optax.GradientTransformation:
     """Scales updates by layer-wise learning-rate decay, see `compute_layer_scales`."""
 
     # A constant tree times the updates: one transform for trunks of any depth
     def scale(updates: Any, params: Any) -> Any:
         return jax.tree.map(
-            lambda u, s: u * s, updates, compute_layer_scales(updates, layer_decay, trunk)
+            lambda u, s: u * s, updates, compute_layer_scales(updates, layer_decay, trunk, depth)
         )
 
     return optax.stateless(scale)
@@ -366,7 +293,7 @@ def _scale_by_lars(momentum: float, weight_decay: float) -> optax.GradientTransf
 
 
 def build_optimizer(
-    config: ml_collections.ConfigDict,
+    config: ml_collections.ConfigDict, params: Any = None
 ) -> tuple[Schedule, optax.GradientTransformation]:
     """Makes the schedule and the optimizer of `config.optimizer`.
 
@@ -376,6 +303,8 @@ def build_optimizer(
 
     Args:
       config: Complete config of a run.
+      params: All parameters of the model as shapes, from which layer-wise decay counts the blocks.
+        Only needed if some are frozen.
 
     Returns:
       (schedule, optimizer).
@@ -390,4 +319,6 @@ def build_optimizer(
         if name in options
     }
     schedule = make_schedule(total_steps=config.total_steps, **timing)
+    if params is not None and options["layer_decay"] < 1.0:
+        options["depth"] = count_blocks(params, options["layer_decay"], options["trunk"])
     return schedule, make_optimizer(schedule, **options)

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import ml_collections
@@ -17,12 +18,14 @@ from segjax.training.optimizer import build_optimizer, parameter_path
 from segjax.training.state import TrainState, init_state
 from segjax.training.step import TrainStep
 from segjax.training.task import Task, Variables
+from segjax.training.trainable.partition import Partition, make_partition
 from segjax.weights.checkpoint import read_checkpoint
 from segjax.weights.download import fetch
 from segjax.weights.registry import find_published
 from segjax.weights.tree import check_parameters, check_variables, flatten, unflatten
 
 logger = logging.getLogger(__name__)
+_ADAPTER_KEY = 0x10BA  # folded into the key of the parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,9 @@ class Program:
         one}) -> state before the first step.
       shapes: ShapeDtypeStruct for each array of the state. No array has been made.
       shardings: NamedSharding for each array of the state.
+      partition: Which parameters are trained, see `segjax.training.trainable.partition`.
+      variable_shapes: ShapeDtypeStruct for each of the model's own variables, {"params",
+        "constants"}.
       update: Update function of the optimizer: (gradients, optimizer state, parameters) ->
         (updates, optimizer state).
       step: Function (state, batch) -> (state, metrics). It compiles at its first call.
@@ -46,8 +52,19 @@ class Program:
     initialize: Callable[[jax.Array, jax.Array, Mapping[str, jax.Array]], TrainState]
     shapes: TrainState
     shardings: TrainState
+    partition: Partition
+    variable_shapes: Variables
     update: Callable[..., tuple]
     step: TrainStep
+
+    def join(self, variables: Variables) -> Variables:
+        """Returns the model's own variables of a state: frozen parameters among the others.
+
+        Low-rank adapters are merged into their kernels.
+        """
+        if self.partition.adapters is None:
+            return self.partition.join(variables)
+        return jax.jit(self.partition.join)(variables)
 
     def trace(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> jax.stages.Traced:
         """Traces the step for batches of these shapes, to read, lower or compile it."""
@@ -67,9 +84,14 @@ def make_program(task: Task, config: ml_collections.ConfigDict, mesh: Mesh) -> P
       The program. Nothing is compiled yet.
 
     Raises:
-      ValueError: Invalid settings of the optimizer, or of `config.mesh` (see `state_shardings`).
+      ValueError: Invalid settings of the optimizer, of `config.mesh` (see `state_shardings`), or
+        of `config.trainable` and `config.lora` (see `make_partition`).
     """
-    schedule, optimizer = build_optimizer(config)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    with jax.set_mesh(mesh):
+        variable_shapes = jax.eval_shape(task.init, key)
+    partition = make_partition(config, variable_shapes, task.encoder_path)
+    schedule, optimizer = build_optimizer(config, variable_shapes["params"])
 
     def initialize(
         init_key: jax.Array, run_key: jax.Array, given: Mapping[str, jax.Array]
@@ -77,10 +99,13 @@ def make_program(task: Task, config: ml_collections.ConfigDict, mesh: Mesh) -> P
         variables = jax.tree_util.tree_map_with_path(
             lambda path, x: given.get(parameter_path(path), x), task.init(init_key)
         )
+        variables = partition.split(variables, jax.random.fold_in(init_key, _ADAPTER_KEY))
         return init_state(variables, optimizer, run_key, ema=config.ema_decay > 0)
 
+    def loss_fn(variables: Variables, *args: Any) -> tuple:
+        return task.loss(partition.join(variables), *args)
+
     # Shapes before arrays: no device ever holds an array that is to be split
-    key = jax.eval_shape(lambda: jax.random.key(0))
     with jax.set_mesh(mesh):
         shapes = jax.eval_shape(initialize, key, key, {})
     rules = {name: config.mesh[name] for name in ("floor", "overrides", "unsharded_tolerance")}
@@ -88,14 +113,16 @@ def make_program(task: Task, config: ml_collections.ConfigDict, mesh: Mesh) -> P
     step = TrainStep(
         mesh,
         shardings,
-        loss_fn=task.loss,
+        loss_fn=loss_fn,
         optimizer=optimizer,
         schedule=schedule,
         microbatches=config.microbatches,
         ema_decay=config.ema_decay,
         reduce_dtype=config.mesh.reduce_dtype,
     )
-    return Program(mesh, initialize, shapes, shardings, optimizer.update, step)
+    return Program(
+        mesh, initialize, shapes, shardings, partition, variable_shapes, optimizer.update, step
+    )
 
 
 @contextlib.contextmanager
@@ -139,10 +166,9 @@ def restore_or_initialize(
     if (restored := checkpoints.restore(shapes, shardings)) is not None:
         logger.info("resuming at step %d", restored[0].step)
         return restored[0]
-    expected = {"params": shapes.params, "constants": shapes.constants}
-    given = _load_given(task, config.init_from, expected, variables)
+    given = _load_given(task, config.init_from, program.variable_shapes, variables)
     if config.init_from and variables is None:
-        loaded, needed = flatten(given), flatten(expected)
+        loaded, needed = flatten(given), flatten(program.variable_shapes)
         logger.info(
             "loaded %d of the model's %d arrays from %s%s",
             *(len(loaded), len(needed), config.init_from),
@@ -160,16 +186,19 @@ def initialize_state(task: Task, program: Program, seed: int, given: Variables) 
       seed: Seed of the run.
       given: Variables to use instead of random ones, perhaps {}.
     """
-    shardings = program.shardings
+    shardings, find = program.shardings, program.partition.find
     layout = flatten({"params": shardings.params, "constants": shardings.constants})
-    given = {path: jax.device_put(array, layout[path]) for path, array in flatten(given).items()}
+    given = {
+        path: jax.device_put(array, layout[find(path)]) for path, array in flatten(given).items()
+    }
     with quick_compilation():
         keys = jax.random.split(jax.random.key(seed))
         state = jax.jit(program.initialize, out_shardings=shardings)(*keys, given)
-    if given.keys() == layout.keys():
+    if given.keys() == flatten(program.variable_shapes).keys():
         return state
     # Constants that depend on training images, such as the feature statistics of a linear probe
-    measured = flatten(task.measure_constants(state.variables, mesh=program.mesh), "constants")
+    variables = program.join(state.variables)
+    measured = flatten(task.measure_constants(variables, mesh=program.mesh), "constants")
     if not measured:
         return state
     measured = {path: jax.device_put(array, layout[path]) for path, array in measured.items()}

@@ -41,11 +41,14 @@ class Task(Protocol):
     Attributes:
       settings: Dataclass of the task's settings, usually derived from `LoopSettings`. Its
         docstrings are the comments that `segjax config` prints.
+      encoder_path: Path of the encoder among the parameters, such as "image_encoder", for the
+        presets of `config.trainable`. "": none.
       shown_metrics: Names of the metrics of training and evaluation that the terminal shows. Empty:
         the first few of each row. metrics.jsonl and TensorBoard have all of them.
     """
 
     settings: ClassVar[type] = LoopSettings
+    encoder_path: str = ""
     shown_metrics: ClassVar[Sequence[str]] = ()
 
     @abc.abstractmethod

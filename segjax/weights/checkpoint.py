@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from segjax.registry import FAMILIES, resolve
+from segjax.weights.adapters import merge_adapters
 from segjax.weights.names import NameTable
 from segjax.weights.pickle_file import SUFFIX, read_pickle
 from segjax.weights.registry import describe_missing
@@ -76,7 +77,7 @@ class Checkpoint:
         """Returns the arrays as our variables: exactly those of the expected model, in its types.
 
         An array that was trained and is frozen now, or the other way round, moves between "params"
-        and "constants".
+        and "constants". Low-rank adapters are merged into their kernels.
 
         Args:
           expected: {"params", "constants"}, nested dicts of anything with a shape and a dtype.
@@ -88,7 +89,8 @@ class Checkpoint:
         """
         hint = hint or self._explain(expected)
         if self.table is None:
-            variables = match_collections(self.arrays, expected)
+            arrays = merge_adapters(self.arrays, source=self.source)
+            variables = match_collections(arrays, expected)
             check_variables(expected, variables, source=self.source, hint=hint)
         else:
             self._check_model(expected)

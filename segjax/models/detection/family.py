@@ -23,6 +23,7 @@ FAMILY = Family(
     build=build_mask_rcnn,
     init=init_mask_rcnn,
     task="detection",
+    encoder_path="backbone",
     name_tables=(
         "segjax.weights.tables.torchvision:TORCHVISION_DETECTORS",
         "segjax.weights.tables.detectron2:DETECTRON2_DETECTORS",

@@ -38,6 +38,7 @@ FAMILY = Family(
     build=build_sam,
     init=init_sam,
     task="promptable",
+    encoder_path="image_encoder",
     name_tables=("segjax.weights.tables.sam:SAM",),
     usage="`segjax predict` and `segjax everything` take a SAM",
     describe_encoder=describe_vit,

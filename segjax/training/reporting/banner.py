@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from segjax.training.program import Program
 from segjax.training.task import Task
+from segjax.training.trainable.partition import count_trained
 
 
 def make_banner(
@@ -24,19 +24,26 @@ def make_banner(
       start: Where the parameters come from, see `describe_start`.
       workdir: Folder of the run.
     """
-    shapes = jax.tree.leaves(program.shapes.params)
-    count = sum(int(np.prod(leaf.shape)) for leaf in shapes)
     batch = f"batch {config['batch_size']}"
     if config["microbatches"] > 1:
         batch += f" in {config['microbatches']} microbatches"
     rows = {
         "task": config.get("task") or type(task).__name__,
-        "model": f"{task.describe_model()}, {count:,} parameters; {start}",
+        "model": f"{task.describe_model()}, {describe_parameters(program)}; {start}",
         "data": "; ".join(task.describe_data()) or "unknown",
         "devices": describe_devices(program.mesh),
         "run": f"{config['total_steps']:,} steps of {batch}, to {workdir}",
     }
     return "\n".join(f"{name:<8} {text}" for name, text in rows.items())
+
+
+def describe_parameters(program: Program) -> str:
+    """Returns the number of parameters, and of those that are trained if some are frozen."""
+    shapes, partition = program.shapes, program.partition
+    trained, total = count_trained(shapes.params, shapes.constants, partition.frozen)
+    if trained == total:
+        return f"{total:,} parameters"
+    return f"trains {trained:,} of {total:,} parameters ({partition.name})"
 
 
 def describe_start(config: Mapping[str, Any], saved: Sequence[int], *, given: bool) -> str:
