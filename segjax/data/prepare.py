@@ -11,10 +11,10 @@ from typing import Any
 from segjax.data import storage, writer
 from segjax.data.preparation.held_out import check_single_split, choose_held_out, read_parts
 from segjax.data.preparation.options import open_raw
+from segjax.data.preparation.shrink import shrink_to_short_side
 from segjax.data.preparation.workspace import Workspace
 from segjax.data.records import Record, check_categories, validate_record
 from segjax.data.report import REPORT_FILE, Report, SplitCounter, SplitReport, list_reasons
-from segjax.data.shrink import shrink_to_short_side
 from segjax.data.sources.raw import RawSource, SkipCounts
 from segjax.data.threads import map_in_order
 from segjax.files import write_json

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from segjax.registry import FAMILIES, resolve
-from segjax.weights.adapters import merge_adapters
+from segjax.weights.adapters.merge import merge_adapters
 from segjax.weights.names import NameTable
 from segjax.weights.pickle_file import SUFFIX, read_pickle
 from segjax.weights.registry import describe_missing

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segjax.data.preparation.shrink import shrink_to_short_side
 from segjax.data.records import stack_objects, validate_record
-from segjax.data.shrink import shrink_to_short_side
 from segjax.data.sources.raw import SkipCounts
 from segjax.images.encoding import encode_png
 from segjax.masks import compute_mask_box, decode_mask, encode_mask

@@ -13,8 +13,8 @@ from PIL import Image, ImageFile
 from raw_folders import truncate, write_image
 
 from segjax.data.examples.crop import CropExample
+from segjax.data.preparation.shrink import shrink_to_short_side
 from segjax.data.records import stack_objects, validate_record
-from segjax.data.shrink import shrink_to_short_side
 from segjax.data.sources.check_image import check_image_bytes
 from segjax.data.sources.raw import SkipCounts, UnusableError
 from segjax.data.sources.read_files import read_image

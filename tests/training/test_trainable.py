@@ -10,7 +10,6 @@ import pytest
 
 import segjax
 from segjax.models.build import build_model, variable_shapes
-from segjax.ops.low_rank import add_low_rank, merge_low_rank
 from segjax.tasks import make_task
 from segjax.tasks.promptable.config import miniature, promptable_config
 from segjax.training import sharding
@@ -21,6 +20,7 @@ from segjax.training.optimizer import build_optimizer, compute_layer_scales
 from segjax.training.program import initialize_state, make_program, restore_or_initialize
 from segjax.training.trainable.lora import LoraSettings
 from segjax.training.trainable.partition import count_trained, make_partition
+from segjax.weights.adapters.low_rank import add_low_rank, merge_low_rank
 from segjax.weights.checkpoint import Checkpoint
 from segjax.weights.tree import CheckpointError, flatten
 

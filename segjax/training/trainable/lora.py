@@ -1,4 +1,4 @@
-"""Low-rank adapters of a run: where they are, and how they begin. The math is in `ops.low_rank`."""
+"""Low-rank adapters of a run: where they are, and how they begin. The math is in `weights.adapters.low_rank`."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from segjax.ops.low_rank import LORA, THIRDS, WHOLE
+from segjax.weights.adapters.low_rank import LORA, THIRDS, WHOLE
 
 # target -> kernels of a transformer block, and the adapter's name
 _TARGETS = {
@@ -22,7 +22,7 @@ SCALE_PATH = f"{LORA}/scale"
 
 @dataclasses.dataclass(frozen=True)
 class LoraSettings:
-    """Low-rank adapters (LoRA) of the encoder's blocks, see `segjax.ops.low_rank`.
+    """Low-rank adapters (LoRA) of the encoder's blocks, see `segjax.weights.adapters.low_rank`.
 
     Attributes:
       rank: Rank of the adapters. 0: none, but `trainable="lora"` then uses 4.

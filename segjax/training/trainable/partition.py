@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from segjax.ops.low_rank import merge_low_rank
 from segjax.training.task import Variables
 from segjax.training.trainable.lora import SCALE_PATH, Adapters, find_blocks, place_adapters
+from segjax.weights.adapters.low_rank import merge_low_rank
 from segjax.weights.tree import flatten, unflatten
 
 PRESETS = ("full", "decoder", "late:N", "lora", "lora_only")

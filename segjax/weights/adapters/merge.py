@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from segjax.ops.low_rank import LORA, merge_low_rank
+from segjax.weights.adapters.low_rank import LORA, merge_low_rank
 from segjax.weights.tree import CheckpointError, flatten, unflatten
 
 
