@@ -3,6 +3,7 @@
   segjax convert sam_vit_b_01ec64.pth sam_vit_b.safetensors
   segjax convert sam_vit_b sam_vit_b_512.safetensors --canvas 512
   segjax convert runs/coco coco.pth --step best
+  segjax convert runs/lora adapters.safetensors --lora
   segjax convert runs/coco model.safetensors --format huggingface
   segjax convert model_final_f10217.pkl mask_rcnn.safetensors --model mask_rcnn_R_50_FPN
 
@@ -12,6 +13,9 @@ SRC is one of:
   a .pth, .pt or .bin file of torch.save
   a .pkl file of detectron2's model zoo
   the name of published weights, which are downloaded
+
+--lora writes the trained arrays of a run with adapters alone, to be put on top of the weights that
+the run started from: segjax predict ... --checkpoint WEIGHTS --lora FILE.
 
 DST is a .safetensors file, by default in segjax's format, or a .pth file. By default a .pth file
 has the official names of segment-anything or facebookresearch/mae. A detector gets the names of the
@@ -53,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PX",
         help="resize the position embeddings to a canvas of this side in pixels",
     )
+    parser.add_argument("--lora", action="store_true", help="write the adapters of a run alone")
 
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
@@ -80,6 +85,8 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     network, variables, checkpoint, options = read_model(*named, step=args.step, **overrides)
     size = _describe_size(flatten(checkpoint.arrays))
     print(f"read {args.source}: {checkpoint.format}, {options['name']}, {size}")
+    if args.lora:
+        return _write_adapters(args, network, checkpoint, options)
     # Write
     metadata = checkpoint.saved | {"model": options}
     record = family_of_model(network)
@@ -95,6 +102,22 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     print(f"wrote {args.target}: {format}, {arrays} arrays, {count:,} parameters, {size:,} bytes")
     if format != "segjax" and (note := record.conversion_note(network)):
         print(f"note: {format} has no place for {note}")
+    return 0
+
+
+def _write_adapters(args: argparse.Namespace, network: Any, checkpoint: Any, options: Any) -> int:
+    """Writes the trained arrays of a run with adapters."""
+    from segjax.models.build import variable_shapes
+    from segjax.weights.adapters.files import save_adapter
+
+    if args.format not in (None, "segjax") or pathlib.Path(args.target).suffix != ".safetensors":
+        raise ValueError(f"--lora writes segjax's own .safetensors files; got {args.target}")
+    if args.canvas is not None:
+        raise ValueError("--lora keeps the canvas of the run; leave --canvas out")
+    constants = variable_shapes(network)["constants"]
+    count = save_adapter(args.target, checkpoint.arrays, constants, options)
+    size = pathlib.Path(args.target).stat().st_size
+    print(f"wrote {args.target}: {count} trained arrays, {size:,} bytes")
     return 0
 
 

@@ -16,10 +16,12 @@ from segjax.inference.recognize import check_family, explain_mismatch, recognize
 from segjax.inference.saved_options import BUILD_ERRORS, check_saved_options, explain_build_error
 from segjax.models.attention import KERNEL_PLATFORM
 from segjax.models.build import build_model, find_family, model_sizes, variable_shapes
+from segjax.models.family import Family
 from segjax.models.parameter_counts import count_parameters
 from segjax.registry import resolve
+from segjax.weights.adapters.files import apply_adapter, read_adapter
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
-from segjax.weights.download import fetch
+from segjax.weights.download import fetch_named
 from segjax.weights.registry import describe_missing, find_published
 from segjax.weights.run_folder import Step
 from segjax.weights.tree import CheckpointError
@@ -57,6 +59,7 @@ def load(
     path: str | os.PathLike | None = None,
     *,
     step: Step = None,
+    lora: str | os.PathLike | None = None,
     **overrides: Any,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Loads a model and its variables, ready for `SamPredictor` (a SAM) or `model.apply`.
@@ -66,6 +69,7 @@ def load(
     Example:
       load("runs/quickstart")                     # a run; its moving average if it has one
       load("weights.safetensors")                 # a file of ours, or of transformers' SamModel
+      load("sam_tiny_demo")                       # the demo model, which comes with segjax
       load("sam_vit_b")                           # published weights, downloaded once
       load("sam_vit_b", "sam_vit_b_01ec64.pth")   # the same from a file
       load("sam_tiny", "runs/quickstart")         # by name: an error unless every array fits
@@ -83,6 +87,7 @@ def load(
         published name: the file is downloaded once into the cache (see `segjax models`).
       step: checkpoint of a run: a number of steps, None for the newest that can be read, or "best"
         for the one that config.checkpoint.best keeps.
+      lora: file of adapters (`segjax convert RUN FILE --lora`) that were trained on these weights.
       overrides: attributes of the model to replace, such as dtype="bfloat16" or attention="xla".
         canvas=S resizes the position tables, as the encoder itself does for an image of that size.
         A MAE's are computed. A classifier keeps its canvas.
@@ -98,7 +103,7 @@ def load(
         unexpected and misshapen arrays, lists the first few, and names the model they look like.
       ValueError: unknown model or attribute, naming the nearest ones.
     """
-    network, variables, _ = load_with_config(model, path, step=step, **overrides)
+    network, variables, _ = load_with_config(model, path, step=step, lora=lora, **overrides)
     return network, variables
 
 
@@ -108,6 +113,7 @@ def load_with_config(
     *,
     step: Step = None,
     family: str = "",
+    lora: str | os.PathLike | None = None,
     **overrides: Any,
 ) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     """Loads as `load`, and returns the run's config or the file's metadata as a third value.
@@ -117,10 +123,11 @@ def load_with_config(
       path: as for `load`.
       step: as for `load`.
       family: as for `read_model`.
+      lora: as for `load`.
       overrides: as for `load`.
     """
     network, variables, checkpoint, _ = read_model(
-        model, path, step=step, family=family, **overrides
+        model, path, step=step, family=family, lora=lora, **overrides
     )
     return network, jax.device_put(variables), checkpoint.saved
 
@@ -131,6 +138,7 @@ def read_model(
     *,
     step: Step = None,
     family: str = "",
+    lora: str | os.PathLike | None = None,
     **overrides: Any,
 ) -> tuple[nn.Module, dict[str, Any], Checkpoint, dict[str, Any]]:
     """Reads a model and its variables into host memory.
@@ -141,6 +149,7 @@ def read_model(
       step: as for `load`.
       family: registered name of the only model family that the caller can use, such as "sam".
         A model of another family raises ValueError and says which command takes it.
+      lora: as for `load`.
       overrides: as for `load`.
 
     Returns:
@@ -172,11 +181,40 @@ def read_model(
         raise explain_build_error(error, checkpoint) from error
     variables = checkpoint.variables(shapes, hint=hint)
 
+    # Adapters, which fit the canvas that they were trained on
+    if lora is not None:
+        network, variables, saved = _add_adapter(record, network, variables, saved, lora)
     # Another canvas
     if "canvas" in overrides:
         stored, network = network, build_model(**saved | overrides)
         variables = record.fit_canvas(variables, stored, network)
     return network, variables, checkpoint, saved | overrides
+
+
+def _add_adapter(
+    record: Family,
+    network: nn.Module,
+    variables: dict[str, Any],
+    saved: dict[str, Any],
+    path: str | os.PathLike,
+) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+    """Returns the model with the adapters of a file merged, on the canvas of the file.
+
+    Raises:
+      CheckpointError: adapters of another model, or trained on other weights.
+    """
+    adapter, metadata = read_adapter(path)
+    wanted = metadata["model"]
+    if wanted.get("name") != saved["name"]:
+        raise CheckpointError(
+            f"{path} has adapters of {wanted.get('name')!r}; the weights are of {saved['name']!r}"
+        )
+    canvas = wanted.get("canvas", network.canvas)
+    if canvas != network.canvas:
+        stored, saved = network, saved | {"canvas": canvas}
+        network = build_model(**saved)
+        variables = record.fit_canvas(variables, stored, network)
+    return network, apply_adapter(variables, adapter, metadata, source=str(path)), saved
 
 
 def _find_source(name: str, path: str | os.PathLike | None) -> pathlib.Path:
@@ -190,8 +228,8 @@ def _find_source(name: str, path: str | os.PathLike | None) -> pathlib.Path:
     if path is not None:
         find_family(name)  # an unknown name is an error that names the nearest
         return pathlib.Path(path)
-    if published := find_published(name):
-        return fetch(published)
+    if file := fetch_named(name):
+        return file
     # Neither a path nor published weights: explain
     sizes = {size.lower(): size for size in model_sizes()}
     if not os.path.exists(name) and name.lower() in sizes:

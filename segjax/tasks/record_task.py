@@ -3,6 +3,7 @@
 You can skip this to understand a paper: the losses are in the tasks' own folders.
 """
 
+import logging
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,12 +20,15 @@ from segjax.data.mixture import MixedRecords, MixtureOrder
 from segjax.data.splits import FirstRecords, describe_split, open_split
 from segjax.files import write_atomic, write_json
 from segjax.images.encoding import encode_png
+from segjax.inference.loading import read_model
 from segjax.models.build import find_family, init_model, variable_shapes
 from segjax.models.sizes import get_model_options
 from segjax.tasks.usable_objects import CheckedBatches
 from segjax.training.defaults import as_config, fill_defaults
 from segjax.training.task import Task
-from segjax.weights.tree import check_variables
+from segjax.weights.tree import CheckpointError, check_variables, describe_differences
+
+logger = logging.getLogger(__name__)
 
 
 class RecordTask(Task):
@@ -86,6 +90,33 @@ class RecordTask(Task):
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Draws fresh variables."""
         return init_model(self.model, key)
+
+    def load_own(self, path: str, expected: Mapping[str, Any], *, source: str) -> Mapping[str, Any]:
+        """Loads all variables as `Task.load_own`, and resizes position tables to the canvas.
+
+        The log says so if the checkpoint's canvas is another one.
+        """
+        try:
+            return super().load_own(path, expected, source=source)
+        except CheckpointError:
+            canvas = getattr(self.model, "canvas", None)
+            try:
+                stored = read_model(path)[0]
+                network, variables, *_ = read_model(path, canvas=canvas)
+            except (ValueError, OSError):
+                network = None
+            # Only a model that differs in nothing else
+            if (
+                network is None
+                or type(network) is not type(self.model)
+                or (describe_differences(expected, variables))
+            ):
+                raise
+        logger.info(
+            "position tables of %s are resized from a canvas of %s to %s pixels",
+            *(source, stored.canvas, canvas),
+        )
+        return variables
 
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns the shapes of a training batch on the devices. Reads no data."""

@@ -19,9 +19,7 @@ from segjax.training.state import TrainState, init_state
 from segjax.training.step import TrainStep
 from segjax.training.task import Task, Variables
 from segjax.training.trainable.partition import Partition, make_partition
-from segjax.weights.checkpoint import read_checkpoint
-from segjax.weights.download import fetch
-from segjax.weights.registry import find_published
+from segjax.weights.download import fetch_named
 from segjax.weights.tree import check_parameters, check_variables, flatten, unflatten
 
 logger = logging.getLogger(__name__)
@@ -219,12 +217,12 @@ def _load_given(
     if not init_from:
         return {}
     source = f"init_from {init_from}"
-    if published := find_published(init_from):
-        init_from = str(fetch(published))
+    if file := fetch_named(init_from):
+        init_from = str(file)
     # "kind:path" names another kind of model; an address such as gs://bucket/run does not.
     named = re.fullmatch(r"([a-z_0-9]+):(?!//)(.+)", init_from)
     if not named or os.path.exists(init_from):
-        return dataclasses.replace(read_checkpoint(init_from), source=source).variables(expected)
+        return task.load_own(init_from, expected, source=source)
     loaded = task.load_pretrained(*named.groups(), expected)
     want, have = flatten(expected), flatten(loaded)
     want = {path: want[path] for path in have if path in want}

@@ -1,6 +1,7 @@
 """Interface between the training loop and a task. A new paper is a new task and no new loop."""
 
 import abc
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
@@ -11,6 +12,7 @@ import numpy as np
 
 from segjax.files import write_json
 from segjax.training.defaults import LoopSettings
+from segjax.weights.checkpoint import read_checkpoint
 
 Variables = Mapping[str, Any]  # {"params": trained, "constants": fixed}, nested dicts of arrays
 # Leading axis B. `index` int64 [B], where present, identifies the examples in error messages.
@@ -71,6 +73,19 @@ class Task(Protocol):
     @abc.abstractmethod
     def init(self, key: jax.Array) -> Variables:
         """Returns fresh variables. Pure: traced for shapes first, then compiled with shardings."""
+
+    def load_own(self, path: str, expected: Variables, *, source: str) -> Variables:
+        """Loads all variables from a checkpoint of the task's own model, for `config.init_from`.
+
+        Args:
+          path: Run or file of weights.
+          expected: All of the task's variables, as shapes.
+          source: Name of the checkpoint for messages.
+
+        Raises:
+          CheckpointError: The checkpoint cannot be read or does not fit.
+        """
+        return dataclasses.replace(read_checkpoint(path), source=source).variables(expected)
 
     def load_pretrained(self, kind: str, path: str, expected: Variables) -> Variables:
         """Loads some of the variables from another kind of model.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from segjax.files import atomic_path, get_cache_folder
 from segjax.messages import make_printable
-from segjax.weights.registry import PublishedFile
+from segjax.weights.registry import PublishedFile, find_packaged, find_published
 from segjax.weights.tree import CheckpointError
 
 CHUNK = 1 << 20
@@ -18,6 +18,20 @@ CHUNK = 1 << 20
 def get_weights_folder() -> pathlib.Path:
     """Returns the folder of published files, `weights` in segjax's cache folder."""
     return get_cache_folder() / "weights"
+
+
+def fetch_named(name: str) -> pathlib.Path | None:
+    """Returns the file of weights by their name, or None if no weights are called so.
+
+    Weights of the package come first. Published ones are downloaded, see `fetch`.
+
+    Args:
+      name: such as "sam_tiny_demo" or "sam_vit_b", in upper or lower case.
+    """
+    if packaged := find_packaged(name):
+        return packaged
+    published = find_published(name)
+    return fetch(published) if published else None
 
 
 def fetch(file: PublishedFile, folder: pathlib.Path | None = None) -> pathlib.Path:

@@ -1,4 +1,4 @@
-"""Addresses, sizes and checksums of published weights."""
+"""Weights by name: addresses and checksums of published files, and those in the package."""
 
 import dataclasses
 import os
@@ -53,6 +53,17 @@ PUBLISHED = {
         "Apache-2.0",
     ),
 }
+
+
+# Weights that segjax is shipped with, by the name of their file in the folder `packaged`
+PACKAGED = {"sam_tiny_demo": "sam_tiny_demo.safetensors"}
+DEMO = "sam_tiny_demo"
+
+
+def find_packaged(name: str) -> pathlib.Path | None:
+    """Returns the file of weights that the package holds, by name in any case, or None."""
+    file = PACKAGED.get(name.lower())
+    return pathlib.Path(__file__).parent / "packaged" / file if file else None
 
 
 def find_published(name: str) -> PublishedFile | None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import segjax
-from segjax.models.build import build_model, variable_shapes
+from segjax.models.build import build_model, init_model, variable_shapes
 from segjax.tasks import make_task
 from segjax.tasks.promptable.config import miniature, promptable_config
 from segjax.training import sharding
@@ -20,8 +20,10 @@ from segjax.training.optimizer import build_optimizer, compute_layer_scales
 from segjax.training.program import initialize_state, make_program, restore_or_initialize
 from segjax.training.trainable.lora import LoraSettings
 from segjax.training.trainable.partition import count_trained, make_partition
+from segjax.weights.adapters.files import save_adapter
 from segjax.weights.adapters.low_rank import add_low_rank, merge_low_rank
 from segjax.weights.checkpoint import Checkpoint
+from segjax.weights.safetensors import save_variables
 from segjax.weights.tree import CheckpointError, flatten
 
 ENCODERS = {"sam_debug": "image_encoder", "mae_debug": "encoder", "vit_debug": "encoder"}
@@ -196,7 +198,7 @@ def test_only_the_trained_arrays_change_and_have_optimizer_state(trainable):
     assert total - adapters <= plain and trained < 0.4 * total
 
 
-def test_fresh_adapters_change_nothing_and_checkpoints_merge_like_the_step():
+def test_fresh_adapters_change_nothing_and_checkpoints_merge_like_the_step(tmp_path):
     _, program, before, state, _ = make_run("lora")
     joined = flatten(sharding.to_host(program.join(before)))
     kernel = "image_encoder/trunk/block_1/qkv/kernel"
@@ -212,6 +214,35 @@ def test_fresh_adapters_change_nothing_and_checkpoints_merge_like_the_step():
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7), read, expected
     )
+    # A file of adapters on top of the weights that the run started from
+    options = {"name": "sam_debug", "decoder_depth": 1}
+    base, file = tmp_path / "base.safetensors", tmp_path / "lora.safetensors"
+    save_variables(base, sharding.to_host(program.join(before)), {"model": options})
+    constants = program.variable_shapes["constants"]
+    assert save_adapter(file, trained, constants, options) == len(flatten(trained["params"]))
+    assert file.stat().st_size < 0.5 * base.stat().st_size
+    _, loaded = segjax.load(base, lora=file)
+    jax.tree.map(np.testing.assert_array_equal, dict(loaded), read)
+    save_variables(base, expected, {"model": options})
+    with pytest.raises(CheckpointError, match="trained on other weights"):
+        encoder = trained["constants"]["image_encoder"]
+        encoder["pos_embed"] = encoder["pos_embed"] + 1.0
+        save_adapter(file, trained, constants, options)
+        segjax.load(base, lora=file)
+    with pytest.raises(CheckpointError, match="holds no adapters"):
+        segjax.load(base, lora=base)
+    other = tmp_path / "tiny.safetensors"
+    save_variables(
+        other,
+        init_model(build_model("mae_debug"), jax.random.key(0)),
+        {"model": {"name": "mae_debug"}},
+    )
+    with pytest.raises(
+        CheckpointError, match="adapters of 'sam_debug'; the weights are of 'mae_debug'"
+    ):
+        segjax.load(other, lora=file)
+    with pytest.raises(ValueError, match="have no adapters"):
+        save_adapter(file, expected, constants, options)
     del trained["constants"]["lora"]
     with pytest.raises(CheckpointError, match="without constants/lora/scale"):
         Checkpoint("run", "segjax", trained).variables(program.variable_shapes)

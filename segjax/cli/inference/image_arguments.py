@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from segjax.weights.registry import DEMO
+
 
 def add_model_arguments(parser: argparse.ArgumentParser, published: str = "") -> None:
     """Adds --checkpoint, --model and --step, for `load_model`.
@@ -18,9 +20,14 @@ def add_model_arguments(parser: argparse.ArgumentParser, published: str = "") ->
     from segjax.cli import parse_step
 
     source = "a run's workdir or a file of weights" + (f", or {published}" if published else "")
-    parser.add_argument("--checkpoint", required=True, metavar="PATH", help=source)
+    if published:
+        source += f" (default: {DEMO}, a small model that comes with segjax)"
+    parser.add_argument("--checkpoint", required=not published, metavar="PATH", help=source)
     parser.add_argument(
         "--model", metavar="NAME", help="the model it must be (default: read from the checkpoint)"
+    )
+    parser.add_argument(
+        "--lora", metavar="FILE", help="adapters on top of the checkpoint (segjax convert --lora)"
     )
     parser.add_argument(
         "--step", type=parse_step, metavar="N|best", help="checkpoint of a run (default: newest)"
@@ -77,8 +84,16 @@ def load_model(
     from segjax.inference.loading import load_with_config
 
     keep_compiled_programs()
+    if args.checkpoint is None:
+        if args.model is not None or args.step is not None:
+            raise ValueError("--model and --step describe a checkpoint; name it with --checkpoint")
+        args.checkpoint = DEMO
+        print(
+            f"no --checkpoint: using {DEMO}, a small model for trying segjax; "
+            "--checkpoint sam_vit_b downloads a published SAM"
+        )
     named = (args.checkpoint,) if args.model is None else (args.model, args.checkpoint)
-    return load_with_config(*named, step=args.step, family=family, **overrides)
+    return load_with_config(*named, step=args.step, family=family, lora=args.lora, **overrides)
 
 
 def get_percentiles(config: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -1,4 +1,7 @@
-"""Low-rank adapters of a run: where they are, and how they begin. The math is in `weights.adapters.low_rank`."""
+"""Low-rank adapters of a run: where they lie and how they begin.
+
+The math is in `segjax.weights.adapters.low_rank`.
+"""
 
 import dataclasses
 import math
