@@ -22,6 +22,24 @@ def normalize(images: jax.Array) -> jax.Array:
     return (images.astype(jnp.float32) - PIXEL_MEAN) / PIXEL_STD
 
 
+def scale_to_range(images: jax.Array, content: jax.Array | None = None) -> jax.Array:
+    """Scales the values of each image to 0..1 by its own minimum and maximum, as MedSAM does.
+
+    Args:
+      images: [B, H, W, C], values of any type.
+      content: bool [B, H, W, 1], pixels that count. None: all.
+
+    Returns:
+      float32 [B, H, W, C]. An image of one value becomes 0.
+    """
+    x = images.astype(jnp.float32)
+    where = None if content is None else jnp.broadcast_to(content, x.shape)
+    options = dict(axis=(1, 2, 3), keepdims=True, where=where)
+    low = jnp.min(x, initial=jnp.inf, **options)
+    high = jnp.max(x, initial=-jnp.inf, **options)
+    return (x - low) / jnp.maximum(high - low, 1e-8)
+
+
 def normalize_channels(images: jax.Array) -> jax.Array:
     """Normalizes images of any number of channels.
 

@@ -14,6 +14,8 @@ from segjax.models.build import variable_shapes
 from segjax.models.layers import Upscale
 from segjax.models.sam.build import build_sam, init_sam
 from segjax.models.sam.prompt_encoder import Prompts
+from segjax.ops.masks import make_content_mask
+from segjax.ops.pixels import scale_to_range
 
 MODEL = build_sam("sam_debug")
 GRID, SIDE = 4, 16
@@ -290,3 +292,15 @@ def test_upscaling_is_initialized_as_in_torch():
     bound = (4 * 16) ** -0.5
     assert 0.99 * bound < np.abs(kernel).max() <= bound
     assert np.std(kernel) == pytest.approx(bound / 3**0.5, rel=0.02)
+
+
+def test_minmax_normalization_ignores_padding_and_is_refused_by_other_names():
+    images = jnp.zeros((2, 4, 4, 3)).at[:, :2].set(50.0).at[:, 0, 0].set(150.0)
+    images = images.at[1, 3, 3].set(250.0)  # in the padding
+    content = make_content_mask(jnp.array([[2, 4], [2, 4]]), (4, 4))[..., None]
+    scaled = scale_to_range(images, content)
+    np.testing.assert_allclose(scaled[:, 0, 0], 1.0)
+    np.testing.assert_allclose(scaled[:, 1], 0.0)
+    np.testing.assert_array_equal(scale_to_range(jnp.full((1, 2, 2, 3), 7)), 0.0)
+    with pytest.raises(ValueError, match="expected 'imagenet' or 'minmax'"):
+        variable_shapes(build_sam("sam_debug", normalization="none"))

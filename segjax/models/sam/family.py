@@ -24,11 +24,14 @@ def resize_sam_positions(
     return resize_position_tables(variables, variable_shapes(model))
 
 
-def note_iou_sigmoid(model: Sam) -> str:
-    """Returns a warning if predicted IoUs need a sigmoid, which other libraries do not apply."""
-    if not model.iou_sigmoid:
-        return ""
-    return "iou_sigmoid=True; apply a sigmoid to the IoUs that it predicts"
+def note_options(model: Sam) -> str:
+    """Returns a warning about options that other libraries do not apply, "" for none."""
+    notes = []
+    if model.iou_sigmoid:
+        notes.append("iou_sigmoid=True; apply a sigmoid to the IoUs that it predicts")
+    if model.normalization == "minmax":
+        notes.append("normalization='minmax'; scale each image to 0..1 instead of normalizing it")
+    return "; and for ".join(notes)
 
 
 FAMILY = Family(
@@ -44,5 +47,5 @@ FAMILY = Family(
     describe_encoder=describe_vit,
     fit_canvas=resize_sam_positions,
     recognize="segjax.inference.recognize:recognize_vit",
-    conversion_note=note_iou_sigmoid,
+    conversion_note=note_options,
 )

@@ -9,7 +9,7 @@ from segjax.models.sam.mask_decoder import MaskDecoder
 from segjax.models.sam.prompt_encoder import PromptEncoder, Prompts
 from segjax.models.vit import check_canvas
 from segjax.ops.masks import make_content_mask
-from segjax.ops.pixels import normalize
+from segjax.ops.pixels import normalize, scale_to_range
 
 
 class Sam(nn.Module):
@@ -42,6 +42,8 @@ class Sam(nn.Module):
       decoder_heads: Attention heads of the mask decoder.
       decoder_mlp: Hidden channels of the mask decoder's MLPs.
       iou_sigmoid: Apply a sigmoid to the predicted IoUs.
+      normalization: Of pixel values: "imagenet" (mean color and deviation, as published), or
+        "minmax" (each image's values are scaled to 0..1, as MedSAM does).
       drop_path: Rate of stochastic depth in the last block of the image encoder, see `ViT`.
       remat: Rematerialization (gradient checkpointing) of the image encoder, see `ViT`.
       scan: Scan over the blocks of the image encoder, see `ViT`.
@@ -66,6 +68,7 @@ class Sam(nn.Module):
     decoder_heads: int = 8
     decoder_mlp: int = 2048
     iou_sigmoid: bool = False
+    normalization: str = "imagenet"
     drop_path: float = 0.0
     remat: str = "none"
     scan: bool = False
@@ -82,9 +85,13 @@ class Sam(nn.Module):
         """Creates the three parts.
 
         Raises:
-          ValueError: The patch does not divide the canvas.
+          ValueError: The patch does not divide the canvas, or an unknown normalization.
         """
         check_canvas(self.canvas, self.patch)
+        if self.normalization not in ("imagenet", "minmax"):
+            raise ValueError(
+                f"normalization is {self.normalization!r}; expected 'imagenet' or 'minmax'"
+            )
         grid = (self.canvas // self.patch,) * 2
         trunk = dict(
             depth=self.depth, heads=self.heads, window=self.window, global_blocks=self.global_blocks
@@ -120,10 +127,13 @@ class Sam(nn.Module):
         Returns:
           [B, H/patch, W/patch, prompt_width].
         """
-        # Padding becomes 0 after normalization, as in segment-anything.
-        x = normalize(images)
+        content = None
         if sizes is not None:
-            x = jnp.where(make_content_mask(sizes, images.shape[1:3])[..., None], x, 0)
+            content = make_content_mask(sizes, images.shape[1:3])[..., None]
+        # Padding becomes 0 after normalization, as in segment-anything.
+        x = scale_to_range(images, content) if self.normalization == "minmax" else normalize(images)
+        if content is not None:
+            x = jnp.where(content, x, 0)
         return self.image_encoder(x, train=train)
 
     def decode(self, embedding: jax.Array, prompts: Prompts) -> tuple[jax.Array, jax.Array]:
