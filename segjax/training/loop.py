@@ -253,6 +253,10 @@ def _start(
         logger.info("%s", make_banner(task, config, program, start, workdir))
     state = restore_or_initialize(task, config, program, checkpoints, variables)
     done = int(jax.device_get(state.step))
+    if done < config.total_steps:
+        trained = program.partition.list_trained(program.shapes.params)
+        variables = program.join(state.variables)
+        task.prepare_training(variables, trained=trained, workdir=workdir)
     if done >= config.total_steps:
         logger.info(
             "%s is finished at step %d: `segjax eval --checkpoint %s --out DIR` measures it, a "

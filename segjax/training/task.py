@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -104,6 +104,19 @@ class Task(Protocol):
         raise ValueError(
             f"{type(self).__name__} starts from its own checkpoints only; got '{kind}:{path}'"
         )
+
+    def prepare_training(
+        self, variables: Variables, *, trained: Collection[str], workdir: pathlib.Path
+    ) -> None:
+        """Called once before the first batch of a run, for work that needs the variables.
+
+        Optional: by default there is none.
+
+        Args:
+          variables: {"params", "constants"} that the run starts or resumes from.
+          trained: Paths of the parameters that the run changes.
+          workdir: Folder of the run.
+        """
 
     def measure_constants(self, variables: Variables, *, mesh: jax.sharding.Mesh) -> Variables:
         """Returns the constants that depend on the other variables and on training images.

@@ -83,6 +83,40 @@ class Augmentation:
         return cls(**options)
 
 
+def list_placements(
+    hw: tuple[int, int], canvas: int, augmentation: Augmentation
+) -> list[Placement]:
+    """Lists all placements that `draw_placement` may draw.
+
+    Args:
+      hw: (height, width) of the image in pixels.
+      canvas: side of the canvas in pixels.
+      augmentation: flips and quarter turns alone.
+
+    Raises:
+      ValueError: an augmentation of which there are endlessly many.
+    """
+    endless = ("scale", "short_sides", "brightness", "contrast")
+    if used := [name for name in endless if getattr(augmentation, name)]:
+        raise ValueError(
+            f"augmentation {', '.join(used)} draws a new image each time; only flip, vertical_flip "
+            "and quarter_turns have a few variants that can be listed"
+        )
+    placements = []
+    for turns in range(4 if augmentation.quarter_turns else 1):
+        turned = tuple(hw) if turns % 2 == 0 else (hw[1], hw[0])
+        resized = place_for_detection(turned, (canvas,) * 2, 0, 0, augmentation.resize).resized
+        for flip_x in (False, True)[: 1 + augmentation.flip]:
+            for flip_y in (False, True)[: 1 + augmentation.vertical_flip]:
+                placements.append(
+                    Placement(
+                        *(tuple(hw), resized, (0, 0), resized),
+                        *(turns, flip_x, flip_y, augmentation.resize),
+                    )
+                )
+    return placements
+
+
 def draw_placement(
     hw: tuple[int, int],
     canvas: int | tuple[int, int],

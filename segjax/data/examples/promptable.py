@@ -7,7 +7,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segjax.data.examples.augmentation import Augmentation, draw_placement, jitter_colors
+from segjax.data.examples.augmentation import (
+    Augmentation,
+    draw_placement,
+    jitter_colors,
+    list_placements,
+)
 from segjax.data.examples.place_objects import decode_record_image
 from segjax.data.records import has_box_only
 from segjax.images.placement import Placement
@@ -106,6 +111,23 @@ class PromptableExample:
                 pad_to_canvas(mask, self.canvas), self.mask_stride
             )
         return example
+
+    def list_images(self, record: Mapping) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Lists all images that `__call__` may make of a record, without its objects.
+
+        Returns:
+          (image uint8 [S, S, 3], size int32 [2]) for each placement of `list_placements`.
+
+        Raises:
+          ValueError: as `list_placements`.
+          ImageError: the image cannot be decoded.
+        """
+        image = decode_record_image(record, self.percentiles)
+        placements = list_placements(image.shape[:2], self.canvas, self.augmentation)
+        return [
+            (pad_to_canvas(placed.apply(image), self.canvas), np.array(placed.size, np.int32))
+            for placed in placements
+        ]
 
     def placeholder(self) -> dict[str, np.ndarray]:
         """Returns an example of weight 0: zeros, with the size of the canvas."""

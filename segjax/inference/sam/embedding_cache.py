@@ -52,6 +52,8 @@ class EmbeddingCache:
     def encoder_hash(self) -> str:
         """Returns the SHA-256 hash of the encoder's weights and attributes."""
         attributes = {name: getattr(self.model, name) for name in ENCODER_ATTRIBUTES}
+        if self.model.normalization != "imagenet":  # entries of earlier versions keep their names
+            attributes["normalization"] = self.model.normalization
         digest = hashlib.sha256(
             f"{FORMAT} {attributes} {jnp.dtype(self.model.dtype).name}".encode()
         )
@@ -70,7 +72,7 @@ class EmbeddingCache:
     @functools.cached_property
     def _entry_size(self) -> int:
         """Returns the number of bytes of every file."""
-        return len(_encode("", np.zeros(self._shape, np.float32)))
+        return len(encode_entry("", np.zeros(self._shape, np.float32)))
 
     def get_path(self, image: np.ndarray) -> pathlib.Path:
         """Returns the path of an image's embedding, which need not exist.
@@ -109,7 +111,7 @@ class EmbeddingCache:
         """Returns the stored embedding of an image, or None if there is no valid one."""
         path = self.get_path(image)
         try:
-            content = _read_entry(path, self._entry_size)
+            content = read_entry(path, self._entry_size)
             features = np.load(io.BytesIO(content), allow_pickle=False)
             if features.shape != self._shape:
                 raise ValueError(f"its shape is {features.shape}, not {self._shape}")
@@ -124,7 +126,7 @@ class EmbeddingCache:
         """Writes the embedding of an image. Logs a warning if that fails."""
         path = self.get_path(image)
         # NumPy's format has no bfloat16
-        content = _encode(path.name, np.asarray(features.astype(jnp.float32)))
+        content = encode_entry(path.name, np.asarray(features.astype(jnp.float32)))
         try:
             write_atomic(path, content)
         except OSError as error:
@@ -141,8 +143,8 @@ class EmbeddingCache:
         logger.warning("cannot %s embedding %s (%s)%s; %s", action, path, error, number, then)
 
 
-def _encode(name: str, features: np.ndarray) -> bytes:
-    """Returns the content of the file of this name."""
+def encode_entry(name: str, features: np.ndarray) -> bytes:
+    """Returns the content of the file of this name: NumPy's format and a checksum."""
     # In memory first: np.save to a file does not report that the disk is full.
     content = io.BytesIO()
     np.save(content, features)
@@ -154,7 +156,7 @@ def _compute_checksum(name: str, content: bytes) -> bytes:
     return zlib.crc32(content, zlib.crc32(name.encode())).to_bytes(4, "big")
 
 
-def _read_entry(path: pathlib.Path, size: int) -> bytes:
+def read_entry(path: pathlib.Path, size: int) -> bytes:
     """Returns the content of a file without its checksum.
 
     Raises:

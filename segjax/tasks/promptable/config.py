@@ -14,6 +14,20 @@ from segjax.training.defaults import LoopSettings, as_config
 
 
 @dataclasses.dataclass(frozen=True)
+class EmbeddingSettings:
+    """Cached image embeddings for training with a frozen image encoder.
+
+    Attributes:
+      folder: Folder of the files, which several runs may share. "workdir": the run's own. "": none,
+        the encoder runs in each step. Augmentation may flip and turn images, and nothing else.
+      dtype: "float16" or "float32", as they are stored.
+    """
+
+    folder: str = ""
+    dtype: str = "float16"
+
+
+@dataclasses.dataclass(frozen=True)
 class PromptableData(RecordSettings):
     """Records, and the prompts and masks that are drawn from them.
 
@@ -24,6 +38,7 @@ class PromptableData(RecordSettings):
       min_area: Smallest mask that is trained on, in canvas pixels.
       max_area_fraction: Largest mask that is trained on, as a share of the image's area.
       augment: Random scale, crop, flips, turns and colors.
+      embeddings: Cached image embeddings.
     """
 
     max_prompts: int = 64
@@ -31,6 +46,7 @@ class PromptableData(RecordSettings):
     min_area: float = 10.0
     max_area_fraction: float = 0.9
     augment: Augmentation = Augmentation()
+    embeddings: EmbeddingSettings = EmbeddingSettings()
 
 
 @dataclasses.dataclass(frozen=True)

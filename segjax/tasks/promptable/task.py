@@ -1,13 +1,14 @@
 """Promptable segmentation task: SAM, its losses and the simulated annotator."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jax.experimental import multihost_utils
 
 from segjax import viz
 from segjax.data.examples.promptable import PromptableExample
@@ -25,6 +26,13 @@ from segjax.prompting.simulation import Rounds, Session, Simulator
 from segjax.tasks.init_from import load_sam_encoder
 from segjax.tasks.promptable.config import PromptableSettings, miniature
 from segjax.tasks.promptable.data_checks import NO_PROMPT, check_prompts
+from segjax.tasks.promptable.embeddings import (
+    EmbeddedExample,
+    EmbeddingFolder,
+    check_settings,
+    fill_folder,
+    make_folder,
+)
 from segjax.tasks.promptable.report import write_report
 from segjax.tasks.record_task import RecordTask
 from segjax.training.sharding import place_batch
@@ -63,6 +71,7 @@ class Promptable(RecordTask):
                 "to 0 to evaluate on full images that are resized to the canvas"
             )
         self.mask_size = (self.model.mask_side,) * 2
+        self._embeddings: EmbeddingFolder | None = None
 
     def load_pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
         """Loads the image encoder without its neck from a MAE, see `load_sam_encoder`.
@@ -104,16 +113,19 @@ class Promptable(RecordTask):
           metrics are "first_focal", "later_dice" and so on. Those of later rounds are means over
           rounds.
         """
-        # Image embedding, computed once for all rounds
+        # Image embedding, computed once for all rounds, or once for the whole run
         drop_key, play_key = jax.random.split(key)
-        embedding = self.model.apply(
-            variables,
-            batch["image"],
-            batch["size"],
-            train=train,
-            rngs={"drop_path": drop_key} if train else {},
-            method="encode_image",
-        )
+        if "embedding" in batch:
+            embedding = batch["embedding"].astype(self.model.dtype)
+        else:
+            embedding = self.model.apply(
+                variables,
+                batch["image"],
+                batch["size"],
+                train=train,
+                rngs={"drop_path": drop_key} if train else {},
+                method="encode_image",
+            )
 
         # Interactive rounds
         simulator = self.make_simulator(batch)
@@ -192,6 +204,8 @@ class Promptable(RecordTask):
         else:
             decoder = TRAINING * sum(rounds)
         encoder = TRAINING * count_encoder_multiply_adds(self.model)
+        if self.data["embeddings"]["folder"]:
+            encoder = 0
         multiply_adds = encoder + self.data["max_prompts"] * decoder
         return 2.0 * multiply_adds, jnp.dtype(self.model.dtype).name
 
@@ -214,6 +228,47 @@ class Promptable(RecordTask):
             # `source` has stretched the full image of a tile
             percentiles=None if tiled else self.percentiles,
         )
+
+    def prepare_training(
+        self, variables: Mapping[str, Any], *, trained: Collection[str], workdir: pathlib.Path
+    ) -> None:
+        """Computes the image embeddings that are missing, if `config.data.embeddings` asks for it.
+
+        Raises:
+          ValueError: the image encoder is trained, or an augmentation changes each image.
+          OSError: the disk is too small.
+        """
+        settings = self.data["embeddings"]
+        if not settings["folder"]:
+            return
+        example = self.build_example(train=True)
+        check_settings(example, trained)
+        folder = pathlib.Path(settings["folder"])
+        folder = workdir / "embeddings" if settings["folder"] == "workdir" else folder
+        self._embeddings = make_folder(self.model, variables, folder, settings["dtype"])
+        share = jax.process_index(), jax.process_count()
+        fill_folder(
+            self._embeddings, self.model, variables, self.open_source("train"), example, share=share
+        )
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("embeddings are written")
+
+    def build_split_example(self, split: str) -> PromptableExample | EmbeddedExample:
+        """Returns the transform of a split. Training may read embeddings instead of images."""
+        example = super().build_split_example(split)
+        if split != "train" or self._embeddings is None:
+            return example
+        return EmbeddedExample(example, self._embeddings)
+
+    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the shapes of a training batch, see `Task.batch_shapes`."""
+        shapes = super().batch_shapes(batch_size)
+        if self.data["embeddings"]["folder"]:
+            side = self.model.canvas // self.model.patch
+            shape = (batch_size, side, side, self.model.prompt_width)
+            del shapes["image"]
+            shapes["embedding"] = jax.ShapeDtypeStruct(shape, self.data["embeddings"]["dtype"])
+        return shapes
 
     def open_source(self, split: str) -> Sequence:
         """Returns the records of a split, for evaluation perhaps cut into tiles.

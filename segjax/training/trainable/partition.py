@@ -70,6 +70,15 @@ class Partition:
             params = merge_low_rank(params, constants.pop(SCALE_PATH), product)
         return {"params": unflatten(params), "constants": unflatten(constants)}
 
+    def list_trained(self, params: Any) -> set[str]:
+        """Returns the paths of the model's parameters that are trained or adapted.
+
+        Args:
+          params: `TrainState.params` of anything.
+        """
+        own = {path for path in flatten(params) if not path.startswith("lora/")}
+        return own | (self.adapters.kernels if self.adapters else set())
+
     def find(self, path: str) -> str:
         """Returns the path in the state's variables of an array of the model's variables."""
         collection, _, rest = path.partition("/")
@@ -194,13 +203,3 @@ def count_trained(params: Any, constants: Any, frozen: Collection[str]) -> tuple
     trained = count_arrays(params)
     held = flatten(constants)
     return trained, trained + count_arrays({path: held[path] for path in frozen})
-
-
-def is_trained_below(partition: Partition, shapes: Variables, encoder: str) -> bool:
-    """Tells whether any parameter of the encoder is trained or adapted."""
-    prefix = f"{encoder}/"
-    inside = {path for path in flatten(shapes["params"]) if path.startswith(prefix)}
-    adapted = partition.adapters is not None and any(
-        path.startswith(prefix) for path in partition.adapters.kernels
-    )
-    return bool(inside - set(partition.frozen)) or adapted
