@@ -39,7 +39,7 @@ def scenes() -> ml_collections.ConfigDict:
 def mixture() -> ml_collections.ConfigDict:
     """Returns the second stage: scenes, photographs and nuclei, 256 tokens an image."""
     config = quickstart.get_config()
-    config.update(total_steps=4000)
+    config.update(total_steps=3000)
     config.model.canvas = 256
     config.optimizer.update(peak_lr=3e-3, schedule="rsqrt", timescale=1000, cooldown_steps=1400)
     config.data.source = [

@@ -8,7 +8,7 @@
 Variants, by what they train:
 
 * "decoder" (the default): prompt encoder and mask decoder of ViT-B, 4.1 of 93.7 million parameters.
-  The encoder has no backward pass. `data.embeddings` runs it only once for each image.
+  The encoder runs only once for each image, before the training.
 * "lora": the decoder, and adapters of rank 4 in all blocks of the encoder, 0.15 million more. As
   accurate as "late" with less memory for the optimizer.
 * "late": the last four blocks of the encoder and everything after it.
@@ -40,6 +40,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     trainable = {"late": "late:4", "debug": "decoder", "": "decoder"}
     if variant in ("", *_VARIANTS):
         config.trainable = trainable.get(variant, variant)
+    if config.trainable == "decoder":
+        # The encoder runs once for each image and its mirror image
+        config.data.embeddings.folder = "workdir"
     # Fewer trained parameters bear a higher rate
     config.optimizer.peak_lr = {"full": 1e-5, "late": 3e-5}.get(variant, 1e-4)
     return as_variant(config, variant, known=_VARIANTS)
@@ -50,8 +53,8 @@ def vit_b() -> ml_collections.ConfigDict:
     config = promptable_config()
     config.update(total_steps=1000, batch_size=1, log_every=10, init_from="sam_vit_b")
     config.model.name = "sam_vit_b"
-    # The encoder runs forward and backward on 1024 pixels: recompute its blocks to save memory.
-    config.model.remat = "full"
+    # Recompute the encoder's blocks, and the decoder for two objects at a time, to save memory.
+    config.model.update(remat="full", prompts_at_once=2)
     config.optimizer.update(warmup_steps=50, weight_decay=0.01, clip_norm=1.0)
     # One random later round instead of all: an eighth of the decoder's time
     config.rounds.update(count=8, sampled=True, correction_weight=1 / 7)

@@ -4,6 +4,7 @@
   segjax train --config=experiments/sam/quickstart.py:debug --workdir=runs/try \\
       --config.total_steps=20
   segjax train --config=sam/coco --workdir=runs/coco --config.data.source=data/coco
+  segjax train --config=sam/finetune:lora --plan rtx4090
   segjax train --list
 
 A file of your own or an experiment of segjax by name: --list prints the names.
@@ -25,6 +26,7 @@ from typing import Any
 
 from segjax.cli import guard, processes
 from segjax.cli.memory import keep_freed_memory
+from segjax.cli.plan import DEVICES, HERE, run_plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--list", action=_ListExperiments, nargs=0, help="list the experiments by name, and stop"
     )
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument("--workdir", metavar="DIR", help="folder of the run")
+    parser.add_argument(
+        "--plan",
+        nargs="?",
+        const=HERE,
+        metavar="DEVICE",
+        help="print parameters, memory and operations of the step instead of training, for the "
+        f"devices at hand or one of {', '.join(DEVICES)}",
+    )
     processes.add_arguments(parser)
     parser.set_defaults(passes_flags=True)
 
@@ -58,6 +68,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from segjax.cli.experiments import find_experiment
 
     find_experiment(args.config)
+    if args.workdir is None and args.plan is None:
+        raise ValueError("--workdir is missing: the folder that receives the run")
     join_processes = contextlib.nullcontext()
     if processes.is_distributed(args):
         # This process guards a child that runs the same command
@@ -77,6 +89,9 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     # Before joining: a mistake in the config is reported without waiting for the other processes
     config = apply_flags(read_config(args.config), rest)
     _log_progress()
+    if args.plan is not None:
+        run_plan(config, args.plan)
+        return 0
 
     from segjax.tasks import make_task
     from segjax.training.loop import train

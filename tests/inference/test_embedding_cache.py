@@ -104,7 +104,7 @@ def replace_by_pipe(path):
 
 def replace_by_another_entry(path):
     cache = embedding_cache
-    content = cache._encode("another.npy", np.load(path))
+    content = cache.encode_entry("another.npy", np.load(path))
     path.write_bytes(content)
 
 
@@ -114,7 +114,7 @@ DAMAGES = {
     "zeros": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "has changed"),
     "of an earlier version": (lambda path: path.write_bytes(path.read_bytes()[:-4]), "bytes"),
     "of another shape": (
-        lambda path: path.write_bytes(embedding_cache._encode(path.name, np.zeros((2, 2)))),
+        lambda path: path.write_bytes(embedding_cache.encode_entry(path.name, np.zeros((2, 2)))),
         "bytes instead of",
     ),
     "of another image": (replace_by_another_entry, "has changed"),
