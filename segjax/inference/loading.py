@@ -72,6 +72,7 @@ def load(
       load("sam_tiny_demo")                       # the demo model, which comes with segjax
       load("sam_vit_b")                           # published weights, downloaded once
       load("sam_vit_b", "sam_vit_b_01ec64.pth")   # the same from a file
+      load("downloads/sam-vit-base")              # a folder as Hugging Face publishes it
       load("sam_tiny", "runs/quickstart")         # by name: an error unless every array fits
       load("sam_vit_b", "b.pth", canvas=512)      # positions resized to images of 512 pixels
       load("mae_vit_b", "mae_visualize_vit_base.pth")    # a MAE, encoder and decoder

@@ -13,6 +13,7 @@ import numpy as np
 
 from segjax.registry import FAMILIES, resolve
 from segjax.weights.adapters.merge import merge_adapters
+from segjax.weights.huggingface.folder import check_config, find_weights, read_weights
 from segjax.weights.names import NameTable
 from segjax.weights.pickle_file import SUFFIX, read_pickle
 from segjax.weights.registry import describe_missing
@@ -31,8 +32,8 @@ from segjax.weights.tree import (
 
 OURS = "segjax"
 _EXPECTED = (
-    "a training workdir, its checkpoints folder, a .safetensors file, or one of torch.save's "
-    f"({', '.join(SUFFIXES)})"
+    "a training workdir, its checkpoints folder, a folder of Hugging Face, a .safetensors file, or "
+    f"one of torch.save's ({', '.join(SUFFIXES)})"
 )
 
 
@@ -133,8 +134,10 @@ def read_checkpoint(path: str | pathlib.Path, step: Step = None) -> Checkpoint:
       variables = checkpoint.variables(variable_shapes(model))
 
     Args:
-      path: a run's workdir, its checkpoints folder, a .safetensors file (ours or transformers'),
-        or a file of torch.save (.pth, .pt, .bin, .ckpt) or of detectron2's model zoo (.pkl).
+      path: a run's workdir, its checkpoints folder, a folder as Hugging Face publishes it
+        (config.json beside the weights or their shards), a .safetensors file (ours or
+        transformers'), or a file of torch.save (.pth, .pt, .bin, .ckpt) or of detectron2's model
+        zoo (.pkl).
       step: checkpoint of a run: a number of steps, "best", or None for the newest.
 
     Raises:
@@ -158,7 +161,26 @@ def read_checkpoint(path: str | pathlib.Path, step: Step = None) -> Checkpoint:
     # Folders of runs
     if path.is_file():
         raise CheckpointError(f"{path} is a file of an unknown kind; expected {_EXPECTED}")
+    if not (path / "checkpoints").is_dir() and (weights := find_weights(path)):
+        if step is not None:
+            raise ValueError(f"{path} is no run, it has no step {step}; leave step out")
+        return _read_huggingface(path, weights, source)
     return Checkpoint(source, OURS, *load_variables(path, step))
+
+
+def _read_huggingface(folder: pathlib.Path, weights: pathlib.Path, source: str) -> Checkpoint:
+    """Reads a folder as Hugging Face publishes it."""
+    arrays = read_weights(weights)
+    state = find_state_dict(arrays, source=source, is_known=_is_known) if arrays else arrays
+    checkpoint = _recognize(state, source)
+    if checkpoint is None:
+        some = ", ".join(key[:80] for key in sorted(state)[:3]) or "no array at all"
+        raise CheckpointError(
+            f"{source} ({weights.name}) holds no model that segjax has: its {len(state)} arrays "
+            f"are named {some}, ..."
+        )
+    check_config(folder, checkpoint.size)
+    return checkpoint
 
 
 def _read_safetensors(path: pathlib.Path, source: str) -> Checkpoint:
