@@ -4,6 +4,7 @@ Everything that differs between model families is in their `segjax.models.family
 """
 
 import difflib
+import logging
 import os
 import pathlib
 from collections.abc import Mapping
@@ -20,11 +21,14 @@ from segjax.models.family import Family
 from segjax.models.parameter_counts import count_parameters
 from segjax.registry import resolve
 from segjax.weights.adapters.files import apply_adapter, read_adapter
+from segjax.weights.adapters.samed import is_samed_file, read_samed
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
 from segjax.weights.download import fetch_named
 from segjax.weights.registry import describe_missing, find_published
 from segjax.weights.run_folder import Step
 from segjax.weights.tree import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 
 def available_models(*, details: bool = False) -> list[str] | dict[str, dict[str, Any]]:
@@ -88,7 +92,8 @@ def load(
         published name: the file is downloaded once into the cache (see `segjax models`).
       step: checkpoint of a run: a number of steps, None for the newest that can be read, or "best"
         for the one that config.checkpoint.best keeps.
-      lora: file of adapters (`segjax convert RUN FILE --lora`) that were trained on these weights.
+      lora: file of adapters that were trained on these weights: of `segjax convert RUN FILE
+        --lora`, or of SAMed (.pth).
       overrides: attributes of the model to replace, such as dtype="bfloat16" or attention="xla".
         canvas=S resizes the position tables, as the encoder itself does for an image of that size.
         A MAE's are computed. A classifier keeps its canvas.
@@ -204,6 +209,10 @@ def _add_adapter(
     Raises:
       CheckpointError: adapters of another model, or trained on other weights.
     """
+    if is_samed_file(path):
+        adapter = read_samed(path, variables["params"])
+        logger.warning("%s does not say which weights it was trained on", path)
+        return network, apply_adapter(variables, adapter, {}, source=str(path)), saved
     adapter, metadata = read_adapter(path)
     wanted = metadata["model"]
     if wanted.get("name") != saved["name"]:

@@ -209,3 +209,14 @@ def test_a_published_name_alone_takes_the_file_from_the_cache(tmp_path, monkeypa
     expected = variable_shapes(build_sam("sam_debug"))
     loaded = program._load_given(make_task(config), config.init_from, expected, None)
     assert_same(loaded, drawn())
+
+
+def test_weights_recommend_thresholds_for_everything(capsys):
+    from segjax.cli.inference.everything import choose_thresholds
+
+    assert choose_thresholds(None, None, {}) == (0.88, 0.95)
+    assert capsys.readouterr().out == ""
+    config = {"everything": {"pred_iou": 0.5, "stability": "high"}}
+    assert choose_thresholds(None, None, config) == (0.5, 0.95)
+    assert "recommend --pred-iou 0.5 instead of 0.88" in capsys.readouterr().out
+    assert choose_thresholds(0.7, 0.1, config) == (0.7, 0.1)

@@ -16,7 +16,7 @@ upright image.
 
 import argparse
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,9 @@ from segjax.cli.inference.image_arguments import (
 )
 from segjax.files import check_writable, write_atomic, write_json
 
+# Thresholds of segment-anything, for its published weights
+DEFAULTS = {"pred_iou": 0.88, "stability": 0.95}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command. The module's docstring is its help."""
@@ -40,8 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options = (
         ("--points-per-side", int, 32, "N", "clicks along each side of the grid"),
         ("--points-per-batch", int, 64, "N", "clicks that are decoded at once"),
-        ("--pred-iou", float, 0.88, "T", "lowest predicted IoU"),
-        ("--stability", float, 0.95, "T", "lowest stability score"),
         ("--nms", float, 0.7, "T", "highest IoU of the boxes of two masks (NMS)"),
         ("--crop-layers", int, 0, "N", "layers of crops, 4 ** i crops in layer i"),
         ("--min-region", int, 0, "PX", "remove holes and islands of fewer pixels"),
@@ -49,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for option, kind, default, metavar, text in options:
         text = f"{text} (default {default})"
         parser.add_argument(option, type=kind, default=default, metavar=metavar, help=text)
+    for option, key, text in (
+        ("--pred-iou", "pred_iou", "lowest predicted IoU"),
+        ("--stability", "stability", "lowest stability score"),
+    ):
+        text = f"{text} (default {DEFAULTS[key]}, or what the weights recommend)"
+        parser.add_argument(option, type=float, metavar="T", help=text)
     parser.add_argument(
         "--max-area",
         type=float,
@@ -72,14 +79,15 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     from segjax.inference.sam.automatic import SamAutomaticMaskGenerator
 
     model, variables, config = load_model(args)
+    pred_iou, stability = choose_thresholds(args.pred_iou, args.stability, config)
     # The grid of clicks, see segment-anything's generator
     generator = SamAutomaticMaskGenerator(
         model,
         variables,
         args.points_per_side,
         args.points_per_batch,
-        args.pred_iou,
-        args.stability,
+        pred_iou,
+        stability,
         box_nms_thresh=args.nms,
         crop_n_layers=args.crop_layers,
         min_mask_region_area=args.min_region,
@@ -94,6 +102,30 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
         hint = "" if records else "; lower --pred-iou or --stability to see weaker ones"
         print(f"{path}  {len(records)} masks{hint}")
     return 0
+
+
+def choose_thresholds(
+    pred_iou: float | None, stability: float | None, config: Mapping[str, Any]
+) -> tuple[float, float]:
+    """Returns both thresholds, and says so if the weights recommend others than the defaults.
+
+    Args:
+      pred_iou: Of the command line, or None.
+      stability: Of the command line, or None.
+      config: The run's config or the file's metadata. Its entry "everything" may hold both.
+    """
+    stated = config.get("everything")
+    stated = stated if isinstance(stated, Mapping) else {}
+    chosen, recommended = [], []
+    for key, given in (("pred_iou", pred_iou), ("stability", stability)):
+        value = stated.get(key)
+        valid = isinstance(value, float) and 0 <= value <= 1
+        if given is None and valid:
+            recommended.append(f"--{key.replace('_', '-')} {value:g} instead of {DEFAULTS[key]}")
+        chosen.append(given if given is not None else value if valid else DEFAULTS[key])
+    if recommended:
+        print(f"these weights recommend {' and '.join(recommended)}")
+    return chosen[0], chosen[1]
 
 
 def write_results(

@@ -94,7 +94,7 @@ def apply_adapter(
     Args:
       variables: {"params", "constants"} that the adapters were trained on.
       adapter: variables of `read_adapter`.
-      metadata: metadata of `read_adapter`.
+      metadata: metadata of `read_adapter`, {} for a file that has none.
       source: name of the file for messages.
 
     Returns:
@@ -105,6 +105,8 @@ def apply_adapter(
     """
     params, trained = flatten(variables["params"]), flatten(adapter["params"])
     own = {path for path in trained if not path.startswith("lora/")}
+    if not metadata:  # a file of SAMed does not say what it was trained on
+        return merge_adapters(_overlay(variables, adapter), source=source)
     if strange := sorted(own - params.keys()):
         raise CheckpointError(f"{source} has {strange[0]}, which the model does not have")
     if wrong := [path for path in sorted(own) if trained[path].shape != params[path].shape]:
@@ -119,6 +121,12 @@ def apply_adapter(
             f"{str(metadata['adapter'].get('base'))[:16]}..., that of these frozen arrays "
             f"{base[:16]}...; load the weights that its run started from"
         )
-    merged = {"params": unflatten(params | trained)}
-    merged["constants"] = dict(variables["constants"]) | dict(adapter["constants"])
-    return merge_adapters(merged, source=source)
+    return merge_adapters(_overlay(variables, adapter), source=source)
+
+
+def _overlay(variables: Mapping[str, Any], adapter: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arrays of both, those of the adapter first."""
+    return {
+        name: unflatten(flatten(variables[name]) | flatten(adapter[name]))
+        for name in ("params", "constants")
+    }
