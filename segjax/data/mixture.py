@@ -18,6 +18,7 @@ import grain
 
 from segjax.data.loader import ENDLESS
 
+SYNTHETIC = "synthetic"
 _FORM = (
     "expected a folder, 'tfds:NAME' or 'synthetic', or a list of entries (source, weight) or "
     "(source, weight, train_split, eval_split)"
@@ -50,7 +51,8 @@ def parse_mixture(data: Mapping[str, Any]) -> list[MixtureEntry]:
     """Parses `config.data.source`. A single source is a mixture of one.
 
     Args:
-      data: `config.data`. Entries without splits have its `train_split` and `eval_split`.
+      data: `config.data`. Entries without splits have its `train_split` and `eval_split`. Synthetic
+        scenes have their own.
 
     Raises:
       ValueError: No source, a weight that is not positive, a source that occurs twice, or an entry
@@ -107,7 +109,9 @@ def _parse_entry(entry: Any, data: Mapping[str, Any]) -> MixtureEntry:
             f"config.data.source gives {source!r} the weight {weight!r}; expected a number above "
             "0. Leave a source out to not train on it"
         )
-    return MixtureEntry(source, float(weight), *(own or _own_splits(data)))
+    if not own:
+        own = ("train", "val") if source == SYNTHETIC else _own_splits(data)
+    return MixtureEntry(source, float(weight), *own)
 
 
 class MixedRecords(Sequence):

@@ -3,13 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segjax.data.mixture import MixedRecords, is_mixture, parse_mixture
+from segjax.data.mixture import SYNTHETIC, MixedRecords, is_mixture, parse_mixture
 from segjax.data.sources.tfds import TFDS, list_tfds_splits, open_tfds
 from segjax.data.storage import open_source, read_info
 from segjax.data.synthetic.figures import get_scene_class
 from segjax.data.synthetic.scenes import SyntheticScenes
-
-SYNTHETIC = "synthetic"
 
 
 def open_split(data: Mapping[str, Any], role: str):
@@ -37,6 +35,8 @@ def open_split(data: Mapping[str, Any], role: str):
     if len(entries) > 1:
         parts = [open_split(entry.replace_in(data), role) for entry in entries]
         return MixedRecords(parts, entries)
+    if data["source"] == SYNTHETIC:
+        _check_synthetic_split(data, role)
     data = entries[0].replace_in(data)
     source = data["source"]
     if source.startswith(TFDS):
@@ -53,6 +53,17 @@ def open_split(data: Mapping[str, Any], role: str):
         seed=scenes["seed"],
         difficulty=scenes["difficulty"],
     )
+
+
+def _check_synthetic_split(data: Mapping[str, Any], role: str) -> None:
+    """Raises ValueError for a split that synthetic scenes do not have."""
+    expected = {"train": ("train",), "eval": ("val", "heldout")}[role]
+    name = data.get(f"{role}_split", expected[0])
+    if name not in expected:
+        raise ValueError(
+            f"config.data.{role}_split is {name!r}, but config.data.source is 'synthetic', whose "
+            f"{role} split is {expected[0]!r}; set it, or name the data that has {name!r}"
+        )
 
 
 def describe_split(data: Mapping[str, Any], role: str) -> str:

@@ -8,7 +8,8 @@ import pytest
 
 from segjax.data.loader import make_loader
 from segjax.data.mixture import MixedRecords, MixtureEntry, MixtureOrder, parse_mixture
-from segjax.data.splits import describe_categories, describe_split, open_split
+from segjax.data.prepare import prepare
+from segjax.data.splits import describe_categories, describe_split, list_splits, open_split
 
 DATA = {"train_split": "train", "eval_split": "val"}
 SCENES = dict(train_count=6, eval_count=3, size=32, seed=0, difficulty="easy", kind="shapes")
@@ -119,16 +120,23 @@ def test_a_resumed_run_and_two_processes_see_the_same_examples():
         )
 
 
-def test_a_mixture_is_opened_and_described_source_by_source():
-    scenes = {"scenes": SCENES, "train_split": "train", "eval_split": "val"}
-    other = MixtureEntry("synthetic", 1.0, "train", "val")
-    single = open_split(scenes | {"source": "synthetic"}, "train")
-    mixed = open_split(
-        scenes | {"source": [("synthetic", 3), ("synthetic", 1, "again", "val")]}, "train"
-    )
-    assert len(mixed) == 2 * len(single)
-    assert mixed.entries[0] == MixtureEntry("synthetic", 3.0, "train", "val") != other
-    data = scenes | {"source": [("synthetic", 3), ("synthetic", 1, "again", "val")]}
-    text = describe_split(data, "train")
-    assert "75% of the examples: 6 synthetic scenes" in text and "25%" in text
-    assert describe_categories(data) == describe_categories(scenes | {"source": "synthetic"})
+def test_a_mixture_is_opened_and_described_source_by_source(tmp_path):
+    prepare("synthetic", None, tmp_path / "scenes", count=4, size=32)
+    folder = str(tmp_path / "scenes")
+    split = list_splits(folder)[0]
+    data = {"scenes": SCENES, "train_split": split, "eval_split": split}
+    mixed = open_split(data | {"source": [("synthetic", 3), (folder, 1)]}, "train")
+    assert mixed.sizes == [
+        6,
+        len(open_split(data | {"source": folder}, "train")),
+    ] and mixed.entries == [
+        MixtureEntry("synthetic", 3.0, "train", "val"),
+        MixtureEntry(folder, 1.0, split, split),
+    ]
+    assert mixed[6]["image_id"] == open_split(data | {"source": folder}, "train")[0]["image_id"]
+    text = describe_split(data | {"source": [("synthetic", 3), (folder, 1)]}, "train")
+    assert "75% of the examples: 6 synthetic scenes" in text
+    assert "25% of the examples: " in text and f"({split} of {folder})" in text
+    with pytest.raises(ValueError, match="have different keypoints|have different classes"):
+        figures = data | {"scenes": SCENES | {"kind": "figures"}}
+        describe_categories(figures | {"source": [("synthetic", 3), (folder, 1)]})

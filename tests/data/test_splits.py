@@ -33,3 +33,11 @@ def test_unknown_role_and_missing_folder(tmp_path):
         open_split(dict(source="synthetic", scenes=SCENES), "test")
     with pytest.raises((ValueError, FileNotFoundError), match="nowhere"):
         open_split(dict(source=str(tmp_path / "nowhere"), train_split="train"), "train")
+
+
+def test_a_misspelt_split_of_synthetic_scenes_is_an_error():
+    scenes = dict(train_count=2, eval_count=2, size=32, seed=0, difficulty="easy")
+    data = {"source": "synthetic", "scenes": scenes, "train_split": "trian", "eval_split": "val"}
+    assert len(open_split(data, "eval")) == 2
+    with pytest.raises(ValueError, match="train_split is 'trian'.*whose train split is 'train'"):
+        open_split(data, "train")
