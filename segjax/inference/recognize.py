@@ -1,5 +1,6 @@
 """From another library's arrays to the options of the model that they belong to."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from segjax.models.build import find_family
@@ -62,6 +63,10 @@ def explain_mismatch(checkpoint: Checkpoint, name: str) -> str:
     """
     if checkpoint.derived_model:
         return f"; its names are those of {checkpoint.derived_model}, another model"
+    stated = checkpoint.saved.get("model")
+    if checkpoint.table is None and isinstance(stated, Mapping):
+        holds = stated.get("name")
+        return f"; it says that it holds {holds}" if name and holds not in (None, name) else ""
     size, guess = checkpoint.size, recognize_model(checkpoint).get("name")
     has_vit = {"width", "depth"} <= size.keys()
     if guess == name or not (guess or has_vit):

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 import segjax
-from segjax.models.build import variable_shapes
+from segjax.models.build import build_model, init_model, variable_shapes
 from segjax.models.sam.build import build_sam
 from segjax.tasks import make_task
 from segjax.tasks.promptable.config import promptable_config
 from segjax.training import program
 from segjax.weights.names import HUGGINGFACE, OFFICIAL
 from segjax.weights.registry import PUBLISHED, PublishedFile
-from segjax.weights.safetensors import write_arrays
+from segjax.weights.safetensors import save_variables, write_arrays
 from segjax.weights.tables.sam import SAM
 from segjax.weights.torch_writer import write_torch
 from segjax.weights.tree import CheckpointError, flatten
@@ -220,3 +220,10 @@ def test_weights_recommend_thresholds_for_everything(capsys):
     assert choose_thresholds(None, None, config) == (0.5, 0.95)
     assert "recommend --pred-iou 0.5 instead of 0.88" in capsys.readouterr().out
     assert choose_thresholds(0.7, 0.1, config) == (0.7, 0.1)
+
+
+def test_our_own_files_say_what_they_hold(tmp_path):
+    variables = init_model(build_model("sam_debug"), jax.random.key(0))
+    save_variables(tmp_path / "own.safetensors", variables, {"model": {"name": "sam_debug"}})
+    with pytest.raises(CheckpointError, match="; it says that it holds sam_debug$"):
+        segjax.load("mae_debug", tmp_path / "own.safetensors")
