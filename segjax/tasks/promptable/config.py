@@ -105,7 +105,8 @@ def miniature(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Shrinks an experiment to two steps of the smallest model on synthetic scenes."""
     defaults = promptable_config()
     # All experiments of the task must shrink to one program, so nothing of them is kept here.
-    for name in ("model", "rounds", "loss", "data", "eval", "optimizer", "checkpoint"):
+    groups = ("model", "rounds", "loss", "data", "eval", "optimizer", "checkpoint", "lora")
+    for name in (*groups, "init_from", "trainable"):
         config[name] = defaults[name]
     config.update(
         total_steps=2, batch_size=2, microbatches=1, log_every=1, eval_every=0, ema_decay=0.0
