@@ -182,3 +182,13 @@ def test_broken_records_raise():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         PromptableExample(**({"canvas": 64, "max_prompts": 2} | arguments))
+
+
+def test_small_objects_may_be_left_out_by_their_share_of_the_image():
+    image = np.zeros((40, 80, 3), np.uint8)  # content of 80 x 40 pixels on the canvas
+    masks = [block((40, 80), 0, 0, 8, 8), block((40, 80), 20, 20, 30, 40)]  # 2 % and 6.25 %
+    record = record_of(masks, image)
+    count = lambda share: PromptableExample(80, 4, train=False, min_area_fraction=share)(
+        record, RNG(0)
+    )["valid"].sum()
+    assert [count(share) for share in (0.0, 0.02, 0.021, 0.07)] == [2, 2, 1, 0]

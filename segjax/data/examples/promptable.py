@@ -49,6 +49,7 @@ class PromptableExample:
       train: False for evaluation: no augmentation, and the same objects each time.
       min_area: of an object, in canvas pixels.
       max_area_fraction: of an object, as a share of the content (SAM, appendix A: 0.9).
+      min_area_fraction: of an object, as a share of the content. Both limits hold.
       percentiles: stretches the intensities of each image, see `decode_image`.
 
     Raises:
@@ -65,6 +66,7 @@ class PromptableExample:
         train: bool = True,
         min_area: float = 10.0,
         max_area_fraction: float = 0.9,
+        min_area_fraction: float = 0.0,
         percentiles: tuple[float, float] | None = None,
     ):
         if canvas < 1 or max_prompts < 1 or mask_stride < 1:
@@ -84,6 +86,7 @@ class PromptableExample:
         self.augmentation = Augmentation.from_dict(dict(augment or {})) if train else Augmentation()
         self.train, self.percentiles = train, percentiles
         self.min_area, self.max_area_fraction = min_area, max_area_fraction
+        self.min_area_fraction = min_area_fraction
 
     def __call__(self, record: Mapping, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Makes the example of a record. Raises ImageError or RecordError for a broken one."""
@@ -152,12 +155,14 @@ class PromptableExample:
         objects = record["objects"]
         unusable = np.asarray(objects["crowd"], bool) | has_box_only(objects)
         candidates = np.flatnonzero(~unusable & placement.overlaps_window(objects["box"]))
-        largest = self.max_area_fraction * placement.size[0] * placement.size[1]
+        pixels = placement.size[0] * placement.size[1]
+        smallest = max(1, self.min_area, self.min_area_fraction * pixels)
+        largest = self.max_area_fraction * pixels
         masks = []
         for index in rng.permutation(candidates):
             mask = decode_mask(objects["rle"][index], record["height"], record["width"])
             mask = placement.apply_mask(mask)
-            if max(1, self.min_area) <= np.count_nonzero(mask) <= largest:
+            if smallest <= np.count_nonzero(mask) <= largest:
                 masks.append(mask)
             if len(masks) == self.max_prompts:
                 break

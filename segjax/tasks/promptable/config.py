@@ -56,6 +56,7 @@ class PromptableEvaluation:
     Attributes:
       batch_size: Images in one batch, over all devices.
       max_prompts: Objects of an image that are measured.
+      min_area_fraction: Smallest object that is measured, as a share of its image.
       num_points: Clicks on each object.
       pictures: Example images in the log.
       limit: Number of images to measure. 0: all.
@@ -66,6 +67,7 @@ class PromptableEvaluation:
 
     batch_size: int = 8
     max_prompts: int = 32
+    min_area_fraction: float = 0.0
     num_points: int = 9
     pictures: int = 6
     limit: int = 0

@@ -225,6 +225,7 @@ class Promptable(RecordTask):
             augment=self.data["augment"] | {"scale": self.data["augment"].get("scale") or None},
             min_area=self.data["min_area"],
             max_area_fraction=self.data["max_area_fraction"],
+            min_area_fraction=0.0 if train else self.eval["min_area_fraction"],
             # `source` has stretched the full image of a tile
             percentiles=None if tiled else self.percentiles,
         )
