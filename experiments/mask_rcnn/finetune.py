@@ -6,7 +6,7 @@
     segjax train --config=experiments/mask_rcnn/finetune.py:tiny --workdir=runs/mine \\
       --config.data.source=data/mine
 
-The default starts from torchvision's Mask R-CNN of COCO, maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth,
+The default starts from torchvision's Mask R-CNN of COCO, which is downloaded once,
 with the rates of torchvision's tutorial. The last layers of its heads are initialized anew. It
 needs an accelerator, or patience. `tiny` starts from scratch, on images of 256 pixels, and takes
 minutes to an hour on a CPU.
@@ -41,7 +41,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     else:
         config.batch_size = 2
         # From the published detector, without the layers that predict classes
-        config.init_from = "detector:maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
+        config.init_from = "detector:maskrcnn_resnet50_fpn"
         config.model = dict(name="maskrcnn_resnet50_fpn", classes=0, freeze_at=2)
         config.optimizer.update(name="sgd", peak_lr=0.005, b1=0.9, weight_decay=5e-4, clip_norm=0.0)
         config.data.by_orientation = True

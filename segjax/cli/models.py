@@ -36,6 +36,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
         there = (
             "in the cache" if (get_weights_folder() / file.name).is_file() else "not in the cache"
         )
-        print(f"{file.url}\n  {name}, {file.bytes:,} bytes, {file.license}, {there}")
-        print(f"  sha256 {file.sha256}")
+        print(f"{file.url}\n  {name}, {file.size}, {file.license}, {there}")
+        whole = len(file.sha256) == 64
+        print(f"  sha256 {file.sha256}" + ("" if whole else "... (the publisher states no more)"))
     return 0

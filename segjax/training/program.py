@@ -223,7 +223,8 @@ def _load_given(
     named = re.fullmatch(r"([a-z_0-9]+):(?!//)(.+)", init_from)
     if not named or os.path.exists(init_from):
         return task.load_own(init_from, expected, source=source)
-    loaded = task.load_pretrained(*named.groups(), expected)
+    kind, path = named.groups()
+    loaded = task.load_pretrained(kind, str(fetch_named(path) or path), expected)
     want, have = flatten(expected), flatten(loaded)
     want = {path: want[path] for path in have if path in want}
     check_parameters(want, have, source=source, kind="arrays")

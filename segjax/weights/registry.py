@@ -14,14 +14,21 @@ class PublishedFile:
     Attributes:
       url: address.
       bytes: size.
-      sha256: checksum in hexadecimal.
-      license: SPDX identifier.
+      sha256: checksum in hexadecimal, or its first digits if the publisher states only these.
+      license: SPDX identifier of the library that publishes it.
+      rounding: largest difference between `bytes` and the true size, 0 if the size is exact.
     """
 
     url: str
     bytes: int
     sha256: str
     license: str
+    rounding: int = 0
+
+    @property
+    def size(self) -> str:
+        """Size for messages."""
+        return f"{'about ' * (self.rounding > 0)}{self.bytes:,} bytes"
 
     @property
     def name(self) -> str:
@@ -54,6 +61,28 @@ PUBLISHED = {
     ),
 }
 
+_TORCHVISION = "https://download.pytorch.org/models/"
+
+
+def _torchvision(name: str, mebibytes: float) -> PublishedFile:
+    """Returns a file of torchvision, whose name ends with the first 8 digits of its SHA-256."""
+    digits = name.removesuffix(".pth").rsplit("-", 1)[1]
+    size = round(mebibytes * 2**20)
+    return PublishedFile(_TORCHVISION + name, size, digits, "BSD-3-Clause", rounding=2**20 // 1000)
+
+
+# Addresses and sizes (in MiB, to three decimals): the metadata of the weights in torchvision 0.28,
+# models/detection and models/resnet. `torch.hub` verifies the same digits.
+PUBLISHED |= {
+    name: _torchvision(file, mebibytes)
+    for name, file, mebibytes in (
+        ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", 169.84),
+        ("maskrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth", 177.219),
+        ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", 159.743),
+        ("fasterrcnn_resnet50_fpn_v2", "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth", 167.104),
+        ("keypointrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn_coco-fc266e95.pth", 226.054),
+    )
+}
 
 # Weights that segjax is shipped with, by the name of their file in the folder `packaged`
 PACKAGED = {"sam_tiny_demo": "sam_tiny_demo.safetensors"}
@@ -85,6 +114,6 @@ def describe_missing(path: str | os.PathLike) -> str:
         if file.name == path.name:
             return (
                 f"{message}; segjax.load({name!r}), or --checkpoint {name}, downloads it once "
-                f"({file.bytes:,} bytes)"
+                f"({file.size})"
             )
     return message

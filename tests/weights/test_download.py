@@ -137,4 +137,19 @@ def test_the_cache_is_where_the_user_keeps_caches(tmp_path, monkeypatch):
 def test_the_registry_names_files_by_the_models_that_read_them():
     for model, file in PUBLISHED.items():
         assert file.name.startswith(f"{model}_") and file.url.startswith("https://")
-        assert len(file.sha256) == 64 and int(file.sha256, 16) and file.license == "Apache-2.0"
+        assert int(file.sha256, 16) and file.bytes > 0
+        if model.startswith("sam_"):
+            assert len(file.sha256) == 64 and file.license == "Apache-2.0" and not file.rounding
+        else:
+            assert file.name.endswith(f"-{file.sha256}.pth") and file.license == "BSD-3-Clause"
+
+
+def test_a_rounded_size_and_the_first_digits_of_a_checksum_are_verified(server, tmp_path):
+    address, _ = server
+    digits = hashlib.sha256(DATA).hexdigest()[:8]
+    known = dict(bytes=len(DATA) - 500, rounding=1000, sha256=digits)
+    fetch(entry(address, **known), tmp_path / "cache")
+    with pytest.raises(CheckpointError, match="expected a beginning of 12345678"):
+        fetch(entry(address, **known | {"sha256": "12345678"}), tmp_path / "other")
+    with pytest.raises(CheckpointError, match="has 1,280,000 bytes, expected about 1,279,500"):
+        fetch(entry(address, **known | {"rounding": 400}), tmp_path / "third")

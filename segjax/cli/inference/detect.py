@@ -1,7 +1,7 @@
 """Detect the objects of images with a Mask R-CNN: boxes, classes, masks and keypoints.
 
   segjax detect photo.jpg --checkpoint runs/mask_rcnn --out out
-  segjax detect *.jpg --checkpoint maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth --score 0.7 --out out
+  segjax detect *.jpg --checkpoint maskrcnn_resnet50_fpn --score 0.7 --out out
   segjax detect photo.jpg --checkpoint runs/mask_rcnn --refine sam_vit_b_01ec64.pth --out out
 
 Files in DIR:
