@@ -23,6 +23,7 @@ def miniature(**model):
     return config
 
 
+@pytest.mark.slow
 @quick_compilation()
 def test_the_loss_of_every_stage_falls_in_a_few_steps_on_one_batch():
     """Trains the box heads alone, from zero class logits and a constant bias of the deltas."""

@@ -84,6 +84,7 @@ def assert_same(ours, theirs, tolerance=1e-5):
     jax.tree.map(close, gradient, their_gradient)
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_agree_with_mixed_images_and_placeholders(task):
     variables = variables_of(task)
     compute = jax.jit(outcome_of(task))

@@ -184,6 +184,7 @@ def train_steps(task, variables, batches):
     return params, losses
 
 
+@pytest.mark.slow
 def test_the_loss_falls_in_a_few_steps_on_one_batch(task, variables, batch):
     losses = train_steps(task, variables, [batch] * 12)[1]
     assert np.mean(losses[-3:]) < 0.7 * losses[0], losses

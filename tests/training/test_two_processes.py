@@ -51,9 +51,8 @@ def train_until_interrupted(workdir, signum):
     return {"step": stopped.value.step, "status": stopped.value.code, "devices": jax.device_count()}
 
 
-@pytest.mark.parametrize(
-    "signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_one_process_stops_both_and_one_process_resumes(tmp_path, signum):
     run = tmp_path / "run"
     first, second = launch(tmp_path, train_until_interrupted, 2, 2, workdir=run, signum=signum)
