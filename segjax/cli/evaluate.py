@@ -117,6 +117,7 @@ def make_evaluation_config(
         chosen, a split without data, or an unknown key.
     """
     from segjax.cli.overrides import apply_flags
+    from segjax.data.mixture import parse_mixture
     from segjax.data.splits import list_splits
     from segjax.models.build import find_family
     from segjax.tasks import complete_config
@@ -143,6 +144,13 @@ def make_evaluation_config(
                 f"--split {split} without --data: synthetic scenes have one evaluation split only"
             )
         config.data.eval_split = split
+        others = [e for e in parse_mixture(config.data.to_dict()) if e.eval_split != split]
+        if others:
+            raise ValueError(
+                f"--split {split} without --data: {others[0].source!r} of this run's mixture has "
+                f"the evaluation split {others[0].eval_split!r}; leave --split out, or "
+                "measure a prepared folder alone with --data FOLDER --split NAME"
+            )
     return apply_flags(config, flags)
 
 

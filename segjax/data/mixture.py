@@ -11,6 +11,7 @@ import ast
 import bisect
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,12 +71,13 @@ def parse_mixture(data: Mapping[str, Any]) -> list[MixtureEntry]:
         raise ValueError(f"config.data.source is an empty list; {_FORM}")
     seen = set()
     for entry in entries:
-        if (entry.source, entry.train_split) in seen:
+        key = os.path.normpath(entry.source), entry.train_split  # data/a/ is data/a
+        if key in seen:
             raise ValueError(
                 f"config.data.source names {entry.source!r} with split {entry.train_split!r} "
                 "twice; name it once, with the sum of the weights"
             )
-        seen.add((entry.source, entry.train_split))
+        seen.add(key)
     return entries
 
 

@@ -35,10 +35,10 @@ def open_split(data: Mapping[str, Any], role: str):
     if len(entries) > 1:
         parts = [open_split(entry.replace_in(data), role) for entry in entries]
         return MixedRecords(parts, entries)
-    if data["source"] == SYNTHETIC:
-        _check_synthetic_split(data, role)
     data = entries[0].replace_in(data)
     source = data["source"]
+    if source == SYNTHETIC:
+        _check_synthetic_split(data, role)
     if source.startswith(TFDS):
         return open_tfds(source.removeprefix(TFDS), data[f"{role}_split"], data.get("tfds_dir", ""))
     if source != SYNTHETIC:

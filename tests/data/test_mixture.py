@@ -46,6 +46,7 @@ def test_entries_have_weights_and_may_have_splits(source):
         ([("data/a", float("nan"))], "weight nan"),
         ([("data/a", True)], "weight True"),
         ([("data/a", 1), ("data/a", 2)], "twice"),
+        ([("data/a", 1), ("data/a/", 2)], "twice"),
         ([("data/a", 1, "train")], r"entry \('data/a', 1, 'train'\)"),
         (["data/a", "data/b"], "entry 'data/a'"),
         ("[('data/a', 1", "expected a folder"),
@@ -55,6 +56,13 @@ def test_entries_have_weights_and_may_have_splits(source):
 def test_invalid_mixtures_are_refused(source, message):
     with pytest.raises(ValueError, match=message):
         parse(source)
+
+
+@pytest.mark.parametrize("others", [[], [("data/a", 1)]])
+def test_a_misspelt_split_of_synthetic_scenes_is_an_error_in_any_list(others):
+    source = [("synthetic", 1, "trian", "val"), *others]
+    with pytest.raises(ValueError, match="train_split is 'trian'.*train split is 'train'"):
+        open_split(DATA | {"source": source, "scenes": SCENES}, "train")
 
 
 def test_sources_are_drawn_by_weight_and_their_records_equally_often():

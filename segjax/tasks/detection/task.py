@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from segjax.data.mixture import parse_mixture
 from segjax.data.splits import describe_categories
 from segjax.evaluation.detection_scores import DetectionScores
 from segjax.inference.detection.class_names import resolve_classes
@@ -171,7 +172,8 @@ class Detection(DetectionBatches):
         """Sets the label names from the checkpoint, and reports the images that were skipped."""
         if not config.eval.label_names:
             config.eval.label_names = resolve_classes(model, saved).names
-            print_skipped(config.data.source, config.data.eval_split)
+            for entry in parse_mixture(config.data.to_dict()):
+                print_skipped(entry.source, entry.eval_split)
 
     def write_evaluation(
         self,
