@@ -18,6 +18,7 @@ from segjax.tasks.classification.config import classification_config
 from segjax.tasks.detection.task import Detection
 from segjax.training import sharding
 from segjax.training.loop import train
+from segjax.training.trainable.partition import make_partition
 from segjax.weights.run_folder import load_variables
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "experiments"
@@ -63,6 +64,27 @@ def test_the_full_config_traces(path, variant):
     heads = {name for name, attribute in HEADS.items() if getattr(task.model, attribute, None)}
     heads |= set(number_names("classes", len(getattr(task.model, "box_heads", ()))))
     assert METRICS[config.task] | heads <= set(metrics)
+
+
+# MedSAM's count is published. The decoder has 4,058,340 parameters, the prompt encoder 6,220.
+@pytest.mark.parametrize(
+    "variant, trained",
+    [
+        ("", 4_064_560),
+        (":decoder", 4_064_560),
+        (":lora", 4_064_560 + 147_456),
+        (":samed", 4_064_560 + 147_456),
+        (":full", 93_735_472),
+        (":medsam", 93_729_252),
+    ],
+)
+def test_variants_of_sam_finetune_train_as_many_parameters_as_they_say(variant, trained):
+    config = read_config(f"{FOLDER}/sam/finetune.py{variant}")
+    task, key = make_task(config), jax.random.key(0)
+    shapes = jax.eval_shape(task.init, key)
+    partition = make_partition(config, shapes, task.encoder_path)
+    params = jax.eval_shape(partition.split, shapes, key)["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == trained
 
 
 @pytest.mark.parametrize("variant", ["", ":tiny"])

@@ -8,16 +8,19 @@
 Variants, by what they train:
 
 * "decoder" (the default): prompt encoder and mask decoder of ViT-B, 4.1 of 93.7 million parameters.
-  The encoder runs only once for each image, before the training.
-* "lora": the decoder, and adapters of rank 4 in all blocks of the encoder, 0.15 million more. As
-  accurate as "late" with less memory for the optimizer.
-* "late": the last four blocks of the encoder and everything after it.
-* "full": everything. Most accurate with hundreds of images, if it fits into memory.
+  The encoder runs only once for each image and its mirror image, before the training.
+* "lora": the decoder, and adapters of rank 4 in all blocks of the encoder, 0.15 million more.
+* "late": the last four blocks of the encoder and everything after it. Its optimizer is larger than
+  that of "lora", its backward pass stops at the first of these blocks.
+* "full": everything, for hundreds of images.
 * "tiny": everything, from the demo model that comes with segjax, in minutes on a CPU.
-* "medsam": MedSAM's recipe (Ma et al. 2024): encoder and decoder, from box prompts, on images
-  scaled to 0..1. Its loss is Dice and cross-entropy. This one is SAM's, focal and Dice.
-* "samed": SAMed's (Zhang and Liu 2023): "lora" with its optimizer. It predicts classes without
-  prompts; this one keeps SAM's prompts.
+* "medsam": MedSAM's recipe (Ma et al. 2024): encoder and decoder, from box prompts that are up to
+  20 pixels too large on each side, on images scaled to 0..1. MedSAM resizes images to a square and
+  trains on one object of each, by Dice and cross-entropy at full resolution. This one keeps the
+  aspect ratio, and trains on up to 8 objects by SAM's loss on the mask grid, with the IoU head.
+* "samed": SAMed's adapters (Zhang and Liu 2023), with its learning rate, warm-up and weight decay.
+  SAMed predicts classes without prompts, by Dice and cross-entropy, and its rate falls by a
+  polynomial. This one keeps SAM's prompts and loss, and the rate falls by a cosine.
 
 All but "tiny" start from the published sam_vit_b, which is downloaded once. Start from other
 weights by --config.init_from, on another canvas by --config.model.canvas=512.
@@ -85,9 +88,9 @@ def medsam() -> ml_collections.ConfigDict:
     config.trainable = ["^image_encoder/", "^mask_decoder/"]
     config.model.normalization = "minmax"
     config.optimizer.update(peak_lr=1e-4, weight_decay=0.01, warmup_steps=0, schedule="constant")
-    # One box for each object, moved by up to 20 pixels
+    # One box for each object, enlarged by up to 20 pixels on each side
     config.rounds.update(count=1, empty_random=False, empty_last=False, sampled=False)
-    config.rounds.update(box_rate=1.0, box_noise="uniform", box_noise_cap=20.0, box_multimask=False)
+    config.rounds.update(box_rate=1.0, box_noise="outward", box_noise_cap=20.0, box_multimask=False)
     config.rounds.correction_weight = 1.0
     return config
 

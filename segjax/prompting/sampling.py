@@ -10,7 +10,7 @@ from segjax.ops.boxes import clip_boxes
 from segjax.ops.masks import sample_in_region
 
 BACKGROUND, FOREGROUND, PADDING = 0, 1, -1
-BOX_NOISES = ("normal", "uniform", "none")
+BOX_NOISES = ("normal", "uniform", "outward", "none")
 WHEN_PERFECT = ("object", "background")
 
 
@@ -107,7 +107,8 @@ def jitter_box(
       boxes: float32 [..., 4], x1 y1 x2 y2 in canvas pixels.
       size: [..., 2], (height, width) of the image on the canvas. Boxes are clipped to it.
       noise: "normal": standard deviation of a tenth of the side, clipped to `cap` (the paper).
-        "uniform": at most min(a tenth of the side, cap) (the code of SAM 2). "none".
+        "uniform": at most min(a tenth of the side, cap) (the code of SAM 2). "outward": each side
+        moves outward by 0 to `cap`, whatever the size of the box (MedSAM). "none".
       cap: Largest shift of a coordinate, in pixels.
 
     Returns:
@@ -124,4 +125,7 @@ def jitter_box(
         boxes = boxes + jnp.clip(scale * jax.random.normal(key, boxes.shape), -cap, cap)
     elif noise == "uniform":
         boxes = boxes + jnp.minimum(scale, cap) * jax.random.uniform(key, boxes.shape, minval=-1.0)
+    elif noise == "outward":
+        outward = jnp.array([-1.0, -1.0, 1.0, 1.0])
+        boxes = boxes + outward * cap * jax.random.uniform(key, boxes.shape)
     return clip_boxes(boxes, size)

@@ -36,7 +36,7 @@ class Rounds:
       empty_random: Whether one random round adds no click.
       empty_last: Whether the last round adds no click.
       box_rate: Probability that the first prompt is a box, not a point.
-      box_noise: Noise of the box, see `jitter_box`. (SAM 2: "uniform".)
+      box_noise: Noise of the box, see `jitter_box`. (SAM 2: "uniform", MedSAM: "outward".)
       box_noise_cap: Largest shift of a box coordinate, in pixels.
       box_multimask: Whether the model predicts three masks for a box too. (SAM 2: False. The paper
         does not say.)

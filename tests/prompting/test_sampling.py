@@ -145,6 +145,14 @@ def test_uniform_box_noise(box, bounds):
         assert scipy.stats.kstest(column, "uniform", args=(-bound, 2 * bound)).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("box", [[300, 200, 304, 204], [300, 100, 700, 500]])
+def test_outward_box_noise_enlarges_boxes_of_all_sizes(box):
+    enlarged = moved(box, "outward") * [-1, -1, 1, 1]
+    for column in enlarged.T:
+        assert scipy.stats.kstest(column, "uniform", args=(0, 20)).pvalue > 1e-3
+    assert np.abs(np.corrcoef(enlarged.T) - np.eye(4)).max() < 4 / DRAWS**0.5
+
+
 def test_boxes_stay_inside_the_image():
     box = np.array([2.0, 1, 998, 699], np.float32)
     boxes = np.asarray(jitter_box(jax.random.key(5), many(box), many(SIZE), "normal"))
@@ -154,5 +162,5 @@ def test_boxes_stay_inside_the_image():
 
 def test_no_noise_and_unknown_noise():
     assert (moved([1, 2, 30, 40], "none") == 0).all()
-    with pytest.raises(ValueError, match="'gaussian'.*normal, uniform, none"):
+    with pytest.raises(ValueError, match="'gaussian'.*normal, uniform, outward, none"):
         jitter_box(jax.random.key(0), np.zeros(4), np.ones(2), "gaussian")
