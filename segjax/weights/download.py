@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from segjax.files import atomic_path, get_cache_folder
 from segjax.messages import make_printable
-from segjax.weights.registry import PublishedFile, find_packaged, find_published
+from segjax.weights.registry import PACKAGED, PublishedFile, find_packaged, find_published
 from segjax.weights.tree import CheckpointError
 
 CHUNK = 1 << 20
@@ -27,11 +27,31 @@ def fetch_named(name: str) -> pathlib.Path | None:
 
     Args:
       name: such as "sam_tiny_demo" or "sam_vit_b", in upper or lower case.
+
+    Raises:
+      FileNotFoundError: the package lacks its own file.
+      CheckpointError: the package's file has changed.
+      ConnectionError: as `fetch`.
     """
     if packaged := find_packaged(name):
+        _check_packaged(name, packaged)
         return packaged
     published = find_published(name)
     return fetch(published) if published else None
+
+
+def _check_packaged(name: str, path: pathlib.Path) -> None:
+    """Raises an error if a file of the package is missing or changed."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing, which comes with segjax: the installation is incomplete; install "
+            "it again"
+        )
+    if hashlib.sha256(path.read_bytes()).hexdigest() != PACKAGED[name.lower()]:
+        raise CheckpointError(
+            f"{path} has changed since segjax was released: its SHA-256 is another; install segjax "
+            "again"
+        )
 
 
 def fetch(file: PublishedFile, folder: pathlib.Path | None = None) -> pathlib.Path:

@@ -84,15 +84,16 @@ PUBLISHED |= {
     )
 }
 
-# Weights that segjax is shipped with, by the name of their file in the folder `packaged`
-PACKAGED = {"sam_tiny_demo": "sam_tiny_demo.safetensors"}
+# Weights that segjax is shipped with: name -> SHA-256 of packaged/NAME.safetensors
 DEMO = "sam_tiny_demo"
+PACKAGED = {DEMO: "6f3c13beb6673a34c4152b88581101fa47ad26dd8d75cabfdcc78e45108fd0c1"}
 
 
 def find_packaged(name: str) -> pathlib.Path | None:
     """Returns the file of weights that the package holds, by name in any case, or None."""
-    file = PACKAGED.get(name.lower())
-    return pathlib.Path(__file__).parent / "packaged" / file if file else None
+    if (name := name.lower()) not in PACKAGED:
+        return None
+    return pathlib.Path(__file__).parent / "packaged" / f"{name}.safetensors"
 
 
 def find_published(name: str) -> PublishedFile | None:
