@@ -15,10 +15,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import grain
-
-from segjax.data.loader import ENDLESS
-
 SYNTHETIC = "synthetic"
 _FORM = (
     "expected a folder, 'tfds:NAME' or 'synthetic', or a list of entries (source, weight) or "
@@ -160,6 +156,11 @@ class MixtureOrder(Sequence):
     """
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int):
+        # Here, because grain imports jax and opening data must not
+        import grain
+
+        from segjax.data.loader import ENDLESS
+
         parts, start = [], 0
         for number, size in enumerate(sizes):
             records = grain.MapDataset.range(start, start + size)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import segjax
-from segjax.models.build import build_model, init_model, variable_shapes
+from segjax.models.build import variable_shapes
 from segjax.models.sam.build import build_sam
 from segjax.tasks import make_task
 from segjax.tasks.promptable.config import promptable_config
@@ -223,7 +223,6 @@ def test_weights_recommend_thresholds_for_everything(capsys):
 
 
 def test_our_own_files_say_what_they_hold(tmp_path):
-    variables = init_model(build_model("sam_debug"), jax.random.key(0))
-    save_variables(tmp_path / "own.safetensors", variables, {"model": {"name": "sam_debug"}})
+    save_variables(tmp_path / "own.safetensors", drawn(), {"model": {"name": "sam_debug"}})
     with pytest.raises(CheckpointError, match="; it says that it holds sam_debug$"):
         segjax.load("mae_debug", tmp_path / "own.safetensors")

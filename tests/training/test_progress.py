@@ -9,6 +9,7 @@ import pytest
 from segjax.training.reporting.banner import describe_devices, describe_start, make_banner
 from segjax.training.reporting.progress import MOST_SHOWN, Progress, format_row
 from segjax.training.sharding import make_mesh
+from segjax.training.trainable.partition import Partition
 
 TRAINING = {
     "grad_norm": 1.4,
@@ -57,7 +58,8 @@ def test_without_a_terminal_every_row_is_one_plain_line(capsys):
 
 def test_the_banner_names_task_model_start_data_devices_and_length():
     params = {"a": np.zeros((3, 5)), "b": jax.ShapeDtypeStruct((1000,), np.float32)}
-    program = SimpleNamespace(mesh=make_mesh(-1, 1), shapes=SimpleNamespace(params=params))
+    shapes = SimpleNamespace(params=params, constants={"c": {"d": np.zeros(85)}})
+    program = SimpleNamespace(mesh=make_mesh(-1, 1), shapes=shapes, partition=Partition())
     config = {"task": "promptable", "batch_size": 16, "microbatches": 2, "total_steps": 1600}
     task = SimpleNamespace(
         describe_model=lambda: "sam_tiny on 128 x 128 pixels",
@@ -71,6 +73,9 @@ def test_the_banner_names_task_model_start_data_devices_and_length():
         "devices  8 x cpu (data 8)",
         "run      1,600 steps of batch 16 in 2 microbatches, to runs/x",
     ]
+    program.partition = Partition({"c/d"}, None, "decoder")
+    text = make_banner(task, config, program, "starts from here", "runs/x")
+    assert "trains 1,015 of 1,100 parameters (decoder); starts from here" in text
 
 
 def test_the_start_is_named_in_the_order_in_which_it_is_looked_for():

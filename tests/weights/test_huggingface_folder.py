@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import segjax
-from segjax.models.build import build_model, init_model
+from segjax.models.build import build_model, variable_shapes
 from segjax.weights.checkpoint import write_checkpoint
 from segjax.weights.safetensors import read_arrays, write_arrays
 from segjax.weights.tree import CheckpointError
@@ -25,7 +25,9 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def variables():
-    return jax.device_get(init_model(build_model("sam_debug"), jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    shapes = variable_shapes(build_model("sam_debug"))
+    return jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
 
 
 @pytest.fixture

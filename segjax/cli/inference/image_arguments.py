@@ -93,7 +93,9 @@ def load_model(
             "--checkpoint sam_vit_b downloads a published SAM"
         )
     named = (args.checkpoint,) if args.model is None else (args.model, args.checkpoint)
-    return load_with_config(*named, step=args.step, family=family, lora=args.lora, **overrides)
+    return load_with_config(
+        *named, step=args.step, family=family, lora=getattr(args, "lora", None), **overrides
+    )
 
 
 def get_percentiles(config: Mapping[str, Any]) -> tuple[float, float] | None:
