@@ -146,8 +146,9 @@ class MixedRecords(Sequence):
 class MixtureOrder(Sequence):
     """Endless training order of `MixedRecords`: sources interleaved by weight, each shuffled.
 
-    `order[i]` is the index of example i, computed without the examples before it. Over any stretch
-    of examples, each source's number differs from its share by less than 1 per source.
+    `order[i]` is the index of example i, computed without the examples before it. Any stretch of
+    examples has each source's share, to about one example. grain rounds weights: the ratio of a
+    weight to the smallest one is exact to 1 %.
 
     Args:
       sizes: Number of records of each source.
