@@ -16,6 +16,7 @@ def plan(device="here", **changes):
     return describe_plan(task, config, device)
 
 
+@pytest.mark.slow
 def test_the_plan_counts_parameters_bytes_and_operations():
     text = plan("rtx3080")
     # 2 blocks, q and v: 2 x 2 x (32 x 4 + 4 x 32)

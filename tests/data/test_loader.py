@@ -225,6 +225,7 @@ def test_a_closed_loader_is_exhausted():
     assert list(loader) == []
 
 
+@pytest.mark.slow
 def test_an_unclosed_loader_ends_quietly(tmp_path):
     script = tmp_path / "forgetful.py"
     script.write_text(

@@ -49,6 +49,7 @@ def assert_predictions_match(predictions, wanted):
         np.testing.assert_allclose(got, want, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_many_images_with_many_prompts_are_decoded_in_one_call_and_match_single_predictions(
     monkeypatch,
 ):

@@ -264,6 +264,7 @@ def test_perfect_detections_score_as_perfect_in_image_pixels(monkeypatch):
     assert shapes_out["masks"].shape == (2, task.model.detection_selection.count, 28, 28)
 
 
+@pytest.mark.slow
 def test_the_evaluation_loss_is_the_training_loss_over_all_images(task, variables, monkeypatch):
     """Evaluates three images in batches of two, with one placeholder that is ignored."""
     config = miniature()

@@ -232,6 +232,7 @@ def test_gradient_accumulation_adds_up_microbatches(variables):
     assert weight == parts[0][1] + parts[1][1] == 14
 
 
+@pytest.mark.slow
 def test_a_whole_step_lowers_for_a_mesh(variables):
     """Lowers optimizer, bfloat16, drop path, scanned blocks, remat and sampled rounds together."""
     options = config(dtype="bfloat16", drop_path=0.2, scan=True, remat="full")
