@@ -9,6 +9,7 @@ from segjax.models.detection.heads import STAGES
 from segjax.models.detection.layers import number_names
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.tasks.init_from import copy_as_float32, load_windowed_encoder
+from segjax.weights.adapters.merge import merge_adapters
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
 from segjax.weights.tables.detectron2 import DETECTRON2_DETECTORS
 from segjax.weights.tables.torchvision import TORCHVISION_DETECTORS, TORCHVISION_RESNETS
@@ -145,7 +146,8 @@ def load_other_classes(path: str, expected: Mapping[str, Any]) -> dict[str, Any]
         unknown_heads = [
             head for head in OPTIONAL_HEADS if not any(_is_in(path, (head,)) for path in wanted)
         ]
-        stored = flatten(match_collections(checkpoint.arrays, expected))
+        arrays = merge_adapters(checkpoint.arrays, source=checkpoint.source)
+        stored = flatten(match_collections(arrays, expected))
         loaded = _drop_modules(stored, (*left_out, *unknown_heads))
         hint = "; it may differ in its classes alone"
         check_parameters(wanted, loaded, source=checkpoint.source, kind="arrays", hint=hint)
