@@ -5,20 +5,19 @@ from typing import Any
 
 import numpy as np
 
-# Memory in GiB and peak bfloat16 TFLOP/s (0: not known here) of devices that people own, from the
-# makers' data sheets.
+# Memory in GiB, and jax's name, of devices that people own. `find_peak` knows the speed of some.
 DEVICES = {
-    "t4": (16, 65.0),
-    "rtx3060": (12, 51.0),
-    "rtx3080": (10, 60.0),
-    "rtx4090": (24, 165.0),
-    "v100": (32, 125.0),
-    "a100": (40, 312.0),
-    "a100-80": (80, 312.0),
-    "h100": (80, 989.0),
-    "h200": (141, 989.0),
-    "v5e": (16, 197.0),
-    "v6e": (32, 918.0),
+    "t4": (16, "T4"),
+    "rtx3060": (12, "RTX 3060"),
+    "rtx3080": (10, "RTX 3080"),
+    "rtx4090": (24, "RTX 4090"),
+    "v100": (32, "V100"),
+    "a100": (40, "A100"),
+    "a100-80": (80, "A100"),
+    "h100": (80, "H100"),
+    "h200": (141, "H200"),
+    "v5e": (16, "TPU v5e"),
+    "v6e": (32, "TPU v6e"),
 }
 HERE = "here"
 _GIB = 2**30
@@ -119,7 +118,10 @@ def _show(size: float) -> str:
 
 def _compare(device: str, peak: int, flops: float, steps: int) -> str:
     """Returns whether the step fits on a device, and an estimate of its time."""
-    memory, tflops = DEVICES[device]
+    from segjax.training.throughput import find_peak
+
+    memory, kind = DEVICES[device]
+    tflops = find_peak(kind)
     # Allocators and the driver keep a tenth
     verdict = "fits" if peak < 0.9 * memory * _GIB else "does not fit"
     text = f"{device:<18} {memory} GiB: the step {verdict} (estimate: compiled for another device)"

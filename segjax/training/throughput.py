@@ -26,6 +26,11 @@ PEAK_TFLOPS = {
 _TENSOR_FLOAT = 0.5
 
 
+def find_peak(kind: str) -> float:
+    """Returns the bfloat16 peak of a device by jax's name of it, 0 if it is not known."""
+    return next((peak for pattern, peak in PEAK_TFLOPS.items() if re.search(pattern, kind)), 0.0)
+
+
 def peak_tflops(device: jax.Device, dtype: str) -> float:
     """Returns the peak of one device in a dtype, in 1e12 operations per second.
 
@@ -36,8 +41,7 @@ def peak_tflops(device: jax.Device, dtype: str) -> float:
     Returns:
       The peak, or 0 if it is not known, as for CPUs.
     """
-    kind = device.device_kind
-    peak = next((peak for pattern, peak in PEAK_TFLOPS.items() if re.search(pattern, kind)), 0.0)
+    peak = find_peak(device.device_kind)
     full_rate = jnp.dtype(dtype).itemsize < 4 or device.platform == "tpu"
     return peak * (1.0 if full_rate else _TENSOR_FLOAT)
 

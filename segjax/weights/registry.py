@@ -72,7 +72,7 @@ def _torchvision(name: str, mebibytes: float) -> PublishedFile:
 
 
 # Addresses and sizes (in MiB, to three decimals): the metadata of the weights in torchvision 0.28,
-# models/detection and models/resnet. `torch.hub` verifies the same digits.
+# models/detection. `torch.hub` verifies the same digits.
 PUBLISHED |= {
     name: _torchvision(file, mebibytes)
     for name, file, mebibytes in (
