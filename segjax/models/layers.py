@@ -18,6 +18,22 @@ def gelu(x: jax.Array) -> jax.Array:
     return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
 
 
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """Computes x * sigmoid(1.702 x), the approximation of GELU in OpenAI's CLIP."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+# "gelu" is exact. Weights trained with one activation give worse results with another.
+ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu, "silu": jax.nn.silu}
+
+
+def find_activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """Returns the activation of a name. Raises ValueError for an unknown one."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation {name!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
 small_normal = nn.initializers.truncated_normal(0.02)
 # torch scales a convolution's kernel by its fan-in, a transposed convolution's by its fan-out.
 torch_conv = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -102,18 +118,22 @@ class Mlp(nn.Module):
       activation: applied after each layer but the last.
       dtype: of the computation.
       kernel_init: initializer of the kernels.
+      output_init: initializer of the last kernel. None: `kernel_init`.
     """
 
     widths: Sequence[int]
     activation: Callable = gelu
     dtype: jnp.dtype = jnp.float32
     kernel_init: Callable = small_normal
+    output_init: Callable | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for i, width in enumerate(self.widths):
-            x = Linear(width, dtype=self.dtype, kernel_init=self.kernel_init, name=f"layer_{i}")(x)
-            if i + 1 < len(self.widths):
+            is_last = i + 1 == len(self.widths)
+            init = self.output_init if is_last and self.output_init else self.kernel_init
+            x = Linear(width, dtype=self.dtype, kernel_init=init, name=f"layer_{i}")(x)
+            if not is_last:
                 x = self.activation(x)
         return x
 

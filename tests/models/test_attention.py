@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from segjax.models import attention as attention_module
-from segjax.models.attention import fold_relative_scores, lookup_relative_positions
+from segjax.models.attention import explicit, fold_relative_scores, lookup_relative_positions
 
 RNG = np.random.default_rng(0)
 # Compiled whole: operations one by one would be hundreds of programs.
-compiled = jax.jit(attention_module.attention, static_argnames=("impl", "scale"))
+compiled = jax.jit(attention_module.attention, static_argnames=("impl", "scale", "causal"))
 compute_relative_scores = jax.jit(attention_module.compute_relative_scores, static_argnums=3)
 partition_windows = jax.jit(attention_module.partition_windows, static_argnums=1)
 unpartition_windows = jax.jit(attention_module.unpartition_windows, static_argnums=1)
@@ -46,6 +46,17 @@ def test_attention_is_the_formula(impl, length):
     out = attention(q, k, v, impl=impl)
     for i in range(2):
         np.testing.assert_allclose(out[i], oracle(q[i], k[i], v[i]), atol=1e-5)
+
+
+@pytest.mark.parametrize("impl", ["xla", "chunked"])
+@pytest.mark.parametrize("length", [5, 300])
+def test_a_causal_mask_hides_later_keys(impl, length):
+    q, k, v = (normal(1, length, 2, 8) for _ in range(3))
+    bias = np.where(np.tri(length, dtype=bool), 0.0, -np.inf)
+    out = attention(q, k, v, causal=True, impl=impl)
+    np.testing.assert_allclose(out[0], oracle(q[0], k[0], v[0], bias=bias), atol=1e-5)
+    with pytest.raises(ValueError, match="5 queries and 4 keys"):
+        attention(q[:, :5], k[:, :4], v[:, :4], causal=True, impl=impl)
 
 
 @pytest.mark.parametrize("impl", ["xla", "chunked"])
@@ -91,7 +102,9 @@ def test_chunked_gradients_are_those_of_xla():
     plain, chunked = (
         jax.jit(jax.grad(loss(impl), range(5)))(*inputs) for impl in ("xla", "chunked")
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, chunked)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-5), plain, chunked
+    )
 
 
 def test_half_precision_scores_and_softmax_run_in_float32():
@@ -156,7 +169,7 @@ def test_folded_relative_positions_equal_the_bias():
 
 def test_many_short_sequences_go_in_groups_of_heads(monkeypatch):
     """Splits 30 sequences of 9 tokens and 3 heads into groups of 6 of the 90."""
-    monkeypatch.setattr(attention_module, "SCORES_PER_GROUP", 6 * 81)
+    monkeypatch.setattr(explicit, "SCORES_PER_GROUP", 6 * 81)
     q, k, v = normal(5, 6, 9, 3, 4), normal(5, 6, 9, 3, 4), normal(5, 6, 9, 3, 4)
     np.testing.assert_allclose(attention(q, k, v, impl="chunked"), attention(q, k, v), atol=1e-6)
 

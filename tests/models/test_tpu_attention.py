@@ -15,7 +15,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.extend import core
 
 from segjax.models.attention import attention
-from segjax.models.tpu_attention import _block, _block_sizes
+from segjax.models.attention.tpu import _block, _block_sizes
 from segjax.models.vit import ViT
 
 RNG = np.random.default_rng(0)
