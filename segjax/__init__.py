@@ -15,6 +15,7 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "Clip": "segjax.inference.clip.clip",
     "Detector": "segjax.inference.detection.detector",
     "SamAutomaticMaskGenerator": "segjax.inference.sam.automatic",
     "SamPredictor": "segjax.inference.sam.predictor",
@@ -29,6 +30,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Clip",
     "Detector",
     "SamAutomaticMaskGenerator",
     "SamPredictor",

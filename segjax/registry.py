@@ -194,6 +194,7 @@ FAMILIES = Registry(
         "mae": "segjax.models.mae:FAMILY",
         "vit": "segjax.models.classifier:FAMILY",
         "mask_rcnn": "segjax.models.detection.family:FAMILY",
+        "clip": "segjax.models.clip.family:FAMILY",
     },
     expected="segjax.models.family:Family",
 )

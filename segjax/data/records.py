@@ -29,6 +29,7 @@ categories.
 | box_only | bool [G], optional | object without a mask, whose `rle` is its filled box |
 | predicted_iou | float32 [G], optional | quality, as a data engine predicted it |
 | stability | float32 [G], optional | stability score of a data engine |
+| phrases | array of G str, optional | texts that are true of this object alone, one per line |
 
 Keypoints are continuous like boxes, so the middle of the first pixel is at 0.5.
 """
@@ -58,6 +59,7 @@ OPTIONAL_OBJECT_FIELDS = {
     "box_only": (np.bool_, ()),
     "predicted_iou": (np.float32, ()),
     "stability": (np.float32, ()),
+    "phrases": (np.object_, ()),
 }
 OPTIONAL_CLASS_LISTS = ("neg_categories", "not_exhaustive_categories")
 
@@ -170,6 +172,9 @@ def _validate_objects(objects: Mapping[str, Any], height: int, width: int, where
     count = len(objects["rle"])
     for name in known.keys() & objects.keys():
         _validate_array(objects[name], name, count, where)
+    for text in objects.get("phrases", ()):
+        if not isinstance(text, str):
+            raise RecordError(where, "objects.phrases", type(text).__name__, "a str")
     # Boxes and masks
     for index in range(count):
         row = f"{where}, object {int(objects['id'][index])}"

@@ -6,7 +6,7 @@ from typing import Any
 from segjax.data.mixture import SYNTHETIC, MixedRecords, is_mixture, parse_mixture
 from segjax.data.sources.tfds import TFDS, list_tfds_splits, open_tfds
 from segjax.data.storage import open_source, read_info
-from segjax.data.synthetic.figures import get_scene_class
+from segjax.data.synthetic.kinds import get_scene_class
 from segjax.data.synthetic.scenes import SyntheticScenes
 
 

@@ -212,6 +212,10 @@ def _read_objects(raw: Mapping[str, Any]) -> dict[str, Any]:
     objects = {}
     for name in raw.keys() & ALL_OBJECT_FIELDS.keys():
         dtype, shape = ALL_OBJECT_FIELDS[name]
+        if dtype is np.object_:
+            texts = [text.decode("utf-8") for text in raw[name]]
+            objects[name] = np.array(texts, dtype=object)
+            continue
         value = np.asarray(raw[name], dtype)
         objects[name] = value if len(rle) else value.reshape(0, *(size or 0 for size in shape))
     return objects | {"rle": rle}

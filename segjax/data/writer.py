@@ -101,6 +101,9 @@ def _make_features(
     objects = {"rle": tfds.features.Text()}
     for name in [*OBJECT_FIELDS, *(name for name in optional if name in OPTIONAL_OBJECT_FIELDS)]:
         dtype, shape = ALL_OBJECT_FIELDS[name]
+        if dtype is np.object_:
+            objects[name] = tfds.features.Text()
+            continue
         shape = tuple(keypoints if size is None else size for size in shape)
         objects[name] = (
             tfds.features.Tensor(shape=shape, dtype=dtype) if shape else tfds.features.Scalar(dtype)

@@ -177,7 +177,7 @@ def read_model(
     other_overrides = {key: value for key, value in overrides.items() if key != "canvas"}
     network = build_model(**saved | other_overrides)
     if record.check_weights:
-        resolve(record.check_weights)(record, network, checkpoint, saved["name"])
+        resolve(record.check_weights)(record, network, checkpoint, saved["name"], overrides)
     hint = explain_mismatch(checkpoint, saved["name"])
     try:
         shapes = variable_shapes(network)

@@ -2,7 +2,12 @@
 
 import math
 import numbers
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+
+from segjax.weights.tree import flatten
 
 
 def check_numbers(low: float = -math.inf, high: float = math.inf, /, **values: Any) -> None:
@@ -30,3 +35,18 @@ def _is_finite(value: Any) -> bool:
     # Whole numbers of hundreds of digits
     except OverflowError:
         return False
+
+
+def check_finite(variables: Mapping[str, Any], effect: str) -> None:
+    """Raises ValueError for variables with NaN or infinity.
+
+    Args:
+      variables: {"params", "constants"}.
+      effect: what the model would do with them, for the message.
+    """
+    for path, array in flatten(dict(variables)).items():
+        if not np.isfinite(np.asarray(array)).all():
+            raise ValueError(
+                f"variables: {path} holds NaN or infinity, {effect}; take an earlier checkpoint of "
+                "the run (step=...)"
+            )

@@ -54,8 +54,8 @@ class Family:
         for `model`, the same model on another canvas. Raises ValueError if that is impossible.
       recognize: reference to a function of (family, checkpoint). It returns the options of
         `build_model` for the arrays of another library's file, and {} for none of the sizes.
-      check_weights: reference to a function of (family, model, checkpoint, name). It raises
-        CheckpointError for files whose arrays fit but mean something else.
+      check_weights: reference to a function of (family, model, checkpoint, name, overrides). It
+        raises CheckpointError for files whose arrays fit but mean something else.
       option_comments: option of `build` -> comment for `segjax config`. Empty if the options are
         the attributes of `module`, whose docstring describes them.
       library: called with a model, returns the only library whose files can hold it, and None

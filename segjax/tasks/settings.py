@@ -16,7 +16,7 @@ class SceneSettings:
       size: Side of a scene in pixels.
       difficulty: "lone" (one object), "easy" or "medium".
       seed: Seed of the scenes.
-      kind: "shapes" or "figures" (stick figures with keypoints).
+      kind: "shapes", "figures" (stick figures with keypoints) or "captions" (objects with phrases).
     """
 
     train_count: int = 2000

@@ -13,9 +13,16 @@ import numpy as np
 
 from segjax.registry import FAMILIES, resolve
 from segjax.weights.adapters.merge import merge_adapters
-from segjax.weights.huggingface.folder import check_config, find_weights, read_weights
+from segjax.weights.huggingface.folder import (
+    FILES,
+    check_config,
+    find_weights,
+    read_configs,
+    read_weights,
+)
 from segjax.weights.names import NameTable
 from segjax.weights.pickle_file import SUFFIX, read_pickle
+from segjax.weights.pickles.scripts import ScriptState
 from segjax.weights.registry import describe_missing
 from segjax.weights.run_folder import Step, load_variables
 from segjax.weights.safetensors import parse_variables, read_arrays, save_variables, write_arrays
@@ -56,6 +63,8 @@ class Checkpoint:
       saved: a run's config or the metadata of our file, {} where there is none. Its entry "model"
         has the options of `build_model`.
       table: names of the model that a state dict belongs to, None for our own checkpoints.
+      stated: what a description beside or inside of another library's file says about its model:
+        "config", "open_clip_config", or "kinds", the names of the classes of its modules.
     """
 
     source: str
@@ -63,6 +72,7 @@ class Checkpoint:
     arrays: Mapping[str, Any]
     saved: dict[str, Any] = dataclasses.field(default_factory=dict)
     table: NameTable | None = None
+    stated: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def size(self) -> dict[str, Any]:
@@ -179,15 +189,22 @@ def _read_huggingface(folder: pathlib.Path, weights: pathlib.Path, source: str) 
             f"{source} ({weights.name}) holds no model that segjax has: its {len(state)} arrays "
             f"are named {some}, ..."
         )
-    check_config(folder, checkpoint.size)
-    return checkpoint
+    stated = read_configs(folder)
+    if "config" in stated:
+        check_config(folder, stated["config"], checkpoint.size)
+    return dataclasses.replace(checkpoint, stated=stated)
+
+
+def _read_neighbors(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the configs beside a file that has the name of a folder's weights, else {}."""
+    return read_configs(path.parent) if path.name in FILES else {}
 
 
 def _read_safetensors(path: pathlib.Path, source: str) -> Checkpoint:
     arrays, header = read_arrays(path)
     state = find_state_dict(arrays, source=source, is_known=_is_known) if arrays else arrays
     if checkpoint := _recognize(state, source):
-        return checkpoint
+        return dataclasses.replace(checkpoint, stated=_read_neighbors(path))
     return Checkpoint(source, OURS, *parse_variables(arrays, header, source=str(path)))
 
 
@@ -195,7 +212,10 @@ def _read_state_dict(path: pathlib.Path, source: str) -> Checkpoint:
     content = read_pickle(path) if path.suffix == SUFFIX else read_torch(path)
     state = find_state_dict(content, source=source, is_known=_is_known)
     if checkpoint := _recognize(state, source):
-        return checkpoint
+        stated = _read_neighbors(path)
+        if isinstance(content, ScriptState):
+            stated = {"kinds": content.kinds}
+        return dataclasses.replace(checkpoint, stated=stated)
     some = ", ".join(key[:80] for key in sorted(state)[:3])
     known = " and no ".join(
         f"{table.model} of {' or '.join(table.formats.values())}" for table in name_tables()

@@ -62,7 +62,8 @@ def write_arrays(
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # `ascontiguousarray` would give a number an axis
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     try:
         with atomic_path(path) as partial:
             # The library's files are private to their owner; the others' have the umask's mode

@@ -15,6 +15,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from segjax.weights.pickles.machine import PickleMachine
+from segjax.weights.pickles.scripts import (
+    ScriptModule,
+    ScriptState,
+    find_module_class,
+    flatten_modules,
+)
 from segjax.weights.pickles.tensors import TENSOR_NAMES, Storage, find_storage, replace_tensors
 from segjax.weights.pickles.values import Inert, describe
 from segjax.weights.tree import CheckpointError
@@ -47,10 +53,12 @@ def read_torch(path: str | pathlib.Path) -> Any:
       state = read_torch("sam_vit_b_01ec64.pth")
 
     Args:
-      path: a .pth, .pt, .bin or .ckpt file of either format, little-endian.
+      path: a .pth, .pt, .bin or .ckpt file of either format, or of `torch.jit.save`,
+        little-endian.
 
     Returns:
-      Dicts, lists, tuples, numbers and text as saved. Arrays map the file: they are read-only, and
+      Dicts, lists, tuples, numbers and text as saved, or the `ScriptState` of a TorchScript
+      archive, whose code is not read. Arrays map the file: they are read-only, and
       share memory if the tensors did. Objects of other classes are `Inert` values.
 
     Raises:
@@ -106,7 +114,13 @@ def _read_archive(path: pathlib.Path, file: BinaryIO) -> Any:
             "was written on a big-endian machine; save it again on a little-endian one"
         )
     data = members.read(pickles[0])
-    content = PickleMachine(data, TENSOR_NAMES, find_persistent=find_storage).load()
+    content = PickleMachine(
+        data, TENSOR_NAMES, find_persistent=find_storage, find_class=find_module_class
+    ).load()
+    kinds = None
+    if isinstance(content, ScriptModule):
+        content = flatten_modules(content)
+        kinds = content.kinds
     mapped = np.memmap(path, np.uint8, "r")
 
     def read_storage(storage: Storage) -> np.ndarray:
@@ -117,7 +131,11 @@ def _read_archive(path: pathlib.Path, file: BinaryIO) -> Any:
             return np.frombuffer(members.read(name), np.uint8)
         return _slice(mapped, *span)
 
-    return replace_tensors(content, read_storage)
+    if kinds is None:
+        return replace_tensors(content, read_storage)
+    state = ScriptState(replace_tensors(dict(content), read_storage))
+    state.kinds = kinds
+    return state
 
 
 def _read_legacy(path: pathlib.Path, file: BinaryIO) -> Any:

@@ -13,9 +13,9 @@ from segjax.data.synthetic.figures import (
     JOINTS,
     SIGMAS,
     FigureScenes,
-    get_scene_class,
     sample_figure,
 )
+from segjax.data.synthetic.kinds import get_scene_class
 from segjax.data.synthetic.scenes import DIFFICULTIES, SyntheticScenes
 from segjax.masks import decode_mask
 

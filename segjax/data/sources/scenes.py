@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from segjax.data.records import Record
 from segjax.data.sources.raw import SkipCounts, check_split
-from segjax.data.synthetic.figures import get_scene_class
+from segjax.data.synthetic.captions import CaptionedScenes
+from segjax.data.synthetic.kinds import get_scene_class
 
 
 class SyntheticSource:
@@ -17,7 +18,7 @@ class SyntheticSource:
       size: side of the images in pixels.
       seed: other seeds give other scenes.
       difficulty: see `segjax.data.synthetic.scenes.DIFFICULTIES`.
-      kind: "shapes" or "figures".
+      kind: "shapes", "figures" or "captions".
 
     Raises:
       ValueError: a raw folder is given, or an unknown kind.
@@ -45,6 +46,8 @@ class SyntheticSource:
         self.categories, self.keypoint_names = self._scenes.categories, self._scenes.keypoint_names
         self.category_ids, self.keypoints = self._scenes.category_ids, len(self.keypoint_names)
         self.optional = ("keypoints",) if self.keypoints else ()
+        if issubclass(self._scenes, CaptionedScenes):
+            self.optional = ("phrases",)
         self._options = {"size": size, "seed": seed, "difficulty": difficulty}
 
     def records(self, split: str, skipped: SkipCounts) -> Iterator[Record]:

@@ -104,13 +104,3 @@ def _make_strip(start: np.ndarray, end: np.ndarray, half_width: float) -> np.nda
     around = along + np.linspace(math.pi / 2, 3 * math.pi / 2, 8)
     cap = half_width * np.stack([np.cos(around), np.sin(around)], -1)
     return np.concatenate([start + cap, end - cap])
-
-
-KINDS: dict[str, type[SyntheticScenes]] = {"shapes": SyntheticScenes, "figures": FigureScenes}
-
-
-def get_scene_class(kind: str) -> type[SyntheticScenes]:
-    """Returns the class of scenes of a kind. Raises ValueError for an unknown kind."""
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r} of synthetic scenes; there are {', '.join(KINDS)}")
-    return KINDS[kind]

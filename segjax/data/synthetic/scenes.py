@@ -156,10 +156,13 @@ class SyntheticScenes:
             self._add_part(rng, canvas, shape, layer, layers)
 
     def _choose_position(
-        self, rng: np.random.Generator, layers: list[Layer]
+        self,
+        rng: np.random.Generator,
+        layers: list[Layer],
+        radii: tuple[float, float] | None = None,
     ) -> tuple[float, np.ndarray]:
         """Returns a radius and the least crowded of some random centers [2] (x, y)."""
-        radius = rng.uniform(*self.difficulty.radius) * self.size
+        radius = rng.uniform(*(radii or self.difficulty.radius)) * self.size
         attempts = (self.difficulty.position_attempts, 2)
         centers = rng.uniform(0.7 * radius, self.size - 0.7 * radius, attempts)
         crowding = [compute_crowding(center, radius, layers) for center in centers]
@@ -248,6 +251,7 @@ class Layer:
       radius: in pixels.
       is_part: True for the part of another object.
       joints: float64 [K, 2], (x, y), or None.
+      description: indices of its color, texture, shape and size, in captioned scenes.
     """
 
     visible: np.ndarray
@@ -257,6 +261,7 @@ class Layer:
     radius: float
     is_part: bool = False
     joints: np.ndarray | None = None
+    description: tuple[int, ...] = ()
 
     def is_large_enough(self) -> bool:
         """Returns True if enough of the object is visible to list it."""

@@ -9,6 +9,19 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SHAPES = ("ellipse", "rectangle", "polygon", "star", "blob")
+# Shapes of captioned scenes alone: corners (x, y) of radius 1
+_ARM = 0.36
+_OUTLINES = {
+    "triangle": [(0, -1), (0.87, 0.5), (-0.87, 0.5)],
+    "cross": [
+        *((-_ARM, -1), (_ARM, -1), (_ARM, -_ARM), (1, -_ARM), (1, _ARM), (_ARM, _ARM)),
+        *((_ARM, 1), (-_ARM, 1), (-_ARM, _ARM), (-1, _ARM), (-1, -_ARM), (-_ARM, -_ARM)),
+    ],
+    "arrow": [
+        *((-1, -0.25), (0.1, -0.25), (0.1, -0.8), (1, 0), (0.1, 0.8), (0.1, 0.25)),
+        (-1, 0.25),
+    ],
+}
 _OVERSAMPLING = 4
 
 
@@ -32,7 +45,7 @@ def sample_outline(rng: np.random.Generator, kind: str, radius: float) -> np.nda
 
     Args:
       rng: source of randomness.
-      kind: one of `SHAPES`.
+      kind: one of `SHAPES`, or "triangle", "cross" or "arrow".
       radius: approximate reach of the shape in pixels.
 
     Returns:
@@ -57,8 +70,10 @@ def sample_outline(rng: np.random.Generator, kind: str, radius: float) -> np.nda
         angles = np.arange(48) * (2 * np.pi / 48)
         waves = heights @ np.cos(orders[:, None] * angles + phases[:, None])
         points = _around(0.85 * np.clip(1 + waves, 0.4, 1.3))
+    elif kind in _OUTLINES:
+        points = np.array(_OUTLINES[kind]) * np.array([1.0, rng.uniform(0.8, 1.0)])
     else:
-        raise ValueError(f"unknown shape {kind!r}; there are {', '.join(SHAPES)}")
+        raise ValueError(f"unknown shape {kind!r}; there are {', '.join((*SHAPES, *_OUTLINES))}")
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return radius * points @ turn

@@ -24,13 +24,12 @@ from segjax.inference.detection.postprocess import (
     to_image_frame,
 )
 from segjax.inference.loading import load_with_config
-from segjax.inference.numbers import check_numbers
+from segjax.inference.numbers import check_finite, check_numbers
 from segjax.inference.sam.batching import iterate_one_ahead
 from segjax.inference.saved_options import read_saved_percentiles
 from segjax.masks import decode_mask
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.weights.run_folder import Step
-from segjax.weights.tree import flatten
 
 OUTPUT_MODES = ("binary_mask", "coco_rle")
 _detect_on_canvas = jax.jit(detect_on_canvas, static_argnums=0)
@@ -100,7 +99,7 @@ class Detector:
             if value is not None and not value >= 1:
                 raise ValueError(f"{name} is {value}; expected at least 1")
         # A run that diverged would look like a detector that finds nothing.
-        _check_finite(variables)
+        check_finite(variables, "so the model would detect nothing")
         selection = model.detection_selection
         self.score_threshold = (
             selection.score_threshold if score_threshold is None else score_threshold
@@ -262,13 +261,3 @@ class Detector:
                     sizes[slot] = placement.size
                 rows = _detect_on_canvas(self.model, self.variables, batch, sizes)
                 yield indices, placements, rows
-
-
-def _check_finite(variables: Mapping[str, Any]) -> None:
-    """Raises ValueError for variables with NaN or infinity."""
-    for path, array in flatten(dict(variables)).items():
-        if not np.isfinite(np.asarray(array)).all():
-            raise ValueError(
-                f"variables: {path} holds NaN or infinity, so the model would detect nothing; take "
-                "an earlier checkpoint of the run (step=...)"
-            )

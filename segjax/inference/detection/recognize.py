@@ -1,5 +1,6 @@
 """Which detector another library's arrays belong to, and under whose conventions it runs."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from segjax.models.build import variable_shapes
@@ -27,7 +28,13 @@ def recognize_detector(family: Family, checkpoint: Checkpoint) -> dict[str, Any]
     return {}
 
 
-def check_conventions(family: Family, model: MaskRcnn, checkpoint: Checkpoint, name: str) -> None:
+def check_conventions(
+    family: Family,
+    model: MaskRcnn,
+    checkpoint: Checkpoint,
+    name: str,
+    overrides: Mapping[str, Any],
+) -> None:
     """Raises CheckpointError if the file and the model follow different libraries' conventions.
 
     Args:
@@ -35,7 +42,9 @@ def check_conventions(family: Family, model: MaskRcnn, checkpoint: Checkpoint, n
       model: detector that the arrays are loaded into.
       checkpoint: arrays and their format.
       name: of the detector.
+      overrides: attributes that the caller chose. They do not matter.
     """
+    del overrides
     if checkpoint.table is None or checkpoint.format == model.library:
         return
     fitting = [size for size in family.sizes if family.build(size).library == checkpoint.format]

@@ -56,7 +56,7 @@ def hash_arrays(arrays: Mapping[str, Any]) -> str:
     """Returns the SHA-256 of the names, shapes and float32 values of arrays."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name], np.float32)
+        array = np.asarray(arrays[name], np.float32, order="C")
         digest.update(f"{name} {array.shape};".encode())
         digest.update(array.view(np.uint8).data)
     return digest.hexdigest()

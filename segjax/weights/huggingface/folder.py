@@ -21,14 +21,18 @@ FILES = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
 )
+# File of a description -> its name in `Checkpoint.stated`
+_CONFIGS = {"config.json": "config", "open_clip_config.json": "open_clip_config"}
 _MAX_JSON = 64 << 20  # bytes
-# Size of `NameTable.read_sizes` -> keys of config.json
+# Size of `NameTable.read_sizes` -> key of config.json
 _CONFIG_KEYS = {
-    "width": ("hidden_size",),
-    "depth": ("num_hidden_layers",),
-    "patch": ("patch_size",),
-    "canvas": ("image_size",),
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "patch": "patch_size",
+    "canvas": "image_size",
 }
 
 
@@ -87,27 +91,36 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def check_config(folder: pathlib.Path, size: Mapping[str, Any]) -> None:
-    """Compares config.json with the sizes that the arrays tell. Without the file, nothing happens.
+def read_configs(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads the descriptions of a folder's model, {} for a folder without any.
+
+    Raises:
+      CheckpointError: a description is no JSON object.
+    """
+    return {
+        name: read_json(folder / file)
+        for file, name in _CONFIGS.items()
+        if (folder / file).is_file()
+    }
+
+
+def check_config(folder: pathlib.Path, config: Mapping[str, Any], size: Mapping[str, Any]) -> None:
+    """Compares config.json with the sizes that the arrays tell.
 
     Args:
-      folder: folder of the weights.
+      folder: folder of the weights, for messages.
+      config: content of config.json.
       size: "width", "depth", "patch" and "canvas", as far as they are known.
 
     Raises:
       CheckpointError: they differ, so the files do not belong together.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        return
-    config = read_json(path)
     vision = config.get("vision_config", config)
     vision = vision if isinstance(vision, Mapping) else config
-    for name, keys in _CONFIG_KEYS.items():
-        for key in keys:
-            stated, found = vision.get(key), size.get(name)
-            if isinstance(stated, int) and isinstance(found, (int, np.integer)) and stated != found:
-                raise CheckpointError(
-                    f"{path} says {key} {stated}, but the arrays have {found}; the files of this "
-                    "folder do not belong together"
-                )
+    for name, key in _CONFIG_KEYS.items():
+        stated, found = vision.get(key), size.get(name)
+        if isinstance(stated, int) and isinstance(found, (int, np.integer)) and stated != found:
+            raise CheckpointError(
+                f"{folder / 'config.json'} says {key} {stated}, but the arrays have {found}; the "
+                "files of this folder do not belong together"
+            )

@@ -42,6 +42,7 @@ class PickleMachine:
         names: Mapping[tuple[str, str], Callable[..., Any]],
         *,
         find_persistent: Callable[[Any], Any] = lambda identifier: Inert("an object elsewhere"),
+        find_class: Callable[[Name], Callable[..., Any] | None] = lambda name: None,
         position: int = 0,
     ) -> None:
         """Makes a machine.
@@ -51,6 +52,7 @@ class PickleMachine:
           names: (module, name) -> function that is called in place of that of the pickle, besides
             `CONTAINERS`. Other names become `Inert` values.
           find_persistent: called with a persistent identifier, returns its value.
+          find_class: called with a name that `names` does not have, returns its replacement.
           position: index of the first byte.
         """
         self.data, self.position = data, position
@@ -58,6 +60,7 @@ class PickleMachine:
         self.outer: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.find_persistent = find_persistent
+        self._find_class = find_class
         self._names = CONTAINERS | names
         self._budget = 2 * len(data) + MAX_STEPS  # elements that calls may copy
 
@@ -129,6 +132,7 @@ class PickleMachine:
         if isinstance(function, Name):
             refuse_programs(function)
             replacement = self._names.get((function.module, function.name))
+            replacement = replacement or self._find_class(function)
         if replacement is None:
             kind = function if isinstance(function, Name) else type(function).__name__
             self.stack.append(Inert(f"an object of {kind}"))

@@ -1,0 +1,1 @@
+"""CLIP for users: loading, images and texts as vectors, names for images."""

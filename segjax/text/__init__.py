@@ -1,0 +1,1 @@
+"""Text for CLIP: tokenizers, their vocabularies, and templates of prompts."""
