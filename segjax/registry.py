@@ -206,6 +206,7 @@ TASKS = Registry(
         "reconstruction": "segjax.tasks.reconstruction.task:Reconstruction",
         "classification": "segjax.tasks.classification.task:Classification",
         "detection": "segjax.tasks.detection.task:Detection",
+        "contrastive": "segjax.tasks.contrastive.task:Contrastive",
     },
 )
 SOURCES = Registry(

@@ -45,6 +45,13 @@ PARAMETER_COUNTS = {
     "cascade_vitdet_vit_b": 141_160_222,
     "cascade_vitdet_vit_l": 360_948_830,
     "cascade_vitdet_vit_h": 691_467_678,
+    "clip_vit_b_32": 151_277_313,
+    "clip_vit_b_16": 149_620_737,
+    "clip_vit_l_14": 427_616_513,
+    "clip_vit_l_14_336": 427_944_193,
+    "clip_vit_h_14": 986_109_441,
+    "clip_tiny": 1_079_681,
+    "clip_debug": 48_609,
 }
 
 

@@ -36,6 +36,8 @@ class Rounds:
       empty_random: Whether one random round adds no click.
       empty_last: Whether the last round adds no click.
       box_rate: Probability that the first prompt is a box, not a point.
+      text_rate: Probability that the first prompt of an object with a vector of CLIP is this
+        vector, not a point or a box (SAM, appendix D.5).
       box_noise: Noise of the box, see `jitter_box`. (SAM 2: "uniform", MedSAM: "outward".)
       box_noise_cap: Largest shift of a box coordinate, in pixels.
       box_multimask: Whether the model predicts three masks for a box too. (SAM 2: False. The paper
@@ -55,6 +57,7 @@ class Rounds:
     empty_random: bool = True
     empty_last: bool = True
     box_rate: float = 0.5
+    text_rate: float = 1.0
     box_noise: str = "normal"
     box_noise_cap: float = 20.0
     box_multimask: bool = True
@@ -99,6 +102,8 @@ class Session:
       boxes: float32 [B, P, 4], x1 y1 x2 y2 in canvas pixels.
       has_box: bool [B, P], whether the first prompt is the box.
       low_res: float32 [B, P, 4h, 4w], logits of the last prediction.
+      texts: float32 [B, P, E], vectors of CLIP. None: no text prompts.
+      has_text: bool [B, P], whether the first prompt is the vector. None: no text prompts.
     """
 
     points: jax.Array
@@ -106,6 +111,8 @@ class Session:
     boxes: jax.Array
     has_box: jax.Array
     low_res: jax.Array
+    texts: jax.Array | None = None
+    has_text: jax.Array | None = None
 
 
 Decode = Callable[[Any, Session, bool], tuple[jax.Array, jax.Array]]
@@ -128,6 +135,8 @@ class Simulator:
       content: bool [B, 1, H, W], True on the image, False on padding.
       size: int [B, 2], (height, width) of the image on the canvas, in pixels.
       stride: Canvas pixels per cell of the loss grid.
+      texts: float32 [B, P, E], vectors of CLIP of the objects. None: no text prompts.
+      has_text: bool [B, P], objects that have a vector. None: no text prompts.
     """
 
     rounds: Rounds
@@ -138,6 +147,8 @@ class Simulator:
     content: jax.Array
     size: jax.Array
     stride: int
+    texts: jax.Array | None = None
+    has_text: jax.Array | None = None
 
     def play(
         self,
@@ -197,11 +208,17 @@ class Simulator:
         return first, later | {"loss": later["loss"] * self.rounds.correction_weight}
 
     def sample_first_prompt(self, key: jax.Array, low_res_shape: tuple[int, int]) -> Session:
-        """Starts a session with a uniform point in the object, or with its box plus noise."""
+        """Starts a session with a uniform point in the object, its box plus noise, or its text."""
         kind_key, point_key, box_key = jax.random.split(key, 3)
         batch = self.ground_truth.shape[:2]
         point, exists = sample_point(point_key, self.ground_truth, self.stride)
         has_box = jax.random.bernoulli(kind_key, self.rounds.box_rate, batch)
+        has_text = None
+        if self.texts is not None:
+            text_key = jax.random.fold_in(kind_key, 1)
+            has_text = jax.random.bernoulli(text_key, self.rounds.text_rate, batch) & self.has_text
+            has_box &= ~has_text
+            exists &= ~has_text
         label = jnp.where(exists & ~has_box, FOREGROUND, PADDING)
         is_first = jnp.arange(self.rounds.count) == 0
         return Session(
@@ -216,6 +233,8 @@ class Simulator:
             ),
             has_box=has_box,
             low_res=jnp.zeros((*batch, *low_res_shape)),
+            texts=self.texts,
+            has_text=has_text,
         )
 
     def choose_empty_rounds(self, key: jax.Array) -> jax.Array:

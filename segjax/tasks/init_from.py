@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from segjax.inference.loading import read_model
 from segjax.models.build import build_model, find_family, variable_shapes
 from segjax.models.classifier import Classifier
 from segjax.models.from_mae import (
@@ -23,7 +24,7 @@ from segjax.ops.positions import make_position_table
 from segjax.weights.checkpoint import Checkpoint, read_checkpoint
 from segjax.weights.tables.mae import MAE
 from segjax.weights.tables.vit import VIT
-from segjax.weights.tree import CheckpointError
+from segjax.weights.tree import CheckpointError, check_variables
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,23 @@ def load_sam_encoder(path: str, sam: Sam, expected: Mapping[str, Any]) -> dict[s
         fresh="neck, prompt encoder and mask decoder are fresh",
     )
     return {"params": {"image_encoder": encoder}}
+
+
+def load_sam_without_text(path: str, sam: Sam) -> dict[str, Any]:
+    """Loads all of a SAM but its text prompts, which start from random parameters.
+
+    Args:
+      path: checkpoint of a SAM.
+      sam: model to start. It may have another canvas: positions are resized.
+
+    Raises:
+      CheckpointError: not a SAM, or one of another architecture.
+    """
+    _, variables, *_ = read_model(path, family="sam", canvas=sam.canvas)
+    expected = variable_shapes(sam.clone(text_width=0))
+    check_variables(expected, variables, source=path)
+    logger.info("all of %s but text prompts, which start from random parameters", path)
+    return variables
 
 
 def load_windowed_encoder(

@@ -84,6 +84,20 @@ class BytePairTokenizer:
             ids += [self._ids[symbol] for symbol in self._cached(letters)]
         return ids
 
+    def decode(self, ids: np.ndarray) -> str:
+        """Returns the text of token ids, without its ends and the padding."""
+        letters = {letter: byte for byte, letter in self._bytes.items()}
+        symbols = list(self._ids)
+        row = [int(i) for i in ids]
+        ends = (self._ids[START], self._ids[END])
+        # Padding is id 0, which is a symbol too, so the text ends at its end
+        row = row[: row.index(ends[1])] if ends[1] in row else row
+        text = "".join(symbols[i] for i in row if i not in ends)
+        parts = text.split(_WORD_END)
+        return " ".join(
+            bytes(letters[letter] for letter in part).decode(errors="replace") for part in parts
+        ).strip()
+
     def _merge(self, letters: str) -> tuple[str, ...]:
         """Merges the symbols of a word, the pair that was learned first before others."""
         symbols = [*letters[:-1], letters[-1] + _WORD_END]

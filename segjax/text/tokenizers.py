@@ -18,6 +18,9 @@ class Tokenizer(Protocol):
     def __call__(self, texts: Sequence[str], context: int, *, truncate: bool = False) -> np.ndarray:
         """Returns int32 [N, context]. See `segjax.text.bpe.BytePairTokenizer`."""
 
+    def decode(self, ids: np.ndarray) -> str:
+        """Returns the text of token ids [context], without its ends and the padding."""
+
 
 def load_tokenizer(name: str) -> Tokenizer:
     """Returns the tokenizer of a name.

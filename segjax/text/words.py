@@ -49,6 +49,10 @@ class WordTokenizer:
         rows = [[start, *map(self._find, self._split(text)), end] for text in texts]
         return pad_tokens(texts, rows, context, truncate)
 
+    def decode(self, ids: np.ndarray) -> str:
+        """Returns the text of token ids, without its ends and the padding."""
+        return " ".join(WORDS[i - 1] for i in ids if 0 < i <= len(WORDS))
+
     def _split(self, text: str) -> list[str]:
         return text.lower().replace(",", " ").replace(".", " ").split()
 

@@ -84,6 +84,42 @@ PUBLISHED |= {
     )
 }
 
+_OPENAI = "https://openaipublic.azureedge.net/clip/models/"
+
+# Addresses: github.com/openai/CLIP, clip/clip.py. They contain the SHA-256. Sizes are those of the
+# arrays, in MiB; an archive's code adds little.
+PUBLISHED |= {
+    name: PublishedFile(
+        f"{_OPENAI}{digest}/{file}", mebibytes << 20, digest, "MIT", rounding=2 << 20
+    )
+    for name, file, mebibytes, digest in (
+        (
+            "clip_vit_b_32",
+            "ViT-B-32.pt",
+            338,
+            "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+        ),
+        (
+            "clip_vit_b_16",
+            "ViT-B-16.pt",
+            335,
+            "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
+        ),
+        (
+            "clip_vit_l_14",
+            "ViT-L-14.pt",
+            890,
+            "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+        ),
+        (
+            "clip_vit_l_14_336",
+            "ViT-L-14-336px.pt",
+            891,
+            "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
+        ),
+    )
+}
+
 # Weights that segjax is shipped with: name -> SHA-256 of packaged/NAME.safetensors
 DEMO = "sam_tiny_demo"
 PACKAGED = {DEMO: "6f3c13beb6673a34c4152b88581101fa47ad26dd8d75cabfdcc78e45108fd0c1"}

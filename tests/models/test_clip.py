@@ -1,5 +1,7 @@
 """CLIP's towers against plain NumPy, and their published sizes."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +35,7 @@ def norm(x, weights):
 def act(x, name):
     if name == "quick_gelu":
         return x / (1 + np.exp(-1.702 * x))
-    erf = np.vectorize(__import__("math").erf)
+    erf = np.vectorize(math.erf)
     return x * 0.5 * (1 + erf(x / np.sqrt(2)))
 
 

@@ -35,6 +35,7 @@ class PromptableExample:
       area: float32 [P], canvas pixels.
       valid: bool [P], slots with an object. All other slots are zeros.
       weight: float32, 1, and 0 if there is no object.
+      object: int32 [P], with `indices` alone: index of the object in the record, -1 for none.
 
     A mask cell is inside if at least half of its area is. An object that would vanish keeps its
     fullest cell. Crowds are dropped, objects that have a box alone, and objects outside `min_area`
@@ -51,6 +52,7 @@ class PromptableExample:
       max_area_fraction: of an object, as a share of the content (SAM, appendix A: 0.9).
       min_area_fraction: of an object, as a share of the content. Both limits hold.
       percentiles: stretches the intensities of each image, see `decode_image`.
+      indices: add the field `object`.
 
     Raises:
       ValueError: an argument is out of range.
@@ -68,6 +70,7 @@ class PromptableExample:
         max_area_fraction: float = 0.9,
         min_area_fraction: float = 0.0,
         percentiles: tuple[float, float] | None = None,
+        indices: bool = False,
     ):
         if canvas < 1 or max_prompts < 1 or mask_stride < 1:
             raise ValueError(
@@ -84,7 +87,7 @@ class PromptableExample:
             )
         self.canvas, self.max_prompts, self.mask_stride = canvas, max_prompts, mask_stride
         self.augmentation = Augmentation.from_dict(dict(augment or {})) if train else Augmentation()
-        self.train, self.percentiles = train, percentiles
+        self.train, self.percentiles, self.indices = train, percentiles, indices
         self.min_area, self.max_area_fraction = min_area, max_area_fraction
         self.min_area_fraction = min_area_fraction
 
@@ -96,17 +99,19 @@ class PromptableExample:
         # A crop may show no object: draw again
         for _ in range(_ATTEMPTS if self.augmentation.scale else 1):
             placement = draw_placement(image.shape[:2], self.canvas, self.augmentation, rng)
-            masks = self._choose_masks(record, placement, rng)
-            if masks:
+            chosen = self._choose_masks(record, placement, rng)
+            if chosen:
                 break
         # Image
         content = jitter_colors(placement.apply(image), self.augmentation, rng)
         example = self.placeholder()
         example["image"] = pad_to_canvas(content, self.canvas)
         example["size"] = np.array(placement.size, np.int32)
-        example["weight"] = np.float32(len(masks) > 0)
+        example["weight"] = np.float32(len(chosen) > 0)
         # Objects
-        for slot, mask in enumerate(masks):
+        for slot, (index, mask) in enumerate(chosen):
+            if self.indices:
+                example["object"][slot] = index
             example["boxes"][slot] = compute_mask_box(mask)
             example["area"][slot] = np.count_nonzero(mask)
             example["valid"][slot] = True
@@ -135,7 +140,8 @@ class PromptableExample:
     def placeholder(self) -> dict[str, np.ndarray]:
         """Returns an example of weight 0: zeros, with the size of the canvas."""
         side = self.canvas // self.mask_stride
-        return {
+        objects = {"object": np.full(self.max_prompts, -1, np.int32)} if self.indices else {}
+        return objects | {
             "image": np.zeros((self.canvas, self.canvas, 3), np.uint8),
             "size": np.array([self.canvas, self.canvas], np.int32),
             "masks": np.zeros((self.max_prompts, side, side), np.uint8),
@@ -147,10 +153,13 @@ class PromptableExample:
 
     def _choose_masks(
         self, record: Mapping, placement: Placement, rng: np.random.Generator
-    ) -> list[np.ndarray]:
-        """Chooses up to `max_prompts` masks bool [h, w] under a placement, in random order.
+    ) -> list[tuple[int, np.ndarray]]:
+        """Chooses up to `max_prompts` objects under a placement, in random order.
 
         Only the masks that are needed are decoded.
+
+        Returns:
+          Pairs of an index and a mask, bool [h, w].
         """
         objects = record["objects"]
         unusable = np.asarray(objects["crowd"], bool) | has_box_only(objects)
@@ -158,15 +167,15 @@ class PromptableExample:
         pixels = placement.size[0] * placement.size[1]
         smallest = max(1, self.min_area, self.min_area_fraction * pixels)
         largest = self.max_area_fraction * pixels
-        masks = []
+        chosen = []
         for index in rng.permutation(candidates):
             mask = decode_mask(objects["rle"][index], record["height"], record["width"])
             mask = placement.apply_mask(mask)
             if smallest <= np.count_nonzero(mask) <= largest:
-                masks.append(mask)
-            if len(masks) == self.max_prompts:
+                chosen.append((int(index), mask))
+            if len(chosen) == self.max_prompts:
                 break
-        return masks
+        return chosen
 
 
 def downsample_mask(mask: np.ndarray, stride: int) -> np.ndarray:

@@ -101,10 +101,15 @@ def predict_masks(
     ]
     point_slots = count_point_slots(prompts)
     mask_grid = cells if any(p.masks is not None for p in prompts) else None
+    text_width = model.text_width if any(p.texts is not None for p in prompts) else 0
     for first in range(0, len(rows), rows_per_call):
         batch = rows[first : first + rows_per_call]
         stacked = stack_prompts(
-            [row.prompts for row in batch], (rows_per_call, width), point_slots, mask_grid
+            [row.prompts for row in batch],
+            (rows_per_call, width),
+            point_slots,
+            mask_grid,
+            text_width,
         )
         features = [images[row.image].features for row in batch]
         features += features[-1:] * (rows_per_call - len(batch))

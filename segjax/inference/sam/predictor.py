@@ -10,6 +10,7 @@ import numpy as np
 
 from segjax.images.decoding import decode_image
 from segjax.images.transforms import compute_fitted_size
+from segjax.inference.clip.clip import Clip
 from segjax.inference.loading import load_with_config
 from segjax.inference.sam.batching import (
     PROMPTS_PER_BATCH,
@@ -19,7 +20,7 @@ from segjax.inference.sam.batching import (
 )
 from segjax.inference.sam.embedding_cache import EmbeddingCache
 from segjax.inference.sam.jitted import IMAGES_PER_BATCH, encode_images, resize_to_canvas
-from segjax.inference.sam.prompt_checks import PROMPT_NAMES, check_prompts
+from segjax.inference.sam.prompt_checks import PROMPT_NAMES, check_prompts, count_axes
 from segjax.inference.sam.prompts import PromptSet
 from segjax.inference.saved_options import read_saved_percentiles
 from segjax.models.sam.sam import Sam
@@ -44,6 +45,8 @@ class SamPredictor:
       variables: Its variables, from `segjax.load`.
       percentiles: (low, high). Stretches each image's intensities as in training
         (`config.data.percentiles`). None: no stretching.
+      clip: CLIP that turns texts into vectors, the one that the SAM was trained with. None: texts
+        are given as vectors.
       cache: Folder for image embeddings, see `EmbeddingCache`. None: no cache.
       images_per_batch: Maximum number of images that `set_images` encodes in one call.
       prompts_per_batch: Maximum number of prompts, over all images, in one decoder call. One prompt
@@ -60,6 +63,7 @@ class SamPredictor:
         variables: Mapping[str, Any],
         *,
         percentiles: tuple[float, float] | None = None,
+        clip: Clip | None = None,
         cache: str | os.PathLike | None = None,
         images_per_batch: int = IMAGES_PER_BATCH,
         prompts_per_batch: int = PROMPTS_PER_BATCH,
@@ -77,7 +81,7 @@ class SamPredictor:
                 raise ValueError(f"{name} is {value}; expected at least 1")
         self.model = model
         self.variables = jax.device_put(dict(variables))
-        self.percentiles = percentiles
+        self.percentiles, self.clip = percentiles, clip
         self.images_per_batch, self.prompts_per_batch = images_per_batch, prompts_per_batch
         self._cache = None if cache is None else EmbeddingCache(cache, model, self.variables)
         self.reset_image()
@@ -210,6 +214,7 @@ class SamPredictor:
         mask_input: np.ndarray | None = None,
         multimask_output: bool = True,
         return_logits: bool = False,
+        text: str | np.ndarray | None = None,
     ) -> Prediction:
         """Predicts masks of one object.
 
@@ -222,6 +227,7 @@ class SamPredictor:
           multimask_output: Return three masks, which suits an ambiguous prompt such as a single
             click. Otherwise return the one mask that is trained for several prompts.
           return_logits: Return masks as float32 logits (mask where > 0) instead of bool.
+          text: Phrase such as "the red cup", for a SAM with text prompts, or its vector [E].
 
         Returns:
           masks: bool [M, H, W], where M is 3 or 1.
@@ -239,7 +245,7 @@ class SamPredictor:
             ("point_labels", point_labels, 1),
             ("box", box, 1),
         ):
-            axes = ndim if value is None else _count_axes(value, name)
+            axes = ndim if value is None else count_axes(value, name)
             if value is not None and name == "box" and np.shape(value) == (1, 4):
                 box = np.asarray(value)[0]
             elif axes != ndim:
@@ -248,12 +254,13 @@ class SamPredictor:
                     "[N, 2], point_labels [N], box [4]. For several prompts at once use "
                     "predict_batch"
                 )
-        if mask_input is not None and _count_axes(mask_input, "mask_input") == 2:
+        if mask_input is not None and count_axes(mask_input, "mask_input") == 2:
             mask_input = np.asarray(mask_input)[None]
         # A batch of one prompt.
         parts = [None if value is None else [value] for value in (point_coords, point_labels, box)]
         masks = None if mask_input is None else np.asarray(mask_input)[None]
-        prompts = self._check_prompts(self.images[0], (*parts, masks))
+        texts = None if text is None else self._encode_texts([text])
+        prompts = self._check_prompts(self.images[0], (*parts, masks, texts))
         options = self._decoder_options(multimask_output, return_logits)
         (batch,) = predict_masks(self.model, self.variables, self.images, [prompts], **options)
         return tuple(output[0] for output in batch)
@@ -266,6 +273,7 @@ class SamPredictor:
         mask_input: np.ndarray | None = None,
         multimask_output: bool = True,
         return_logits: bool = False,
+        texts: Sequence[str] | np.ndarray | None = None,
     ) -> Prediction:
         """Predicts masks of P objects, each with its own prompt.
 
@@ -279,6 +287,7 @@ class SamPredictor:
           mask_input: [P, 1, 4h, 4w] or [P, 4h, 4w], logits.
           multimask_output: As in `predict`.
           return_logits: As in `predict`.
+          texts: P phrases, or their vectors [P, E].
 
         Returns:
           masks [P, M, H, W], iou [P, M] and low_res [P, M, 4h, 4w]. Without prompts, such as boxes
@@ -288,7 +297,8 @@ class SamPredictor:
           ValueError: As `predict`, naming the first invalid prompt.
         """
         self._require_one_image()
-        parts = (point_coords, point_labels, boxes, mask_input)
+        vectors = None if texts is None else self._encode_texts(texts)
+        parts = (point_coords, point_labels, boxes, mask_input, vectors)
         prompts = self._check_prompts(self.images[0], parts)
         options = self._decoder_options(multimask_output, return_logits)
         return predict_masks(self.model, self.variables, self.images, [prompts], **options)[0]
@@ -302,8 +312,8 @@ class SamPredictor:
         """Predicts masks of objects in all images that are set, decoded together.
 
         Args:
-          prompts: One mapping per image with any of point_coords, point_labels, boxes and
-            mask_input, as in `predict_batch`. Images may differ in the number of prompts, the
+          prompts: One mapping per image with any of point_coords, point_labels, boxes, mask_input
+            and texts, as in `predict_batch`. Images may differ in the number of prompts, the
             number of points and the kinds of prompt.
           multimask_output: As in `predict`, for all images.
           return_logits: As in `predict`, for all images.
@@ -334,6 +344,7 @@ class SamPredictor:
                 )
             try:
                 parts = [given.get(name) for name in PROMPT_NAMES]
+                parts[-1] = None if parts[-1] is None else self._encode_texts(parts[-1])
                 prompt_sets.append(self._check_prompts(image, parts))
             except ValueError as error:
                 raise ValueError(f"image {number}: {error}") from error
@@ -342,8 +353,26 @@ class SamPredictor:
 
     def _check_prompts(self, image: EmbeddedImage, parts: Sequence[Any]) -> PromptSet:
         """Checks prompts on an image and scales them to the canvas."""
-        prompts = check_prompts(*parts, hw=image.original_size, cells=(self.model.mask_side,) * 2)
+        options = dict(cells=(self.model.mask_side,) * 2, text_width=self.model.text_width)
+        prompts = check_prompts(*parts, hw=image.original_size, **options)
         return prompts.scale(image.original_size, image.input_size)
+
+    def _encode_texts(self, texts: Any) -> Any:
+        """Returns the vectors of phrases. Vectors stay as they are."""
+        if isinstance(texts, str):
+            raise ValueError(f"texts is one text, {texts!r}; expected a list")
+        if not any(isinstance(text, str) for text in texts):
+            return np.stack(texts) if len(texts) else np.zeros((0, self.model.text_width))
+        if not self.model.text_width:
+            return texts  # `check_texts` says what this SAM lacks
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            raise ValueError("a text is empty, or texts and vectors are mixed")
+        if self.clip is None:
+            raise ValueError(
+                "texts need the CLIP that this SAM was trained with: "
+                "SamPredictor(model, variables, clip=segjax.Clip.load(...)), or --clip"
+            )
+        return self.clip.encode_text(list(texts))
 
     def _decoder_options(self, multimask_output: bool, return_logits: bool) -> dict[str, Any]:
         """Returns the keyword arguments of `predict_masks`."""
@@ -363,11 +392,3 @@ class SamPredictor:
         self._require_image()
         if len(self.images) > 1:
             raise ValueError(f"{len(self.images)} images are set; predict with predict_images")
-
-
-def _count_axes(value: Any, name: str) -> int:
-    """Returns the number of axes of a value. Raises ValueError if it is ragged."""
-    try:
-        return np.ndim(value)
-    except ValueError as error:
-        raise ValueError(f"{name} is ragged: {error}; expected an array") from error

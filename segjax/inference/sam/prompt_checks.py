@@ -9,7 +9,7 @@ from segjax.inference.sam.prompts import PromptSet
 USER_LABELS = (0, 1, -1)  # as in segment-anything: background, foreground, "not a point"
 # Beyond it, squares of float32 come near infinity, and the network's scores are NaN.
 LARGEST = 1e9
-PROMPT_NAMES = ("point_coords", "point_labels", "boxes", "mask_input")
+PROMPT_NAMES = ("point_coords", "point_labels", "boxes", "mask_input", "texts")
 
 
 def check_prompts(
@@ -17,35 +17,41 @@ def check_prompts(
     point_labels: Any = None,
     boxes: Any = None,
     mask_input: Any = None,
+    texts: Any = None,
     *,
     hw: tuple[int, int],
     cells: tuple[int, int],
+    text_width: int = 0,
 ) -> PromptSet:
     """Checks a user's prompts on one image.
 
-    Any mix of points, boxes and masks is allowed. Arrays without rows give no prompts. With no
-    argument at all there is one prompt, which is empty.
+    Any mix of points, boxes, masks and texts is allowed. Arrays without rows give no prompts.
+    With no argument at all there is one prompt, which is empty.
 
     Args:
       point_coords: [P, N, 2], (x, y) in pixels of the image.
       point_labels: [P, N], one of `USER_LABELS`.
       boxes: [P, 4], x1 y1 x2 y2 in pixels of the image.
       mask_input: [P, 1, 4h, 4w] or [P, 4h, 4w], logits.
+      texts: [P, E], vectors of CLIP.
       hw: (height, width) of the image.
       cells: (4h, 4w), size of the mask grid.
+      text_width: E, 0 for a SAM without text prompts.
 
     Raises:
       ValueError: The prompts are invalid. The message says what was given, which prompt it is, and
         what was expected.
     """
     # Check each kind alone, then that all kinds have the same number of prompts.
-    parts: list[np.ndarray | None] = [None, None, None, None]
+    parts: list[np.ndarray | None] = [None] * len(PROMPT_NAMES)
     if point_coords is not None or point_labels is not None:
         parts[:2] = check_points(point_coords, point_labels, hw)
     if boxes is not None:
         parts[2] = check_boxes(boxes, hw)
     if mask_input is not None:
         parts[3] = check_masks(mask_input, cells)
+    if texts is not None:
+        parts[4] = check_texts(texts, text_width)
     counts = {len(part) for part in parts if part is not None}
     if len(counts) > 1:
         given = ", ".join(
@@ -132,6 +138,33 @@ def check_boxes(boxes: Any, hw: tuple[int, int]) -> np.ndarray:
     return boxes.astype(np.float32)
 
 
+def check_texts(texts: Any, width: int) -> np.ndarray:
+    """Checks vectors of texts, see `check_prompts`, and scales them to length 1.
+
+    Args:
+      texts: [P, E], vectors of CLIP.
+      width: E, 0 for a SAM without text prompts.
+
+    Returns:
+      float32 [P, E].
+    """
+    if not width:
+        raise ValueError(
+            "this SAM has no text prompts; experiments/sam/words.py trains one. For other SAMs, "
+            "`segjax everything --classes` names masks by a CLIP"
+        )
+    texts = _to_numbers(texts, "texts")
+    if texts.ndim != 2 or texts.shape[-1] != width:
+        raise ValueError(
+            f"texts have shape {texts.shape}; expected vectors [P, {width}] of the CLIP that this "
+            "SAM was trained with"
+        )
+    length = np.linalg.norm(texts, axis=-1, keepdims=True)
+    if (zero := ~(length[:, 0] > 0)).any():
+        raise ValueError(f"{_name_prompt(zero)}the vector of a text is zero")
+    return (texts / length).astype(np.float32)
+
+
 def check_masks(masks: Any, cells: tuple[int, int]) -> np.ndarray:
     """Checks mask prompts, see `check_prompts`.
 
@@ -202,3 +235,11 @@ def _to_numbers(values: Any, name: str) -> np.ndarray:
             f"{LARGEST:g}"
         )
     return array
+
+
+def count_axes(value: Any, name: str) -> int:
+    """Returns the number of axes of a value. Raises ValueError if it is ragged."""
+    try:
+        return np.ndim(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is ragged: {error}; expected an array") from error

@@ -27,6 +27,7 @@ class PromptSet:
       labels: int32 [P, N], as in segment-anything: 1 foreground, 0 background, -1 "not a point".
       boxes: float32 [P, 4], x1 y1 x2 y2 in pixels.
       masks: float32 [P, 4h, 4w], logits on the mask grid.
+      texts: float32 [P, E], vectors of CLIP.
     """
 
     count: int
@@ -34,6 +35,7 @@ class PromptSet:
     labels: np.ndarray | None = None
     boxes: np.ndarray | None = None
     masks: np.ndarray | None = None
+    texts: np.ndarray | None = None
 
     def scale(self, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> "PromptSet":
         """Returns the prompts for the same image at another size.
@@ -48,7 +50,8 @@ class PromptSet:
 
     def select(self, start: int, count: int) -> "PromptSet":
         """Returns at most `count` of the prompts, from index `start` on."""
-        parts = {name: getattr(self, name) for name in ("points", "labels", "boxes", "masks")}
+        names = ("points", "labels", "boxes", "masks", "texts")
+        parts = {name: getattr(self, name) for name in names}
         selected = {
             name: value[start : start + count] for name, value in parts.items() if value is not None
         }
@@ -77,6 +80,7 @@ def stack_prompts(
     shape: tuple[int, int],
     point_slots: int,
     cells: tuple[int, int] | None = None,
+    text_width: int = 0,
 ) -> Prompts:
     """Stacks prompt sets into one array per kind, with empty slots where there are none.
 
@@ -85,6 +89,7 @@ def stack_prompts(
       shape: (R, P), at least the number of rows and the number of prompts in any of them.
       point_slots: Number of point slots per prompt.
       cells: (4h, 4w), size of the mask grid. None if no prompt has a mask.
+      text_width: channels of the texts' vectors. 0 if no prompt has a text.
 
     Returns:
       `Prompts` with leading axes [R, P], as NumPy arrays.
@@ -94,6 +99,8 @@ def stack_prompts(
     boxes, has_box = np.zeros((*shape, 4), np.float32), np.zeros(shape, bool)
     masks = None if cells is None else np.zeros((*shape, *cells), np.float32)
     has_mask = None if cells is None else np.zeros(shape, bool)
+    texts = np.zeros((*shape, text_width), np.float32) if text_width else None
+    has_text = np.zeros(shape, bool) if text_width else None
     for row, prompts in enumerate(rows):
         own = row, slice(prompts.count)
         if prompts.points is not None:
@@ -105,6 +112,15 @@ def stack_prompts(
             boxes[own], has_box[own] = prompts.boxes, True
         if prompts.masks is not None:
             masks[own], has_mask[own] = prompts.masks, True
+        if prompts.texts is not None:
+            texts[own], has_text[own] = prompts.texts, True
     return Prompts(
-        points=points, labels=labels, boxes=boxes, has_box=has_box, masks=masks, has_mask=has_mask
+        points=points,
+        labels=labels,
+        boxes=boxes,
+        has_box=has_box,
+        masks=masks,
+        has_mask=has_mask,
+        texts=texts,
+        has_text=has_text,
     )

@@ -25,7 +25,7 @@ SIZES = {
     "clip_vit_h_14": dict(canvas=224, patch=14, width=1280, depth=32, heads=16)
     | dict(text_width=1024, text_depth=24, text_heads=16, embedding=1024, activation="gelu"),
     # For captions of synthetic scenes: images of one object, a vocabulary of a few words.
-    "clip_tiny": dict(canvas=64, patch=8, width=128, depth=4, heads=4)
+    "clip_tiny": dict(canvas=64, patch=16, width=128, depth=4, heads=4)
     | dict(text_width=96, text_depth=2, text_heads=4, embedding=96)
     | dict(context=16, vocabulary=64, tokenizer="captions", activation="gelu"),
     "clip_debug": dict(canvas=32, patch=8, width=32, depth=2, heads=2)

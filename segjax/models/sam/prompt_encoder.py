@@ -1,4 +1,4 @@
-"""SAM's prompt encoder: points and boxes to tokens, masks to maps (SAM, section 3 and appendix A).
+"""SAM's prompt encoder: points, boxes and texts to tokens, masks to maps (SAM, section 3).
 
 Prompts of different kinds and numbers share one static shape. Empty slots are masked out.
 """
@@ -20,7 +20,7 @@ NOT_A_POINT = -2
 
 @flax.struct.dataclass
 class Prompts:
-    """Prompts of B images, P per image. Each is any mix of N points, a box and a mask.
+    """Prompts of B images, P per image. Each is any mix of N points, a box, a mask and a text.
 
     A kind that no prompt has is None.
 
@@ -37,6 +37,8 @@ class Prompts:
       has_box: bool [B, P]. None: every prompt has its box.
       masks: float32 [B, P, 4h, 4w], logits on the mask grid, such as an earlier prediction.
       has_mask: bool [B, P]. None: every prompt has its mask.
+      texts: float32 [B, P, E], vectors of CLIP, of length 1. E is the model's `text_width`.
+      has_text: bool [B, P]. None: every prompt has its text.
     """
 
     points: jax.Array | None = None
@@ -45,20 +47,22 @@ class Prompts:
     has_box: jax.Array | None = None
     masks: jax.Array | None = None
     has_mask: jax.Array | None = None
+    texts: jax.Array | None = None
+    has_text: jax.Array | None = None
 
     @property
     def batch(self) -> tuple[int, int]:
         """Returns (B, P).
 
         Raises:
-          ValueError: There are no points, boxes or masks.
+          ValueError: There are no points, boxes, masks or texts.
         """
-        for part in (self.points, self.boxes, self.masks):
+        for part in (self.points, self.boxes, self.masks, self.texts):
             if part is not None:
                 return part.shape[:2]
         raise ValueError(
-            "no points, boxes or masks; for an empty prompt, give points [B, P, 1, 2] whose labels "
-            "are all -1"
+            "no points, boxes, masks or texts; for an empty prompt, give points [B, P, 1, 2] whose "
+            "labels are all -1"
         )
 
 
@@ -66,16 +70,19 @@ class PromptEncoder(nn.Module):
     """Prompt encoder of SAM.
 
     A point or box corner is the random Fourier features of its position plus a learned embedding of
-    its kind. Convolutions encode masks.
+    its kind. A text is a linear map of its vector plus a learned embedding: the paper's appendix
+    D.5 does not say how, and this is our choice. Convolutions encode masks.
 
     Attributes:
       width: Channels of tokens and maps.
       mask_channels: Channels before the last layer of the mask branch.
+      text_width: Channels of CLIP's vectors. 0: no text prompts, and no parameters for them.
       dtype: Type of the computation.
     """
 
     width: int
     mask_channels: int = 16
+    text_width: int = 0
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
@@ -94,6 +101,10 @@ class PromptEncoder(nn.Module):
         self.bottom_right = self.param("bottom_right", embedding, (self.width,))
         self.not_a_point = self.param("not_a_point", embedding, (self.width,))
         self.no_mask = self.param("no_mask", embedding, (self.width,))
+        if self.text_width:
+            self.text_kind = self.param("text_kind", embedding, (self.width,))
+            # Vectors have length 1, so their channels are small
+            self.text_proj = Linear(self.width, kernel_init=embedding)
         # Convolutions of mask prompts
         linear = lambda features: Linear(features, dtype=self.dtype, kernel_init=torch_conv)
         self.mask_conv_1 = linear(self.mask_channels // 4)
@@ -156,7 +167,7 @@ class PromptEncoder(nn.Module):
           grid: (h, w), cells of the image embedding.
 
         Returns:
-          tokens: [B, P, T, width], sparse embeddings of points and boxes.
+          tokens: [B, P, T, width], sparse embeddings of points, texts and boxes.
           valid: bool [B, P, T], False where there is no token.
           dense: [B, P, h, w, width], dense embedding of masks, or [1, 1, 1, 1, width] if no prompt
             has one. It is added to the image embedding.
@@ -165,7 +176,7 @@ class PromptEncoder(nn.Module):
         return tokens.astype(self.dtype), valid, self._encode_dense(prompts, grid)
 
     def _encode_sparse(self, prompts: Prompts, extent: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Encodes points and boxes. `extent` is (W, H) of the canvas."""
+        """Encodes points, texts and boxes. `extent` is (W, H) of the canvas."""
         tokens = [jnp.zeros((*prompts.batch, 0, self.width))]
         valid = [jnp.zeros((*prompts.batch, 0), bool)]
         has_box = jnp.zeros(prompts.batch, bool)
@@ -183,6 +194,12 @@ class PromptEncoder(nn.Module):
             # SAM ends a list of points with one "not a point", unless a box follows.
             tokens.append(jnp.broadcast_to(self.not_a_point, (*prompts.batch, 1, self.width)))
             valid.append((jnp.any(prompts.labels != PADDING, axis=-1) & ~has_box)[..., None])
+        # Texts
+        if prompts.texts is not None or (self.text_width and self.is_initializing()):
+            tokens.append(self._encode_texts(prompts))
+            has_text = jnp.full(prompts.batch, prompts.texts is not None)
+            has_text = has_text if prompts.has_text is None else prompts.has_text
+            valid.append(has_text[..., None])
         # Corners of boxes
         if prompts.boxes is not None:
             corners = prompts.boxes.astype(jnp.float32).reshape(*prompts.batch, 2, 2)
@@ -191,6 +208,23 @@ class PromptEncoder(nn.Module):
             valid.append(jnp.broadcast_to(has_box[..., None], (*prompts.batch, 2)))
         valid = jnp.concatenate(valid, axis=-1)
         return jnp.where(valid[..., None], jnp.concatenate(tokens, axis=-2), 0), valid
+
+    def _encode_texts(self, prompts: Prompts) -> jax.Array:
+        """Encodes vectors of texts as tokens [B, P, 1, width]."""
+        if not self.text_width:
+            raise ValueError(
+                "this SAM has no text prompts: config.model.text_width is 0. "
+                "experiments/sam/words.py trains one"
+            )
+        texts = prompts.texts
+        if texts is None:  # initialization: the text branch needs its parameters too
+            texts = jnp.zeros((*prompts.batch, self.text_width))
+        if texts.shape[-1] != self.text_width:
+            raise ValueError(
+                f"vectors of texts have {texts.shape[-1]} channels; this SAM takes those of a CLIP "
+                f"with {self.text_width}"
+            )
+        return (self.text_proj(texts.astype(jnp.float32)) + self.text_kind)[..., None, :]
 
     def _encode_dense(self, prompts: Prompts, grid: tuple[int, int]) -> jax.Array:
         """Encodes masks, or returns the learned embedding of "no mask"."""

@@ -38,6 +38,7 @@ class Sam(nn.Module):
       rel_pos: Use decomposed relative positions.
       prompt_width: Channels of the image embedding, of prompts and of the mask decoder.
       mask_channels: Channels of the prompt encoder's mask branch.
+      text_width: Channels of the vectors of CLIP that text prompts are. 0: no text prompts.
       decoder_depth: Blocks of the two-way transformer.
       decoder_heads: Attention heads of the mask decoder.
       decoder_mlp: Hidden channels of the mask decoder's MLPs.
@@ -64,6 +65,7 @@ class Sam(nn.Module):
     rel_pos: bool = True
     prompt_width: int = 256
     mask_channels: int = 16
+    text_width: int = 0
     decoder_depth: int = 2
     decoder_heads: int = 8
     decoder_mlp: int = 2048
@@ -102,7 +104,9 @@ class Sam(nn.Module):
         self.image_encoder = ImageEncoder(
             trunk, self.width, self.prompt_width, self.patch, grid, self.dtype
         )
-        self.prompt_encoder = PromptEncoder(self.prompt_width, self.mask_channels, self.dtype)
+        self.prompt_encoder = PromptEncoder(
+            self.prompt_width, self.mask_channels, self.text_width, self.dtype
+        )
         self.mask_decoder = MaskDecoder(
             self.prompt_width,
             self.decoder_depth,

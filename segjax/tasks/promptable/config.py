@@ -28,6 +28,30 @@ class EmbeddingSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class TextSettings:
+    """Text prompts: SAM learns them from CLIP's vectors of the objects (SAM, appendix D.5).
+
+    Attributes:
+      clip: Checkpoint of the CLIP. "": no text prompts.
+      folder: Folder of the training objects' vectors, which several runs may share. "workdir": the
+        run's own.
+      crops: Vectors of an object, of crops that differ at random. A step takes one of them.
+      expand: (low, high) of the factor by which the square around an object's box is scaled.
+      hide: Probability that everything but the object is hidden.
+      masked_attention: In CLIP's last block, the class token sees the patches of the mask alone.
+      min_side: Objects with fewer pixels than its square get no vector. The paper has 100.
+    """
+
+    clip: str = ""
+    folder: str = "workdir"
+    crops: int = 4
+    expand: tuple[float, float] = (1.0, 2.0)
+    hide: float = 0.5
+    masked_attention: bool = True
+    min_side: float = 100.0
+
+
+@dataclasses.dataclass(frozen=True)
 class PromptableData(RecordSettings):
     """Records, and the prompts and masks that are drawn from them.
 
@@ -39,6 +63,7 @@ class PromptableData(RecordSettings):
       max_area_fraction: Largest mask that is trained on, as a share of the image's area.
       augment: Random scale, crop, flips, turns and colors.
       embeddings: Cached image embeddings.
+      text: Text prompts.
     """
 
     max_prompts: int = 64
@@ -47,6 +72,7 @@ class PromptableData(RecordSettings):
     max_area_fraction: float = 0.9
     augment: Augmentation = Augmentation()
     embeddings: EmbeddingSettings = EmbeddingSettings()
+    text: TextSettings = TextSettings()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from segjax.data.examples.promptable import PromptableExample
 from segjax.data.tiles import Tiles
 from segjax.evaluation.interactive import evaluate_interactive
 from segjax.evaluation.interactive_scores import InteractiveScores
+from segjax.inference.sam.predictor import SamPredictor
 from segjax.losses.promptable import PromptableLoss
 from segjax.models.flops import TRAINING
 from segjax.models.sam.build import build_sam
@@ -23,7 +24,7 @@ from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.sam import Sam
 from segjax.ops.masks import make_content_mask
 from segjax.prompting.simulation import Rounds, Session, Simulator
-from segjax.tasks.init_from import load_sam_encoder
+from segjax.tasks.init_from import load_sam_encoder, load_sam_without_text
 from segjax.tasks.promptable.config import PromptableSettings, miniature
 from segjax.tasks.promptable.data_checks import NO_PROMPT, check_prompts
 from segjax.tasks.promptable.embeddings import (
@@ -34,6 +35,8 @@ from segjax.tasks.promptable.embeddings import (
     make_folder,
 )
 from segjax.tasks.promptable.report import write_report
+from segjax.tasks.promptable.text_prompts import TextPrompts
+from segjax.tasks.promptable.text_vectors import TextExample
 from segjax.tasks.record_task import RecordTask
 from segjax.training.sharding import place_batch
 
@@ -52,7 +55,7 @@ class Promptable(RecordTask):
     miniature = staticmethod(miniature)
     build = staticmethod(build_sam)
     no_object = NO_PROMPT
-    shown_metrics = ("loss", "first_dice", "later_dice", "iou@1", "iou@5", "noc@90")
+    shown_metrics = ("loss", "first_dice", "later_dice", "iou@1", "iou@5", "noc@90", "text_miou")
     model: Sam
 
     def __init__(self, config: ml_collections.ConfigDict):
@@ -71,23 +74,28 @@ class Promptable(RecordTask):
                 "to 0 to evaluate on full images that are resized to the canvas"
             )
         self.mask_size = (self.model.mask_side,) * 2
+        self.text = TextPrompts(self.data["text"], self.model.text_width)
         self._embeddings: EmbeddingFolder | None = None
 
     def load_pretrained(self, kind: str, path: str, expected: Mapping[str, Any]) -> dict[str, Any]:
-        """Loads the image encoder without its neck from a MAE, see `load_sam_encoder`.
+        """Loads the image encoder without its neck from a MAE, or all of a SAM but text prompts.
+
+        See `load_sam_encoder` and `load_sam_without_text`.
 
         Args:
-          kind: "mae".
-          path: Checkpoint of the MAE.
+          kind: "mae" or "sam".
+          path: Checkpoint of it.
           expected: All variables of the SAM, as shapes.
 
         Raises:
           ValueError: Another kind.
         """
+        if kind == "sam":
+            return load_sam_without_text(path, self.model)
         if kind != "mae":
             raise ValueError(
-                "a SAM starts from its own checkpoints or from a MAE, 'mae:PATH'; got "
-                f"'{kind}:{path}'"
+                "a SAM starts from its own checkpoints, from a MAE, 'mae:PATH', or from a SAM "
+                f"without text prompts, 'sam:PATH'; got '{kind}:{path}'"
             )
         return load_sam_encoder(path, self.model, expected)
 
@@ -157,6 +165,8 @@ class Promptable(RecordTask):
             content=content[:, None],
             size=batch["size"],
             stride=stride,
+            texts=batch.get("texts"),
+            has_text=batch.get("has_text"),
         )
 
     def decode_session(
@@ -180,6 +190,8 @@ class Promptable(RecordTask):
             boxes=session.boxes,
             has_box=session.has_box,
             masks=session.low_res if feed_back else None,
+            texts=session.texts,
+            has_text=session.has_text,
         )
         return self.model.apply(variables, embedding, prompts, method="decode")
 
@@ -228,17 +240,20 @@ class Promptable(RecordTask):
             min_area_fraction=0.0 if train else self.eval["min_area_fraction"],
             # `source` has stretched the full image of a tile
             percentiles=None if tiled else self.percentiles,
+            indices=train and self.text.used,
         )
 
     def prepare_training(
         self, variables: Mapping[str, Any], *, trained: Collection[str], workdir: pathlib.Path
     ) -> None:
-        """Computes the image embeddings that are missing, if `config.data.embeddings` asks for it.
+        """Computes what is missing of image embeddings and of CLIP's vectors, if the config asks.
 
         Raises:
           ValueError: the image encoder is trained, or an augmentation changes each image.
           OSError: the disk is too small.
         """
+        if self.text.used:
+            self.text.prepare(self.data, super().open_source("train"), workdir)
         settings = self.data["embeddings"]
         if not settings["folder"]:
             return
@@ -254,16 +269,26 @@ class Promptable(RecordTask):
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("embeddings are written")
 
-    def build_split_example(self, split: str) -> PromptableExample | EmbeddedExample:
-        """Returns the transform of a split. Training may read embeddings instead of images."""
+    def build_split_example(self, split: str) -> PromptableExample | EmbeddedExample | TextExample:
+        """Returns the transform of a split.
+
+        Training may read embeddings instead of images, and vectors of CLIP.
+        """
         example = super().build_split_example(split)
-        if split != "train" or self._embeddings is None:
+        if split != "train":
             return example
-        return EmbeddedExample(example, self._embeddings)
+        if self.text.used:
+            example = self.text.add_vectors(example)
+        return example if self._embeddings is None else EmbeddedExample(example, self._embeddings)
 
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns the shapes of a training batch, see `Task.batch_shapes`."""
         shapes = super().batch_shapes(batch_size)
+        if self.text.used:
+            del shapes["object"]
+            count, width = self.data["max_prompts"], self.model.text_width
+            shapes["texts"] = jax.ShapeDtypeStruct((batch_size, count, width), np.float32)
+            shapes["has_text"] = jax.ShapeDtypeStruct((batch_size, count), bool)
         if self.data["embeddings"]["folder"]:
             side = self.model.canvas // self.model.patch
             shape = (batch_size, side, side, self.model.prompt_width)
@@ -296,7 +321,11 @@ class Promptable(RecordTask):
         """
         scores = self.interactive_scores(variables, mesh=mesh)
         sheet = viz.draw_interaction_sheet(scores.rounds) if scores.rounds else None
-        return scores.summarize(), {} if sheet is None else {"interaction": sheet}
+        metrics = scores.summarize()
+        if self.text.used:
+            predictor = SamPredictor(self.model, variables, percentiles=self.percentiles)
+            metrics |= self.text.evaluate(predictor, super().open_source("eval"))
+        return metrics, {} if sheet is None else {"interaction": sheet}
 
     def interactive_scores(
         self, variables: Mapping[str, Any], *, mesh: jax.sharding.Mesh

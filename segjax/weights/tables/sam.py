@@ -105,6 +105,9 @@ _ENTRIES = [
             ("mask_conv_3", 6, "conv3", PATCHES_1),
         )
     ),
+    # Text prompts, which other implementations do not have
+    (_PROMPT + "text_proj", (), (), LINEAR),
+    (_PROMPT + "text_kind", (), (), {"": ("", SAME)}),
     *(
         (
             _DECODER + name,
