@@ -19,6 +19,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = contrastive_config()
     config.update(total_steps=2400, batch_size=32, log_every=100)
     config.model = dict(name="clip_tiny")
+    config.implied_texts = True
     config.optimizer.update(name="muon", peak_lr=3e-3, weight_decay=0.05, warmup_steps=50)
     config.data.cache_mb = 500.0
     config.data.scenes.update(train_count=4000, eval_count=256)

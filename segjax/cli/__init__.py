@@ -19,6 +19,8 @@ COMMANDS = {
     "eval": ("segjax.cli.evaluate", "measure a checkpoint: IoU by number of clicks, COCO AP, ..."),
     "predict": ("segjax.cli.inference.predict", "segment an image from points and boxes"),
     "everything": ("segjax.cli.inference.everything", "segment every object of images"),
+    "label": ("segjax.cli.inference.label", "name masks or boxes by a CLIP"),
+    "classify": ("segjax.cli.inference.classify", "classify images by names with a CLIP"),
     "detect": ("segjax.cli.inference.detect", "detect the objects of images with a Mask R-CNN"),
     "reconstruct": ("segjax.cli.inference.reconstruct", "reconstruct masked images with a MAE"),
     "prepare": ("segjax.cli.prepare", "turn a raw data set into prepared data"),

@@ -38,13 +38,23 @@ def make_square(
     resample = FILTERS[interpolation]
     if resize == "squash":
         return np.asarray(pixels.resize((side, side), resample))
-    shorter = min(pixels.size)
-    width, height = (
-        side if length == shorter else int(side * length / shorter) for length in pixels.size
-    )
-    pixels = pixels.resize((width, height), resample)
-    left, top = round((width - side) / 2), round((height - side) / 2)
+    pixels = resize_shorter_side(pixels, side, resample)
+    left, top = (round((length - side) / 2) for length in pixels.size)
     return np.asarray(pixels.crop((left, top, left + side, top + side)))
+
+
+def resize_shorter_side(
+    image: Image.Image, side: int, resample: Image.Resampling = Image.BICUBIC
+) -> Image.Image:
+    """Resizes an image so that its shorter side has a length in pixels, as torchvision does."""
+    shorter = min(image.size)
+    size = [side if length == shorter else int(side * length / shorter) for length in image.size]
+    return image.resize(size, resample)
+
+
+def fit_shorter_side(image: np.ndarray, side: int) -> np.ndarray:
+    """Resizes uint8 [H, W, 3] bicubically so that its shorter side has a length in pixels."""
+    return np.asarray(resize_shorter_side(Image.fromarray(image), side))
 
 
 def crop_square(

@@ -9,7 +9,7 @@ def info_nce(
     texts: jax.Array,
     scale: jax.Array,
     weight: jax.Array,
-    same: jax.Array | None = None,
+    true: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Computes the symmetric InfoNCE loss of pairs (CLIP, arXiv 2103.00020, figure 3).
 
@@ -27,8 +27,8 @@ def info_nce(
       texts: [N, E], of length 1.
       scale: factor of the cosines, the inverse of the temperature.
       weight: [N], 0 for pairs that do not count. They are no negatives either.
-      same: bool [N, N], True for pairs whose texts say the same. They are no negatives of each
-        other. None: no two do.
+      true: bool [N, N], True where text j is known to be true of image i. It is no negative then.
+        None: each text is true of its own image alone.
 
     Returns:
       losses: float32 [N], mean of the losses image -> text and text -> image.
@@ -38,8 +38,8 @@ def info_nce(
     own = jnp.eye(len(logits), dtype=bool)
     present = weight > 0
     negative = present[:, None] & present[None, :]
-    if same is not None:
-        negative &= ~same
+    if true is not None:
+        negative &= ~true
     logits = jnp.where(own | negative, logits, -jnp.inf)
     losses, correct = 0.0, 0.0
     for axis in (0, 1):

@@ -1,4 +1,4 @@
-"""Templates of prompts: sentences into which the name of a class is put."""
+"""Prompt templates: sentences into which the name of a class is put."""
 
 import pathlib
 from collections.abc import Sequence

@@ -2,10 +2,14 @@
 
   segjax everything photo.jpg --checkpoint runs/quickstart --out out
   segjax everything *.jpg --checkpoint runs/quickstart --crop-layers 1 --min-region 100 --out out
+  segjax everything photo.jpg --checkpoint sam_vit_b --classes "cup,spoon,table" --out out
 
 Files in DIR, for each image:
   NAME_masks.json  records in SA-1B's format, masks as COCO run lengths
   NAME_masks.png   the masks drawn over the image
+With --classes, a CLIP names each mask. The names are in the records, and there are also
+  NAME_labels.png  the named masks drawn over the image
+  labels.json      the named masks of all images in COCO's format
 
 The default thresholds are those of the published model. A small model of your own is less certain:
 lower them if nothing is found.
@@ -28,6 +32,14 @@ from segjax.cli.inference.image_arguments import (
     list_image_names,
     load_model,
     read_image,
+)
+from segjax.cli.inference.label_arguments import (
+    add_label_arguments,
+    as_coco_annotation,
+    describe_labels,
+    draw_labels,
+    load_labeler,
+    write_coco,
 )
 from segjax.files import check_writable, write_atomic, write_json
 
@@ -62,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="drop masks that cover this share of the image or more (default: keep all)",
     )
+    add_label_arguments(parser, required=False)
 
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
@@ -76,6 +89,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     names = list_image_names(args.images)
     check_writable(args.out)
 
+    from segjax.inference.perception.labels import label_records
     from segjax.inference.sam.automatic import SamAutomaticMaskGenerator
 
     model, variables, config = load_model(args)
@@ -95,12 +109,28 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
         max_mask_area=args.max_area,
         progress=True,
     )
+    labeler, out = load_labeler(args), pathlib.Path(args.out)
+    images, rows = [], []
     for number, (file, name) in enumerate(zip(args.images, names, strict=True)):
         image = read_image(file, get_percentiles(config), args.bands)
         records = generator.generate(image)
-        path = write_results(pathlib.Path(args.out), name, file, image, records, number)
+        named = ""
+        if labeler:
+            records = label_records(labeler, image, records)
+            write_atomic(out / f"{name}_labels.png", draw_labels(image, records, labeler.names))
+            named = f": {describe_labels(records)}"
+            height, width = image.shape[:2]
+            about = {"id": number, "file_name": pathlib.Path(file).name}
+            images.append(about | {"height": height, "width": width})
+            first = len(rows) + 1
+            rows += [as_coco_annotation(row, first + i, number) for i, row in enumerate(records)]
+        path = write_results(out, name, file, image, records, number)
         hint = "" if records else "; lower --pred-iou or --stability to see weaker ones"
-        print(f"{path}  {len(records)} masks{hint}")
+        print(f"{path}  {len(records)} masks{named}{hint}")
+    if labeler:
+        unnamed = write_coco(out / "labels.json", images, rows, labeler.names)
+        left = f", {unnamed} without a name are left out" if unnamed else ""
+        print(f"{out / 'labels.json'}  {len(rows) - unnamed} masks{left}")
     return 0
 
 

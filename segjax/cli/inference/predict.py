@@ -1,14 +1,17 @@
-"""Segment images from points and boxes.
+"""Segment images from points, boxes and texts.
 
   segjax predict photo.jpg --checkpoint runs/quickstart --point 320,200 --out out
   segjax predict photo.jpg --checkpoint runs/quickstart --point 320,200 --point 90,40,0 --out out
   segjax predict photo.jpg --checkpoint sam_vit_b_01ec64.pth --point 320,200 --out out
   segjax predict photo.jpg --checkpoint runs/quickstart --box 40,30,200,180 --out out
+  segjax predict photo.jpg --checkpoint runs/words --text "the red star" --out out
   segjax predict images/ --checkpoint runs/quickstart --prompts boxes.json --out out
 
 Points (x,y or x,y,label) and a box describe one object. Label 1, the default, is on the object,
 label 0 is off it. Several boxes, or points with --separate, describe one object each. Coordinates
-are pixels of the image, x to the right and y down. For a single click the mask with the highest
+are pixels of the image, x to the right and y down. A text describes one object too, alone or with
+points and a box, for a SAM that was trained with texts. If the model is sure of no mask, none is
+written for a text (--min-iou). For a single click the mask with the highest
 predicted IoU of three is kept. --multimask keeps all three. Several images get the same prompts.
 
 --prompts takes boxes and points for many images from a JSON file: COCO's annotations, or a
@@ -73,6 +76,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a box in pixels; repeatable",
     )
     parser.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        metavar="PHRASE",
+        help="words for an object, for a SAM with text prompts; repeatable",
+    )
+    parser.add_argument(
+        "--clip", metavar="PATH", help="CLIP for --text (default: the one of the SAM's training)"
+    )
+    parser.add_argument(
+        "--min-iou",
+        type=float,
+        default=0.5,
+        metavar="T",
+        help="least predicted IoU of a mask for a text (default: 0.5)",
+    )
+    parser.add_argument(
         "--separate", action="store_true", help="each point describes its own object"
     )
     parser.add_argument(
@@ -102,13 +122,17 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     from segjax.inference.sam.predictor import SamPredictor
 
     model, variables, config = load_model(args)
-    predictor = SamPredictor(model, variables)
+    predictor = SamPredictor(model, variables, clip=load_text_clip(args, config))
     rows: list[dict[str, Any]] = []
     for job, name in zip(jobs, names, strict=True):
         image = read_image(job.file, get_percentiles(config), args.bands)
         predictor.set_image(image)
         prompts = _clip_boxes(job, image.shape[:2]) if args.prompts else job.prompts
-        if len(prompts) > 1 and not args.multimask and all(not p["points"] for p in prompts):
+        if (
+            len(prompts) > 1
+            and not args.multimask
+            and all(p["box"] and not p["points"] for p in prompts)
+        ):
             results = predict_boxes(predictor, prompts)
         else:
             results = []
@@ -118,7 +142,10 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
                     point_labels=prompt["labels"] or None,
                     box=prompt["box"],
                     multimask_output=args.multimask or is_ambiguous(prompt),
+                    text=prompt.get("text"),
                 )
+                if prompt.get("text") is not None:
+                    masks = _drop_uncertain(masks, iou, prompt["text"], args.min_iou)
                 best = slice(None) if args.multimask else [int(np.argmax(iou))]
                 results.append((masks[best], iou[best]))
         if args.prompts:
@@ -138,6 +165,33 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     return 0
 
 
+def load_text_clip(args: argparse.Namespace, config: Mapping[str, Any]) -> Any | None:
+    """Loads the CLIP of --text, by default the one that the SAM was trained with.
+
+    Raises:
+      ValueError: --clip without --text.
+    """
+    if not args.text:
+        if args.clip is not None:
+            raise ValueError("--clip without --text; give the words of an object")
+        return None
+    from segjax.inference.clip.clip import Clip
+
+    trained = config.get("data", {}).get("text", {}).get("clip") if config else None
+    path = args.clip or trained
+    return Clip.load(path) if path else None  # the predictor says what is missing
+
+
+def _drop_uncertain(masks: np.ndarray, iou: np.ndarray, text: str, least: float) -> np.ndarray:
+    """Returns masks of a text, emptied where the predicted IoU is too low, and prints that."""
+    if iou.max() < least:
+        print(
+            f"nothing found for {make_printable(repr(text), 100)}: the best predicted IoU is "
+            f"{iou.max():.2f}, below --min-iou {least:g}"
+        )
+    return masks & (iou >= least)[:, None, None]
+
+
 def _print_report(report: Mapping[str, Any]) -> None:
     """Prints one line for each mask of an image."""
     for mask in (mask for entry in report["objects"] for mask in entry["masks"]):
@@ -154,10 +208,12 @@ def list_jobs(args: argparse.Namespace) -> list[ImagePrompts]:
       FileNotFoundError: An image of the prompt file is missing.
     """
     if args.prompts:
-        if args.point or args.box:
-            raise ValueError("--prompts has the prompts of all images; leave --point and --box out")
+        if args.point or args.box or args.text:
+            raise ValueError(
+                "--prompts has the prompts of all images; leave --point, --box and --text out"
+            )
         return read_prompt_file(args.prompts, args.images)
-    prompts = read_prompts(args.point, args.box, args.separate)
+    prompts = read_prompts(args.point, args.box, args.separate, args.text)
     if not args.images:
         raise ValueError("no image to segment: name one, or 'demo' for a photograph")
     return [ImagePrompts(file, None, prompts) for file in args.images]
@@ -202,7 +258,10 @@ def _clip_boxes(job: ImagePrompts, hw: tuple[int, int]) -> list[dict[str, Any]]:
 
 
 def read_prompts(
-    points: Sequence[str], boxes: Sequence[str], separate: bool = False
+    points: Sequence[str],
+    boxes: Sequence[str],
+    separate: bool = False,
+    texts: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Parses the prompts of the command line and groups them into objects.
 
@@ -210,18 +269,30 @@ def read_prompts(
       points: Texts "X,Y" or "X,Y,LABEL".
       boxes: Texts "X1,Y1,X2,Y2".
       separate: Every point describes its own object.
+      texts: Phrases.
 
     Returns:
-      One dict per object: "points" [[x, y], ...], "labels" [...], "box" [x1, y1, x2, y2] or None.
+      One dict per object: "points" [[x, y], ...], "labels" [...], "box" [x1, y1, x2, y2] or None,
+      and perhaps "text".
 
     Raises:
-      ValueError: A text of another form, no prompt at all, or points beside several boxes.
+      ValueError: A text of another form, no prompt at all, or several that do not say what belongs
+        together.
     """
     # Parse
     clicks = [_parse_numbers(text, (2, 3), "--point", "X,Y or X,Y,LABEL") for text in points]
     corners = [_parse_numbers(text, (4,), "--box", "X1,Y1,X2,Y2") for text in boxes]
-    if not clicks and not corners:
-        raise ValueError("nothing to segment: give at least one --point X,Y or --box X1,Y1,X2,Y2")
+    if not clicks and not corners and not texts:
+        raise ValueError(
+            "nothing to segment: give at least one --point X,Y, --box X1,Y1,X2,Y2 or --text"
+        )
+    if texts and (len(corners) > 1 or separate or (len(texts) > 1 and (clicks or corners))):
+        raise ValueError(
+            f"{len(texts)} texts beside {len(clicks)} points and {len(corners)} boxes: which "
+            "belongs to which? Give several texts alone, or one text with its points and one box"
+        )
+    if len(texts) > 1 or (texts and not clicks and not corners):
+        return [{"points": [], "labels": [], "box": None, "text": text} for text in texts]
     # Check
     if clicks and (len(corners) > 1 or (corners and separate)):
         raise ValueError(
@@ -236,7 +307,7 @@ def read_prompts(
     labelled = [(click[:2], int(click[2]) if len(click) == 3 else 1) for click in clicks]
     if separate and labelled:
         return [{"points": [xy], "labels": [label], "box": None} for xy, label in labelled]
-    if not clicks:
+    if not clicks and not texts:
         return [{"points": [], "labels": [], "box": box} for box in corners]
     # All points and one box describe one object.
     box = corners[0] if corners else None
@@ -246,12 +317,14 @@ def read_prompts(
             "labels": [label for _, label in labelled],
             "box": box,
         }
+        | ({"text": texts[0]} if texts else {})
     ]
 
 
 def is_ambiguous(prompt: dict[str, Any]) -> bool:
-    """Tests if an object is described by a single click, for which SAM predicts three masks."""
-    return len(prompt["points"]) == 1 and prompt["box"] is None
+    """Tests if an object has a single click or text alone, for which SAM predicts three masks."""
+    count = len(prompt["points"]) + (prompt.get("text") is not None)
+    return count == 1 and prompt["box"] is None
 
 
 def _parse_numbers(text: str, counts: Sequence[int], option: str, form: str) -> list[float]:

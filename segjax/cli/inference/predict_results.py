@@ -45,7 +45,8 @@ def write_masks(
             file = f"{name}_mask_{suffix}.png"
             write_atomic(out / file, encode_png(mask.astype(np.uint8) * 255))
             entries.append({"file": file, **describe_mask(mask, iou)})
-        fields = {key: prompt[key] for key in ("points", "labels", "box")}
+        names = ("points", "labels", "box", "text")
+        fields = {key: prompt[key] for key in names if key in prompt}
         objects.append(fields | {"masks": entries})
     write_overlays(out, name, image, prompts, results)
     height, width = image.shape[:2]

@@ -15,12 +15,14 @@ from segjax.text.tokenizers import load_tokenizer
 class CaptionedExample:
     """Callable (record, rng) -> example of N crops and their phrases.
 
-    Example fields: ``image`` uint8 [N, S, S, 3], ``ids`` int32 [N, context], ``valid`` bool [N],
-    and ``weight`` float32, 1 (0 for placeholders).
+    Example fields: ``image`` uint8 [N, S, S, 3], ``ids`` int32 [N, context], ``said`` int32
+    [N, context] (ids of all words in an object's phrases), ``valid`` bool [N], and ``weight``
+    float32, 1 (0 for placeholders).
 
     A crop is the square around an object's box, scaled about its center. Training scales by a
-    random factor, may hide what is not the object, and takes a random phrase. Evaluation takes
-    the middle of the factors and the first phrase. Objects without phrases are left out.
+    random factor, may hide what is not the object, and takes a random phrase, short ones as
+    often as long ones. Evaluation takes the middle of the factors and the first phrase, which says
+    most. Objects without phrases are left out.
 
     Args:
       canvas: side S of a crop in pixels.
@@ -30,6 +32,7 @@ class CaptionedExample:
       count: number N of objects of an image, chosen at random. Evaluation takes the first.
       expand: (low, high) of the factor.
       hide: probability that pixels outside of the mask are filled with `color`.
+      longest: number of words of the longest phrase. Longer ones are left out.
       color: fill color, RGB in 0..255, also outside of the image.
     """
 
@@ -43,6 +46,7 @@ class CaptionedExample:
         count: int,
         expand: tuple[float, float],
         hide: float,
+        longest: int,
         color: tuple[float, float, float],
     ):
         if not 0 < expand[0] <= expand[1]:
@@ -51,6 +55,7 @@ class CaptionedExample:
             raise ValueError(f"config.data.per_image is {count}; expected at least 1")
         self.canvas, self.tokenizer, self.context = canvas, tokenizer, context
         self.train, self.count, self.expand, self.hide = train, count, expand, hide
+        self.longest = longest
         self.color = tuple(round(value) for value in color)
 
     def __call__(self, record: Mapping, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -60,22 +65,28 @@ class CaptionedExample:
           ImageError: the image cannot be read.
         """
         objects = record["objects"]
-        phrases = objects.get("phrases", [""] * len(objects["rle"]))
-        usable = [i for i, text in enumerate(phrases) if text and not objects["crowd"][i]]
+        phrases = [self._list_phrases(text) for text in objects.get("phrases", ())]
+        usable = [i for i, lines in enumerate(phrases) if lines and not objects["crowd"][i]]
         if self.train:
             rng.shuffle(usable)
-        example, texts = self.placeholder(), []
+        example, texts, said = self.placeholder(), [], []
         if not usable:
             return example
         pixels = decode_record_image(record)
         for row, index in enumerate(usable[: self.count]):
-            lines = phrases[index].split("\n")
-            texts.append(lines[rng.integers(len(lines))] if self.train else lines[0])
+            lines = phrases[index]
+            texts.append(_choose_phrase(lines, rng) if self.train else lines[0])
+            words = dict.fromkeys(word for line in lines for word in line.split())
+            said.append(" ".join(list(words)[: self.context - 2]))
             example["image"][row] = self._crop(record, pixels, index, rng)
-        tokens = load_tokenizer(self.tokenizer)(texts, self.context)
-        example["ids"][: len(texts)] = tokens
+        tokenize = load_tokenizer(self.tokenizer)
+        example["ids"][: len(texts)] = tokenize(texts, self.context)
+        example["said"][: len(texts)] = tokenize(said, self.context, truncate=True)
         example["valid"][: len(texts)] = True
         return example | {"weight": np.float32(1)}
+
+    def _list_phrases(self, text: str) -> list[str]:
+        return [line for line in text.split("\n") if 0 < len(line.split()) <= self.longest]
 
     def _crop(
         self, record: Mapping, pixels: np.ndarray, index: int, rng: np.random.Generator
@@ -94,6 +105,17 @@ class CaptionedExample:
         return {
             "image": np.zeros(shape, np.uint8),
             "ids": np.zeros((self.count, self.context), np.int32),
+            "said": np.zeros((self.count, self.context), np.int32),
             "valid": np.zeros(self.count, bool),
             "weight": np.float32(0),
         }
+
+
+def _choose_phrase(lines: list[str], rng: np.random.Generator) -> str:
+    """Chooses a phrase: first how many words it has, then one of those."""
+    by_length: dict[int, list[str]] = {}
+    for line in lines:
+        by_length.setdefault(len(line.split()), []).append(line)
+    lengths = sorted(by_length)
+    own = by_length[lengths[rng.integers(len(lengths))]]
+    return own[rng.integers(len(own))]

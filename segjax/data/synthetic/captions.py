@@ -57,12 +57,6 @@ def is_held_out(combination: Combination) -> bool:
     return (color + 2 * texture + 3 * shape) % _HELD_OUT == 0
 
 
-def describe_combination(combination: Combination) -> str:
-    """Returns the caption of a combination, such as "a red striped star"."""
-    color, texture, shape = combination
-    return f"a {COLORS[color]} {TEXTURES[texture]} {SHAPES[shape]}"
-
-
 class CaptionedScenes(SyntheticScenes):
     """Random-access source of scenes with captions. Its arguments are those of `SyntheticScenes`.
 
@@ -85,42 +79,48 @@ class CaptionedScenes(SyntheticScenes):
         radius, center = self._choose_position(rng, layers, _RADII[size])
         outline = sample_outline(rng, SHAPES[combination[2]], radius) + center
         shape = fill_polygon(outline, self.size)
-        paint = self._mix_paint(rng, combination, radius)
-        region = canvas[shape.box[1] : shape.box[3], shape.box[0] : shape.box[2]]
-        alpha = shape.alpha[shape.box[1] : shape.box[3], shape.box[0] : shape.box[2], None]
-        paint = paint[shape.box[1] : shape.box[3], shape.box[0] : shape.box[2]]
-        region += alpha * (paint - region)
+        x1, y1, x2, y2 = shape.box
+        region, alpha = canvas[y1:y2, x1:x2], shape.alpha[y1:y2, x1:x2, None]
+        region += alpha * (mix_paint(rng, combination, radius, region.shape[:2]) - region)
         area = np.count_nonzero(shape.mask)
         layer = Layer(shape.mask.copy(), area, combination[2], center, radius)
         layer.description = (*combination, SIZES.index(size))
         add_layer(layer, layers)
 
-    def _mix_paint(
-        self, rng: np.random.Generator, combination: Combination, radius: float
-    ) -> np.ndarray:
-        """Returns a color and its texture for every pixel, float32 [S, S, 3]."""
-        color, texture, _ = combination
-        base = np.array(_RGB[COLORS[color]], np.float32) + rng.normal(0, _COLOR_NOISE, 3)
-        # The second color of a texture is darker, or lighter for a dark color.
-        other = base * 0.45 if base.mean() > 60 else base + 110
-        angle, period = rng.uniform(0, math.pi), radius * rng.uniform(0.4, 0.6)
-        y, x = np.mgrid[: self.size, : self.size].astype(np.float32)
-        along = (x * math.cos(angle) + y * math.sin(angle)) / period + rng.uniform()
-        across = (y * math.cos(angle) - x * math.sin(angle)) / period + rng.uniform()
-        pattern = {
-            "plain": lambda: np.zeros_like(x),
-            "striped": lambda: (along % 1) < 0.45,
-            "dotted": lambda: (along % 1 - 0.5) ** 2 + (across % 1 - 0.5) ** 2 < 0.09,
-            "checked": lambda: ((along % 1) < 0.5) ^ ((across % 1) < 0.5),
-        }[TEXTURES[texture]]()
-        weight = pattern.astype(np.float32)[..., None]
-        paint = base * (1 - weight) + other * weight + rng.normal(0, 4.0, (*x.shape, 1))
-        return np.clip(paint, 0, 255).astype(np.float32)
-
     def _make_record(self, image_id: str, image: np.ndarray, layers: list[Layer]) -> dict:
         record = super()._make_record(image_id, image, layers)
         phrases = np.array(write_phrases(layers, self.size), dtype=object)
         return record | {"objects": record["objects"] | {"phrases": phrases}}
+
+
+def mix_paint(
+    rng: np.random.Generator, combination: Combination, radius: float, hw: tuple[int, int]
+) -> np.ndarray:
+    """Mixes the color and the texture of an object, float32 [h, w, 3] with values 0..255.
+
+    Args:
+      rng: source of randomness.
+      combination: indices of color, texture and shape.
+      radius: of the object in pixels, to which the period of the texture is proportional.
+      hw: height and width in pixels.
+    """
+    color, texture, _ = combination
+    base = np.array(_RGB[COLORS[color]], np.float32) + rng.normal(0, _COLOR_NOISE, 3)
+    # The second color of a texture is darker, or lighter for a dark color.
+    other = base * 0.45 if base.mean() > 60 else base + 110
+    angle, period = rng.uniform(0, math.pi), radius * rng.uniform(0.4, 0.6)
+    y, x = np.mgrid[: hw[0], : hw[1]].astype(np.float32)
+    along = (x * math.cos(angle) + y * math.sin(angle)) / period + rng.uniform()
+    across = (y * math.cos(angle) - x * math.sin(angle)) / period + rng.uniform()
+    pattern = {
+        "plain": lambda: np.zeros_like(x),
+        "striped": lambda: (along % 1) < 0.45,
+        "dotted": lambda: (along % 1 - 0.5) ** 2 + (across % 1 - 0.5) ** 2 < 0.09,
+        "checked": lambda: ((along % 1) < 0.5) ^ ((across % 1) < 0.5),
+    }[TEXTURES[texture]]()
+    weight = pattern.astype(np.float32)[..., None]
+    paint = base * (1 - weight) + other * weight + rng.normal(0, 4.0, (*hw, 1))
+    return np.clip(paint, 0, 255).astype(np.float32)
 
 
 def write_phrases(layers: list[Layer], size: int) -> list[str]:
@@ -159,7 +159,8 @@ def write_phrases(layers: list[Layer], size: int) -> list[str]:
 def _list_descriptions(description: tuple[int, ...]) -> list[str]:
     """Returns what can be said of an object: any of its size, color, texture and shape."""
     color, texture, shape, size = description
-    options = ((SIZES[size], ""), (COLORS[color], ""), (TEXTURES[texture], ""))
+    # The description of a combination comes first, without the size
+    options = (("", SIZES[size]), (COLORS[color], ""), (TEXTURES[texture], ""))
     found = []
     for words in itertools.product(*options, (SHAPES[shape], "object")):
         text = " ".join(word for word in words if word)

@@ -55,7 +55,7 @@ def compute_attention_weights(
 
 
 def pool_by_masks(q: jax.Array, k: jax.Array, v: jax.Array, masks: jax.Array) -> jax.Array:
-    """Computes the attention of one query under several masks.
+    """Computes the attention of one query under several masks (masked attention).
 
     The scores do not depend on the mask. They are computed once, so many masks cost little more
     than one.

@@ -20,12 +20,15 @@ class ContrastiveData(RecordSettings):
       expand: (low, high) of the factor by which the square around an object's box is scaled.
         Evaluation takes the middle.
       hide: Probability that everything but the object is hidden (SAM, appendix D.5).
+      longest: Number of words of the longest phrase. Longer ones, such as those about other
+        objects, are left out: a crop does not show what they say.
     """
 
     scenes: SceneSettings = SceneSettings(kind="captions")
     per_image: int = 4
     expand: tuple[float, float] = (1.0, 2.0)
     hide: float = 0.5
+    longest: int = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,8 @@ class ContrastiveSettings(LoopSettings):
       task: Name of the task.
       model: Name of the model, and its attributes. Their defaults are those of that name.
       same_texts: Phrases of a batch that are equal are no negatives of each other.
+      implied_texts: A phrase is no negative of an object if all its words occur in the object's own
+        phrases: "the star" is true of a red star too.
       largest_scale: Upper bound of the factor of cosines.
       data: Records and crops.
       eval: Retrieval among a few captions.
@@ -73,6 +78,7 @@ class ContrastiveSettings(LoopSettings):
         trunk="image/encoder(/trunk)?",
     )
     same_texts: bool = True
+    implied_texts: bool = False
     largest_scale: float = 100.0
     data: ContrastiveData = ContrastiveData()
     eval: ContrastiveEvaluation = ContrastiveEvaluation()

@@ -39,7 +39,8 @@ class Contrastive(RecordTask):
 
     def __init__(self, config: ml_collections.ConfigDict):
         super().__init__(config)
-        self.same_texts, self.largest_scale = config.same_texts, config.largest_scale
+        self.same_texts, self.implied_texts = config.same_texts, config.implied_texts
+        self.largest_scale = config.largest_scale
         self._embed = jax.jit(self._embed_batch)
 
     def loss(
@@ -68,14 +69,22 @@ class Contrastive(RecordTask):
         images, texts, weight = self._encode_pairs(variables, batch)
         scale = jnp.exp(variables["params"]["logit_scale"])
         scale = jnp.minimum(scale, self.largest_scale)
-        same = None
-        if self.same_texts:
-            ids = batch["ids"].reshape(-1, batch["ids"].shape[-1])
-            same = (ids[:, None] == ids[None]).all(-1)
-        losses, correct = info_nce(images, texts, scale, weight, same)
+        losses, correct = info_nce(images, texts, scale, weight, self._find_true(batch))
         count = jnp.sum(weight)
         metrics = {"correct": jnp.sum(correct * weight), "scale": scale * count}
         return jnp.sum(losses * weight), count, metrics
+
+    def _find_true(self, batch: Mapping[str, jax.Array]) -> jax.Array | None:
+        """Returns bool [N, N], whether text j is known to be true of image i. None: unknown."""
+        ids, said = (batch[key].reshape(-1, batch[key].shape[-1]) for key in ("ids", "said"))
+        true = None
+        if self.same_texts:
+            true = (ids[:, None] == ids[None]).all(-1)
+        if self.implied_texts:
+            # Each word of text j occurs in the phrases of image i. 0 is padding.
+            occurs = (ids[None, :, :, None] == said[:, None, None, :]).any(-1) | (ids == 0)[None]
+            true = occurs.all(-1) if true is None else true | occurs.all(-1)
+        return true
 
     def _encode_pairs(
         self, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]
@@ -117,6 +126,7 @@ class Contrastive(RecordTask):
             count=self.data["per_image"],
             expand=tuple(self.data["expand"]),
             hide=self.data["hide"],
+            longest=self.data["longest"],
             color=tuple(255 * value for value in self.model.mean),
         )
 

@@ -40,6 +40,9 @@ class TextSettings:
       hide: Probability that everything but the object is hidden.
       masked_attention: In CLIP's last block, the class token sees the patches of the mask alone.
       min_side: Objects with fewer pixels than its square get no vector. The paper has 100.
+      noise: Length of random noise that is added to a vector of length 1 in training (CapDec, arXiv
+        2211.00575). CLIP's vectors of texts lie apart from those of images; noise makes a model
+        accept both. The paper has none.
     """
 
     clip: str = ""
@@ -49,6 +52,7 @@ class TextSettings:
     hide: float = 0.5
     masked_attention: bool = True
     min_side: float = 100.0
+    noise: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,7 +96,7 @@ class TextPrompts:
         """
         if self._store is None:
             raise ValueError("the vectors of CLIP are not computed; call prepare_training first")
-        return TextExample(example, self._store)
+        return TextExample(example, self._store, self.settings["noise"])
 
     def evaluate(self, predictor: SamPredictor, source: Sequence[Mapping]) -> dict[str, float]:
         """Measures phrases on the evaluation records, see `evaluate_texts`.

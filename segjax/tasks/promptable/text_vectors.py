@@ -18,7 +18,7 @@ import numpy as np
 from segjax.data.examples.place_objects import decode_record_image
 from segjax.data.examples.promptable import PromptableExample
 from segjax.files import write_atomic, write_json
-from segjax.inference.clip.clip import Clip
+from segjax.inference.clip.clip import Clip, normalize_rows
 from segjax.inference.clip.regions import encode_crops
 from segjax.masks import decode_mask
 from segjax.weights.tree import flatten
@@ -67,10 +67,11 @@ class TextExample:
     Args:
       example: makes the example, with indices of its objects.
       store: the vectors.
+      noise: length of random noise that is added to each vector. The sum is scaled to length 1.
     """
 
-    def __init__(self, example: PromptableExample, store: VectorStore):
-        self.example, self.store = example, store
+    def __init__(self, example: PromptableExample, store: VectorStore, noise: float = 0.0):
+        self.example, self.store, self.noise = example, store, noise
 
     def __call__(self, record: Mapping, rng: np.random.Generator) -> dict[str, np.ndarray]:
         example = self.example(record, rng)
@@ -80,7 +81,11 @@ class TextExample:
         for slot in np.flatnonzero(indices >= 0):
             own = vectors[indices[slot]]
             texts[slot] = own[rng.integers(len(own))]
-        return example | {"texts": texts, "has_text": np.abs(texts).sum(axis=-1) > 0}
+        has_text = np.abs(texts).sum(axis=-1) > 0
+        if self.noise:
+            noise = rng.standard_normal(texts.shape) * (self.noise / texts.shape[1] ** 0.5)
+            texts = normalize_rows(texts + noise * has_text[:, None])
+        return example | {"texts": texts, "has_text": has_text}
 
     def placeholder(self) -> dict[str, np.ndarray]:
         """Returns an example of weight 0."""

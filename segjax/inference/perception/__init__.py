@@ -1,0 +1,1 @@
+"""What a mask shows: names from CLIP for masks, boxes and pixels."""
