@@ -90,6 +90,30 @@ def test_results_of_a_detector_find_their_image_by_id(folder, tmp_path):
     assert content["images"][0]["file_name"] == "7.png"
 
 
+def test_open_vocabulary_ap_matches_categories_by_name(folder, tmp_path, capsys):
+    """The truth is what the labels say, with other ids: AP 1 for its classes."""
+    clip = ("--clip", folder / "clip.safetensors", "--classes", "star,cross,arrow")
+    assert run("label", folder / "data.json", *clip, "--out", tmp_path) == 0
+    truth = json.loads((tmp_path / "labels.json").read_text())
+    for row in truth["annotations"]:
+        row["category_id"] += 10
+    truth["categories"] = [
+        {"id": 10 + c["id"], "name": c["name"].title()} for c in truth["categories"]
+    ]
+    truth["categories"] = truth["categories"][:2] + [{"id": 13, "name": "circle"}]
+    kept = [row for row in truth["annotations"] if row["category_id"] < 13]
+    truth["annotations"] = kept
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    measured = ("--truth", tmp_path / "truth.json", "--out", tmp_path / "out")
+    assert run("label", folder / "data.json", *clip, *measured) == 0
+    assert "has no category arrow" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    if kept:
+        assert metrics["segm/AP"] == metrics["bbox/AP"] == pytest.approx(1.0)
+    assert run("label", folder / "data.json", *clip[:2], "--classes", "dotted", *measured) == 2
+    assert "has none of the classes dotted" in capsys.readouterr().err
+
+
 def test_everything_with_names(folder, tmp_path, capsys):
     arguments = (
         *("everything", folder / "scene.png", "--checkpoint", folder / "sam.safetensors"),

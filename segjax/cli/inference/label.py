@@ -4,6 +4,8 @@
   segjax label detections.json images/ --clip ViT-B-16.pt --classes cup,spoon --out out
   segjax label data.json images/ --clip runs/clip --classes star,cross --min-score 0.5 --out out
 
+  segjax label masks.json images/ --classes cup,spoon --truth instances.json --out out
+
 The first argument has the masks: a file of `segjax everything`, COCO's annotations, or the results
 of any detector. Rows with a box alone are named by their boxes. The next ones are the images, or
 folders of them, by default the folder of the file.
@@ -11,6 +13,9 @@ folders of them, by default the folder of the file.
 Files in DIR:
   labels.json      masks with their names in COCO's format: the names are its categories
   NAME_labels.png  the named masks drawn over each image
+  evaluation.json  with --truth: COCO's AP of masks and boxes, whose scores are the names'
+
+--truth is a COCO file of the same image ids. Its categories are matched by name.
 
 Images of the file are read as they are stored: masks refer to the stored pixels.
 """
@@ -32,7 +37,7 @@ from segjax.cli.inference.label_arguments import (
     load_labeler,
     write_coco,
 )
-from segjax.files import check_writable, write_atomic
+from segjax.files import check_writable, read_json_object, write_atomic, write_json
 
 FORMS = (
     "expected a file of `segjax everything`, COCO's {'images': [...], 'annotations': [...]}, or a "
@@ -45,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("masks", metavar="MASKS.json", help="masks or boxes of images")
     parser.add_argument("images", nargs="*", metavar="IMAGE|DIR", help="images, or their folders")
     add_label_arguments(parser, required=True)
+    parser.add_argument(
+        "--truth", metavar="FILE", help="COCO annotations, to measure open-vocabulary AP"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
 
 
@@ -87,7 +95,48 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     unnamed = write_coco(out / "labels.json", images, annotations, labeler.names)
     left = f", {unnamed} without a name are left out" if unnamed else ""
     print(f"{out / 'labels.json'}  {len(annotations) - unnamed} masks{left}")
+    if args.truth:
+        metrics = measure(args.truth, annotations, labeler.names)
+        write_json(out / "evaluation.json", metrics)
+        print(", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+        print(out / "evaluation.json")
     return 0
+
+
+def measure(
+    path: str, annotations: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> dict[str, float]:
+    """Computes COCO's AP of named masks and of their boxes.
+
+    Args:
+      path: COCO annotations of the same images.
+      annotations: of `as_coco_annotation`.
+      names: class names, in the order of the category ids.
+
+    Raises:
+      ValueError: no such file, no category that has one of the names, or other images.
+    """
+    from segjax.evaluation.coco import evaluate_coco
+
+    truth = read_json_object(path, "give COCO's annotations")
+    if not all(isinstance(truth.get(key), list) for key in ("images", "annotations", "categories")):
+        raise ValueError(f"{path} lacks images, annotations or categories; {FORMS}")
+    ids = {category["name"].lower(): category["id"] for category in truth["categories"]}
+    numbers = {i: ids[name.lower()] for i, name in enumerate(names, 1) if name.lower() in ids}
+    if not numbers:
+        raise ValueError(
+            f"{path} has none of the classes {', '.join(names)}; it has "
+            f"{', '.join(sorted(ids)[:20])}"
+        )
+    if others := [name for name in names if name.lower() not in ids]:
+        print(f"{path} has no category {', '.join(others)}: such masks are not measured")
+    rows = [
+        {**row, "category_id": numbers[row["category_id"]]}
+        for row in annotations
+        if row["category_id"] in numbers
+    ]
+    metrics = evaluate_coco(truth, rows, "segm").summarize()
+    return metrics | evaluate_coco(truth, rows, "bbox").summarize()
 
 
 def read_masks(
@@ -148,7 +197,7 @@ def _fill_record(row: Mapping[str, Any], hw: tuple[int, int], where: str) -> dic
     """
     from segjax.data.sources.annotations.segmentations import decode_segmentation, has_segmentation
     from segjax.data.sources.raw import UnusableError
-    from segjax.masks import encode_mask
+    from segjax.masks import compute_mask_box, encode_mask
 
     height, width = hw
     if has_segmentation(row.get("segmentation")):
@@ -168,4 +217,6 @@ def _fill_record(row: Mapping[str, Any], hw: tuple[int, int], where: str) -> dic
                 f"{where}: bbox {box!r:.80} covers no pixel of an image of {width} x {height}"
             )
     segmentation = {"size": [height, width], "counts": encode_mask(mask)}
-    return {"area": int(mask.sum()), **row, "segmentation": segmentation}
+    x1, y1, x2, y2 = (int(edge) for edge in compute_mask_box(mask)) if mask.any() else [0] * 4
+    own = {"area": int(mask.sum()), "bbox": [x1, y1, x2 - x1, y2 - y1]}
+    return {**own, **row, "segmentation": segmentation}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from segjax.data.examples.place_objects import decode_record_image
+from segjax.evaluation.concept_prompts import ConceptScores
 from segjax.evaluation.text_to_mask import TextScores
 from segjax.inference.clip.clip import Clip
 from segjax.inference.sam.predictor import SamPredictor
@@ -13,6 +14,7 @@ from segjax.masks import decode_mask
 from segjax.text.words import KINDS, find_kind
 
 PROMPTS = ("text", "image", "shuffled")
+CONFIDENT = 0.5  # a mask of lower predicted IoU counts as silence
 
 
 def evaluate_texts(
@@ -34,7 +36,8 @@ def evaluate_texts(
     Returns:
       Of "text" (the phrase), "image" (the object's own vector) and "shuffled" (a phrase of the same
       kind of another object of the data): see `TextScores.summarize`. "text_phrases" is the number
-      of phrases. {} without any phrase.
+      of phrases. See `ConceptScores.summarize` for "text_cgf1", in which shuffled phrases whose
+      words are true of no object of the image should find nothing. {} without any phrase.
     """
     items = [item for row, record in enumerate(source) for item in choose_phrases(row, record)]
     if not items:
@@ -43,7 +46,7 @@ def evaluate_texts(
     vectors = dict(
         zip(texts := sorted({item[3] for item in items}), clip.encode_text(texts), strict=True)
     )
-    scores = {name: TextScores() for name in PROMPTS}
+    scores, concepts = {name: TextScores() for name in PROMPTS}, ConceptScores()
     start = 0
     while start < len(items):
         row = items[start][0]
@@ -64,16 +67,37 @@ def evaluate_texts(
         rows[~usable] = rows[usable][0]
         masks, iou, _ = predictor.predict_batch(texts=rows)
         best = masks[np.arange(len(rows)), iou.argmax(axis=1)]
+        sure = iou.max(axis=1) >= CONFIDENT
         for i, name in enumerate(PROMPTS):
             for j, (_, index, kind, _) in enumerate(items[start:end]):
                 slot = i * (end - start) + j
-                if usable[slot]:
-                    scores[name].add(kind, best[slot], truths[index])
+                if not usable[slot]:
+                    continue
+                scores[name].add(kind, best[slot], truths[index])
+                answer = [best[slot]] if sure[slot] else []
+                if name == "text":
+                    concepts.add(answer, [truths[index]])
+                elif name == "shuffled" and is_absent(others[start + j], record):
+                    concepts.add(answer, [])
         start = end
     found = {}
     for name in PROMPTS:
         found |= scores[name].summarize(name, KINDS)
+    found |= concepts.summarize("text")
     return found | {"text_phrases": float(len(items))}
+
+
+def is_absent(phrase: str, record: Mapping) -> bool:
+    """Tells whether no object of a record has all words of a phrase in its own phrases.
+
+    Phrases about another object (relations) are never said to be absent, because their words say
+    nothing about places.
+    """
+    if find_kind(phrase) == "relation":
+        return False
+    words = set(phrase.split())
+    owners = (set(text.split()) for text in record["objects"]["phrases"])
+    return not any(words <= own for own in owners)
 
 
 def choose_phrases(row: int, record: Mapping) -> list[tuple[int, int, str, str]]:
