@@ -18,6 +18,7 @@ from segjax.viz.drawing import (
     draw_masks,
     draw_prompts,
 )
+from segjax.viz.named_masks import draw_named_masks
 from segjax.viz.patches import fill_patches, hide_patches
 from segjax.viz.predictions import draw_candidate_sheet, draw_predictions
 from segjax.viz.sheets import (
@@ -45,6 +46,7 @@ __all__ = [
     "draw_interaction_sheet",
     "draw_label_map",
     "draw_masks",
+    "draw_named_masks",
     "draw_predictions",
     "draw_prompts",
     "draw_reconstruction_sheet",

@@ -116,19 +116,15 @@ def draw_labels(
     from segjax import viz
     from segjax.images.encoding import encode_png
     from segjax.inference.sam.mask_records import decode_record_mask
-    from segjax.masks import compute_mask_box
 
     named = [row for row in rows if row["category_id"]]
-    masks = [decode_record_mask(row["segmentation"]) for row in named]
-    boxes = np.array([compute_mask_box(mask) for mask in masks]).reshape(-1, 4)
     return encode_png(
-        viz.draw_detections(
+        viz.draw_named_masks(
             image,
-            boxes,
-            np.array(masks) if masks else None,
+            [decode_record_mask(row["segmentation"]) for row in named],
             [row["category_id"] - 1 for row in named],
-            [row["category_score"] for row in named],
             names,
+            [row["category_score"] for row in named],
         )
     )
 
