@@ -40,7 +40,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     if variant in recipes:
         return recipes[variant]()
     config = vit_b()
-    trainable = {"late": "late:4", "debug": "decoder", "": "decoder"}
+    trainable = {"late": "late:4", "": "decoder"}
     if variant in ("", *_VARIANTS):
         config.trainable = trainable.get(variant, variant)
     if config.trainable == "decoder":

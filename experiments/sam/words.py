@@ -20,7 +20,7 @@ from segjax.tasks.variants import as_variant
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Returns the experiment."""
     config = promptable_config()
-    config.update(total_steps=1200, batch_size=8, log_every=100, init_from="sam:sam_tiny_demo")
+    config.update(total_steps=2500, batch_size=8, log_every=100, init_from="sam:sam_tiny_demo")
     config.model = dict(name="sam_tiny", text_width=96)
     config.rounds.update(count=3, empty_random=False, empty_last=False, sampled=True)
     config.rounds.update(text_rate=0.9, correction_weight=0.25)
@@ -29,5 +29,5 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer.update(clip_norm=1.0, warmup_steps=40)
     config.data.update(max_prompts=4, mask_stride=2, cache_mb=500.0)
     config.data.scenes.update(kind="captions", train_count=2000, eval_count=64)
-    config.data.text.update(clip="runs/clip", min_side=8.0)
+    config.data.text.update(clip="runs/clip", min_side=8.0, noise=0.7)
     return as_variant(config, variant)

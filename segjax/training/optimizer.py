@@ -18,6 +18,8 @@ import optax
 
 from segjax.training.schedules import Schedule, make_schedule
 
+# Modules of an encoder before its blocks, a regular expression
+STEM = "patch_embed|pos_embed|cls_token|registers|norm_pre"
 OPTIMIZERS = ("adamw", "muon", "lars", "sgd")
 # Learned tables (positions, tokens, point and class embeddings) are not weights of a linear map:
 # decay would only pull them to the origin. A kernel is one, whatever its module is called
@@ -97,7 +99,7 @@ def _find_layers(params: Any, trunk: str) -> Any:
     prefix = f"(?:^|/)(?:{trunk})/" if trunk else "^"
     # Layer 0, and the blocks
     stem, block = (
-        re.compile(prefix + r"(?:patch_embed|pos_embed|cls_token)(?:/|$)"),
+        re.compile(prefix + rf"(?:{STEM})(?:/|$)"),
         re.compile(prefix + r"block_(?P<number>\d+)/"),
     )
 

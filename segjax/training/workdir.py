@@ -48,6 +48,7 @@ MAY_CHANGE = (
     r"mesh\..*",
     r"eval\..*",
     r"data\.(eval_split|workers|threads|cache_mb|max_broken)",
+    r"data\.(embeddings|text)\.folder",
 )
 
 

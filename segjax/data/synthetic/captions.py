@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -30,6 +30,9 @@ _COLOR_NOISE = 10.0  # standard deviation of a color around its name's
 # Radii of small and of large objects, in sides of a scene
 _RADII = {"small": (0.1, 0.14), "large": (0.2, 0.28)}
 _HELD_OUT = 5  # one combination in so many is held out
+# Probability that an object repeats the color, the texture or the shape of an earlier one, and how
+# often a combination of the split is tried for
+_REPEAT, _ATTEMPTS = 0.6, 50
 # A relation holds if the centers differ by this share of the side, and more than across.
 _APART = 0.12
 
@@ -57,6 +60,33 @@ def is_held_out(combination: Combination) -> bool:
     return (color + 2 * texture + 3 * shape) % _HELD_OUT == 0
 
 
+def choose_combination(
+    rng: np.random.Generator, split: str, earlier: Sequence[tuple[int, ...]]
+) -> Combination:
+    """Chooses a combination of a split that shares much with the objects that are there already.
+
+    Color alone would tell most objects apart otherwise, and a model would learn no other word. No
+    two objects of a scene have the same combination.
+
+    Args:
+      rng: source of randomness.
+      split: "train" or "heldout".
+      earlier: descriptions of the objects in the scene, which begin with their combinations.
+    """
+    there = {tuple(description[:3]) for description in earlier}
+    combinations = [other for other in list_combinations(split) if other not in there]
+    chosen = combinations[rng.integers(len(combinations))]
+    for _ in range(_ATTEMPTS if earlier else 0):
+        other = combinations[rng.integers(len(combinations))]
+        mixed = tuple(
+            earlier[rng.integers(len(earlier))][axis] if rng.random() < _REPEAT else other[axis]
+            for axis in range(3)
+        )
+        if mixed in combinations:
+            return mixed
+    return chosen
+
+
 class CaptionedScenes(SyntheticScenes):
     """Random-access source of scenes with captions. Its arguments are those of `SyntheticScenes`.
 
@@ -73,8 +103,7 @@ class CaptionedScenes(SyntheticScenes):
     def _add_object(
         self, rng: np.random.Generator, canvas: np.ndarray, layers: list[Layer]
     ) -> None:
-        combinations = list_combinations(self.split)
-        combination = combinations[rng.integers(len(combinations))]
+        combination = choose_combination(rng, self.split, [layer.description for layer in layers])
         size = SIZES[rng.integers(len(SIZES))]
         radius, center = self._choose_position(rng, layers, _RADII[size])
         outline = sample_outline(rng, SHAPES[combination[2]], radius) + center

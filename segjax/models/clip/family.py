@@ -74,7 +74,7 @@ FAMILY = Family(
     build=build_clip,
     init=init_clip,
     task="contrastive",
-    encoder_path="image",
+    encoder_path="image/encoder",
     name_tables=(
         "segjax.weights.tables.clip:OPENAI",
         "segjax.weights.tables.clip:HUGGINGFACE_CLIP",

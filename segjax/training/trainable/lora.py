@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from segjax.weights.adapters.low_rank import LORA, THIRDS, WHOLE
+from segjax.weights.adapters.low_rank import LORA, THIRDS, WHOLE, find_kernel
 
 # target -> kernels of a transformer block, and the adapter's name
 _TARGETS = {
@@ -20,7 +20,6 @@ _TARGETS = {
     "proj": [("proj", WHOLE)],
     "mlp": [("mlp/layer_0", WHOLE), ("mlp/layer_1", WHOLE)],
 }
-SCALE_PATH = f"{LORA}/scale"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Adapters:
     @property
     def kernels(self) -> set[str]:
         """Paths of the adapted kernels."""
-        return {f"{path.rsplit('/', 1)[0]}/kernel" for path in self.shapes}
+        return {find_kernel(f"{LORA}/{path}/a") for path in self.shapes}
 
     def init(self, key: jax.Array) -> dict[str, jax.Array]:
         """Draws adapters that change nothing: a is uniform in +-1 / sqrt(in), b is 0.
@@ -86,15 +85,16 @@ def place_adapters(
       ValueError: a setting is out of range, or the encoder has no transformer blocks.
     """
     rank, alpha = settings["rank"], settings["alpha"]
-    if rank < 1 or alpha < 0:
+    if rank < 1 or not 0 <= alpha < math.inf:
         raise ValueError(
             f"config.lora has rank {rank} and alpha {alpha}; expected 1 or more, 0 or more"
         )
     targets = tuple(settings["targets"])
-    if unknown := [name for name in targets if name not in _TARGETS] or not targets:
+    unknown = [name for name in targets if name not in _TARGETS]
+    if unknown or not targets:
+        wrong = f", and {unknown[0]!r} is none" if unknown else ""
         raise ValueError(
-            f"config.lora.targets is {targets}; expected some of {', '.join(_TARGETS)}"
-            + (f", and {unknown[0]!r} is none" if isinstance(unknown, list) else "")
+            f"config.lora.targets is {targets}; expected some of {', '.join(_TARGETS)}{wrong}"
         )
     blocks = find_blocks(kernels, encoder)
     chosen = _choose_blocks(settings["blocks"], sorted(blocks))

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from segjax.training.optimizer import STEM
 from segjax.training.task import Variables
-from segjax.training.trainable.lora import SCALE_PATH, Adapters, find_blocks, place_adapters
-from segjax.weights.adapters.low_rank import merge_low_rank
+from segjax.training.trainable.lora import Adapters, find_blocks, place_adapters
+from segjax.weights.adapters.low_rank import LORA, SCALE_PATH, merge_low_rank
 from segjax.weights.tree import flatten, unflatten
 
 PRESETS = ("full", "decoder", "late:N", "lora", "lora_only")
@@ -76,7 +77,7 @@ class Partition:
         Args:
           params: `TrainState.params` of anything.
         """
-        own = {path for path in flatten(params) if not path.startswith("lora/")}
+        own = {path for path in flatten(params) if not path.startswith(f"{LORA}/")}
         return own | (self.adapters.kernels if self.adapters else set())
 
     def find(self, path: str) -> str:
@@ -101,6 +102,8 @@ def make_partition(config: ml_collections.ConfigDict, shapes: Variables, encoder
     names = (chosen,) if isinstance(chosen, str) else tuple(chosen)
     names = tuple(name for name in names if name)
     rank = config.lora.rank
+    if rank < 0:
+        raise ValueError(f"config.lora.rank is {rank}; expected 0 (no adapters) or more")
     if not names and not rank:
         return Partition()
     paths = {path: leaf.shape for path, leaf in flatten(shapes["params"]).items()}
@@ -168,7 +171,7 @@ def _select_late(name: str, paths: Mapping[str, Any], encoder: str) -> set[str]:
             "number of blocks of the encoder"
         )
     early = [blocks[number] for number in sorted(blocks)[: len(blocks) - int(count)]]
-    stem = rf"{re.escape(encoder)}/(patch_embed|pos_embed|cls_token|prefix_tokens|norm_pre)(/|$)"
+    stem = rf"{re.escape(encoder)}/(?:{STEM})(/|$)"
     return {
         path
         for path in paths

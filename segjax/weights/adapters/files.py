@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from segjax.weights.adapters.low_rank import LORA, SCALE_PATH
 from segjax.weights.adapters.merge import has_adapters, merge_adapters
 from segjax.weights.safetensors import read_variables, save_variables
 from segjax.weights.tree import CheckpointError, flatten, unflatten
@@ -39,7 +40,7 @@ def save_adapter(
             "these weights have no adapters: they come from a run with config.trainable='lora'"
         )
     frozen = dict(flatten(arrays["constants"]))
-    scale = frozen.pop("lora/scale")
+    scale = frozen.pop(SCALE_PATH)
     for name in flatten(constants):
         frozen.pop(name, None)
     trained = flatten(arrays["params"])
@@ -104,7 +105,7 @@ def apply_adapter(
       CheckpointError: the adapters were trained on other weights or another model.
     """
     params, trained = flatten(variables["params"]), flatten(adapter["params"])
-    own = {path for path in trained if not path.startswith("lora/")}
+    own = {path for path in trained if not path.startswith(f"{LORA}/")}
     if not metadata:  # a file of SAMed does not say what it was trained on
         return merge_adapters(_overlay(variables, adapter), source=source)
     if strange := sorted(own - params.keys()):

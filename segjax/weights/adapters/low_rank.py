@@ -17,6 +17,7 @@ LORA = "lora"
 # Position in the fused kernel of an attention layer [in, 3 * out]
 THIRDS = {"q": 0, "k": 1, "v": 2}
 WHOLE = "kernel"
+SCALE_PATH = f"{LORA}/scale"  # among the constants
 
 
 def add_low_rank(
@@ -58,6 +59,15 @@ def add_low_rank(
     return kernel
 
 
+def find_kernel(path: str) -> str:
+    """Returns the path of the kernel that an adapter adds to.
+
+    Args:
+      path: of the adapter, "lora/<module>/<name>/a" or "lora/<module>/<name>/b".
+    """
+    return f"{path.removeprefix(f'{LORA}/').rsplit('/', 2)[0]}/kernel"
+
+
 def merge_low_rank(
     params: Mapping[str, Any],
     scale: Any,
@@ -76,8 +86,8 @@ def merge_low_rank(
     merged, adapters = {}, {}
     for path, array in params.items():
         if path.startswith(f"{LORA}/"):
-            module, name, side = path.removeprefix(f"{LORA}/").rsplit("/", 2)
-            adapters.setdefault(f"{module}/kernel", {}).setdefault(name, {})[side] = array
+            _, name, side = path.rsplit("/", 2)
+            adapters.setdefault(find_kernel(path), {}).setdefault(name, {})[side] = array
         else:
             merged[path] = array
     for path, pairs in adapters.items():

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from segjax.weights.adapters.low_rank import LORA, merge_low_rank
+from segjax.weights.adapters.low_rank import LORA, SCALE_PATH, find_kernel, merge_low_rank
 from segjax.weights.tree import CheckpointError, flatten, unflatten
 
 
@@ -26,11 +26,11 @@ def merge_adapters(variables: Mapping[str, Any], *, source: str) -> dict[str, An
     if not has_adapters(variables):
         return dict(variables)
     params, constants = flatten(variables["params"]), flatten(variables.get("constants", {}))
-    scale = constants.pop(f"{LORA}/scale", None)
+    scale = constants.pop(SCALE_PATH, None)
     if scale is None:
         raise CheckpointError(f"{source} has adapters (params/lora) without constants/lora/scale")
     for path in [path for path in params if path.startswith(f"{LORA}/")]:
-        kernel = f"{path.removeprefix(f'{LORA}/').rsplit('/', 2)[0]}/kernel"
+        kernel = find_kernel(path)
         if kernel in constants:
             params[kernel] = constants.pop(kernel)
     try:
