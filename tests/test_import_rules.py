@@ -84,6 +84,7 @@ OUTSIDE = {
 LAZILY = {
     "masks": {"scipy"},
     "images": {"tifffile"},
+    "evaluation": {"skimage"},
     "text": {"regex", "ftfy"},
     "inference": {"scipy", "rich"},
     "weights": {"orbax", "safetensors", "ml_dtypes", "rich"},

@@ -17,6 +17,8 @@ COMMANDS = {
     "train": ("segjax.cli.train", "train an experiment, or resume it"),
     "config": ("segjax.cli.config", "print the settings of an experiment and what they mean"),
     "eval": ("segjax.cli.evaluate", "measure a checkpoint: IoU by number of clicks, COCO AP, ..."),
+    "eval edges": ("segjax.cli.measure.edges", "BSDS benchmark of edge maps of any method"),
+    "eval panoptic": ("segjax.cli.measure.panoptic", "PQ of panoptic segmentations"),
     "predict": ("segjax.cli.inference.predict", "segment an image from points and boxes"),
     "everything": ("segjax.cli.inference.everything", "segment every object of images"),
     "label": ("segjax.cli.inference.label", "name masks or boxes by a CLIP"),
@@ -79,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parses the arguments. Returns them and, for commands that read flags themselves, the rest."""
+    # "eval edges" is a command of its own
+    if " ".join(argv[:2]) in COMMANDS:
+        argv = [" ".join(argv[:2]), *argv[2:]]
     args, rest = _make_parser(argv).parse_known_args(argv)
     args.argv = argv
     if rest and not args.passes_flags:

@@ -125,7 +125,7 @@ MISBEHAVIOR = {
 
 def test_a_file_that_ends_the_reader_costs_only_itself(tmp_path, monkeypatch):
     """A child that misbehaves for files of certain names stands in for SciPy's reader."""
-    call = "maps = read_region_maps(json.loads(line))"
+    call = "maps = read_maps(*json.loads(line))"
     source = mat_files._CHILD.read_text()
     assert call in source
     cases = "".join(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segjax.evaluation.concept_prompts import ConceptScores
+from segjax.evaluation.zero_shot.concept_prompts import ConceptScores
 
 TOP, BOTTOM = np.zeros((2, 8, 8), bool)
 TOP[:4], BOTTOM[4:] = True, True

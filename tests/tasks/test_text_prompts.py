@@ -8,7 +8,7 @@ from golden.drawn_weights import drawn_variables
 
 import segjax
 from segjax.data.synthetic.captions import CaptionedScenes
-from segjax.evaluation.text_to_mask import TextScores
+from segjax.evaluation.zero_shot.text_to_mask import TextScores
 from segjax.inference.clip.regions import cover_grid, cover_patches, encode_crops, encode_masks
 from segjax.masks import decode_mask
 from segjax.models.build import init_model, variable_shapes

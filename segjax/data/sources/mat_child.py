@@ -1,8 +1,8 @@
 """Program that reads MATLAB files for `MatReader`, in a process of its own with limits.
 
-It reads paths from standard input, one JSON string a line. For each it writes a line of JSON to
-standard output: {"error": text}, or {"maps": [[dtype, H, W], ...]} followed by the bytes of the
-maps.
+It reads pairs of a path and a field from standard input, one JSON list a line. For each it writes
+a line of JSON to standard output: {"error": text}, or {"maps": [[dtype, H, W], ...]} followed by
+the bytes of the maps.
 """
 
 import json
@@ -29,7 +29,7 @@ def main() -> None:
     os.dup2(2, 1)
     for line in sys.stdin:
         try:
-            maps = read_region_maps(json.loads(line))
+            maps = read_maps(*json.loads(line))
             answer = {"maps": [[str(regions.dtype), *regions.shape] for regions in maps]}
         # SciPy raises anything from TypeError to zlib.error for broken files.
         except Exception as error:
@@ -40,8 +40,8 @@ def main() -> None:
         out.flush()
 
 
-def read_region_maps(path: str) -> list:
-    """Reads "Segmentation" of every cell of "groundTruth".
+def read_maps(path: str, field: str) -> list:
+    """Reads a field of every cell of "groundTruth": "Segmentation" or "Boundaries".
 
     Returns:
       One uint16 or int32 [H, W] per annotator.
@@ -53,12 +53,12 @@ def read_region_maps(path: str) -> list:
     import scipy.io
 
     cells = scipy.io.loadmat(path, variable_names=["groundTruth"])["groundTruth"]
-    maps = [np.asarray(cell["Segmentation"][0, 0]) for cell in cells.ravel()]
+    maps = [np.asarray(cell[field][0, 0]) for cell in cells.ravel()]
     for regions in maps:
-        if regions.ndim != 2 or regions.dtype.kind not in "iuf":
-            raise ValueError(f"Segmentation is {regions.dtype} {list(regions.shape)}, not a map")
+        if regions.ndim != 2 or regions.dtype.kind not in "iufb":
+            raise ValueError(f"{field} is {regions.dtype} {list(regions.shape)}, not a map")
         if regions.size and not -(2**31) <= regions.min() <= regions.max() < 2**31:
-            raise ValueError("Segmentation has values beyond 32 bits")
+            raise ValueError(f"{field} has values beyond 32 bits")
     # 16 bits hold all maps of BSDS500, and half the bytes pass faster.
     small = [regions.size == 0 or 0 <= regions.min() <= regions.max() < 2**16 for regions in maps]
     return [

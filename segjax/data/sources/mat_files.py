@@ -26,7 +26,7 @@ _CHILD = pathlib.Path(__file__).with_name("mat_child.py")
 
 
 class MatReader:
-    """Reader of region maps in MATLAB files. One child reads many files.
+    """Reader of maps of annotators in MATLAB files. One child reads many files.
 
     Use it with `with`. The child starts with the first file, and again after a file has ended it.
 
@@ -44,8 +44,12 @@ class MatReader:
     def __exit__(self, *_: Any) -> None:
         self._end()
 
-    def read(self, path: pathlib.Path) -> list[np.ndarray]:
-        """Reads the region maps of all annotators.
+    def read(self, path: pathlib.Path, field: str = "Segmentation") -> list[np.ndarray]:
+        """Reads the maps of all annotators.
+
+        Args:
+          path: of the file.
+          field: "Segmentation" (regions) or "Boundaries" (1 on a boundary).
 
         Returns:
           One uint16 or int32 [H, W] per annotator.
@@ -55,7 +59,7 @@ class MatReader:
             or memory.
         """
         try:
-            return self._ask(path)
+            return self._ask(path, field)
         except UnusableError:
             raise
         # A child that has ended closes its pipes, or leaves half an answer.
@@ -65,7 +69,7 @@ class MatReader:
                 "ground truth file cannot be read safely", f"{path} ({error})"
             ) from error
 
-    def _ask(self, path: pathlib.Path) -> list[np.ndarray]:
+    def _ask(self, path: pathlib.Path, field: str) -> list[np.ndarray]:
         if self._child is None:
             self._child = subprocess.Popen(
                 [sys.executable, str(_CHILD)],
@@ -79,7 +83,7 @@ class MatReader:
             with contextlib.suppress(OSError, AttributeError):
                 fcntl.fcntl(self._child.stdout, fcntl.F_SETPIPE_SZ, 2**20)
         deadline = time.monotonic() + self._seconds
-        self._child.stdin.write(json.dumps(str(path)).encode() + b"\n")
+        self._child.stdin.write(json.dumps([str(path), field]).encode() + b"\n")
         self._child.stdin.flush()
         answer = json.loads(self._receive(None, deadline))
         if "error" in answer:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from segjax.data.examples.place_objects import decode_record_image
-from segjax.evaluation.concept_prompts import ConceptScores
-from segjax.evaluation.text_to_mask import TextScores
+from segjax.evaluation.zero_shot.concept_prompts import ConceptScores
+from segjax.evaluation.zero_shot.text_to_mask import TextScores
 from segjax.inference.clip.clip import Clip
 from segjax.inference.sam.predictor import SamPredictor
 from segjax.masks import decode_mask
