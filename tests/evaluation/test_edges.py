@@ -176,6 +176,6 @@ def test_command_tells_mistakes(folders, tmp_path, capsys):
     colors[4, 4, 0] = 255
     Image.fromarray(colors).save(edges / "b.png")
     assert run(*folders, "--processes", 1) == 2
-    assert "not a single-channel image" in capsys.readouterr().err
+    assert "Pillow mode RGB" in capsys.readouterr().err
     assert run(tmp_path / "nowhere", truth, out) == 2
     assert run(edges, truth, out, "--thresholds", 0) == 2
