@@ -21,6 +21,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.model = dict(name="clip_tiny")
     config.implied_texts = True
     config.optimizer.update(name="muon", peak_lr=3e-3, weight_decay=0.05, warmup_steps=50)
-    config.data.cache_mb = 500.0
+    config.data.update(cache_mb=500.0, longest=9)
     config.data.scenes.update(train_count=4000, eval_count=256)
     return as_variant(config, variant)

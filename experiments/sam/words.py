@@ -7,6 +7,8 @@ texts. The CLIP comes from experiments/clip/quickstart.py.
     segjax train --config=experiments/sam/words.py --workdir=runs/words
     segjax predict image.png --checkpoint runs/words --text "the red star"
 
+The variant `phrases` also trains on the vectors of phrases about the training scenes.
+
 `text_miou` is the mean IoU of masks that phrases asked for, `image_miou` that of the objects' own
 vectors, and `shuffled_miou` that of phrases about other images.
 """
@@ -18,9 +20,9 @@ from segjax.tasks.variants import as_variant
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """Returns the experiment."""
+    """Returns the experiment, or its variant "phrases"."""
     config = promptable_config()
-    config.update(total_steps=2500, batch_size=8, log_every=100, init_from="sam:sam_tiny_demo")
+    config.update(total_steps=4000, batch_size=8, log_every=100, init_from="sam:sam_tiny_demo")
     config.model = dict(name="sam_tiny", text_width=96)
     config.rounds.update(count=3, empty_random=False, empty_last=False, sampled=True)
     config.rounds.update(text_rate=0.9, correction_weight=0.25)
@@ -28,6 +30,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer.update(name="muon", peak_lr=3e-3, b1=0.9, b2=0.99, weight_decay=0.05)
     config.optimizer.update(clip_norm=1.0, warmup_steps=40)
     config.data.update(max_prompts=4, mask_stride=2, cache_mb=500.0)
-    config.data.scenes.update(kind="captions", train_count=2000, eval_count=64)
-    config.data.text.update(clip="runs/clip", min_side=8.0, noise=0.7)
-    return as_variant(config, variant)
+    config.data.scenes.update(kind="captions", train_count=4000, eval_count=64)
+    config.data.text.update(clip="runs/clip", min_side=8.0, crops=2, noise=0.5)
+    if variant == "phrases":
+        config.data.text.phrases = 0.5
+    return as_variant(config, variant, known=("phrases",))

@@ -18,6 +18,8 @@ COMMANDS = {
     "config": ("segjax.cli.config", "print the settings of an experiment and what they mean"),
     "eval": ("segjax.cli.evaluate", "measure a checkpoint: IoU by number of clicks, COCO AP, ..."),
     "eval edges": ("segjax.cli.measure.edges", "BSDS benchmark of edge maps of any method"),
+    "eval proposals": ("segjax.cli.measure.proposals", "average recall of mask proposals"),
+    "eval boxes": ("segjax.cli.measure.boxes", "masks from a detector's boxes by a SAM, and AP"),
     "eval panoptic": ("segjax.cli.measure.panoptic", "PQ of panoptic segmentations"),
     "predict": ("segjax.cli.inference.predict", "segment an image from points and boxes"),
     "everything": ("segjax.cli.inference.everything", "segment every object of images"),

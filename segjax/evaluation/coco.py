@@ -155,8 +155,10 @@ def evaluate_coco(
     # Evaluate, without the progress that pycocotools prints
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = ExtendedEval(
-            _index(ground_truth, _ignore_without_mask(ground_truth["annotations"], kind)),
-            _load_results(ground_truth, rows),
+            index_annotations(
+                ground_truth, _ignore_without_mask(ground_truth["annotations"], kind)
+            ),
+            load_results(ground_truth, rows),
             kind,
         )
         evaluation.params.maxDets = sorted(max_detections)
@@ -234,7 +236,7 @@ def _ignore_without_mask(
     return [dict(row, iscrowd=1) if row.get("box_only") else row for row in annotations]
 
 
-def _index(ground_truth: Mapping, annotations: Sequence[Mapping]) -> COCO:
+def index_annotations(ground_truth: Mapping, annotations: Sequence[Mapping]) -> COCO:
     """Builds pycocotools' object from copies of the annotations, because it writes into them."""
     coco = COCO()
     coco.dataset = {name: ground_truth[name] for name in ("images", "categories")}
@@ -243,9 +245,14 @@ def _index(ground_truth: Mapping, annotations: Sequence[Mapping]) -> COCO:
     return coco
 
 
-def _load_results(ground_truth: Mapping, rows: list[dict]) -> COCO:
+def load_results(ground_truth: Mapping, rows: list[dict]) -> COCO:
+    """Builds pycocotools' object of results, also of none."""
     # loadRes looks at the first result to see its kind, and fails without any result.
-    return _index(ground_truth, []).loadRes(rows) if rows else _index(ground_truth, [])
+    return (
+        index_annotations(ground_truth, []).loadRes(rows)
+        if rows
+        else index_annotations(ground_truth, [])
+    )
 
 
 def _check_sigmas(

@@ -167,6 +167,31 @@ def test_training_reads_vectors_and_runs_a_step(clip_file, tmp_path):
     assert VectorStore(tmp_path / "vectors").description["crops"] == 1
 
 
+def test_training_may_take_vectors_of_phrases(clip, clip_file, tmp_path):
+    task = Promptable(make_config(clip_file, crops=1, phrases=1.0))
+    task.prepare_training(init_model(task.model, jax.random.key(0)), trained=(), workdir=tmp_path)
+    batch = next(task.batches("train", batch_size=2))
+    scenes = CaptionedScenes("train", 4, size=64)
+    texts = {
+        line for i in range(4) for t in scenes[i]["objects"]["phrases"] for line in t.split("\n")
+    }
+    known = clip.encode_text(sorted(texts - {""})).astype(np.float16).astype(np.float32)
+    for text in batch["texts"][batch["has_text"]]:
+        assert np.abs(known - text).sum(axis=1).min() < 1e-3
+
+
+def test_noise_moves_vectors_and_keeps_their_length(clip_file, tmp_path):
+    found = []
+    for noise in (0.0, 0.5):
+        task = Promptable(make_config(clip_file, crops=1, noise=noise))
+        variables = init_model(task.model, jax.random.key(0))
+        task.prepare_training(variables, trained=(), workdir=tmp_path)
+        batch = next(task.batches("train", batch_size=2))
+        found.append(batch["texts"][batch["has_text"]])
+    assert 0.05 < np.abs(found[0] - found[1]).mean() < 0.5
+    np.testing.assert_allclose(np.linalg.norm(found[1], axis=1), 1.0, atol=1e-5)
+
+
 def test_the_first_prompt_of_a_session_is_the_text(clip_file, tmp_path):
     task = Promptable(make_config(clip_file))
     batch = task.build_example(train=False).placeholder()

@@ -29,7 +29,8 @@ class EmbeddingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TextSettings:
-    """Text prompts: SAM learns them from CLIP's vectors of the objects (SAM, appendix D.5).
+    """Text prompts: SAM learns them from CLIP's vectors of the objects (SAM, appendix D.5), and
+    from those of their phrases if there are any.
 
     Attributes:
       clip: Checkpoint of the CLIP. "": no text prompts.
@@ -43,6 +44,8 @@ class TextSettings:
       noise: Length of random noise that is added to a vector of length 1 in training (CapDec, arXiv
         2211.00575). CLIP's vectors of texts lie apart from those of images; noise makes a model
         accept both. The paper has none.
+      phrases: Probability that training takes the vector of one of an object's phrases instead of
+        one of its crops. The paper has 0: it needs no text to train.
     """
 
     clip: str = ""
@@ -53,6 +56,7 @@ class TextSettings:
     masked_attention: bool = True
     min_side: float = 100.0
     noise: float = 0.0
+    phrases: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

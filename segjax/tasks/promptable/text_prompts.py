@@ -83,7 +83,8 @@ class TextPrompts:
             name = f"{data['source']}, split {data['train_split']}"
             if data["source"] == "synthetic":
                 name = f"synthetic, {data['scenes']}"
-            fill_vectors(folder, self.load_clip(), source, name=name, **self._vector_options())
+            options = self._vector_options() | {"phrases": self.settings["phrases"] > 0}
+            fill_vectors(folder, self.load_clip(), source, name=name, **options)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("vectors of CLIP are written")
         self._store = VectorStore(folder)
@@ -96,7 +97,8 @@ class TextPrompts:
         """
         if self._store is None:
             raise ValueError("the vectors of CLIP are not computed; call prepare_training first")
-        return TextExample(example, self._store, self.settings["noise"])
+        options = {name: self.settings[name] for name in ("noise", "phrases")}
+        return TextExample(example, self._store, **options)
 
     def evaluate(self, predictor: SamPredictor, source: Sequence[Mapping]) -> dict[str, float]:
         """Measures phrases on the evaluation records, see `evaluate_texts`.

@@ -25,7 +25,7 @@ from segjax.weights.tree import flatten
 
 logger = logging.getLogger(__name__)
 
-_VECTORS, _INDEX = "vectors.npy", "index.json"
+_VECTORS, _PHRASES, _INDEX = "vectors.npy", "phrases.npy", "index.json"
 _SECONDS_BETWEEN_LINES = 20.0
 
 
@@ -44,11 +44,12 @@ class VectorStore:
         self.folder = pathlib.Path(folder)
         content = json.loads((self.folder / _INDEX).read_text())
         self.description, self._rows = content["description"], content["rows"]
-        self.width = content["width"]
+        self.width, self._phrase_rows = content["width"], content["phrases"]
         self._vectors: np.ndarray | None = None
+        self._phrases: np.ndarray | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_vectors": None}
+        return self.__dict__ | {"_vectors": None, "_phrases": None}
 
     def __getitem__(self, image_id: str) -> np.ndarray:
         """Returns the vectors [G, K, E] of the objects of an image."""
@@ -56,6 +57,12 @@ class VectorStore:
             self._vectors = np.load(self.folder / _VECTORS, mmap_mode="r")
         start, count = self._rows[image_id]
         return self._vectors[start : start + count]
+
+    def get_phrases(self, image_id: str, index: int) -> np.ndarray:
+        """Returns the vectors [n, E] of the phrases of an object."""
+        if self._phrases is None:
+            self._phrases = np.load(self.folder / _PHRASES, mmap_mode="r")
+        return self._phrases[self._phrase_rows[image_id][index]]
 
 
 class TextExample:
@@ -68,10 +75,17 @@ class TextExample:
       example: makes the example, with indices of its objects.
       store: the vectors.
       noise: length of random noise that is added to each vector. The sum is scaled to length 1.
+      phrases: probability of the vector of a phrase instead of one of a crop.
     """
 
-    def __init__(self, example: PromptableExample, store: VectorStore, noise: float = 0.0):
-        self.example, self.store, self.noise = example, store, noise
+    def __init__(
+        self,
+        example: PromptableExample,
+        store: VectorStore,
+        noise: float = 0.0,
+        phrases: float = 0.0,
+    ):
+        self.example, self.store, self.noise, self.phrases = example, store, noise, phrases
 
     def __call__(self, record: Mapping, rng: np.random.Generator) -> dict[str, np.ndarray]:
         example = self.example(record, rng)
@@ -80,6 +94,9 @@ class TextExample:
         texts = np.zeros((len(indices), self.store.width), np.float32)
         for slot in np.flatnonzero(indices >= 0):
             own = vectors[indices[slot]]
+            if self.phrases and rng.random() < self.phrases:
+                said = self.store.get_phrases(record["image_id"], indices[slot])
+                own = said if len(said) else own
             texts[slot] = own[rng.integers(len(own))]
         has_text = np.abs(texts).sum(axis=-1) > 0
         if self.noise:
@@ -105,6 +122,7 @@ def fill_vectors(
     hide: float,
     masked_attention: bool,
     min_side: float,
+    phrases: bool,
     name: str,
 ) -> VectorStore:
     """Computes the vectors of all objects of a split, unless the folder has them.
@@ -118,6 +136,7 @@ def fill_vectors(
       hide: probability that everything but the object is hidden.
       masked_attention: see `encode_crops`.
       min_side: objects with fewer than min_side^2 pixels get no vector (SAM, appendix D.5: 100).
+      phrases: encode the objects' phrases too.
       name: of the source and its split.
 
     Raises:
@@ -132,11 +151,14 @@ def fill_vectors(
         hide=hide,
         masked_attention=masked_attention,
         min_side=min_side,
+        phrases=phrases,
     )
     if (folder / _INDEX).is_file() and VectorStore(folder).description == description:
         return VectorStore(folder)
     logger.info("computing %d vectors of CLIP for each object of %d images", crops, len(source))
     rows, found, start = {}, [], 0
+    numbers: dict[str, int] = {}  # phrase -> row of its vector
+    phrase_rows: dict[str, list[list[int]]] = {}
     began = said = time.monotonic()
     for number in range(len(source)):
         record = source[number]
@@ -145,6 +167,12 @@ def fill_vectors(
         rows[record["image_id"]] = [start, len(vectors)]
         start += len(vectors)
         found.append(vectors)
+        if phrases:
+            texts = record["objects"].get("phrases", [""] * len(vectors))
+            phrase_rows[record["image_id"]] = [
+                [numbers.setdefault(line, len(numbers)) for line in text.split("\n") if line]
+                for text in texts
+            ]
         if (now := time.monotonic()) - said > _SECONDS_BETWEEN_LINES:
             said = now
             left = (now - began) / (number + 1) * (len(source) - number - 1)
@@ -153,7 +181,10 @@ def fill_vectors(
     (folder / _INDEX).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / _VECTORS, _to_bytes(np.concatenate(found)))
+    encoded = clip.encode_text(list(numbers)) if numbers else np.zeros((0, clip.model.embedding))
+    write_atomic(folder / _PHRASES, _to_bytes(encoded.astype(np.float16)))
     content = {"description": description, "width": clip.model.embedding, "rows": rows}
+    content["phrases"] = phrase_rows
     write_json(folder / _INDEX, content)
     return VectorStore(folder)
 
