@@ -3,6 +3,7 @@
 You can skip this to understand a paper: the losses are in the tasks' own folders.
 """
 
+import contextlib
 import logging
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -99,22 +100,18 @@ class RecordTask(Task):
         try:
             return super().load_own(path, expected, source=source)
         except CheckpointError:
-            canvas = getattr(self.model, "canvas", None)
-            try:
-                stored = read_model(path)[0]
-                network, variables, *_ = read_model(path, canvas=canvas)
-            except (ValueError, OSError):
-                network = None
+            variables = None
+            with contextlib.suppress(ValueError, OSError):
+                stored, variables, *_ = read_model(path)
+                if type(stored) is type(self.model) and hasattr(stored, "canvas"):
+                    family = find_family(self.model_name)
+                    variables = family.fit_canvas(variables, stored, self.model)
             # Only a model that differs in nothing else
-            if (
-                network is None
-                or type(network) is not type(self.model)
-                or (describe_differences(expected, variables))
-            ):
+            if variables is None or describe_differences(expected, variables):
                 raise
         logger.info(
             "position tables of %s are resized from a canvas of %s to %s pixels",
-            *(source, stored.canvas, canvas),
+            *(source, stored.canvas, self.model.canvas),
         )
         return variables
 

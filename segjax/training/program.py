@@ -91,21 +91,24 @@ def make_program(task: Task, config: ml_collections.ConfigDict, mesh: Mesh) -> P
     partition = make_partition(config, variable_shapes, task.encoder_path)
     schedule, optimizer = build_optimizer(config, variable_shapes["params"])
 
+    def make_state(variables: Variables, init_key: jax.Array, run_key: jax.Array) -> TrainState:
+        variables = partition.split(variables, jax.random.fold_in(init_key, _ADAPTER_KEY))
+        return init_state(variables, optimizer, run_key, ema=config.ema_decay > 0)
+
     def initialize(
         init_key: jax.Array, run_key: jax.Array, given: Mapping[str, jax.Array]
     ) -> TrainState:
         variables = jax.tree_util.tree_map_with_path(
             lambda path, x: given.get(parameter_path(path), x), task.init(init_key)
         )
-        variables = partition.split(variables, jax.random.fold_in(init_key, _ADAPTER_KEY))
-        return init_state(variables, optimizer, run_key, ema=config.ema_decay > 0)
+        return make_state(variables, init_key, run_key)
 
     def loss_fn(variables: Variables, *args: Any) -> tuple:
         return task.loss(partition.join(variables), *args)
 
     # Shapes before arrays: no device ever holds an array that is to be split
     with jax.set_mesh(mesh):
-        shapes = jax.eval_shape(initialize, key, key, {})
+        shapes = jax.eval_shape(make_state, variable_shapes, key, key)
     rules = {name: config.mesh[name] for name in ("floor", "overrides", "unsharded_tolerance")}
     shardings = sharding.state_shardings(shapes, mesh, **rules)
     step = TrainStep(
