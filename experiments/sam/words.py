@@ -32,6 +32,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.update(max_prompts=4, mask_stride=2, cache_mb=500.0)
     config.data.scenes.update(kind="captions", train_count=4000, eval_count=64)
     config.data.text.update(clip="runs/clip", min_side=8.0, crops=2, noise=0.5)
+    # Vectors of images stay true when a scene is turned; phrases such as "left of" do not
+    config.data.augment = dict(flip=True, vertical_flip=True, quarter_turns=True)
     if variant == "phrases":
         config.data.text.phrases = 0.5
+        config.data.augment = {}
     return as_variant(config, variant, known=("phrases",))

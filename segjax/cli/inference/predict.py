@@ -5,6 +5,7 @@
   segjax predict photo.jpg --checkpoint sam_vit_b_01ec64.pth --point 320,200 --out out
   segjax predict photo.jpg --checkpoint runs/quickstart --box 40,30,200,180 --out out
   segjax predict photo.jpg --checkpoint runs/words --text "the red star" --out out
+  segjax predict *.jpg --checkpoint sam_vit_b --example cat.jpg cat_mask.png --out out
   segjax predict images/ --checkpoint runs/quickstart --prompts boxes.json --out out
 
 Points (x,y or x,y,label) and a box describe one object. Label 1, the default, is on the object,
@@ -17,6 +18,9 @@ predicted IoU of three is kept. --multimask keeps all three. Several images get 
 --prompts takes boxes and points for many images from a JSON file: COCO's annotations, or a
 detector's results. A row has "bbox" [x, y, width, height], or "points" [[x, y, label], ...], or
 both. IMAGE is then the folder of the images, by default that of the file.
+
+--example takes an image and the mask of an object in it (not 0 is the object), and segments this
+object in the other images, without training (PerSAM).
 
 The image is turned upright as its EXIF orientation asks, which is printed. Coordinates and results
 refer to the upright image, as viewers show it.
@@ -101,6 +105,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--multimask", action="store_true", help="keep all three masks of each object"
     )
+    parser.add_argument(
+        "--example",
+        nargs=2,
+        metavar=("IMAGE", "MASK"),
+        help="segment the object of this mask in the other images",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
 
 
@@ -123,9 +133,20 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
 
     model, variables, config = load_model(args)
     predictor = SamPredictor(model, variables, clip=load_text_clip(args, config))
+    example = read_example(predictor, args.example, config) if args.example else None
     rows: list[dict[str, Any]] = []
     for job, name in zip(jobs, names, strict=True):
         image = read_image(job.file, get_percentiles(config), args.bands)
+        if example is not None:
+            found = example.predict(image)
+            points = found.points.tolist()
+            prompts = [{"points": points, "labels": [1, 0], "box": None}]
+            about = {"image": str(job.file), "checkpoint": str(args.checkpoint)}
+            about["example"] = args.example
+            results = [(found.mask[None], np.array([found.score]))]
+            _print_report(write_masks(out, name, image, prompts, results, about))
+            print(f"{out}: {name}_overlay.png, {name}_prediction.json")
+            continue
         predictor.set_image(image)
         prompts = _clip_boxes(job, image.shape[:2]) if args.prompts else job.prompts
         if (
@@ -163,6 +184,21 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
             f"{out / 'results.json'}  {len(rows)} masks" + f", {empty} of them empty" * bool(empty)
         )
     return 0
+
+
+def read_example(predictor: Any, files: Sequence[str], config: Mapping[str, Any]) -> Any:
+    """Returns a `PersonalSam` that has learned the object of an image and its mask.
+
+    Raises:
+      ValueError: a mask that does not fit its image, or is empty.
+    """
+    from segjax.images.labels import read_label_values
+    from segjax.inference.sam.personalize import PersonalSam
+
+    example = PersonalSam(predictor)
+    mask = read_label_values(pathlib.Path(files[1]).read_bytes(), files[1]) != 0
+    example.set_example(read_image(files[0], get_percentiles(config)), mask)
+    return example
 
 
 def load_text_clip(args: argparse.Namespace, config: Mapping[str, Any]) -> Any | None:
@@ -207,6 +243,12 @@ def list_jobs(args: argparse.Namespace) -> list[ImagePrompts]:
       ValueError: No image or prompt, or prompts of both kinds.
       FileNotFoundError: An image of the prompt file is missing.
     """
+    if args.example:
+        if args.point or args.box or args.text or args.prompts or args.multimask:
+            raise ValueError("the object comes from the example: give --example alone")
+        if not args.images:
+            raise ValueError("no image to segment: name one beside the example")
+        return [ImagePrompts(file, None, []) for file in args.images]
     if args.prompts:
         if args.point or args.box or args.text:
             raise ValueError(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.layers import LayerNorm, Mlp, Upscale, gelu, torch_conv
-from segjax.models.sam.two_way_transformer import TwoWayTransformer
+from segjax.models.sam.two_way_transformer import Guidance, TwoWayTransformer
 from segjax.ops.resize import depth_to_space
 
 MASKS = 4  # mask 0 is for several prompts, masks 1..3 are for one ambiguous prompt
@@ -46,6 +46,7 @@ class MaskDecoder(nn.Module):
         tokens: jax.Array,
         token_valid: jax.Array,
         dense: jax.Array,
+        guidance: Guidance | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Decodes every prompt of every image in one call.
 
@@ -56,6 +57,7 @@ class MaskDecoder(nn.Module):
           token_valid: bool [B, P, T], False where there is no token.
           dense: [B or 1, P or 1, h or 1, w or 1, D], encoded mask prompts. They are added to the
             image embedding.
+          guidance: of an example, see `Guidance`.
 
         Returns:
           logits: float32 [B, P, 4, 4h, 4w], mask where > 0. Index 0 is the mask for several
@@ -83,7 +85,7 @@ class MaskDecoder(nn.Module):
         )
         positions = image_positions.reshape(h * w, self.width).astype(self.dtype)
         tokens, image = transformer(
-            image.reshape(batch, -1, h * w, self.width), positions, tokens, token_valid
+            image.reshape(batch, -1, h * w, self.width), positions, tokens, token_valid, guidance
         )
 
         # Image embedding, upscaled to 4h x 4w. The cells are put in place after the products.

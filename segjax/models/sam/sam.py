@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from segjax.models.sam.image_encoder import ImageEncoder
 from segjax.models.sam.mask_decoder import MaskDecoder
 from segjax.models.sam.prompt_encoder import PromptEncoder, Prompts
+from segjax.models.sam.two_way_transformer import Guidance
 from segjax.models.vit import check_canvas
 from segjax.ops.masks import make_content_mask
 from segjax.ops.pixels import normalize, scale_to_range
@@ -140,25 +141,29 @@ class Sam(nn.Module):
             x = jnp.where(content, x, 0)
         return self.image_encoder(x, train=train)
 
-    def decode(self, embedding: jax.Array, prompts: Prompts) -> tuple[jax.Array, jax.Array]:
+    def decode(
+        self, embedding: jax.Array, prompts: Prompts, guidance: Guidance | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Predicts masks for P prompts on each of B images.
 
         Args:
           embedding: [B, h, w, prompt_width], from `encode_image`.
           prompts: In pixels of the canvas that was encoded, (h * patch) x (w * patch).
+          guidance: Of an example, see `Guidance`. None: none.
 
         Returns:
           logits: float32 [B, P, 4, 4h, 4w] on the mask grid, mask where > 0. Index 0 is the mask
             for several points or boxes. Indices 1..3 are the masks of a single ambiguous prompt.
           iou: float32 [B, P, 4], predicted IoU of each mask.
         """
-        if 0 < self.prompts_at_once < prompts.batch[1] and not self.is_initializing():
+        grouped = 0 < self.prompts_at_once < prompts.batch[1]
+        if grouped and guidance is None and not self.is_initializing():
             return self._decode_in_groups(embedding, prompts)
         grid = embedding.shape[1:3]
         canvas = (grid[0] * self.patch, grid[1] * self.patch)
         tokens, valid, dense = self.prompt_encoder(prompts, canvas, grid)
         return self.mask_decoder(
-            embedding, self.prompt_encoder.encode_image_grid(grid), tokens, valid, dense
+            embedding, self.prompt_encoder.encode_image_grid(grid), tokens, valid, dense, guidance
         )
 
     def _decode_in_groups(

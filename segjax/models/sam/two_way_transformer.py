@@ -12,12 +12,29 @@ each head back to the width of the cells. Scores and sums stay the same, for les
 multiply-adds. This is called "folded" below.
 """
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from segjax.models.attention import attention
+from segjax.models.attention.last_block import compute_attention_weights
 from segjax.models.layers import LayerNorm, Linear, Mlp, torch_conv
+
+
+class Guidance(NamedTuple):
+    """Guidance of the decoder by an example (PerSAM, arXiv 2305.03048, section 3.2).
+
+    Attributes:
+      target: [B, P, D], mean of the example's cells, which is added to the tokens.
+      similarity: float32 [B, P, h*w], 0..1. It is added to the attention from tokens to cells, and
+        the sum is normalized once more.
+    """
+
+    target: jax.Array
+    similarity: jax.Array
+
 
 EPSILON = 1e-5  # PyTorch's default, as in the published decoder. The encoder's norms use 1e-6.
 
@@ -37,7 +54,12 @@ class ProjectedAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, key_valid: jax.Array | None = None
+        self,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        key_valid: jax.Array | None = None,
+        similarity: jax.Array | None = None,
     ) -> jax.Array:
         """Attends from queries to keys.
 
@@ -46,6 +68,7 @@ class ProjectedAttention(nn.Module):
           k: [..., Tk, D], keys.
           v: [..., Tk, D], values.
           key_valid: bool [..., Tk]. False keys are ignored. None: all are valid.
+          similarity: float32 [..., Tk], see `Guidance`. None: plain attention.
 
         Returns:
           [..., Tq, D].
@@ -58,6 +81,14 @@ class ProjectedAttention(nn.Module):
         }
         out = Linear(width, dtype=self.dtype, kernel_init=torch_conv, name="out")
         q, k, v = (x.astype(self.dtype) for x in (q, k, v))
+
+        if similarity is not None:
+            q, k, v = (
+                self._split_heads(project[name](x))
+                for name, x in zip("qkv", (q, k, v), strict=True)
+            )
+            x = _attend_guided(q, k, v, similarity)
+            return out(x.reshape(*x.shape[:-2], -1))
 
         # Folded attention
         few, many = sorted((q.shape[-2], k.shape[-2]))
@@ -119,6 +150,13 @@ class ProjectedAttention(nn.Module):
         return jnp.einsum("...nq,...nd->...qd", merge(weights), merge(values)) + bias_out
 
 
+def _attend_guided(q: jax.Array, k: jax.Array, v: jax.Array, similarity: jax.Array) -> jax.Array:
+    """Computes softmax(softmax(q k^T / sqrt(C)) + similarity) v, [..., Tq, heads, C]."""
+    weights = compute_attention_weights(q, k) + similarity[..., None, None, :]
+    weights = jax.nn.softmax(weights, axis=-1).astype(v.dtype)
+    return jnp.einsum("...hqk,...khc->...qhc", weights, v)
+
+
 def _is_folding_cheaper(heads: int, few: int, many: int, width: int, inner: int) -> bool:
     """Compares the multiply-adds of folded and direct attention, for the scores or for the sums."""
     folded = heads * few * many * width + few * width * inner
@@ -160,7 +198,9 @@ class TwoWayBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens, image, token_positions, image_positions, token_valid):
+    def __call__(
+        self, tokens, image, token_positions, image_positions, token_valid, similarity=None
+    ):
         norm = lambda name: LayerNorm(EPSILON, self.dtype, name=name)
         cross = lambda name: ProjectedAttention(self.heads, self.downsample, self.dtype, name=name)
 
@@ -175,7 +215,9 @@ class TwoWayBlock(nn.Module):
 
         # Tokens to image
         keys = image + image_positions
-        tokens = tokens + cross("tokens_to_image")(tokens + token_positions, keys, image)
+        tokens = tokens + cross("tokens_to_image")(
+            tokens + token_positions, keys, image, similarity=similarity
+        )
         tokens = norm("norm_2")(tokens)
 
         # MLP
@@ -214,6 +256,7 @@ class TwoWayTransformer(nn.Module):
         image_positions: jax.Array,
         tokens: jax.Array,
         token_valid: jax.Array,
+        guidance: Guidance | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Updates tokens and image by two-way attention.
 
@@ -222,17 +265,34 @@ class TwoWayTransformer(nn.Module):
           image_positions: [h*w, D], positional encoding of the image cells.
           tokens: [B, P, T, D], output tokens and prompt tokens. They are their own positions.
           token_valid: bool [B, P, T]. False tokens are ignored.
+          guidance: of an example. None: none, and nothing changes.
 
         Returns:
           tokens: [B, P, T, D]. Values of invalid tokens are undefined.
           image: [B, P, h*w, D].
         """
+        # As published, where the addition changes the tokens' positions too: the target enters the
+        # positions once, and the tokens before each block but the first, and before the end.
+        target, similarity = 0, None
+        if guidance is not None:
+            target, similarity = (
+                guidance.target[:, :, None].astype(tokens.dtype),
+                guidance.similarity,
+            )
+            tokens = tokens + target
         positions = tokens
         for i in range(self.depth):
+            if guidance is not None and i:
+                tokens = tokens + target
             block = TwoWayBlock(
                 self.heads, self.mlp_width, first=i == 0, dtype=self.dtype, name=f"block_{i}"
             )
-            tokens, image = block(tokens, image, positions, image_positions, token_valid)
+            tokens, image = block(
+                tokens, image, positions, image_positions, token_valid, similarity
+            )
         last = ProjectedAttention(self.heads, 2, self.dtype, name="final_tokens_to_image")
-        tokens = tokens + last(tokens + positions, image + image_positions, image)
+        query = tokens + positions
+        if guidance is not None:
+            query = query + target
+        tokens = tokens + last(query, image + image_positions, image)
         return LayerNorm(EPSILON, self.dtype, name="final_norm")(tokens), image
