@@ -436,7 +436,7 @@ def test_a_folder_that_cannot_be_written_is_reported_before_the_computation(
         (["--point", "1,2", "--model", "sam_tiny"], "another architecture"),
         (["--point", "1,2", "--step", "9"], "no checkpoint of step 9"),
         (["--point", "1,2", "--step", "best"], "no best checkpoint in"),
-        (["--point", "1,2", "--prompts", "boxes.json"], "leave --point and --box out"),
+        (["--point", "1,2", "--prompts", "boxes.json"], "leave --point, --box and --text out"),
     ],
 )
 def test_predict_refuses_invalid_arguments(run, photo, tmp_path, capsys, arguments, message):

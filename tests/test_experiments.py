@@ -48,6 +48,7 @@ METRICS = {  # that the loss must return
     "reconstruction": set(),
     "classification": {"top1"},
     "detection": {"rpn_scores", "dropped", "proposals"},
+    "contrastive": {"correct", "scale"},
 }
 
 
@@ -202,7 +203,7 @@ def test_miniatures_of_a_task_are_one_program():
     classification = {("classification", False), ("classification", True)}
     assert (
         set(by_program)
-        == {(name, False) for name in ("promptable", "reconstruction", "detection")}
+        == {(name, False) for name in ("promptable", "reconstruction", "detection", "contrastive")}
         | classification
     )
     assert all(config == by_program[program(config)] for config in configs)

@@ -50,7 +50,7 @@ PARAMETER_COUNTS = {
     "clip_vit_l_14": 427_616_513,
     "clip_vit_l_14_336": 427_944_193,
     "clip_vit_h_14": 986_109_441,
-    "clip_tiny": 1_079_681,
+    "clip_tiny": 1_147_265,
     "clip_debug": 48_609,
 }
 
