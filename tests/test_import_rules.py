@@ -86,7 +86,7 @@ LAZILY = {
     "images": {"tifffile"},
     "evaluation": {"skimage"},
     "text": {"regex", "ftfy"},
-    "inference": {"scipy", "rich"},
+    "inference": {"scipy", "rich", "optax"},
     "weights": {"orbax", "safetensors", "ml_dtypes", "rich"},
     "cli": {"jax", "absl", "ml_collections"},
 }

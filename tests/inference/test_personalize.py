@@ -9,6 +9,7 @@ from PIL import Image
 
 import segjax
 from segjax.cli import main
+from segjax.inference.sam.mask_weights import compute_loss, learn_mask_weights
 from segjax.inference.sam.personalize import PersonalSam
 from segjax.models.sam.build import build_sam, init_sam
 from segjax.models.sam.prompt_encoder import Prompts
@@ -108,3 +109,37 @@ def test_command(tmp_path, capsys):
     assert (tmp_path / "out" / "other_mask_0.png").is_file()
     assert main(["predict", str(tmp_path / "other.png"), *example, "--point", "1,1", *out]) == 2
     assert "--example alone" in capsys.readouterr().err
+
+
+def test_learned_weights_choose_the_right_mask_and_sum_to_one():
+    truth = np.zeros((16, 16), bool)
+    truth[4:12, 4:12] = True
+    wrong = np.where(np.roll(truth, 5, 0), 4.0, -4.0)
+    for right in range(3):
+        logits = np.stack([wrong] * 3)
+        logits[right] = np.where(truth, 4.0, -4.0)
+        weights = learn_mask_weights(logits, truth)
+        assert weights.sum() == pytest.approx(1.0, abs=1e-5) and weights.argmax() == right
+    start = learn_mask_weights(logits, truth, steps=1)  # the first step is as long as the rate
+    assert start.tolist() == pytest.approx([1 / 3] * 3, abs=3e-3)
+
+
+def test_loss_by_hand():
+    logits, truth = np.array([2.0, -1.0, 0.5]), np.array([1.0, 0.0, 0.0])
+    p = 1 / (1 + np.exp(-logits))
+    dice = 1 - (2 * p[0] + 1) / (p.sum() + 1 + 1)
+    focal = [
+        0.25 * -np.log(p[0]) * (1 - p[0]) ** 2,
+        *(0.75 * -np.log(1 - q) * q**2 for q in p[1:]),
+    ]
+    loss = compute_loss(jnp.asarray(logits), jnp.asarray(truth))
+    assert float(loss) == pytest.approx(dice + np.mean(focal), rel=1e-5)
+
+
+def test_the_learned_variant_uses_one_click():
+    personal = PersonalSam(segjax.SamPredictor.load("sam_tiny_demo"))
+    personal.set_example(*paint((16, 16), 120), learn=True)
+    image, truth = paint((70, 40), 120)
+    found = personal.predict(image)
+    assert found.points.shape == (1, 2) and truth[found.points[0][1], found.points[0][0]]
+    assert (found.mask & truth).sum() / (found.mask | truth).sum() > 0.6

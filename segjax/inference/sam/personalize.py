@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.inference.sam.mask_weights import learn_mask_weights
 from segjax.inference.sam.predictor import SamPredictor
 from segjax.models.sam.prompt_encoder import Prompts
 from segjax.models.sam.two_way_transformer import Guidance
@@ -26,7 +27,8 @@ class PersonalMask(NamedTuple):
       mask: bool [H, W].
       score: predicted IoU.
       similarity: float32 [H, W], cosine of each pixel's cell with the example, -1..1.
-      points: int [2, 2], (x, y) of the most and of the least similar pixel.
+      points: int [2, 2], (x, y) of the most and of the least similar pixel. [1, 2], the first
+        alone, with learned weights.
     """
 
     mask: np.ndarray
@@ -53,13 +55,16 @@ class PersonalSam:
     def __init__(self, predictor: SamPredictor, *, strict: bool = False):
         self.predictor, self.strict = predictor, strict
         self.target: np.ndarray | None = None
+        self.weights: np.ndarray | None = None
 
-    def set_example(self, image: np.ndarray, mask: np.ndarray) -> None:
-        """Learns an object from an image and its mask.
+    def set_example(self, image: np.ndarray, mask: np.ndarray, *, learn: bool = False) -> None:
+        """Takes an object from an image and its mask.
 
         Args:
           image: uint8 [H, W, 3].
           mask: bool [H, W].
+          learn: learn also whether a click on the object means the whole, a part or a subpart
+            (PerSAM-F): two numbers, in seconds. `predict` then uses one click and no guidance.
 
         Raises:
           ValueError: a mask that is empty, of another size, or too small to cover a cell.
@@ -78,8 +83,13 @@ class PersonalSam:
                 f"the example's mask of {np.count_nonzero(mask)} pixels covers no cell of the "
                 "image embedding; use a larger object, or a crop around it"
             )
-        features = np.asarray(self.predictor.features[0], np.float32)
-        self.target = features[cells].mean(axis=0)
+        features = np.asarray(self.predictor.features[0], np.float32)[cells]
+        self.target, self.weights = features.mean(axis=0), None
+        if learn:
+            self.target = (features.max(axis=0) + self.target) / 2
+            points = self._find_points(self._compare(self.predictor.features[0])[0])
+            logits, _, _ = self.predictor.predict(points[:1], np.array([1]), return_logits=True)
+            self.weights = learn_mask_weights(logits, mask)
 
     def predict(self, image: np.ndarray) -> PersonalMask:
         """Segments the example's object in another image.
@@ -98,9 +108,10 @@ class PersonalSam:
         predictor = self.predictor
         predictor.set_image(image)
         similarity, guide = self._compare(predictor.features[0])
-        flat = similarity.reshape(-1)
-        rows, columns = np.unravel_index([flat.argmax(), flat.argmin()], similarity.shape)
-        points, labels = np.stack([columns, rows], axis=-1), np.array([1, 0])
+        points, labels = self._find_points(similarity), np.array([1, 0])
+        if self.weights is not None:
+            mask, score = self._predict_weighted(points[:1])
+            return PersonalMask(mask, score, similarity, points[:1])
 
         # Pass 1: both clicks, guided
         low_res = self._decode_guided(points, labels, guide)
@@ -109,14 +120,38 @@ class PersonalSam:
         masks, iou, logits = predictor.predict(**clicks, mask_input=low_res)
         best = int(iou.argmax())
         # Pass 3: and its box
-        y, x = np.nonzero(masks[best])
-        if len(x):
-            box = np.array([x.min(), y.min(), x.max(), y.max()])
-            # A mask of one row or column has no area as published
-            box[2:] = np.maximum(box[2:], box[:2] + 1)
-            masks, iou, _ = predictor.predict(**clicks, box=box, mask_input=logits[best : best + 1])
-            best = int(iou.argmax())
-        return PersonalMask(masks[best], float(iou[best]), similarity, points)
+        mask, score, _ = self._refine(clicks, masks[best], float(iou[best]), logits[best])
+        return PersonalMask(mask, score, similarity, points)
+
+    def _predict_weighted(self, point: np.ndarray) -> tuple[np.ndarray, float]:
+        """Returns mask and score of one click whose three masks are mixed, refined by boxes."""
+        clicks = dict(point_coords=point, point_labels=np.array([1]))
+        logits, iou, low_res = self.predictor.predict(**clicks, return_logits=True)
+        mix = lambda values: np.tensordot(self.weights, values, axes=1)
+        mask, score, low_res = mix(logits) > 0, float(iou.max()), mix(low_res)
+        for _ in range(2):
+            mask, score, low_res = self._refine(clicks, mask, score, low_res)
+        return mask, score
+
+    def _refine(
+        self, clicks: dict, mask: np.ndarray, score: float, low_res: np.ndarray
+    ) -> tuple[np.ndarray, float, np.ndarray]:
+        """Predicts from clicks, a mask's box and its logits. An empty mask stays as it is."""
+        y, x = np.nonzero(mask)
+        if not len(x):
+            return mask, score, low_res
+        box = np.array([x.min(), y.min(), x.max(), y.max()])
+        # A mask of one row or column has no area as published
+        box[2:] = np.maximum(box[2:], box[:2] + 1)
+        masks, iou, logits = self.predictor.predict(**clicks, box=box, mask_input=low_res[None])
+        best = int(iou.argmax())
+        return masks[best], float(iou[best]), logits[best]
+
+    def _find_points(self, similarity: np.ndarray) -> np.ndarray:
+        """Returns (x, y) of the most and of the least similar pixel, int [2, 2]."""
+        flat = similarity.reshape(-1)
+        rows, columns = np.unravel_index([flat.argmax(), flat.argmin()], similarity.shape)
+        return np.stack([columns, rows], axis=-1)
 
     def _cover_cells(self, mask: np.ndarray) -> np.ndarray:
         """Returns bool [h, w], cells of the embedding that a mask of the image covers."""
