@@ -6,6 +6,8 @@ One combination in five of color, texture and shape is held out: training never 
     segjax eval --checkpoint runs/clip
 
 `segjax.Clip.load("runs/clip")` encodes images and the phrases of such scenes.
+
+Expected: the right caption among 32 for 0.89 of held-out crops (docs/results/words.md).
 """
 
 import ml_collections
