@@ -273,7 +273,7 @@ def test_bad_input(variables):
 
 
 def test_prompts_without_any_kind_are_an_error(variables):
-    with pytest.raises(ValueError, match="points, boxes or masks"):
+    with pytest.raises(ValueError, match="points, boxes, masks or texts"):
         decode(variables, np.zeros((1, GRID, GRID, 32), np.float32), Prompts())
 
 

@@ -180,16 +180,21 @@ def test_training_may_take_vectors_of_phrases(clip, clip_file, tmp_path):
         assert np.abs(known - text).sum(axis=1).min() < 1e-3
 
 
-def test_noise_moves_vectors_and_keeps_their_length(clip_file, tmp_path):
+def test_noise_and_dropped_components_keep_the_length(clip_file, tmp_path):
     found = []
-    for noise in (0.0, 0.5):
-        task = Promptable(make_config(clip_file, crops=1, noise=noise))
+    for options in ({}, {"noise": 0.5}, {"drop": 1.0}):
+        task = Promptable(make_config(clip_file, crops=1, **options))
         variables = init_model(task.model, jax.random.key(0))
         task.prepare_training(variables, trained=(), workdir=tmp_path)
         batch = next(task.batches("train", batch_size=2))
         found.append(batch["texts"][batch["has_text"]])
-    assert 0.05 < np.abs(found[0] - found[1]).mean() < 0.5
-    np.testing.assert_allclose(np.linalg.norm(found[1], axis=1), 1.0, atol=1e-5)
+    for changed in found[1:]:
+        assert 0.02 < np.abs(found[0] - changed).mean() < 0.5
+        np.testing.assert_allclose(np.linalg.norm(changed, axis=1), 1.0, atol=1e-5)
+    # The components are orthonormal
+    mean, basis = VectorStore(tmp_path / "vectors").components
+    np.testing.assert_allclose(basis @ basis.T, np.eye(WIDTH), atol=1e-4)
+    assert mean.shape == (WIDTH,)
 
 
 def test_the_first_prompt_of_a_session_is_the_text(clip_file, tmp_path):

@@ -136,8 +136,13 @@ def test_the_cache_is_where_the_user_keeps_caches(tmp_path, monkeypatch):
 
 def test_the_registry_names_files_by_the_models_that_read_them():
     for model, file in PUBLISHED.items():
-        assert file.name.startswith(f"{model}_") and file.url.startswith("https://")
-        assert int(file.sha256, 16) and file.bytes > 0
+        assert file.url.startswith("https://") and int(file.sha256, 16) and file.bytes > 0
+        if model.startswith("clip_"):
+            plain = model.removeprefix("clip_").replace("_", "-")
+            assert file.name.lower().replace("px.pt", ".pt") == f"{plain}.pt"
+            assert len(file.sha256) == 64 and file.license == "MIT" and file.sha256 in file.url
+            continue
+        assert file.name.startswith(f"{model}_")
         if model.startswith("sam_"):
             assert len(file.sha256) == 64 and file.license == "Apache-2.0" and not file.rounding
         else:

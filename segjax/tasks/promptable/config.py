@@ -44,6 +44,9 @@ class TextSettings:
       noise: Length of random noise that is added to a vector of length 1 in training (CapDec, arXiv
         2211.00575). CLIP's vectors of texts lie apart from those of images; noise makes a model
         accept both. The paper has none.
+      drop: Probability that training takes a vector without a random half of its principal
+        components, as seen among all objects. A phrase says less than an image: "the star" has no
+        color. The paper has 0.
       phrases: Probability that training takes the vector of one of an object's phrases instead of
         one of its crops. The paper has 0: it needs no text to train.
     """
@@ -56,6 +59,7 @@ class TextSettings:
     masked_attention: bool = True
     min_side: float = 100.0
     noise: float = 0.0
+    drop: float = 0.0
     phrases: float = 0.0
 
 

@@ -97,7 +97,7 @@ class TextPrompts:
         """
         if self._store is None:
             raise ValueError("the vectors of CLIP are not computed; call prepare_training first")
-        options = {name: self.settings[name] for name in ("noise", "phrases")}
+        options = {name: self.settings[name] for name in ("noise", "phrases", "drop")}
         return TextExample(example, self._store, **options)
 
     def evaluate(self, predictor: SamPredictor, source: Sequence[Mapping]) -> dict[str, float]:

@@ -4,6 +4,7 @@ SAM learns text prompts from vectors of images, which CLIP puts near those of te
 7.5 and appendix D.5). Each object gets several, of crops that differ at random.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -58,6 +59,16 @@ class VectorStore:
         start, count = self._rows[image_id]
         return self._vectors[start : start + count]
 
+    @functools.cached_property
+    def components(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean [E] and principal components [E, E] (rows) of all vectors."""
+        rows = np.load(self.folder / _VECTORS).astype(np.float32).reshape(-1, self.width)
+        rows = rows[np.abs(rows).sum(axis=-1) > 0]
+        mean = rows.mean(axis=0) if len(rows) else np.zeros(self.width, np.float32)
+        centered = rows - mean
+        _, basis = np.linalg.eigh(centered.T @ centered)
+        return mean, np.ascontiguousarray(basis.T)
+
     def get_phrases(self, image_id: str, index: int) -> np.ndarray:
         """Returns the vectors [n, E] of the phrases of an object."""
         if self._phrases is None:
@@ -76,6 +87,7 @@ class TextExample:
       store: the vectors.
       noise: length of random noise that is added to each vector. The sum is scaled to length 1.
       phrases: probability of the vector of a phrase instead of one of a crop.
+      drop: probability that a crop's vector loses a random half of its principal components.
     """
 
     def __init__(
@@ -84,7 +96,9 @@ class TextExample:
         store: VectorStore,
         noise: float = 0.0,
         phrases: float = 0.0,
+        drop: float = 0.0,
     ):
+        self.drop = drop
         self.example, self.store, self.noise, self.phrases = example, store, noise, phrases
 
     def __call__(self, record: Mapping, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -93,16 +107,27 @@ class TextExample:
         vectors = self.store[record["image_id"]]
         texts = np.zeros((len(indices), self.store.width), np.float32)
         for slot in np.flatnonzero(indices >= 0):
-            own = vectors[indices[slot]]
-            if self.phrases and rng.random() < self.phrases:
-                said = self.store.get_phrases(record["image_id"], indices[slot])
-                own = said if len(said) else own
-            texts[slot] = own[rng.integers(len(own))]
+            texts[slot] = self._choose(record["image_id"], indices[slot], vectors, rng)
         has_text = np.abs(texts).sum(axis=-1) > 0
         if self.noise:
             noise = rng.standard_normal(texts.shape) * (self.noise / texts.shape[1] ** 0.5)
             texts = normalize_rows(texts + noise * has_text[:, None])
         return example | {"texts": texts, "has_text": has_text}
+
+    def _choose(
+        self, image_id: str, index: int, vectors: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Returns a random vector of an object, float32 [E]."""
+        if self.phrases and rng.random() < self.phrases:
+            said = self.store.get_phrases(image_id, index)
+            if len(said):
+                return said[rng.integers(len(said))].astype(np.float32)
+        vector = vectors[index][rng.integers(len(vectors[index]))].astype(np.float32)
+        if self.drop and rng.random() < self.drop and vector.any():
+            mean, basis = self.store.components
+            kept = rng.random(len(basis)) < 0.5
+            vector = normalize_rows(mean + ((vector - mean) @ basis.T * kept) @ basis)
+        return vector
 
     def placeholder(self) -> dict[str, np.ndarray]:
         """Returns an example of weight 0."""
