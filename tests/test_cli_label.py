@@ -136,6 +136,23 @@ def test_everything_with_names(folder, tmp_path, capsys):
     assert [row["category_id"] for row in named] == [row["category_id"] for row in records]
 
 
+def test_masks_of_a_turned_photograph(folder, tmp_path, capsys):
+    """`everything` turns images upright, and `label` follows its masks."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.fromarray(SCENE["image"][:40]).save(tmp_path / "turned.png", exif=exif)
+    upright = np.zeros((64, 40), bool)
+    upright[10:50, 10:30] = True
+    row = {"image_id": 1, "segmentation": {"size": [64, 40], "counts": encode_mask(upright)}}
+    content = {"images": [{"id": 1, "file_name": "turned.png"}], "annotations": [row]}
+    (tmp_path / "masks.json").write_text(json.dumps(content))
+    options = ("--clip", folder / "clip.safetensors", "--classes", "star,cross")
+    assert run("label", tmp_path / "masks.json", *options, "--out", tmp_path / "out") == 0
+    assert "turned upright" in capsys.readouterr().out
+    image = json.loads((tmp_path / "out" / "labels.json").read_text())["images"][0]
+    assert (image["height"], image["width"]) == (64, 40)
+
+
 def test_predict_with_a_text(folder, tmp_path, capsys):
     common = ("predict", folder / "scene.png", "--checkpoint", folder / "sam.safetensors")
     clip = ("--clip", folder / "clip.safetensors", "--out", tmp_path)

@@ -166,7 +166,9 @@ def read_model(
     name = os.fspath(model)
     if path is None:
         names = {size.lower(): size for size in model_sizes()}
-        name = names.get(name.lower()) if find_published(name) else None
+        published = find_published(name)
+        overrides = {**(published.options if published else {}), **overrides}
+        name = names.get(name.lower()) if published else None
     checkpoint = read_checkpoint(source, step)
     saved = _select_attention(_saved_options(name, checkpoint, source))
     if family:

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
 
@@ -17,6 +19,7 @@ class PublishedFile:
       sha256: checksum in hexadecimal, or its first digits if the publisher states only these.
       license: SPDX identifier of the library that publishes it.
       rounding: largest difference between `bytes` and the true size, 0 if the size is exact.
+      options: attributes of the model that are known of this file, whatever it says itself.
     """
 
     url: str
@@ -24,6 +27,7 @@ class PublishedFile:
     sha256: str
     license: str
     rounding: int = 0
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def size(self) -> str:
@@ -90,7 +94,12 @@ _OPENAI = "https://openaipublic.azureedge.net/clip/models/"
 # arrays, in MiB; an archive's code adds little.
 PUBLISHED |= {
     name: PublishedFile(
-        f"{_OPENAI}{digest}/{file}", mebibytes << 20, digest, "MIT", rounding=2 << 20
+        f"{_OPENAI}{digest}/{file}",
+        mebibytes << 20,
+        digest,
+        "MIT",
+        rounding=2 << 20,
+        options={"activation": "quick_gelu"},
     )
     for name, file, mebibytes, digest in (
         (

@@ -11,6 +11,7 @@ import segjax
 from segjax.models.build import variable_shapes
 from segjax.models.clip.family import build_clip, init_clip
 from segjax.weights.checkpoint import read_checkpoint, write_checkpoint
+from segjax.weights.registry import PublishedFile
 from segjax.weights.safetensors import write_arrays
 from segjax.weights.tables.clip import HUGGINGFACE_CLIP, OPENAI
 from segjax.weights.torch_file import read_torch
@@ -159,6 +160,19 @@ def test_the_activation_is_never_guessed(tmp_path, state):
         CheckpointError, match="was trained with gelu, and the model has quick_gelu"
     ):
         segjax.load(tmp_path / "gelu.pt", activation="quick_gelu")
+
+
+def test_a_published_file_has_a_known_activation(tmp_path, state, monkeypatch):
+    options = {"activation": "quick_gelu"}
+    published = PublishedFile("https://example.org/clip.pt", 1, "0" * 64, "MIT", options=options)
+    monkeypatch.setattr("segjax.inference.loading.fetch_named", lambda name: tmp_path / "clip.pt")
+    monkeypatch.setattr("segjax.inference.loading.find_published", lambda name: published)
+    write_script(tmp_path / "clip.pt", state, kinds=())
+    assert segjax.load("clip_debug")[0].activation == "quick_gelu"
+    # A file that says something else is not what it should be
+    write_script(tmp_path / "clip.pt", state, kinds=("GELU",))
+    with pytest.raises(CheckpointError, match="was trained with gelu"):
+        segjax.load("clip_debug")
 
 
 @pytest.mark.parametrize("quick, activation", [(True, "quick_gelu"), (None, "gelu")])

@@ -17,7 +17,7 @@ Files in DIR:
 
 --truth is a COCO file of the same image ids. Its categories are matched by name.
 
-Images of the file are read as they are stored: masks refer to the stored pixels.
+Masks refer to the stored pixels of an image, or to the upright image if only that has their size.
 """
 
 import argparse
@@ -77,7 +77,14 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     labeler = load_labeler(args)
     images, annotations = [], []
     for image_id, file, rows in jobs:
-        image = decode_image(pathlib.Path(file).read_bytes(), name=str(file))
+        data = pathlib.Path(file).read_bytes()
+        image = decode_image(data, name=str(file))
+        if not _fits(image, rows):
+            # The masks of `segjax everything` are those of the upright image
+            upright = decode_image(data, name=str(file), upright=True, notes=[])
+            if _fits(upright, rows):
+                print(f"{file}: turned upright, as its masks are")
+                image = upright
         records = [
             _fill_record(row, image.shape[:2], f"{args.masks}, {where}") for where, row in rows
         ]
@@ -101,6 +108,16 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
         print(", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
         print(out / "evaluation.json")
     return 0
+
+
+def _fits(image: np.ndarray, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
+    """Tells whether run lengths among the rows have the size of the image."""
+    sizes = [
+        row["segmentation"].get("size")
+        for _, row in rows
+        if isinstance(row.get("segmentation"), Mapping)
+    ]
+    return all(size == list(image.shape[:2]) for size in sizes)
 
 
 def measure(
