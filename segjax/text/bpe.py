@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segjax.text.vocabulary import MERGES, read_merges
+from segjax.text.vocabulary import MERGES
 
 CONTEXT = 77
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -163,9 +163,3 @@ def _map_bytes() -> dict[int, str]:
     hidden = [byte for byte in range(256) if byte not in set(visible)]
     letters = [chr(byte) for byte in visible] + [chr(256 + i) for i in range(len(hidden))]
     return dict(zip([*visible, *hidden], letters, strict=True))
-
-
-@functools.cache
-def load_byte_pair_tokenizer(path: str) -> BytePairTokenizer:
-    """Returns the tokenizer of a vocabulary's file, which is read once."""
-    return BytePairTokenizer(read_merges(path))

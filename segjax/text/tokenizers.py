@@ -1,12 +1,13 @@
 """Tokenizers by name: CLIP's own, and a small one for captions of synthetic scenes."""
 
+import functools
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
-from segjax.text.bpe import load_byte_pair_tokenizer
-from segjax.text.vocabulary import find_vocabulary
+from segjax.text.bpe import BytePairTokenizer
+from segjax.text.vocabulary import find_vocabulary, read_merges
 from segjax.text.words import WordTokenizer
 
 
@@ -22,6 +23,7 @@ class Tokenizer(Protocol):
         """Returns the text of token ids [context], without its ends and the padding."""
 
 
+@functools.cache  # an example of training calls it, and the vocabulary is searched on disk
 def load_tokenizer(name: str) -> Tokenizer:
     """Returns the tokenizer of a name.
 
@@ -33,7 +35,7 @@ def load_tokenizer(name: str) -> Tokenizer:
       FileNotFoundError: the vocabulary of "clip" is not there.
     """
     if name == "clip":
-        return load_byte_pair_tokenizer(find_vocabulary())
+        return BytePairTokenizer(read_merges(find_vocabulary()))
     if name == "captions":
         return WordTokenizer()
     raise ValueError(f"tokenizer {name!r} is unknown; choose clip or captions")

@@ -34,12 +34,11 @@ from segjax.cli.inference.image_arguments import (
     read_image,
 )
 from segjax.cli.inference.label_arguments import (
+    LabelFile,
     add_label_arguments,
-    as_coco_annotation,
     describe_labels,
     draw_labels,
     load_labeler,
-    write_coco,
 )
 from segjax.files import check_writable, write_atomic, write_json
 
@@ -110,7 +109,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
         progress=True,
     )
     labeler, out = load_labeler(args), pathlib.Path(args.out)
-    images, rows = [], []
+    labels = LabelFile(labeler.names) if labeler else None
     for number, (file, name) in enumerate(zip(args.images, names, strict=True)):
         image = read_image(file, get_percentiles(config), args.bands)
         records = generator.generate(image)
@@ -119,18 +118,12 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
             records = label_records(labeler, image, records)
             write_atomic(out / f"{name}_labels.png", draw_labels(image, records, labeler.names))
             named = f": {describe_labels(records)}"
-            height, width = image.shape[:2]
-            about = {"id": number, "file_name": pathlib.Path(file).name}
-            images.append(about | {"height": height, "width": width})
-            first = len(rows) + 1
-            rows += [as_coco_annotation(row, first + i, number) for i, row in enumerate(records)]
+            labels.add(number, pathlib.Path(file).name, image.shape[:2], records)
         path = write_results(out, name, file, image, records, number)
         hint = "" if records else "; lower --pred-iou or --stability to see weaker ones"
         print(f"{path}  {len(records)} masks{named}{hint}")
-    if labeler:
-        unnamed = write_coco(out / "labels.json", images, rows, labeler.names)
-        left = f", {unnamed} without a name are left out" if unnamed else ""
-        print(f"{out / 'labels.json'}  {len(rows) - unnamed} masks{left}")
+    if labels:
+        print(labels.write(out / "labels.json"))
     return 0
 
 

@@ -30,12 +30,11 @@ import numpy as np
 
 from segjax.cli.inference.image_finder import NamedImages
 from segjax.cli.inference.label_arguments import (
+    LabelFile,
     add_label_arguments,
-    as_coco_annotation,
     describe_labels,
     draw_labels,
     load_labeler,
-    write_coco,
 )
 from segjax.files import check_writable, read_json_object, write_atomic, write_json
 
@@ -75,7 +74,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
 
     keep_compiled_programs()
     labeler = load_labeler(args)
-    images, annotations = [], []
+    labels = LabelFile(labeler.names)
     for image_id, file, rows in jobs:
         data = pathlib.Path(file).read_bytes()
         image = decode_image(data, name=str(file))
@@ -89,21 +88,13 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
             _fill_record(row, image.shape[:2], f"{args.masks}, {where}") for where, row in rows
         ]
         labeled = label_records(labeler, image, records)
-        height, width = image.shape[:2]
-        name = pathlib.Path(file).name
-        images.append({"id": image_id, "file_name": name, "height": height, "width": width})
-        first = len(annotations) + 1
-        annotations += [
-            as_coco_annotation(row, first + i, image_id) for i, row in enumerate(labeled)
-        ]
+        labels.add(image_id, pathlib.Path(file).name, image.shape[:2], labeled)
         path = out / f"{pathlib.Path(file).stem}_labels.png"
         write_atomic(path, draw_labels(image, labeled, labeler.names))
         print(f"{path}  {describe_labels(labeled)}")
-    unnamed = write_coco(out / "labels.json", images, annotations, labeler.names)
-    left = f", {unnamed} without a name are left out" if unnamed else ""
-    print(f"{out / 'labels.json'}  {len(annotations) - unnamed} masks{left}")
+    print(labels.write(out / "labels.json"))
     if args.truth:
-        metrics = measure(args.truth, annotations, labeler.names)
+        metrics = measure(args.truth, labels.annotations, labeler.names)
         write_json(out / "evaluation.json", metrics)
         print(", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
         print(out / "evaluation.json")
@@ -127,7 +118,7 @@ def measure(
 
     Args:
       path: COCO annotations of the same images.
-      annotations: of `as_coco_annotation`.
+      annotations: of `LabelFile`.
       names: class names, in the order of the category ids.
 
     Raises:

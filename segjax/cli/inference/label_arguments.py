@@ -139,36 +139,56 @@ def describe_labels(rows: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{count} {name}" for name, count in found) or "no masks"
 
 
-def as_coco_annotation(row: Mapping[str, Any], number: int, image_id: Any) -> dict[str, Any]:
-    """Returns a labeled record as an annotation of COCO, with its probability as "score"."""
-    kept = ("segmentation", "bbox", "area", "predicted_iou", "stability_score")
-    return {
-        "id": number,
-        "image_id": image_id,
-        "category_id": row["category_id"],
-        "score": row["category_score"],
-        "iscrowd": 0,
-        **{name: row[name] for name in kept if name in row},
-    }
-
-
-def write_coco(
-    path: pathlib.Path,
-    images: Sequence[Mapping[str, Any]],
-    rows: Sequence[Mapping[str, Any]],
-    names: Sequence[str],
-) -> int:
-    """Writes named masks of images in COCO's format, and returns how many have no name.
+class LabelFile:
+    """Named masks of images in COCO's format, collected image by image.
 
     Args:
-      path: of the file.
-      images: "id", "file_name", "height" and "width" of each image.
-      rows: of `as_coco_annotation`. Those without a name are left out.
       names: class names.
     """
-    from segjax.files import write_json
 
-    named = [row for row in rows if row["category_id"]]
-    content = {"images": list(images), "annotations": named, "categories": list_categories(names)}
-    write_json(path, content)
-    return len(rows) - len(named)
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._images: list[dict[str, Any]] = []
+        self._rows: list[dict[str, Any]] = []
+
+    def add(
+        self, number: Any, name: str, hw: tuple[int, int], records: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Adds an image.
+
+        Args:
+          number: id of the image.
+          name: name of its file.
+          hw: (height, width) in pixels.
+          records: of `label_records`. Their probability becomes "score".
+        """
+        self._images.append({"id": number, "file_name": name, "height": hw[0], "width": hw[1]})
+        kept = ("segmentation", "bbox", "area", "predicted_iou", "stability_score")
+        for row in records:
+            self._rows.append(
+                {
+                    "id": len(self._rows) + 1,
+                    "image_id": number,
+                    "category_id": row["category_id"],
+                    "score": row["category_score"],
+                    "iscrowd": 0,
+                    **{key: row[key] for key in kept if key in row},
+                }
+            )
+
+    @property
+    def annotations(self) -> list[dict[str, Any]]:
+        """Annotations of all masks. Those without a name have the category id 0."""
+        return self._rows
+
+    def write(self, path: pathlib.Path) -> str:
+        """Writes the masks that have a name, and returns a line about the file."""
+        from segjax.files import write_json
+
+        named = [row for row in self._rows if row["category_id"]]
+        categories = list_categories(self._names)
+        content = {"images": self._images, "annotations": named, "categories": categories}
+        write_json(path, content)
+        unnamed = len(self._rows) - len(named)
+        left = f", {unnamed} without a name are left out" if unnamed else ""
+        return f"{path}  {len(named)} masks{left}"

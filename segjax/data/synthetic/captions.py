@@ -6,6 +6,7 @@ model has to compose what it learned. All of it is generated from an index, with
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,8 @@ _APART = 0.12
 Combination = tuple[int, int, int]  # indices of color, texture and shape
 
 
-def list_combinations(split: str) -> list[Combination]:
+@functools.cache  # every object of every scene asks for them
+def list_combinations(split: str) -> tuple[Combination, ...]:
     """Returns the combinations of color, texture and shape of a split.
 
     Args:
@@ -47,11 +49,11 @@ def list_combinations(split: str) -> list[Combination]:
         shape occurs in both.
     """
     sizes = (len(COLORS), len(TEXTURES), len(SHAPES))
-    return [
+    return tuple(
         combination
         for combination in itertools.product(*map(range, sizes))
         if is_held_out(combination) == (split == "heldout")
-    ]
+    )
 
 
 def is_held_out(combination: Combination) -> bool:

@@ -51,7 +51,8 @@ def evaluate_texts(
     while start < len(items):
         row = items[start][0]
         end = next((i for i in range(start, len(items)) if items[i][0] != row), len(items))
-        record, own = source[row], encode_objects(source[row])
+        record = source[row]
+        own = encode_objects(record)
         predictor.set_image(decode_record_image(record))
         truths = {
             index: decode_mask(record["objects"]["rle"][index], record["height"], record["width"])
