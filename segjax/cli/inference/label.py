@@ -21,7 +21,6 @@ Masks refer to the stored pixels of an image, or to the upright image if only th
 """
 
 import argparse
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,7 +35,8 @@ from segjax.cli.inference.label_arguments import (
     draw_labels,
     load_labeler,
 )
-from segjax.files import check_writable, read_json_object, write_atomic, write_json
+from segjax.cli.measure.coco_files import read_json, read_truth
+from segjax.files import check_writable, write_atomic, write_json
 
 FORMS = (
     "expected a file of `segjax everything`, COCO's {'images': [...], 'annotations': [...]}, or a "
@@ -126,9 +126,7 @@ def measure(
     """
     from segjax.evaluation.coco import evaluate_coco
 
-    truth = read_json_object(path, "give COCO's annotations")
-    if not all(isinstance(truth.get(key), list) for key in ("images", "annotations", "categories")):
-        raise ValueError(f"{path} lacks images, annotations or categories; {FORMS}")
+    truth = read_truth(path)
     ids = {category["name"].lower(): category["id"] for category in truth["categories"]}
     numbers = {i: ids[name.lower()] for i, name in enumerate(names, 1) if name.lower() in ids}
     if not numbers:
@@ -163,10 +161,7 @@ def read_masks(
       ValueError: no such JSON, or a row without an image.
       FileNotFoundError: an image is missing.
     """
-    try:
-        content = json.loads(pathlib.Path(path).read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no valid JSON ({error}); {FORMS}") from error
+    content = read_json(path, FORMS)
     names: dict[Any, str] = {}
     if isinstance(content, Mapping) and isinstance(content.get("annotations"), list):
         rows = content["annotations"]

@@ -1,12 +1,12 @@
 """Reads prompts for many images from a JSON file: COCO annotations, or a detector's results."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from segjax.cli.inference.image_finder import NamedImages
+from segjax.cli.measure.coco_files import read_json
 
 FORMS = (
     "expected COCO's {'images': [...], 'annotations': [...]}, or a list of results "
@@ -50,10 +50,7 @@ def read_prompt_file(path: str, images: Sequence[str]) -> list[ImagePrompts]:
       ValueError: no such JSON, or a row that cannot be understood, named by its position.
     """
     where = pathlib.Path(path)
-    try:
-        content = json.loads(where.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no valid JSON ({error}); {FORMS}") from error
+    content = read_json(where, FORMS)
     if isinstance(content, Mapping) and isinstance(content.get("annotations"), list):
         rows, names = content["annotations"], _read_names(content.get("images"), path)
     elif isinstance(content, list) and content:

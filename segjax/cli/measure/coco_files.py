@@ -1,6 +1,7 @@
 """Files in COCO's format that the measuring commands read."""
 
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -34,21 +35,36 @@ def read_truth(path: str, limit: int = 0) -> dict[str, Any]:
     return content | {"images": images, "annotations": annotations}
 
 
+def read_json(path: str | os.PathLike, form: str) -> Any:
+    """Reads a JSON file of any form.
+
+    Args:
+      path: of the file.
+      form: end of the error message: what is expected.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: no JSON.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no valid JSON ({error}); {form}") from error
+
+
 def read_results(path: str) -> list[dict[str, Any]]:
     """Reads COCO results: a list of rows with "image_id".
 
     Raises:
       ValueError: another format.
     """
-    try:
-        rows = json.loads(pathlib.Path(path).read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no valid JSON: {error}") from error
+    form = "expected a list of results [{'image_id': ..., ...}, ...]"
+    rows = read_json(path, form)
     valid = isinstance(rows, list) and all(
         isinstance(row, dict) and isinstance(row.get("image_id"), int | str) for row in rows
     )
     if not valid:
-        raise ValueError(f"{path} is no file of results; expected [{{'image_id': ..., ...}}, ...]")
+        raise ValueError(f"{path} is no file of results; {form}")
     return rows
 
 

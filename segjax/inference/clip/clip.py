@@ -1,6 +1,7 @@
 """CLIP for images and texts: vectors of both, and names for images without training."""
 
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -124,7 +125,7 @@ class Clip:
                 f"token ids are {ids.min()} to {ids.max()}; expected 0 to {vocabulary - 1}"
             )
         encode = functools.partial(_encode_texts, self.model, self.variables)
-        return self._encode(encode, iter(ids.astype(np.int32)), normalize)
+        return self.encode_rows(encode, ((row,) for row in ids.astype(np.int32)), normalize)
 
     def encode_image(self, images: Any, *, normalize: bool = True) -> np.ndarray:
         """Computes the vectors of images, float32 [N, E].
@@ -141,11 +142,11 @@ class Clip:
             images = [images]
         options = dict(resize=self.model.resize, interpolation=self.model.interpolation)
         squares = (
-            make_square(image, self.model.canvas, **options, name=f"image {i}")
+            (make_square(image, self.model.canvas, **options, name=f"image {i}"),)
             for i, image in enumerate(images)
         )
         encode = functools.partial(_encode_images, self.model, self.variables)
-        return self._encode(encode, squares, normalize)
+        return self.encode_rows(encode, squares, normalize)
 
     def classify(
         self,
@@ -195,13 +196,26 @@ class Clip:
         vectors = self.encode_text(prompts).reshape(len(names), len(found), -1)
         return normalize_rows(vectors.mean(axis=1))
 
-    def _encode(self, encode: Callable, rows: Iterator[np.ndarray], normalize: bool) -> np.ndarray:
-        """Runs a tower on batches of one size."""
+    def encode_rows(
+        self, encode: Callable, rows: Iterator[tuple[np.ndarray, ...]], normalize: bool = True
+    ) -> np.ndarray:
+        """Runs a tower on batches of one size, so that one program serves any number of rows.
+
+        Args:
+          encode: called with stacks of `batch` rows, one for each array of a row. Returns
+            [batch, E].
+          rows: the arrays of each row. They are read batch by batch.
+          normalize: scale vectors to length 1.
+
+        Returns:
+          float32 [number of rows, E].
+        """
         found = []
-        for batch in _split_batches(rows, self.batch):
-            padded = np.zeros((self.batch, *batch.shape[1:]), batch.dtype)
-            padded[: len(batch)] = batch
-            found.append(np.asarray(encode(jnp.asarray(padded)))[: len(batch)])
+        while part := list(itertools.islice(rows, self.batch)):
+            missing = self.batch - len(part)
+            stacks = (np.stack(arrays) for arrays in zip(*part, strict=True))
+            padded = [np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for x in stacks]
+            found.append(np.asarray(encode(*map(jnp.asarray, padded)))[: len(part)])
         if not found:
             return np.zeros((0, self.model.embedding), np.float32)
         vectors = np.concatenate(found)
@@ -218,15 +232,3 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Computes the softmax over the last axis, float32."""
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
-
-
-def _split_batches(rows: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Yields stacks of up to `size` rows."""
-    waiting: list[np.ndarray] = []
-    for row in rows:
-        waiting.append(row)
-        if len(waiting) == size:
-            yield np.stack(waiting)
-            waiting = []
-    if waiting:
-        yield np.stack(waiting)

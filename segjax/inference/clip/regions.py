@@ -73,17 +73,8 @@ def encode_crops(
         return clip.encode_image(list(crops)) if count else np.zeros((0, model.embedding), "f4")
     # A mask without any patch sees all of them
     tokens |= ~tokens.any(axis=-1, keepdims=True)
-    found = []
-    for start in range(0, count, clip.batch):
-        part = slice(start, start + clip.batch)
-        missing = clip.batch - len(crops[part])
-        padded = [
-            np.concatenate([array[part], np.zeros((missing, *array.shape[1:]), array.dtype)])
-            for array in (crops, tokens)
-        ]
-        vectors = _encode_masks(model, clip.variables, *map(jnp.asarray, padded))
-        found.append(np.asarray(vectors)[: clip.batch - missing, 0])
-    return normalize_rows(np.concatenate(found) if found else np.zeros((0, model.embedding)))
+    encode = lambda images, masks: _encode_masks(model, clip.variables, images, masks)[:, 0]
+    return clip.encode_rows(encode, zip(crops, tokens, strict=True))
 
 
 def encode_masks(
