@@ -1,0 +1,1 @@
+"""Segmentation that emerges from the features and the attention of a network, without training."""
