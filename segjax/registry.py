@@ -195,6 +195,7 @@ FAMILIES = Registry(
         "vit": "segjax.models.classifier:FAMILY",
         "mask_rcnn": "segjax.models.detection.family:FAMILY",
         "clip": "segjax.models.clip.family:FAMILY",
+        "dino": "segjax.models.dino.family:FAMILY",
     },
     expected="segjax.models.family:Family",
 )

@@ -54,6 +54,29 @@ def recognize_vit(family: Family, checkpoint: Checkpoint) -> dict[str, Any]:
     return {}
 
 
+def recognize_dino(family: Family, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Recognizes a DINO by its size, its patch and its registers.
+
+    Args:
+      family: whose sizes are searched.
+      checkpoint: another library's arrays.
+
+    Returns:
+      Options of `build_model`, {} for none of the sizes. The rule that resizes positions is that of
+      the library, which differs where the arrays do not.
+    """
+    size = checkpoint.size
+    keys = ("width", "depth", "patch", "registers", "gated", "layer_scale")
+    for name, attributes in family.sizes.items():
+        has = {"registers": 0, "gated": False} | attributes
+        has["layer_scale"] = "layer_scale" in attributes
+        rotary = attributes.get("position_rule") == "rotary"
+        if all(has.get(key) == size.get(key) for key in keys) and rotary == size["rotary"]:
+            free = {key: size[key] for key in ("canvas", "position_rule") if key in size}
+            return {"name": name} | free
+    return {}
+
+
 def explain_mismatch(checkpoint: Checkpoint, name: str) -> str:
     """Returns the end of an error: the model that the arrays look like, if it is not `name`.
 

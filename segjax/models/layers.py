@@ -119,6 +119,8 @@ class Mlp(nn.Module):
       dtype: of the computation.
       kernel_init: initializer of the kernels.
       output_init: initializer of the last kernel. None: `kernel_init`.
+      gated: layers but the last compute activation(a) * b from twice the channels, a before b
+        (SwiGLU with activation "silu", arXiv 2002.05202).
     """
 
     widths: Sequence[int]
@@ -126,14 +128,19 @@ class Mlp(nn.Module):
     dtype: jnp.dtype = jnp.float32
     kernel_init: Callable = small_normal
     output_init: Callable | None = None
+    gated: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for i, width in enumerate(self.widths):
             is_last = i + 1 == len(self.widths)
             init = self.output_init if is_last and self.output_init else self.kernel_init
-            x = Linear(width, dtype=self.dtype, kernel_init=init, name=f"layer_{i}")(x)
-            if not is_last:
+            channels = width * (1 + (self.gated and not is_last))
+            x = Linear(channels, dtype=self.dtype, kernel_init=init, name=f"layer_{i}")(x)
+            if self.gated and not is_last:
+                x, factor = jnp.split(x, 2, axis=-1)
+                x = self.activation(x) * factor
+            elif not is_last:
                 x = self.activation(x)
         return x
 

@@ -7,6 +7,8 @@ import numpy as np
 
 # Slope of PyTorch's bicubic kernel. Keys' own kernel, which `jax.image.resize` uses, has -0.5.
 _CUBIC = -0.75
+# Ways to resize a position table, see `position_weights`
+RULES = ("size", "offset", "antialias")
 
 
 def make_sincos_positions(grid: tuple[int, int], width: int) -> np.ndarray:
@@ -72,7 +74,7 @@ def resize_bicubic(table: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     return table.astype(np.float32)
 
 
-def cubic_weights(size: int, target: int) -> np.ndarray:
+def cubic_weights(size: int, target: int, scale: float | None = None) -> np.ndarray:
     """Computes the matrix that `resize_bicubic` applies along one axis.
 
     Pillow's antialiased kernel is `resize.antialiased_cubic_weights`.
@@ -80,11 +82,12 @@ def cubic_weights(size: int, target: int) -> np.ndarray:
     Args:
       size: Samples of the input.
       target: Samples of the output.
+      scale: Distance of input samples, in output samples. None: target / size.
 
     Returns:
       float64 [target, size].
     """
-    position = (np.arange(target) + 0.5) * (size / target) - 0.5
+    position = (np.arange(target) + 0.5) / (scale or target / size) - 0.5
     first = np.floor(position).astype(int) - 1
     weights = np.zeros((target, size))
     for tap in range(4):
@@ -92,6 +95,40 @@ def cubic_weights(size: int, target: int) -> np.ndarray:
         # Samples beyond the edges repeat the first and the last one.
         np.add.at(weights, (np.arange(target), np.clip(first + tap, 0, size - 1)), weight)
     return weights
+
+
+def position_weights(size: int, target: int, rule: str) -> np.ndarray:
+    """Computes the matrix that resizes a position table along one axis, by a model's own rule.
+
+    The rules differ by up to the size of the positions themselves, so weights need the rule they
+    were published with.
+
+    Args:
+      size: Samples of the table.
+      target: Samples of the result.
+      rule: "size" (`resize_bicubic`; transformers' Dinov2), "offset" (the same with a scale of
+        (target + 0.1) / size; DINO, and DINOv2 without registers), or "antialias" (Keys' kernel
+        with a = -0.5, widened when the table shrinks; DINOv2 with registers, timm).
+
+    Returns:
+      float64 [target, size].
+
+    Raises:
+      ValueError: Another rule.
+    """
+    if rule == "size":
+        return cubic_weights(size, target)
+    if rule == "offset":
+        return cubic_weights(size, target, (target + 0.1) / size)
+    if rule != "antialias":
+        raise ValueError(f"position rule {rule!r} is unknown; choose one of {', '.join(RULES)}")
+    scale = size / target
+    position = (np.arange(target)[:, None] + 0.5) * scale - 0.5
+    distance = abs(np.arange(size) - position) / max(scale, 1)
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weights = np.where(distance < 1, near, np.where(distance < 2, far, 0))
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def cubic_tap(tap: int, distance: np.ndarray) -> np.ndarray:

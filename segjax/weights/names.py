@@ -36,7 +36,7 @@ class NameTable:
     Attributes:
       model: name of the model for messages.
       formats: format -> name of the implementation for messages.
-      own_module: "collection/module" that only this model of ours has.
+      own_module: path "collection/module" that only this model of ours has.
       signatures: format -> beginnings of keys by which a state dict is recognized.
       foreign_keys: format -> beginnings of keys that a model with the same signatures has and this
         one does not.
@@ -49,6 +49,10 @@ class NameTable:
       derived_models: beginnings of keys of models that were derived from this one -> their names.
       computed_tables: called as f(shapes of our arrays by path, format, side of the grid in cells),
         returns arrays by key that the format stores and we compute.
+      accepts: called with a state dict whose keys fit, tells whether it is this model's.
+      from_format: called as f(state dict, format) after `renamed_keys`, returns the arrays that
+        `entries` name, for files that store them in parts or leave some out.
+      to_format: called as f(state dict, format), the inverse of `from_format`.
       read_options: called as f(state dict with the newest keys, format), returns attributes of the
         model that the arrays tell, besides the size of the encoder.
       simplify: called with our variables, returns those that `entries` name and that compute the
@@ -73,6 +77,9 @@ class NameTable:
     renamed_keys: Mapping[str, Sequence[tuple[str, Any]]] = dataclasses.field(default_factory=dict)
     derived_models: Mapping[str, str] = dataclasses.field(default_factory=dict)
     computed_tables: Callable[..., dict[str, np.ndarray]] | None = None
+    accepts: Callable[[Mapping[str, Any]], bool] = lambda state: True
+    from_format: Callable[[dict[str, Any], str], dict[str, Any]] = lambda state, format: state
+    to_format: Callable[[dict[str, Any], str], dict[str, Any]] = lambda state, format: state
     read_options: Callable[[Mapping[str, Any], str], dict[str, Any]] = lambda state, format: {}
     simplify: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda variables: variables
     refuse: Callable[[Mapping[str, Any]], str] = lambda variables: ""
@@ -112,8 +119,12 @@ class NameTable:
 
     def matches(self, variables: Mapping[str, Any]) -> bool:
         """Tells whether variables {"params", "constants"} belong to this model."""
-        collection, module = self.own_module.split("/")
-        return module in variables.get(collection, {})
+        branch: Any = variables
+        for name in self.own_module.split("/"):
+            if not isinstance(branch, Mapping) or name not in branch:
+                return False
+            branch = branch[name]
+        return True
 
     def find_format(self, state: Mapping[str, Any]) -> str | None:
         """Returns the format of a state dict by its keys, None for another model's."""
@@ -121,7 +132,7 @@ class NameTable:
             foreign = tuple(self.foreign_keys.get(format, ()))
             is_ours = any(key.startswith(tuple(beginnings)) for key in state)
             if is_ours and not any(key.startswith(foreign) for key in state):
-                return format
+                return format if self.accepts(state) else None
         return None
 
     def find_derived_model(self, state: Mapping[str, Any]) -> str | None:
@@ -145,6 +156,12 @@ class NameTable:
         Raises:
           ValueError: no canvas for a model that needs it.
         """
+        return self.to_format(self._name_arrays(variables, format, canvas), format)
+
+    def _name_arrays(
+        self, variables: Mapping[str, Any], format: str, canvas: int | None
+    ) -> dict[str, np.ndarray]:
+        """Returns our variables under the names of `entries`, see `to_published`."""
         variables = self.simplify(variables)
         state = self._to_state(variables, format)
         if self.computed_tables:
@@ -211,7 +228,7 @@ class NameTable:
             canvas = self.read_sizes(state, format).get("canvas", patch)
 
         # Names, shapes and types
-        wanted = self.to_published(_placeholders(expected), format, canvas=canvas)
+        wanted = self._name_arrays(_placeholders(expected), format, canvas)
         # Numbers such as "best_loss" beside the parameters of a file without a wrapper
         numbers = [key for key in state if key not in wanted and "." not in key]
         if numbers := [key for key in numbers if np.ndim(state[key]) == 0]:
@@ -280,7 +297,7 @@ class NameTable:
         renamed = {key: array for key, array in state.items() if not ignored.fullmatch(key)}
         for pattern, replacement in self.renamed_keys.get(format, ()):
             renamed = {re.sub(pattern, replacement, key): array for key, array in renamed.items()}
-        return renamed
+        return self.from_format(renamed, format)
 
     def read_sizes(self, state: Mapping[str, Any], format: str) -> dict[str, Any]:
         """Returns the attributes of the model that the arrays tell, as far as they are there.
@@ -304,7 +321,7 @@ class NameTable:
         patches = state.get(patch_key)
         if np.ndim(patches) == 4:
             size |= {"width": patches.shape[0], "patch": patches.shape[-1]}
-            table = np.shape(state.get(self.position_keys[format]))
+            table = np.shape(state.get(self.position_keys.get(format, "")))
             if len(table) in (3, 4):  # [1, 1 + cells, D] with a class token, or [1, h, w, D]
                 side = table[1] if len(table) == 4 else math.isqrt(table[1] - 1)
                 size["canvas"] = patches.shape[-1] * side

@@ -58,7 +58,7 @@ def test_pooling_without_scores_is_the_mean_of_the_values():
 def test_the_record_gives_the_attention_of_the_last_block(scan):
     vit = ViT(depth=3, heads=2, scan=scan)
     variables = draw(ViT(depth=3, heads=2), TOKENS)
-    out, record = apply(vit, variables, TOKENS, record=True)
+    out, (record,) = apply(vit, variables, TOKENS, record=[-1])
     np.testing.assert_allclose(out, apply(vit, variables, TOKENS), atol=1e-6)
     assert record.q.shape == record.k.shape == record.v.shape == (2, 6, 2, 8)
     assert record.weights.shape == (2, 2, 6, 6)

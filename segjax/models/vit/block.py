@@ -18,6 +18,7 @@ from segjax.models.attention.last_block import (
     mix_tokens,
     pool_by_masks,
 )
+from segjax.models.attention.rotary import rotate_patches
 from segjax.models.layers import (
     LayerNorm,
     Linear,
@@ -38,6 +39,8 @@ class Block(nn.Module):
       grid: (h, w) that the relative position tables are made for. None: no relative positions.
       epsilon: added to the variance in the LayerNorms.
       activation: of the MLP, see `segjax.models.layers.ACTIVATIONS`.
+      gated: the MLP is gated, see `Mlp`.
+      qkv_bias: queries, keys and values have a bias.
       causal: a token sees itself and the earlier ones.
       layer_scale: initial value of LayerScale, a factor per channel of each residual branch. None:
         no LayerScale.
@@ -55,6 +58,8 @@ class Block(nn.Module):
     grid: tuple[int, int] | None = None
     epsilon: float = 1e-6
     activation: str = "gelu"
+    gated: bool = False
+    qkv_bias: bool = True
     causal: bool = False
     layer_scale: float | None = None
     dense: str = ""
@@ -71,6 +76,7 @@ class Block(nn.Module):
         drop_rate: jax.Array | float = 0.0,
         key: jax.Array | None = None,
         masks: jax.Array | None = None,
+        rotation: tuple[jax.Array, jax.Array] | None = None,
     ) -> jax.Array | tuple[jax.Array, BlockRecord]:
         """Applies the block.
 
@@ -80,6 +86,7 @@ class Block(nn.Module):
           key: PRNG key of drop path. None: nothing is dropped.
           masks: bool [B, K, T]. The block computes the first token alone, once for each mask. This
             token sees the tokens of the mask alone.
+          rotation: rotary positions of the patches, see `compute_rotation`. None: none.
 
         Returns:
           An array of the same shape, or [B, K, D] with masks. With `record` a pair of it and the
@@ -88,7 +95,7 @@ class Block(nn.Module):
         Raises:
           ValueError: an option that windows or relative positions do not have.
         """
-        self._check_options(x, masks)
+        self._check_options(x, masks, rotation)
         keys = (None, None) if key is None else jax.random.split(key)
         width = x.shape[-1]
 
@@ -102,7 +109,7 @@ class Block(nn.Module):
             y, _ = self.attend(partition_windows(y, self.window))
             y = unpartition_windows(y, grid)
         else:
-            y, record = self.attend(y, masks)
+            y, record = self.attend(y, masks, rotation)
         if masks is not None:
             x = x[:, :1]
         x = x + drop_path(self._scale(y, "scale_1"), drop_rate, keys[0])
@@ -112,6 +119,7 @@ class Block(nn.Module):
         y = Mlp(
             (int(width * self.mlp_ratio), width),
             activation=find_activation(self.activation),
+            gated=self.gated,
             dtype=self.dtype,
             kernel_init=self.kernel_init,
             output_init=self.output_init,
@@ -121,7 +129,10 @@ class Block(nn.Module):
         return (x, record) if self.record else x
 
     def attend(
-        self, x: jax.Array, masks: jax.Array | None = None
+        self,
+        x: jax.Array,
+        masks: jax.Array | None = None,
+        rotation: tuple[jax.Array, jax.Array] | None = None,
     ) -> tuple[jax.Array, BlockRecord | None]:
         """Computes self-attention within each map [..., h, w, D], or among tokens [B, T, D].
 
@@ -134,8 +145,12 @@ class Block(nn.Module):
         lead = x.shape[:-2] if self.grid is None and x.ndim == 3 else x.shape[:-3]
         tokens = x.reshape(*lead, -1, width) if x.ndim > 3 else x
         lead = tokens.shape[:-1]
-        qkv = Linear(3 * width, dtype=self.dtype, kernel_init=self.kernel_init, name="qkv")(tokens)
+        qkv = Linear(
+            3 * width, self.qkv_bias, dtype=self.dtype, kernel_init=self.kernel_init, name="qkv"
+        )(tokens)
         q, k, v = jnp.moveaxis(qkv.reshape(*lead, 3, self.heads, channels), -3, 0)
+        if rotation is not None:
+            q, k = rotate_patches(q, rotation), rotate_patches(k, rotation)
 
         # Decomposed relative positions
         relative = None
@@ -170,12 +185,13 @@ class Block(nn.Module):
         scale = self.param(name, nn.initializers.constant(self.layer_scale), (y.shape[-1],))
         return y * scale.astype(y.dtype)
 
-    def _check_options(self, x: jax.Array, masks: jax.Array | None) -> None:
+    def _check_options(self, x: jax.Array, masks: jax.Array | None, rotation: tuple | None) -> None:
         """Raises ValueError for options that do not go together."""
-        if self.window and (masks is not None or self.dense or self.record or self.causal):
+        extra = masks is not None or rotation is not None
+        if self.window and (extra or self.dense or self.record or self.causal):
             raise ValueError(
-                "masks, dense features, records and causal masks need global attention; this block "
-                f"has windows of {self.window} tokens"
+                "masks, dense features, records, rotary positions and causal masks need global "
+                f"attention; this block has windows of {self.window} tokens"
             )
         if self.grid is not None and (masks is not None or self.dense):
             raise ValueError("masks and dense features need a block without relative positions")

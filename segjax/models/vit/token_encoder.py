@@ -7,11 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.attention.last_block import BlockRecord
+from segjax.models.attention.rotary import compute_rotation, make_periods
 from segjax.models.layers import LayerNorm
 from segjax.models.vit.patch_embed import PatchEmbed
 from segjax.models.vit.trunk import ViT
-from segjax.ops.positions import cubic_weights
+from segjax.ops.positions import position_weights
 
 
 class TokenEncoder(nn.Module):
@@ -28,6 +28,8 @@ class TokenEncoder(nn.Module):
       patch_bias: the patch embedding has a bias.
       pre_norm: a LayerNorm before the blocks ("ln_pre" in CLIP).
       epsilon: added to the variance in the LayerNorms.
+      position_rule: how positions are resized, see `position_weights`. "rotary": there is no table;
+        queries and keys of patches are rotated instead, see `segjax.models.attention.rotary`.
       position_init: initializer of positions and class token.
       dtype: of the computation.
     """
@@ -40,6 +42,7 @@ class TokenEncoder(nn.Module):
     patch_bias: bool = True
     pre_norm: bool = False
     epsilon: float = 1e-6
+    position_rule: str = "size"
     position_init: Callable = nn.initializers.truncated_normal(0.02)
     dtype: jnp.dtype = jnp.float32
 
@@ -51,8 +54,7 @@ class TokenEncoder(nn.Module):
         train: bool = False,
         masks: jax.Array | None = None,
         dense: str = "",
-        record: bool = False,
-    ) -> jax.Array | tuple[jax.Array, BlockRecord]:
+    ) -> jax.Array:
         """Encodes images.
 
         Args:
@@ -60,11 +62,10 @@ class TokenEncoder(nn.Module):
           train: True applies drop path.
           masks: bool [B, K, 1 + registers + h * w], see `ViT`.
           dense: see `ViT`.
-          record: see `ViT`.
 
         Returns:
           Tokens [B, 1 + registers + h * w, width], the class token first, the patches last, row by
-          row. [B, K, width] with masks. With `record` a pair of it and the last block's record.
+          row. [B, K, width] with masks.
         """
         bias_init = nn.initializers.zeros if self.patch_bias else None
         embed = PatchEmbed(
@@ -72,18 +73,22 @@ class TokenEncoder(nn.Module):
         )
         patches = embed(images)
         grid = patches.shape[1:3]
-        cells = math.prod(self.grid)
 
         # Positions: row 0 is the class token's. Those of another grid are resized.
-        positions = self.param("pos_embed", self.position_init, (1 + cells, self.width))
-        token = self.param("cls_token", self.position_init, (self.width,)) + positions[0]
-        table = positions[1:].reshape(*self.grid, self.width)
-        if grid != tuple(self.grid):
-            rows, columns = (
-                jnp.float32(cubic_weights(*sizes)) for sizes in zip(self.grid, grid, strict=True)
-            )
-            table = jnp.einsum("yh,xw,hwd->yxd", rows, columns, table, precision="highest")
-        patches = (patches + table.astype(self.dtype)).reshape(len(patches), -1, self.width)
+        rotation = table = None
+        if self.position_rule == "rotary":
+            make = lambda: jnp.asarray(make_periods(self.width // self.trunk["heads"]))
+            rotation = compute_rotation(grid, self.variable("constants", "periods", make).value)
+        else:
+            shape = (1 + math.prod(self.grid), self.width)
+            table = self.param("pos_embed", self.position_init, shape)
+        token = self.param("cls_token", self.position_init, (self.width,))
+        if table is not None:
+            token, table = token + table[0], table[1:].reshape(*self.grid, self.width)
+            if grid != tuple(self.grid):
+                table = resize_positions(table, grid, self.position_rule)
+            patches = patches + table.astype(self.dtype)
+        patches = patches.reshape(len(patches), -1, self.width)
 
         # Prefix tokens
         prefix = token[None]
@@ -98,4 +103,13 @@ class TokenEncoder(nn.Module):
         if self.pre_norm:
             x = LayerNorm(self.epsilon, self.dtype, name="norm_pre")(x)
         trunk = ViT(**self.trunk, epsilon=self.epsilon, dtype=self.dtype, name="trunk")
-        return trunk(x, train=train, masks=masks, dense=dense, record=record)
+        return trunk(x, train=train, masks=masks, rotation=rotation, dense=dense)
+
+
+def resize_positions(table: jax.Array, grid: tuple[int, int], rule: str) -> jax.Array:
+    """Resizes a position table [h, w, D] to another grid by a rule, see `position_weights`."""
+    rows, columns = (
+        jnp.float32(position_weights(*sizes, rule))
+        for sizes in zip(table.shape[:2], grid, strict=True)
+    )
+    return jnp.einsum("yh,xw,hwd->yxd", rows, columns, table, precision="highest")

@@ -5,7 +5,7 @@ and CLIP's text encoder. Each model adds embeddings before it and heads after it
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -37,6 +37,8 @@ class ViT(nn.Module):
       drop_path: drop path rate (stochastic depth) of the last block. It grows linearly from 0.
       epsilon: added to the variance in the LayerNorms.
       activation: of the MLPs, see `segjax.models.layers.ACTIVATIONS`.
+      gated: the MLPs are gated, see `Mlp`.
+      qkv_bias: queries, keys and values have a bias.
       causal: a token sees itself and the earlier ones.
       layer_scale: initial value of LayerScale, a factor per channel of each residual branch. None:
         no LayerScale.
@@ -60,6 +62,8 @@ class ViT(nn.Module):
     drop_path: float = 0.0
     epsilon: float = 1e-6
     activation: str = "gelu"
+    gated: bool = False
+    qkv_bias: bool = True
     causal: bool = False
     layer_scale: float | None = None
     kernel_init: Callable = small_normal
@@ -76,9 +80,10 @@ class ViT(nn.Module):
         *,
         train: bool = False,
         masks: jax.Array | None = None,
+        rotation: tuple[jax.Array, jax.Array] | None = None,
         dense: str = "",
-        record: bool = False,
-    ) -> jax.Array | tuple[jax.Array, BlockRecord]:
+        record: Sequence[int] = (),
+    ) -> jax.Array | tuple[jax.Array, list[BlockRecord]]:
         """Applies all blocks.
 
         Args:
@@ -86,12 +91,16 @@ class ViT(nn.Module):
           train: True applies drop path, which needs the rng "drop_path".
           masks: bool [B, K, T]. The last block computes the first token alone, once for each mask,
             and this token sees the tokens of the mask alone.
+          rotation: rotary positions of the patches, see `compute_rotation`. None: none.
           dense: attention of the last block for dense features, see `mix_tokens`.
-          record: True returns the attention of the last block too.
+          record: indices of blocks whose attention is returned too. -1 is the last one.
 
         Returns:
           Tokens of the same shape, or [B, K, D] with masks. With `record` a pair of them and the
-          last block's `BlockRecord`.
+          `BlockRecord`s, in the order of the indices.
+
+        Raises:
+          ValueError: unknown `remat`, or a block to record that does not exist.
         """
         if self.remat != "none" and self.remat not in REMAT_POLICIES:
             raise ValueError(
@@ -104,24 +113,37 @@ class ViT(nn.Module):
         keys = None
         if train and self.drop_path > 0:
             keys = jax.random.split(self.make_rng("drop_path"), self.depth)
-        last = dict(dense=dense, record=record) if dense or record else {}
-        if self.scan and not self.is_initializing():
-            return self._scanned(x, windows, rates, keys, masks, last)
+        recorded = [self._find_block(index) for index in record]
+        last = dict(dense=dense) if dense else {}
+        # Records need blocks one by one
+        if self.scan and not self.is_initializing() and not recorded:
+            return self._scanned(x, windows, rates, keys, masks, rotation, last)
         # Rematerialization
         block = Block
         if self.remat != "none":
             block = nn.remat(Block, prevent_cse=True, policy=REMAT_POLICIES[self.remat])
+        records = {}
         for i, window in enumerate(windows):
             is_last = i + 1 == self.depth
             options = self._block_options(window) | (last if is_last else {})
-            make = block(**options, name=f"block_{i}")
-            x = make(x, rates[i], None if keys is None else keys[i], masks if is_last else None)
-        return x
+            make = block(**options, record=i in recorded, name=f"block_{i}")
+            key = None if keys is None else keys[i]
+            x = make(x, rates[i], key, masks if is_last else None, rotation)
+            if i in recorded:
+                x, records[i] = x
+        return (x, [records[i] for i in recorded]) if recorded else x
+
+    def _find_block(self, index: int) -> int:
+        """Returns the index of a block counted from 0."""
+        if not -self.depth <= index < self.depth:
+            raise ValueError(f"block {index} does not exist; this ViT has {self.depth} blocks")
+        return index % self.depth
 
     def _block_options(self, window: int) -> dict:
         """Returns the attributes of a block. Tables of windowed blocks are of the window's size."""
         grid = self.grid if self.grid is None or not window else (window, window)
         options = dict(heads=self.heads, mlp_ratio=self.mlp_ratio, window=window, grid=grid)
+        options |= dict(gated=self.gated, qkv_bias=self.qkv_bias)
         options |= dict(activation=self.activation, causal=self.causal)
         options |= dict(layer_scale=self.layer_scale, output_init=self.output_init)
         return options | dict(
@@ -135,20 +157,22 @@ class ViT(nn.Module):
         rates: jax.Array,
         keys: jax.Array | None,
         masks: jax.Array | None,
+        rotation: tuple[jax.Array, jax.Array] | None,
         last: dict,
-    ) -> jax.Array | tuple[jax.Array, BlockRecord]:
+    ) -> jax.Array:
         """Applies all blocks by scans, a last block that does something else by itself."""
         special = bool(last) or masks is not None
         equal = self.depth - special
         params = [self.variables["params"][f"block_{i}"] for i in range(self.depth)]
         if equal:
             own_keys = None if keys is None else keys[:equal]
-            x = self._scan_blocks(x, params[:equal], windows[:equal], rates[:equal], own_keys)
+            inputs = (params[:equal], windows[:equal], rates[:equal], own_keys)
+            x = self._scan_blocks(x, *inputs, rotation)
         if not special:
             return x
         block = Block(**self._block_options(windows[-1]), **last, parent=None)
         key = None if keys is None else keys[-1]
-        return block.apply({"params": params[-1]}, x, rates[-1], key, masks)
+        return block.apply({"params": params[-1]}, x, rates[-1], key, masks, rotation)
 
     def _scan_blocks(
         self,
@@ -157,6 +181,7 @@ class ViT(nn.Module):
         windows: list[int],
         rates: jax.Array,
         keys: jax.Array | None,
+        rotation: tuple[jax.Array, jax.Array] | None,
     ) -> jax.Array:
         """Applies blocks in nested scans.
 
@@ -193,18 +218,18 @@ class ViT(nn.Module):
 
         def run_unit(x, unit_inputs):
             for (window, _, _), run_inputs in zip(runs, unit_inputs, strict=True):
-                x, _ = jax.lax.scan(self._block_step(window), x, run_inputs)
+                x, _ = jax.lax.scan(self._block_step(window, rotation), x, run_inputs)
             return x, None
 
         return jax.lax.scan(run_unit, x, inputs)[0]
 
-    def _block_step(self, window: int):
+    def _block_step(self, window: int, rotation: tuple[jax.Array, jax.Array] | None):
         """Returns a block as a step of `lax.scan`: (x, (params, rate, key)) -> (x, None)."""
 
         def step(x, inputs):
             params, rate, key = inputs
             return Block(**self._block_options(window), parent=None).apply(
-                {"params": params}, x, rate, key
+                {"params": params}, x, rate, key, None, rotation
             ), None
 
         if self.remat == "none":

@@ -70,6 +70,19 @@ def _position_tables(
     return tables
 
 
+def has_class_position(state: Mapping[str, np.ndarray]) -> bool:
+    """Tells whether the class token of a file with the paper's names has a learned position.
+
+    A MAE's has none. DINO's files have the names of a MAE without its decoder, and differ in this.
+    """
+    table = state.get("pos_embed")
+    return np.ndim(table) == 3 and bool(np.any(np.asarray(table[0, 0], np.float32)))
+
+
+def _is_mae(state: Mapping[str, np.ndarray]) -> bool:
+    return "decoder_embed.weight" in state or not has_class_position(state)
+
+
 START_ENCODER = "; an encoder starts from it with config.init_from='mae:PATH'"
 
 # Entries that MAE's encoder shares with a classifier's.
@@ -111,8 +124,9 @@ MAE = NameTable(
     # A classifier's file has all that marks a MAE's, and a head.
     foreign_keys={
         HUGGINGFACE: ("classifier.weight",),
-        OFFICIAL: ("head.weight", "fc_norm.weight"),
+        OFFICIAL: ("head.weight", "fc_norm.weight", "blocks.0.ls1."),  # DINOv2's LayerScale
     },
+    accepts=_is_mae,
     position_keys={format: keys[0] for format, keys in _POSITIONS.items()},
     entries=[
         *ENCODER,

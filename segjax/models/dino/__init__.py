@@ -1,0 +1,1 @@
+"""DINO, DINOv2 and DINOv3: vision transformers trained without labels."""
