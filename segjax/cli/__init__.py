@@ -20,6 +20,7 @@ COMMANDS = {
     "eval edges": ("segjax.cli.measure.edges", "BSDS benchmark of edge maps of any method"),
     "eval proposals": ("segjax.cli.measure.proposals", "average recall of mask proposals"),
     "eval boxes": ("segjax.cli.measure.boxes", "masks from a detector's boxes by a SAM, and AP"),
+    "eval emergent": ("segjax.cli.measure.emergent", "masks that emerge from a network's features"),
     "eval panoptic": ("segjax.cli.measure.panoptic", "PQ of panoptic segmentations"),
     "predict": ("segjax.cli.inference.predict", "segment an image from points and boxes"),
     "everything": ("segjax.cli.inference.everything", "segment every object of images"),

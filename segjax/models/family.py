@@ -50,6 +50,8 @@ class Family:
       describe_encoder: called with a model, returns the text that `segjax models` prints.
       encoder: called as encoder(model, variables), returns the arrays of a plain ViT encoder that
         other models can start from ("mae:PATH"). None for models without one.
+      fit_encoder: called as fit_encoder(model, (height, width)), returns the model whose method
+        `encode_image` runs a ViT over images of that size in pixels. None for models without.
       fit_canvas: called as fit_canvas(variables, stored, model), returns the variables of `stored`
         for `model`, the same model on another canvas. Raises ValueError if that is impossible.
       recognize: reference to a function of (family, checkpoint). It returns the options of
@@ -76,12 +78,19 @@ class Family:
     encoder_path: str = "encoder"
     describe_encoder: Callable[[nn.Module], str] = lambda model: type(model).__name__
     encoder: Callable[[nn.Module, Mapping[str, Any]], Mapping[str, Any]] | None = None
+    fit_encoder: Callable[[nn.Module, tuple[int, int]], nn.Module] | None = None
     fit_canvas: Callable[..., Mapping[str, Any]] = keep_variables
     recognize: str | Callable[..., dict[str, Any]] | None = None
     check_weights: str | Callable[..., None] | None = None
     option_comments: Mapping[str, str] = dataclasses.field(default_factory=dict)
     library: Callable[[nn.Module], str | None] = lambda model: None
     conversion_note: Callable[[nn.Module], str] = lambda model: ""
+
+
+def keep_model(model: nn.Module, size: tuple[int, int]) -> nn.Module:
+    """Returns the model as it is: it takes images of any size."""
+    del size
+    return model
 
 
 def describe_vit(model: nn.Module) -> str:

@@ -381,6 +381,7 @@ FAMILY = Family(
     origin="experiments/mae trains one",
     describe_encoder=describe_vit,
     encoder=lambda model, variables: variables["params"]["encoder"],
+    fit_encoder=lambda model, size: model.clone(canvas=size),
     fit_canvas=fit_mae_canvas,
     recognize="segjax.inference.recognize:recognize_vit",
 )

@@ -18,6 +18,7 @@ from segjax.viz.drawing import (
     draw_masks,
     draw_prompts,
 )
+from segjax.viz.mask_sheet import draw_mask_sheet
 from segjax.viz.named_masks import draw_named_masks
 from segjax.viz.patches import fill_patches, hide_patches
 from segjax.viz.predictions import draw_candidate_sheet, draw_predictions
@@ -45,6 +46,7 @@ __all__ = [
     "draw_highlighted_mask",
     "draw_interaction_sheet",
     "draw_label_map",
+    "draw_mask_sheet",
     "draw_masks",
     "draw_named_masks",
     "draw_predictions",

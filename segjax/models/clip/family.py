@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.models.clip.clip import ClipModel
-from segjax.models.family import Family, describe_vit
+from segjax.models.family import Family, describe_vit, keep_model
 from segjax.models.sizes import build_from_size
 from segjax.ops.positions import resize_bicubic
 
@@ -82,6 +82,7 @@ FAMILY = Family(
     usage="`segjax label` names masks with a CLIP, and `segjax.Clip.load` encodes images and texts",
     origin="experiments/clip trains one",
     describe_encoder=describe_vit,
+    fit_encoder=keep_model,
     fit_canvas=resize_clip_positions,
     recognize="segjax.inference.clip.recognize:recognize_clip",
     check_weights="segjax.inference.clip.recognize:check_activation",

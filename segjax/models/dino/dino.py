@@ -70,6 +70,11 @@ class Dino(nn.Module):
         """Number of patches (h, w) of the canvas."""
         return (self.canvas // self.patch,) * 2
 
+    @property
+    def has_artifacts(self) -> bool:
+        """True for DINOv2 without registers, whose features have outliers (arXiv 2309.16588)."""
+        return self.layer_scale is not None and not self.registers
+
     def setup(self) -> None:
         """Builds the encoder and the last norm.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.models.dino.dino import Dino
-from segjax.models.family import Family, describe_vit
+from segjax.models.family import Family, describe_vit, keep_model
 from segjax.models.sizes import build_from_size
 from segjax.ops.positions import position_weights
 
@@ -94,6 +94,7 @@ FAMILY = Family(
     usage="`segjax segment --emergent` finds masks in its features",
     origin="published weights are converted; segjax does not train one",
     describe_encoder=describe_vit,
+    fit_encoder=keep_model,
     fit_canvas=resize_dino_positions,
     recognize="segjax.inference.recognize:recognize_dino",
 )

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 
 from segjax.models.build import variable_shapes
-from segjax.models.family import Family, describe_vit
+from segjax.models.family import Family, describe_vit, keep_model
 from segjax.models.sam.build import SIZES, build_sam, init_sam
 from segjax.models.sam.resize_positions import resize_position_tables
 from segjax.models.sam.sam import Sam
@@ -45,6 +45,7 @@ FAMILY = Family(
     name_tables=("segjax.weights.tables.sam:SAM",),
     usage="`segjax predict` and `segjax everything` take a SAM",
     describe_encoder=describe_vit,
+    fit_encoder=keep_model,
     fit_canvas=resize_sam_positions,
     recognize="segjax.inference.recognize:recognize_vit",
     conversion_note=note_options,
