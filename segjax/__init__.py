@@ -8,6 +8,8 @@
     detector = segjax.Detector.load("runs/mask_rcnn")
     detections = detector([image])[0]                                # boxes, labels, scores, masks
 
+    segments = segjax.segment(image, segjax.Points([[x, y]]))        # any prompt, any model
+
 `import segjax` imports no other module. Names are imported when they are first used.
 """
 
@@ -15,10 +17,20 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "Box": "segjax.inference.perception.prompts",
+    "Classes": "segjax.inference.perception.prompts",
     "Clip": "segjax.inference.clip.clip",
     "Detector": "segjax.inference.detection.detector",
+    "Everything": "segjax.inference.perception.prompts",
+    "Example": "segjax.inference.perception.prompts",
+    "MaskHint": "segjax.inference.perception.prompts",
+    "Nothing": "segjax.inference.perception.prompts",
+    "Points": "segjax.inference.perception.prompts",
     "SamAutomaticMaskGenerator": "segjax.inference.sam.automatic",
     "SamPredictor": "segjax.inference.sam.predictor",
+    "Segmenter": "segjax.inference.perception.segment",
+    "Segments": "segjax.inference.perception.segments",
+    "Text": "segjax.inference.perception.prompts",
     "available_models": "segjax.inference.loading",
     "load": "segjax.inference.loading",
     "prepare": "segjax.data.prepare",
@@ -27,13 +39,24 @@ _HOME = {
     "register_source": "segjax.registry",
     "register_task": "segjax.registry",
     "save_variables": "segjax.weights.safetensors",
+    "segment": "segjax.inference.perception.segment",
 }
 
 __all__ = [
+    "Box",
+    "Classes",
     "Clip",
     "Detector",
+    "Everything",
+    "Example",
+    "MaskHint",
+    "Nothing",
+    "Points",
     "SamAutomaticMaskGenerator",
     "SamPredictor",
+    "Segmenter",
+    "Segments",
+    "Text",
     "__version__",
     "available_models",
     "load",
@@ -43,6 +66,7 @@ __all__ = [
     "register_source",
     "register_task",
     "save_variables",
+    "segment",
 ]
 
 

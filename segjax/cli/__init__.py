@@ -24,6 +24,7 @@ COMMANDS = {
     "eval panoptic": ("segjax.cli.measure.panoptic", "PQ of panoptic segmentations"),
     "predict": ("segjax.cli.inference.predict", "segment an image from points and boxes"),
     "everything": ("segjax.cli.inference.everything", "segment every object of images"),
+    "segment": ("segjax.cli.inference.segment", "segment images by any prompt, with any model"),
     "label": ("segjax.cli.inference.label", "name masks or boxes by a CLIP"),
     "classify": ("segjax.cli.inference.classify", "classify images by names with a CLIP"),
     "detect": ("segjax.cli.inference.detect", "detect the objects of images with a Mask R-CNN"),

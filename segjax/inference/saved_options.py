@@ -94,6 +94,21 @@ def read_saved_percentiles(saved: Mapping[str, Any]) -> tuple[float, float] | No
     return float(low), float(high)
 
 
+def read_saved_thresholds(saved: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the thresholds that weights recommend for segment-everything.
+
+    Args:
+      saved: a run's config, or the metadata of a file. Its entry "everything" may hold both.
+
+    Returns:
+      {"pred_iou", "stability"}, each of them only if it is stated and within 0..1.
+    """
+    stated = saved.get("everything")
+    stated = stated if isinstance(stated, Mapping) else {}
+    values = {key: stated.get(key) for key in ("pred_iou", "stability")}
+    return {key: x for key, x in values.items() if isinstance(x, float) and 0 <= x <= 1}
+
+
 def explain_build_error(error: Exception, checkpoint: Checkpoint) -> CheckpointError:
     """Returns the error to raise if the shapes of a model cannot be computed."""
     return CheckpointError(

@@ -36,5 +36,5 @@ def draw_mask_sheet(
             Image.fromarray(draw_masks(image, one) if len(one) else image).resize(size)
             for one in (truth, found)
         )
-        rows.append([(left, f"{len(truth)} objects"), (right, caption)])
+        rows.append([(left, f"{len(truth)} object{'s' * (len(truth) != 1)}"), (right, caption)])
     return lay_out_panels(rows, ["objects", "masks found"], _SIDE)

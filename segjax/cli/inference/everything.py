@@ -137,15 +137,15 @@ def choose_thresholds(
       stability: Of the command line, or None.
       config: The run's config or the file's metadata. Its entry "everything" may hold both.
     """
-    stated = config.get("everything")
-    stated = stated if isinstance(stated, Mapping) else {}
+    from segjax.inference.saved_options import read_saved_thresholds
+
+    stated = read_saved_thresholds(config)
     chosen, recommended = [], []
     for key, given in (("pred_iou", pred_iou), ("stability", stability)):
-        value = stated.get(key)
-        valid = isinstance(value, float) and 0 <= value <= 1
-        if given is None and valid:
+        value = stated.get(key, DEFAULTS[key])
+        if given is None and key in stated:
             recommended.append(f"--{key.replace('_', '-')} {value:g} instead of {DEFAULTS[key]}")
-        chosen.append(given if given is not None else value if valid else DEFAULTS[key])
+        chosen.append(value if given is None else given)
     if recommended:
         print(f"these weights recommend {' and '.join(recommended)}")
     return chosen[0], chosen[1]

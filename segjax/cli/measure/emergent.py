@@ -39,9 +39,9 @@ def add_method_arguments(parser: Any) -> None:
     """Adds --method, --tau, --features, --block and --size, for `read_method`."""
     parser.add_argument(
         "--method",
-        default="token_cut",
+        default="tokencut",
         metavar="NAME",
-        help="token_cut, mask_cut, lost, attention, merge or ncut (default: token_cut)",
+        help="tokencut, maskcut, lost, attention, merge or ncut (default: tokencut)",
     )
     parser.add_argument(
         "--tau", type=float, metavar="T", help="threshold of the method (default: the paper's)"

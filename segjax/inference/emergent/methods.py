@@ -74,8 +74,8 @@ def _use_recursive_cut(found: PatchFeatures, tau: float | None) -> np.ndarray:
 
 # Name -> (function, whether DINOv2's attention artifacts harm it)
 METHODS: dict[str, tuple[Callable[[PatchFeatures, float | None], Any], bool]] = {
-    "token_cut": (_use_token_cut, True),
-    "mask_cut": (_use_mask_cut, True),
+    "tokencut": (_use_token_cut, True),
+    "maskcut": (_use_mask_cut, True),
     "lost": (_use_lost, True),
     "attention": (_use_attention, True),
     "merge": (_use_merging, True),
@@ -87,7 +87,7 @@ def find_emergent_masks(
     model: nn.Module,
     variables: Mapping[str, Any],
     image: Any,
-    method: str = "token_cut",
+    method: str = "tokencut",
     *,
     tau: float | None = None,
     block: int = -1,
@@ -98,17 +98,17 @@ def find_emergent_masks(
 
     Example:
       model, variables = segjax.load("dino_vit_s_16", "dino_deitsmall16_pretrain.pth")
-      found = find_emergent_masks(model, variables, image, "mask_cut", size=480)
+      found = find_emergent_masks(model, variables, image, "maskcut", size=480)
 
     Args:
       model: a SAM, a MAE, a CLIP or a DINO.
       variables: its variables.
       image: uint8 [H, W, 3].
-      method: "token_cut" (one object), "mask_cut" (up to three), "lost" (one), "attention" (one
+      method: "tokencut" (one object), "maskcut" (up to three), "lost" (one), "attention" (one
         mask per head, of the class token), "merge" (all segments, by attention) or "ncut" (all
         segments, by features).
-      tau: threshold of the method: lowest similarity of joined patches (0.2 for token_cut, 0.15 for
-        mask_cut), share of the attention (0.6), largest divergence of merged maps (0.9), or cost of
+      tau: threshold of the method: lowest similarity of joined patches (0.2 for tokencut, 0.15 for
+        maskcut), share of the attention (0.6), largest divergence of merged maps (0.9), or cost of
         a cut (0.5). None: these. LOST has none.
       block: see `extract_features`.
       kind: see `extract_features`.
@@ -153,9 +153,7 @@ def measure_contrast(found: PatchFeatures, mask: np.ndarray) -> float:
     inside = _reduce(mask, found.grid)
     if not inside.any() or inside.all():
         return 0.0
-    unit = found.features / np.maximum(
-        np.linalg.norm(found.features, axis=1, keepdims=True), 1e-12
-    )
+    unit = found.features / np.maximum(np.linalg.norm(found.features, axis=1, keepdims=True), 1e-12)
     mean = unit[inside].mean(axis=0)
     cosines = unit @ (mean / max(float(np.linalg.norm(mean)), 1e-12))
     return float(cosines[inside].mean() - cosines[~inside].mean())

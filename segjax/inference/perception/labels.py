@@ -103,7 +103,7 @@ class MaskLabeler:
         filled = [i for i, mask in enumerate(masks) if mask.any()]
         if filled:
             own = None if boxes is None else np.asarray(boxes, float)[filled]
-            vectors = self._encode(pixels, [masks[i] for i in filled], own)
+            vectors = self.encode(pixels, [masks[i] for i in filled], own)
             probabilities[filled] = softmax(self.clip.scale * vectors @ self.vectors.T)
         best = probabilities.argmax(axis=1)
         scores = probabilities[np.arange(len(masks)), best]
@@ -113,10 +113,16 @@ class MaskLabeler:
         ]
         return MaskLabels(names, scores, probabilities)
 
-    def _encode(
-        self, pixels: np.ndarray, masks: list[np.ndarray], boxes: np.ndarray | None
+    def encode(
+        self, pixels: np.ndarray, masks: Sequence[np.ndarray], boxes: np.ndarray | None = None
     ) -> np.ndarray:
-        """Returns the vectors of masks that are not empty, float32 [N, E]."""
+        """Computes the vectors of masks that are not empty, float32 [N, E], of length 1.
+
+        Args:
+          pixels: uint8 [H, W, 3].
+          masks: as for `label`, none of them empty.
+          boxes: as for `label`.
+        """
         grid = self.clip.model.grid
         closer = np.full(len(masks), self.method == "crops")
         if self.method == "auto":

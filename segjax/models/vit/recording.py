@@ -47,7 +47,7 @@ def record_blocks(
         module.apply(variables, images, method="encode_image")
     if not found:
         raise ValueError(
-            f"{type(module).__name__} has no ViT; attention is recorded from a model with one, such "
-            "as a SAM, a MAE, a CLIP or a DINO"
+            f"{type(module).__name__} has no ViT; attention is recorded from a model with one, "
+            "such as a SAM, a MAE, a CLIP or a DINO"
         )
     return found[0]
