@@ -32,6 +32,7 @@ INSIDE = {
     "evaluation": {"ops", "masks"},
     "inference": {"models", "ops", "weights", "images", "masks", "text"},
     "compat": {"inference", "models", "images", "weights"},
+    "web": {"inference", "images", "masks", "weights"},
     "training": {"ops", "weights"},
     "scaling": {"training"},
     "viz": {"masks"},
@@ -76,6 +77,7 @@ OUTSIDE = {
     "evaluation": {"jax", "numpy", "pycocotools", "scipy"},
     "inference": {"jax", "flax", "numpy"},
     "compat": {"jax", "flax", "numpy"},
+    "web": {"numpy", "anyio", "starlette"},
     "scaling": {"jax", "numpy", "ml_collections"},
     "viz": {"numpy", "PIL", "matplotlib"},
     "cli": {"numpy"},
@@ -88,7 +90,7 @@ LAZILY = {
     "text": {"regex", "ftfy"},
     "inference": {"scipy", "rich", "optax"},
     "weights": {"orbax", "safetensors", "ml_dtypes", "rich"},
-    "cli": {"jax", "absl", "ml_collections"},
+    "cli": {"jax", "absl", "ml_collections", "uvicorn"},
 }
 NEVER = {"tensorflow", "torch", "transformers", "keras"}
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}

@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": ("segjax.cli.inference.predict", "segment an image from points and boxes"),
     "everything": ("segjax.cli.inference.everything", "segment every object of images"),
     "segment": ("segjax.cli.inference.segment", "segment images by any prompt, with any model"),
+    "serve": ("segjax.cli.serve", "open a page on which to annotate a folder of images"),
     "label": ("segjax.cli.inference.label", "name masks or boxes by a CLIP"),
     "classify": ("segjax.cli.inference.classify", "classify images by names with a CLIP"),
     "detect": ("segjax.cli.inference.detect", "detect the objects of images with a Mask R-CNN"),

@@ -25,6 +25,33 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """Encodes an image uint8 [H, W, 3] as JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def encode_cutout(image: np.ndarray, mask: np.ndarray) -> bytes:
+    """Encodes the object of a mask as PNG with alpha, cut to the mask's box.
+
+    Args:
+      image: uint8 [H, W, 3].
+      mask: bool [H, W].
+
+    Raises:
+      ValueError: the mask is empty or of another size.
+    """
+    if mask.shape != image.shape[:2] or not mask.any():
+        raise ValueError(f"a mask {mask.shape} cuts nothing out of an image {image.shape[:2]}")
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    alpha = np.where(mask[window], np.uint8(255), np.uint8(0))
+    buffer = io.BytesIO()
+    Image.fromarray(np.dstack([image[window], alpha])).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def _encode_deep_colors(image: np.ndarray) -> bytes:
     """Encodes uint16 [H, W, 3] as PNG."""
     height, width = image.shape[:2]

@@ -64,7 +64,8 @@ class SamAutomaticMaskGenerator:
         uses 0.95 (appendix B), and its code removes none. None: no limit.
       percentiles: (low, high). Stretches each image's intensities as in training.
       views_per_batch: Number of images or crops that are embedded in one call.
-      progress: Show a progress bar.
+      progress: Show a progress bar, or call this function with the number of clicks that are done
+        and of all clicks.
 
     Raises:
       ValueError: Unknown output mode, neither or both of points_per_side and point_grids, too few
@@ -92,7 +93,7 @@ class SamAutomaticMaskGenerator:
         max_mask_area: float | None = None,
         percentiles: tuple[float, float] | None = None,
         views_per_batch: int = 1,
-        progress: bool = False,
+        progress: bool | Callable[[int, int], None] = False,
     ) -> None:
         for name, value, minimum in (
             ("points_per_batch", points_per_batch, 1),
@@ -279,13 +280,26 @@ class SamAutomaticMaskGenerator:
 
 
 @contextlib.contextmanager
-def show_progress(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+def show_progress(
+    total: int, shown: bool | Callable[[int, int], None]
+) -> Iterator[Callable[[int], None]]:
     """Shows a progress bar on the terminal, and yields the function that advances it.
 
     Args:
       total: Number of clicks.
-      shown: False shows nothing.
+      shown: False shows nothing. A function is called instead, with the clicks done and `total`.
     """
+    if callable(shown):
+        done = 0
+
+        def report(clicks: int) -> None:
+            """Adds clicks to those that are done."""
+            nonlocal done
+            done += clicks
+            shown(done, total)
+
+        yield report
+        return
     if not shown:
         yield lambda clicks: None
         return

@@ -1,0 +1,1 @@
+"""Annotation page: a server and a web page on which a person segments the images of a folder."""
