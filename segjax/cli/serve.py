@@ -78,7 +78,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     token = "" if args.host in (LOCAL, "localhost", "::1") else secrets.token_urlsafe(18)
     host = f"[{args.host}]" if ":" in args.host else args.host
     address = f"http://{host}:{listener.getsockname()[1]}/"
-    count = len(project.images.list())
+    count = len(project.images.list_entries())
     images = f"{count} image{'s' * (count != 1)}"
     hint = "" if count else "; drop some onto the page"
     print(f"{folder}: {images}{hint}")
@@ -116,7 +116,7 @@ def make_project(args: argparse.Namespace, folder: pathlib.Path) -> Any:
     page = PageModel(predictor, clip, thresholds, open_folder_cache(folder))
     project = Project(folder, page, classes)
     print("compiling", flush=True)
-    entries = project.images.list()
+    entries = project.images.list_entries()
     if entries:
         page.warm_up(*project.get_source(entries[0]))
     else:

@@ -4,11 +4,13 @@ import dataclasses
 import hashlib
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
 
 from segjax.files import write_atomic
 from segjax.images.decoding import decode_image
+from segjax.images.opening import is_tiff, open_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 MAX_BYTES = 64 * 2**20  # of an uploaded file
@@ -44,7 +46,7 @@ class ImageFolder:
             raise NotADirectoryError(f"{folder} is a file; expected a folder of images")
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def list(self) -> list[ImageEntry]:
+    def list_entries(self) -> list[ImageEntry]:
         """Returns the images, sorted by name. The folder is read anew each time."""
         files = sorted(
             path.name
@@ -59,13 +61,17 @@ class ImageFolder:
         Raises:
           KeyError: there is none (any more).
         """
-        for entry in self.list():
+        for entry in self.list_entries():
             if entry.id == id:
                 return entry
         raise KeyError("no such image; it may have been removed from the folder")
 
-    def read(self, entry: ImageEntry) -> np.ndarray:
+    def read(self, entry: ImageEntry, notes: list[Any]) -> np.ndarray:
         """Reads an image upright, uint8 [H, W, 3].
+
+        Args:
+          entry: the image.
+          notes: receives what is not shown as it is stored, see `decode_image`.
 
         Raises:
           KeyError: the file is gone.
@@ -75,7 +81,8 @@ class ImageFolder:
             data = (self.folder / entry.name).read_bytes()
         except FileNotFoundError:
             raise KeyError(f"{entry.name} was removed from the folder") from None
-        return decode_image(data, name=entry.name, upright=True)
+        _check_pixels(data, entry.name)
+        return decode_image(data, name=entry.name, upright=True, notes=notes)
 
     def add(self, name: str, data: bytes) -> ImageEntry:
         """Adds an uploaded image. It is decoded first, and a taken name gets a number.
@@ -95,15 +102,23 @@ class ImageFolder:
         if suffix not in SUFFIXES:
             raise ValueError(f"{plain[:80]!r} is no image; expected one of {', '.join(SUFFIXES)}")
         stem = re.sub(r"[^\w.-]+", "_", stem).strip("._")[:80] or "image"
-        pixels = decode_image(data, name=plain[:80], upright=True)
-        if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
-            raise ValueError(
-                f"the image has {pixels.shape[0]} x {pixels.shape[1]} pixels; at most "
-                f"{MAX_PIXELS:,} are taken"
-            )
+        _check_pixels(data, plain[:80])
+        decode_image(data, name=plain[:80], upright=True, notes=[])
         number, target = 1, f"{stem}{suffix}"
         while (self.folder / target).exists():
             number += 1
             target = f"{stem}_{number}{suffix}"
         write_atomic(self.folder / target, data)
         return self.find(hashlib.sha256(target.encode()).hexdigest()[:16])
+
+
+def _check_pixels(data: bytes, name: str) -> None:
+    """Raises ValueError for an image of too many pixels, before they are decoded."""
+    if is_tiff(data):
+        return  # decode_image has a limit of its own
+    with open_image(data, name) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(
+                f"{name} has {image.height} x {image.width} pixels; at most {MAX_PIXELS:,} are "
+                "taken: make it smaller"
+            )

@@ -38,7 +38,7 @@ class Project:
         self.images, self.store = ImageFolder(folder), AnnotationStore(folder)
         self.model, self.classes, self.leases = model, classes, Leases()
         self._pixels: collections.OrderedDict[str, np.ndarray] = collections.OrderedDict()
-        self._sizes: dict[str, tuple[int, int]] = {}
+        self._notes: dict[str, list[str]] = {}  # what is not shown as it is stored
 
     def describe(self, session: str) -> dict[str, Any]:
         """Returns the images with their state, the classes, and what the models can do.
@@ -47,7 +47,7 @@ class Project:
           session: of the page that asks.
         """
         classes, rows = dict.fromkeys(self.classes), []
-        for entry in self.images.list():
+        for entry in self.images.list_entries():
             content = self.store.read(entry.name)
             current = select_current(content)
             classes |= dict.fromkeys(row["class"] for row in current if row.get("class"))
@@ -73,11 +73,12 @@ class Project:
         """Returns an image upright, from memory if it is there. uint8 [H, W, 3]."""
         key = self._key(entry)
         if key not in self._pixels:
-            pixels = self.images.read(entry)
+            notes: list[Any] = []
+            pixels = self.images.read(entry, notes)
+            self._notes[entry.id] = [f"{note.reason} ({note.detail})" for note in notes]
             self._pixels[key] = pixels
             while len(self._pixels) > _PIXELS:
                 self._pixels.popitem(last=False)
-            self._sizes[key] = pixels.shape[:2]
             return pixels
         return self._pixels[key]
 
@@ -103,7 +104,7 @@ class Project:
 
     def embed_next(self, id: str) -> None:
         """Embeds the image after another one, so that it opens at once."""
-        entries = self.images.list()
+        entries = self.images.list_entries()
         for entry, following in zip(entries, entries[1:], strict=False):
             if entry.id == id:
                 self.model.embed_ahead(functools.partial(self.read_pixels, following))
@@ -128,7 +129,8 @@ class Project:
                 {"id": row["id"], "class": row.get("class") or "", "runs": encode_runs(mask)}
             )
         about = {"id": entry.id, "name": entry.name, "height": hw[0], "width": hw[1]}
-        return about | {"version": content["version"], "done": content["done"], "objects": rows}
+        about |= {"version": content["version"], "done": content["done"], "objects": rows}
+        return about | {"notes": self._notes.get(entry.id, [])}
 
     def encode_jpeg(self, id: str) -> bytes:
         """Returns an image as JPEG, upright."""
@@ -234,7 +236,7 @@ class Project:
     def _list_files(self) -> list[tuple[str, tuple[int, int], dict[str, Any]]]:
         """Returns name, size and objects of all images."""
         files = []
-        for entry in self.images.list():
+        for entry in self.images.list_entries():
             content = self.store.read(entry.name)
             if not content["objects"] and not content["done"]:
                 continue

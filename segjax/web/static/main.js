@@ -264,7 +264,8 @@ const load = guarded(async (id) => {
   showImage(opened);
   document.body.dataset.image = id;
   renew();
-  tell(opened.holder ? `${opened.holder} works on this image; commits are refused` : "");
+  const notes = opened.holder ? [`${opened.holder} works on this image; commits are refused`] : opened.notes;
+  tell(notes.join("; "));
 });
 
 function move(step) {
