@@ -144,13 +144,13 @@ class PageModel:
         height, width = self.embed(key, read)
         middle = (width / 2, height / 2, 1)
         box = (0.0, 0.0, float(width), float(height))
-        for count in (1, 2, 5):
-            first = Step((middle,) * count)
-            self.decode(key, read, (first,))
-            self.decode(key, read, (first, Step((middle,) * count)))
-        for step in (Step((), box), Step((middle,), box), Step((middle,) * 2, box)):
-            self.decode(key, read, (step,))
-            self.decode(key, read, (step, step))
+        click, first = Step((middle,)), Step((), box)
+        # The page begins with one click or a box, and adds clicks to the mask of that
+        for steps in ((click,), (first,)):
+            self.decode(key, read, steps)
+            for count in (1, 2, 5):
+                more = Step((middle,) * count, steps[0].box)
+                self.decode(key, read, (*steps, more))
 
     def find_everything(
         self, image: np.ndarray, advance: Callable[[int, int], None]

@@ -439,7 +439,7 @@ const renew = guarded(async () => {
   if (state.image) await request(`api/images/${state.image.id}/lease`, { session, annotator: $("annotator").value });
 });
 setInterval(renew, 20000);
-window.segjax = { state, view, prompts };      // for tests and the console
+window.segjax = { state, view, prompts, everything: () => everything };   // for tests and the console
 
 setTool("click");
 await readState();
