@@ -26,6 +26,7 @@ COMMANDS = {
     "everything": ("segjax.cli.inference.everything", "segment every object of images"),
     "segment": ("segjax.cli.inference.segment", "segment images by any prompt, with any model"),
     "serve": ("segjax.cli.serve", "open a page on which to annotate a folder of images"),
+    "engine generate": ("segjax.cli.engine.generate", "masks for any number of images, by shards"),
     "label": ("segjax.cli.inference.label", "name masks or boxes by a CLIP"),
     "classify": ("segjax.cli.inference.classify", "classify images by names with a CLIP"),
     "detect": ("segjax.cli.inference.detect", "detect the objects of images with a Mask R-CNN"),

@@ -17,8 +17,8 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
-from segjax.web.annotations import ConflictError
-from segjax.web.images import MAX_BYTES as MAX_UPLOAD
+from segjax.engine.annotations import ConflictError
+from segjax.engine.images import MAX_BYTES as MAX_UPLOAD
 from segjax.web.live import serve_prompts
 from segjax.web.messages import PromptMessage
 from segjax.web.project import Project

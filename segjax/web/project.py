@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from segjax.engine.annotations import AnnotationStore, ConflictError, select_current
+from segjax.engine.export import make_coco, make_sa1b
+from segjax.engine.images import ImageEntry, ImageFolder
 from segjax.images.encoding import encode_cutout, encode_jpeg
 from segjax.masks import decode_rle
-from segjax.web.annotations import AnnotationStore, ConflictError, select_current
-from segjax.web.export import make_coco, make_sa1b
-from segjax.web.images import ImageEntry, ImageFolder
 from segjax.web.leases import Leases
 from segjax.web.messages import MessageError, PromptMessage, parse_steps
 from segjax.web.runs import decode_runs, encode_runs

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from segjax.web.annotations import select_current
+from segjax.engine.annotations import select_current
 
 UNNAMED = "object"
 

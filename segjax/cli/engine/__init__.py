@@ -1,0 +1,1 @@
+"""Commands of the data engine: `segjax engine generate`, `retrain`, `prefill` and `report`."""

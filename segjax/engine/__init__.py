@@ -1,0 +1,1 @@
+"""Data engine: a folder of images, its committed objects, retraining rounds, automatic masks."""
