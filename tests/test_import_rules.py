@@ -79,7 +79,7 @@ OUTSIDE = {
     "inference": {"jax", "flax", "numpy"},
     "compat": {"jax", "flax", "numpy"},
     "web": {"numpy", "anyio", "starlette"},
-    "engine": {"numpy"},
+    "engine": {"numpy", "scipy"},
     "scaling": {"jax", "numpy", "ml_collections"},
     "viz": {"numpy", "PIL", "matplotlib"},
     "cli": {"numpy"},

@@ -26,6 +26,13 @@ COMMANDS = {
     "everything": ("segjax.cli.inference.everything", "segment every object of images"),
     "segment": ("segjax.cli.inference.segment", "segment images by any prompt, with any model"),
     "serve": ("segjax.cli.serve", "open a page on which to annotate a folder of images"),
+    "engine retrain": (
+        "segjax.cli.engine.retrain",
+        "train a SAM or a detector on committed objects",
+    ),
+    "engine prefill": ("segjax.cli.engine.prefill", "propose objects for people to correct"),
+    "engine report": ("segjax.cli.engine.report", "clicks and seconds per object, by model"),
+    "engine simulate": ("segjax.cli.engine.simulate", "run the data engine on ground truth"),
     "engine generate": ("segjax.cli.engine.generate", "masks for any number of images, by shards"),
     "label": ("segjax.cli.inference.label", "name masks or boxes by a CLIP"),
     "classify": ("segjax.cli.inference.classify", "classify images by names with a CLIP"),

@@ -75,6 +75,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     # The port is taken before the models load, so that a taken one is told at once
     listener = _listen(args.host, args.port)
     project = make_project(args, folder)
+    # Other machines need a token
     token = "" if args.host in (LOCAL, "localhost", "::1") else secrets.token_urlsafe(18)
     host = f"[{args.host}]" if ":" in args.host else args.host
     address = f"http://{host}:{listener.getsockname()[1]}/"

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     keep_compiled_programs()
     # Before joining: a mistake in the config is reported without waiting for the other processes
     config = apply_flags(read_config(args.config), rest)
-    _log_progress()
+    log_progress()
     if args.plan is not None:
         run_plan(config, args.plan)
         return 0
@@ -118,7 +118,7 @@ def _check_attention(config: Any) -> None:
         )
 
 
-def _log_progress() -> None:
+def log_progress() -> None:
     """Sends segjax's log messages to standard error."""
     import logging
 

@@ -38,7 +38,7 @@ SETTINGS: dict[str, Any] = dict(
 
 
 @dataclasses.dataclass
-class Progress:
+class ShardProgress:
     """What a process did.
 
     Attributes:
@@ -69,8 +69,8 @@ def generate_shards(
     *,
     images_per_batch: int = 1,
     with_images: bool = False,
-    report: Callable[[Shard, Progress], None] = lambda shard, progress: None,
-) -> Progress:
+    report: Callable[[Shard, ShardProgress], None] = lambda shard, progress: None,
+) -> ShardProgress:
     """Writes the masks of shards, each complete or not at all.
 
     A finished file is skipped. One that another live process works on is skipped too.
@@ -84,7 +84,7 @@ def generate_shards(
       with_images: put the image files beside the masks, as SA-1B does.
       report: called after each shard.
     """
-    progress = Progress()
+    progress = ShardProgress()
     for shard in shards:
         target = out / f"{shard.name}.tar"
         if target.exists():
@@ -98,6 +98,7 @@ def generate_shards(
             members, errors = _segment_shard(
                 generator, folder, shard, images_per_batch, with_images, progress
             )
+            # The list of errors comes first: the archive says that the shard is finished
             start = time.monotonic()
             lines = "".join(json.dumps(row, sort_keys=True) + "\n" for row in errors)
             if errors:
@@ -115,7 +116,7 @@ def _segment_shard(
     shard: Shard,
     images_per_batch: int,
     with_images: bool,
-    progress: Progress,
+    progress: ShardProgress,
 ) -> tuple[list[tuple[str, bytes]], list[dict[str, str]]]:
     """Returns the files of a shard by name, and the images that cannot be read."""
     members: list[tuple[str, bytes]] = []

@@ -161,6 +161,7 @@ class _Server:
             raise ValueError("names is not a list of texts")
         id = request.path_params["id"]
         self.project.images.find(id)  # an error before the stream begins
+        # The job sends messages from its thread, and the answer streams them
         send, receive = anyio.create_memory_object_stream[dict[str, Any]](100)
 
         def advance(done: int, total: int) -> None:

@@ -191,6 +191,7 @@ class Project:
         entry = self.images.find(id)
         hw = self.read_pixels(entry).shape[:2]
         about = _read_about(body)
+        # The mask: computed from the steps, or as it was painted
         steps = parse_steps(body["steps"]) if body.get("steps") else ()
         score = None
         if body.get("deleted") is True:
@@ -204,6 +205,7 @@ class Project:
             raise MessageError("nothing to commit; expected steps, runs or deleted")
         about |= {"steps": [step.to_json() for step in steps], "predicted_iou": score}
         about |= {"edited": body.get("runs") is not None, "model": self.model.hash}
+        # Nobody else may have the image, or have changed it
         self._check_lease(id, body)
         self.store.commit(
             entry.name, mask, about, parent=body.get("parent"), version=body.get("version")

@@ -1,7 +1,6 @@
 """Models of the page: embeddings, decoding of steps, everything and names."""
 
 import collections
-import hashlib
 import pathlib
 import threading
 from collections.abc import Callable, Mapping
@@ -9,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from segjax.engine.model_hash import hash_weights
 from segjax.inference.clip.clip import Clip
 from segjax.inference.perception.labels import MaskLabeler
 from segjax.inference.sam.automatic import SamAutomaticMaskGenerator
 from segjax.inference.sam.embedding_cache import EmbeddingCache
 from segjax.inference.sam.predictor import SamPredictor
 from segjax.web.messages import Step
-from segjax.weights.tree import flatten
 
 _IMAGES = 16  # embedded images in memory
 _STEPS = 256  # decoded steps whose logits are kept
@@ -60,7 +59,7 @@ class PageModel:
         self._embedded: collections.OrderedDict[str, Any] = collections.OrderedDict()
         self._logits: collections.OrderedDict[Any, np.ndarray] = collections.OrderedDict()
         self._lock = threading.Lock()
-        self.hash = _hash_weights(predictor.variables)
+        self.hash = hash_weights(predictor.variables)
 
     @property
     def takes_text(self) -> bool:
@@ -126,6 +125,7 @@ class PageModel:
     def _run(self, image: Any, step: Step, logits: np.ndarray | None) -> tuple[Candidates, Any]:
         """Decodes one step. The first one gives three masks, unless the prompt is unambiguous."""
         self.predictor.images = [image]
+        # Prompts in pixels of the image
         points = np.array([point[:2] for point in step.points]) if step.points else None
         labels = np.array([point[2] for point in step.points]) if step.points else None
         masks, scores, low_res = self.predictor.predict(
@@ -188,14 +188,6 @@ class PageModel:
         with self._lock:
             labels = MaskLabeler(self.clip, names, templates=templates).label(image, masks)
         return list(zip(labels.names, (float(x) for x in labels.scores), strict=True))
-
-
-def _hash_weights(variables: Mapping[str, Any]) -> str:
-    """Returns the first digits of the SHA-256 of all weights, to name a model in the records."""
-    digest = hashlib.sha256()
-    for name, array in sorted(flatten(variables).items()):
-        digest.update(name.encode() + np.asarray(array).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def open_folder_cache(folder: pathlib.Path) -> pathlib.Path:

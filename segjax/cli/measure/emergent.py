@@ -105,6 +105,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     model, variables = load_any_model(args)
     if args.random:
         variables = jax.jit(lambda: init_model(model, jax.random.key(0)))()
+    # Image by image
     scores, drawn = EmergentScores(), []
     for image, truth in _read_objects(args.data, args.split, args.limit):
         found = find_emergent_masks(model, variables, image, **read_method(args))

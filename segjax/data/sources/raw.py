@@ -217,9 +217,11 @@ def check_split(split: str, splits: Sequence[str], where: pathlib.Path | str) ->
 def to_split_name(text: str) -> str:
     """Converts the name of a file or folder to the name of a split.
 
-    TFDS allows letters, digits and underscores. Everything else becomes an underscore.
+    TFDS allows letters, digits and underscores. Everything else becomes an underscore. "all"
+    becomes "all_images", because TFDS calls the union of all splits "all".
     """
-    return re.sub(r"\W", "_", text)
+    name = re.sub(r"\W", "_", text)
+    return "all_images" if name == "all" else name
 
 
 def split_sort_key(name: str) -> tuple[bool, bool, str]:

@@ -155,6 +155,7 @@ class EmergentScores:
         """
         if not self._localized:
             raise ValueError("no image with an object; nothing can be measured")
+        # Means over images, and recall by COCO
         precision, recall = (np.mean(x, axis=0) for x in zip(*self._curves, strict=True))
         content = self._content | {"categories": [{"id": 1, "name": "object"}]}
         recalls = {"AR@100": 0.0}

@@ -82,10 +82,12 @@ def extract_features(
     fitted = fit_patches(hw, canvas if size is None else size, patch)
     if fitted != hw:
         pixels = PillowResize().resize(pixels, fitted, (0, 0), fitted)
+    # Run the network once, with a record of one block
     encoder = family.fit_encoder(model, fitted)
     tokens, record = _record(encoder, variables, pixels[None], block)
     grid = (fitted[0] // patch, fitted[1] // patch)
     count = math.prod(grid)
+    # Tokens before the patches are the class token and registers
     flat = lambda x: np.asarray(x[0], np.float32).reshape(-1, *x.shape[-2:])[-count:]
     if kind == "tokens":
         features = np.asarray(tokens[0], np.float32).reshape(-1, tokens.shape[-1])[-count:]

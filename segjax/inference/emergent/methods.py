@@ -129,8 +129,10 @@ def find_emergent_masks(
             "harm %s; a size with _reg4, or DINO, works better",
             method,
         )
+    # Features, then the method on the grid of patches
     found = extract_features(model, variables, image, kind=kind, block=block, size=size)
     masks = np.asarray(apply(found, tau), bool)
+    # Masks in pixels, the clearest first
     if masks.shape[1:] != found.hw:
         masks = _enlarge(masks, found.hw)
     masks = masks[masks.any(axis=(1, 2))]

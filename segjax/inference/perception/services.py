@@ -38,6 +38,7 @@ def follow_prompt(models: Models, image: np.ndarray, prompt: Any) -> Segments:
     if isinstance(prompt, MaskHint):
         masks, iou = _improve_mask(predictor, np.asarray(prompt.mask, bool), image.shape[:2])
     elif isinstance(prompt, Points):
+        # Clicks
         xy = np.asarray(prompt.xy, float).reshape(-1, 2)
         labels = np.ones(len(xy), int) if prompt.labels is None else np.asarray(prompt.labels)
         # One click may mean a part or a whole, so three masks compete
@@ -107,6 +108,7 @@ def detect_objects(models: Models, image: np.ndarray, prompt: Nothing) -> Segmen
 
 def _label(models: Models, image: np.ndarray, prompt: Classes) -> tuple[Any, ...]:
     """Returns the masks of everything, their quality, and the probabilities of the classes."""
+    # Masks first, names second
     labeler = MaskLabeler(models.clip, prompt.names, templates=models.templates)
     masks, quality = _propose(models, image)
     return masks, quality, labeler.label(image, masks).probabilities
@@ -152,6 +154,7 @@ def name_panoptic(models: Models, image: np.ndarray, prompt: Classes) -> Segment
     number = len(prompt.things)
     best = chances.argmax(axis=1) if len(masks) else np.zeros(0, int)
     objects = [i for i, k in enumerate(best) if k < number and chances[i, k] >= prompt.min_score]
+    # Things by quality times probability, then stuff on what is left
     ids, rows = merge_panoptic(
         [masks[i] for i in objects],
         [float(chances[i, best[i]] * quality[i]) for i in objects],

@@ -82,6 +82,7 @@ class Dino(nn.Module):
           ValueError: the patch does not divide the canvas.
         """
         check_canvas(self.canvas, self.patch)
+        # Options of the one ViT of this library
         trunk = dict(depth=self.depth, heads=self.heads, mlp_ratio=self.mlp_ratio)
         trunk |= dict(gated=self.gated, activation="silu" if self.gated else "gelu")
         trunk |= dict(qkv_bias=self.qkv_bias, layer_scale=self.layer_scale)
