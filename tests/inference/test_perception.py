@@ -42,11 +42,21 @@ def test_methods_look_at_masks_in_their_own_way(clip):
     mean = np.mean(both, axis=0)
     mean /= np.linalg.norm(mean, axis=1, keepdims=True)
     np.testing.assert_allclose(crops.probabilities, probabilities(clip, mean), atol=1e-4)
-    # "auto": the small mask touches one cell of the grid and gets crops
+    # "auto": a grid of 4 x 4 cells is too coarse for attention
     auto = labeler("auto").label(IMAGE, [BIG, SMALL])
+    np.testing.assert_allclose(auto.probabilities, crops.probabilities, atol=1e-5)
+    assert auto.names[0] == NAMES[auto.probabilities[0].argmax()]
+
+
+def test_small_masks_get_crops_on_a_fine_grid():
+    model = build_clip("clip_debug", canvas=64)
+    clip = segjax.Clip(model, drawn_variables(model, init_clip), batch=4)
+    auto, attention, crops = (
+        MaskLabeler(clip, NAMES, templates="name", method=method).label(IMAGE, [BIG, SMALL])
+        for method in ("auto", "attention", "crops")
+    )
     np.testing.assert_allclose(auto.probabilities[0], attention.probabilities[0], atol=1e-5)
     np.testing.assert_allclose(auto.probabilities[1], crops.probabilities[1], atol=1e-5)
-    assert auto.names[0] == NAMES[auto.probabilities[0].argmax()]
 
 
 def test_what_is_not_sure_gets_no_name(clip):

@@ -74,6 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-score", type=float, default=0.0, metavar="P", help="leave out lower scores"
     )
+    for option, text in (("--pred-iou", "predicted IoU"), ("--stability", "stability score")):
+        text = f"lowest {text} of everything's masks (default: the weights', or the paper's)"
+        parser.add_argument(option, type=float, metavar="T", help=text)
     add_clip_arguments(parser.add_argument_group("names by CLIP"))
 
 
@@ -96,6 +99,8 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
         image = read_image(file, None, args.bands)
         segments = segmenter(image, prompt)
         print(write_segments(out, name, file, image, segments, number))
+        if not len(segments) and segments.kind in ("everything", "instance", "semantic"):
+            print("  lower --pred-iou and --stability, or --min-score, to see weaker masks")
         if segments.kind == "panoptic":
             panoptic = panoptic or PanopticFile(out, segments.names, len(prompt.things))
             panoptic.add(number, name, segments)
@@ -113,7 +118,9 @@ def make_segmenter(args: argparse.Namespace) -> Any:
     from segjax.weights.registry import DEMO
 
     keep_compiled_programs()
-    models: dict[str, Any] = {"detector": args.detector}
+    given = {"pred_iou_thresh": args.pred_iou, "stability_score_thresh": args.stability}
+    everything = {name: value for name, value in given.items() if value is not None}
+    models: dict[str, Any] = {"detector": args.detector, "everything": everything}
     if args.clip is not None:
         overrides = {} if args.activation is None else {"activation": args.activation}
         models["clip"] = Clip.load(args.clip, **overrides)

@@ -19,6 +19,8 @@ from segjax.text.templates import parse_names
 METHODS = ("auto", "attention", "crops")
 # "auto": masks that touch fewer cells of CLIP's grid get a crop of their own.
 FEWEST_CELLS = 4
+# "auto": a CLIP with a coarser grid cannot tell objects of one image apart, so all get crops.
+COARSEST_GRID = 7
 
 
 class MaskLabels(NamedTuple):
@@ -51,7 +53,7 @@ class MaskLabeler:
       method: "attention" computes all masks in one pass over the image, by masked attention in the
         last block. "crops" looks at each mask by itself, and takes the mean of a crop with and one
         without its surroundings. "auto" is "attention", and "crops" for masks that touch fewer than
-        4 cells of CLIP's grid.
+        4 cells of CLIP's grid, or for all if the grid has fewer than 7 x 7 cells.
       min_score: a name of lower probability is left out, 0..1.
 
     Raises:
@@ -126,7 +128,10 @@ class MaskLabeler:
         grid = self.clip.model.grid
         closer = np.full(len(masks), self.method == "crops")
         if self.method == "auto":
-            closer = np.array([cover_grid(mask, grid).sum() < FEWEST_CELLS for mask in masks])
+            is_coarse = min(grid) < COARSEST_GRID
+            closer = np.array(
+                [is_coarse or cover_grid(mask, grid).sum() < FEWEST_CELLS for mask in masks]
+            )
         vectors = np.zeros((len(masks), self.clip.model.embedding), np.float32)
         if not closer.all():
             far = np.flatnonzero(~closer)

@@ -27,6 +27,7 @@ class Models:
         self._sam, self._clip, self._detector, self._encoder = sam, clip, detector, encoder
         # What the SAM's weights recommend for segment-everything
         self.thresholds: dict[str, float] = {}
+        self.everything: dict[str, Any] = {}  # arguments of `SamAutomaticMaskGenerator`
 
     @functools.cached_property
     def sam(self) -> SamPredictor:

@@ -98,16 +98,20 @@ class Segmenter:
       clip: see `segment`.
       detector: see `segment`.
       encoder: see `segment`.
+      everything: arguments of `SamAutomaticMaskGenerator`, such as lower thresholds for a small
+        model, for `Everything`, `Classes` and `Text`.
     """
 
     sam: Source | None = None
     clip: Source | None = None
     detector: Source | None = None
     encoder: Source | None = None
+    everything: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Prepares the models. They are loaded on first use."""
         self._models = Models(self.sam, self.clip, self.detector, self.encoder)
+        self._models.everything = dict(self.everything)
 
     def __call__(self, image: Any, prompt: Prompt) -> Segments:
         """Segments an image by a prompt, see `segment`."""

@@ -82,7 +82,7 @@ def _propose(
     """Returns the masks of everything in an image and their predicted IoU."""
     predictor = models.sam
     settings = {_SETTINGS[key]: value for key, value in models.thresholds.items()}
-    settings |= dict(percentiles=predictor.percentiles) | (options or {})
+    settings |= dict(percentiles=predictor.percentiles) | models.everything | (options or {})
     generator = SamAutomaticMaskGenerator(predictor.model, predictor.variables, **settings)
     records = generator.generate(image)
     return (
