@@ -98,10 +98,11 @@ class PanopticFile:
           name: name of the PNG without suffix.
           segments: panoptic `Segments`, whose masks do not overlap.
         """
+        from segjax.evaluation.panoptic import encode_ids
         from segjax.images.encoding import encode_png
         from segjax.masks import compute_mask_box
 
-        ids = np.zeros(segments.masks.shape[1:], np.uint32)
+        ids = np.zeros(segments.masks.shape[1:], np.int64)
         infos = []
         for index, mask in enumerate(segments.masks):
             ids[mask] = index + 1
@@ -115,8 +116,7 @@ class PanopticFile:
                     "iscrowd": 0,
                 }
             )
-        colors = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1)
-        write_atomic(self._out / "panoptic" / f"{name}.png", encode_png(colors.astype(np.uint8)))
+        write_atomic(self._out / "panoptic" / f"{name}.png", encode_png(encode_ids(ids)))
         row = {"image_id": number, "file_name": f"{name}.png", "segments_info": infos}
         self._rows.append(row)
 
