@@ -63,17 +63,21 @@ def propose_by_detector(
     return propose
 
 
-def propose_everything(predictor: SamPredictor, least_score: float = 0.9) -> Propose:
+def propose_everything(
+    predictor: SamPredictor, least_score: float = 0.9, least_stability: float = 0.9
+) -> Propose:
     """Returns a function that proposes what segment-everything is sure of. It needs no detector.
 
     Args:
       predictor: the SAM.
       least_score: lowest predicted IoU.
+      least_stability: lowest stability score. Small models reach less than large ones.
     """
     generator = SamAutomaticMaskGenerator(
         predictor.model,
         predictor.variables,
         pred_iou_thresh=least_score,
+        stability_score_thresh=least_stability,
         min_mask_region_area=20,
         max_mask_area=0.5,
         percentiles=predictor.percentiles,

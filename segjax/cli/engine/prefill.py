@@ -25,6 +25,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-score", type=float, default=0.9, metavar="P", help="lowest score (default: 0.9)"
     )
+    add_stability_argument(parser)
+
+
+def add_stability_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --stability, the lowest stability score of segment-everything's proposals."""
+    parser.add_argument(
+        "--stability",
+        type=float,
+        default=0.9,
+        metavar="T",
+        help="lowest stability score without a detector (default: 0.9)",
+    )
 
 
 def run(args: argparse.Namespace, _: Sequence[str]) -> int:
@@ -44,14 +56,14 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     from segjax.inference.numbers import check_numbers
     from segjax.inference.sam.predictor import SamPredictor
 
-    check_numbers(0, 1, min_score=args.min_score)
+    check_numbers(0, 1, min_score=args.min_score, stability=args.stability)
     model, variables, config = load_model(args)
     predictor = SamPredictor(model, variables, percentiles=get_percentiles(config))
     if args.detector:
         detector = Detector.load(args.detector)
         propose = propose_by_detector(detector, predictor, args.min_score)
     else:
-        propose = propose_everything(predictor, args.min_score)
+        propose = propose_everything(predictor, args.min_score, args.stability)
     report = prefill(folder, propose, predictor)
     print(
         f"{folder}: {report.objects} objects added to {report.images} images; "

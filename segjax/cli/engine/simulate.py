@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from segjax.cli.engine.prefill import add_stability_argument
 from segjax.files import check_writable, write_atomic, write_json
 
 
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", metavar="PATH", help="SAM of round 0 (default: the demo)")
     parser.add_argument("--config", default="sam/finetune:tiny", metavar="FILE.py[:VARIANT]")
     parser.add_argument("--min-score", type=float, default=0.9, metavar="P", help="of proposals")
+    add_stability_argument(parser)
     parser.add_argument("--no-prefill", action="store_true", help="stage 1 alone")
     parser.set_defaults(passes_flags=True)
 
@@ -128,7 +130,7 @@ def _play_part(
     # Stage 2: proposals of the last model
     proposed = 0
     if number and not args.no_prefill:
-        propose = propose_everything(predictor, args.min_score)
+        propose = propose_everything(predictor, args.min_score, args.stability)
         proposed = prefill(folder, propose, predictor, names).objects
     # Stage 1: a person reviews them and draws the rest
     annotator, effort = SimulatedAnnotator(folder, predictor), Effort()

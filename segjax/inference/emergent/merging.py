@@ -1,4 +1,4 @@
-"""Segments from self-attention: maps that are alike are merged (DiffSeg, arXiv 2308.12469).
+"""Attention merging: self-attention maps that are alike become segments (arXiv 2308.12469).
 
 The functions take the attention of any network. For a diffusion model, pass the self-attention of
 its UNet, taken at time step 300 with the empty prompt and without added noise.

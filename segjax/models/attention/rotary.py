@@ -1,4 +1,4 @@
-"""Rotary position embeddings (RoPE) of a grid of patches, as in DINOv3 (arXiv 2508.10104)."""
+"""Rotary positions (RoPE) of a grid of patches, as in DINOv3 (arXiv 2508.10104)."""
 
 import math
 
