@@ -72,15 +72,16 @@ class Project:
     def read_pixels(self, entry: ImageEntry) -> np.ndarray:
         """Returns an image upright, from memory if it is there. uint8 [H, W, 3]."""
         key = self._key(entry)
-        if key not in self._pixels:
+        # Another thread may remove the image between two looks
+        pixels = self._pixels.get(key)
+        if pixels is None:
             notes: list[Any] = []
             pixels = self.images.read(entry, notes)
             self._notes[entry.id] = [f"{note.reason} ({note.detail})" for note in notes]
             self._pixels[key] = pixels
             while len(self._pixels) > _PIXELS:
                 self._pixels.popitem(last=False)
-            return pixels
-        return self._pixels[key]
+        return pixels
 
     def _key(self, entry: ImageEntry) -> str:
         """Returns a key of an image's content: another file of the same name has another one."""
