@@ -14,9 +14,11 @@ JAX before it is put in place, on drawn inputs. ONNX needs the extra 'onnx'.
 """
 
 import argparse
+import pathlib
 from collections.abc import Sequence
 
 from segjax.cli.inference.image_arguments import load_model
+from segjax.files import check_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -121,6 +123,7 @@ def _export_onnx(args: argparse.Namespace) -> int:
     )
 
     require_onnx()
+    check_writable(pathlib.Path(args.out).parent)
     model, variables, _ = load_model(args, "sam")
     slots = POINT_SLOTS if args.points is None else args.points
     options = dict(single_mask=args.return_single_mask, slots=slots)

@@ -79,7 +79,7 @@ def export_decoder(
       An onnx.ModelProto with `DECODER_INPUTS` and `DECODER_OUTPUTS`.
 
     Raises:
-      ValueError: A missing package, or less than one slot.
+      ValueError: A missing package, or fewer than two slots.
     """
     require_onnx()
     if slots < 2:
