@@ -92,7 +92,7 @@ LAZILY = {
     "images": {"tifffile"},
     "evaluation": {"skimage"},
     "text": {"regex", "ftfy"},
-    "inference": {"scipy", "rich", "optax"},
+    "inference": {"scipy", "rich", "optax", "jax2onnx", "onnx", "onnxruntime"},
     "weights": {"orbax", "safetensors", "ml_dtypes", "rich"},
     "cli": {"jax", "absl", "ml_collections", "uvicorn"},
 }

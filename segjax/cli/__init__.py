@@ -41,7 +41,7 @@ COMMANDS = {
     "prepare": ("segjax.cli.prepare", "turn a raw data set into prepared data"),
     "show": ("segjax.cli.show", "draw prepared data with its annotations, to check them"),
     "convert": ("segjax.cli.convert", "convert weights: runs, .safetensors, .pth"),
-    "export": ("segjax.cli.export", "write a detector as one file that runs without segjax"),
+    "export": ("segjax.cli.export", "write a detector or a SAM as a file that runs without segjax"),
     "models": ("segjax.cli.models", "list models and published weights"),
 }
 

@@ -24,7 +24,7 @@ Differences from segment-anything:
 * Removing small regions does not need OpenCV.
 * The parts are not modules: `sam.image_encoder` has its `img_size` but cannot be called. For
   training, gradients and export, use the linen module `sam.network` and its variables
-  `sam.variables`. There is no `SamOnnxModel`.
+  `sam.variables`. There is no `SamOnnxModel`. `segjax export --onnx decoder` writes its file.
 """
 
 from segjax.compat.segment_anything.predictor import SamAutomaticMaskGenerator, SamPredictor

@@ -1,0 +1,1 @@
+"""Export of SAM to ONNX, with the names and rules of segment-anything."""
