@@ -38,6 +38,8 @@ class Suite:
 SUITES = (
     Suite("default", ""),
     Suite("slow", "slow and not parity and not tpu_compiler"),
+    Suite("notebooks", "notebooks", extra="notebook", workers=1),
+    Suite("browser", "browser", extra="browser", workers=1),
     Suite("parity", "parity", extra="parity", workers=1),
     Suite("tpu_compiler", "tpu_compiler", extra="tpu", workers=1),
 )
