@@ -1,7 +1,7 @@
 """Moves many pointers at once over the page of a running `segjax serve`, and measures the answers.
 
     segjax serve photos/ &
-    python tools/page_load.py http://127.0.0.1:PORT/ --clients 50 --seconds 60
+    python tools/measure/page_load.py http://127.0.0.1:PORT/ --clients 50 --seconds 60
 
 Every client has a socket of its own, and asks for the next preview when the last one is answered,
 but at most every 15 ms. It checks that each answer is the one to its own request and image. Prints
