@@ -25,12 +25,14 @@ class PanopticScenes(SyntheticScenes):
     }
 
     def _sample_background(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        # Regions
         centers = rng.uniform(0, self.size, (rng.integers(_REGIONS[0], _REGIONS[1] + 1), 2))
         y, x = np.mgrid[: self.size, : self.size] + 0.5
         distances = [(x - center[0]) ** 2 + (y - center[1]) ** 2 for center in centers]
         nearest = np.argmin(distances, axis=0)
         # Neighbors may not have the same class, so the classes are drawn without replacement.
         textures = rng.permutation(len(TEXTURES))[: len(centers)]
+        # Paint
         canvas = np.zeros((self.size, self.size, 3), np.float32)
         for region, texture in enumerate(textures.tolist()):
             combination = int(rng.integers(len(COLORS))), texture, 0

@@ -232,6 +232,7 @@ class SemanticHead(nn.Module):
         Returns:
           float32 [B, H, W, 1 + S]. Values outside of the valid region are arbitrary.
         """
+        # The sum of all levels, at a quarter of the image
         total = 0
         for doublings, x in enumerate(levels):
             options = dict(norm="gn", relu=True, dtype=self.dtype)

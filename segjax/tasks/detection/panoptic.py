@@ -51,6 +51,7 @@ class PanopticEvaluator:
         """
         if index in self._images:
             return
+        # Merge detections and stuff
         hw = detections.hw
         prediction, predicted = merge_panoptic(
             [decode_mask(mask, *hw) for mask in detections.masks],
@@ -60,6 +61,7 @@ class PanopticEvaluator:
             range(self._first + 1, len(self._categories) + 1),
             smallest_stuff=max(1, round(STUFF_SHARE * hw[0] * hw[1])),
         )
+        # Score the image
         self._images[index] = PanopticScores(self._categories)
         self._images[index].add(
             prediction, predicted, *self._read_ground_truth(record), record["image_id"]
@@ -73,6 +75,7 @@ class PanopticEvaluator:
           and of stuff, such as "panoptic/PQ_stuff".
         """
         fields = ("iou", "tp", "fp", "fn")
+        # Images of all processes
         mine = [
             (index, [list(getattr(scores, field).values()) for field in fields])
             for index, scores in self._images.items()
@@ -100,6 +103,7 @@ class PanopticEvaluator:
         """Returns the ids of the segments [H, W] of a record, and the rows of the segments."""
         objects, stuff = record["objects"], record["stuff"]
         ids, rows = np.zeros(stuff.shape, np.int64), []
+        # Things, then stuff
         paint = []
         for rle, category, crowd in zip(
             objects["rle"], objects["category"], objects["crowd"], strict=True
