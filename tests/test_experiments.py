@@ -25,7 +25,7 @@ FOLDER = pathlib.Path(__file__).resolve().parent.parent / "experiments"
 EXPERIMENTS = sorted(FOLDER.rglob("*.py"))
 name_of = lambda path: path if isinstance(path, str) else f"{path.parent.name}/{path.stem}"
 # Term of the loss -> attribute of a detector that has it.
-HEADS = {"masks": "mask_head", "keypoints": "keypoint_head"}
+HEADS = {"masks": "mask_head", "keypoints": "keypoint_head", "stuff": "semantic_head"}
 # Programs that differ from others only in numbers. By default only the others are traced.
 REDUNDANT = ("cityscapes", "coco_r50_lsj", "lvis", "keypoints", "nuclei", "roi_ablation")
 REDUNDANT = [FOLDER / "mask_rcnn" / f"{name}.py" for name in REDUNDANT]

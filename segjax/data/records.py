@@ -11,6 +11,7 @@ categories.
 | height | int | pixels |
 | width | int | pixels |
 | label | int, optional | class of the whole image, 0..K-1, absent if unknown |
+| stuff | uint8 [H, W], optional | class 1..S of each pixel, 0 on objects, 255 unknown |
 | objects | dict | the fields below, one row per object |
 | neg_categories | int32 [n], optional | categories that are surely absent (LVIS) |
 | not_exhaustive_categories | int32 [n], optional | categories with unlisted objects (LVIS) |
@@ -43,6 +44,8 @@ from segjax.images.opening import ImageError, open_image
 from segjax.masks import RecordError, check_run_lengths, parse_run_lengths
 
 Record = dict[str, Any]
+
+UNKNOWN_STUFF = 255  # class of stuff of pixels of which none is known
 
 # Field of objects -> (dtype, shape of one row). None in a shape is the number of keypoints.
 OBJECT_FIELDS = {

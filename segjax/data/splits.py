@@ -136,6 +136,18 @@ def describe_categories(data: Mapping[str, Any]) -> dict[str, tuple]:
     return {name: getattr(info, name) for name in names}
 
 
+def list_stuff(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Lists the names of the classes 1..S of stuff of a source, see `open_split`.
+
+    Empty for sources whose records have no map of stuff, and for mixtures of different ones.
+    """
+    known = set()
+    for entry in parse_mixture(data):
+        synthetic = entry.source == SYNTHETIC
+        known.add(_get_scene_class(entry.replace_in(data)).stuff if synthetic else ())
+    return known.pop() if len(known) == 1 else ()
+
+
 def _describe_common_categories(data: Mapping[str, Any]) -> dict[str, tuple]:
     """Returns the categories that all sources of a mixture have, or raises ValueError."""
     entries = parse_mixture(data)

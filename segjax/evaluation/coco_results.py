@@ -96,7 +96,7 @@ class CocoResults:
         merged = CocoResults(
             {"images": self._images, "categories": [{"id": each} for each in self._categories]}
         )
-        for text in _allgather_text(json.dumps(list(self._rows.items()))):
+        for text in allgather_text(json.dumps(list(self._rows.items()))):
             merged._rows = {index: rows for index, rows in json.loads(text)} | merged._rows
         return merged
 
@@ -133,7 +133,7 @@ class CocoResults:
         return {"size": size, "counts": encode_mask(mask)}
 
 
-def _allgather_text(text: str) -> list[str]:
+def allgather_text(text: str) -> list[str]:
     """Returns the text of each process, padded for the transfer."""
     mine = np.frombuffer(text.encode(), np.uint8)
     # Arrays of one length on all processes: exchange the lengths first.

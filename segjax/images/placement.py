@@ -112,6 +112,16 @@ class Placement:
             return self.apply(mask)
         return self.apply(mask.astype(np.uint8) * np.uint8(255)) >= 128
 
+    def apply_labels(self, labels: np.ndarray) -> np.ndarray:
+        """Transforms a map of labels [H, W] to the content, [h, w], by the nearest pixel."""
+        rows, columns = (
+            ((np.arange(side) + 0.5 + start) * full / resized).astype(int).clip(0, full - 1)
+            for side, start, full, resized in zip(
+                self.size, self.offset, self.rotated, self.resized, strict=True
+            )
+        )
+        return self.orient(labels)[rows[:, None], columns]
+
     def orient(self, pixels: np.ndarray) -> np.ndarray:
         """Returns a view of an array [H, W, ...], rotated and mirrored but not resized."""
         pixels = np.rot90(pixels, self.turns) if self.turns else pixels

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+UNKNOWN_STUFF = 255  # label of pixels of no known class, as in `segjax.data.records`
+
 
 def smooth_l1(difference: jax.Array, beta: float) -> jax.Array:
     """Computes the smooth L1 loss (arXiv 1504.08083, equation 3) of each element.
@@ -155,6 +157,28 @@ def keypoint_loss(
     maps = jnp.moveaxis(logits.reshape(*lead, m * m, joints), -1, -2)
     losses = optax.softmax_cross_entropy_with_integer_labels(maps, jnp.where(visible, cells, 0))
     return jnp.sum(_keep_valid(losses, visible)), jnp.sum(visible, dtype=jnp.float32)
+
+
+def stuff_loss(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Computes the loss of a semantic branch: the cross-entropy of each known pixel.
+
+    Example:
+      >>> total, count = stuff_loss(jnp.zeros((1, 1, 2, 4)), jnp.array([[[3, 255]]]))
+      >>> round(float(total), 4), float(count)  # log(4)
+      (1.3863, 1.0)
+
+    Args:
+      logits: float32 [B, H, W, 1 + S], class logits, the one of all things first.
+      labels: int [B, H, W], 1..S, 0 on things, `UNKNOWN_STUFF` where unknown.
+
+    Returns:
+      total: sum over known pixels.
+      count: number of known pixels, float32.
+    """
+    known = labels != UNKNOWN_STUFF
+    classes = jnp.where(known, labels, 0).astype(jnp.int32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
+    return jnp.sum(_keep_valid(losses, known)), jnp.sum(known, dtype=jnp.float32)
 
 
 def select_class(values: jax.Array, labels: jax.Array) -> jax.Array:

@@ -16,7 +16,8 @@ class SceneSettings:
       size: Side of a scene in pixels.
       difficulty: "lone" (one object), "easy" or "medium".
       seed: Seed of the scenes.
-      kind: "shapes", "figures" (stick figures with keypoints) or "captions" (objects with phrases).
+      kind: "shapes", "figures" (stick figures with keypoints), "captions" (objects with phrases) or
+        "panoptic" (shapes on regions of stuff).
     """
 
     train_count: int = 2000

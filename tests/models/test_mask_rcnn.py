@@ -219,7 +219,7 @@ def test_every_option_has_a_default_and_reaches_a_part_of_the_model():
     assert options.keys() == OPTIONS.keys() and options["dtype"] == "float32"
     assert build_model("maskrcnn_debug", **options) == MODEL
     assert all(option.comment.strip() for option in OPTIONS.values())
-    base = dict(backbone="vit", width=32, depth=2, heads=2, agnostic_boxes=True)
+    base = dict(backbone="vit", width=32, depth=2, heads=2, agnostic_boxes=True, stuff=2)
     # A different value for each option: those of all backbones, of ViTs, of ResNets.
     changed = dict(canvas=96, short_side=48, long_side=80, features=8, rpn_convs=2, box_convs=1)
     changed |= dict(box_fcs=1, box_width=8, mask_convs=1, mask_width=8, agnostic_masks=True)
@@ -228,6 +228,7 @@ def test_every_option_has_a_default_and_reaches_a_part_of_the_model():
     changed |= dict(candidates=9, proposals_before=(5, 4), proposals_after=(3, 2), classes=7)
     changed |= dict(canonical_size=28.0, pooling="roi_pool", dtype="bfloat16", box_stages=2)
     changed |= dict(anchor_sizes=(1, 2, 3, 4, 5), anchor_ratios=(1.0,), conventions="detectron2")
+    changed |= dict(stuff=3, stuff_width=8)
     vit = dict(width=16, depth=3, heads=4, window=7, global_blocks=(1,), patch=8, positions=7)
     vit |= dict(drop_path=0.5, remat="full", scan=True, attention="chunked")
     resnet = dict(norm="bn", norm_epsilon=1e-3, freeze_at=1, pyramid_norm="gn")

@@ -15,7 +15,7 @@ from segjax.data.examples.place_objects import (
     place_keypoints,
 )
 from segjax.data.fetch import SettingsError
-from segjax.data.records import has_box_only
+from segjax.data.records import UNKNOWN_STUFF, has_box_only
 from segjax.images.placement import Placement, place_whole_image
 from segjax.images.resizing import RESIZES
 from segjax.images.transforms import pad_to_canvas
@@ -50,6 +50,8 @@ class DetectionExample:
       has_mask: bool [G], objects whose mask is known. Absent like `masks`.
       keypoints: float32 [G, keypoints, 3], x and y in canvas pixels (continuous, like boxes) and
         visibility. Absent if there are none.
+      stuff: uint8 [H, W], class 1..S of each pixel, 0 on objects, 255 where unknown and outside
+        the content. Absent if S = 0.
 
     `place_evaluated_image` maps predictions back to the record's image.
 
@@ -70,6 +72,7 @@ class DetectionExample:
       keypoints: number of keypoints per object.
       keypoint_pairs: (left, right) indices, which are exchanged if the image is mirrored.
       percentiles: stretches the intensities of each image, see `decode_image`.
+      stuff: S, classes of stuff, whose map every record must have.
 
     Raises:
       ValueError: an argument is out of range.
@@ -90,6 +93,7 @@ class DetectionExample:
     keypoints: int = 0
     keypoint_pairs: Sequence[tuple[int, int]] = ()
     percentiles: tuple[float, float] | None = None
+    stuff: int = 0
 
     def __post_init__(self):
         self.canvas = tuple(int(side) for side in self.canvas)
@@ -175,6 +179,9 @@ class DetectionExample:
             example["keypoints"][:count] = place_keypoints(
                 keypoints, placement, self.keypoint_pairs
             )
+        if self.stuff:
+            height, width = placement.size
+            example["stuff"][:height, :width] = placement.apply_labels(self._get_stuff(record))
         return example
 
     def placeholder(self) -> dict[str, np.ndarray]:
@@ -196,12 +203,29 @@ class DetectionExample:
             example["has_mask"] = np.zeros(objects, bool)
         if self.keypoints:
             example["keypoints"] = np.zeros((objects, self.keypoints, 3), np.float32)
+        if self.stuff:
+            example["stuff"] = np.full(self.canvas, UNKNOWN_STUFF, np.uint8)
         return example
 
     @property
     def _pixel_dtype(self) -> type:
         """Returns the dtype of the images."""
         return np.uint8 if self.train else RESIZES[self.resize].dtype
+
+    def _get_stuff(self, record: Mapping) -> np.ndarray:
+        """Returns the map of stuff of a record. Raises SettingsError unless it fits."""
+        if "stuff" not in record:
+            raise SettingsError(
+                f"image {record['image_id']!r} has no map of stuff, which the semantic branch "
+                "learns: set config.model.stuff=0"
+            )
+        known = record["stuff"][record["stuff"] != UNKNOWN_STUFF]
+        if known.size and known.max() > self.stuff:
+            raise SettingsError(
+                f"image {record['image_id']!r} has class {known.max()} of stuff; expected 0 to "
+                f"{self.stuff}: set config.model.stuff to the number of classes in the data"
+            )
+        return record["stuff"]
 
     def _cut_objects(
         self, record: Mapping, placement: Placement

@@ -2,12 +2,14 @@
 
 from segjax.data.synthetic.captions import CaptionedScenes
 from segjax.data.synthetic.figures import FigureScenes
+from segjax.data.synthetic.panoptic import PanopticScenes
 from segjax.data.synthetic.scenes import SyntheticScenes
 
 KINDS: dict[str, type[SyntheticScenes]] = {
     "shapes": SyntheticScenes,
     "figures": FigureScenes,
     "captions": CaptionedScenes,
+    "panoptic": PanopticScenes,
 }
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from segjax.data.records import UNKNOWN_STUFF
 from segjax.data.synthetic import photographs
 from segjax.data.synthetic.shapes import SHAPES, FilledShape, fill_polygon, sample_outline
 from segjax.data.synthetic.textures import load_textures, sample_background, sample_texture
@@ -94,6 +95,7 @@ class SyntheticScenes:
     keypoint_names: tuple[str, ...] = ()
     keypoint_sigmas: tuple[float, ...] = ()
     frequencies: tuple[str, ...] = ()
+    stuff: tuple[str, ...] = ()  # names of the classes 1..S of stuff
     difficulties: Mapping[str, Difficulty] = DIFFICULTIES
 
     def __init__(
@@ -131,13 +133,18 @@ class SyntheticScenes:
         if not 0 <= index < self.count:
             raise IndexError(f"scene {index} of {self.count}: expected 0 to {self.count - 1}")
         rng = np.random.default_rng([self.seed, list(photographs.SPLITS).index(self.split), index])
-        canvas = sample_background(rng, self.split, self.size)
+        canvas, stuff = self._sample_background(rng)
         layers: list[Layer] = []  # bottom to top
         for _ in range(rng.integers(self.difficulty.objects[0], self.difficulty.objects[1] + 1)):
             self._add_object(rng, canvas, layers)
         image = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
         listed = [layer for layer in layers if layer.is_large_enough()]
-        return self._make_record(f"{self.split}-{self.seed}-{index}", image, listed)
+        record = self._make_record(f"{self.split}-{self.seed}-{index}", image, listed)
+        return record if stuff is None else record | {"stuff": mark_objects(stuff, layers)}
+
+    def _sample_background(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+        """Samples the background, float32 [S, S, 3], and its classes of stuff, uint8 [S, S]."""
+        return sample_background(rng, self.split, self.size), None
 
     def _add_object(
         self, rng: np.random.Generator, canvas: np.ndarray, layers: list[Layer]
@@ -270,6 +277,19 @@ class Layer:
             area >= MIN_VISIBLE_AREA * self.visible.size
             and area >= MIN_VISIBLE_FRACTION * self.area
         )
+
+
+def mark_objects(stuff: np.ndarray, layers: list[Layer]) -> np.ndarray:
+    """Returns a map of stuff with 0 on listed objects, and unknown pixels on all others.
+
+    Args:
+      stuff: uint8 [S, S], class of the background of each pixel.
+      layers: objects of the scene.
+    """
+    stuff = stuff.copy()
+    for layer in layers:
+        stuff[layer.visible] = 0 if layer.is_large_enough() else UNKNOWN_STUFF
+    return stuff
 
 
 def add_layer(layer: Layer, layers: list[Layer]) -> Layer:

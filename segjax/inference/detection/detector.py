@@ -176,7 +176,8 @@ class Detector:
             keypoints: float32 [N, J, 3], x, y, 1.
             keypoints_scores: float32 [N, J], logits or probabilities, as the model's conventions
               define them.
-          A model without masks or keypoints has no such entries.
+            stuff: uint8 [H, W], class 1..S of each pixel, 0 on things.
+          A model without masks, keypoints or a semantic branch has no such entries.
 
         Raises:
           ValueError: A single array instead of a list, or an unknown format.
@@ -221,6 +222,8 @@ class Detector:
             "labels": detections.labels,
             "scores": detections.scores,
         }
+        if detections.stuff is not None:
+            output["stuff"] = detections.stuff
         hw, masks, keypoints = detections.hw, detections.masks, detections.keypoints
         if masks is not None and self.output_mode == "coco_rle":
             output["masks"] = [{"size": list(hw), "counts": counts} for counts in masks]

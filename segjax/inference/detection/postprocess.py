@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.images.placement import Placement
+from segjax.images.placement import Placement, place_whole_image
 from segjax.masks import encode_mask_crop
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.ops.keypoints import decode_keypoints
@@ -34,6 +34,7 @@ class ImageDetections(NamedTuple):
         depending on the model's conventions.
       mask_iou: float32 [N], expected IoU of each mask with the ground truth, see `expected_iou`.
         None without masks.
+      stuff: uint8 [H, W], class 1..S of each pixel, 0 on things. None without a semantic head.
     """
 
     hw: tuple[int, int]
@@ -43,6 +44,7 @@ class ImageDetections(NamedTuple):
     masks: list[str] | None = None
     keypoints: np.ndarray | None = None
     mask_iou: np.ndarray | None = None
+    stuff: np.ndarray | None = None
 
 
 def detect_on_canvas(
@@ -59,10 +61,15 @@ def detect_on_canvas(
     Returns:
       The fields of `Detections` by name. With a mask head also "masks" float32 [B, D, 28, 28],
       probabilities in the cells of each box. With a keypoint head also "keypoints" float32
-      [B, D, J, 3], x, y in canvas pixels and a score.
+      [B, D, J, 3], x, y in canvas pixels and a score. With a semantic head also "stuff" uint8
+      [B, H, W], the class of each pixel.
     """
-    detections, masks, heatmaps = model.apply(variables, images, sizes, method="detect")
+    (detections, masks, heatmaps), stuff = model.apply(
+        variables, images, sizes, method=_detect_with_stuff
+    )
     rows = detections._asdict()
+    if stuff is not None:
+        rows["stuff"] = stuff
     if masks is not None:
         rows["masks"] = masks
     if heatmaps is not None:
@@ -73,6 +80,15 @@ def detect_on_canvas(
         keypoints = jnp.concatenate([points.xy, score[..., None]], axis=-1)
         rows["keypoints"] = keypoints.reshape(*detections.scores.shape, *keypoints.shape[1:])
     return rows
+
+
+def _detect_with_stuff(model: MaskRcnn, images: jax.Array, sizes: jax.Array) -> tuple:
+    """Returns the outputs of `MaskRcnn.detect`, and the class of stuff of each pixel or None."""
+    if model.semantic_head is None:
+        return model.detect(images, sizes), None
+    levels = model.encode_image(images, sizes)
+    stuff = jnp.argmax(model.segment_stuff(levels, sizes), axis=-1).astype(jnp.uint8)
+    return model.detect(images, sizes, levels), stuff
 
 
 def to_image_frame(
@@ -92,7 +108,7 @@ def to_image_frame(
     boxes = placement.invert_boxes(row["boxes"][valid])
     boxes = boxes.clip(0, (*hw[::-1], *hw[::-1])).astype(np.float32)
     # Optional heads
-    masks = mask_iou = keypoints = None
+    masks = mask_iou = keypoints = stuff = None
     if "masks" in row:
         cells = row["masks"][valid]
         mask_iou = expected_iou(cells)
@@ -102,8 +118,12 @@ def to_image_frame(
         on_canvas = row["keypoints"][valid]
         xy = placement.invert_points(on_canvas[..., :2])
         keypoints = np.concatenate([xy, on_canvas[..., 2:]], axis=-1).astype(np.float32)
-    labels = row["labels"][valid].astype(np.int64)
-    return ImageDetections(hw, boxes, labels, row["scores"][valid], masks, keypoints, mask_iou)
+    if "stuff" in row:
+        height, width = placement.size
+        content = place_whole_image(placement.size, hw)
+        stuff = content.apply_labels(np.asarray(row["stuff"])[:height, :width])
+    labels, scores = row["labels"][valid].astype(np.int64), row["scores"][valid]
+    return ImageDetections(hw, boxes, labels, scores, masks, keypoints, mask_iou, stuff)
 
 
 def expected_iou(cells: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 LEAST_SCORE = 0.5
 LARGEST_OVERLAP = 0.5  # share of an instance that earlier ones may cover
 SMALLEST_STUFF = 4096  # pixels, as in COCO's baseline, for images of about 640 x 480
+STUFF_SHARE = SMALLEST_STUFF / (640 * 480)  # the same as a share of the image
 
 
 def merge_panoptic(

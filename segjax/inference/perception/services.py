@@ -9,7 +9,7 @@ from segjax.inference.detection.sam_refinement import refine_masks
 from segjax.inference.emergent.methods import find_emergent_masks
 from segjax.inference.perception.labels import MaskLabeler
 from segjax.inference.perception.models import Models
-from segjax.inference.perception.panoptic import merge_panoptic
+from segjax.inference.perception.panoptic import STUFF_SHARE, merge_panoptic
 from segjax.inference.perception.prompts import (
     Classes,
     Everything,
@@ -27,8 +27,6 @@ from segjax.masks import compute_mask_box, decode_mask
 from segjax.text.templates import parse_names
 
 _SETTINGS = {"pred_iou": "pred_iou_thresh", "stability": "stability_score_thresh"}
-# Share of the image that a class of stuff must cover: COCO's 4096 pixels of 640 x 480
-_LEAST_STUFF = 4096 / (640 * 480)
 
 
 def follow_prompt(models: Models, image: np.ndarray, prompt: Any) -> Segments:
@@ -162,7 +160,7 @@ def name_panoptic(models: Models, image: np.ndarray, prompt: Classes) -> Segment
         classes,
         range(number, len(prompt.names)),
         least_score=0.0,
-        smallest_stuff=max(1, round(_LEAST_STUFF * hw[0] * hw[1])),
+        smallest_stuff=max(1, round(STUFF_SHARE * hw[0] * hw[1])),
     )
     found = [ids == row["id"] for row in rows]
     return make_segments(

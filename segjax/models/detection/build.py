@@ -16,7 +16,13 @@ from flax.core import FrozenDict
 
 from segjax.models.detection.conventions import Conventions, find_conventions
 from segjax.models.detection.fpn import FeaturePyramid, SimplePyramid, VitBackbone
-from segjax.models.detection.heads import BoxHead, KeypointHead, MaskHead, cascade_stages
+from segjax.models.detection.heads import (
+    BoxHead,
+    KeypointHead,
+    MaskHead,
+    SemanticHead,
+    cascade_stages,
+)
 from segjax.models.detection.layers import number_names
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.models.detection.postprocess import DetectionSelection
@@ -55,6 +61,9 @@ def build_mask_rcnn(name: str, **overrides: Any) -> MaskRcnn:
         box_heads=box_heads,
         mask_head=mask_head,
         keypoint_head=keypoint_head,
+        semantic_head=SemanticHead(options.stuff, options.stuff_width, options.dtype)
+        if options.stuff
+        else None,
         library=rules.library,
         preprocessing=Preprocessing(
             canvas=options.canvas,

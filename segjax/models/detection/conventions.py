@@ -27,6 +27,7 @@ class LossRules:
         units. 0 is plain L1.
       box_beta: the same for the boxes of regions.
       keypoint_box_beta: replaces `box_beta` in models with a keypoint head.
+      stuff_weight: factor on the loss of the semantic branch (Panoptic FPN, section 4.1).
       rpn_samples_fixed: divide the losses of the proposals by the number of samples that an image
         should have (256). If false they are divided by the number of anchors that were sampled.
     """
@@ -34,6 +35,7 @@ class LossRules:
     rpn_beta: float = 1 / 9
     box_beta: float = 1 / 9
     keypoint_box_beta: float = 1 / 9
+    stuff_weight: float = 0.5
     rpn_samples_fixed: bool = False
 
 

@@ -57,6 +57,15 @@ def count_detector_multiply_adds(model: MaskRcnn, canvas: tuple[int, int]) -> De
     # Region proposal network, on P6 too
     rpn = model.rpn.convs * square + 5 * model.rpn.anchors * features
     image += (sum(levels) + _cells(canvas, 6)) * rpn
+    if (head := model.semantic_head) is not None:
+        # P2 and P3 have one convolution, P4 two and P5 three, each on twice the side.
+        for doublings in range(POOLED_LEVELS):
+            sides = [features, *[head.width] * max(doublings, 1)]
+            image += sum(
+                _cells(canvas, 2 + doublings - i) * 9 * before * after
+                for i, (before, after) in enumerate(itertools.pairwise(sides))
+            )
+        image += _cells(canvas, 2) * head.width * (1 + head.classes)
     region = sum(_count_box_head(head, features) for head in model.box_heads)
     return DetectorMultiplyAdds(frozen, image, region, _count_foreground(model))
 

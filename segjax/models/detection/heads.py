@@ -1,4 +1,4 @@
-"""Box, mask and keypoint heads of Mask R-CNN, and the stages of a cascade."""
+"""Box, mask, keypoint and semantic heads of Mask R-CNN, and the stages of a cascade."""
 
 from typing import NamedTuple
 
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.detection.layers import Conv, caffe_xavier, number_names
+from segjax.models.detection.valid_region import ValidRegion
 from segjax.models.layers import Linear, Upscale
 from segjax.ops.resize import depth_to_space, linear_weights
 
@@ -198,9 +199,57 @@ class KeypointHead(nn.Module):
         for i in range(self.convs):
             x = Conv(self.width, 3, relu=True, dtype=self.dtype, name=f"conv_{i}")(x)
         x = TransposedConv(self.keypoints, dtype=self.dtype, name="upscale")(x).astype(jnp.float32)
-        # Bilinear doubling
-        rows, columns = (linear_weights(size, 2 * size) for size in x.shape[1:3])
-        return jnp.einsum("yh,xw,rhwk->ryxk", rows, columns, x, precision="highest")
+        return _enlarge(x, 2)
+
+
+class SemanticHead(nn.Module):
+    """Semantic branch of Panoptic FPN (arXiv 1901.02446, section 3.1): a class for every pixel.
+
+    Each level of the pyramid is enlarged to a quarter of the image, in steps of a 3x3 convolution,
+    group norm, ReLU and bilinear doubling. P2 has one convolution and no doubling. A 1x1
+    convolution of the sum predicts the classes. Submodules are `p{level}_conv_{i}` and `logits`.
+
+    Attributes:
+      classes: S, classes of stuff. Class 0 holds the pixels of all things.
+      width: channels of the convolutions.
+      dtype: of the computation.
+    """
+
+    classes: int
+    width: int = 128
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, levels: tuple[jax.Array, ...], region: ValidRegion | None = None
+    ) -> jax.Array:
+        """Maps P2 to P5, [B, H/4, W/4, C] to [B, H/32, W/32, C], to logits of pixels.
+
+        Args:
+          levels: of the pyramid.
+          region: valid region of the images. Values beyond it have no influence.
+
+        Returns:
+          float32 [B, H, W, 1 + S]. Values outside of the valid region are arbitrary.
+        """
+        # The sum of all levels, at a quarter of the image
+        total = 0
+        for doublings, x in enumerate(levels):
+            options = dict(norm="gn", relu=True, dtype=self.dtype)
+            for i in range(max(doublings, 1)):
+                x = Conv(self.width, 3, name=f"p{doublings + 2}_conv_{i}", **options)(x, region)
+                if doublings:
+                    x = _enlarge(x, 2, region).astype(self.dtype)
+            total = total + x
+        logits = Conv(1 + self.classes, 1, dtype=self.dtype, name="logits")(total)
+        return _enlarge(logits.astype(jnp.float32), 4, region)
+
+
+def _enlarge(x: jax.Array, factor: int, region: ValidRegion | None = None) -> jax.Array:
+    """Enlarges a map bilinearly: [B, h, w, C] -> [B, factor * h, factor * w, C]."""
+    x = x if region is None else region.extend(x)
+    rows, columns = (linear_weights(size, factor * size) for size in x.shape[1:3])
+    return jnp.einsum("yh,xw,rhwk->ryxk", rows, columns, x, precision="highest")
 
 
 class TransposedConv(nn.Module):

@@ -20,6 +20,7 @@ from segjax.models.detection.heads import (
     CascadeStage,
     KeypointHead,
     MaskHead,
+    SemanticHead,
     cascade_stages,
 )
 from segjax.models.detection.postprocess import (
@@ -36,12 +37,19 @@ from segjax.models.detection.rpn import (
     RegionProposals,
     RpnHead,
 )
-from segjax.models.detection.valid_region import ValidRegion, find_valid_region, takes_region
+from segjax.models.detection.valid_region import (
+    ValidRegion,
+    find_canvas,
+    find_valid_region,
+    takes_region,
+)
 from segjax.ops.boxes import clip_boxes, decode_boxes
 from segjax.ops.gradient_scale import scale_gradient
 
 BOX_BINS = 7  # side in cells of the regions that the box heads get
 MASK_BINS = 14  # side in cells of the regions that the mask and the keypoint head get
+
+Levels = tuple[jax.Array, ...]  # one array per level of the pyramid
 
 
 class MaskRcnn(nn.Module):
@@ -67,6 +75,7 @@ class MaskRcnn(nn.Module):
       box_heads: one box head, or those of a cascade.
       mask_head: None for a detector of boxes alone.
       keypoint_head: None for a detector without keypoints.
+      semantic_head: None for a detector without stuff.
       library: whose files can hold the model, "torchvision" or "detectron2".
       preprocessing: canvas, size and normalization of images.
       anchor_generator: anchors of the levels.
@@ -83,6 +92,7 @@ class MaskRcnn(nn.Module):
     box_heads: tuple[BoxHead, ...]
     mask_head: MaskHead | None = None
     keypoint_head: KeypointHead | None = None
+    semantic_head: SemanticHead | None = None
     library: str = "torchvision"
     preprocessing: Preprocessing = Preprocessing()
     anchor_generator: AnchorGenerator = AnchorGenerator()
@@ -123,11 +133,7 @@ class MaskRcnn(nn.Module):
 
     @property
     def stages(self) -> tuple[CascadeStage, ...]:
-        """Returns the stage of each box head.
-
-        Raises:
-          ValueError: as `cascade_stages`.
-        """
+        """Returns the stage of each box head. Raises as `cascade_stages`."""
         return cascade_stages(len(self.box_heads), self.box_heads[0].agnostic)
 
     @nn.nowrap
@@ -138,7 +144,7 @@ class MaskRcnn(nn.Module):
 
     def encode_image(
         self, images: jax.Array, sizes: jax.Array | None = None, *, train: bool = False
-    ) -> tuple[jax.Array, ...]:
+    ) -> Levels:
         """Computes the levels of the feature pyramid.
 
         Args:
@@ -175,19 +181,17 @@ class MaskRcnn(nn.Module):
             return None
         return find_valid_region(canvas, sizes, self.divisor)
 
-    def propose(
-        self, levels: tuple[jax.Array, ...], sizes: jax.Array | None = None
-    ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    def propose(self, levels: Levels, sizes: jax.Array | None = None) -> tuple[Levels, Levels]:
         """Predicts objectness logits and deltas of all anchors, see `RpnHead`.
 
         Args:
           levels: outputs of `encode_image`.
           sizes: as for `encode_image`.
         """
-        return self.rpn(levels, self.find_region(_find_canvas(levels), sizes))
+        return self.rpn(levels, self.find_region(find_canvas(levels), sizes))
 
     def make_anchors(
-        self, levels: tuple[jax.Array, ...], sizes: jax.Array | None = None
+        self, levels: Levels, sizes: jax.Array | None = None
     ) -> tuple[list[np.ndarray | jax.Array], list[np.ndarray | jax.Array]]:
         """Generates the anchors of all levels, in the order of `propose`.
 
@@ -199,15 +203,15 @@ class MaskRcnn(nn.Module):
           anchors: see `AnchorGenerator.generate`.
           valid: see `AnchorGenerator.mark_valid`.
         """
-        canvas, grids = _find_canvas(levels), [level.shape[1:3] for level in levels]
+        canvas, grids = find_canvas(levels), [level.shape[1:3] for level in levels]
         region, generator = self.find_region(canvas, sizes), self.anchor_generator
         return generator.generate(canvas, grids, region), generator.mark_valid(grids, region)
 
     def select_proposals(
         self,
-        logits: tuple[jax.Array, ...],
-        deltas: tuple[jax.Array, ...],
-        levels: tuple[jax.Array, ...],
+        logits: Levels,
+        deltas: Levels,
+        levels: Levels,
         sizes: jax.Array,
         *,
         train: bool = False,
@@ -227,11 +231,7 @@ class MaskRcnn(nn.Module):
         )
 
     def pool_regions(
-        self,
-        levels: tuple[jax.Array, ...],
-        boxes: jax.Array,
-        bins: int,
-        sizes: jax.Array | None = None,
+        self, levels: Levels, boxes: jax.Array, bins: int, sizes: jax.Array | None = None
     ) -> jax.Array:
         """Pools regions from the levels, see `RoiPooling`.
 
@@ -244,7 +244,7 @@ class MaskRcnn(nn.Module):
         Returns:
           [B, N, bins, bins, features].
         """
-        region = self.find_region(_find_canvas(levels), sizes)
+        region = self.find_region(find_canvas(levels), sizes)
         return self.roi_pooling.pool(levels, boxes, bins, region)
 
     def classify(self, regions: jax.Array, stage: int = 0) -> tuple[jax.Array, jax.Array]:
@@ -266,12 +266,8 @@ class MaskRcnn(nn.Module):
             regions = scale_gradient(regions, 1 / len(self.box_heads))
         return self.box_heads[stage](regions)
 
-    def run_box_heads(
-        self, levels: tuple[jax.Array, ...], boxes: jax.Array, sizes: jax.Array
-    ) -> list[BoxOutputs]:
-        """Runs all box heads, each on the boxes that the previous one predicted.
-
-        No gradient flows through boxes.
+    def run_box_heads(self, levels: Levels, boxes: jax.Array, sizes: jax.Array) -> list[BoxOutputs]:
+        """Runs all box heads, each on the boxes of the previous one, without a gradient.
 
         Args:
           levels: outputs of `encode_image`.
@@ -321,8 +317,12 @@ class MaskRcnn(nn.Module):
         """
         return self.keypoint_head(regions)
 
+    def segment_stuff(self, levels: Levels, sizes: jax.Array | None = None) -> jax.Array:
+        """Predicts the class of stuff of each pixel, see `SemanticHead`. Arguments: `propose`."""
+        return self.semantic_head(levels[:4], self.find_region(find_canvas(levels), sizes))
+
     def detect(
-        self, images: jax.Array, sizes: jax.Array | None = None
+        self, images: jax.Array, sizes: jax.Array | None = None, levels: Levels | None = None
     ) -> tuple[Detections, jax.Array | None, jax.Array | None]:
         """Detects the objects of images. One program serves all images of one canvas.
 
@@ -332,6 +332,7 @@ class MaskRcnn(nn.Module):
         Args:
           images: as for `encode_image`.
           sizes: as for `encode_image`.
+          levels: outputs of `encode_image`. None: computed.
 
         Returns:
           detections: in D slots per image.
@@ -342,7 +343,7 @@ class MaskRcnn(nn.Module):
         """
         if sizes is None:
             sizes = jnp.broadcast_to(jnp.array(images.shape[1:3]), (len(images), 2))
-        levels = self.encode_image(images, sizes)
+        levels = self.encode_image(images, sizes) if levels is None else levels
 
         # Region proposals
         logits, deltas = self.propose(levels, sizes)
@@ -384,12 +385,9 @@ class MaskRcnn(nn.Module):
             out["masks"] = self.mask_head(regions(MASK_BINS))
         if self.keypoint_head is not None:
             out["keypoints"] = self.locate(regions(MASK_BINS))
+        if self.semantic_head is not None:
+            out["stuff"] = self.segment_stuff(levels)
         return out
-
-
-def _find_canvas(levels: tuple[jax.Array, ...]) -> tuple[int, int]:
-    """Returns (H, W) of the canvas of a pyramid, whose first level P2 has a stride of 4."""
-    return tuple(4 * side for side in levels[0].shape[1:3])
 
 
 def _split(x: jax.Array, shape: tuple[int, int]) -> jax.Array:

@@ -70,6 +70,9 @@ OPTIONS: dict[str, Option] = dict(
     keypoints=Option(0, "Number of keypoints. 0: no keypoint head."),
     keypoint_convs=Option(8, "Convolutions of the keypoint head."),
     keypoint_width=Option(512, "Channels of the keypoint head."),
+    # Semantic branch
+    stuff=Option(0, "Classes of stuff of the semantic branch (Panoptic FPN). 0: no branch."),
+    stuff_width=Option(128, "Channels of the semantic branch."),
     # Detections
     score_threshold=Option(0.05, "Minimum score of a detection."),
     nms_threshold=Option(0.5, "IoU above which a box suppresses others of its class."),

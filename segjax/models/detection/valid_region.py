@@ -57,6 +57,16 @@ class ValidRegion:
         """Sets the cells of a map [B, h, w, C] outside of the region to 0."""
         return jnp.where(self.mask(x.shape[1:3])[..., None], x, 0)
 
+    def extend(self, x: jax.Array) -> jax.Array:
+        """Repeats the last valid row and column of a map [B, h, w, C] in the cells beyond them."""
+        last = self.cells(x.shape[1:3]) - 1
+        rows, columns = (
+            jnp.minimum(jnp.arange(side), last[:, axis, None])
+            for axis, side in enumerate(x.shape[1:3])
+        )
+        x = jnp.take_along_axis(x, rows[:, :, None, None], axis=1)
+        return jnp.take_along_axis(x, columns[:, None, :, None], axis=2)
+
 
 def find_valid_region(canvas: tuple[int, int], sizes: jax.Array, divisor: int) -> ValidRegion:
     """Returns the valid region of images on a canvas.
@@ -74,6 +84,11 @@ def find_valid_region(canvas: tuple[int, int], sizes: jax.Array, divisor: int) -
 def blank_outside(x: jax.Array, region: ValidRegion | None) -> jax.Array:
     """Applies `ValidRegion.blank`. Without a region all cells are valid."""
     return x if region is None else region.blank(x)
+
+
+def find_canvas(levels: tuple[jax.Array, ...]) -> tuple[int, int]:
+    """Returns (H, W) of the canvas of a pyramid, whose first level P2 has a stride of 4."""
+    return tuple(4 * side for side in levels[0].shape[1:3])
 
 
 def takes_region(backbone: nn.Module) -> bool:

@@ -19,6 +19,7 @@ from segjax.tasks.detection.data_checks import (
     NO_BOX,
     check_boxes,
     check_classes,
+    check_stuff,
     get_keypoint_names,
     warn_without_masks,
 )
@@ -95,6 +96,9 @@ class DetectionBatches(RecordTask):
             keypoints=self.model.keypoints if needs_loss else 0,
             keypoint_pairs=keypoint_pairs,
             percentiles=tuple(self.data["percentiles"]) or None,
+            stuff=self.model.semantic_head.classes
+            if needs_loss and self.model.semantic_head
+            else 0,
         )
 
     def open_source(self, split: str) -> Sequence:
@@ -103,12 +107,15 @@ class DetectionBatches(RecordTask):
         Training uses repeat factor sampling if `config.data.repeat_threshold` is set.
 
         Raises:
-          ValueError: A loss is needed, and the data has another number of classes than the model.
+          ValueError: A loss is needed, and the data has another number of classes, or of classes
+            of stuff, than the model.
           NoUsableObjectError: All objects of the training split are crowds, or there are none.
         """
         if split not in self._sources:
             source, threshold = super().open_source(split), self.data["repeat_threshold"]
             check_classes(self.data, self.model, split=split, needs_loss=self.eval["loss"])
+            if split == "train" or self.eval["loss"]:
+                check_stuff(self.data, self.model)
             if split == "train":
                 check_boxes(source, self.data)
                 if self.model.mask_head:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segjax.data.records import has_box_only
-from segjax.data.splits import describe_categories
+from segjax.data.splits import describe_categories, list_stuff
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.tasks.detection.loss import SampleCounts
 from segjax.tasks.usable_objects import check_records, judge_flags
@@ -97,6 +97,29 @@ def check_classes(
             f"config.model.classes={classes}, or 0 for the number that the data has. Weights of a "
             "detector of other classes can still be loaded: config.init_from='detector:PATH' draws "
             "the last layers of its heads anew"
+        )
+
+
+def check_stuff(data: Mapping[str, Any], model: MaskRcnn) -> None:
+    """Raises ValueError if the data does not have the classes of stuff that a model learns.
+
+    Args:
+      data: `config.data` as a dict.
+      model: the detector.
+    """
+    head = model.semantic_head
+    if head is None:
+        return
+    names = list_stuff(data)
+    if len(names) != head.classes:
+        raise ValueError(
+            f"{data['source']!r} has {len(names)} classes of stuff, the model {head.classes}; set "
+            f"config.model.stuff={len(names)}"
+        )
+    if data["copy_paste"]:
+        raise ValueError(
+            "config.data.copy_paste moves objects without the map of stuff below them; set it to "
+            "0, or config.model.stuff=0"
         )
 
 

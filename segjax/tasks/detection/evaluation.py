@@ -9,7 +9,7 @@ import numpy as np
 
 from segjax.data.examples.detection import place_evaluated_image
 from segjax.data.examples.place_objects import decode_record_image
-from segjax.data.splits import describe_categories, get_keypoint_sigmas
+from segjax.data.splits import describe_categories, get_keypoint_sigmas, list_stuff
 from segjax.evaluation.coco import CocoScores, evaluate_coco
 from segjax.evaluation.coco_format import build_coco_ground_truth
 from segjax.evaluation.coco_results import CocoResults
@@ -17,6 +17,7 @@ from segjax.evaluation.detection_scores import DetectionScores
 from segjax.inference.detection.postprocess import ImageDetections, to_image_frame
 from segjax.models.detection.mask_rcnn import MaskRcnn
 from segjax.tasks.detection.label_classes import match_labels_to_classes
+from segjax.tasks.detection.panoptic import PanopticEvaluator
 from segjax.tasks.detection.sheet import draw_sheet
 from segjax.tasks.record_task import open_records
 from segjax.training.sharding import place_batch, to_host
@@ -70,6 +71,11 @@ class DetectionEvaluator:
         records = (self.source[index] for index in range(len(self.source)))
         self.ground_truth = build_coco_ground_truth(records, **known)
         self.results = CocoResults(self.ground_truth)
+        # Data without the stuff of the model gets no panoptic scores.
+        stuff, head = list_stuff(data), model.semantic_head
+        self._panoptic = None
+        if head is not None and model.mask_head is not None and len(stuff) == head.classes:
+            self._panoptic = PanopticEvaluator(self.names, stuff)
         self._full: dict[int, bool] = {}  # by image: no detection slot was left
         self._known: dict[int, np.ndarray] = {}  # by image: detections of a category of the data
 
@@ -113,6 +119,8 @@ class DetectionEvaluator:
                 f"nothing to evaluate: no image of {self.data['eval_split']!r} could be read"
             )
         shares = {"detections_full": sum(self._full.values()) / len(self._full)}
+        if self._panoptic is not None:
+            shares |= self._panoptic.compute_scores()
         shares |= {name: share for name, share in self._compute_shares(results).items() if share}
         sheet = self._draw_sheet(results) if self.settings["pictures"] else None
         scores = self._evaluate_kinds(results)
@@ -127,6 +135,8 @@ class DetectionEvaluator:
         self.results.add(
             index, detections.boxes, detections.scores, categories, detections.masks, keypoints
         )
+        if self._panoptic is not None:
+            self._panoptic.add(index, self.source[index], detections, categories)
 
     def _compute_shares(self, results: CocoResults) -> dict[str, float]:
         """Computes the shares (0..1) of ignored detections and of unreadable images.

@@ -12,7 +12,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from segjax.losses.detection import keypoint_loss, mask_loss, proposal_losses, region_losses
+from segjax.losses.detection import (
+    UNKNOWN_STUFF,
+    keypoint_loss,
+    mask_loss,
+    proposal_losses,
+    region_losses,
+    stuff_loss,
+)
 from segjax.models.detection.heads import BoxOutputs
 from segjax.models.detection.layers import number_names
 from segjax.models.detection.mask_rcnn import MaskRcnn
@@ -76,7 +83,8 @@ def compute_loss_terms(
 
     Returns:
       terms: name -> float32 scalar. "rpn_scores", "rpn_boxes", "classes" and "boxes" (in a cascade
-        "classes_0", "boxes_0" and so on), and "masks" and "keypoints" if the model has these heads.
+        "classes_0", "boxes_0" and so on), and "masks", "keypoints" and "stuff"
+        if the model has these heads.
       filled: float32 [B], share of the proposal slots that are filled.
     """
     rules, images, sizes = model.loss_rules, batch["image"], batch["size"]
@@ -125,6 +133,11 @@ def compute_loss_terms(
         terms["masks"] = _divide(*_compute_mask_loss(model.mask_head(pooled), batch, shown))
     if model.keypoint_head:
         terms["keypoints"] = _divide(*_compute_keypoint_loss(model.locate(pooled), batch, shown))
+    # Semantic branch: pixels, on the whole canvas
+    if model.semantic_head:
+        labels = jnp.where(real[:, None, None], batch["stuff"], UNKNOWN_STUFF)
+        loss = _divide(*stuff_loss(model.segment_stuff(levels, sizes), labels))
+        terms["stuff"] = rules.stuff_weight * loss
     return terms, jnp.mean(proposals.valid, axis=1)
 
 

@@ -53,7 +53,16 @@ class Detection(DetectionBatches):
     """
 
     settings = DetectionSettings
-    shown_metrics = ("loss", "classes", "masks", "dropped", "bbox/AP", "segm/AP", "segm/AP50")
+    shown_metrics = (
+        "loss",
+        "classes",
+        "masks",
+        "dropped",
+        "bbox/AP",
+        "segm/AP",
+        "segm/AP50",
+        "panoptic/PQ",
+    )
     miniature = staticmethod(miniature)
     build = staticmethod(build_mask_rcnn)
     model_options = staticmethod(mask_rcnn_options)
@@ -142,6 +151,7 @@ class Detection(DetectionBatches):
 
         `DetectionScores.shares` holds further numbers:
           "detections_full": share of images in which every detection slot was filled.
+          "panoptic/PQ", "panoptic/SQ", "panoptic/RQ" and others, see `PanopticEvaluator`.
           "left_out", "unread": see `DetectionEvaluator`, present where they are not 0.
           "eval_loss" and its terms, with `config.eval.loss`: mean training loss on whole images,
             with the same random samples each time.
