@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from golden.drawn_weights import drawn_variables
+from jax.sharding import AxisType
 
 from segjax.data.records import UNKNOWN_STUFF
 from segjax.data.splits import list_stuff, open_split
@@ -19,8 +20,8 @@ from segjax.tasks import make_task
 from segjax.tasks.detection.config import detection_config
 from segjax.tasks.detection.panoptic import PanopticEvaluator
 from segjax.tasks.variants import as_variant
+from segjax.training import sharding
 from segjax.training.program import quick_compilation
-from segjax.training.sharding import make_mesh
 
 STUFF = ("plain", "striped", "dotted", "checked")
 
@@ -126,7 +127,8 @@ def test_the_loss_falls_and_unknown_pixels_do_not_count(task, variables, batch):
 
 
 def test_evaluation_reports_panoptic_quality(task, variables):
-    mesh = make_mesh(1, 1)
+    axes = (AxisType.Auto, AxisType.Auto)
+    mesh = jax.make_mesh((1, 1), sharding.BATCH_AXES, axes, devices=jax.devices()[:1])
     with quick_compilation():
         numbers, _ = task.evaluate(variables, mesh=mesh)
     for suffix in ("", "_things", "_stuff"):
