@@ -8,12 +8,13 @@ import pytest
 from golden.drawn_weights import drawn_variables
 from jax.sharding import AxisType
 
-from segjax.data.records import UNKNOWN_STUFF
+from segjax.data.records import UNKNOWN_STUFF, validate_record
 from segjax.data.splits import list_stuff, open_split
 from segjax.images.placement import Placement
 from segjax.inference.detection.detector import Detector
 from segjax.inference.detection.postprocess import ImageDetections
 from segjax.losses import detection
+from segjax.masks import RecordError
 from segjax.models.build import build_model, init_model
 from segjax.models.detection.flops import count_detector_multiply_adds
 from segjax.tasks import make_task
@@ -59,6 +60,9 @@ def test_records_have_a_class_of_every_pixel(task):
         assert set(np.unique(stuff)) <= {0, 1, 2, 3, 4, UNKNOWN_STUFF}
         assert np.count_nonzero(stuff == 0) == record["objects"]["area"].sum()
         assert len(set(np.unique(stuff)) & {1, 2, 3, 4}) >= 2
+        validate_record(record)
+    with pytest.raises(RecordError, match=r"stuff.*uint8 \[32, 64\]"):
+        validate_record(record | {"stuff": stuff[:32]})
     again = open_split(task.data, "train")[1]
     np.testing.assert_array_equal(stuff, again["stuff"])
 
