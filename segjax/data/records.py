@@ -128,6 +128,10 @@ def validate_record(record: Mapping[str, Any]) -> None:
             f"{found[0]} x {found[1]} pixels",
             f"height x width = {height} x {width}",
         )
+    stuff = record.get("stuff")
+    if stuff is not None and (stuff.dtype != np.uint8 or stuff.shape != (height, width)):
+        found = f"{stuff.dtype} {list(stuff.shape)}"
+        raise RecordError(where, "stuff", found, f"uint8 {[height, width]}")
     _validate_objects(record["objects"], height, width, where)
 
 

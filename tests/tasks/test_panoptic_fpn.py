@@ -6,21 +6,23 @@ import numpy as np
 import optax
 import pytest
 from golden.drawn_weights import drawn_variables
+from jax.sharding import AxisType
 
-from segjax.data.records import UNKNOWN_STUFF
+from segjax.data.records import UNKNOWN_STUFF, validate_record
 from segjax.data.splits import list_stuff, open_split
 from segjax.images.placement import Placement
 from segjax.inference.detection.detector import Detector
 from segjax.inference.detection.postprocess import ImageDetections
 from segjax.losses import detection
+from segjax.masks import RecordError
 from segjax.models.build import build_model, init_model
 from segjax.models.detection.flops import count_detector_multiply_adds
 from segjax.tasks import make_task
 from segjax.tasks.detection.config import detection_config
 from segjax.tasks.detection.panoptic import PanopticEvaluator
 from segjax.tasks.variants import as_variant
+from segjax.training import sharding
 from segjax.training.program import quick_compilation
-from segjax.training.sharding import make_mesh
 
 STUFF = ("plain", "striped", "dotted", "checked")
 
@@ -58,6 +60,9 @@ def test_records_have_a_class_of_every_pixel(task):
         assert set(np.unique(stuff)) <= {0, 1, 2, 3, 4, UNKNOWN_STUFF}
         assert np.count_nonzero(stuff == 0) == record["objects"]["area"].sum()
         assert len(set(np.unique(stuff)) & {1, 2, 3, 4}) >= 2
+        validate_record(record)
+    with pytest.raises(RecordError, match=r"stuff.*uint8 \[32, 64\]"):
+        validate_record(record | {"stuff": stuff[:32]})
     again = open_split(task.data, "train")[1]
     np.testing.assert_array_equal(stuff, again["stuff"])
 
@@ -126,7 +131,8 @@ def test_the_loss_falls_and_unknown_pixels_do_not_count(task, variables, batch):
 
 
 def test_evaluation_reports_panoptic_quality(task, variables):
-    mesh = make_mesh(1, 1)
+    axes = (AxisType.Auto, AxisType.Auto)
+    mesh = jax.make_mesh((1, 1), sharding.BATCH_AXES, axes, devices=jax.devices()[:1])
     with quick_compilation():
         numbers, _ = task.evaluate(variables, mesh=mesh)
     for suffix in ("", "_things", "_stuff"):
