@@ -41,9 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.list:
             print(describe_items(items))
             return 0
-        if args.page:
-            document = json.loads(args.page.read_text()) if args.page.exists() else {}
-            print(page.format_page(document))
+        if args.page is not None:
+            print(page.format_page(read_results(args.page)))
             return 0
         if args.out is None:
             raise ValueError("--out is missing; expected a folder for the results")
@@ -78,8 +77,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--packages", action="store_true", help="list the packages to carry to this machine and end"
     )
     parser.add_argument(
-        "--page", type=pathlib.Path, metavar="JSON", help="print the page of a results.json and end"
-    )
+        "--page", nargs="?", const="", metavar="JSON",
+        help="print the page of a results.json, or of no results, and end",
+    )  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -90,17 +90,35 @@ def choose_items(texts: list[str]) -> list[catalog.Item]:
       ValueError: A text names nothing.
     """
     items = catalog.list_items()
+    chosen: set[str] = set()
     for text in texts:
-        if not any(text == item.table or text in item.name for item in items):
+        # The name of a table is not also a part of a name.
+        matches = [
+            item.name
+            for item in items
+            if (text == item.table if text in catalog.TABLES else text in item.name)
+        ]
+        chosen.update(matches)
+        if not matches:
             raise ValueError(
                 f"--only {text!r} matches no item; expected a table ({', '.join(catalog.TABLES)}) "
                 "or a part of a name that --list shows"
             )
-    return [
-        item
-        for item in items
-        if not texts or any(text == item.table or text in item.name for text in texts)
-    ]
+    return [item for item in items if not texts or item.name in chosen]
+
+
+def read_results(file: str) -> dict:
+    """Reads a results.json. "" stands for no results.
+
+    Raises:
+      ValueError: The file does not exist or is no JSON.
+    """
+    try:
+        return json.loads(pathlib.Path(file).read_text()) if file else {}
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"--page {file!r} cannot be read ({error}); expected a results.json that --out wrote"
+        ) from None
 
 
 def describe_items(items: list[catalog.Item]) -> str:

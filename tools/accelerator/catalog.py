@@ -78,8 +78,8 @@ TABLES = {
     "numerics": Table(
         "Numerics",
         "Each stage gets the float32 inputs of the row `float32, highest`, so errors do not add up "
-        "from stage to stage. The relative error is the root mean square of the difference, divided "
-        "by that of the float32 result. Weights are random.",
+        "from stage to stage. The relative error is the root mean square of the difference, "
+        "divided by that of the float32 result. Weights are random.",
         {
             "model": ("model", ""),
             "stage": ("stage", ""),
@@ -91,8 +91,8 @@ TABLES = {
     "encoder": Table(
         "Image encoder of SAM",
         "1024 x 1024 pixels, bfloat16. Memory is what the call adds to the weights and the images. "
-        "Aims: an MFU of 45 % for ViT-H and 35 % for ViT-B, below 1.7 GiB for ViT-B at batch 8, and "
-        "faster than every row of PyTorch.",
+        "Aims: an MFU of 45 % for ViT-H and 35 % for ViT-B, below 1.7 GB for ViT-B at batch 8, "
+        "and faster than every row of PyTorch.",
         {"model": ("model", ""), "side": ("side", ""), **_IMAGES},
     ),
     "sam_step": Table(
@@ -180,11 +180,9 @@ def list_items() -> list[Item]:
              dict(batch=16), needs=("torch", "torchvision"), rehearsal=_TORCH_DEBUG),
         _train("mae_step", "mae/imagenet_h", 180, ["--config.batch_size=128"]),
         _torch_mae("H", 128),
-        Item("decoder, segjax", "decoder", "inference:decode", 180,
-             dict(name="sam_vit_b", counts=[1, 16, 64, 256]), dict(name="sam_debug", counts=[1, 2])),
+        Item("decoder, segjax", "decoder", "inference:decode", 180, _PROMPTS, _FEW_PROMPTS),
         Item("decoder, PyTorch", "decoder", "torch_sam:decode", 180,
-             dict(name="sam_vit_b", counts=[1, 16, 64, 256]), dict(name="sam_debug", counts=[1, 2]),
-             OFFICIAL),
+             _PROMPTS, _FEW_PROMPTS, OFFICIAL),
         Item("latency", "latency", "inference:interact", 180,
              dict(names=["sam_vit_b", "sam_vit_h"]), dict(names=["sam_debug"], calls=3)),
         Item("everything, segjax", "everything", "inference:segment_everything", 180,
@@ -199,7 +197,7 @@ def list_items() -> list[Item]:
              dict(name="mask_rcnn_R_50_FPN", canvas=[800, 1344]),
              dict(name="maskrcnn_debug", canvas=[64, 64], batches=[1])),
         Item("Mask R-CNN inference, PyTorch", "detector", "torch_training:detect", 120,
-             dict(batches=[1, 8]), _TORCH_DEBUG | dict(batches=[1]), ("torch", "torchvision")),
+             dict(batches=[1, 8]), dict(batches=[1], canvas=[64, 64]), ("torch", "torchvision")),
         *(_finetune(preset) for preset in ("decoder", "lora", "late", "full", "medsam", "samed")),
         _train("sam_step", "sam/sa1b_vit_l", 300, ["--config.batch_size=4"]),
         _train("sam_step", "sam/sa1b_vit_h", 300, ["--config.batch_size=4"]),
@@ -219,6 +217,8 @@ _DEBUG_STEPS = {
     "mae_step": "mae/imagenet_b:debug",
     "detector_step": "mask_rcnn/coco_r50_fpn_1x:debug",
 }
+_PROMPTS = dict(name="sam_vit_b", counts=[1, 16, 64, 256])
+_FEW_PROMPTS = dict(name="sam_debug", counts=[1, 2])
 _TORCH_DEBUG = dict(batch=1, canvas=[64, 64])
 _COCO = [
     "--config.batch_size=16",
@@ -257,7 +257,13 @@ def _torch_mae(size: str, batch: int) -> Item:
     options = dict(name=f"mae_vit_{size.lower()}", batch=batch)
     small = dict(name="mae_debug", batch=2)
     return Item(
-        f"step of MAE {size}, PyTorch", "mae_step", "torch_training:train_mae", 240, options, small, TORCH
+        f"step of MAE {size}, PyTorch",
+        "mae_step",
+        "torch_training:train_mae",
+        240,
+        options,
+        small,
+        TORCH,
     )
 
 

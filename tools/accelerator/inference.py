@@ -185,9 +185,7 @@ def detect(
     variables = jax.device_put(draw_variables(model, init_model))
     counts = count_detector_multiply_adds(model, tuple(canvas))
     regions, slots = model.proposal_selection.after[1], model.detection_selection.count
-    flops = 2 * (
-        counts.frozen + counts.image + regions * counts.region + slots * counts.foreground
-    )
+    flops = 2 * (counts.frozen + counts.image + regions * counts.region + slots * counts.foreground)
     kind = jax.devices()[0].device_kind
 
     def measure(batch: int) -> dict[str, float]:

@@ -60,7 +60,9 @@ def compare(
 
         def find_error(kind: str, run: Stage = run, given: Any = given, expected: Any = expected):
             model = build(name, **{"dtype": "float32"} | kinds[kind])
-            return compute_errors(jax.jit(functools.partial(run, model))(variables, given), expected)
+            return compute_errors(
+                jax.jit(functools.partial(run, model))(variables, given), expected
+            )
 
         rows = {kind: dict(model=name, stage=stage, computed_in=kind) for kind in kinds}
         yield from attempt_each(rows, find_error)

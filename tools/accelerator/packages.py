@@ -54,7 +54,8 @@ def describe() -> str:
         f"Missing: {', '.join(missing)}.",
         "On a machine with network, for the Python of this machine:",
         "    pip download --no-deps --only-binary=:all: --platform manylinux_2_28_x86_64 "
-        f"--platform manylinux2014_x86_64 --platform any --python-version {version} -d wheels NAMES",
+        "--platform manylinux2014_x86_64 --platform any "
+        f"--python-version {version} -d wheels NAMES",
         "--no-deps leaves jax, NumPy and the like alone, which this machine has. Bring what those "
         "names require too, as far as `pip check` misses it. Then, on this machine:",
         "    pip install --no-index --no-deps --find-links wheels NAMES",

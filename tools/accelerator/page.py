@@ -13,7 +13,8 @@ at most, and goes on where it stopped:
 ```bash
 python tools/accelerator --packages                # first: what has to be carried there
 python tools/accelerator --out runs/accelerator
-python tools/accelerator --page runs/accelerator/results.json > docs/results/accelerators.md
+cp runs/accelerator/results.json docs/results/accelerators.json
+python tools/accelerator --page docs/results/accelerators.json > docs/results/accelerators.md
 ```
 
 Weights are random, inputs are drawn, and nothing is downloaded. Times are medians, each after a

@@ -3,6 +3,7 @@
 Standard library only, like the catalog.
 """
 
+import contextlib
 import datetime
 import importlib.util
 import json
@@ -176,10 +177,8 @@ def run_item(item: Item, seconds: float, *, rehearsal: bool) -> dict[str, Any]:
 
 def _kill_group(process: subprocess.Popen) -> None:
     """Ends a process and everything that it has started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
