@@ -142,6 +142,7 @@ def measure_step(
     Raises:
       ValueError: The mesh or the batch does not fit the devices.
     """
+    # One batch, which every step uses again
     loaded = load_batch(task, config)
     step = compile_on_devices(task, config, devices, loaded)
     losses, seconds = step.run(steps + 1)
@@ -203,6 +204,7 @@ class StepOnDevices:
           The loss and the seconds of each step.
         """
         losses = []
+        # The state is donated from step to step
         with jax.set_mesh(self.program.mesh):
             state = initialize_state(self.task, self.program, self.seed, {})
             key = state.key
@@ -235,6 +237,7 @@ def compile_on_devices(
     sharding.check_batch_size(config.batch_size, config.microbatches, mesh)
     program = make_program(task, config, mesh)
     placed = sharding.place_batch(batch, mesh)
+    # Compile
     traced = program.trace(placed)
     started = time.perf_counter()
     compiled = traced.lower().compile()
