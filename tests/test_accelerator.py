@@ -21,7 +21,7 @@ from segjax.cli.overrides import apply_flags  # noqa: E402
 from segjax.tasks import make_task  # noqa: E402
 
 # Of the default suite. All others run with `-m slow`, because their programs compile for minutes.
-QUICK = ("device", "rates", "encoder", "mae_step", "decoder", "latency")
+QUICK = ("device", "rates", "encoder", "mae_step", "decoder")
 # In place of child.py: does what the name of the function says.
 STAND_IN = """
 import sys, time
@@ -129,6 +129,38 @@ def test_the_time_limit_leaves_items_out_and_a_later_run_goes_on(stand_in, monke
     assert states == {"works": "done", "errs": "failed"} and items["works"] == before
     stand_in(["works"], retry=True)
     assert stand_in(["works"])[1]["works"] == before
+
+
+def test_sigterm_ends_the_item_in_progress(tmp_path):
+    program = tmp_path / "program.py"
+    child = tmp_path / "child.py"
+    child.write_text(STAND_IN)
+    program.write_text(f"""
+import importlib.util, pathlib, sys
+sys.path[:0] = [{str(ROOT / "tools" / "accelerator")!r}]
+path = {str(ROOT / "tools" / "accelerator" / "__main__.py")!r}
+spec = importlib.util.spec_from_file_location("program", path)
+program = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(program)
+program.runner._CHILD = pathlib.Path({str(child)!r})
+items = [program.catalog.Item("hangs", "rates", "hangs", 60)]
+program.run(program.parse_arguments(["--out", {str(tmp_path / "out")!r}]), items)
+""")
+    process = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.DEVNULL)
+    find = lambda: [pid for pid in os.listdir("/proc") if pid.isdigit() and is_run_of(pid, child)]
+    until = time.monotonic() + 20
+    while not find() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert find()
+    process.terminate()
+    assert process.wait(10) == 143 and not find()
+
+
+def is_run_of(pid, script):
+    try:
+        return str(script).encode() in pathlib.Path("/proc", pid, "cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def test_a_missing_module_leaves_an_item_out_and_says_so(stand_in):

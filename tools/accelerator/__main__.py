@@ -21,6 +21,7 @@ Exit status: 0 if every chosen item has a result, 1 if the time limit left some 
 import argparse
 import json
 import pathlib
+import signal
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -133,6 +134,8 @@ def describe_items(items: list[catalog.Item]) -> str:
 
 def run(args: argparse.Namespace, items: list[catalog.Item]) -> int:
     """Runs the items and returns the exit status."""
+    # Schedulers and `timeout` send SIGTERM: the item in progress must end too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results = runner.Results(args.out, rehearsal=args.rehearsal)
     runner.run_items(results, items, seconds=60 * args.minutes, retry=args.retry)
     states = [results.items.get(item.name, {}).get("status", "") for item in items]
