@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from benchmark import generator_options
+from golden.drawn_weights import drawn_variables
 
 import segjax
 from accelerator.batches import draw_images, draw_variables
@@ -19,9 +21,6 @@ from segjax.models.detection.flops import count_detector_multiply_adds
 from segjax.models.sam.build import build_sam
 from segjax.models.sam.flops import count_encoder_multiply_adds
 from segjax.models.sam.prompt_encoder import Prompts
-
-# Random weights predict noise: these thresholds keep about a tenth of the candidates.
-EVERYTHING = dict(pred_iou_thresh=0.0, stability_score_thresh=0.0, stability_score_offset=0.1)
 
 
 def list_attentions() -> tuple[str, ...]:
@@ -114,9 +113,8 @@ def segment_everything(name: str, points: int = 32) -> Iterator[dict[str, Any]]:
         model = build_sam(name, dtype=dtype)
         generator = segjax.SamAutomaticMaskGenerator(
             model,
-            draw_variables(model, init_model),
-            points_per_side=points,
-            **EVERYTHING | dict(output_mode="coco_rle"),
+            drawn_variables(model, init_model),
+            **generator_options(points),
         )
         return time_everything(generator.generate)
 

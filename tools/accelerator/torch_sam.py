@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmark import generator_options
+from golden.drawn_weights import drawn_variables
 from parity.sam_references import SegmentAnything, Transformers
 from parity.stand_ins import segment_anything
 
 from accelerator.batches import draw_variables
-from accelerator.inference import EVERYTHING, draw_clicks, draw_embedding, time_everything
+from accelerator.inference import draw_clicks, draw_embedding, time_everything
 from accelerator.timing import attempt_each
 from accelerator.torch_sides import choose_device, keep_jax_off_the_device, measure_call
 from segjax.models.build import init_model
@@ -54,10 +56,12 @@ def decode(name: str, counts: Sequence[int]) -> Iterator[dict[str, Any]]:
     """
     keep_jax_off_the_device()
     model, sam = _build_official(name)
-    sam = sam.to(torch.bfloat16)
-    place = lambda array: torch.from_numpy(array).to(choose_device(), torch.bfloat16)
+    # The prompt encoder computes positions in float32, and does not run in bfloat16.
+    sam.mask_decoder.to(torch.bfloat16)
+    place = lambda array: torch.from_numpy(array).to(choose_device())
     side = model.canvas // model.patch
     embedding = place(np.moveaxis(draw_embedding(side, model.prompt_width), -1, 1).copy())
+    embedding = embedding.bfloat16()
     predict = sam.mask_decoder.predict_masks
     runs = {"eager": predict, "compiled": torch.compile(predict, dynamic=False)}
 
@@ -70,8 +74,9 @@ def decode(name: str, counts: Sequence[int]) -> Iterator[dict[str, Any]]:
         def run() -> Any:
             tokens, dense = sam.prompt_encoder((points, labels), None, None)
             return runs[kind](
-                image_embeddings=embedding, image_pe=sam.prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=tokens.to(dense.dtype), dense_prompt_embeddings=dense,
+                image_embeddings=embedding, image_pe=sam.prompt_encoder.get_dense_pe().bfloat16(),
+                sparse_prompt_embeddings=tokens.bfloat16(),
+                dense_prompt_embeddings=dense.bfloat16(),
             )  # fmt: skip
 
         row = measure_call(run, count, 0)
@@ -96,10 +101,9 @@ def segment_everything(name: str, points: int = 32) -> Iterator[dict[str, Any]]:
     """
     keep_jax_off_the_device()
     torch.set_float32_matmul_precision("high")  # TF32, as jax has it by default
-    _, sam = _build_official(name)
-    generator = segment_anything().SamAutomaticMaskGenerator(
-        sam, points_per_side=points, **EVERYTHING
-    )
+    model = build_sam(name)
+    sam = SegmentAnything(model, drawn_variables(model, init_model)).sam.to(choose_device())
+    generator = segment_anything().SamAutomaticMaskGenerator(sam, **generator_options(points))
     measure: Callable = lambda _: time_everything(generator.generate)
     yield from attempt_each({"": dict(model=name, side="segment-anything, float32")}, measure)
 
