@@ -41,6 +41,7 @@ def describe_plan(task: Any, config: Any, device: str = HERE) -> str:
     import jax
 
     from segjax.scaling.estimates import count_flops
+    from segjax.scaling.measurement import count_program_bytes
     from segjax.training import sharding
     from segjax.training.program import make_program
     from segjax.training.reporting.banner import describe_devices, describe_parameters
@@ -55,7 +56,7 @@ def describe_plan(task: Any, config: Any, device: str = HERE) -> str:
     with jax.set_mesh(mesh):
         compiled = traced.lower().compile()
     state = {name: _count_bytes(getattr(program.shapes, name)) for name in _STATE}
-    peak = _peak_bytes(compiled.memory_analysis())
+    peak = count_program_bytes(compiled.memory_analysis())
     flops = count_flops(traced.jaxpr.jaxpr)
     if_trained = task.flops()[0] * config.batch_size
     lines = [
@@ -103,13 +104,6 @@ def _count_bytes(tree: Any) -> int:
 
     leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf.dtype, np.dtype)]
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
-
-
-def _peak_bytes(memory: Any) -> int:
-    """Returns the memory of a compiled program: arguments, results and what lies in between."""
-    parts = ("argument", "output", "temp")
-    total = sum(getattr(memory, f"{part}_size_in_bytes") for part in parts)
-    return total - memory.alias_size_in_bytes  # donated arguments become results
 
 
 def _show(size: float) -> str:

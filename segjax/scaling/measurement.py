@@ -20,7 +20,8 @@ from segjax.scaling.estimates import StepTimes, count_flops_per_chip, estimate_s
 from segjax.scaling.slices import Chip
 from segjax.scaling.traffic import Traffic, read_traffic
 from segjax.training import sharding
-from segjax.training.program import initialize_state, make_program
+from segjax.training.program import Program, initialize_state, make_program
+from segjax.training.task import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +65,17 @@ def measure_rates(width: int = 2048, mib: int = 256, repeats: int = 5) -> Rates:
     multiply = functools.partial(jax.jit(jnp.matmul), matrix, matrix)
     negate = functools.partial(jax.jit(jnp.negative), array)
     # The first call compiles.
-    product, copy = (min(_time_calls(call, repeats + 1)[1:]) for call in (multiply, negate))
+    product, copy = (min(time_calls(call, repeats + 1)[1:]) for call in (multiply, negate))
     return Rates(2 * width**3 / product, 2 * mib * 2**20 / copy)
 
 
-def _time_calls(call: Callable[[], Any], repeats: int) -> list[float]:
-    """Calls a function several times and returns the seconds until each result is ready."""
+def time_calls(call: Callable[[], Any], repeats: int) -> list[float]:
+    """Calls a function several times and returns the seconds until each result is ready.
+
+    Args:
+      call: The function. It returns arrays.
+      repeats: Number of calls. The first one may compile.
+    """
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -136,10 +142,23 @@ def measure_step(
     Raises:
       ValueError: The mesh or the batch does not fit the devices.
     """
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
-    sharding.check_batch_size(config.batch_size, config.microbatches, mesh)
-    program = make_program(task, config, mesh)
     # One batch, which every step uses again
+    loaded = load_batch(task, config)
+    step = compile_on_devices(task, config, devices, loaded)
+    losses, seconds = step.run(steps + 1)
+    return MeasuredStep(
+        mesh=dict(step.program.mesh.shape),
+        images=config.batch_size,
+        seconds=tuple(seconds[1:]),
+        loss=losses[0],
+        device_flops=count_flops_per_chip(step.program, step.traced),
+        traffic=read_traffic(step.compiled.as_text(), chips=step.program.mesh.size),
+        rates=rates,
+    )
+
+
+def load_batch(task: Any, config: ml_collections.ConfigDict) -> Batch:
+    """Returns the first batch of a run."""
     batches = task.batches(
         "train",
         batch_size=config.batch_size,
@@ -148,37 +167,93 @@ def measure_step(
         process_count=1,
         seed=config.seed,
     )
-    batch = sharding.place_batch(next(batches), mesh)
+    batch = next(batches)
     batches.close()
-    # Compile and run the step
-    traced = program.trace(batch)
+    return batch
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOnDevices:
+    """A training step that is compiled for devices of this machine, and a batch to run it on.
+
+    Attributes:
+      task: Initializes the state.
+      seed: Seed of the state.
+      program: The step and the layout of its state.
+      traced: The traced step.
+      compiled: The compiled step.
+      compile_seconds: Time of the compilation.
+      batch: The batch, on the devices.
+    """
+
+    task: Any
+    seed: int
+    program: Program
+    traced: jax.stages.Traced
+    compiled: jax.stages.Compiled
+    compile_seconds: float
+    batch: dict[str, jax.Array]
+
+    def run(self, times: int) -> tuple[list[float], list[float]]:
+        """Runs the step several times from a fresh state.
+
+        Args:
+          times: Number of steps. All of them use the same batch.
+
+        Returns:
+          The loss and the seconds of each step.
+        """
+        losses = []
+        # The state is donated from step to step
+        with jax.set_mesh(self.program.mesh):
+            state = initialize_state(self.task, self.program, self.seed, {})
+            key = state.key
+
+            def run_step() -> Any:
+                nonlocal state
+                state, metrics = self.compiled(state.replace(key=None), key, self.batch)
+                losses.append(metrics["loss"])
+                return state, metrics
+
+            seconds = time_calls(run_step, times)
+        return [float(loss) for loss in losses], seconds
+
+
+def compile_on_devices(
+    task: Any, config: ml_collections.ConfigDict, devices: Sequence[jax.Device], batch: Batch
+) -> StepOnDevices:
+    """Compiles the step that training would run.
+
+    Args:
+      task: As for `segjax.training.loop.train`.
+      config: As for `segjax.training.loop.train`, complete.
+      devices: Devices to run on.
+      batch: A batch of the task, with or without its `index`.
+
+    Raises:
+      ValueError: The mesh or the batch does not fit the devices.
+    """
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+    sharding.check_batch_size(config.batch_size, config.microbatches, mesh)
+    program = make_program(task, config, mesh)
+    placed = sharding.place_batch(batch, mesh)
+    # Compile
+    traced = program.trace(placed)
+    started = time.perf_counter()
     compiled = traced.lower().compile()
-    with jax.set_mesh(mesh):
-        state = initialize_state(task, program, config.seed, {})
-        losses, seconds = _run_steps(compiled, state, batch, steps + 1)
-    return MeasuredStep(
-        mesh=dict(mesh.shape),
-        images=config.batch_size,
-        seconds=tuple(seconds[1:]),
-        loss=losses[0],
-        device_flops=count_flops_per_chip(program, traced),
-        traffic=read_traffic(compiled.as_text(), chips=mesh.size),
-        rates=rates,
-    )
+    seconds = time.perf_counter() - started
+    return StepOnDevices(task, config.seed, program, traced, compiled, seconds, placed)
 
 
-def _run_steps(step: Any, state: Any, batch: Any, times: int) -> tuple[list[float], list[float]]:
-    """Runs a step several times on one batch and returns the losses and seconds."""
-    key, losses = state.key, []
+def count_program_bytes(memory: Any) -> int:
+    """Counts the bytes of a compiled program: arguments, results and what lies in between.
 
-    def run_step() -> Any:
-        nonlocal state
-        state, metrics = step(state.replace(key=None), key, batch)
-        losses.append(metrics["loss"])
-        return state, metrics
-
-    seconds = _time_calls(run_step, times)
-    return [float(loss) for loss in losses], seconds
+    Args:
+      memory: Its `memory_analysis()`.
+    """
+    parts = ("argument", "output", "temp")
+    total = sum(getattr(memory, f"{part}_size_in_bytes") for part in parts)
+    return total - memory.alias_size_in_bytes  # donated arguments become results
 
 
 HEAD = (

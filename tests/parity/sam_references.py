@@ -122,11 +122,11 @@ class SegmentAnything:
 
 
 class Transformers:
-    """transformers' SamModel. Its decoder's default epsilon is 1e-6 where the published model
-    has 1e-5.
+    """transformers' SamModel. attention: "eager" or "sdpa". Its decoder's default epsilon is 1e-6
+    where the published model has 1e-5.
     """
 
-    def __init__(self, model, variables):
+    def __init__(self, model, variables, attention="eager"):
         from transformers import (
             SamConfig,
             SamMaskDecoderConfig,
@@ -165,7 +165,7 @@ class Transformers:
         config = SamConfig(
             vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder
         )
-        config._attn_implementation = "eager"
+        config._attn_implementation = attention
         self.sam = SamModel(config).eval()
         self.sam.load_state_dict(_tensors(SAM.to_published(variables, HUGGINGFACE)))
 

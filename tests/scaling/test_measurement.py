@@ -87,7 +87,7 @@ def test_devices_share_the_rates_of_the_machine():
 def test_rates_are_flops_and_bytes_per_second(monkeypatch):
     """In 0.5 s each: 2 * 64 ** 3 flops, and 1 MiB read and written."""
     monkeypatch.setattr(
-        "segjax.scaling.measurement._time_calls",
+        "segjax.scaling.measurement.time_calls",
         lambda call, repeats: [9.0, *[0.5] * (repeats - 1)],
     )
     rates = measure_rates(width=64, mib=1, repeats=2)
