@@ -82,7 +82,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
             predictor = SamPredictor.load(start_round(folder, config).run)
         parts.append(_play_part(args, folder, predictor, number, names.tolist(), truths))
         print(_describe(parts[-1]), flush=True)
-    first, last = parts[0]["clicks_per_object"], parts[-1]["clicks_per_object"]
+    # Accepted proposals are objects without a click
+    first, last = parts[0]["clicks_per_truth"], parts[-1]["clicks_per_truth"]
     fall = 1 - last / first if first else 0.0
     write_json(out / "simulate.json", {"parts": parts, "clicks_fell_by": fall})
     print(f"{out / 'simulate.json'}  clicks per object fell by {100 * fall:.0f} %")
