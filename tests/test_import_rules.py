@@ -92,6 +92,7 @@ LAZILY = {
     "text": {"regex", "ftfy"},
     "inference": {"scipy", "rich", "optax"},
     "weights": {"orbax", "safetensors", "ml_dtypes", "rich"},
+    "compat": {"cvat_sdk", "scipy", "skimage"},
     "cli": {"jax", "absl", "ml_collections", "uvicorn"},
 }
 NEVER = {"tensorflow", "torch", "transformers", "keras"}
