@@ -40,6 +40,7 @@ def create(checkpoint: str = "sam_tiny_demo", label: str = "object") -> "CvatFun
         raise ValueError(
             f"{checkpoint} is a {type(network).__name__}; expected a SAM or a Mask R-CNN"
         )
+    # Segment-everything with the thresholds that the checkpoint recommends
     names = {"pred_iou": "pred_iou_thresh", "stability": "stability_score_thresh"}
     options = {names[key]: value for key, value in read_saved_thresholds(saved).items()}
     percentiles = read_saved_percentiles(saved)
@@ -93,6 +94,7 @@ class CvatFunction:
         for found in self._find(np.asarray(image.convert("RGB"))):
             if context.conf_threshold is not None and found.score < context.conf_threshold:
                 continue
+            # A mask, unless the model has none or CVAT asks for polygons
             if found.mask is None:
                 shapes.append(cvat.rectangle(found.label, found.box))
             elif not context.conv_mask_to_poly:
@@ -112,6 +114,7 @@ class CvatFunction:
         else:
             one = self.model([image])[0]
             masks = one.get("masks", [None] * len(one["boxes"]))
+            # A detector's labels begin at 1, and CVAT's ids at 0
             columns = one["labels"] - 1, one["scores"], one["boxes"], masks
             rows = [
                 _Found(int(label), float(score), [float(x) for x in box], mask)
@@ -138,6 +141,7 @@ def trace_polygons(mask: np.ndarray) -> list[list[float]]:
     from scipy.ndimage import binary_fill_holes
     from skimage.measure import approximate_polygon, find_contours
 
+    # A border closes the outlines of parts that touch the image's border
     padded = np.pad(binary_fill_holes(mask), 1).astype(np.float32)
     limit = np.array(mask.shape)
     polygons = []

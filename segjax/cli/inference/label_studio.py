@@ -80,6 +80,7 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     images = TaskImages(
         args.url, os.environ.get(KEY_VARIABLE, ""), args.image_host, args.image_folder
     )
+    # The port is taken before the model loads, so that a taken one is told at once
     listener = listen(args.host, args.port)
     backend = LabelStudioBackend(_load_page_model(args), images, args.queue)
     token = make_token(args.host)

@@ -114,6 +114,7 @@ class LabelStudioBackend:
                     f"project, task and annotation are {numbers}; expected ids: switch on the "
                     "webhook's payload"
                 )
+            # The ids are numbers, so the name stays in the folder
             name = "-".join(map(str, numbers)) + ".json"
             content = {
                 "action": action,
@@ -148,6 +149,7 @@ class LabelStudioBackend:
                 "labeling config shows as its image"
             )
         key, image = self._read_image(data[config.field], f"image of task {task.get('id')}")
+        # Mask, label and score of the prompt's object, or of every object
         found: list[tuple[np.ndarray, str, float]] = []
         prompt = parse_context(regions, *image.shape[:2])
         if prompt is not None:
@@ -158,6 +160,7 @@ class LabelStudioBackend:
             records = self.model.find_everything(image, lambda done, total: None)
             label = config.labels[0]
             found = [(one["segmentation"], label, float(one["predicted_iou"])) for one in records]
+        # Regions. Their ids differ between images, so that none replaces another
         rows = [
             make_region(config, f"{key[:8]}-{index}", mask, label, score)
             for index, (mask, label, score) in enumerate(found)

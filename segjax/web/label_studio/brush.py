@@ -53,6 +53,7 @@ def encode_brush(mask: np.ndarray) -> list[int]:
     kinds = np.searchsorted(1 << _SIZES, pieces)
     codes = (((4 + kinds) << _SIZES[kinds]) + pieces - 1 << _VALUE) + values
     body = _write_bits(codes, 3 + _SIZES[kinds] + _VALUE)
+    # Sizes, then the blocks
     sizes = [(_CHANNELS * flat.size, 32), (_VALUE - 1, 5), *((size - 1, 4) for size in _SIZES)]
     header = _write_bits(*(np.array(column) for column in zip(*sizes, strict=True)))
     return np.packbits(np.concatenate([header, body])).tolist()
@@ -74,6 +75,7 @@ def decode_brush(rle: Sequence[Any], height: int, width: int) -> np.ndarray:
     """
     if not isinstance(rle, list) or not all(type(x) is int and 0 <= x < 256 for x in rle):
         raise ValueError("a brush mask's rle is not a list of numbers 0..255")
+    # Sizes
     reader = _BitReader(bytes(rle))
     count, word = reader.read(32), reader.read(5) + 1
     sizes = [reader.read(4) + 1 for _ in _SIZES]
@@ -84,6 +86,7 @@ def decode_brush(rle: Sequence[Any], height: int, width: int) -> np.ndarray:
         )
     if word != _VALUE:
         raise ValueError(f"a brush mask's rle has values of {word} bits; expected {_VALUE}")
+    # Blocks of repeated or separate values
     image, position = np.zeros(count, np.uint8), 0
     while position < count:
         repeated, kind = reader.read(1), reader.read(2)

@@ -62,6 +62,7 @@ def parse_config(text: Any) -> LabelingConfig:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise ValueError(f"label_config is no XML: {error}") from None
+    # The first brush of an image that comes from the task's data
     images = {tag.get("name"): tag.get("value", "") for tag in root.iter("Image")}
     for tag in root.iter("BrushLabels"):
         image = tag.get("toName", "")
@@ -113,6 +114,7 @@ def parse_context(regions: Any, height: int, width: int) -> RegionPrompt | None:
             raise ValueError(f"a region of type {kind} has no value")
         _check_frame(region, height, width)
         left, top = _read_percent(value, "x") * width, _read_percent(value, "y") * height
+        # Clicks and boxes in pixels
         if kind == _KEYPOINT:
             positive = region.get("is_positive", 1)
             if positive not in (0, 1):
@@ -125,6 +127,7 @@ def parse_context(regions: Any, height: int, width: int) -> RegionPrompt | None:
             if value.get("rotation"):
                 raise ValueError("the rectangle is rotated; expected an upright one")
             box = (left, top, min(right, float(width)), min(bottom, float(height)))
+        # The newest label is that of the mask
         names = value.get(kind)
         if not isinstance(names, list) or not names or not isinstance(names[0], str):
             raise ValueError(f"a region of type {kind} has no label; choose one before drawing")

@@ -68,6 +68,7 @@ class TaskImages:
             raise ValueError(f"the image is {str(address)[:80]!r}; expected an address")
         if address.startswith("data:"):
             return _decode_data_url(address)
+        # Label Studio's own images
         path = self._strip_label_studio(address)
         if path.startswith(_LOCAL_FILES) and self.folder is not None:
             return self._read_file(path)
@@ -78,6 +79,7 @@ class TaskImages:
                     "the server with --url http://HOST:PORT"
                 )
             return self._fetch(urljoin(self.url + "/", path), self.token)
+        # Images of other hosts
         self._check_host(address)
         return self._fetch(address, "")
 
