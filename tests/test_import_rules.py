@@ -94,6 +94,7 @@ LAZILY = {
     "text": {"regex", "ftfy"},
     "inference": {"scipy", "rich", "optax", "jax2onnx", "onnx", "onnxruntime"},
     "weights": {"orbax", "safetensors", "ml_dtypes", "rich"},
+    "compat": {"cvat_sdk", "scipy", "skimage"},
     "cli": {"jax", "absl", "ml_collections", "uvicorn"},
 }
 NEVER = {"tensorflow", "torch", "transformers", "keras"}

@@ -34,6 +34,10 @@ COMMANDS = {
     "engine report": ("segjax.cli.engine.report", "clicks and seconds per object, by model"),
     "engine simulate": ("segjax.cli.engine.simulate", "run the data engine on ground truth"),
     "engine generate": ("segjax.cli.engine.generate", "masks for any number of images, by shards"),
+    "label-studio": (
+        "segjax.cli.inference.label_studio",
+        "segment for Label Studio, as its machine learning backend",
+    ),
     "label": ("segjax.cli.inference.label", "name masks or boxes by a CLIP"),
     "classify": ("segjax.cli.inference.classify", "classify images by names with a CLIP"),
     "detect": ("segjax.cli.inference.detect", "detect the objects of images with a Mask R-CNN"),

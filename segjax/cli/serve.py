@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser, "sam_vit_b")
     parser.add_argument("--classes", default="", metavar="A,B,...", help="names that are offered")
     add_clip_arguments(parser.add_argument_group("names and texts by CLIP"))
+    add_address_arguments(parser)
+
+
+def add_address_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --port and --host, for `listen`."""
     parser.add_argument(
         "--port", type=int, default=0, metavar="N", help="port (default: 0, a free one)"
     )
@@ -73,12 +78,10 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
     folder = pathlib.Path(args.folder)
     check_writable(folder)
     # The port is taken before the models load, so that a taken one is told at once
-    listener = _listen(args.host, args.port)
+    listener = listen(args.host, args.port)
     project = make_project(args, folder)
-    # Other machines need a token
-    token = "" if args.host in (LOCAL, "localhost", "::1") else secrets.token_urlsafe(18)
-    host = f"[{args.host}]" if ":" in args.host else args.host
-    address = f"http://{host}:{listener.getsockname()[1]}/"
+    token = make_token(args.host)
+    address = f"{make_address(args.host, listener)}/"
     count = len(project.images.list_entries())
     images = f"{count} image{'s' * (count != 1)}"
     hint = "" if count else "; drop some onto the page"
@@ -95,8 +98,6 @@ def run(args: argparse.Namespace, _: Sequence[str]) -> int:
 
 def make_project(args: argparse.Namespace, folder: pathlib.Path) -> Any:
     """Returns the `Project` of a folder, with its models loaded and its prompts compiled."""
-    from segjax.data.synthetic.photographs import load_demonstration_photograph
-    from segjax.images.decoding import decode_image
     from segjax.inference.sam.predictor import SamPredictor
     from segjax.inference.saved_options import read_saved_percentiles, read_saved_thresholds
     from segjax.text.templates import parse_names
@@ -116,17 +117,37 @@ def make_project(args: argparse.Namespace, folder: pathlib.Path) -> Any:
     thresholds = read_saved_thresholds(config)
     page = PageModel(predictor, clip, thresholds, open_folder_cache(folder))
     project = Project(folder, page, classes)
-    print("compiling", flush=True)
     entries = project.images.list_entries()
     if entries:
+        print("compiling", flush=True)
         page.warm_up(*project.get_source(entries[0]))
     else:
-        photograph = decode_image(load_demonstration_photograph())
-        page.warm_up("demo", lambda: photograph)
+        warm_up_photograph(page)
     return project
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def make_token(host: str) -> str:
+    """Returns a new token, which other machines need. "" for a server of this machine alone."""
+    return "" if host in (LOCAL, "localhost", "::1") else secrets.token_urlsafe(18)
+
+
+def make_address(host: str, listener: socket.socket) -> str:
+    """Returns the address of a server, without a path."""
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listener.getsockname()[1]}"
+
+
+def warm_up_photograph(page: Any) -> None:
+    """Compiles the prompts of a `PageModel` for the size of the demonstration photograph."""
+    from segjax.data.synthetic.photographs import load_demonstration_photograph
+    from segjax.images.decoding import decode_image
+
+    photograph = decode_image(load_demonstration_photograph())
+    print("compiling", flush=True)
+    page.warm_up("demo", lambda: photograph)
+
+
+def listen(host: str, port: int) -> socket.socket:
     """Returns a socket that listens on an address.
 
     Raises:

@@ -81,7 +81,7 @@ class ImageFolder:
             data = (self.folder / entry.name).read_bytes()
         except FileNotFoundError:
             raise KeyError(f"{entry.name} was removed from the folder") from None
-        _check_pixels(data, entry.name)
+        check_pixels(data, entry.name)
         return decode_image(data, name=entry.name, upright=True, notes=notes)
 
     def add(self, name: str, data: bytes) -> ImageEntry:
@@ -102,7 +102,7 @@ class ImageFolder:
         if suffix not in SUFFIXES:
             raise ValueError(f"{plain[:80]!r} is no image; expected one of {', '.join(SUFFIXES)}")
         stem = re.sub(r"[^\w.-]+", "_", stem).strip("._")[:80] or "image"
-        _check_pixels(data, plain[:80])
+        check_pixels(data, plain[:80])
         decode_image(data, name=plain[:80], upright=True, notes=[])
         number, target = 1, f"{stem}{suffix}"
         while (self.folder / target).exists():
@@ -112,7 +112,7 @@ class ImageFolder:
         return self.find(hashlib.sha256(target.encode()).hexdigest()[:16])
 
 
-def _check_pixels(data: bytes, name: str) -> None:
+def check_pixels(data: bytes, name: str) -> None:
     """Raises ValueError for an image of too many pixels, before they are decoded."""
     if is_tiff(data):
         return  # decode_image has a limit of its own

@@ -102,7 +102,7 @@ class _Server:
         return JSONResponse({"id": entry.id, "name": entry.name})
 
     async def open_image(self, request: Request) -> Response:
-        body = await _read_json(request)
+        body = await read_json(request)
         id, session = request.path_params["id"], str(body.get("session", ""))
         open_image = functools.partial(
             self.project.open_image, id, session, str(body.get("annotator", ""))[:100]
@@ -111,7 +111,7 @@ class _Server:
         return JSONResponse(answer)
 
     async def renew_lease(self, request: Request) -> Response:
-        body = await _read_json(request)
+        body = await read_json(request)
         id, session = request.path_params["id"], str(body.get("session", ""))
         annotator = str(body.get("annotator", ""))[:100]
         holder = self.project.leases.take(id, session, annotator)
@@ -128,12 +128,12 @@ class _Server:
         return Response(data, media_type="image/jpeg", headers=headers)
 
     async def commit(self, request: Request) -> Response:
-        body = await _read_json(request)
+        body = await read_json(request)
         commit = functools.partial(self.project.commit, request.path_params["id"], body)
         return JSONResponse(await run_sync(commit, limiter=self._decoding))
 
     async def set_done(self, request: Request) -> Response:
-        body = await _read_json(request)
+        body = await read_json(request)
         set_done = functools.partial(self.project.set_done, request.path_params["id"], body)
         return JSONResponse(await run_in_threadpool(set_done))
 
@@ -155,7 +155,7 @@ class _Server:
 
     async def find_everything(self, request: Request) -> Response:
         """Streams lines of JSON: the progress, and at last the masks."""
-        body = await _read_json(request)
+        body = await read_json(request)
         names = body.get("names") or []
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("names is not a list of texts")
@@ -221,7 +221,7 @@ async def _read_body(request: Request, most: int) -> bytes:
     return b"".join(chunks)
 
 
-async def _read_json(request: Request) -> dict[str, Any]:
+async def read_json(request: Request) -> dict[str, Any]:
     """Reads a request's body as a JSON object."""
     data = await _read_body(request, _MAX_BODY)
     try:

@@ -1,5 +1,6 @@
 """Who may talk to the server: the page itself, and with --host only those who have the token."""
 
+import base64
 import secrets
 from collections.abc import Mapping
 from http.cookies import SimpleCookie
@@ -16,8 +17,8 @@ class Guard:
     origin, and its host name is not this server's, so both are checked.
 
     Args:
-      token: a secret that every request needs, in the address or as a cookie. "": none is needed,
-        and only addresses of this machine are answered.
+      token: a secret that every request needs, in the address, as a cookie or as the password of
+        basic authentication. "": none is needed, and only addresses of this machine are answered.
     """
 
     def __init__(self, token: str = "") -> None:
@@ -43,7 +44,19 @@ class Guard:
     def _has_token(self, headers: Mapping[str, str], query: str) -> bool:
         cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
         given = [*parse_qs(query).get("token", []), *([cookie.value] if cookie else [])]
+        given += _read_password(headers.get("authorization", ""))
         return any(secrets.compare_digest(one.encode(), self.token.encode()) for one in given)
+
+
+def _read_password(header: str) -> list[str]:
+    """Returns the password of a header of basic authentication, if it has one."""
+    scheme, _, value = header.partition(" ")
+    if scheme.lower() != "basic":
+        return []
+    try:
+        return [base64.b64decode(value, validate=True).decode().partition(":")[2]]
+    except ValueError:
+        return []
 
 
 def _strip_port(host: str) -> str:
