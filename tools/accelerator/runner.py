@@ -91,14 +91,14 @@ def run_items(results: Results, items: list[Item], *, seconds: float, retry: boo
     check_device(results)
     results.save()
     for item in items:
+        result = find_reason_to_skip(item, seen if results.rehearsal else None)
         kept = ("done",) if retry else ("done", "failed")
         if results.items.get(item.name, {}).get("status") in kept:
             continue
         left = end - time.monotonic()
-        if left < FEWEST_SECONDS:
+        if result is None and left < FEWEST_SECONDS:
             print(f"the time limit leaves out {item.name} and what follows", flush=True)
             return
-        result = find_reason_to_skip(item, seen if results.rehearsal else None)
         result = result or run_item(item, min(item.seconds, left), rehearsal=results.rehearsal)
         if result["status"] == "stopped" and left < item.seconds:
             print(f"the time limit cut off {item.name}", flush=True)
