@@ -21,6 +21,8 @@ from segjax.files import write_json
 from segjax.images.encoding import encode_png
 from segjax.masks import RecordError
 
+_NO_STUFF = "map of stuff is left out: prepared data stores objects alone"
+
 
 class EmptyDatasetError(ValueError):
     """Error for a split without a single usable record. The message lists the reasons."""
@@ -208,6 +210,9 @@ def _check_records(
         try:
             if not isinstance(record["image"], bytes):
                 record = record | {"image": encode_png(record["image"])}
+            if "stuff" in record:
+                own.add_change(_NO_STUFF, str(record["image_id"]))
+                record = {name: value for name, value in record.items() if name != "stuff"}
             if short_side is not None:
                 record = shrink_to_short_side(record, short_side, own)
             validate_record(record)

@@ -95,6 +95,14 @@ def test_the_kind_is_an_option_of_an_experiment_and_of_prepare(tmp_path, capsys)
     np.testing.assert_array_equal(source[0]["objects"]["keypoints"], expected)
 
 
+def test_prepare_says_that_maps_of_stuff_are_left_out(tmp_path):
+    from segjax.data.prepare import prepare
+
+    report = prepare("synthetic", None, tmp_path / "out", splits="train", count=2, kind="panoptic")
+    ((reason, details),) = report.splits["train"].skipped.changed.items()
+    assert "map of stuff is left out" in reason and details
+
+
 def test_unknown_kinds_and_difficulties_are_named():
     with pytest.raises(ValueError, match="there are shapes, figures"):
         get_scene_class("people")
