@@ -200,7 +200,7 @@ def test_a_sam_draws_the_masks_of_detections(weights, photos, tmp_path):
         (["reconstruct", "detector"], "takes a MAE (experiments/mae trains one). `segjax detect`"),
         (
             ["detect", "sam"],
-            "takes a Mask R-CNN (experiments/mask_rcnn trains one). `segjax predict` and `segjax "
+            "takes a Mask R-CNN (experiments/mask_rcnn trains one). `segjax predict`, `segjax "
             "every",
         ),
         (

@@ -2,9 +2,9 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
+from golden.drawn_weights import drawn_variables
 from PIL import Image
 
 from segjax.cli import main
@@ -16,7 +16,7 @@ from segjax.weights.safetensors import save_variables
 
 def save(path, name, **options):
     model = build_model(name, **options)
-    variables = init_model(model, jax.random.key(0))
+    variables = drawn_variables(model, init_model)
     save_variables(path, variables, {"model": {"name": name, **options}})
     return str(path)
 

@@ -118,7 +118,8 @@ def start_round(
         config.init_from = start if kind == "sam" else f"detector:{start}"
     config.data.source = str(data)
     if extra:
-        config.data.source = [(str(data), 1.0), *((str(k), float(w)) for k, w in extra.items())]
+        with config.ignore_type():  # a mixture is a list where a source is text
+            config.data.source = [(str(data), 1.0), *((str(k), float(w)) for k, w in extra.items())]
     splits = ("train", "val") if images >= _HELD_OUT_FROM else (_ALL, _ALL)
     config.data.train_split, config.data.eval_split = splits
     # Train, and record what the round saw

@@ -121,12 +121,9 @@ def test_when_a_round_is_due(folder):
     assert rounds.explain_wait(folder) == "" and rounds.count_objects(folder) == (3, 2)
 
 
-def test_a_round_starts_from_the_last_one(folder):
+def make_config():
     from segjax.tasks.promptable.config import promptable_config
 
-    store = AnnotationStore(folder)
-    for name in ("0.png", "1.png", "2.png"):
-        store.commit(name, BIG, ABOUT)
     config = promptable_config()
     config.update(total_steps=1, batch_size=8, log_every=1)
     config.model.name = "sam_debug"
@@ -134,13 +131,41 @@ def test_a_round_starts_from_the_last_one(folder):
     config.data.max_prompts = 1
     config.eval.update(batch_size=8, max_prompts=1, num_points=1)
     config.optimizer.warmup_steps = 0
-    first = rounds.start_round(folder, config)
-    second = rounds.start_round(folder, config)
+    return config
+
+
+def commit_objects(folder):
+    store = AnnotationStore(folder)
+    for name in ("0.png", "1.png", "2.png"):
+        store.commit(name, BIG, ABOUT)
+
+
+def test_a_round_starts_from_the_last_one(folder, monkeypatch):
+    commit_objects(folder)
+    seen = []
+    monkeypatch.setattr(
+        "segjax.training.loop.train", lambda task, config, workdir: seen.append((config, workdir))
+    )
+    first = rounds.start_round(folder, make_config())
+    second = rounds.start_round(
+        folder, make_config(), extra={str(first.run.parent / "sam_data"): 2}
+    )
     assert (first.number, second.number) == (1, 2)
     assert first.about["start"] == "scratch" and second.about["start"] == str(first.run)
     assert [row.number for row in rounds.list_rounds(folder)] == [1, 2]
+    (one, where), (two, _) = seen
+    assert where == first.run and one.data.source == str(folder / "rounds" / "0001" / "sam_data")
+    assert two.init_from == str(first.run)
+    assert [weight for _, weight in two.data.source] == [1.0, 2.0]
+    assert not list(folder.glob("instances*"))
+
+
+@pytest.mark.slow
+def test_a_round_trains_the_model_of_the_last_one(folder):
+    commit_objects(folder)
+    first, second = (rounds.start_round(folder, make_config()) for _ in range(2))
     one, two = (hash_weights(SamPredictor.load(row.run).variables) for row in (first, second))
-    assert one != two and not list(folder.glob("instances*"))
+    assert one != two
 
 
 def test_histories_have_no_forks(folder):

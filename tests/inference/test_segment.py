@@ -1,8 +1,8 @@
 """`segjax.segment`: every prompt gives its kind of result, and says which model is missing."""
 
-import jax
 import numpy as np
 import pytest
+from golden.drawn_weights import drawn_variables
 
 import segjax
 from segjax.inference.perception import services
@@ -19,7 +19,7 @@ BLOCK[10:40, 20:60] = True
 def segmenter():
     def draw(name, **options):
         model = build_model(name, **options)
-        return model, init_model(model, jax.random.key(0))
+        return model, drawn_variables(model, init_model)
 
     return segjax.Segmenter(
         sam=segjax.SamPredictor(*draw("sam_debug")),
@@ -102,7 +102,7 @@ def test_a_phrase_chooses_the_mask_that_is_most_like_it(segmenter, planted, monk
     segments = segmenter(IMAGE, segjax.Text(["cross", "star"]))
     assert segments.kind == "referring" and segments.mask_names == ["cross", "star"]
     np.testing.assert_array_equal(segments.masks, planted[::-1])
-    assert (segments.scores > 0.9).all()
+    assert (segments.scores > 0.8).all()
 
 
 def test_without_any_mask_the_results_are_empty(segmenter, monkeypatch):

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from golden.drawn_weights import drawn_variables
 
 from segjax import inspect
 from segjax.models.build import build_model, init_model
@@ -14,7 +15,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 @pytest.fixture(scope="module")
 def sam():
     model = build_model("sam_debug")
-    return model, init_model(model, jax.random.key(0))
+    return model, drawn_variables(model, init_model)
 
 
 def test_summary_adds_up():

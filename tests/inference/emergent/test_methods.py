@@ -1,8 +1,8 @@
 """Emergent masks from the ViT of every family, on an image with a planted object."""
 
-import jax
 import numpy as np
 import pytest
+from golden.drawn_weights import drawn_variables
 
 from segjax.inference.emergent.features import PatchFeatures, extract_features, fit_patches
 from segjax.inference.emergent.methods import METHODS, find_emergent_masks, measure_contrast
@@ -15,7 +15,7 @@ NAMES = ("sam_debug", "mae_debug", "clip_debug", "dino_debug")
 
 def draw(name, **options):
     model = build_model(name, **options)
-    return model, init_model(model, jax.random.key(1))
+    return model, drawn_variables(model, init_model)
 
 
 @pytest.mark.parametrize("name", NAMES)
