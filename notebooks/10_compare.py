@@ -35,7 +35,7 @@ from segjax.training.loop import train
 config = read_config("sam/finetune:tiny")
 config.update(total_steps=30, log_every=10)
 config.optimizer.warmup_steps = 5
-config.data.update(source="synthetic", train_split="train", eval_split="eval")
+config.data.update(source="synthetic", train_split="train", eval_split="val")
 config.data.scenes.update(train_count=64, eval_count=8, size=256)
 config.eval.at_end = False
 config = complete_config(config)
