@@ -40,7 +40,7 @@ config.data.scenes.update(train_count=64, eval_count=8, size=256)
 config.eval.at_end = False
 config = complete_config(config)
 run = pathlib.Path(tempfile.mkdtemp()) / "run"
-train(make_task(config), config, run)
+state = train(make_task(config), config, run)
 
 # %% [markdown]
 # ## What moved
