@@ -167,6 +167,12 @@ def compute_mask_box(mask: np.ndarray) -> np.ndarray:
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 
 
+def compute_iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Returns the IoU of two masks bool [H, W], 0 if both are empty."""
+    union = np.count_nonzero(a | b)
+    return np.count_nonzero(a & b) / union if union else 0.0
+
+
 # Small regions
 
 

@@ -10,9 +10,9 @@ from scipy.ndimage import distance_transform_edt
 from segjax.engine.annotations import AnnotationStore, select_current
 from segjax.engine.images import ImageEntry, ImageFolder
 from segjax.engine.model_hash import hash_weights
-from segjax.engine.prefill import STAGE, compute_iou
+from segjax.engine.prefill import STAGE
 from segjax.inference.sam.predictor import SamPredictor
-from segjax.masks import decode_rle
+from segjax.masks import compute_iou, decode_rle
 
 GOOD = 0.85  # IoU at which a person stops
 MOST_CLICKS = 10

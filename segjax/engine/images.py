@@ -45,6 +45,7 @@ class ImageFolder:
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"{folder} is a file; expected a folder of images")
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._found: dict[str, ImageEntry] = {}
 
     def list_entries(self) -> list[ImageEntry]:
         """Returns the images, sorted by name. The folder is read anew each time."""
@@ -61,9 +62,12 @@ class ImageFolder:
         Raises:
           KeyError: there is none (any more).
         """
-        for entry in self.list_entries():
-            if entry.id == id:
-                return entry
+        # Every prompt asks, so the folder is listed again only for an image that is not known
+        known = self._found.get(id)
+        if known is None or not (self.folder / known.name).is_file():
+            self._found = {entry.id: entry for entry in self.list_entries()}
+        if id in self._found:
+            return self._found[id]
         raise KeyError("no such image; it may have been removed from the folder")
 
     def read(self, entry: ImageEntry, notes: list[Any]) -> np.ndarray:

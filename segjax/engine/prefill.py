@@ -14,7 +14,7 @@ from segjax.inference.detection.detector import Detector
 from segjax.inference.detection.sam_refinement import refine_masks
 from segjax.inference.sam.automatic import SamAutomaticMaskGenerator
 from segjax.inference.sam.predictor import SamPredictor
-from segjax.masks import decode_mask, decode_rle
+from segjax.masks import compute_iou, decode_mask, decode_rle
 
 OVERLAP = 0.5  # a proposal with more IoU with an object that is there is left out
 STAGE = "prefilled"
@@ -129,9 +129,3 @@ def prefill(
             present.append(mask)
             report.objects += 1
     return report
-
-
-def compute_iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns the IoU of two masks bool [H, W], 0 if both are empty."""
-    union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 0.0

@@ -8,8 +8,8 @@ import numpy as np
 
 from segjax.engine.annotations import AnnotationStore, select_current
 from segjax.engine.images import ImageFolder
-from segjax.engine.prefill import STAGE, compute_iou
-from segjax.masks import decode_rle
+from segjax.engine.prefill import STAGE
+from segjax.masks import compute_iou, decode_rle
 
 
 def make_report(folder: pathlib.Path) -> list[dict[str, Any]]:

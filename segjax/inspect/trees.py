@@ -9,6 +9,7 @@ import flax.linen as nn
 import numpy as np
 
 from segjax.models.build import variable_shapes
+from segjax.weights.tree import flatten
 
 
 class Table:
@@ -57,7 +58,7 @@ def summary(model: nn.Module, depth: int = 2) -> Table:
       depth: levels of the tree that are rows of their own.
     """
     sums: dict[str, list[int]] = {}
-    for path, leaf in _flatten(variable_shapes(model)["params"]):
+    for path, leaf in flatten(variable_shapes(model)["params"]).items():
         parts = path.split("/")
         for level in range(min(depth, len(parts) - 1) + 1):
             row = sums.setdefault("/".join(parts[:level]), [0, 0])
@@ -83,7 +84,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], limit: int = 20) -> Tabl
       Columns "array", "shape", "relative change" (norm of the difference over the norm in `a`) and
       "largest". Arrays that one tree lacks, or that have another shape, come first.
     """
-    one, two = dict(_flatten(a)), dict(_flatten(b))
+    one, two = flatten(a), flatten(b)
     missing, changed = [], []
     for path in sorted(one.keys() | two.keys()):
         if path not in one or path not in two:
@@ -112,7 +113,7 @@ def sharding_table(tree: Mapping[str, Any], limit: int = 40) -> Table:
       Columns "array", "shape", "sharding" (the partition spec), "devices" and "MiB per device".
     """
     rows = []
-    for path, leaf in _flatten(tree):
+    for path, leaf in flatten(tree).items():
         sharding = getattr(leaf, "sharding", None)
         spec = getattr(sharding, "spec", None)
         own = sharding.shard_shape(leaf.shape) if sharding is not None else leaf.shape
@@ -123,15 +124,6 @@ def sharding_table(tree: Mapping[str, Any], limit: int = 40) -> Table:
         )
     rows.sort(key=lambda row: -row[4])
     return Table(("array", "shape", "sharding", "devices", "MiB per device"), rows[:limit])
-
-
-def _flatten(tree: Any, path: str = "") -> list[tuple[str, Any]]:
-    """Returns (path, leaf) of every leaf of nested mappings."""
-    if not isinstance(tree, Mapping):
-        return [(path, tree)]
-    return [
-        row for key in tree for row in _flatten(tree[key], f"{path}/{key}" if path else str(key))
-    ]
 
 
 def _format(value: Any) -> str:

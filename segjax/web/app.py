@@ -61,6 +61,7 @@ def _guarded(handler: Handler) -> Handler:
 
     @functools.wraps(handler)
     async def answer(request: Request) -> Response:
+        """Runs the handler. Errors of the user, of conflicts and of the disk get their status."""
         try:
             return await handler(request)
         except KeyError as error:

@@ -12,9 +12,10 @@ from segjax.engine.annotations import AnnotationStore, ConflictError, select_cur
 from segjax.engine.annotator import GOOD, MOST_CLICKS, Effort, SimulatedAnnotator
 from segjax.engine.images import ImageFolder
 from segjax.engine.model_hash import hash_weights
-from segjax.engine.prefill import compute_iou, prefill
+from segjax.engine.prefill import prefill
 from segjax.engine.report import format_report, make_report
 from segjax.inference.sam.predictor import SamPredictor
+from segjax.masks import compute_iou
 from segjax.models.build import build_model, init_model
 
 ABOUT = {"class": "", "annotator": "Ada", "stage": "manual", "seconds": 4.0, "model": "m1"}

@@ -19,7 +19,7 @@ from segjax.cli.experiments import read_config
 from segjax.data.examples.place_objects import decode_record_image
 from segjax.data.splits import open_split
 from segjax.inference.sam.personalize import PersonalSam
-from segjax.masks import decode_mask
+from segjax.masks import compute_iou, decode_mask
 
 SCENES = 1500  # that pairs are looked for in
 SMALLEST = 150  # pixels of an object of 128 x 128
@@ -51,11 +51,6 @@ def read(place) -> tuple[np.ndarray, np.ndarray, int]:
     record, number = place
     mask = decode_mask(record["objects"]["rle"][number], record["height"], record["width"])
     return decode_record_image(record), mask, len(record["objects"]["rle"])
-
-
-def compute_iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns the IoU of two masks."""
-    return float((a & b).sum() / max((a | b).sum(), 1))
 
 
 def measure(predictor, pairs) -> dict[str, float]:

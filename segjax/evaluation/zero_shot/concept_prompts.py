@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from segjax.masks import compute_iou
+
 THRESHOLDS = tuple(np.arange(50, 100, 5) / 100)
 
 
@@ -39,7 +41,7 @@ class ConceptScores:
         self.confusion[int(len(predictions) > 0), int(len(ground_truth) > 0)] += 1
         if not len(ground_truth):
             return
-        iou = np.array([[_iou(p, g) for g in ground_truth] for p in predictions])
+        iou = np.array([[compute_iou(p, g) for g in ground_truth] for p in predictions])
         iou = iou.reshape(len(predictions), len(ground_truth))
         own = iou[linear_sum_assignment(-iou)]  # one-to-one, with the largest sum
         self.matched.append(np.array([(own >= at).sum() for at in THRESHOLDS]))
@@ -61,8 +63,3 @@ class ConceptScores:
         spread = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
         mcc = float((tp * tn - fp * fn) / spread) if spread else 0.0
         return {f"{prefix}_cgf1": f1 * mcc, f"{prefix}_pmf1": f1, f"{prefix}_il_mcc": mcc}
-
-
-def _iou(one: np.ndarray, other: np.ndarray) -> float:
-    union = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) / union if union else 0.0

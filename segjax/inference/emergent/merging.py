@@ -126,6 +126,7 @@ def merge_attention(
     alive = jnp.ones(len(proposals), bool)
 
     def join(carry, threshold):
+        """Runs one round: each proposal that is not joined yet absorbs those near to it."""
         proposals, alive = carry
         near = compare_distributions(proposals, proposals) < threshold
         near = (near | jnp.eye(len(near), dtype=bool)) & alive

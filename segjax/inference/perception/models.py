@@ -28,6 +28,9 @@ class Models:
         # What the SAM's weights recommend for segment-everything
         self.thresholds: dict[str, float] = {}
         self.everything: dict[str, Any] = {}  # arguments of `SamAutomaticMaskGenerator`
+        # What prompts have in common from image to image
+        self.labelers: dict[Any, Any] = {}
+        self.example: tuple[Any, Any] | None = None
 
     @functools.cached_property
     def sam(self) -> SamPredictor:

@@ -23,7 +23,7 @@ from segjax.inference.perception.segments import Segments, make_segments
 from segjax.inference.perception.semantic import vote_classes
 from segjax.inference.sam.automatic import SamAutomaticMaskGenerator
 from segjax.inference.sam.personalize import PersonalSam
-from segjax.masks import compute_mask_box, decode_mask
+from segjax.masks import compute_iou, compute_mask_box, decode_mask
 from segjax.text.templates import parse_names
 
 _SETTINGS = {"pred_iou": "pred_iou_thresh", "stability": "stability_score_thresh"}
@@ -59,7 +59,7 @@ def _improve_mask(predictor: Any, mask: np.ndarray, hw: tuple[int, int]) -> tupl
     box = compute_mask_box(mask)
     masks, iou, low_res = predictor.predict(box=box)
     # The candidate that is most like the rough mask
-    overlap = [(one & mask).sum() / max((one | mask).sum(), 1) for one in masks]
+    overlap = [compute_iou(one, mask) for one in masks]
     chosen = low_res[int(np.argmax(overlap))][None]
     masks, iou, _ = predictor.predict(box=box, mask_input=chosen, multimask_output=False)
     return masks, iou
@@ -104,10 +104,18 @@ def detect_objects(models: Models, image: np.ndarray, prompt: Nothing) -> Segmen
     return make_segments(masks, found.scores, "instance", found.hw, labels, detector.names)
 
 
+def _find_labeler(models: Models, names: tuple[str, ...], templates: str) -> MaskLabeler:
+    """Returns the labeler of names, whose vectors are computed once for all images."""
+    key = (names, templates)
+    if key not in models.labelers:
+        models.labelers[key] = MaskLabeler(models.clip, names, templates=templates)
+    return models.labelers[key]
+
+
 def _label(models: Models, image: np.ndarray, prompt: Classes) -> tuple[Any, ...]:
     """Returns the masks of everything, their quality, and the probabilities of the classes."""
     # Masks first, names second
-    labeler = MaskLabeler(models.clip, prompt.names, templates=models.templates)
+    labeler = _find_labeler(models, tuple(prompt.names), models.templates)
     masks, quality = _propose(models, image)
     return masks, quality, labeler.label(image, masks).probabilities
 
@@ -205,7 +213,7 @@ def _choose_by_clip(
     models: Models, clip: Clip, image: np.ndarray, phrases: list[str]
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Returns for each phrase the mask of everything that is most like it, and its probability."""
-    labeler = MaskLabeler(clip, phrases, templates="name")
+    labeler = _find_labeler(models, tuple(phrases), "name")
     masks, _ = _propose(models, image)
     if not masks:
         return [np.zeros(image.shape[:2], bool)] * len(phrases), np.zeros(len(phrases))
@@ -217,7 +225,10 @@ def _choose_by_clip(
 
 def follow_example(models: Models, image: np.ndarray, prompt: Example) -> Segments:
     """Segments the object of an example (PerSAM)."""
-    personal = PersonalSam(models.sam)
-    personal.set_example(prompt.image, prompt.mask, learn=prompt.learn)
-    found = personal.predict(image)
+    # An example is encoded, and perhaps learned, once for all images
+    if models.example is None or models.example[0] is not prompt:
+        personal = PersonalSam(models.sam)
+        personal.set_example(prompt.image, prompt.mask, learn=prompt.learn)
+        models.example = (prompt, personal)
+    found = models.example[1].predict(image)
     return make_segments([found.mask], [found.score], "interactive", image.shape[:2])
